@@ -1,0 +1,136 @@
+"""What the array API standard leaves out, for any namespace: checks, broadcasting and sums over broadcast axes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import array_api_compat as compat
+
+from ._errors import DeviceError, DTypeError, NamespaceError, ShapeError
+
+Array = Any
+Namespace = Any
+Shape = tuple[int, ...]
+
+
+def common_namespace(arrays: Mapping[str, Array]) -> Namespace:
+    """The array namespace that all arguments share; they must share dtype (float32 or float64) and device too.
+
+    Raises:
+        NamespaceError, DTypeError, DeviceError: naming the argument that differs and what to change.
+    """
+    first = next(iter(arrays))
+    for name, x in arrays.items():
+        if not compat.is_array_api_obj(x):
+            raise NamespaceError(
+                f"{name} must be an array, got {type(x).__name__}: convert it to an array of the library of the "
+                "other arguments (NumPy, CuPy, PyTorch, JAX, ...)."
+            )
+    namespaces = {name: compat.array_namespace(x) for name, x in arrays.items()}
+    xp = namespaces[first]
+    for name, x in arrays.items():
+        if namespaces[name] is not xp:
+            raise NamespaceError(
+                f"{name} is an array of {_library(namespaces[name])}, {first} one of {_library(xp)}: all arguments "
+                "must come from one array library."
+            )
+        if x.dtype not in (xp.float32, xp.float64):
+            raise DTypeError(
+                f"{name} has dtype {x.dtype}; expected float32 or float64 (native byte order): convert it, e.g. "
+                f"xp.astype({name}, xp.float64)."
+            )
+        if x.dtype != arrays[first].dtype:
+            raise DTypeError(
+                f"{name} has dtype {x.dtype}, {first} has {arrays[first].dtype}: all arguments must have one dtype."
+            )
+    devices = {name: compat.device(x) for name, x in arrays.items() if not is_tracer(x)}
+    for name, device in devices.items():
+        reference = next(iter(devices))
+        if device != devices[reference] and not _is_sharded(arrays[name], arrays[reference]):
+            raise DeviceError(
+                f"{name} is on {device}, {reference} on {devices[reference]}: move all arguments to one device."
+            )
+    return xp
+
+
+def _library(xp: Namespace) -> str:
+    return str(xp.__name__).removeprefix("array_api_compat.")
+
+
+def _is_sharded(*arrays: Array) -> bool:
+    """Whether a JAX array lies on several devices: placing such arrays is XLA's business."""
+    return any(compat.is_jax_array(x) and len(x.devices()) > 1 for x in arrays)
+
+
+def is_tracer(x: Array) -> bool:
+    """Whether x stands for values that are not there yet (a JAX tracer, a torch fake tensor or compilation)."""
+    if compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        return torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter)
+    return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def can_look(x: Array) -> bool:
+    """Whether the values of x can be read without tracing errors and without synchronising with a device."""
+    if is_tracer(x) or compat.is_cupy_array(x):
+        return False
+    if compat.is_torch_array(x):
+        return x.device.type == "cpu"
+    if compat.is_jax_array(x):
+        return all(device.platform == "cpu" for device in x.devices())
+    return True
+
+
+def broadcast_shapes(shapes: Mapping[str, Shape]) -> Shape:
+    """The common batch shape of named shapes.
+
+    Raises:
+        ShapeError: naming the first argument that does not broadcast.
+    """
+    result: Shape = ()
+    for name, shape in shapes.items():
+        rank = max(len(result), len(shape))
+        a, b = ((1,) * (rank - len(s)) + s for s in (result, shape))
+        if any(i != j and 1 not in (i, j) for i, j in zip(a, b, strict=True)):
+            others = ", ".join(f"{k} {tuple(v)}" for k, v in shapes.items() if k != name)
+            raise ShapeError(
+                f"the batch axes of {name}, {tuple(shape)}, do not broadcast with those of the other arguments "
+                f"({others}): each axis must be equal or 1."
+            )
+        result = tuple(j if i == 1 else i for i, j in zip(a, b, strict=True))
+    return result
+
+
+def sum_to_shape(xp: Namespace, x: Array, shape: Shape) -> Array:
+    """The adjoint of broadcasting from `shape`: sums x over the axes along which an input of that shape was repeated."""
+    extra = x.ndim - len(shape)
+    repeated = tuple(range(extra)) + tuple(
+        extra + i for i, size in enumerate(shape) if size == 1 and x.shape[extra + i] != 1
+    )
+    if repeated:
+        x = xp.sum(x, axis=repeated, keepdims=True)
+    return xp.reshape(x, shape) if tuple(x.shape) != tuple(shape) else x
+
+
+def powers(xp: Namespace, s: Array, K: int) -> Array:
+    """s^0 .. s^(K-1) along a new last axis, by multiplication (exact signs for negative s)."""
+    result = [xp.ones_like(s)]
+    for _ in range(K - 1):
+        result.append(result[-1] * s)
+    return xp.stack(result, axis=-1)
+
+
+def power_derivatives(xp: Namespace, s: Array, K: int) -> Array:
+    """d/ds of `powers`: o s^(o-1) for o = 0..K-1 along a new last axis."""
+    if K == 1:
+        return xp.zeros_like(s)[..., None]
+    o = xp.arange(1, K, dtype=s.dtype, device=compat.device(s) if not is_tracer(s) else None)
+    return xp.concat([xp.zeros_like(s)[..., None], o * powers(xp, s, K - 1)], axis=-1)
+
+
+def size(shape: Shape) -> int:
+    """The number of elements of an array of that shape."""
+    return math.prod(shape)

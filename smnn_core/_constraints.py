@@ -1,0 +1,125 @@
+"""The rows of the least-squares problem: products with A and A^T, and with the derivative of A.
+
+    equation     sum_{v,r} c[t,q,v,r] y[t,v,r]                                   t = 0..T-1, q = 1..Q
+    initial      y[t,v,r]                                                        t < T_init, r < R_init
+    smoothness   F diag(s^o) y[t,v,:] + G diag(s^o) y[t+1,v,:],  s = s[t]        t = 0..T-2, m rows per variable
+
+Weights are not part of A. All inputs keep their broadcast shapes; results have the common batch shape.
+"""
+
+from __future__ import annotations
+
+from ._arrays import Array, power_derivatives, powers, sum_to_shape
+from ._problem import Rows, System, Weights
+
+__all__ = ["apply", "apply_transpose", "gradient_of_product", "tangent_of_product", "tangent_of_product_transpose"]
+
+
+def _equation(system: System, c: Array, y: Array) -> Array:
+    """sum_{v,r} c y for y of shape (..., T, V, K): (..., T, Q)."""
+    return system.xp.sum(c * y[..., None, :, :], axis=(-2, -1))
+
+
+def _equation_transpose(system: System, c: Array, x: Array) -> Array:
+    """sum_q c x for x of shape (..., T, Q): (..., T, V, K)."""
+    return system.xp.sum(c * x[..., None, None], axis=-3)
+
+
+def _smoothness(system: System, p: Array, y: Array) -> Array:
+    """F diag(p) y[t] + G diag(p) y[t+1] for p of shape (..., T-1 or 1, K): (..., T-1, V, m)."""
+    F, G = system.smoothness_matrices
+    mT = system.xp.matrix_transpose
+    p = p[..., None, :]
+    return (p * y[..., :-1, :, :]) @ mT(F) + (p * y[..., 1:, :, :]) @ mT(G)
+
+
+def _smoothness_transpose(system: System, p: Array, x: Array) -> Array:
+    """The transpose of `_smoothness` in y, for x of shape (..., T-1, V, m): (..., T, V, K)."""
+    xp = system.xp
+    F, G = system.smoothness_matrices
+    p = p[..., None, :]
+    at_t, at_next = p * (x @ F), p * (x @ G)
+    edge = xp.zeros_like(at_t[..., :1, :, :])
+    return xp.concat([at_t, edge], axis=-3) + xp.concat([edge, at_next], axis=-3)
+
+
+def _initial_transpose(system: System, x: Array) -> Array:
+    """Rows y[t,v,r], t < T_init, r < R_init, transposed: x padded with zeros to (..., T, V, K)."""
+    xp, lead = system.xp, tuple(x.shape[:-3])
+    T, V, K = system.n_steps, system.V, system.K
+    T_init, R_init = x.shape[-3], x.shape[-1]
+
+    def zeros(*shape: int) -> Array:
+        return xp.zeros((*lead, *shape), dtype=system.dtype, device=system.device)
+
+    x = xp.concat([x, zeros(T_init, V, K - R_init)], axis=-1)
+    return xp.concat([x, zeros(T - T_init, V, K)], axis=-3)
+
+
+def apply(system: System, y: Array) -> Rows:
+    """A y, for y of shape (..., T, V, K)."""
+    p = powers(system.xp, system.step_sizes, system.K)
+    return Rows(
+        _equation(system, system.coefficients, y),
+        y[..., : system.n_initial_steps, :, : system.n_initial_orders],
+        _smoothness(system, p, y),
+    )
+
+
+def apply_transpose(system: System, x: Rows) -> Array:
+    """A^T x: (..., T, V, K)."""
+    result = _equation_transpose(system, system.coefficients, x.equation) + _initial_transpose(system, x.initial)
+    if x.smoothness is not None:
+        p = powers(system.xp, system.step_sizes, system.K)
+        result = result + _smoothness_transpose(system, p, x.smoothness)
+    return result
+
+
+def tangent_of_product(system: System, dc: Array | None, ds: Array | None, y: Array) -> Rows:
+    """(dA) y, where A changes with its coefficients by dc and with its step sizes by ds (None: not at all)."""
+    xp = system.xp
+    equation = xp.zeros_like(y[..., 0]) if dc is None else _equation(system, dc, y)
+    initial = xp.zeros_like(y[..., : system.n_initial_steps, :, : system.n_initial_orders])
+    smoothness = None
+    if dc is None:
+        shape = (*y.shape[:-2], system.Q)
+        equation = xp.zeros(shape, dtype=system.dtype, device=system.device)
+    if ds is not None:
+        dp = power_derivatives(xp, system.step_sizes, system.K) * ds[..., None]
+        smoothness = _smoothness(system, dp, y)
+    return Rows(equation, initial, smoothness)
+
+
+def tangent_of_product_transpose(system: System, dc: Array | None, ds: Array | None, x: Rows) -> Array:
+    """(dA)^T x, with the conventions of `tangent_of_product`; x.smoothness may not be None where ds is given."""
+    result = system.xp.zeros((1, 1, 1), dtype=system.dtype, device=system.device)
+    if dc is not None:
+        result = result + _equation_transpose(system, dc, x.equation)
+    if ds is not None:
+        dp = power_derivatives(system.xp, system.step_sizes, system.K) * ds[..., None]
+        result = result + _smoothness_transpose(system, dp, x.smoothness)
+    return result
+
+
+def gradient_of_product(system: System, x: Rows, y: Array) -> tuple[Array, Array]:
+    """The gradients of x . (A y) with respect to coefficients and step sizes, in their own shapes."""
+    xp = system.xp
+    dc = x.equation[..., None, None] * y[..., None, :, :]
+    dp = power_derivatives(xp, system.step_sizes, system.K)
+    ds = xp.sum(x.smoothness * _smoothness(system, dp, y), axis=(-2, -1))
+    return (
+        sum_to_shape(xp, dc, tuple(system.coefficients.shape)),
+        sum_to_shape(xp, ds, tuple(system.step_sizes.shape)),
+    )
+
+
+def weighted(weights: Weights, x: Rows, power: int = 1) -> Rows:
+    """W^power x."""
+
+    def times(w: Array, values: Array) -> Array:
+        for _ in range(power):
+            values = w * values
+        return values
+
+    smoothness = None if x.smoothness is None else times(weights.smoothness[..., None, None], x.smoothness)
+    return Rows(times(weights.equation, x.equation), times(weights.initial, x.initial), smoothness)

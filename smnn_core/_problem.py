@@ -1,0 +1,314 @@
+"""The problem: shapes, broadcasting and validation, all before any work.
+
+Letters as everywhere in this library: T time points, V variables, K = R+1 derivative orders, Q equations,
+n = V*K unknowns per time point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import array_api_compat as compat
+
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, is_tracer
+from ._errors import ArgumentError, ShapeError
+from ._schemes import TAYLOR, Scheme
+
+__all__ = ["Problem", "Rows", "System", "Weights"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that multiply the rows: numbers, or arrays that broadcast against their rows. Zero removes a row.
+
+    Args:
+        equation: (..., T, Q) or anything that broadcasts to it.
+        initial: (..., T_init, V, R_init) or anything that broadcasts to it.
+        smoothness: (..., T-1) or anything that broadcasts to it.
+    """
+
+    equation: float | Array = 1.0
+    initial: float | Array = 1.0
+    smoothness: float | Array = 1.0
+
+
+class Rows(NamedTuple):
+    """One value per row of the least-squares problem, with leading batch axes; None means zeros."""
+
+    equation: Array
+    """(..., T, Q)"""
+    initial: Array
+    """(..., T_init, V, R_init)"""
+    smoothness: Array | None
+    """(..., T-1, V, m)"""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """The left-hand side W A of the least-squares problem: checked, not broadcast. Build with `System.build`."""
+
+    xp: Namespace
+    coefficients: Array
+    """(..., T or 1, Q, V, K)"""
+    step_sizes: Array
+    """(..., T-1 or 1)"""
+    weights: Weights
+    """Arrays of the same namespace, not broadcast; (number weights became 0-d arrays)."""
+    scheme: Scheme
+    n_steps: int
+    """T"""
+    n_initial_steps: int
+    """T_init"""
+    n_initial_orders: int
+    """R_init"""
+    batch: Shape
+    """The common batch shape of coefficients, step sizes and weights."""
+
+    @property
+    def dtype(self) -> Any:
+        return self.coefficients.dtype
+
+    @cached_property
+    def device(self) -> Any:
+        """The device of the arrays, None while they are traced."""
+        return None if is_tracer(self.coefficients) else compat.device(self.coefficients)
+
+    @property
+    def Q(self) -> int:
+        return self.coefficients.shape[-3]
+
+    @property
+    def V(self) -> int:
+        return self.coefficients.shape[-2]
+
+    @property
+    def K(self) -> int:
+        return self.coefficients.shape[-1]
+
+    @property
+    def n(self) -> int:
+        """Unknowns per time point."""
+        return self.V * self.K
+
+    @cached_property
+    def smoothness_matrices(self) -> tuple[Array, Array]:
+        """F and G of the scheme, (m, K), as arrays of the namespace, dtype and device of the problem."""
+        F, G = (self.constant(M) for M in self.scheme.matrices(self.K))
+        return F, G
+
+    def constant(self, values: Any) -> Array:
+        """Numbers as an array of the namespace, dtype and device of the problem."""
+        if compat.is_array_api_obj(values):
+            values = values.tolist()
+        return self.xp.asarray(values, dtype=self.dtype, device=self.device)
+
+    @property
+    def can_look(self) -> bool:
+        """Whether values can be read at no cost: concrete arrays on a CPU."""
+        weights = self.weights
+        arrays = (self.coefficients, self.step_sizes, weights.equation, weights.initial, weights.smoothness)
+        return all(can_look(x) for x in arrays)
+
+    @staticmethod
+    def build(
+        coefficients: Array,
+        step_sizes: Array,
+        *,
+        n_initial_steps: int,
+        n_initial_orders: int,
+        n_steps: int | None,
+        scheme: Scheme,
+        weights: Weights,
+        right_hand_side: Mapping[str, Array] | None = None,
+    ) -> System:
+        """Checks the arguments that make up A and W, together with those of the right-hand side where there is one."""
+        if not isinstance(scheme, Scheme):
+            raise TypeError(
+                f"scheme must be a Scheme (TAYLOR, HERMITE or Scheme.from_matrices(F, G)), got {type(scheme).__name__}."
+            )
+        if not isinstance(weights, Weights):
+            raise TypeError(
+                f"weights must be smnn.Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+            )
+        right_hand_side = dict(right_hand_side or {})
+        arrays = {"coefficients": coefficients, "step_sizes": step_sizes, **right_hand_side}
+        given = {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
+        xp = common_namespace({**arrays, **given})
+
+        _check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, K)")
+        _check_rank("step_sizes", step_sizes, 1, "(..., T-1 or 1)")
+        if "rhs" in right_hand_side:
+            _check_rank("rhs", right_hand_side["rhs"], 2, "(..., T or 1, Q)")
+        if 0 in coefficients.shape[-3:]:
+            raise ShapeError(f"coefficients {_show(coefficients)} must have at least one equation, variable and order.")
+        T = _number_of_steps(arrays, given, n_steps)
+        Q, V, K = coefficients.shape[-3:]
+        scheme.matrices(K)
+        T_init, R_init = n_initial_steps, n_initial_orders
+        _check_initial(T_init, R_init, T, K)
+
+        device = None if is_tracer(coefficients) else compat.device(coefficients)
+        as_arrays = Weights(
+            **{
+                k: xp.asarray(float(w), dtype=coefficients.dtype, device=device) if isinstance(w, (int, float)) else w
+                for k, w in vars(weights).items()
+            }
+        )
+        system = System(
+            xp=xp,
+            coefficients=coefficients,
+            step_sizes=step_sizes,
+            weights=as_arrays,
+            scheme=scheme,
+            n_steps=T,
+            n_initial_steps=T_init,
+            n_initial_orders=R_init,
+            batch=broadcast_shapes(
+                {
+                    "coefficients": _batch("coefficients", coefficients, (T, Q, V, K), 1),
+                    "step_sizes": _batch("step_sizes", step_sizes, (T - 1,), 1),
+                    "weights.equation": _batch("weights.equation", as_arrays.equation, (T, Q)),
+                    "weights.initial": _batch("weights.initial", as_arrays.initial, (T_init, V, R_init)),
+                    "weights.smoothness": _batch("weights.smoothness", as_arrays.smoothness, (T - 1,)),
+                }
+            ),
+        )
+        if can_look(step_sizes) and bool(xp.any(step_sizes == 0)):
+            raise ArgumentError(
+                "step_sizes contains a zero: two time points cannot coincide. Merge them, or, for padding, keep any "
+                "non-zero step and set weights.equation to zero there."
+            )
+        return system
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """min_y |W (A y - d)|^2 with d = (rhs, initial_values, 0): a system and its right-hand side, checked."""
+
+    system: System
+    rhs: Array
+    """(..., T or 1, Q)"""
+    initial_values: Array
+    """(..., T_init, V, R_init)"""
+    batch: Shape
+    """The batch shape of the solution."""
+
+    @property
+    def rows(self) -> Rows:
+        """The right-hand side d, not broadcast."""
+        return Rows(self.rhs, self.initial_values, None)
+
+    @staticmethod
+    def build(
+        coefficients: Array,
+        rhs: Array,
+        initial_values: Array,
+        step_sizes: Array,
+        *,
+        n_steps: int | None = None,
+        scheme: Scheme = TAYLOR,
+        weights: Weights = Weights(),  # noqa: B008  (frozen)
+    ) -> Problem:
+        """Checks all arguments of `smnn_core.solve_ode`; see there for shapes and errors."""
+        common_namespace({"coefficients": coefficients, "initial_values": initial_values})
+        _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        system = System.build(
+            coefficients,
+            step_sizes,
+            n_initial_steps=initial_values.shape[-3],
+            n_initial_orders=initial_values.shape[-1],
+            n_steps=n_steps,
+            scheme=scheme,
+            weights=weights,
+            right_hand_side={"rhs": rhs, "initial_values": initial_values},
+        )
+        return Problem.of(system, rhs, initial_values)
+
+    @staticmethod
+    def of(system: System, rhs: Array, initial_values: Array) -> Problem:
+        """A right-hand side for a system that is checked already."""
+        common_namespace({"coefficients": system.coefficients, "rhs": rhs, "initial_values": initial_values})
+        _check_rank("rhs", rhs, 2, "(..., T or 1, Q)")
+        _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        T_init, R_init = system.n_initial_steps, system.n_initial_orders
+        batch = broadcast_shapes(
+            {
+                "left-hand side": system.batch,
+                "rhs": _batch("rhs", rhs, (system.n_steps, system.Q), 1),
+                "initial_values": _batch("initial_values", initial_values, (T_init, system.V, R_init), 0),
+            }
+        )
+        return Problem(system, rhs, initial_values, batch)
+
+
+def _show(x: Array) -> str:
+    return f"of shape {tuple(x.shape)}"
+
+
+def _check_rank(name: str, x: Array, rank: int, expected: str) -> None:
+    if x.ndim < rank:
+        raise ShapeError(f"{name} must have shape {expected}, at least {rank} axes; got {_show(x)}.")
+
+
+def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], n_steps: int | None) -> int:
+    """T, from the first argument whose time axis is not 1, else from n_steps."""
+    lengths = {
+        "coefficients": arrays["coefficients"].shape[-4],
+        "rhs": arrays["rhs"].shape[-2] if "rhs" in arrays else 1,
+        "step_sizes": _from_steps(arrays["step_sizes"].shape[-1]),
+    }
+    if "weights.equation" in weights and weights["weights.equation"].ndim >= 2:
+        lengths["weights.equation"] = weights["weights.equation"].shape[-2]
+    if "weights.smoothness" in weights and weights["weights.smoothness"].ndim >= 1:
+        lengths["weights.smoothness"] = _from_steps(weights["weights.smoothness"].shape[-1])
+    known = {name: length for name, length in lengths.items() if length != 1}
+    if n_steps is not None:
+        if isinstance(n_steps, bool) or not hasattr(n_steps, "__index__"):
+            raise TypeError(f"n_steps must be an integer or None, got {type(n_steps).__name__}.")
+        known = {"n_steps": int(n_steps), **known}
+    if not known:
+        raise ArgumentError(
+            "the number of time points is not determined: every time axis has length 1. Pass n_steps=T."
+        )
+    first = next(iter(known))
+    T = known[first]
+    for name, length in known.items():
+        if length != T:
+            raise ShapeError(
+                f"{name} implies T = {length} time points, {first} implies T = {T}: time axes must have length T "
+                "(T-1 for step_sizes and weights.smoothness) or 1."
+            )
+    if T < 2:
+        raise ShapeError(f"{first} implies T = {T} time points; at least 2 are needed.")
+    return T
+
+
+def _from_steps(length: int) -> int:
+    return 1 if length == 1 else length + 1
+
+
+def _check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
+    if not 0 <= T_init <= T:
+        raise ShapeError(f"initial values are given for T_init = {T_init} time points; expected 0 to T = {T}.")
+    if not 0 <= R_init <= K:
+        raise ShapeError(f"initial values are given for R_init = {R_init} orders; expected 0 to K = {K}.")
+
+
+def _batch(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:
+    """The batch shape of x, whose last axes must be `core`; the first n_broadcast of them (None: all) may be 1."""
+    rank = len(core)
+    optional = rank if n_broadcast is None else n_broadcast
+    tail = tuple(x.shape[-rank:]) if x.ndim else ()
+    expected = core[len(core) - len(tail) :] if n_broadcast is None else core
+    first = rank - len(expected)
+    fits = len(tail) == len(expected) and all(
+        have == want or (have == 1 and first + i < optional)
+        for i, (have, want) in enumerate(zip(tail, expected, strict=False))
+    )
+    if not fits:
+        shape = ", ".join(f"{size} or 1" if i < optional else str(size) for i, size in enumerate(core))
+        raise ShapeError(f"{name} must have shape (..., {shape}); got {_show(x)}.")
+    return tuple(x.shape[: max(x.ndim - rank, 0)])

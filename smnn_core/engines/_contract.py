@@ -1,0 +1,53 @@
+"""What the core asks of an engine, and what an engine may leave out."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .._problem import Problem, Rows, System
+
+Array = Any
+
+
+class Factor(Protocol):
+    """A system after elimination: R with (W A)^T (W A) = R^T R, and what Q^T takes to be applied again.
+
+    Laws (each one a test): `solve(d)` minimises |W (A y - d)|; `normal_solve` is symmetric and solves M x = g with
+    M = A^T W^2 A; `solve(d) = normal_solve(A^T W^2 d)` up to rounding; non-finite input of one batch member leaves the
+    others as they are.
+    """
+
+    undetermined: Array | None
+    """bool, (*system.batch, T): time points whose unknowns the rows leave undetermined (None: none are). The solutions
+    of their batch members are NaN."""
+
+    def solve(self, d: Rows) -> Array:
+        """argmin_y |W (A y - d)|, for rows d that broadcast; (*batch, T, V, K)."""
+        ...
+
+    def normal_solve(self, g: Array) -> Array:
+        """M^-1 g, for g of shape (..., T, V, K)."""
+        ...
+
+
+class Engine(Protocol):
+    """A way to eliminate.
+
+    An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep, and its factors
+    `adjoint(problem, y, g) -> (Gradients)`, normal solve and contraction in one sweep; where they are missing the core
+    composes them.
+    """
+
+    name: str
+
+    def refusal(self, system: System) -> str | None:
+        """Why this engine cannot serve the system, None where it can."""
+        ...
+
+    def factorize(self, system: System) -> Factor: ...
+
+
+class FusedEngine(Engine, Protocol):
+    """An engine that factors and solves in one sweep."""
+
+    def solve_problem(self, problem: Problem) -> tuple[Array, Factor]: ...

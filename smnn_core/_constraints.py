@@ -12,7 +12,14 @@ from __future__ import annotations
 from ._arrays import Array, power_derivatives, powers, sum_to_shape
 from ._problem import Rows, System, Weights
 
-__all__ = ["apply", "apply_transpose", "gradient_of_product", "tangent_of_product", "tangent_of_product_transpose"]
+__all__ = [
+    "apply",
+    "apply_transpose",
+    "gradient_of_product",
+    "tangent_of_product",
+    "tangent_of_product_transpose",
+    "weighted",
+]
 
 
 def _equation(system: System, c: Array, y: Array) -> Array:
@@ -76,29 +83,33 @@ def apply_transpose(system: System, x: Rows) -> Array:
 
 
 def tangent_of_product(system: System, dc: Array | None, ds: Array | None, y: Array) -> Rows:
-    """(dA) y, where A changes with its coefficients by dc and with its step sizes by ds (None: not at all)."""
+    """(dA) y, where the coefficients change by dc and the step sizes by ds (None: not at all)."""
     xp = system.xp
-    equation = xp.zeros_like(y[..., 0]) if dc is None else _equation(system, dc, y)
-    initial = xp.zeros_like(y[..., : system.n_initial_steps, :, : system.n_initial_orders])
-    smoothness = None
-    if dc is None:
-        shape = (*y.shape[:-2], system.Q)
-        equation = xp.zeros(shape, dtype=system.dtype, device=system.device)
-    if ds is not None:
-        dp = power_derivatives(xp, system.step_sizes, system.K) * ds[..., None]
-        smoothness = _smoothness(system, dp, y)
-    return Rows(equation, initial, smoothness)
+
+    def zeros(*core: int) -> Array:
+        return xp.zeros(core, dtype=system.dtype, device=system.device)
+
+    T, Q = system.n_steps, system.Q
+    return Rows(
+        zeros(T, Q) if dc is None else _equation(system, dc, y),
+        zeros(system.n_initial_steps, system.V, system.n_initial_orders),
+        None if ds is None else _smoothness(system, _tangent_of_powers(system, ds), y),
+    )
 
 
 def tangent_of_product_transpose(system: System, dc: Array | None, ds: Array | None, x: Rows) -> Array:
-    """(dA)^T x, with the conventions of `tangent_of_product`; x.smoothness may not be None where ds is given."""
-    result = system.xp.zeros((1, 1, 1), dtype=system.dtype, device=system.device)
+    """(dA)^T x, with the conventions of `tangent_of_product`; x.smoothness is needed where ds is given."""
+    xp = system.xp
+    result = xp.zeros((system.n_steps, system.V, system.K), dtype=system.dtype, device=system.device)
     if dc is not None:
         result = result + _equation_transpose(system, dc, x.equation)
     if ds is not None:
-        dp = power_derivatives(system.xp, system.step_sizes, system.K) * ds[..., None]
-        result = result + _smoothness_transpose(system, dp, x.smoothness)
+        result = result + _smoothness_transpose(system, _tangent_of_powers(system, ds), x.smoothness)
     return result
+
+
+def _tangent_of_powers(system: System, ds: Array) -> Array:
+    return power_derivatives(system.xp, system.step_sizes, system.K) * ds[..., None]
 
 
 def gradient_of_product(system: System, x: Rows, y: Array) -> tuple[Array, Array]:

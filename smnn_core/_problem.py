@@ -17,7 +17,7 @@ from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
-__all__ = ["Problem", "Rows", "System", "Weights"]
+__all__ = ["Gradients", "Problem", "Rows", "System", "Weights"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ class Rows(NamedTuple):
     """(..., T_init, V, R_init)"""
     smoothness: Array | None
     """(..., T-1, V, m)"""
+
+
+class Gradients(NamedTuple):
+    """One array per input of the solver, each in the shape of its input: gradients, or (None: zero) tangents."""
+
+    coefficients: Array
+    rhs: Array
+    initial_values: Array
+    step_sizes: Array
+    weights: Weights
 
 
 @dataclass(frozen=True, eq=False)

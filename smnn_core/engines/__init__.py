@@ -1,1 +1,30 @@
-"""Engines: ways to eliminate the same least-squares problem. They know nothing of gradients or frameworks."""
+"""Engines: ways to eliminate the same least-squares problem. They know nothing of gradients or frameworks.
+
+To add one: a module with the names of `engines._contract.Engine`, and its line in `ENGINES`, where "auto" takes the
+first that does not refuse.
+"""
+
+from __future__ import annotations
+
+from .._errors import EngineError
+from .._problem import System
+from . import array_api
+from ._contract import Engine
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (array_api,)}
+
+
+def select(engine: str, system: System) -> Engine:
+    """The engine of that name, or for "auto" the first that serves the system.
+
+    Raises:
+        EngineError: if there is no such engine, or it refuses the system (with its reason).
+    """
+    if engine == "auto":
+        return next(e for e in ENGINES.values() if e.refusal(system) is None)
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}.")
+    reason = ENGINES[engine].refusal(system)
+    if reason is not None:
+        raise EngineError(f"engine {engine!r} cannot serve this problem: {reason} Use engine='auto'.")
+    return ENGINES[engine]

@@ -34,7 +34,7 @@ class Engine(Protocol):
     """A way to eliminate.
 
     An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep, and its factors
-    `adjoint(problem, y, g) -> (Gradients)`, normal solve and contraction in one sweep; where they are missing the core
+    `adjoint(problem, y, g) -> Gradients`, normal solve and contraction in one sweep; where they are missing the core
     composes them.
     """
 
@@ -42,6 +42,10 @@ class Engine(Protocol):
 
     def refusal(self, system: System) -> str | None:
         """Why this engine cannot serve the system, None where it can."""
+        ...
+
+    def describe(self) -> str:
+        """One line for `show_config`: available or why not, SIMD level, threads, devices."""
         ...
 
     def factorize(self, system: System) -> Factor: ...

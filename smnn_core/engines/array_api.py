@@ -37,7 +37,13 @@ name = "array_api"
 
 
 def refusal(system: System) -> str | None:
+    """This engine serves everything."""
     return None
+
+
+def describe() -> str:
+    """One line for `show_config`."""
+    return "available: odd-even elimination in array API calls, any namespace and size"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +64,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class ArrayFactor:
-    """The factor of a system; see `engines._contract.Factor`."""
+    """The factor of a system: see `engines._contract.Factor`."""
 
     system: System
     levels: tuple[Level, ...]

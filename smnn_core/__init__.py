@@ -1,0 +1,40 @@
+"""smnn: a differentiable solver for linear ODE systems, posed as banded least squares."""
+
+from ._config import show_config
+from ._errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    EngineError,
+    NamespaceError,
+    SchemeError,
+    ShapeError,
+    SingularSystemError,
+)
+from ._problem import Gradients, Weights
+from ._schemes import HERMITE, TAYLOR, Scheme
+from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
+
+__all__ = [
+    "HERMITE",
+    "TAYLOR",
+    "ArgumentError",
+    "DTypeError",
+    "DeviceError",
+    "EngineError",
+    "Factorization",
+    "Gradients",
+    "NamespaceError",
+    "Residuals",
+    "Scheme",
+    "SchemeError",
+    "ShapeError",
+    "SingularSystemError",
+    "Weights",
+    "dense_system",
+    "factorize",
+    "residuals",
+    "show_config",
+    "solve_ode",
+    "solve_ode_vjp",
+]

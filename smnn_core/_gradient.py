@@ -1,0 +1,123 @@
+r"""Derivatives of the solution, by hand.
+
+Let M = A^T W^2 A. The solution satisfies A^T W^2 r = 0 with r = d - A y. Differentiating,
+
+    dA^T W^2 r + A^T dW^2 r + A^T W^2 (dd - dA y - A dy) = 0,
+
+so that, forward,
+
+    dy = M^-1 A^T W^2 (dd - dA y)  +  M^-1 (dA^T W^2 r + A^T dW^2 r)
+       = solve(dd - dA y)  +  normal_solve(dA^T W^2 r + A^T dW^2 r),
+
+and for a loss L with g = dL/dy and M λ = g, backward,
+
+    dL = g . dy = (W^2 A λ) . dd  -  (W^2 A λ) . (dA y)  +  (W^2 r) . (dA λ)  +  (A λ * r) . d(W^2).
+
+The other operator, x = M^-1 h, has dM x = dA^T W^2 A x + A^T dW^2 A x + A^T W^2 dA x, hence, forward,
+
+    dx = normal_solve(dh - dA^T W^2 A x - A^T dW^2 A x)  -  solve(dA x),
+
+and with g = dL/dx, M λ = g, backward,
+
+    dL = λ . dh  -  (W^2 A λ) . (dA x)  -  (W^2 A x) . (dA λ)  -  (A λ * A x) . d(W^2).
+
+Each derivative uses the same two operators, `solve` and `normal_solve`, and products with A, A^T and dA: derivatives of
+any order follow. d(W^2) = 2 W dW. Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, for the derivative of a
+pseudo-inverse.
+"""
+
+from __future__ import annotations
+
+from . import _constraints as rows
+from ._arrays import Array, sum_to_shape
+from ._problem import Gradients, Problem, Rows, System, Weights
+
+__all__ = ["normal_pullback", "normal_pushforward", "residual", "solve_pullback", "solve_pushforward"]
+
+
+def residual(problem: Problem, y: Array) -> Rows:
+    """r = d - A y, in the batch shape of y."""
+    Ay = rows.apply(problem.system, y)
+    d = problem.rows
+    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, -Ay.smoothness)
+
+
+def solve_pullback(problem: Problem, y: Array, λ: Array) -> Gradients:
+    """The gradients of L with respect to all inputs of y = solve(d), from λ = M^-1 dL/dy."""
+    system = problem.system
+    r = residual(problem, y)
+    Aλ = rows.apply(system, λ)
+    μ, ρ = rows.weighted(system.weights, Aλ, 2), rows.weighted(system.weights, r, 2)
+    c_y, s_y = rows.gradient_of_product(system, μ, y)
+    c_λ, s_λ = rows.gradient_of_product(system, ρ, λ)
+    xp = system.xp
+    return Gradients(
+        coefficients=c_λ - c_y,
+        rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
+        initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
+        step_sizes=s_λ - s_y,
+        weights=_weights_pullback(system, Aλ, r),
+    )
+
+
+def normal_pullback(system: System, x: Array, λ: Array) -> Gradients:
+    """The gradients of L with respect to the system of x = M^-1 h, from λ = M^-1 dL/dx (which is that of h)."""
+    Aλ, Ax = rows.apply(system, λ), rows.apply(system, x)
+    c_x, s_x = rows.gradient_of_product(system, rows.weighted(system.weights, Aλ, 2), x)
+    c_λ, s_λ = rows.gradient_of_product(system, rows.weighted(system.weights, Ax, 2), λ)
+    minus = Rows(-Ax.equation, -Ax.initial, -Ax.smoothness)
+    return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, Aλ, minus))
+
+
+def solve_pushforward(problem: Problem, y: Array, tangent: Gradients) -> tuple[Rows, Array]:
+    """(δ, γ) with dy = solve(δ) + normal_solve(γ), for tangents of the inputs of y = solve(d) (None: zero)."""
+    system = problem.system
+    r = residual(problem, y)
+    dAy = rows.tangent_of_product(system, tangent.coefficients, tangent.step_sizes, y)
+    δ = Rows(
+        -dAy.equation if tangent.rhs is None else tangent.rhs - dAy.equation,
+        -dAy.initial if tangent.initial_values is None else tangent.initial_values - dAy.initial,
+        None if dAy.smoothness is None else -dAy.smoothness,
+    )
+    return δ, _system_tangent_transpose(system, tangent, r)
+
+
+def normal_pushforward(system: System, x: Array, tangent: Gradients) -> tuple[Rows, Array]:
+    """(δ, γ) with dx = normal_solve(dh) - solve(δ) - normal_solve(γ), for tangents of the system of x = M^-1 h."""
+    δ = rows.tangent_of_product(system, tangent.coefficients, tangent.step_sizes, x)
+    return δ, _system_tangent_transpose(system, tangent, rows.apply(system, x))
+
+
+def _system_tangent_transpose(system: System, tangent: Gradients, x: Rows) -> Array:
+    """dA^T W^2 x + A^T dW^2 x."""
+    W2x = rows.weighted(system.weights, x, 2)
+    result = rows.tangent_of_product_transpose(system, tangent.coefficients, tangent.step_sizes, W2x)
+    dW = tangent.weights
+    if dW.equation is None and dW.initial is None and dW.smoothness is None:
+        return result
+    W = system.weights
+
+    def twice(w: Array, dw: Array | None, values: Array, axes: int = 0) -> Array:
+        product = 0 * w if dw is None else 2 * w * dw
+        return product[(..., *(None,) * axes)] * values
+
+    dW2x = Rows(
+        twice(W.equation, dW.equation, x.equation),
+        twice(W.initial, dW.initial, x.initial),
+        twice(W.smoothness, dW.smoothness, x.smoothness, axes=2),
+    )
+    return result + rows.apply_transpose(system, dW2x)
+
+
+def _weights_pullback(system: System, Aλ: Rows, r: Rows) -> Weights:
+    """(A λ * r) . d(W^2), in the shapes of the weights."""
+    xp, w = system.xp, system.weights
+
+    def gradient(weight: Array, product: Array) -> Array:
+        return sum_to_shape(xp, 2 * weight * product, tuple(weight.shape))
+
+    return Weights(
+        gradient(w.equation, Aλ.equation * r.equation),
+        gradient(w.initial, Aλ.initial * r.initial),
+        gradient(w.smoothness, xp.sum(Aλ.smoothness * r.smoothness, axis=(-2, -1))),
+    )

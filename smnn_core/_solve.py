@@ -1,0 +1,280 @@
+"""The public functions: each checks its arguments, picks an engine and leaves the work to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import _constraints, _gradient
+from ._arrays import Array, broadcast_shapes, common_namespace, is_tracer, size
+from ._errors import ArgumentError, ShapeError, SingularSystemError
+from ._problem import Gradients, Problem, System, Weights
+from ._schemes import TAYLOR, Scheme
+from .engines import select
+from .engines._contract import Factor
+
+__all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
+
+UNIT = Weights()
+
+
+def solve_ode(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Array:
+    """Solves a linear ODE system on T time points as a banded least-squares problem, in O(T).
+
+    The unknowns y[t, v, r] are all derivatives r = 0..R of V variables at T time points. They minimise the sum of
+    squares of, each row multiplied by its weight,
+
+    - equation rows `sum_{v,r} coefficients[t,q,v,r] y[t,v,r] - rhs[t,q]`,
+    - initial rows `y[t,v,r] - initial_values[t,v,r]` for t < T_init, r < R_init,
+    - smoothness rows of the scheme, which tie y[t] to y[t+1] across `step_sizes[t]`.
+
+    Args:
+        coefficients: (..., T or 1, Q, V, R+1).
+        rhs: (..., T or 1, Q).
+        initial_values: (..., T_init, V, R_init); T_init may be 0.
+        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        n_steps: T, needed where every time axis above is 1.
+        scheme: the smoothness scheme, `TAYLOR` (as published), `HERMITE` (more accurate) or your own.
+        weights: numbers or arrays that broadcast against the rows; zero removes a row.
+        engine: "auto", or the name of one of the engines that `show_config` lists.
+        check: raise on singular systems also where looking means waiting for a device.
+
+    Returns:
+        y, (..., T, V, R+1), in the namespace, dtype and device of the inputs.
+
+    Raises:
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
+        SingularSystemError: if a system has no unique solution; on a device, and under tracing, such a batch member
+            comes back as NaN instead, unless `check` is set.
+
+    Source: Pervez et al., arXiv:2402.13077, and Chen et al., arXiv:2410.06074, for the least-squares problem; solved
+    here by orthogonal elimination over time (Gargir, Toledo, IPDPS 2025) instead of the normal equations.
+    """
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    )
+    return solve_problem(problem, engine=engine, check=check)[0]
+
+
+def solve_ode_vjp(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    """`solve_ode` and its pullback, for use without an automatic differentiation framework.
+
+    Returns:
+        y as from `solve_ode`, and vjp(g) for g = dL/dy of y's shape, which gives dL with respect to every input as
+        `Gradients`, each in the shape of its input (summed over axes along which the input was broadcast). The factor
+        of the solve is kept and used by every call of vjp.
+
+    Raises:
+        as `solve_ode`; vjp raises ShapeError if g does not have the shape of y.
+    """
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    )
+    y, factor = solve_problem(problem, engine=engine, check=check)
+
+    def vjp(g: Array) -> Gradients:
+        common_namespace({"y": y, "g": g})
+        if tuple(g.shape) != tuple(y.shape):
+            raise ShapeError(f"g must have the shape of y, {tuple(y.shape)}; got {tuple(g.shape)}.")
+        return adjoint(problem, factor, y, g)
+
+    return y, vjp
+
+
+def factorize(
+    coefficients: Array,
+    step_sizes: Array,
+    *,
+    n_initial_steps: int,
+    n_initial_orders: int,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Factorization:
+    """Eliminates the left-hand side once, for any number of right-hand sides.
+
+    Args:
+        n_initial_steps, n_initial_orders: T_init and R_init of the initial values to come.
+        The others: as for `solve_ode`.
+
+    Raises:
+        as `solve_ode`.
+    """
+    system = System.build(
+        coefficients,
+        step_sizes,
+        n_initial_steps=n_initial_steps,
+        n_initial_orders=n_initial_orders,
+        n_steps=n_steps,
+        scheme=scheme,
+        weights=weights,
+    )
+    factor = select(engine, system).factorize(system)
+    raise_if_singular(system, factor, check)
+    return Factorization(system, factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """A left-hand side after elimination; made by `factorize`. Solving is as accurate as `solve_ode`."""
+
+    system: System
+    factor: Factor
+
+    def solve(self, rhs: Array, initial_values: Array) -> Array:
+        """The solution y, (..., T, V, R+1), for rhs (..., T or 1, Q) and initial_values (..., T_init, V, R_init).
+
+        Batch axes broadcast with those of the left-hand side.
+
+        Raises:
+            ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
+        """
+        return self.factor.solve(Problem.of(self.system, rhs, initial_values).rows)
+
+    def normal_solve(self, g: Array) -> Array:
+        """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, R+1).
+
+        Raises:
+            ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
+        """
+        system = self.system
+        common_namespace({"coefficients": system.coefficients, "g": g})
+        core = (system.n_steps, system.V, system.K)
+        if tuple(g.shape[-3:]) != core:
+            raise ShapeError(f"g must have shape (..., {', '.join(map(str, core))}); got {tuple(g.shape)}.")
+        broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+        return self.factor.normal_solve(g)
+
+
+class Residuals(NamedTuple):
+    """What the rows leave, A y - d, without weights."""
+
+    equation: Array
+    """(..., T, Q)"""
+    initial: Array
+    """(..., T_init, V, R_init)"""
+    smoothness: Array
+    """(..., T-1, V, m): in units of y, m rows of the scheme"""
+
+
+def residuals(
+    y: Array,
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+) -> Residuals:
+    """How far any y, (..., T, V, R+1), is from satisfying each row; arguments and errors as for `solve_ode`."""
+    common_namespace({"coefficients": coefficients, "y": y})
+    problem = Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme)
+    system = problem.system
+    core = (system.n_steps, system.V, system.K)
+    if tuple(y.shape[-3:]) != core:
+        raise ShapeError(f"y must have shape (..., {', '.join(map(str, core))}); got {tuple(y.shape)}.")
+    broadcast_shapes({"y": tuple(y.shape[:-3]), "the other arguments": problem.batch})
+    r = _gradient.residual(problem, y)
+    return Residuals(-r.equation, -r.initial, -r.smoothness)
+
+
+def dense_system(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+) -> tuple[Array, Array]:
+    """The least-squares problem as plain arrays, for teaching and tests; arguments and errors as for `solve_ode`.
+
+    Returns:
+        A, (..., rows, T*V*(R+1)), and d, (..., rows), both multiplied by the weights, so that y is the minimiser of
+        |A vec(y) - d|. Rows: equation (time, equation), initial (time, variable, order), smoothness (time, variable,
+        row of the scheme). Memory grows with T^2.
+    """
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    )
+    system, xp = problem.system, problem.system.xp
+    T, V, K, N = system.n_steps, system.V, system.K, system.n_steps * system.n
+    unit = xp.reshape(
+        xp.eye(N, dtype=system.dtype, device=system.device), (N, *(1,) * len(problem.batch), T, V, K)
+    )
+    columns = _constraints.weighted(system.weights, _constraints.apply(system, unit))
+    d = _constraints.weighted(system.weights, problem.rows)
+    cores = [(T, system.Q), (system.n_initial_steps, V, system.n_initial_orders), tuple(columns.smoothness.shape[-3:])]
+
+    def flat(x: Array, lead: tuple[int, ...], core: tuple[int, ...]) -> Array:
+        return xp.reshape(xp.broadcast_to(x, (*lead, *core)), (*lead, size(core)))
+
+    A = xp.concat([flat(x, (N, *problem.batch), core) for x, core in zip(columns, cores, strict=True)], axis=-1)
+    zero = system.constant(0.0)
+    values = [zero if x is None else x for x in d]
+    d = xp.concat([flat(x, problem.batch, core) for x, core in zip(values, cores, strict=True)], axis=-1)
+    return xp.permute_dims(A, (*range(1, A.ndim), 0)), d
+
+
+def solve_problem(problem: Problem, *, engine: str = "auto", check: bool = False) -> tuple[Array, Factor]:
+    """The solution of a checked problem and the factor that the adjoint needs."""
+    chosen = select(engine, problem.system)
+    if hasattr(chosen, "solve_problem"):
+        y, factor = chosen.solve_problem(problem)
+    else:
+        factor = chosen.factorize(problem.system)
+        y = factor.solve(problem.rows)
+    raise_if_singular(problem.system, factor, check)
+    return y, factor
+
+
+def adjoint(problem: Problem, factor: Factor, y: Array, g: Array) -> Gradients:
+    """The gradients of L with respect to all inputs, from g = dL/dy; fused where the engine can."""
+    if hasattr(factor, "adjoint"):
+        return factor.adjoint(problem, y, g)
+    return _gradient.solve_pullback(problem, y, factor.normal_solve(g))
+
+
+def raise_if_singular(system: System, factor: Factor, check: bool) -> None:
+    """Raises for undetermined time points, where looking costs nothing or was asked for."""
+    flags = factor.undetermined
+    if flags is None:
+        return
+    if check and is_tracer(flags):
+        raise ArgumentError(
+            "check=True needs values, and these are traced (jit, compile): leave check out and test the result for "
+            "NaN, which is how singular systems come back."
+        )
+    if not (check or system.can_look):
+        return
+    xp = system.xp
+    if bool(xp.any(flags)):
+        *batch, time = (int(axis[0]) for axis in xp.nonzero(flags))
+        raise SingularSystemError(tuple(batch), time)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import array_api_compat as compat
@@ -76,15 +75,12 @@ class System:
     """R_init"""
     batch: Shape
     """The common batch shape of coefficients, step sizes and weights."""
+    device: Any
+    """The device of the arrays, None while they are traced."""
 
     @property
     def dtype(self) -> Any:
         return self.coefficients.dtype
-
-    @cached_property
-    def device(self) -> Any:
-        """The device of the arrays, None while they are traced."""
-        return None if is_tracer(self.coefficients) else compat.device(self.coefficients)
 
     @property
     def Q(self) -> int:
@@ -103,16 +99,14 @@ class System:
         """Unknowns per time point."""
         return self.V * self.K
 
-    @cached_property
+    @property
     def smoothness_matrices(self) -> tuple[Array, Array]:
         """F and G of the scheme, (m, K), as arrays of the namespace, dtype and device of the problem."""
-        F, G = (self.constant(M) for M in self.scheme.matrices(self.K))
+        F, G = (self.constant(M) for M in self.scheme.rows(self.K))
         return F, G
 
     def constant(self, values: Any) -> Array:
         """Numbers as an array of the namespace, dtype and device of the problem."""
-        if compat.is_array_api_obj(values):
-            values = values.tolist()
         return self.xp.asarray(values, dtype=self.dtype, device=self.device)
 
     @property
@@ -156,7 +150,7 @@ class System:
             raise ShapeError(f"coefficients {_show(coefficients)} must have at least one equation, variable and order.")
         T = _number_of_steps(arrays, given, n_steps)
         Q, V, K = coefficients.shape[-3:]
-        scheme.matrices(K)
+        scheme.rows(K)
         T_init, R_init = n_initial_steps, n_initial_orders
         _check_initial(T_init, R_init, T, K)
 
@@ -185,6 +179,7 @@ class System:
                     "weights.smoothness": _batch("weights.smoothness", as_arrays.smoothness, (T - 1,)),
                 }
             ),
+            device=device,
         )
         if can_look(step_sizes) and bool(xp.any(step_sizes == 0)):
             raise ArgumentError(

@@ -14,9 +14,9 @@ its residual is `s^(2R+1-r) y^(2R+1-r) (-1)^k (k!)^2 / ((2k)! (2k+1)!)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import comb, factorial
+from math import comb, factorial, isfinite
 
 import numpy as np
 
@@ -24,7 +24,10 @@ from ._errors import SchemeError
 
 __all__ = ["HERMITE", "TAYLOR", "Scheme"]
 
-Matrix = np.ndarray
+Matrix = tuple[tuple[float, ...], ...]
+"""Plain numbers, so that nothing here is traced by a compiler that traces NumPy."""
+Matrices = tuple[Matrix, Matrix]
+MatrixLike = Sequence[Sequence[float]] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -34,86 +37,100 @@ class Scheme:
     Args:
         name: how the scheme is shown.
         citation: where its rows come from.
-        rule: maps K to (F, G), two float64 arrays of shape (m, K). For one pair of matrices of your own use
+        rule: maps K to (F, G), two (m, K) matrices. For one pair of matrices of your own use
             `Scheme.from_matrices`.
 
-    Two schemes are equal when they have the same name and rule.
+    Two schemes are equal when they have the same name, citation and rule.
     """
 
     name: str
     citation: str
-    rule: Callable[[int], tuple[Matrix, Matrix]] = field(repr=False)
+    rule: Callable[[int], tuple[MatrixLike, MatrixLike]] = field(repr=False)
+    _known: dict[int, Matrices] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @staticmethod
-    def from_matrices(F: Matrix, G: Matrix, *, name: str = "custom", citation: str = "user-defined") -> Scheme:
+    def from_matrices(
+        F: MatrixLike, G: MatrixLike, *, name: str = "custom", citation: str = "user-defined"
+    ) -> Scheme:
         """A scheme from one pair of matrices, for problems with K = F.shape[1] derivative orders.
 
         Raises:
             SchemeError: if the matrices are malformed or inconsistent (see `matrices`).
         """
-        F, G = (np.array(M, dtype=np.float64) for M in (F, G))
-        _check(name, F, G)
+        pair = _checked(name, F, G)
+        return Scheme(name, citation, lambda K: pair)
 
-        def rule(K: int) -> tuple[Matrix, Matrix]:
-            return F.copy(), G.copy()
-
-        return Scheme(name, citation, rule)
-
-    def matrices(self, K: int) -> tuple[Matrix, Matrix]:
+    def matrices(self, K: int) -> tuple[np.ndarray, np.ndarray]:
         """The matrices F and G for K derivative orders (R = K-1), each of shape (m, K), float64.
 
         Raises:
             SchemeError: if they are not two finite (m, K) matrices, or are not exact for constants and, where
                 K >= 2, for straight lines.
         """
-        F, G = self.rule(K)
-        _check(self.name, F, G)
-        if F.shape[1] != K:
-            raise SchemeError(
-                f"scheme {self.name!r} has matrices for K = {F.shape[1]} derivative orders, the problem has K = {K} "
-                f"(orders 0..{K - 1}): give the coefficients {F.shape[1]} orders, or build a scheme for {K}."
-            )
-        return F, G
+        F, G = self.rows(K)
+        return np.array(F), np.array(G)
+
+    def rows(self, K: int) -> Matrices:
+        """`matrices` as nested tuples of numbers; checked once for each K."""
+        if K not in self._known:
+            F, G = _checked(self.name, *self.rule(K))
+            if len(F[0]) != K:
+                raise SchemeError(
+                    f"scheme {self.name!r} has matrices for K = {len(F[0])} derivative orders, the problem has K = {K} "
+                    f"(orders 0..{K - 1}): give the coefficients {len(F[0])} orders, or build a scheme for {K}."
+                )
+            self._known[K] = F, G
+        return self._known[K]
 
     def exactness(self, K: int) -> int:
         """The highest degree d such that all rows vanish for every polynomial of degree <= d."""
-        F, G = self.matrices(K)
+        F, G = self.rows(K)
         degree = 0
-        while np.all(np.abs(_defect(F, G, degree + 1)) <= 1e-12):
+        while all(abs(d) <= 1e-12 for d in _defects(F, G, degree + 1)):
             degree += 1
         return degree
 
 
-def _defect(F: Matrix, G: Matrix, degree: int) -> Matrix:
+def _defects(F: Matrix, G: Matrix, degree: int) -> list[float]:
     """The rows applied to p(x) = x^degree between x = 0 and x = 1."""
-    orders = range(F.shape[1])
-    at_0 = np.array([float(factorial(degree)) if o == degree else 0.0 for o in orders])
-    at_1 = np.array([factorial(degree) / factorial(degree - o) if o <= degree else 0.0 for o in orders])
-    return F @ at_0 + G @ at_1
+    orders = range(len(F[0]))
+    at_0 = [float(factorial(degree)) if o == degree else 0.0 for o in orders]
+    at_1 = [factorial(degree) / factorial(degree - o) if o <= degree else 0.0 for o in orders]
+    return [
+        sum(f[o] * at_0[o] + g[o] * at_1[o] for o in orders) for f, g in zip(F, G, strict=True)
+    ]
 
 
-def _check(name: str, F: Matrix, G: Matrix) -> None:
-    if F.ndim != 2 or F.shape != G.shape or 0 in F.shape:
+def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:
+    """F and G as nested tuples; SchemeError unless they are matrices of one shape, finite and consistent."""
+    shapes = {np.shape(M) for M in (F, G)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
         raise SchemeError(
-            f"scheme {name!r}: F and G must be two matrices of the same shape (m, K); got {F.shape} and {G.shape}."
+            f"scheme {name!r}: F and G must be two matrices of the same shape (m, K); got {np.shape(F)} and "
+            f"{np.shape(G)}."
         )
-    if not (np.isfinite(F).all() and np.isfinite(G).all()):
+    F, G = (tuple(tuple(float(x) for x in row) for row in M) for M in (F, G))
+    numbers = [x for M in (F, G) for row in M for x in row]
+    if not all(isfinite(x) for x in numbers):
         raise SchemeError(f"scheme {name!r}: F and G must be finite.")
-    for degree in range(min(F.shape[1], 2)):
-        if np.any(np.abs(_defect(F, G, degree)) > 1e-8 * (1 + np.abs(F).max() + np.abs(G).max())):
+    tolerance = 1e-8 * (1 + max(abs(x) for x in numbers))
+    for degree in range(min(len(F[0]), 2)):
+        if any(abs(d) > tolerance for d in _defects(F, G, degree)):
             raise SchemeError(
                 f"scheme {name!r} is inconsistent: its rows do not vanish for polynomials of degree {degree}. Every row "
                 "of F diag(s^o) y[t] + G diag(s^o) y[t+1] must be zero for constants and straight lines."
             )
+    return F, G
 
 
-def _taylor(K: int) -> tuple[Matrix, Matrix]:
+def _taylor(K: int) -> tuple[list[list[float]], list[list[float]]]:
     """Forward rows r = 0..R, then backward rows r = 0..R (the last of each are the same up to sign)."""
-    orders = np.arange(K)
-    forward = np.array([[1 / factorial(o - r) if o >= r else 0.0 for o in orders] for r in orders])
-    backward = forward * (-1.0) ** orders
-    F = np.vstack([forward, -np.diag((-1.0) ** orders)])
-    G = np.vstack([-np.eye(K), backward])
+    orders = range(K)
+    forward = [[1 / factorial(o - r) if o >= r else 0.0 for o in orders] for r in orders]
+    backward = [[(-1.0) ** o * x for o, x in enumerate(row)] for row in forward]
+    unit = [[float(o == r) for o in orders] for r in orders]
+    F = forward + [[-((-1.0) ** o) * x for o, x in enumerate(row)] for row in unit]
+    G = [[-x for x in row] for row in unit] + backward
     return F, G
 
 
@@ -121,17 +138,17 @@ LIGHT = 1e-2
 """Weight of the last row of `HERMITE`, which only keeps the problem regular."""
 
 
-def _hermite(K: int) -> tuple[Matrix, Matrix]:
+def _hermite(K: int) -> tuple[list[list[float]], list[list[float]]]:
     """Padé rows r = 0..R-1 with k = R-r, then the light row of the highest order."""
     R = K - 1
-    F, G = np.zeros((K, K)), np.zeros((K, K))
+    F, G = ([[0.0] * K for _ in range(K)] for _ in range(2))
     for r in range(R):
         k = R - r
         for j in range(k + 1):
             a = comb(k, j) * factorial(2 * k - j) / factorial(2 * k)
-            F[r, r + j] = a
-            G[r, r + j] = -a * (-1.0) ** j
-    F[R, R], G[R, R] = LIGHT, -LIGHT
+            F[r][r + j] = a
+            G[r][r + j] = -a * (-1.0) ** j
+    F[R][R], G[R][R] = LIGHT, -LIGHT
     return F, G
 
 

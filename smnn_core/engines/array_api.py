@@ -123,7 +123,7 @@ class ArrayFactor:
         x = xp.linalg.solve(last.R, z_last)
         for level, z_odd in zip(reversed(levels), reversed(z), strict=True):
             h = z_odd.shape[-3]
-            right = _pad(xp, x[..., 1 : h + 1, :, :], -3, 0, h)
+            right = _pad(xp, x[..., 1:, :, :], -3, 0, h)
             x_odd = xp.linalg.solve(level.R, z_odd - level.E @ x[..., :h, :, :] - level.G @ right)
             x = _interleave(xp, x, x_odd, axis=-3)
         x = columns.scatter(x / norms[..., None])
@@ -178,8 +178,9 @@ def _triangularise(system: System, rows: Array) -> tuple[Level, Array]:
     undetermined = xp.abs(xp.linalg.diagonal(R)) <= 8 * n * xp.finfo(rows.dtype).eps
     # a one on the diagonal keeps the back substitution from failing; the result is set to NaN where it was needed
     R = R + xp.eye(n, dtype=rows.dtype, device=system.device) * xp.astype(undetermined, rows.dtype)[..., None, :]
-    level = Level(Q, R, full[..., :n, n : 2 * n], full[..., :n, 2 * n :], xp.any(undetermined, axis=-1))
-    return level, full[..., n:, n:]
+    others, remaining = full[..., :n, n:], full[..., n:, n:]
+    half = others.shape[-1] // 2
+    return Level(Q, R, others[..., :half], others[..., half:], xp.any(undetermined, axis=-1)), remaining
 
 
 def _pairs(xp: Namespace, P: int, coupling: Array) -> tuple[Array, Array, Array]:
@@ -221,11 +222,11 @@ def _interleave(xp: Namespace, even: Array, odd: Array, axis: int) -> Array:
     axis = axis % even.ndim
     shape, count = list(even.shape), even.shape[axis] + odd.shape[axis]
     if odd.shape[axis] < even.shape[axis]:
-        filler = even[(slice(None),) * axis + (slice(-1, None),)]
+        filler = even[(*(slice(None),) * axis, slice(-1, None), ...)]
         odd = xp.concat([odd, filler], axis=axis)
     shape[axis] = 2 * even.shape[axis]
     both = xp.reshape(xp.stack([even, odd], axis=axis + 1), tuple(shape))
-    return both[(slice(None),) * axis + (slice(0, count),)]
+    return both[(*(slice(None),) * axis, slice(0, count), ...)]
 
 
 def _solve_transposed(xp: Namespace, R: Array, b: Array) -> Array:

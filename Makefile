@@ -1,0 +1,78 @@
+# Each target works from a bare clone: it makes .venv and installs what it needs, nothing more.
+# Needs Python >= 3.11 (PYTHON=... chooses one) and, for the compiled engine, a C++ compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# A limit on the whole test run, where the system has the command.
+TIMEOUT := $(if $(shell command -v timeout),timeout 600)
+BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
+	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
+
+.PHONY: help demo test lint format docs docs-serve bench examples clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      discover the Lorenz equations from a trajectory (examples/lorenz.py)"
+	@echo "make test      the tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make docs      the documentation, in site/"
+	@echo "make bench     the benchmarks"
+	@echo "make examples  every example, small"
+	@echo "make clean     remove what the others made"
+
+demo: $(VENV)/.torch $(VENV)/.examples
+	$(PY) examples/lorenz.py
+
+test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax
+	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
+	$(PY) -m mkdocs build --strict
+
+docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
+	$(PY) -m mkdocs serve
+
+bench: $(VENV)/.torch $(VENV)/.examples
+	$(PY) -m benchmarks
+
+examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example --smoke; done
+
+clean:
+	rm -rf build dist site examples/output benchmarks/output .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. `.smnn` builds the project; `.NAME` installs the requirements of the extra NAME.
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("smnn needs Python >= 3.11: make PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.smnn: $(VENV)/.python $(BUILD_INPUTS)
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.python pyproject.toml
+	$(PY) tools/requirements.py lint > $(VENV)/lint.txt
+	$(PIP) install --quiet "numpy>=1.26" --requirement $(VENV)/lint.txt
+	touch $@
+
+$(VENV)/.%: $(VENV)/.smnn
+	$(PY) tools/requirements.py $* > $(VENV)/$*.txt
+	$(PIP) install --quiet --requirement $(VENV)/$*.txt
+	touch $@

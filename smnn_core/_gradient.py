@@ -32,18 +32,31 @@ from . import _constraints as rows
 from ._arrays import Array, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
 
-__all__ = ["normal_pullback", "normal_pushforward", "residual", "solve_pullback", "solve_pushforward"]
+__all__ = [
+    "least_squares_pullback",
+    "normal_pullback",
+    "normal_pushforward",
+    "residual",
+    "solve_pullback",
+    "solve_pushforward",
+]
 
 
 def residual(problem: Problem, y: Array) -> Rows:
     """r = d - A y, in the batch shape of y."""
     Ay = rows.apply(problem.system, y)
     d = problem.rows
-    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, -Ay.smoothness)
+    smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
+    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
 
 
 def solve_pullback(problem: Problem, y: Array, λ: Array) -> Gradients:
     """The gradients of L with respect to all inputs of y = solve(d), from λ = M^-1 dL/dy."""
+    return least_squares_pullback(problem, y, λ)[0]
+
+
+def least_squares_pullback(problem: Problem, y: Array, λ: Array) -> tuple[Gradients, Array]:
+    """`solve_pullback`, and the gradient with respect to the right-hand side of the smoothness rows, in y's batch."""
     system = problem.system
     r = residual(problem, y)
     Aλ = rows.apply(system, λ)
@@ -51,13 +64,14 @@ def solve_pullback(problem: Problem, y: Array, λ: Array) -> Gradients:
     c_y, s_y = rows.gradient_of_product(system, μ, y)
     c_λ, s_λ = rows.gradient_of_product(system, ρ, λ)
     xp = system.xp
-    return Gradients(
+    gradients = Gradients(
         coefficients=c_λ - c_y,
         rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
         step_sizes=s_λ - s_y,
         weights=_weights_pullback(system, Aλ, r),
     )
+    return gradients, μ.smoothness
 
 
 def normal_pullback(system: System, x: Array, λ: Array) -> Gradients:
@@ -69,17 +83,26 @@ def normal_pullback(system: System, x: Array, λ: Array) -> Gradients:
     return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, Aλ, minus))
 
 
-def solve_pushforward(problem: Problem, y: Array, tangent: Gradients) -> tuple[Rows, Array]:
-    """(δ, γ) with dy = solve(δ) + normal_solve(γ), for tangents of the inputs of y = solve(d) (None: zero)."""
+def solve_pushforward(
+    problem: Problem, y: Array, tangent: Gradients, smoothness: Array | None = None
+) -> tuple[Rows, Array]:
+    """(δ, γ) with dy = solve(δ) + normal_solve(γ), for tangents of all inputs of y = solve(d); None is zero.
+
+    `smoothness` is the tangent of the right-hand side of the smoothness rows.
+    """
     system = problem.system
     r = residual(problem, y)
     dAy = rows.tangent_of_product(system, tangent.coefficients, tangent.step_sizes, y)
     δ = Rows(
-        -dAy.equation if tangent.rhs is None else tangent.rhs - dAy.equation,
-        -dAy.initial if tangent.initial_values is None else tangent.initial_values - dAy.initial,
-        None if dAy.smoothness is None else -dAy.smoothness,
+        _difference(tangent.rhs, dAy.equation),
+        _difference(tangent.initial_values, dAy.initial),
+        smoothness if dAy.smoothness is None else _difference(smoothness, dAy.smoothness),
     )
     return δ, _system_tangent_transpose(system, tangent, r)
+
+
+def _difference(a: Array | None, b: Array) -> Array:
+    return -b if a is None else a - b
 
 
 def normal_pushforward(system: System, x: Array, tangent: Gradients) -> tuple[Rows, Array]:

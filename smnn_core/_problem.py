@@ -191,7 +191,7 @@ class System:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """min_y |W (A y - d)|^2 with d = (rhs, initial_values, 0): a system and its right-hand side, checked."""
+    """min_y |W (A y - d)|^2 with d = (rhs, initial_values, smoothness): a system and its right-hand side, checked."""
 
     system: System
     rhs: Array
@@ -200,11 +200,14 @@ class Problem:
     """(..., T_init, V, R_init)"""
     batch: Shape
     """The batch shape of the solution."""
+    smoothness: Array | None = None
+    """(..., T-1, V, m): right-hand side of the smoothness rows. None, zero, in every problem that a user states; the
+    derivatives of solutions are solutions of problems where it is not."""
 
     @property
     def rows(self) -> Rows:
         """The right-hand side d, not broadcast."""
-        return Rows(self.rhs, self.initial_values, None)
+        return Rows(self.rhs, self.initial_values, self.smoothness)
 
     @staticmethod
     def build(

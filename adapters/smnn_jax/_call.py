@@ -1,0 +1,116 @@
+"""An operator in a JAX program: batched by `vmap`, partitioned over devices, a custom call or traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from . import _ffi
+from ._operators import CORE_AXES, OPERATORS, Static, result_shape
+
+Array = Any
+
+__all__ = ["call"]
+
+
+def call(operator: str, static: Static, *operands: Array) -> Array:
+    """The operator applied to normalised operands (see `_operators`); it has no derivative of its own."""
+    return _vectorised(operator, static)(*operands)
+
+
+@lru_cache(maxsize=None)
+def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
+    """Under vmap one call serves the whole batch; what is not mapped stays as it is, a batch axis of size 1."""
+
+    @custom_vmap
+    def function(*operands: Array) -> Array:
+        return _partitioned(operator, static)(*operands)
+
+    @function.def_vmap
+    def rule(axis_size: int, mapped: tuple[bool, ...], *operands: Array) -> tuple[Array, bool]:
+        del axis_size
+        expanded = (x if m else x[None] for x, m in zip(operands, mapped, strict=True))
+        return function(*expanded), True
+
+    return function
+
+
+@lru_cache(maxsize=None)
+def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
+    """Over devices every one solves its own part of the batch, if it is sharded; core axes are never split."""
+    n_core = CORE_AXES[operator]
+
+    @jax.jit  # holds the constants of the traced engine, which custom_partitioning does not take
+    def execute(*operands: Array) -> Array:
+        return _execute(operator, static, *operands)
+
+    def n_batch(rank: int) -> int:
+        return rank - n_core[0]
+
+    def shardings(mesh: Any, operands: Any, batch_spec: tuple[Any, ...], batch: tuple[int, ...]) -> tuple[Any, ...]:
+        def one(x: Any) -> NamedSharding:
+            split = (name if n == full else None for name, n, full in zip(batch_spec, x.shape, batch, strict=False))
+            return NamedSharding(mesh, PartitionSpec(*split))
+
+        return tuple(one(x) for x in operands)
+
+    def partition(mesh: Any, operands: Any, result: Any) -> tuple[Any, ...]:
+        n = n_batch(len(operands[0].shape))
+        spec = (*result.sharding.spec, *(None,) * n)[:n]
+        return (
+            mesh,
+            execute,
+            NamedSharding(mesh, PartitionSpec(*spec)),
+            shardings(mesh, operands, spec, result.shape[:n]),
+        )
+
+    def infer(mesh: Any, operands: Any, result: Any) -> NamedSharding:
+        n = n_batch(len(operands[0].shape))
+        spec: list[Any] = [None] * n
+        for x in operands:
+            for i, name in enumerate((*x.sharding.spec, *(None,) * n)[:n]):
+                if spec[i] is None and x.shape[i] == result.shape[i]:
+                    spec[i] = name
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    def rule(mesh: Any, operands: Any, results: Any) -> tuple[str, dict[str, Any]]:
+        """Batch axes share a factor with the result's, all other axes stand alone and are replicated."""
+        del mesh
+        batch = results[0].shape[: n_batch(len(operands[0].shape))]
+        alone: list[str] = []
+
+        def factors(x: Any) -> str:
+            names = []
+            for i, size in enumerate(x.shape):
+                if i < len(batch) and size == batch[i]:
+                    names.append(f"b{i}")
+                else:
+                    alone.append(f"a{len(alone)}")
+                    names.append(alone[-1])
+            return " ".join(names)
+
+        text = f"{', '.join(factors(x) for x in operands)} -> {factors(results[0])}"
+        return text, {"need_replication_factors": tuple(alone)}
+
+    function = custom_partitioning(execute)
+    function.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    return function
+
+
+def _execute(operator: str, static: Static, *operands: Array) -> Array:
+    """The operator on one device: a custom call where an engine runs on its memory, else traced."""
+    if static.engine == "array_api" or not _ffi.available(jax.default_backend()):
+        return OPERATORS[operator](static, operands)
+    _ffi.register()
+    shape = result_shape(operator, static, [tuple(x.shape) for x in operands])
+    # any computation that all operands enter has the type of the result, varying manual axes of shard_map included
+    result = jax.eval_shape(lambda *xs: jnp.broadcast_to(sum(jnp.sum(x) for x in xs), shape), *operands)
+    text = static.encode(operator, operands[0].shape[-1])
+    return jax.ffi.ffi_call(_ffi.TARGET, result)(*operands, static=text)

@@ -1,0 +1,136 @@
+r"""The solution as a differentiable function of its inputs.
+
+With the weighted residual ρ = W (d - A y) the solution is that of a symmetric linear system,
+
+    [ I      W A ] [ρ]   [W d]
+    [ A^T W   0  ] [y] = [ 0 ]                                                        (*)
+
+so that with dp for the tangents of all inputs
+
+    [ I      W A ] [dρ]     d  ( [ρ + W A y - W d] )
+    [ A^T W   0  ] [dy] = - -- ( [    A^T W ρ    ] ) dp       at fixed ρ and y.
+                            dp
+
+`jax.lax.custom_linear_solve` knows how to differentiate and transpose a symmetric linear system, to any order and in
+any mode; it asks for the solution with a general right-hand side (f, h) only:
+
+    x = argmin_x |W A x - f|^2 - M^-1 h,    ρ = f - W A x,    M = A^T W^2 A.
+
+Forward tangents are least-squares problems solved by orthogonal elimination like y itself, never by the normal
+equations; in reverse mode f = 0, and what is left is M^-1 dL/dy. Source: Björck, Numerical Methods for Least Squares
+Problems, SIAM 1996, section 1.4.4 (augmented system).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from smnn_core import _constraints as rows
+from smnn_core._gradient import residual
+from smnn_core._problem import Problem, Rows, System
+
+from ._call import call
+from ._operators import SYSTEM_AXES, Static
+
+Array = Any
+
+__all__ = ["Inputs", "least_squares"]
+
+
+class Inputs(NamedTuple):
+    """The arrays of a problem, normalised (see `_operators`)."""
+
+    coefficients: Array
+    step_sizes: Array
+    weight_equation: Array
+    weight_initial: Array
+    weight_smoothness: Array
+    rhs: Array
+    initial_values: Array
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def least_squares(static: Static, inputs: Inputs) -> Array:
+    """y, (..., T, V, K)."""
+    return call("least_squares", static, *inputs)
+
+
+@partial(least_squares.defjvp, symbolic_zeros=True)
+def _jvp(static: Static, primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[Array, Array]:
+    (inputs,), (tangent,) = primals, tangents
+    y = least_squares(static, inputs)
+    ρ = rows.weighted(_system(static, inputs).weights, residual(_problem(static, inputs), y))
+    moving = {k: dx for k, dx in tangent._asdict().items() if not isinstance(dx, SymbolicZero)}
+
+    def optimality(moved: dict[str, Array]) -> tuple[Rows, Array]:
+        """The rows of (*), zero at the solution."""
+        problem = _problem(static, inputs._replace(**moved))
+        r = rows.weighted(problem.system.weights, residual(problem, y))
+        return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(problem.system, ρ)
+
+    _, change = jax.jvp(optimality, ({k: getattr(inputs, k) for k in moving},), (moving,))
+    return y, _augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))
+
+
+def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:
+    """The part x of the solution of (*) for a right-hand side (f, h), linear in it."""
+    system = _system(static, inputs)
+    f, h = f_h
+    shapes = [tuple(part.shape[h.ndim - 3 :]) for part in (*f, h)]
+
+    # one vector per batch member: custom_linear_solve transposes only where all of its right-hand side moves
+    def pack(f: Sequence[Array], h: Array) -> Array:
+        return jnp.concatenate([jnp.reshape(part, (*h.shape[:-3], -1)) for part in (*f, h)], axis=-1)
+
+    def unpack(z: Array) -> tuple[Rows, Array]:
+        ends = accumulate(math.prod(shape) for shape in shapes)
+        parts = jnp.split(z, list(ends)[:-1], axis=-1)
+        *f, h = (jnp.reshape(part, (*z.shape[:-1], *shape)) for part, shape in zip(parts, shapes, strict=True))
+        return Rows(*f), h
+
+    def matvec(z: Array) -> Array:
+        ρ, x = unpack(z)
+        WAx = rows.weighted(system.weights, rows.apply(system, x))
+        return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(system, ρ))
+
+    def solve(_: Any, b: Array) -> Array:
+        f, h = unpack(b)
+        x = call("augmented", static, *inputs[: len(SYSTEM_AXES)], *_unweighted(system, f), h)
+        WAx = rows.weighted(system.weights, rows.apply(system, x))
+        return pack([a - b for a, b in zip(f, WAx, strict=True)], x)
+
+    return unpack(jax.lax.custom_linear_solve(matvec, pack(f, h), solve, symmetric=True))[1]
+
+
+def _apply_transpose(system: System, ρ: Rows) -> Array:
+    """A^T W ρ."""
+    return rows.apply_transpose(system, rows.weighted(system.weights, ρ))
+
+
+def _unweighted(system: System, f: Rows) -> Rows:
+    """d with W d = f. Where a weight is zero the row of W A is, and f has no part in x."""
+
+    def divide(w: Array, values: Array) -> Array:
+        return jnp.where(w == 0, 0, values / jnp.where(w == 0, 1, w))
+
+    w = system.weights
+    return Rows(
+        divide(w.equation, f.equation),
+        divide(w.initial, f.initial),
+        divide(w.smoothness[..., None, None], f.smoothness),
+    )
+
+
+def _system(static: Static, inputs: Inputs) -> System:
+    return static.system(*inputs[: len(SYSTEM_AXES)])
+
+
+def _problem(static: Static, inputs: Inputs) -> Problem:
+    return Problem(_system(static, inputs), inputs.rhs, inputs.initial_values, ())

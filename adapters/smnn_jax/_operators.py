@@ -1,0 +1,112 @@
+"""The two operators of the adapter, as plain functions of arrays, and the static part of a problem.
+
+Operands come normalised (see `normalise`): every one has the same number of batch axes, each of full or unit size, and
+all of its core axes. That makes the operators polymorphic in the batch, which is what `vmap` and sharding need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+from smnn_core._arrays import broadcast_shapes
+from smnn_core._problem import Problem, Rows, System, Weights
+from smnn_core._schemes import HERMITE, TAYLOR, Scheme
+from smnn_core.engines import select
+
+Array = Any
+Shape = tuple[int, ...]
+
+__all__ = ["CORE_AXES", "OPERATORS", "Static", "result_shape"]
+
+SYSTEM_AXES = (4, 1, 2, 3, 1)
+"""Core axes of coefficients, step sizes and the three weights."""
+
+CORE_AXES = {"least_squares": (*SYSTEM_AXES, 2, 3), "augmented": (*SYSTEM_AXES, 2, 3, 3, 3)}
+"""Core axes of the operands of each operator."""
+
+
+@dataclass(frozen=True)
+class Static:
+    """What of a problem is known when tracing: hashable, so that it keys compilation."""
+
+    n_steps: int
+    n_initial_steps: int
+    n_initial_orders: int
+    scheme: Scheme
+    engine: str
+
+    def encode(self, operator: str, K: int) -> str:
+        """As text, for a custom call: the same in every process, since compiled programs outlive processes."""
+        F, G = self.scheme.matrices(K)
+        return json.dumps(
+            [
+                operator,
+                [self.n_steps, self.n_initial_steps, self.n_initial_orders, self.engine],
+                [self.scheme.name, self.scheme.citation, F.tolist(), G.tolist()],
+            ]
+        )
+
+    @staticmethod
+    @lru_cache(maxsize=None)
+    def decode(text: bytes) -> tuple[str, Static]:
+        """The operator's name and the static part that `encode` wrote."""
+        operator, (T, T_init, R_init, engine), (name, citation, F, G) = json.loads(text)
+        F, G = np.asarray(F), np.asarray(G)
+        for known in (TAYLOR, HERMITE):
+            if all(np.array_equal(a, b) for a, b in zip(known.matrices(F.shape[1]), (F, G), strict=True)):
+                return operator, Static(T, T_init, R_init, known, engine)
+        scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
+        return operator, Static(T, T_init, R_init, scheme, engine)
+
+    def system(self, c: Array, s: Array, *weights: Array) -> System:
+        """W A from its arrays, which were checked before."""
+        shapes = zip((c, s, *weights), SYSTEM_AXES, strict=True)
+        batch = broadcast_shapes({str(i): tuple(x.shape[: x.ndim - core]) for i, (x, core) in enumerate(shapes)})
+        return System(
+            xp=compat.array_namespace(c),
+            coefficients=c,
+            step_sizes=s,
+            weights=Weights(*weights),
+            scheme=self.scheme,
+            n_steps=self.n_steps,
+            n_initial_steps=self.n_initial_steps,
+            n_initial_orders=self.n_initial_orders,
+            batch=batch,
+            # constants in JAX are not committed to a device: XLA puts them where they are needed
+            device=None if compat.is_jax_array(c) else compat.device(c),
+        )
+
+
+def result_shape(operator: str, static: Static, shapes: Sequence[Shape]) -> Shape:
+    """The shape of the result, (..., T, V, K), from those of the operands."""
+    leads = (shape[: len(shape) - core] for shape, core in zip(shapes, CORE_AXES[operator], strict=True))
+    return (*broadcast_shapes({str(i): lead for i, lead in enumerate(leads)}), static.n_steps, *shapes[0][-2:])
+
+
+def least_squares(static: Static, operands: Sequence[Array]) -> Array:
+    """argmin_y |W (A y - d)|^2 for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
+    system, (b, u) = static.system(*operands[:5]), operands[5:]
+    engine = select(static.engine, system)
+    if hasattr(engine, "solve_problem"):
+        batch = result_shape("least_squares", static, [tuple(x.shape) for x in operands])[:-3]
+        return engine.solve_problem(Problem(system, b, u, batch))[0]
+    return engine.factorize(system).solve(Rows(b, u, None))
+
+
+def augmented(static: Static, operands: Sequence[Array]) -> Array:
+    """argmin_x |W (A x - d)|^2 - M^-1 h; operands c, s, weights, the three parts of d, and h."""
+    system, (*d, h) = static.system(*operands[:5]), operands[5:]
+    factor = select(static.engine, system).factorize(system)
+    return factor.solve(Rows(*d)) - factor.normal_solve(h)
+
+
+OPERATORS: dict[str, Callable[[Static, Sequence[Array]], Array]] = {
+    "least_squares": least_squares,
+    "augmented": augmented,
+}

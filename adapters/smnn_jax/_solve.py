@@ -1,0 +1,124 @@
+"""The public function."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import smnn_core
+from smnn_core import TAYLOR, ArgumentError, Scheme, Weights
+from smnn_core._arrays import can_look, is_tracer
+from smnn_core._problem import Problem
+from smnn_core.engines import ENGINES
+
+from ._least_squares import Inputs, least_squares
+from ._operators import CORE_AXES, Static
+
+Array = Any
+
+__all__ = ["solve_ode"]
+
+UNIT = Weights()
+
+
+def solve_ode(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Array:
+    """Solves a linear ODE system on T time points as a banded least-squares problem, in O(T): `smnn_core.solve_ode`.
+
+    Works under every JAX transform, to any order: jit, vmap (one call for the whole batch), jvp, vjp, hessian,
+    checkpoint, scan, and over devices: where the inputs are sharded over batch axes, under jit with meshes of any axis
+    type and inside shard_map, each device solves its own part.
+
+    Args:
+        coefficients: (..., T or 1, Q, V, R+1).
+        rhs: (..., T or 1, Q).
+        initial_values: (..., T_init, V, R_init); T_init may be 0.
+        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        n_steps: T, needed where every time axis above is 1.
+        scheme: the smoothness scheme, `smnn_core.TAYLOR` (as published), `HERMITE` (more accurate) or your own.
+        weights: numbers or arrays that broadcast against the rows; zero removes a row.
+        engine: "auto", "array_api" (traced as JAX operations, on any platform), or one that runs on the memory of the
+            platform as a custom call; see `smnn_core.show_config`.
+        check: raise on singular systems also where looking means waiting for a device.
+
+    Returns:
+        y, (..., T, V, R+1), in the dtype of the inputs.
+
+    Raises:
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
+        SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
+            device, such a batch member comes back as NaN instead.
+    """
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=_typed(weights, rhs)
+    )
+    system = problem.system
+    if engine != "auto" and engine not in ENGINES:
+        smnn_core.engines.select(engine, system)
+    static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine)
+    inputs = Inputs(coefficients, step_sizes, *vars(system.weights).values(), rhs, initial_values)
+    y = _solve(static, inputs)
+    _raise_if_singular(problem, y, check)
+    return y
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve(static: Static, inputs: Inputs) -> Array:
+    return least_squares(static, normalise(inputs))
+
+
+def normalise(inputs: Inputs) -> Inputs:
+    """Unit axes in front, so that all inputs have their core axes and the same number of batch axes."""
+    cores = CORE_AXES["least_squares"]
+    n_batch = max(0, *(x.ndim - core for x, core in zip(inputs, cores, strict=True)))
+    return Inputs(
+        *(jnp.reshape(x, (1,) * (n_batch + core - x.ndim) + x.shape) for x, core in zip(inputs, cores, strict=True))
+    )
+
+
+def _typed(weights: Weights, like: Array) -> Weights:
+    """Number weights that jit turned into arrays take the dtype of the other arguments, as numbers do."""
+    if not isinstance(weights, Weights):
+        return weights
+    return Weights(
+        **{
+            k: jnp.asarray(w, like.dtype) if isinstance(w, jax.Array) and getattr(w, "weak_type", False) else w
+            for k, w in vars(weights).items()
+        }
+    )
+
+
+def _raise_if_singular(problem: Problem, y: Array, check: bool) -> None:
+    """As the core does: by NaN first, and only then by eliminating again to say where."""
+    if is_tracer(y):
+        if check:
+            raise ArgumentError(
+                "check=True needs values, and these are traced (jit, grad, vmap): leave check out and test the result "
+                "for NaN, which is how singular systems come back."
+            )
+        return
+    if not (check or can_look(y)) or not bool(jnp.any(jnp.isnan(y))):
+        return
+    system, weights = problem.system, problem.system.weights
+    smnn_core.factorize(
+        np.asarray(system.coefficients),
+        np.asarray(system.step_sizes),
+        n_initial_steps=system.n_initial_steps,
+        n_initial_orders=system.n_initial_orders,
+        n_steps=system.n_steps,
+        scheme=system.scheme,
+        weights=Weights(**{k: np.asarray(w) for k, w in vars(weights).items()}),
+    )

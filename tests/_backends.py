@@ -43,6 +43,17 @@ class Backend:
         """The dtype object called "float32", "float64", "bool", ..."""
         return getattr(self.xp, name)
 
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function compiled as a whole where the library compiles each operation by itself otherwise (JAX).
+
+        A test on random shapes spends its time on compilation there: several times less this way.
+        """
+        return importlib.import_module("jax").jit(function) if self.name == "jax" else function
+
+    def examples(self, count: int) -> int:
+        """How many random examples a test that asks for `count` should try: fewer where each one is compiled."""
+        return max(1, count // 10) if self.name == "jax" else count
+
     def __repr__(self) -> str:
         return self.name
 

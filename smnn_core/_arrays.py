@@ -73,6 +73,11 @@ def is_tracer(x: Array) -> bool:
     return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
 
 
+def device_of(x: Array) -> Any:
+    """Where new arrays that meet x belong; None leaves that to the library: x is traced, or lies on several devices."""
+    return None if is_tracer(x) or _is_sharded(x) else compat.device(x)
+
+
 def can_look(x: Array) -> bool:
     """Whether the values of x can be read without tracing errors and without synchronising with a device."""
     if is_tracer(x) or compat.is_cupy_array(x):
@@ -127,7 +132,7 @@ def power_derivatives(xp: Namespace, s: Array, K: int) -> Array:
     """d/ds of `powers`: o s^(o-1) for o = 0..K-1 along a new last axis."""
     if K == 1:
         return xp.zeros_like(s)[..., None]
-    o = xp.arange(1, K, dtype=s.dtype, device=compat.device(s) if not is_tracer(s) else None)
+    o = xp.arange(1, K, dtype=s.dtype, device=device_of(s))
     return xp.concat([xp.zeros_like(s)[..., None], o * powers(xp, s, K - 1)], axis=-1)
 
 

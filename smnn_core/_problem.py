@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import array_api_compat as compat
-
-from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, is_tracer
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
@@ -76,7 +74,7 @@ class System:
     batch: Shape
     """The common batch shape of coefficients, step sizes and weights."""
     device: Any
-    """The device of the arrays, None while they are traced."""
+    """The device of the arrays, None while they are traced, or lie on several devices."""
 
     @property
     def dtype(self) -> Any:
@@ -154,7 +152,7 @@ class System:
         T_init, R_init = n_initial_steps, n_initial_orders
         _check_initial(T_init, R_init, T, K)
 
-        device = None if is_tracer(coefficients) else compat.device(coefficients)
+        device = device_of(coefficients)
         as_arrays = Weights(
             **{
                 k: xp.asarray(float(w), dtype=coefficients.dtype, device=device) if isinstance(w, (int, float)) else w

@@ -1,0 +1,62 @@
+"""Solving a least-squares problem so that torch can differentiate it.
+
+A baseline is a `Method`: how to solve min_x |A x - d| (weights included), and the products that its derivative needs.
+On torch tensors that require gradients, `solve` goes through an autograd function that reuses the factor; torch is
+imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import array_api_compat as compat
+
+from .._arrays import Array
+from .._problem import Problem, Weights
+
+__all__ = ["Method", "inputs", "replace_inputs", "solve"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to solve min_x |A x - d|, where A and d depend on the inputs of a `Problem`."""
+
+    solve: Callable[[Problem], tuple[Array, Callable[[Array], Array]]]
+    """problem -> x and the function g -> (A^T A)^-1 g"""
+    product: Callable[[Problem, Array], tuple[Array, ...]]
+    """problem, x -> A x, in blocks of rows"""
+    right_hand_side: Callable[[Problem], tuple[Array, ...]]
+    """problem -> d, in the same blocks, each broadcasting to that of A x"""
+
+
+def solve(method: Method, problem: Problem) -> Array:
+    """The minimiser x, differentiable where the inputs are torch tensors that require gradients."""
+    tensors = inputs(problem)
+    if compat.is_torch_array(tensors[0]) and any(x.requires_grad for x in tensors):
+        from ._torch import implicit_solve
+
+        return implicit_solve(method, problem, tensors)
+    return method.solve(problem)[0]
+
+
+def inputs(problem: Problem) -> tuple[Array, ...]:
+    """Everything a problem can be differentiated with respect to."""
+    system = problem.system
+    w = system.weights
+    return (
+        system.coefficients,
+        problem.rhs,
+        problem.initial_values,
+        system.step_sizes,
+        w.equation,
+        w.initial,
+        w.smoothness,
+    )
+
+
+def replace_inputs(problem: Problem, arrays: tuple[Array, ...]) -> Problem:
+    """The problem with other arrays of the same shapes, in the order of `inputs`."""
+    coefficients, rhs, initial_values, step_sizes, *weights = arrays
+    system = replace(problem.system, coefficients=coefficients, step_sizes=step_sizes, weights=Weights(*weights))
+    return replace(problem, system=system, rhs=rhs, initial_values=initial_values)

@@ -1,0 +1,234 @@
+"""The predecessor: least squares with a slack variable and central rows (Pervez, Locatello, Gavves, arXiv:2402.13077).
+
+One slack ε per system joins the unknowns, x = (ε, y). With s = s[t] and R = K-1 >= 1 the rows are
+
+    equation, initial   as in `smnn_core.solve_ode`
+    forward             sum_{o>=r} s^o/(o-r)! y[t,o] - s^r y[t+1,r] + ε                      r < R
+    backward            sum_{o>=r} (-s)^o/(o-r)! y[t+1,o] - (-s)^r y[t,r] + ε                r < R
+    central             (y[t-1,R-1] - y[t+1,R-1]) h^(R-2) + y[t,R] h^(R-1) - ε,  h = s[t-1] + s[t],  0 < t < T-1
+
+The forward and backward rows are those of `TAYLOR` without the last of each. A central row has the smaller weight of
+its two steps, so that masking a step masks it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import array_api_compat as compat
+
+from .. import _constraints as constraints
+from .._arrays import Array, Namespace, can_look, size
+from .._errors import ArgumentError
+from .._problem import Problem, Rows, Weights
+from .._schemes import TAYLOR
+from ._implicit import Method, inputs, solve
+
+__all__ = ["mnn_conjugate_gradient", "mnn_dense"]
+
+
+def mnn_dense(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    weights: Weights = Weights(),  # noqa: B008  (frozen)
+) -> Array:
+    """The system with slack variable, by dense Cholesky on the normal equations: O(T^3) time, O(T^2) memory.
+
+    Arguments, result and errors are those of `smnn_core.solve_ode`; R must be at least 1, and for R = 1 neighbouring
+    steps may not cancel. A matrix that is not positive definite raises the LinAlgError of the namespace.
+    """
+    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    return _trajectory(problem, solve(DENSE, problem))
+
+
+def mnn_conjugate_gradient(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    weights: Weights = Weights(),  # noqa: B008  (frozen)
+    max_iterations: int = 200,
+    tolerance: float | None = None,
+) -> Array:
+    """The system with slack variable, by conjugate gradients on the normal equations, without forming a matrix.
+
+    Args:
+        max_iterations: the published limit is 200, often too few: the iteration stops where it stands.
+        tolerance: a system is done when its residual has this size relative to the start; None: the root of the dtype's
+            epsilon.
+        The others, result and errors: as for `mnn_dense`.
+    """
+    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    xp = problem.system.xp
+    if tolerance is None:
+        tolerance = float(xp.finfo(coefficients.dtype).eps) ** 0.5
+
+    def solve_iteratively(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+        look = all(can_look(x) for x in inputs(problem))
+
+        def normal_solve(g: Array) -> Array:
+            def normal_product(x: Array) -> Array:
+                return _transpose_product(problem, _product(problem, x))
+
+            return _conjugate_gradient(xp, normal_product, g, max_iterations, tolerance, look)
+
+        return normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve
+
+    return _trajectory(problem, solve(Method(solve_iteratively, _product, _right_hand_side), problem))
+
+
+def _problem(
+    coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, n_steps: int | None, weights: Weights
+) -> Problem:
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights
+    )
+    if problem.system.K < 2:
+        raise ArgumentError(
+            f"coefficients {tuple(coefficients.shape)} have K = 1 derivative order; the rows of this system need at "
+            "least 2 (R >= 1): append zeros along the last axis."
+        )
+    return problem
+
+
+def _trajectory(problem: Problem, x: Array) -> Array:
+    system = problem.system
+    return system.xp.reshape(x[..., 1:], (*problem.batch, system.n_steps, system.V, system.K))
+
+
+def _central_factor(problem: Problem) -> tuple[Array, Array]:
+    """h = s[t-1] + s[t] and the weight of the central rows, each (..., T-2, 1)."""
+    system = problem.system
+    xp, T = system.xp, system.n_steps
+
+    def per_step(x: Array) -> Array:
+        return xp.broadcast_to(x, (*tuple(x.shape[:-1]), T - 1))
+
+    s, w = per_step(system.step_sizes), per_step(system.weights.smoothness)
+    return (s[..., :-1] + s[..., 1:])[..., None], xp.minimum(w[..., :-1], w[..., 1:])[..., None]
+
+
+def _product(problem: Problem, x: Array) -> tuple[Array, ...]:
+    """W A x for x = (ε, y), (..., 1 + T*n): equation, initial, forward, backward and central rows."""
+    system, K = problem.system, problem.system.K
+    y = system.xp.reshape(x[..., 1:], (*x.shape[:-1], system.n_steps, system.V, K))
+    ε = x[..., :1, None, None]
+    rows = constraints.apply(system, y)
+    rows = constraints.weighted(system.weights, rows._replace(smoothness=rows.smoothness + ε))
+    smoothness: Array = rows.smoothness
+    h, w = _central_factor(problem)
+    R = K - 1
+    central = (y[..., :-2, :, R - 1] - y[..., 2:, :, R - 1]) * h ** (R - 2) + y[..., 1:-1, :, R] * h ** (R - 1)
+    return (
+        rows.equation,
+        rows.initial,
+        smoothness[..., :R],
+        smoothness[..., K : K + R],
+        w * (central - ε[..., 0]),
+    )
+
+
+def _right_hand_side(problem: Problem) -> tuple[Array, ...]:
+    """W d, in the blocks of `_product`."""
+    d = constraints.weighted(problem.system.weights, problem.rows)
+    zero = problem.system.constant(0.0)
+    return d.equation, d.initial, zero, zero, zero
+
+
+def _transpose_product(problem: Problem, blocks: tuple[Array, ...]) -> Array:
+    """A^T W applied to blocks of rows that broadcast to those of `_product`: (*batch, 1 + T*n)."""
+    system, xp, batch = problem.system, problem.system.xp, problem.batch
+    T, V, K, R = system.n_steps, system.V, system.K, system.K - 1
+    equation, initial, forward, backward, central = blocks
+    forward, backward = (xp.broadcast_to(x, (*batch, T - 1, V, R)) for x in (forward, backward))
+    absent = xp.zeros_like(forward[..., :1])
+    smoothness = xp.concat([forward, absent, backward, absent], axis=-1)
+    rows = constraints.weighted(system.weights, Rows(equation, initial, smoothness))
+    h, w = _central_factor(problem)
+    central = w * xp.broadcast_to(central, (*batch, T - 2, V))
+
+    def in_order(values: Array, r: int, before: int, after: int) -> Array:
+        """Values (..., T-2, V) of derivative order r, moved in time, as (..., T, V, K)."""
+        zero = xp.zeros_like(forward[..., :1, :, 0])
+        values = xp.concat([zero] * before + [values] + [zero] * after, axis=-2)[..., None]
+        blank = xp.zeros_like(values)
+        return xp.concat([blank] * r + [values] + [blank] * (K - 1 - r), axis=-1)
+
+    difference = central * h ** (R - 2)
+    y = (
+        constraints.apply_transpose(system, rows)
+        + in_order(difference, R - 1, 0, 2)
+        - in_order(difference, R - 1, 2, 0)
+        + in_order(central * h ** (R - 1), R, 1, 1)
+    )
+    ε = xp.sum(rows.smoothness, axis=(-3, -2, -1)) - xp.sum(central, axis=(-2, -1))
+    y = xp.reshape(xp.broadcast_to(y, (*batch, T, V, K)), (*batch, T * system.n))
+    return xp.concat([xp.broadcast_to(ε, batch)[..., None], y], axis=-1)
+
+
+def _solve_densely(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+    """Cholesky of A^T W^2 A, formed from the dense matrix W A."""
+    system, xp, batch = problem.system, problem.system.xp, problem.batch
+    N = 1 + system.n_steps * system.n
+    unit = xp.eye(N, dtype=system.dtype, device=system.device)
+    columns = _product(problem, xp.reshape(unit, (N, *(1,) * len(batch), N)))
+
+    def flat(x: Array, rank: int) -> Array:
+        core = tuple(x.shape[x.ndim - rank :])
+        return xp.reshape(xp.broadcast_to(x, (N, *batch, *core)), (N, *batch, size(core)))
+
+    # A^T, unknowns before rows, as the unit vectors give it
+    At = xp.concat([flat(x, rank) for x, rank in zip(columns, (2, 3, 3, 3, 2), strict=True)], axis=-1)
+    At = xp.permute_dims(At, (*range(1, len(batch) + 1), 0, len(batch) + 1))
+    L = xp.linalg.cholesky(At @ xp.matrix_transpose(At))
+
+    def normal_solve(g: Array) -> Array:
+        return _cholesky_solve(xp, L, g)
+
+    return normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve
+
+
+DENSE = Method(_solve_densely, _product, _right_hand_side)
+
+
+def _cholesky_solve(xp: Namespace, L: Array, b: Array) -> Array:
+    """L L^T x = b for vectors b; by substitution on torch, elsewhere by what the standard has: a general solve."""
+    if compat.is_torch_array(L):
+        from ._torch import cholesky_solve
+
+        return cholesky_solve(L, b)
+    return xp.linalg.solve(xp.matrix_transpose(L), xp.linalg.solve(L, b[..., None]))[..., 0]
+
+
+def _conjugate_gradient(
+    xp: Namespace, product: Callable[[Array], Array], h: Array, max_iterations: int, tolerance: float, look: bool
+) -> Array:
+    """product(x) = h for vectors along the last axis, each system with its own step lengths.
+
+    `look` says that values can be read: then it stops when all systems are done.
+
+    Source: Hestenes, Stiefel, J. Res. Nat. Bur. Standards 49 (1952) 409.
+    """
+
+    def dot(a: Array, b: Array) -> Array:
+        return xp.sum(a * b, axis=-1, keepdims=True)
+
+    x, r, p, ρ = xp.zeros_like(h), h, h, dot(h, h)
+    target = tolerance**2 * ρ
+    one = xp.ones_like(ρ)
+    for _ in range(max_iterations):
+        active = ~(ρ <= target)  # NaN stays active, and shows in the result
+        if look and not bool(xp.any(active)):
+            break
+        q = product(p)
+        α = xp.where(active, ρ / xp.where(active, dot(p, q), one), xp.zeros_like(ρ))
+        x, r = x + α * p, r - α * q
+        ρ, before = dot(r, r), ρ
+        p = r + ρ / xp.where(active, before, one) * p
+    return x

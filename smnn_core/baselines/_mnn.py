@@ -172,20 +172,43 @@ def _transpose_product(problem: Problem, blocks: tuple[Array, ...]) -> Array:
     return xp.concat([xp.broadcast_to(ε, batch)[..., None], y], axis=-1)
 
 
-def _solve_densely(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
-    """Cholesky of A^T W^2 A, formed from the dense matrix W A."""
+def _transposed_matrix(problem: Problem) -> Array:
+    """(W A)^T as a dense matrix, (*batch, 1 + T*n, rows).
+
+    A row touches at most three consecutive time points. So the product with the sum of the unit vectors of every
+    third point shows all entries of A in their columns, and 3n + 1 products show A.
+    Source: Curtis, Powell, Reid, On the estimation of sparse Jacobian matrices, J. Inst. Math. Appl. 13 (1974) 117.
+    """
     system, xp, batch = problem.system, problem.system.xp, problem.batch
-    N = 1 + system.n_steps * system.n
-    unit = xp.eye(N, dtype=system.dtype, device=system.device)
-    columns = _product(problem, xp.reshape(unit, (N, *(1,) * len(batch), N)))
+    T, n = system.n_steps, system.n
+    time = xp.arange(T, device=system.device)
+    colour = xp.astype(time % 3 == xp.arange(3, device=system.device)[:, None], system.dtype)
+    unit = xp.eye(n, dtype=system.dtype, device=system.device)
+    combs = xp.reshape(colour[:, None, :, None] * unit[:, None, :], (3 * n, T * n))
+    slack = xp.concat([xp.ones_like(combs[:1, :1]), xp.zeros_like(combs[:, :1])])
+    combs = xp.concat([slack, xp.concat([xp.zeros_like(combs[:1, :]), combs])], axis=1)
 
-    def flat(x: Array, rank: int) -> Array:
-        core = tuple(x.shape[x.ndim - rank :])
-        return xp.reshape(xp.broadcast_to(x, (N, *batch, *core)), (N, *batch, size(core)))
+    products, first_times = [], []
+    for block, rank in zip(
+        _product(problem, xp.reshape(combs, (3 * n + 1, *(1,) * len(batch), T * n + 1))), (2, 3, 3, 3, 2), strict=True
+    ):
+        core = tuple(block.shape[block.ndim - rank :])
+        products.append(xp.reshape(xp.broadcast_to(block, (3 * n + 1, *batch, *core)), (3 * n + 1, *batch, size(core))))
+        times = xp.reshape(time[: core[0]], (core[0], *(1,) * (rank - 1)))
+        first_times.append(xp.reshape(xp.broadcast_to(times, core), (size(core),)))
+    products = xp.permute_dims(xp.concat(products, axis=-1), (*range(1, len(batch) + 1), 0, len(batch) + 1))
 
-    # A^T, unknowns before rows, as the unit vectors give it
-    At = xp.concat([flat(x, rank) for x, rank in zip(columns, (2, 3, 3, 3, 2), strict=True)], axis=-1)
-    At = xp.permute_dims(At, (*range(1, len(batch) + 1), 0, len(batch) + 1))
+    unknown = xp.arange(T * n, device=system.device)
+    later = (unknown // n)[:, None] - xp.concat(first_times)
+    touched = xp.astype((later >= 0) & (later < 3), system.dtype)
+    touched = xp.concat([xp.ones_like(touched[:1, :]), touched])
+    comb = xp.concat([xp.zeros_like(unknown[:1]), 1 + (unknown // n % 3) * n + unknown % n])
+    return xp.take(products, comb, axis=-2) * touched
+
+
+def _solve_densely(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+    xp = problem.system.xp
+    At = _transposed_matrix(problem)
     L = xp.linalg.cholesky(At @ xp.matrix_transpose(At))
 
     def normal_solve(g: Array) -> Array:

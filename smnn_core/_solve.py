@@ -87,8 +87,7 @@ def solve_ode_vjp(
         `Gradients`, each in the shape of its input (summed over axes along which the input was broadcast). The factor
         of the solve is kept and used by every call of vjp.
 
-    Raises:
-        as `solve_ode`; vjp raises ShapeError if g does not have the shape of y.
+    Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
     problem = Problem.build(
         coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
@@ -119,11 +118,10 @@ def factorize(
     """Eliminates the left-hand side once, for any number of right-hand sides.
 
     Args:
-        n_initial_steps, n_initial_orders: T_init and R_init of the initial values to come.
-        The others: as for `solve_ode`.
+        n_initial_steps: T_init of the initial values to come.
+        n_initial_orders: R_init of the initial values to come.
 
-    Raises:
-        as `solve_ode`.
+    The other arguments, and what is raised, are as for `solve_ode`.
     """
     system = System.build(
         coefficients,

@@ -40,10 +40,10 @@ format: $(VENV)/.lint
 	$(PY) -m ruff format .
 
 docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
-	$(PY) -m mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 bench: $(VENV)/.torch $(VENV)/.examples
 	$(PY) -m benchmarks

@@ -1,7 +1,7 @@
 """Runs the examples of Markdown files and compares what they print: `python tools/run_examples.py README.md`.
 
-All ```python blocks of a file run in order, in one namespace. A ```text block that follows holds what the block before it
-prints; without one it must print nothing.
+All ```python blocks of a file run in order, in one namespace. A ```text block that follows holds what the block before
+it prints; without one it must print nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""What the site needs from Python while it is built.
+
+- The examples on the pages may import the packages from the working tree, and `figures` from this folder.
+- README's examples run, and must print what README says.
+- Formulas become MathML here, so that browsers show them without scripts, fonts or network.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+ROOT = Path(__file__).parents[2]
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_startup(**_: Any) -> None:
+    for folder in (ROOT / "docs" / "_support", ROOT / "tools", ROOT / "adapters", ROOT):
+        sys.path.insert(0, str(folder))
+
+
+def on_pre_build(**_: Any) -> None:
+    from run_examples import run  # on the path only now
+
+    run(ROOT / "README.md")
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    return FORMULA.sub(lambda formula: _mathml(formula, page.file.src_uri), content)
+
+
+def _mathml(formula: re.Match[str], page: str) -> str:
+    latex = html.unescape(formula[3]).strip()
+    block = formula[2] == "["
+    mathml = convert(latex, display="block" if block else "inline")
+    # What the converter does not know it copies; an unescaped & is a column mark outside a matrix.
+    if "\\" in mathml or re.search(r"&(?!#?\w+;)", mathml):
+        raise PluginError(f"{page}: a command or environment in this formula is not supported: {latex}")
+    source = html.escape(latex, quote=True)
+    mathml = mathml.replace("<math ", f'<math alttext="{source}" ', 1)
+    return f'<div class="formula">{mathml}</div>' if block else mathml

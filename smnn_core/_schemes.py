@@ -9,7 +9,7 @@ vanish (up to truncation) for a smooth function with derivatives y[t, o] = y^(o)
 Order of the error. A polynomial of degree R satisfies every row of `TAYLOR` exactly; of a general function
 the row of order r leaves `s^(R+1) y^(R+1) / (R+1-r)!` (forward rows, and the mirrored residual backward).
 The row of order r of `HERMITE` is the (k, k) Padé row of exp, k = R-r, exact for polynomials of degree R+k:
-its residual is `s^(2R+1-r) y^(2R+1-r) (-1)^k (k!)^2 / ((2k)! (2k+1)!)`.
+its residual is `s^(2R+1-r) y^(2R+1-r) (-1)^(k+1) (k!)^2 / ((2k)! (2k+1)!)`.
 """
 
 from __future__ import annotations

@@ -160,13 +160,17 @@ class Factorization:
         Raises:
             ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
         """
-        system = self.system
-        common_namespace({"coefficients": system.coefficients, "g": g})
-        core = (system.n_steps, system.V, system.K)
-        if tuple(g.shape[-3:]) != core:
-            raise ShapeError(f"g must have shape (..., {', '.join(map(str, core))}); got {tuple(g.shape)}.")
-        broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+        check_states(self.system, "g", g)
         return self.factor.normal_solve(g)
+
+
+def check_states(system: System, name: str, x: Array) -> None:
+    """Raises unless x, of shape (..., T, V, R+1), fits the system."""
+    common_namespace({"coefficients": system.coefficients, name: x})
+    core = (system.n_steps, system.V, system.K)
+    if tuple(x.shape[-3:]) != core:
+        raise ShapeError(f"{name} must have shape (..., {', '.join(map(str, core))}); got {tuple(x.shape)}.")
+    broadcast_shapes({"left-hand side": system.batch, name: tuple(x.shape[:-3])})
 
 
 class Residuals(NamedTuple):

@@ -2,14 +2,16 @@
 
 from smnn_core import HERMITE, TAYLOR, Scheme, SingularSystemError, Weights, residuals
 
-from ._solve import solve_ode
+from ._solve import Factorization, factorize, solve_ode
 
 __all__ = [
+    "Factorization",
     "HERMITE",
     "TAYLOR",
     "Scheme",
     "SingularSystemError",
     "Weights",
+    "factorize",
     "residuals",
     "solve_ode",
 ]

@@ -1,28 +1,43 @@
-"""Between tensors and engines: NumPy views of CPU tensors for compiled engines, tensors themselves for array calls.
+"""Between tensors and engines: everything here works on plain tensors and knows nothing of derivatives.
 
-Everything here works on plain tensors (no functorch wrappers, no tracing) and knows nothing of derivatives.
+A compiled engine sees CPU tensors as NumPy arrays on the same memory, and its results become tensors on theirs. Where
+no compiled engine serves, the array API engine takes the tensors themselves, on any device. (An engine for CUDA arrays
+is to be offered its views in `_for_engine`, the one place where arrays are chosen.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-import array_api_compat.torch as xp
 import numpy as np
 import torch
+from torch import Tensor
+
 from smnn_core import Scheme
-from smnn_core._arrays import broadcast_shapes
+from smnn_core._arrays import Shape, broadcast_shapes
 from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._solve import adjoint as core_adjoint
 from smnn_core._solve import raise_if_singular, solve_problem
 from smnn_core.engines import array_api, select
 from smnn_core.engines._contract import Factor
-from torch import Tensor
 
-__all__ = ["Kept", "Statement", "adjoint", "factorize", "least_squares", "normal_solve", "problem_of", "state_and_factorize", "system_of", "tensor"]
+__all__ = [
+    "Keep",
+    "Kept",
+    "Statement",
+    "adjoint",
+    "batch_of_lhs",
+    "full_precision",
+    "in_order",
+    "least_squares",
+    "normal_solve",
+    "prepare",
+    "tensor",
+]
 
 FLOATS = (torch.float32, torch.float64)
+T_ = TypeVar("T_", Problem, System)
 
 
 class Statement(NamedTuple):
@@ -39,115 +54,179 @@ class Statement(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a solve leaves for its derivatives: problem and factor, in the arrays of the engine."""
+    """An eliminated left-hand side, in the arrays of its engine."""
 
-    problem: Problem
+    system: System
     factor: Factor
 
 
-def least_squares(
-    how: Statement, kept: Kept | None, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None
-) -> tuple[Tensor, Kept]:
-    """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
-    if kept is None:
-        problem = _state(how, *lhs, b, u)
-        if σ is None:
-            with _full_precision(problem.system):
-                y, factor = solve_problem(problem, engine=how.engine, check=how.check)
-            return tensor(y), Kept(problem, factor)
-        kept = factorize(how, problem)
-    system = kept.problem.system
-    d = Rows(*(None if x is None else _like(system, x) for x in (b, u, σ)))
-    with _full_precision(system):
-        return tensor(kept.factor.solve(d)), kept
+class Keep:
+    """Where a solve leaves its factor for its derivatives: one object for a solve and everything derived from it.
 
-
-def normal_solve(kept: Kept, h: Tensor) -> Tensor:
-    """M^-1 h."""
-    system = kept.problem.system
-    with _full_precision(system):
-        return tensor(kept.factor.normal_solve(_like(system, h)))
-
-
-def adjoint(kept: Kept, y: Tensor, g: Tensor) -> Gradients:
-    """The gradients with respect to all inputs of the solve that left `kept`, from g = dL/dy, in one go."""
-    system = kept.problem.system
-    with _full_precision(system):
-        return core_adjoint(kept.problem, kept.factor, _like(system, y), _like(system, g))
-
-
-def state_and_factorize(
-    how: Statement, lhs: Sequence[Any], b: Tensor | None = None, u: Tensor | None = None, n_steps: int | None = None
-) -> Kept:
-    """A new factor; where there is no right-hand side, for one of zeros."""
-    c = lhs[0]
-    if b is None or u is None:
-        b = c.new_zeros((1, c.shape[-3]))
-        u = c.new_zeros((how.n_initial_steps, c.shape[-2], how.n_initial_orders))
-    if how.n_steps is None:
-        how = how._replace(n_steps=n_steps)
-    return factorize(how, _state(how, *lhs, b, u))
-
-
-def factorize(how: Statement, problem: Problem) -> Kept:
-    engine = select(how.engine, problem.system)
-    with _full_precision(problem.system):
-        factor = engine.factorize(problem.system)
-        raise_if_singular(problem.system, factor, how.check)
-    return Kept(problem, factor)
-
-
-def _state(how: Statement, c: Tensor, s: Tensor, w_e: Any, w_i: Any, w_s: Any, b: Tensor, u: Tensor) -> Problem:
-    """The problem, checked, in the arrays of the engine that will serve it.
-
-    CPU tensors are shown to compiled engines as NumPy arrays on the same memory; where none of them serves, the array
-    API engine takes the tensors themselves. CUDA tensors always go to the array API engine.
+    It passes through autograd and functorch as an argument that they do not look into. It stays empty where the factor
+    is to be computed again (`Statement.recompute`).
     """
-    tensors = [c, b, u, s, *(w for w in (w_e, w_i, w_s) if isinstance(w, Tensor))]
-    problem = None
-    if all(x.is_cpu and x.dtype == c.dtype for x in tensors) and c.dtype in FLOATS:
-        weights = Weights(*(_view(w) if isinstance(w, Tensor) else w for w in (w_e, w_i, w_s)))
-        problem = Problem.build(
-            _view(c), _view(b), _view(u), _view(s), n_steps=how.n_steps, scheme=how.scheme, weights=weights
-        )
-        if select(how.engine, problem.system) is not array_api:
-            return problem
-    weights = Weights(*(w.detach() if isinstance(w, Tensor) else w for w in (w_e, w_i, w_s)))
-    c, b, u, s = (x.detach() for x in (c, b, u, s))
-    return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights)
+
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        self.kept = kept
 
 
-def system_of(how: Statement, c: Tensor, s: Tensor, w_e: Any, w_i: Any, w_s: Any, n_steps: int) -> System:
-    """The left-hand side in tensors of any kind, not checked: to write derivatives with."""
-    weights = Weights(*(torch.as_tensor(w, dtype=c.dtype, device=c.device) for w in (w_e, w_i, w_s)))
-    ranks = (c, 4), (s, 1), (weights.equation, 2), (weights.initial, 3), (weights.smoothness, 1)
-    return System(
-        xp=xp,
-        coefficients=c,
-        step_sizes=s,
-        weights=weights,
-        scheme=how.scheme,
-        n_steps=n_steps,
-        n_initial_steps=how.n_initial_steps,
-        n_initial_orders=how.n_initial_orders,
-        batch=broadcast_shapes({str(i): tuple(x.shape[: max(x.ndim - rank, 0)]) for i, (x, rank) in enumerate(ranks)}),
-        device=c.device,
+def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
+    """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
+    if keep.kept is None and σ is None:
+        problem = _problem(how, lhs, b, u)
+        with full_precision(problem.system.coefficients):
+            y, factor = solve_problem(problem, engine=how.engine, check=how.check)
+        if not how.recompute:
+            keep.kept = Kept(problem.system, factor)
+        return tensor(y)
+    n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
+    return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
+
+
+def normal_solve(how: Statement, keep: Keep, lhs: Sequence[Any], h: Tensor) -> Tensor:
+    """M^-1 h."""
+    return _with_factor(how, keep, lhs, h.shape[-3], {"h": (h, 3)})
+
+
+def _with_factor(
+    how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None, rhs: Mapping[str, tuple[Tensor | None, int]]
+) -> Tensor:
+    """The solution for a right-hand side, given with the number of axes of its rows, and the factor that is kept.
+
+    The rules for vmap put the mapped axis in front of the batch axes. Several in a row may have put axes of length 1
+    between those that the left-hand side had when it was eliminated. The right-hand side is as long there as it likes:
+    its axes are moved to the front, so that it broadcasts with the factor.
+    """
+    system, factor = prepare(how, keep, lhs, n_steps)
+    now = batch_of_lhs(lhs)
+    rank = max(len(now), *(x.ndim - core for x, core in rhs.values() if x is not None))
+    places = _places(system.batch, (1,) * (rank - len(now)) + now)
+    if places is None:
+        return _with_factor(how, Keep(), lhs, n_steps, rhs)
+    others = tuple(i for i in range(rank) if i not in places)
+    moved = others + places != tuple(range(rank))
+
+    def arrange(x: Tensor | None, core: int) -> Any:
+        if x is None:
+            return None
+        if moved:
+            x = x.reshape(*(1,) * (rank + core - x.ndim), *x.shape)
+            x = x.permute(*others, *places, *range(rank, rank + core))
+        return _like(system, x)
+
+    arrays = [arrange(*entry) for entry in rhs.values()]
+    with full_precision(system.coefficients):
+        y = tensor(factor.normal_solve(*arrays) if "h" in rhs else factor.solve(Rows(*arrays)))
+    if not moved:
+        return y
+    order = (*others, *places, *range(rank, rank + 3))
+    return y.permute(*(order.index(i) for i in range(rank + 3)))
+
+
+def _places(kept: Shape, now: Shape) -> tuple[int, ...] | None:
+    """Where the batch axes `kept` lie in `now`, which has axes of length 1 between them; None where it has not."""
+    places: list[int] = []
+    rest = list(kept)
+    for i in reversed(range(len(now))):
+        if rest and rest[-1] == now[i]:
+            places.insert(0, i)
+            rest.pop()
+        elif now[i] != 1:
+            return None
+    return None if rest else tuple(places)
+
+
+def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
+    """The batch shape of (c, s, w_e, w_i, w_s)."""
+    entries = zip(("c", "s", "w_e", "w_i", "w_s"), lhs, (4, 1, 2, 3, 1), strict=True)
+    return broadcast_shapes(
+        {name: tuple(x.shape[: max(x.ndim - rank, 0)]) for name, x, rank in entries if isinstance(x, Tensor)}
     )
 
 
-def problem_of(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor) -> Problem:
-    """The problem that y solves, as `system_of`."""
-    return Problem(system_of(how, *lhs, n_steps=y.shape[-3]), b, u, tuple(y.shape[:-3]), σ)
+def adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
+    """The gradients with respect to all inputs of y = least_squares(...), in one go; in the arrays of the engine."""
+    system, factor = prepare(how, keep, lhs, y.shape[-3])
+    b, u, y, g = (_like(system, x) for x in (b, u, y, g))
+    with full_precision(system.coefficients):
+        return core_adjoint(Problem(system, b, u, tuple(y.shape[:-3])), factor, y, g)
 
 
-def _view(x: Tensor) -> np.ndarray:
+def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:
+    """The factor that is kept, or else a new one."""
+    if keep.kept is not None:
+        return keep.kept
+    c, s, *w = lhs
+
+    def build(arrays: Callable[[Any], Any]) -> System:
+        return System.build(
+            arrays(c),
+            arrays(s),
+            n_initial_steps=how.n_initial_steps,
+            n_initial_orders=how.n_initial_orders,
+            n_steps=n_steps,
+            scheme=how.scheme,
+            weights=Weights(*map(arrays, w)),
+        )
+
+    system = _for_engine(how, lhs, build)
+    with full_precision(system.coefficients):
+        factor = select(how.engine, system).factorize(system)
+        raise_if_singular(system, factor, how.check)
+    kept = Kept(system, factor)
+    if not how.recompute:
+        keep.kept = kept
+    return kept
+
+
+def in_order(gradients: Gradients) -> tuple[Any, ...]:
+    """Gradients in the order of arguments everywhere here: c, s, w_e, w_i, w_s, b, u."""
+    c, b, u, s, w = gradients
+    return c, s, w.equation, w.initial, w.smoothness, b, u
+
+
+def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Problem:
+    """The problem, checked, in the arrays of the engine that will serve it."""
+    c, s, *w = lhs
+
+    def build(arrays: Callable[[Any], Any]) -> Problem:
+        return Problem.build(
+            *(arrays(x) for x in (c, b, u, s)),
+            n_steps=how.n_steps,
+            scheme=how.scheme,
+            weights=Weights(*map(arrays, w)),
+        )
+
+    return _for_engine(how, (*lhs, b, u), build)
+
+
+def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[[Any], Any]], T_]) -> T_:
+    """What `build` makes of the arrays that the engine takes: NumPy arrays or tensors."""
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    dtype = tensors[0].dtype
+    if dtype in FLOATS and all(x.is_cpu and x.dtype == dtype for x in tensors):
+        result = build(_view)
+        system = result.system if isinstance(result, Problem) else result
+        if select(how.engine, system) is not array_api:
+            return result
+    return build(_plain)
+
+
+def _plain(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def _view(x: Any) -> Any:
     """The same memory as a NumPy array."""
-    return x.detach().resolve_neg().numpy()
+    return x.detach().resolve_neg().numpy() if isinstance(x, Tensor) else x
 
 
 def _like(system: System, x: Tensor) -> Any:
     """x as the kind of array that the system is made of."""
-    return _view(x) if isinstance(system.coefficients, np.ndarray) else x.detach()
+    return _view(x) if isinstance(system.coefficients, np.ndarray) else _plain(x)
 
 
 def tensor(x: Any) -> Tensor:
@@ -155,7 +234,6 @@ def tensor(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
 
 
-def _full_precision(system: System) -> torch.autocast:
+def full_precision(x: Any) -> torch.autocast:
     """Array calls on tensors must not be autocast to half precision."""
-    kind = "cpu" if isinstance(system.coefficients, np.ndarray) else system.coefficients.device.type
-    return torch.autocast(kind, enabled=False)
+    return torch.autocast(x.device.type if isinstance(x, Tensor) else "cpu", enabled=False)

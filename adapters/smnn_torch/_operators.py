@@ -4,183 +4,266 @@
     NormalSolve     x = M^-1 h                     with M = A^T W^2 A
 
 Their rules are written with the formulas of the core on tensors and with the two operators themselves, so that
-derivatives of any order, in any mixture of forward and reverse mode, follow. Both share the factor of the first solve
-(`kept`): an opaque object that travels as an output of the forward pass. An ordinary backward pass, whose result will
-not be differentiated again, takes the shortcut of the engine's fused adjoint instead.
+derivatives of any order, in any mixture of forward and reverse mode, follow. An ordinary backward pass, whose result
+will not be differentiated again, takes the shortcut of the engine's fused adjoint instead.
 
-Arguments: `how`, a `Statement`; `kept`, a factor or None; lhs = (c, s, w_e, w_i, w_s): coefficients, step sizes, and
-weights, tensors or numbers; then the right-hand side.
+Arguments: `how`, a `Statement`; `keep`, where the factor is or will be; lhs = (c, s, w_e, w_i, w_s): coefficients, step
+sizes, and weights, tensors or numbers; then the right-hand side.
+
+Tensors that only stand for others (traced, or batched by `is_grads_batched`) go through the custom ops of `_ops`, whose
+derivatives are those of this module again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import array_api_compat.torch as xp
 import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
 from smnn_core import ShapeError, Weights
 from smnn_core._arrays import sum_to_shape
-from smnn_core._gradient import (
-    least_squares_pullback,
-    normal_pullback,
-    normal_pushforward,
-    solve_pushforward,
-)
-from smnn_core._problem import Gradients
-from torch import Tensor
-from torch.autograd import Function
+from smnn_core._gradient import least_squares_pullback, normal_pullback, normal_pushforward, solve_pushforward
+from smnn_core._problem import Gradients, Problem, System
 
 from . import _bridge as bridge
-from ._bridge import Kept, Statement, problem_of, system_of, xp
+from . import _ops as ops
+from ._bridge import Keep, Statement, full_precision
 
-__all__ = ["LeastSquares", "NormalSolve"]
+__all__ = ["LeastSquares", "NormalSolve", "least_squares", "normal_solve", "system_of"]
+
+
+def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
+    """`LeastSquares.apply`, in eager mode without the work that only functorch needs."""
+    function = LeastSquares if _functorch_is_active() else _EagerLeastSquares
+    return function.apply(how, keep, *tensors)
+
+
+def normal_solve(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
+    """`NormalSolve.apply`."""
+    return NormalSolve.apply(how, keep, *tensors)
 
 
 class LeastSquares(Function):
-    """(how, kept, c, s, w_e, w_i, w_s, b, u, σ) -> y, kept."""
+    """(how, keep, c, s, w_e, w_i, w_s, b, u, σ) -> y."""
 
     @staticmethod
-    def forward(how: Statement, kept: Kept | None, *tensors: Any) -> tuple[Tensor, Kept | None]:
+    def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
         *lhs, b, u, σ = tensors
-        y, new = bridge.least_squares(how, kept, lhs, b, u, σ)
-        return y, None if how.recompute else new
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Kept | None]) -> None:
-        y, kept = output
-        _save(ctx, inputs[0], kept, inputs[2:], y)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None, _: None) -> tuple[Any, ...]:
-        if g is None:
-            return (None,) * 10
-        how, kept = ctx.how, ctx.kept
-        *lhs, b, u, σ, y = _saved(ctx)
-        if σ is None and not _differentiable():
-            if kept is None:
-                kept = bridge.state_and_factorize(how, lhs, b, u)
-            gradients, dσ = bridge.adjoint(kept, y, g), None
-        else:
-            λ = NormalSolve.apply(how, kept, *lhs, g)
-            gradients, dσ = least_squares_pullback(problem_of(how, lhs, b, u, σ, y), y, λ)
-            dσ = None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
-        all_gradients = (*_of_lhs(gradients), gradients.rhs, gradients.initial_values, dσ)
-        return None, None, *_needed(ctx, all_gradients)
-
-    @staticmethod
-    def jvp(ctx: Any, _how: None, _kept: None, *tangents: Tensor | None) -> tuple[Tensor, None]:
-        how, kept = ctx.how, ctx.kept
-        *lhs, b, u, σ, y = _saved(ctx)
-        dc, ds, *dw, db, du, dσ = tangents
-        problem = problem_of(how, lhs, b, u, σ, y)
-        δ, γ = solve_pushforward(problem, y, Gradients(dc, db, du, ds, Weights(*dw)), dσ)
-        dy, _ = LeastSquares.apply(how, kept, *lhs, *δ)
-        if any(dx is not None for dx in (dc, ds, *dw)):
-            dy = dy + NormalSolve.apply(how, kept, *lhs, γ)
-        return torch.broadcast_to(dy, y.shape), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, kept: Kept | None, *tensors: Any) -> Any:
-        names = ("coefficients", "step_sizes", *_WEIGHTS, "rhs", "initial_values", "smoothness")
-        tensors = _with_batch_in_front(names, (4, 1, 2, 3, 1, 2, 3, 3), in_dims[2:], tensors)
-        return LeastSquares.apply(how, kept, *tensors), (0, None)
-
-
-class NormalSolve(Function):
-    """(how, kept, c, s, w_e, w_i, w_s, h) -> x."""
-
-    @staticmethod
-    def forward(how: Statement, kept: Kept | None, *tensors: Any) -> Tensor:
-        *lhs, h = tensors
-        return bridge.normal_solve(kept or bridge.state_and_factorize(how, lhs, n_steps=h.shape[-3]), h)
+        if not ops.is_plain(tensors):
+            return ops.least_squares(how, lhs, b, u, σ)
+        return bridge.least_squares(how, keep, lhs, b, u, σ)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, inputs[0], inputs[1], inputs[2:], output)
+        _save(ctx, *inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        if g is None:
+            return (None,) * 10
+        how, keep, *lhs, b, u, σ, y = _saved(ctx)
+        if σ is None and not _differentiable(g):
+            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g), None
+        else:
+            gradients, dσ = _gradients(how, keep, lhs, b, u, σ, y, g)
+        return None, None, *_needed(ctx, (*bridge.in_order(gradients), dσ))
+
+    @staticmethod
+    def jvp(ctx: Any, _how: None, _keep: None, *tangents: Tensor | None) -> Tensor:
+        dc, ds, *dw, db, du, dσ = tangents
+        with _inside_jvp(ctx) as (how, keep, *lhs, b, u, σ, y):
+            problem = _problem_of(how, lhs, b, u, σ, y)
+            δ, γ = solve_pushforward(problem, y, Gradients(dc, db, du, ds, Weights(*dw)), dσ)
+            dy = LeastSquares.apply(how, keep, *lhs, *δ)
+            if any(t is not None for t in (dc, ds, *dw)):
+                dy = dy + NormalSolve.apply(how, keep, *lhs, γ)
+            return torch.broadcast_to(dy, y.shape)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
+        return LeastSquares.apply(how, keep, *_with_batch_in_front("least_squares", in_dims[2:], tensors)), 0
+
+
+class _EagerLeastSquares(LeastSquares):
+    """The same, as a function without `setup_context`: PyTorch then neither binds nor looks for functorch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+        y = LeastSquares.forward(*inputs)
+        _save(ctx, *inputs, y)
+        return y
+
+    setup_context = Function.setup_context
+
+
+class NormalSolve(Function):
+    """(how, keep, c, s, w_e, w_i, w_s, h) -> x."""
+
+    @staticmethod
+    def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
+        *lhs, h = tensors
+        if not ops.is_plain(tensors):
+            return ops.normal_solve(how, lhs, h)
+        return bridge.normal_solve(how, keep, lhs, h)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, *inputs, output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
         if g is None:
             return (None,) * 8
-        how, kept = ctx.how, ctx.kept
-        *lhs, h, x = _saved(ctx)
-        λ = NormalSolve.apply(how, kept, *lhs, g)
-        gradients = normal_pullback(system_of(how, *lhs, n_steps=x.shape[-3]), x, λ)
-        return None, None, *_needed(ctx, (*_of_lhs(gradients), sum_to_shape(xp, λ, tuple(h.shape))))
+        how, keep, *lhs, h, x = _saved(ctx)
+        λ = NormalSolve.apply(how, keep, *lhs, g)
+        with full_precision(x):
+            gradients = normal_pullback(system_of(how, lhs, x.shape[-3]), x, λ)
+        return None, None, *_needed(ctx, (*bridge.in_order(gradients)[:5], sum_to_shape(xp, λ, tuple(h.shape))))
 
     @staticmethod
-    def jvp(ctx: Any, _how: None, _kept: None, *tangents: Tensor | None) -> Tensor:
-        how, kept = ctx.how, ctx.kept
-        *lhs, _, x = _saved(ctx)
+    def jvp(ctx: Any, _how: None, _keep: None, *tangents: Tensor | None) -> Tensor:
         dc, ds, *dw, dh = tangents
-        dx = torch.zeros_like(x) if dh is None else NormalSolve.apply(how, kept, *lhs, dh)
-        if any(t is not None for t in (dc, ds, *dw)):
-            system = system_of(how, *lhs, n_steps=x.shape[-3])
-            δ, γ = normal_pushforward(system, x, Gradients(dc, None, None, ds, Weights(*dw)))
-            dx = dx - LeastSquares.apply(how, kept, *lhs, *δ)[0] - NormalSolve.apply(how, kept, *lhs, γ)
-        return torch.broadcast_to(dx, x.shape)
+        with _inside_jvp(ctx) as (how, keep, *lhs, _, x):
+            dx = torch.zeros_like(x) if dh is None else NormalSolve.apply(how, keep, *lhs, dh)
+            if any(t is not None for t in (dc, ds, *dw)):
+                system = system_of(how, lhs, x.shape[-3])
+                δ, γ = normal_pushforward(system, x, Gradients(dc, None, None, ds, Weights(*dw)))
+                dx = dx - LeastSquares.apply(how, keep, *lhs, *δ) - NormalSolve.apply(how, keep, *lhs, γ)
+            return torch.broadcast_to(dx, x.shape)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, kept: Kept | None, *tensors: Any) -> Any:
-        names = ("coefficients", "step_sizes", *_WEIGHTS, "g")
-        tensors = _with_batch_in_front(names, (4, 1, 2, 3, 1, 3), in_dims[2:], tensors)
-        return NormalSolve.apply(how, kept, *tensors), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
+        return NormalSolve.apply(how, keep, *_with_batch_in_front("normal_solve", in_dims[2:], tensors)), 0
 
 
-_WEIGHTS = ("weights.equation", "weights.initial", "weights.smoothness")
+def _gradients(
+    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor, g: Tensor
+) -> tuple[Gradients, Tensor | None]:
+    """The gradients with respect to all inputs of y = least_squares(...), and σ, themselves differentiable."""
+    λ = NormalSolve.apply(how, keep, *lhs, g)
+    with full_precision(y):
+        gradients, dσ = least_squares_pullback(_problem_of(how, lhs, b, u, σ, y), y, λ)
+    return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
 
 
-def _differentiable() -> bool:
-    """Whether what is computed now may be differentiated or transformed again.
+def _adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
+    if not ops.is_plain((*lhs, b, u, y, g)):
+        return ops.adjoint(how, lhs, b, u, y, g)
+    return bridge.adjoint(how, keep, lhs, b, u, y, g)
 
-    functorch asks the same question with the same call in `torch.autograd.Function.apply`; there is no public one.
+
+def system_of(how: Statement, lhs: Sequence[Any], n_steps: int | None = None) -> System:
+    """The left-hand side in tensors of any kind, checked long ago: to write derivatives with."""
+    c, s, *w = lhs
+    weights = Weights(*(torch.as_tensor(x, dtype=c.dtype, device=c.device) for x in w))
+    return System(
+        xp=xp,
+        coefficients=c,
+        step_sizes=s,
+        weights=weights,
+        scheme=how.scheme,
+        n_steps=how.n_steps if n_steps is None else n_steps,
+        n_initial_steps=how.n_initial_steps,
+        n_initial_orders=how.n_initial_orders,
+        batch=bridge.batch_of_lhs(lhs),
+        device=c.device,
+    )
+
+
+def _problem_of(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor) -> Problem:
+    """The problem that y solves, as `system_of`."""
+    return Problem(system_of(how, lhs, y.shape[-3]), b, u, tuple(y.shape[:-3]), σ)
+
+
+def _functorch_is_active() -> bool:
+    """Asked with the same call in `torch.autograd.Function.apply`; there is no public one."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _differentiable(g: Tensor) -> bool:
+    """Whether what is computed from g now may be differentiated or transformed again."""
+    return torch.is_grad_enabled() or _functorch_is_active() or ops.is_legacy_batched(g)
+
+
+def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
+    """Saves inputs and result for both modes.
+
+    The factor hangs on a tensor that is saved with them, not on ctx: so it is freed with them after a backward pass,
+    and dropped and made again with them by `torch.utils.checkpoint`.
     """
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-
-
-def _save(ctx: Any, how: Statement, kept: Kept | None, inputs: Sequence[Any], result: Tensor) -> None:
-    ctx.how, ctx.kept = how, kept
     ctx.set_materialize_grads(False)
-    ctx.numbers = tuple(None if isinstance(x, Tensor) else x for x in inputs)
-    tensors = (*(x if isinstance(x, Tensor) else None for x in inputs), result)
-    ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
+    ctx.how = how
+    ctx.numbers = tuple(None if isinstance(x, Tensor) else x for x in tensors)
+    token = torch.empty(0)
+    token.keep = keep  # type: ignore[attr-defined]
+    saved = (*(x if isinstance(x, Tensor) else None for x in tensors), token)
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
 
 
 def _saved(ctx: Any) -> list[Any]:
-    """The inputs, numbers included, and the result."""
-    *inputs, result = ctx.saved_tensors
-    return [*(x if number is None else number for x, number in zip(inputs, ctx.numbers, strict=True)), result]
+    """how, keep, the inputs (numbers included) and the result."""
+    *tensors, token = ctx.saved_tensors
+    keep = getattr(token, "keep", None) or Keep()  # hooks on saved tensors, such as `save_on_cpu`, may give a copy
+    return [ctx.how, keep, *(x if k is None else k for x, k in zip(tensors, ctx.numbers, strict=True))]
 
 
-def _of_lhs(gradients: Gradients) -> tuple[Any, ...]:
-    weights = gradients.weights
-    return gradients.coefficients, gradients.step_sizes, weights.equation, weights.initial, weights.smoothness
+@contextmanager
+def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
+    """What `_saved` gives, without tangents, and with forward mode on for the transforms outside this one.
+
+    PyTorch runs jvp with forward mode off. A jvp of a jvp would then be zero, without a word: with it on, and the
+    tangents of this level taken off the saved tensors, it is right.
+    """
+    with forward_ad._set_fwd_grad_enabled(True):
+        saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in _saved(ctx)]
+        with full_precision(saved[-1]):
+            yield saved
 
 
 def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:
     return [bridge.tensor(x) if needed else None for x, needed in zip(gradients, ctx.needs_input_grad[2:], strict=True)]
 
 
-def _with_batch_in_front(
-    names: Sequence[str], ranks: Sequence[int], in_dims: Sequence[int | None], tensors: Sequence[Any]
-) -> list[Any]:
+_WEIGHTS = {"weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
+_LHS = {"coefficients": 4, "step_sizes": 1, **_WEIGHTS}
+_RANKS = {
+    "least_squares": {**_LHS, "rhs": 2, "initial_values": 3, "smoothness": 3},
+    "normal_solve": {**_LHS, "g": 3},
+}
+"""The arguments of the operators in order, and how many axes their rows have."""
+
+
+def _with_batch_in_front(operator: str, in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
     """Moves the mapped axis to the front of all other batch axes; unmapped inputs stay as they are, thus shared.
 
     Batch axes are aligned from the right, so mapped inputs with fewer of them (or, for weights, with fewer axes than
     their rows) get axes of length 1 behind the mapped one.
     """
-    logical = [
-        x.ndim - (dim is not None) if isinstance(x, Tensor) else rank
-        for x, dim, rank in zip(tensors, in_dims, ranks, strict=True)
-    ]
-    batch = max(max(have - rank, 0) for have, rank in zip(logical, ranks, strict=True))
+    ranks = _RANKS[operator]
+    have = {
+        name: x.ndim - (dim is not None) if isinstance(x, Tensor) else 0
+        for name, x, dim in zip(ranks, tensors, in_dims, strict=True)
+    }
+    batch = max(have[name] - rank for name, rank in ranks.items())
     result = []
-    for name, x, dim, have, rank in zip(names, tensors, in_dims, logical, ranks, strict=True):
+    for (name, rank), x, dim in zip(ranks.items(), tensors, in_dims, strict=True):
         if dim is not None:
-            if have < rank and name not in _WEIGHTS:
-                raise ShapeError(f"{name} must have at least {rank} axes inside vmap; got {have}.")
+            if have[name] < rank and name not in _WEIGHTS:
+                raise ShapeError(f"{name} must have at least {rank} axes inside vmap; got {have[name]}.")
             x = x.movedim(dim, 0)
-            x = x.reshape(x.shape[0], *(1,) * (batch + rank - have), *x.shape[1:])
+            x = x.reshape(x.shape[0], *(1,) * (batch + rank - have[name]), *x.shape[1:])
         result.append(x)
     return result
+
+
+ops.differentiate("least_squares", lambda how, keep, lhs, *rhs: LeastSquares.apply(how, keep, *lhs, *rhs))
+ops.differentiate("normal_solve", lambda how, keep, lhs, h: NormalSolve.apply(how, keep, *lhs, h))
+ops.differentiate(
+    "adjoint", lambda how, keep, lhs, b, u, y, g: list(bridge.in_order(_gradients(how, keep, lhs, b, u, None, y, g)[0]))
+)

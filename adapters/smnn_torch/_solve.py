@@ -1,16 +1,26 @@
-"""`solve_ode` for tensors."""
+"""The public functions: `solve_ode` and `factorize` for tensors."""
 
 from __future__ import annotations
 
-from smnn_core import TAYLOR, NamespaceError, Scheme, Weights
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from ._bridge import Statement
-from ._operators import LeastSquares
+from smnn_core import TAYLOR, ArgumentError, NamespaceError, Scheme, Weights
+from smnn_core._problem import Problem
+from smnn_core._solve import check_states
 
-__all__ = ["solve_ode"]
+from . import _ops as ops
+from ._bridge import Keep, Statement, prepare
+from ._operators import least_squares, normal_solve, system_of
+
+__all__ = ["Factorization", "factorize", "solve_ode"]
 
 UNIT = Weights()
+LHS = ("coefficients", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness")
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def solve_ode(
@@ -28,6 +38,9 @@ def solve_ode(
 ) -> Tensor:
     """`smnn_core.solve_ode` for tensors, differentiable to any order in all of them, weights included.
 
+    Every transform of PyTorch applies: reverse and forward mode, `torch.func`, `torch.compile`, `torch.export`. Under
+    autocast, inputs in half precision are taken in float32.
+
     Args:
         coefficients: (..., T or 1, Q, V, R+1).
         rhs: (..., T or 1, Q).
@@ -35,7 +48,7 @@ def solve_ode(
         step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
         n_steps, scheme, weights, engine, check: as for `smnn_core.solve_ode`; weights may be tensors.
         recompute: free the factor after the forward pass and factor again in the backward pass: less memory, for long
-            sequences.
+            sequences. Compiled functions always do this.
 
     Returns:
         y, (..., T, V, R+1), in the dtype and on the device of the inputs.
@@ -43,12 +56,101 @@ def solve_ode(
     Raises:
         as `smnn_core.solve_ode`.
     """
-    tensors = {"coefficients": coefficients, "rhs": rhs, "initial_values": initial_values, "step_sizes": step_sizes}
-    for name, x in tensors.items():
+    c, s, b, u = _tensors(coefficients=coefficients, step_sizes=step_sizes, rhs=rhs, initial_values=initial_values)
+    lhs = c, s, *_weights(weights, c)
+    T_init, R_init = (u.shape[-3], u.shape[-1]) if u.ndim >= 3 else (0, 0)
+    how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute)
+    if torch.compiler.is_compiling():
+        return ops.call("least_squares", how, lhs, b, u, None)
+    return least_squares(how, Keep(), *lhs, b, u, None)
+
+
+def factorize(
+    coefficients: Tensor,
+    step_sizes: Tensor,
+    *,
+    n_initial_steps: int,
+    n_initial_orders: int,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Factorization:
+    """`smnn_core.factorize` for tensors: eliminates a frozen left-hand side once, for any number of right-hand sides.
+
+    Args:
+        n_initial_steps, n_initial_orders: T_init and R_init of the initial values to come.
+        The others: as for `solve_ode`. They are detached: solutions are differentiable in the right-hand side.
+
+    Raises:
+        ArgumentError: if the left-hand side requires a gradient, which it would not get: detach it, or use `solve_ode`.
+        as `solve_ode`.
+    """
+    c, s = _tensors(coefficients=coefficients, step_sizes=step_sizes)
+    lhs = c, s, *_weights(weights, c)
+    for name, x in zip(LHS, lhs, strict=True):
+        if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+            raise ArgumentError(
+                f"{name} requires a gradient, which a frozen left-hand side does not give: pass {name}.detach(), or "
+                "solve with solve_ode."
+            )
+    how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
+    keep = Keep()
+    system = prepare(how, keep, lhs, n_steps).system
+    return Factorization(how._replace(n_steps=system.n_steps), keep, lhs)
+
+
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """A left-hand side after elimination; made by `factorize`. Both methods are differentiable to any order."""
+
+    _how: Statement
+    _keep: Keep
+    _lhs: tuple[Any, ...]
+
+    def solve(self, rhs: Tensor, initial_values: Tensor) -> Tensor:
+        """The solution y, (..., T, V, R+1), for rhs (..., T or 1, Q) and initial_values (..., T_init, V, R_init).
+
+        Batch axes broadcast with those of the left-hand side.
+
+        Raises:
+            ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
+        """
+        b, u = _tensors(rhs=rhs, initial_values=initial_values)
+        Problem.of(system_of(self._how, self._lhs), b, u)
+        return least_squares(self._how, self._keep, *self._lhs, b, u, None)
+
+    def normal_solve(self, g: Tensor) -> Tensor:
+        """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, R+1).
+
+        Raises:
+            ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
+        """
+        (g,) = _tensors(g=g)
+        check_states(system_of(self._how, self._lhs), "g", g)
+        return normal_solve(self._how, self._keep, *self._lhs, g)
+
+
+def _tensors(**arguments: Any) -> list[Tensor]:
+    """The arguments as they are; under autocast, those in half precision in float32."""
+    for name, x in arguments.items():
         if not isinstance(x, Tensor):
-            raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
-    how = Statement(
-        scheme, n_steps, initial_values.shape[-3], initial_values.shape[-1], engine, check, recompute
-    )
-    lhs = coefficients, step_sizes, weights.equation, weights.initial, weights.smoothness
-    return LeastSquares.apply(how, None, *lhs, rhs, initial_values, None)[0]
+            raise NamespaceError(
+                f"{name} must be a torch.Tensor, got {type(x).__name__}: convert it, e.g. torch.as_tensor."
+            )
+    return [_without_half(x) for x in arguments.values()]
+
+
+def _weights(weights: Weights, like: Tensor) -> list[Any]:
+    if not isinstance(weights, Weights):
+        raise TypeError(
+            f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+        )
+    return [_without_half(x) if isinstance(x, Tensor) else x for x in vars(weights).values()]
+
+
+def _without_half(x: Tensor) -> Tensor:
+    if x.dtype in HALVES and torch.is_autocast_enabled(x.device.type):
+        return x.float()
+    return x

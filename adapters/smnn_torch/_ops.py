@@ -1,0 +1,169 @@
+"""Custom ops: the operators as single nodes in the graphs of `torch.compile` and `torch.export`.
+
+    smnn::least_squares, smnn::normal_solve, and smnn::adjoint, the backward pass of the first
+
+Dynamo does not trace an `autograd.Function` with a `jvp`, and ops made by `torch.library.custom_op` know no forward
+mode. So these are plain dispatcher entries, whose kernels for autograd and functorch are the autograd functions of
+`_operators`: every transform works on them, inside a compiled function and outside.
+
+In graphs they carry no factor: a graph can only carry tensors of sizes known to it, and the size of a factor is the
+engine's own business. The backward pass of a compiled function therefore eliminates again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smnn_core import HERMITE, TAYLOR, Scheme, Weights
+from smnn_core._arrays import broadcast_shapes
+from smnn_core._problem import Gradients, Problem, System
+
+from . import _bridge as bridge
+from ._bridge import Keep, Statement
+
+__all__ = ["adjoint", "call", "differentiate", "is_legacy_batched", "is_plain", "least_squares", "normal_solve"]
+
+LHS = "Tensor coefficients, Tensor step_sizes, Tensor w_equation, Tensor w_initial, Tensor w_smoothness"
+HOW = "SymInt? n_steps, SymInt n_initial_steps, SymInt n_initial_orders, float[] F, float[] G, str engine, bool check"
+SCHEMAS = {
+    "least_squares": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor? smoothness, {HOW}) -> Tensor",
+    "normal_solve": f"({LHS}, Tensor g, {HOW}) -> Tensor",
+    "adjoint": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor y, Tensor g, {HOW}) -> Tensor[]",
+}
+N_HOW, N_LHS = 7, 5
+LIBRARY = torch.library.Library("smnn", "DEF")
+
+
+def least_squares(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
+    """The op below autograd, for the forward pass of `_operators.LeastSquares`."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return call("least_squares", how, lhs, b, u, σ)
+
+
+def normal_solve(how: Statement, lhs: Sequence[Any], h: Tensor) -> Tensor:
+    """The op below autograd, for the forward pass of `_operators.NormalSolve`."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return call("normal_solve", how, lhs, h)
+
+
+def adjoint(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
+    """The op, for the backward pass of `_operators.LeastSquares` where it will not be differentiated."""
+    c, s, *w, db, du = call("adjoint", how, lhs, b, u, y, g)
+    return Gradients(c, db, du, s, Weights(*w))
+
+
+def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) -> Any:
+    """An op, with its arguments as the schema has them."""
+    c, s, *w = lhs
+    w = [x if isinstance(x, Tensor) else torch.full((), x, dtype=c.dtype, device=c.device) for x in w]
+    F, G = ([x for row in M for x in row] for M in how.scheme.rows(int(c.shape[-1])))
+    sizes = how.n_steps, how.n_initial_steps, how.n_initial_orders
+    return getattr(torch.ops.smnn, name)(c, s, *w, *rest, *sizes, F, G, how.engine, how.check)
+
+
+def is_plain(values: Sequence[Any]) -> bool:
+    """Whether engines can take these tensors: neither traced nor batched, and no dispatch mode wants to see the op."""
+    return not torch._C._len_torch_dispatch_stack() and all(
+        type(x) in PLAIN and not is_legacy_batched(x) for x in values if isinstance(x, Tensor)
+    )
+
+
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_legacy_batched(x: Tensor) -> bool:
+    """Whether x is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not notice."""
+    return torch._C._functorch.is_legacy_batchedtensor(x)
+
+
+def differentiate(name: str, function: Callable[..., Any]) -> None:
+    """Makes function(how, keep, lhs, *rest) the op's kernel for autograd and for every transform of functorch.
+
+    The second key is where functorch takes over an op: there, an autograd function can still ask for its own rules.
+    """
+
+    def kernel(*args: Any) -> Any:
+        how, lhs, rest = _split(args)
+        return function(how, Keep(), lhs, *rest)
+
+    for key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
+        LIBRARY.impl(name, kernel, key)
+
+
+def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Tensor], Sequence[Any]]:
+    """The arguments of an op as those of an operator."""
+    lhs, rest = args[:N_LHS], args[N_LHS:-N_HOW]
+    n_steps, n_initial_steps, n_initial_orders, F, G, engine, check = args[-N_HOW:]
+    scheme = _scheme(int(lhs[0].shape[-1]), tuple(F), tuple(G))
+    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check), lhs, rest
+
+
+@lru_cache(maxsize=256)
+def _scheme(K: int, F: tuple[float, ...], G: tuple[float, ...]) -> Scheme:
+    """The scheme with these matrices, given row by row."""
+    matrices = tuple(tuple(M[i : i + K] for i in range(0, len(M), K)) for M in (F, G))
+    for known in (TAYLOR, HERMITE):
+        if known.rows(K) == matrices:
+            return known
+    return Scheme.from_matrices(*matrices)
+
+
+def _least_squares(*args: Any) -> Tensor:
+    how, lhs, (b, u, σ) = _split(args)
+    return bridge.least_squares(how._replace(recompute=True), Keep(), lhs, b, u, σ).contiguous()
+
+
+def _normal_solve(*args: Any) -> Tensor:
+    how, lhs, (h,) = _split(args)
+    return bridge.normal_solve(how._replace(recompute=True), Keep(), lhs, h).contiguous()
+
+
+def _adjoint(*args: Any) -> list[Tensor]:
+    how, lhs, (b, u, y, g) = _split(args)
+    gradients = bridge.adjoint(how._replace(recompute=True), Keep(), lhs, b, u, y, g)
+    return [bridge.tensor(x).contiguous() for x in bridge.in_order(gradients)]
+
+
+def _fake_least_squares(*args: Any) -> Tensor:
+    how, (c, s, *w), (b, u, σ) = _split(args)
+    n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
+    problem = Problem.build(c, b, u, s, n_steps=n_steps, scheme=how.scheme, weights=Weights(*w))
+    batch = problem.batch
+    if σ is not None:
+        batch = broadcast_shapes({"problem": batch, "smoothness": tuple(σ.shape[:-3])})
+    return c.new_empty((*batch, problem.system.n_steps, *c.shape[-2:]))
+
+
+def _fake_normal_solve(*args: Any) -> Tensor:
+    how, (c, s, *w), (h,) = _split(args)
+    system = System.build(
+        c,
+        s,
+        n_initial_steps=how.n_initial_steps,
+        n_initial_orders=how.n_initial_orders,
+        n_steps=h.shape[-3],
+        scheme=how.scheme,
+        weights=Weights(*w),
+    )
+    batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(h.shape[:-3])})
+    return h.new_empty((*batch, *h.shape[-3:]))
+
+
+def _fake_adjoint(*args: Any) -> list[Tensor]:
+    _, lhs, (b, u, _, _) = _split(args)
+    return [x.new_empty(x.shape) for x in (*lhs, b, u)]
+
+
+for _name, _real, _fake in (
+    ("least_squares", _least_squares, _fake_least_squares),
+    ("normal_solve", _normal_solve, _fake_normal_solve),
+    ("adjoint", _adjoint, _fake_adjoint),
+):
+    LIBRARY.define(_name + SCHEMAS[_name], tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(_name, _real, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"smnn::{_name}", _fake, lib=LIBRARY)

@@ -7,14 +7,15 @@
 | `mnn_dense` | the predecessor: slack variable and central rows, dense Cholesky |
 | `mnn_conjugate_gradient` | the predecessor's system by conjugate gradients |
 
+`normal_equations` gives the matrix that `smnn_cholesky` factors, for comparison with other banded solvers.
 They take the arguments of `smnn_core.solve_ode`, on any array namespace, and give y of the same shape. On torch tensors
 they are differentiable once; `dense_least_squares` to any order.
 
 Sources: Pervez, Locatello, Gavves, ICML 2024, arXiv:2402.13077 (MNN); Chen et al., ICLR 2025, arXiv:2410.06074 (S-MNN).
 """
 
-from ._cholesky import smnn_cholesky
+from ._cholesky import normal_equations, smnn_cholesky
 from ._dense import dense_least_squares
 from ._mnn import mnn_conjugate_gradient, mnn_dense
 
-__all__ = ["dense_least_squares", "mnn_conjugate_gradient", "mnn_dense", "smnn_cholesky"]
+__all__ = ["dense_least_squares", "mnn_conjugate_gradient", "mnn_dense", "normal_equations", "smnn_cholesky"]

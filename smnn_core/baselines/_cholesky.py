@@ -16,12 +16,12 @@ from collections.abc import Callable
 import array_api_compat as compat
 
 from .. import _constraints as constraints
-from .._arrays import Array, Namespace, powers, size
+from .._arrays import Array, Namespace, Shape, powers, size
 from .._problem import Problem, Rows, System, Weights
 from .._schemes import TAYLOR, Scheme
 from ._implicit import Method, solve
 
-__all__ = ["smnn_cholesky"]
+__all__ = ["normal_equations", "smnn_cholesky"]
 
 
 def smnn_cholesky(
@@ -46,23 +46,59 @@ def smnn_cholesky(
     return solve(CHOLESKY, problem)
 
 
+def normal_equations(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = TAYLOR,
+    weights: Weights = Weights(),  # noqa: B008  (frozen)
+) -> tuple[Array, Array, Array]:
+    """The block tridiagonal system M y = h with M = A^T W^2 A and h = A^T W^2 d that `smnn_cholesky` factors.
+
+    Arguments and errors are those of `smnn_core.solve_ode`.
+
+    Returns:
+        D, (T, members, n, n), the diagonal blocks of M; B, (T-1, members, n, n), the blocks below; h, (T, members, n):
+        time first, the batch flattened.
+    """
+    problem = Problem.build(
+        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    )
+    system, xp = problem.system, problem.system.xp
+    h = _time_first(xp, _transpose_of_right_hand_side(problem), problem.batch, 2)
+    return *_normal_blocks(system, problem.batch), xp.reshape(h, (*h.shape[:-2], system.n))
+
+
 def _solve(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
     system = problem.system
-    xp, batch = system.xp, problem.batch
-    core = (system.n_steps, system.V, system.K)
-    n = system.n
-    to_front = (len(batch), *range(len(batch)), len(batch) + 1)
-    to_back = (*range(1, len(batch) + 1), 0, len(batch) + 1)
+    xp, batch, T, n = system.xp, problem.batch, system.n_steps, system.n
     factor = _factorize(xp, *_normal_blocks(system, batch))
+    to_back = (*range(1, len(batch) + 1), 0, *range(len(batch) + 1, len(batch) + 3))
 
     def normal_solve(g: Array) -> Array:
-        h = xp.reshape(xp.broadcast_to(g, (*batch, *core)), (*batch, core[0], n))
-        h = xp.reshape(xp.permute_dims(h, to_front), (core[0], size(batch), n, 1))
-        x = xp.reshape(_substitute(xp, factor, h), (core[0], *batch, n))
-        return xp.reshape(xp.permute_dims(x, to_back), (*batch, *core))
+        h = xp.reshape(_time_first(xp, g, batch, 2), (T, size(batch), n, 1))
+        x = xp.reshape(_substitute(xp, factor, h), (T, *batch, system.V, system.K))
+        return xp.permute_dims(x, to_back)
 
-    d = constraints.weighted(system.weights, problem.rows, 2)
-    return normal_solve(constraints.apply_transpose(system, d)), normal_solve
+    return normal_solve(_transpose_of_right_hand_side(problem)), normal_solve
+
+
+def _transpose_of_right_hand_side(problem: Problem) -> Array:
+    """A^T W^2 d."""
+    d = constraints.weighted(problem.system.weights, problem.rows, 2)
+    return constraints.apply_transpose(problem.system, d)
+
+
+def _time_first(xp: Namespace, x: Array, batch: Shape, rank: int) -> Array:
+    """(..., T, *core) with `rank` core axes, as (T, members, *core): all of one time point lies together."""
+    time, lead = x.ndim - rank - 1, len(batch)
+    core = tuple(x.shape[time + 1 :])
+    x = xp.broadcast_to(x, (*batch, *x.shape[time:]))
+    x = xp.permute_dims(x, (lead, *range(lead), *range(lead + 1, lead + 1 + rank)))
+    return xp.reshape(x, (x.shape[0], size(batch), *core))
 
 
 def _product(problem: Problem, x: Array) -> tuple[Array, ...]:
@@ -77,7 +113,7 @@ def _right_hand_side(problem: Problem) -> tuple[Array, ...]:
 CHOLESKY = Method(_solve, _product, _right_hand_side)
 
 
-def _normal_blocks(system: System, batch: tuple[int, ...]) -> tuple[Array, Array]:
+def _normal_blocks(system: System, batch: Shape) -> tuple[Array, Array]:
     """D and B of M = A^T W^2 A, time first: (T, members, n, n) and (T-1, members, n, n)."""
     xp, T, V, K, n = system.xp, system.n_steps, system.V, system.K, system.n
     w_equation: Array = system.weights.equation
@@ -109,13 +145,7 @@ def _normal_blocks(system: System, batch: tuple[int, ...]) -> tuple[Array, Array
     D = D + xp.concat([own, edge], axis=-3) + xp.concat([edge, own_next], axis=-3)
     B = per_variable(mT(G) @ F)
 
-    def time_first(blocks: Array) -> Array:
-        count = blocks.shape[-3]
-        blocks = xp.broadcast_to(blocks, (*batch, count, n, n))
-        blocks = xp.permute_dims(blocks, (len(batch), *range(len(batch)), len(batch) + 1, len(batch) + 2))
-        return xp.reshape(blocks, (count, size(batch), n, n))
-
-    return time_first(D), time_first(B)
+    return _time_first(xp, D, batch, 2), _time_first(xp, B, batch, 2)
 
 
 def _factorize(xp: Namespace, D: Array, B: Array) -> tuple[Array, ...]:

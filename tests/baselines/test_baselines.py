@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core.baselines import dense_least_squares, mnn_conjugate_gradient, mnn_dense, smnn_cholesky
+from smnn_core.baselines import dense_least_squares, mnn_conjugate_gradient, mnn_dense, normal_equations, smnn_cholesky
 
 SEED = 0
 
@@ -57,6 +57,21 @@ def test_cholesky_equals_dense(library, scheme):
     xp = pytest.importorskip(library)
     y = np.asarray(smnn_cholesky(*map(xp.asarray, problem), scheme=scheme, weights=WEIGHTS))
     assert_close(y, expected, 100 * condition(A) ** 2 * np.finfo(float).eps)
+
+
+def test_normal_equations_are_those_of_the_dense_matrix():
+    problem = random_problem(T=4)
+    A, d = smnn.dense_system(*problem, weights=WEIGHTS)
+    D, B, h = normal_equations(*problem, weights=WEIGHTS)
+    n = D.shape[-1]
+    M = np.zeros((3, 4, n, 4, n))
+    for t in range(4):
+        M[:, t, :, t] = D[t]
+        if t < 3:
+            M[:, t + 1, :, t], M[:, t, :, t + 1] = B[t], B[t].swapaxes(-1, -2)
+    tolerance = A.shape[-2] * np.finfo(float).eps
+    assert_close(M.reshape(3, 4 * n, 4 * n), A.swapaxes(-1, -2) @ A, tolerance)
+    assert_close(h.swapaxes(0, 1).reshape(3, -1), (A.swapaxes(-1, -2) @ d[..., None])[..., 0], tolerance)
 
 
 @pytest.mark.parametrize("solver", [dense_least_squares, smnn_cholesky, mnn_dense, mnn_conjugate_gradient])

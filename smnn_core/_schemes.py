@@ -72,6 +72,7 @@ class Scheme:
 
     def rows(self, K: int) -> Matrices:
         """`matrices` as nested tuples of numbers; checked once for each K."""
+        K = int(K)  # a symbolic size where shapes are traced
         if K not in self._known:
             F, G = _checked(self.name, *self.rule(K))
             if len(F[0]) != K:

@@ -29,13 +29,17 @@ from ._bridge import Keep, Statement
 __all__ = ["adjoint", "call", "differentiate", "is_legacy_batched", "is_plain", "least_squares", "normal_solve"]
 
 LHS = "Tensor coefficients, Tensor step_sizes, Tensor w_equation, Tensor w_initial, Tensor w_smoothness"
-HOW = "SymInt? n_steps, SymInt n_initial_steps, SymInt n_initial_orders, float[] F, float[] G, str engine, bool check"
+HOW = (
+    "SymInt? n_steps, SymInt n_initial_steps, SymInt n_initial_orders, "
+    "str scheme, float[] F, float[] G, str engine, bool check"
+)
 SCHEMAS = {
     "least_squares": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor? smoothness, {HOW}) -> Tensor",
     "normal_solve": f"({LHS}, Tensor g, {HOW}) -> Tensor",
     "adjoint": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor y, Tensor g, {HOW}) -> Tensor[]",
 }
-N_HOW, N_LHS = 7, 5
+N_HOW, N_LHS = 8, 5
+BUILT_IN = {scheme.name: scheme for scheme in (TAYLOR, HERMITE)}
 LIBRARY = torch.library.Library("smnn", "DEF")
 
 
@@ -61,9 +65,8 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
     """An op, with its arguments as the schema has them."""
     c, s, *w = lhs
     w = [x if isinstance(x, Tensor) else torch.full((), x, dtype=c.dtype, device=c.device) for x in w]
-    F, G = ([x for row in M for x in row] for M in how.scheme.rows(int(c.shape[-1])))
     sizes = how.n_steps, how.n_initial_steps, how.n_initial_orders
-    return getattr(torch.ops.smnn, name)(c, s, *w, *rest, *sizes, F, G, how.engine, how.check)
+    return getattr(torch.ops.smnn, name)(c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check)
 
 
 def is_plain(values: Sequence[Any]) -> bool:
@@ -98,19 +101,26 @@ def differentiate(name: str, function: Callable[..., Any]) -> None:
 def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Tensor], Sequence[Any]]:
     """The arguments of an op as those of an operator."""
     lhs, rest = args[:N_LHS], args[N_LHS:-N_HOW]
-    n_steps, n_initial_steps, n_initial_orders, F, G, engine, check = args[-N_HOW:]
-    scheme = _scheme(int(lhs[0].shape[-1]), tuple(F), tuple(G))
+    n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check = args[-N_HOW:]
+    scheme = BUILT_IN[name] if name in BUILT_IN else _scheme(name, int(lhs[0].shape[-1]), tuple(F), tuple(G))
     return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check), lhs, rest
 
 
+def _encode(scheme: Scheme, c: Tensor) -> tuple[str, list[float], list[float]]:
+    """A scheme as arguments of an op: the name of a built-in one, or name and matrices, row by row.
+
+    Asks the rule, not `Scheme.rows`: Dynamo, which traces this, can not guard what that remembers.
+    """
+    for known in BUILT_IN.values():
+        if scheme is known:
+            return known.name, [], []
+    F, G = scheme.rule(c.shape[-1])
+    return scheme.name, [float(x) for row in F for x in row], [float(x) for row in G for x in row]
+
+
 @lru_cache(maxsize=256)
-def _scheme(K: int, F: tuple[float, ...], G: tuple[float, ...]) -> Scheme:
-    """The scheme with these matrices, given row by row."""
-    matrices = tuple(tuple(M[i : i + K] for i in range(0, len(M), K)) for M in (F, G))
-    for known in (TAYLOR, HERMITE):
-        if known.rows(K) == matrices:
-            return known
-    return Scheme.from_matrices(*matrices)
+def _scheme(name: str, K: int, F: tuple[float, ...], G: tuple[float, ...]) -> Scheme:
+    return Scheme.from_matrices(*([M[i : i + K] for i in range(0, len(M), K)] for M in (F, G)), name=name)
 
 
 def _least_squares(*args: Any) -> Tensor:

@@ -93,7 +93,7 @@ class _EagerLeastSquares(LeastSquares):
     """The same, as a function without `setup_context`: PyTorch then neither binds nor looks for functorch."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         y = LeastSquares.forward(*inputs)
         _save(ctx, *inputs, y)
         return y
@@ -157,7 +157,7 @@ def _adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tenso
     return bridge.adjoint(how, keep, lhs, b, u, y, g)
 
 
-def system_of(how: Statement, lhs: Sequence[Any], n_steps: int | None = None) -> System:
+def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
     """The left-hand side in tensors of any kind, checked long ago: to write derivatives with."""
     c, s, *w = lhs
     weights = Weights(*(torch.as_tensor(x, dtype=c.dtype, device=c.device) for x in w))
@@ -167,7 +167,7 @@ def system_of(how: Statement, lhs: Sequence[Any], n_steps: int | None = None) ->
         step_sizes=s,
         weights=weights,
         scheme=how.scheme,
-        n_steps=how.n_steps if n_steps is None else n_steps,
+        n_steps=n_steps,
         n_initial_steps=how.n_initial_steps,
         n_initial_orders=how.n_initial_orders,
         batch=bridge.batch_of_lhs(lhs),
@@ -200,7 +200,7 @@ def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
     ctx.how = how
     ctx.numbers = tuple(None if isinstance(x, Tensor) else x for x in tensors)
     token = torch.empty(0)
-    token.keep = keep  # type: ignore[attr-defined]
+    token.keep = keep
     saved = (*(x if isinstance(x, Tensor) else None for x in tensors), token)
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)

@@ -97,8 +97,8 @@ def factorize(
             )
     how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
     keep = Keep()
-    system = prepare(how, keep, lhs, n_steps).system
-    return Factorization(how._replace(n_steps=system.n_steps), keep, lhs)
+    n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
+    return Factorization(how, keep, lhs, n_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +108,7 @@ class Factorization:
     _how: Statement
     _keep: Keep
     _lhs: tuple[Any, ...]
+    _n_steps: int
 
     def solve(self, rhs: Tensor, initial_values: Tensor) -> Tensor:
         """The solution y, (..., T, V, R+1), for rhs (..., T or 1, Q) and initial_values (..., T_init, V, R_init).
@@ -118,7 +119,7 @@ class Factorization:
             ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
         """
         b, u = _tensors(rhs=rhs, initial_values=initial_values)
-        Problem.of(system_of(self._how, self._lhs), b, u)
+        Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
         return least_squares(self._how, self._keep, *self._lhs, b, u, None)
 
     def normal_solve(self, g: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class Factorization:
             ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
         """
         (g,) = _tensors(g=g)
-        check_states(system_of(self._how, self._lhs), "g", g)
+        check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
 
 

@@ -1,0 +1,304 @@
+"""`MechanisticODE`: from features to the parameters of a linear ODE to its solution."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import isfinite, log, prod
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from smnn_core import TAYLOR, ArgumentError, Scheme, ShapeError, Weights
+
+from ._solve import UNIT, solve_ode
+
+__all__ = ["ODE", "MechanisticODE"]
+
+Source: TypeAlias = Literal["sample", "shared", "given"] | Tensor
+SOURCES = ("sample", "shared", "given")
+SPREAD = 0.1
+"""Standard deviation of what is learned at the start: small beside the 1 of the highest order."""
+
+
+class ODE(NamedTuple):
+    """The parameters of a linear ODE, as arguments of `solve_ode`."""
+
+    coefficients: Tensor
+    """(..., T or 1, Q, V, R+1)"""
+    rhs: Tensor
+    """(..., T or 1, Q)"""
+    initial_values: Tensor
+    """(..., T_init, V, R_init)"""
+    step_sizes: Tensor
+    """(..., T-1 or 1)"""
+
+
+class MechanisticODE(nn.Module):
+    """Maps features (..., n_features) to a linear ODE and solves it: y of shape (..., T, V, R+1).
+
+    Each of the four parameters of the ODE has a source:
+
+    - "sample": one linear map of the features, thus another value for each sample;
+    - "shared": learned, the same for all samples;
+    - "given": an argument of `forward`, by its name;
+    - a tensor: a constant.
+
+    At the start the learned ODE of V = Q variables is y^(R) = 0, up to small random coefficients, with small right-hand
+    sides and initial values; all steps are `step_size`. The layer holds no hidden layers: put a network before it.
+
+    Args:
+        n_features: length of the last axis of the features; 0 where no source is "sample".
+        n_steps: T.
+        n_variables, order, n_equations: V, R and Q (default V).
+        n_initial_steps, n_initial_orders: T_init (may be 0) and R_init (default R).
+        coefficients, rhs, initial_values, step_sizes: the sources.
+        time_invariant: which of "coefficients", "rhs", "step_sizes" are learned once for all times; the others are
+            learned for every time point (step).
+        fixed_coefficients: (Q, V, R+1), or anything that broadcasts to it: a number fixes a coefficient, NaN leaves it
+            to be learned.
+        normalized: fix the coefficients of the highest order to the identity, so that equation q reads
+            y[q]^(R) + lower orders = rhs[q]; needs Q = V.
+        step_size, step_bounds: where learned steps start, and the open interval that they stay in: a sigmoid between
+            positive bounds (default: a tenth to ten times the start). Where time runs backwards, both negative.
+        scheme, weights, engine, recompute: as for `solve_ode`.
+        device, dtype: of what is learned.
+
+    Raises:
+        ArgumentError, ShapeError: for sources, names, sizes and bounds that do not fit together.
+    """
+
+    def __init__(
+        self,
+        n_features: int = 0,
+        *,
+        n_steps: int,
+        n_variables: int = 1,
+        order: int = 2,
+        n_equations: int | None = None,
+        n_initial_steps: int = 1,
+        n_initial_orders: int | None = None,
+        coefficients: Source = "sample",
+        rhs: Source = "sample",
+        initial_values: Source = "sample",
+        step_sizes: Source = "shared",
+        time_invariant: Collection[str] = ("coefficients", "step_sizes"),
+        fixed_coefficients: Tensor | None = None,
+        normalized: bool = False,
+        step_size: float = 0.1,
+        step_bounds: tuple[float, float] | None = None,
+        scheme: Scheme = TAYLOR,
+        weights: Weights = UNIT,
+        engine: str = "auto",
+        recompute: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        T, V, K = n_steps, n_variables, order + 1
+        Q = V if n_equations is None else n_equations
+        R_init = order if n_initial_orders is None else n_initial_orders
+        self.n_features, self.n_steps = n_features, T
+        self.scheme, self.engine, self.recompute = scheme, engine, recompute
+        self.time_invariant = _checked_names(time_invariant)
+
+        def times(name: str, length: int) -> int:
+            return 1 if name in self.time_invariant else length
+
+        self.shapes = {
+            "coefficients": (times("coefficients", T), Q, V, K),
+            "rhs": (times("rhs", T), Q),
+            "initial_values": (n_initial_steps, V, R_init),
+            "step_sizes": (times("step_sizes", T - 1),),
+        }
+        self.step_size = step_size
+        self.step_bounds = _checked_bounds(step_size, step_bounds)
+        factory = {"device": device, "dtype": dtype or torch.get_default_dtype()}
+        self._fix_coefficients(fixed_coefficients, normalized, factory)
+        self._take_weights(weights)
+        self._take_sources(
+            {"coefficients": coefficients, "rhs": rhs, "initial_values": initial_values, "step_sizes": step_sizes},
+            factory,
+        )
+        self.reset_parameters()
+
+    def _fix_coefficients(self, fixed: Tensor | None, normalized: bool, factory: dict[str, Any]) -> None:
+        """Buffers: fixed numbers, and where each coefficient is found in (learned, fixed)."""
+        Q, V, K = self.shapes["coefficients"][1:]
+        values = torch.full((Q, V, K), torch.nan, **factory)
+        if fixed is not None:
+            try:
+                values = values.copy_(torch.as_tensor(fixed, **factory))
+            except RuntimeError as error:
+                raise ShapeError(
+                    f"fixed_coefficients must have shape {(Q, V, K)} (NaN where they are learned); got "
+                    f"{tuple(torch.as_tensor(fixed).shape)}."
+                ) from error
+        if normalized:
+            if Q != V:
+                raise ArgumentError(f"normalized needs as many equations as variables; got Q = {Q} and V = {V}.")
+            values[:, :, -1] = torch.eye(Q, **factory)
+        free = values.isnan().flatten()
+        self.register_buffer("fixed_coefficients", values.flatten()[~free])
+        self.register_buffer(
+            "_place", torch.cat([free.nonzero(), (~free).nonzero()]).flatten().argsort(), persistent=False
+        )
+        self.n_free = int(free.sum())
+        start = torch.zeros(Q, V, K, **factory)
+        start[range(min(Q, V)), range(min(Q, V)), -1] = 1
+        self.register_buffer("_start", start.flatten()[free], persistent=False)
+
+    def _take_sources(self, sources: dict[str, Source], factory: dict[str, Any]) -> None:
+        self.sources = {name: "constant" if isinstance(x, Tensor) else x for name, x in sources.items()}
+        for name, source in sources.items():
+            if isinstance(source, Tensor):
+                self.register_buffer(f"constant_{name}", source.detach().clone())
+                self.shapes[name] = tuple(source.shape[-len(self.shapes[name]) :])
+            elif source == "shared":
+                self.register_parameter(
+                    f"shared_{name}", nn.Parameter(torch.empty(self._learned_shape(name), **factory))
+                )
+            elif source not in SOURCES:
+                raise ArgumentError(
+                    f"{name} must be one of {', '.join(map(repr, SOURCES))} or a tensor; got {source!r}."
+                )
+        if self.sources["coefficients"] in ("given", "constant") and len(self.fixed_coefficients):
+            raise ArgumentError("fixed_coefficients and normalized are for coefficients that are 'sample' or 'shared'.")
+        self.sampled = {n: prod(self._learned_shape(n)) for n, source in self.sources.items() if source == "sample"}
+        if self.sampled and self.n_features < 1:
+            raise ArgumentError(
+                f"{', '.join(self.sampled)} are learned per sample: give n_features, the length of the features."
+            )
+        self.head = nn.Linear(self.n_features, sum(self.sampled.values()), **factory) if self.sampled else None
+
+    def _take_weights(self, weights: Weights) -> None:
+        """Numbers stay numbers; tensors become parameters or buffers, which follow the layer to other devices."""
+        for name, w in vars(weights).items():
+            if isinstance(w, nn.Parameter):
+                self.register_parameter(f"weight_{name}", w)
+            elif isinstance(w, Tensor):
+                self.register_buffer(f"weight_{name}", w)
+            else:
+                setattr(self, f"weight_{name}", w)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the rows."""
+        return Weights(self.weight_equation, self.weight_initial, self.weight_smoothness)
+
+    def _learned_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of what is learned: of the coefficients, only those that are free, along one axis."""
+        shape = self.shapes[name]
+        return (shape[0], self.n_free) if name == "coefficients" else shape
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Starts again: see the class."""
+        if self.head is not None:
+            self.head.weight.normal_(0, SPREAD / self.n_features**0.5)
+            for name, part in zip(self.sampled, self.head.bias.split(list(self.sampled.values())), strict=True):
+                part.copy_(self._center(name).flatten())
+        for name, source in self.sources.items():
+            if source == "shared":
+                shared = self.get_parameter(f"shared_{name}")
+                spread = 0.0 if name == "step_sizes" else SPREAD
+                shared.copy_(self._center(name) + spread * torch.randn_like(shared))
+
+    def _center(self, name: str) -> Tensor:
+        """Where what is learned starts."""
+        shape = self._learned_shape(name)
+        if name == "coefficients":
+            return self._start.expand(shape)
+        if name == "step_sizes":
+            low, high = self.step_bounds
+            return self._start.new_full(shape, log((self.step_size - low) / (high - self.step_size)))
+        return self._start.new_zeros(shape)
+
+    def forward(self, features: Tensor | None = None, **given: Tensor) -> Tensor:
+        """The solution y, (..., T, V, R+1), of `self.ode(features, **given)`."""
+        return solve_ode(
+            *self.ode(features, **given),
+            n_steps=self.n_steps,
+            scheme=self.scheme,
+            weights=self.weights,
+            engine=self.engine,
+            recompute=self.recompute,
+        )
+
+    def ode(self, features: Tensor | None = None, **given: Tensor) -> ODE:
+        """The ODE itself, to look at or to regularise.
+
+        Args:
+            features: (..., n_features), None where no source is "sample".
+            given: the parameters whose source is "given", by name, shaped as in `ODE`.
+
+        Raises:
+            ArgumentError: if one is missing, or was not announced.
+        """
+        expected = {name for name, source in self.sources.items() if source == "given"}
+        if set(given) != expected:
+            raise ArgumentError(
+                f"expected the parameters {sorted(expected)} whose source is 'given'; got {sorted(given)}."
+            )
+        values = {**given, **self._sample(features)}
+        for name, source in self.sources.items():
+            if source == "shared":
+                values[name] = self._finish(name, self.get_parameter(f"shared_{name}"))
+            elif source == "constant":
+                values[name] = self.get_buffer(f"constant_{name}")
+        return ODE(**values)
+
+    def _sample(self, features: Tensor | None) -> dict[str, Tensor]:
+        if self.head is None:
+            if features is not None:
+                raise ArgumentError("features were given, but no source is 'sample'.")
+            return {}
+        if features is None:
+            raise ArgumentError(f"{', '.join(self.sampled)} are learned per sample: features are needed.")
+        if features.shape[-1] != self.n_features:
+            raise ShapeError(f"features must have shape (..., {self.n_features}); got {tuple(features.shape)}.")
+        parts = self.head(features).split(list(self.sampled.values()), dim=-1)
+        return {
+            name: self._finish(name, part.unflatten(-1, self._learned_shape(name)))
+            for name, part in zip(self.sampled, parts, strict=True)
+        }
+
+    def _finish(self, name: str, learned: Tensor) -> Tensor:
+        """From what is learned to the parameter of the ODE."""
+        if name == "coefficients":
+            fixed = self.fixed_coefficients.expand(*learned.shape[:-1], -1)
+            everything = torch.cat([learned, fixed.to(learned.dtype)], dim=-1)
+            return everything.index_select(-1, self._place).unflatten(-1, self.shapes[name][1:])
+        if name == "step_sizes":
+            low, high = self.step_bounds
+            return low + (high - low) * torch.sigmoid(learned)
+        return learned
+
+    def extra_repr(self) -> str:
+        _, Q, V, K = self.shapes["coefficients"]
+        T_init, _, R_init = self.shapes["initial_values"]
+        sources = ", ".join(
+            f"{name}={source!r}" + (" (time-invariant)" if name in self.time_invariant else "")
+            for name, source in self.sources.items()
+        )
+        return (
+            f"n_features={self.n_features}, T={self.n_steps}, V={V}, R={K - 1}, Q={Q}, "
+            f"T_init={T_init}, R_init={R_init}, {sources}, {len(self.fixed_coefficients)} coefficients fixed, scheme={self.scheme.name!r}"
+        )
+
+
+def _checked_names(time_invariant: Collection[str]) -> frozenset[str]:
+    allowed = ("coefficients", "rhs", "step_sizes")
+    names = frozenset([time_invariant] if isinstance(time_invariant, str) else time_invariant)
+    if not names <= set(allowed):
+        raise ArgumentError(f"time_invariant must hold names of {', '.join(map(repr, allowed))}; got {sorted(names)}.")
+    return names
+
+
+def _checked_bounds(start: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    low, high = bounds or sorted((start / 10, start * 10))
+    if not (isfinite(low) and isfinite(high) and low < start < high and low * high >= 0):
+        raise ArgumentError(
+            f"step_bounds must be two numbers of one sign around step_size = {start}, low < high; got ({low}, {high})."
+        )
+    return low, high

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -101,37 +102,50 @@ def rounding_errors(equation: Equation, T: int, s: float) -> tuple[dict[tuple[st
     return errors, own
 
 
-def _table(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> list[str]:
-    """Prints the table; the bounds that are missed, where they are to be held."""
+def _table(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> tuple[list[str], list[str]]:
+    """The lines of the table; the bounds that are missed, where they are to be held."""
     names = list(solvers())
-    print(f"{title}\nmax error of y relative to max |y|, T = {T}, s = {s}, TAYLOR\n")
-    print(f"{'':26}" + "".join(f"{f'{name} {dtype}':>23}" for dtype in DTYPES for name in names) + f"{'reference':>12}")
+    columns = "".join(f"{f'{name} {dtype}':>23}" for dtype in DTYPES for name in names)
+    lines = [
+        title,
+        f"max error of y relative to max |y|, T = {T}, s = {s}, TAYLOR",
+        "",
+        f"{'':26}{columns}{'reference':>12}",
+    ]
     missed = []
     for equation in equations:
         errors, own = rounding_errors(equation, T, s)
-        print(
-            f"{equation.name:26}"
-            + "".join(f"{errors[name, dtype]:23.1e}" for dtype in DTYPES for name in names)
-            + f"{own:12.1e}"
-        )
+        cells = "".join(f"{errors[name, dtype]:23.1e}" for dtype in DTYPES for name in names)
+        lines.append(f"{equation.name:26}{cells}{own:12.1e}")
         for (name, dtype), error in errors.items():
             limit = bound(equation, dtype)
             if hold and name != "smnn_cholesky" and not error <= limit:
                 missed.append(f"{equation.name}, {name} {dtype}: {error:.1e} > {limit:.0e}")
-    print()
-    return missed
+    return [*lines, ""], missed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the long problem")
+    parser.add_argument(
+        "--save", action="store_true", help="write the tables to benchmarks/results/accuracy.txt as well"
+    )
     options = parser.parse_args()
-    missed = _table("Rounding errors", EQUATIONS, 1000, 0.01, hold=True)
+    tables = [lambda: _table("Rounding errors", EQUATIONS, 1000, 0.01, hold=True), discretization.table]
     if not options.quick:
-        _table("A long problem", EQUATIONS[1:2], 100_000, 0.01, hold=False)
-    missed += discretization.table()
+        tables.insert(1, lambda: _table("Rounding errors, long", EQUATIONS[1:2], 100_000, 0.01, hold=False))
+    lines, missed = [], []
+    for table in tables:
+        new, failures = table()
+        print("\n".join(new), flush=True)
+        lines += new
+        missed += failures
     for line in missed:
         print(f"MISSED  {line}")
+    if options.save:
+        folder = Path(__file__).with_name("results")
+        folder.mkdir(exist_ok=True)
+        (folder / "accuracy.txt").write_text("\n".join(lines).rstrip() + "\n")
     return 1 if missed else 0
 
 

@@ -97,15 +97,18 @@ def errors(scheme: smnn.Scheme) -> list[float]:
     return [*(oscillator(R) for R in (2, 3, 4)), growth, lorenz_bias(scheme)]
 
 
-def table() -> list[str]:
-    """Prints the table; the figures that are worse than `MEASURED` (by more than its last digit)."""
-    print("Discretisation errors\nmax error of y on [0, 10]; coefficients fitted to exact windows of 50 points\n")
-    print(f"{'':42}{'TAYLOR':>10}{'HERMITE':>10}")
+def table() -> tuple[list[str], list[str]]:
+    """The lines of the table; the figures that are worse than `MEASURED` (by more than its last digit)."""
+    lines = [
+        "Discretisation errors",
+        "max error of y on [0, 10]; coefficients fitted to exact windows of 50 points",
+        "",
+    ]
+    lines.append(f"{'':42}{'TAYLOR':>10}{'HERMITE':>10}")
     missed = []
     for (name, targets), *measured in zip(MEASURED.items(), errors(smnn.TAYLOR), errors(smnn.HERMITE), strict=True):
-        print(f"{name:42}" + "".join(f"{error:10.1e}" for error in measured))
+        lines.append(f"{name:42}" + "".join(f"{error:10.1e}" for error in measured))
         for scheme, error, target in zip(("TAYLOR", "HERMITE"), measured, targets, strict=True):
             if float(f"{error:.1e}") > target:
                 missed.append(f"{name}, {scheme}: {error:.1e} > {target:.1e}")
-    print()
-    return missed
+    return [*lines, ""], missed

@@ -1,0 +1,149 @@
+"""`python -m benchmarks`: speed and memory against the published solvers, scaling, and the peak of the machine.
+
+Writes a table to the terminal, and the table, results.json and pictures to benchmarks/output (or, with --save, to
+benchmarks/results, which is under version control and feeds the documentation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import smnn_core as smnn
+
+from . import memory, report, roofline
+from .banded import banded_solve
+from .cases import CASES, DTYPES, SOLVERS, Case, forward, forward_backward
+from .scaling import flatness, points, scaling
+from .timing import measure
+
+HERE = Path(__file__).parent
+DENSE_LIMIT = 6e9
+"""Bytes that `mnn_dense` may take."""
+
+
+def time_case(case: Case, dtype: str, mnn: bool) -> list[dict[str, Any]]:
+    """Forward, and forward + backward, for every solver that fits."""
+    inputs, g = case.inputs(dtype), case.cotangent(dtype)
+    solvers = {
+        name: solve
+        for name, solve in SOLVERS.items()
+        if not name.startswith("mnn") or (mnn and (name != "mnn_dense" or case.dense_bytes <= DENSE_LIMIT))
+    }
+    rows = []
+    for what in ("forward", "forward + backward"):
+        functions = {
+            name: forward(solve, inputs) if what == "forward" else forward_backward(solve, inputs, g)
+            for name, solve in solvers.items()
+        }
+        for name, timing in measure(functions).items():
+            rows.append({"case": case.name, "dtype": dtype, "what": what, "solver": name, **asdict(timing)})
+    return rows
+
+
+def measure_memory(case: Case, dtype: str) -> list[dict[str, Any]]:
+    """The library and the published solver."""
+    return [
+        {"case": case.name, "dtype": dtype, "solver": name, "ratio": memory.peak_ratio(name, case, dtype)}
+        for name in (report.OURS, report.BASELINE)
+    ]
+
+
+def measure_banded(case: Case, dtype: str) -> list[dict[str, Any]]:
+    """`solveh_banded`, one system at a time."""
+    timing = measure({"banded": banded_solve(case, dtype)})["banded"]
+    return [{"case": case.name, "dtype": dtype, **asdict(timing)}]
+
+
+def measure_roofline(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Nominal GFLOP/s and GB/s of what was timed."""
+    rows = []
+    for case in CASES:
+        for dtype, torch_dtype in DTYPES.items():
+            for what in ("forward", "forward + backward"):
+                times = report.seconds(results, case.name, dtype, what)
+                if report.OURS in times:
+                    backward, time = what != "forward", times[report.OURS]
+                    flops = roofline.nominal_flops(case, backward)
+                    traffic = roofline.nominal_bytes(case, torch_dtype.itemsize, backward)
+                    rates = {"GFLOP/s": 1e-9 * flops / time, "GB/s": 1e-9 * traffic / time}
+                    rows.append({"case": case.name, "dtype": dtype, "what": what, **rates})
+    return rows
+
+
+def run(quick: bool, folder: Path) -> dict[str, Any]:
+    """All measurements, with a progress bar."""
+    dtypes = ["float64"] if quick else list(DTYPES)
+    results: dict[str, Any] = {
+        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "config": smnn.show_config("dicts"),
+        "timings": [],
+        "memory": [],
+        "banded": [],
+        "scaling": [],
+        "peak": roofline.machine_peak(folder),
+    }
+    work: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = []
+    for case in CASES:
+        for dtype in dtypes:
+            mnn = not quick and dtype == "float64"
+            work.append(("timings", f"{case.name} {dtype}", lambda c=case, d=dtype, m=mnn: time_case(c, d, m)))
+            if case.batch == 1:
+                work.append(("banded", f"banded {case.name} {dtype}", lambda c=case, d=dtype: measure_banded(c, d)))
+    if memory.available():
+        for case in CASES:
+            for dtype in dtypes:
+                work.append(("memory", f"memory {case.name} {dtype}", lambda c=case, d=dtype: measure_memory(c, d)))
+    for batch, T in points(quick):
+        work.append(("scaling", f"T = {T}, batch {batch}", lambda b=batch, n=T: [asdict(row) for row in scaling(b, n)]))
+    with tqdm(work, desc="benchmarks", dynamic_ncols=True) as progress:
+        for key, label, step in progress:
+            progress.set_postfix_str(label)
+            results[key] += step()
+    results["flatness"] = flatness(results["scaling"])
+    results["roofline"] = measure_roofline(results)
+    return results
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="float64 only, T up to 10^4, without the MNN solvers")
+    parser.add_argument("--save", action="store_true", help="write to benchmarks/results")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = HERE / ("results" if options.save else "output")
+    folder.mkdir(exist_ok=True)
+    (HERE / "output").mkdir(exist_ok=True)
+    results = run(options.quick, HERE / "output")
+    tables = report.text(results)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "results.txt").write_text(tables)
+    pictures = report.draw(results, folder)
+    print(tables)
+    for path in (folder / "results.json", *pictures):
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Peak extra memory of forward + backward, relative to the inputs.
+
+Measured on the process itself, by the kernel: a fresh process makes the inputs and dL/dy, solves a small problem (so
+that libraries and threads are there), resets its peak of resident memory (Linux: /proc/self/clear_refs), runs once and
+reads the peak (VmHWM). Extra is what came on top of the memory resident before: solution, factor, gradients and
+temporaries, in whatever allocator. Inputs are coefficients, rhs, initial_values and step_sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .cases import CASES, SOLVERS, Case, forward_backward
+
+__all__ = ["available", "peak_ratio"]
+
+STATUS = Path("/proc/self/status")
+
+
+def available() -> bool:
+    """Whether this system can tell."""
+    return STATUS.exists() and os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def peak_ratio(solver: str, case: Case, dtype: str) -> float:
+    """Peak extra memory over the size of the inputs, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", solver, case.name, dtype]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(result.stdout.splitlines()[-1]))
+
+
+def _resident(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def _measure(solver: str, case: Case, dtype: str) -> float:
+    solve = SOLVERS[solver]
+    small = Case("small", 2, 4, case.V, case.K, case.Q, target=0)
+    forward_backward(solve, small.inputs(dtype), small.cotangent(dtype))()
+    run = forward_backward(solve, case.inputs(dtype), case.cotangent(dtype))
+    size = sum(x.numel() * x.element_size() for x in case.inputs(dtype))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    result = run()
+    peak = _resident("VmHWM")
+    del result
+    return (peak - before) / size
+
+
+if __name__ == "__main__":
+    solver_name, case_name, dtype_name = sys.argv[1:]
+    print(_measure(solver_name, next(c for c in CASES if c.name == case_name), dtype_name))

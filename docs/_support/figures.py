@@ -32,17 +32,17 @@ plt.rcParams.update(
 )
 
 
-def show(figure: Figure, description: str) -> None:
-    """Prints the figure for a block with `html="true"`, with the description for readers who cannot see it.
+def svg(figure: Figure, description: str) -> str:
+    """The figure, to be printed by a block with `html="true"`; the description is for readers who cannot see it.
 
     Black becomes the colour of the text around it, so that the picture is readable on a light and on a dark page.
     """
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"#000000", "currentColor", svg)
+    image = text.getvalue()
+    image = image[image.index("<svg") :].replace("#000000", "currentColor")
+    image = re.sub(r"\s*<metadata>.*?</metadata>", "", image, flags=re.DOTALL)
     # matplotlib gives no fill where it means black
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" fill="currentColor" ', 1)
-    print(f'<div class="figure">{svg}</div>')
+    image = image.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" fill="currentColor" ', 1)
+    return f'<div class="figure">{image}</div>'

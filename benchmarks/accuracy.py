@@ -1,11 +1,11 @@
 """`python -m benchmarks.accuracy`: rounding errors and discretisation errors.
 
-1. What rounding costs: the error of y relative to max |y|, on the least-squares problem itself, against extended
-   precision (`reference.solve`) on the same inputs. float32 means float32 throughout, hence torch tensors: numpy.linalg
+1. What rounding costs: the error on the least-squares problem itself, against extended precision
+   (`reference.solve`) on the same inputs. float32 means float32 throughout, hence torch tensors: numpy.linalg
    computes float32 in double. nan: the normal equations are not positive definite in that precision.
 2. What the scheme costs: TAYLOR against HERMITE, see `discretization`.
 
-Exits with status 1 if the library misses its bounds (`BOUNDS`).
+Exits with status 1 if the library misses its bounds (`bound`, `discretization.MEASURED`).
 """
 
 from __future__ import annotations
@@ -88,39 +88,50 @@ def solvers() -> dict[str, Callable[..., Array]]:
     return found
 
 
-def rounding_errors(equation: Equation, T: int, s: float) -> tuple[dict[tuple[str, str], float], float]:
-    """The error of each solver in each dtype, and the reference's own."""
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one equation, relative to the largest value of what is compared."""
+
+    solution: dict[tuple[str, str], float]
+    """(solver, dtype) -> error of y"""
+    derivatives: dict[tuple[str, str], float]
+    """(solver, dtype) -> error of y and all its derivatives"""
+    reference: float
+    """the reference's own, derivatives included"""
+
+
+def rounding_errors(equation: Equation, T: int, s: float) -> Errors:
+    """The errors of each solver in each dtype."""
     given = {dtype: equation.arrays(T, s, dtype) for dtype in DTYPES}
     exact, own = reference.solve(*(np.stack(x).astype(np.float64) for x in zip(*given.values(), strict=True)))
-    errors = {}
+    errors = Errors({}, {}, own)
     for name, solve in solvers().items():
         for lane, dtype in enumerate(DTYPES):
             y = solve(*given[dtype])
             assert y.dtype == dtype
-            difference = np.abs(y.astype(reference.EXTENDED) - exact[lane]).max()
-            errors[name, dtype] = float(difference / np.abs(exact[lane]).max())
-    return errors, own
+            for found, orders in ((errors.solution, slice(1)), (errors.derivatives, slice(None))):
+                wanted = exact[lane, ..., orders]
+                difference = np.abs(y[..., orders].astype(reference.EXTENDED) - wanted).max()
+                found[name, dtype] = float(difference / np.abs(wanted).max())
+    return errors
 
 
-def _table(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> tuple[list[str], list[str]]:
-    """The lines of the table; the bounds that are missed, where they are to be held."""
+def _tables(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> tuple[list[str], list[str]]:
+    """The lines of the tables, y and derivatives; the bounds that are missed, where they are to be held."""
     names = list(solvers())
     columns = "".join(f"{f'{name} {dtype}':>23}" for dtype in DTYPES for name in names)
-    lines = [
-        title,
-        f"max error of y relative to max |y|, T = {T}, s = {s}, TAYLOR",
-        "",
-        f"{'':26}{columns}{'reference':>12}",
-    ]
-    missed = []
-    for equation in equations:
-        errors, own = rounding_errors(equation, T, s)
-        cells = "".join(f"{errors[name, dtype]:23.1e}" for dtype in DTYPES for name in names)
-        lines.append(f"{equation.name:26}{cells}{own:12.1e}")
-        for (name, dtype), error in errors.items():
-            limit = bound(equation, dtype)
-            if hold and name != "smnn_cholesky" and not error <= limit:
-                missed.append(f"{equation.name}, {name} {dtype}: {error:.1e} > {limit:.0e}")
+    results = {equation: rounding_errors(equation, T, s) for equation in equations}
+    lines, missed = [f"{title}, T = {T}, s = {s}, TAYLOR"], []
+    for part, what in (("solution", "y"), ("derivatives", "y and its derivatives")):
+        lines += ["", f"max error of {what}, relative to the largest", f"{'':26}{columns}{'reference':>12}"]
+        for equation, errors in results.items():
+            found = getattr(errors, part)
+            cells = "".join(f"{found[name, dtype]:23.1e}" for dtype in DTYPES for name in names)
+            lines.append(f"{equation.name:26}{cells}{errors.reference:12.1e}")
+            for (name, dtype), error in found.items():
+                limit = bound(equation, dtype)
+                if hold and name != "smnn_cholesky" and not error <= limit:
+                    missed.append(f"{equation.name}, {what}, {name} {dtype}: {error:.1e} > {limit:.0e}")
     return [*lines, ""], missed
 
 
@@ -131,9 +142,9 @@ def main() -> int:
         "--save", action="store_true", help="write the tables to benchmarks/results/accuracy.txt as well"
     )
     options = parser.parse_args()
-    tables = [lambda: _table("Rounding errors", EQUATIONS, 1000, 0.01, hold=True), discretization.table]
+    tables = [lambda: _tables("Rounding errors", EQUATIONS, 1000, 0.01, hold=True), discretization.table]
     if not options.quick:
-        tables.insert(1, lambda: _table("Rounding errors, long", EQUATIONS[1:2], 100_000, 0.01, hold=False))
+        tables.insert(1, lambda: _tables("Rounding errors, long", EQUATIONS[1:2], 100_000, 0.01, hold=False))
     lines, missed = [], []
     for table in tables:
         new, failures = table()

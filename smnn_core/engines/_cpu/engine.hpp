@@ -1,0 +1,70 @@
+// Calls of the engine on arrays of any strides: lays out the job, divides it over lanes, chunks and threads.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "buffers.hpp"
+#include "job.hpp"
+
+namespace smnn {
+
+// An array: strides in elements.
+struct View {
+    void* data = nullptr;
+    std::vector<Index> shape, strides;
+};
+
+struct Shape {
+    int T, V, K, Q, T_init, R_init;
+    bool is_double;
+    std::vector<Index> batch;
+};
+
+// The smoothness rows of a scheme in triangular form: (2K, 2K), row by row.
+struct Scheme {
+    std::vector<double> rows;
+    double tolerance;  // a pivot below this times the norm of its column is zero
+};
+
+// What elimination leaves for later solves, of the systems of one batch.
+struct Factor {
+    std::vector<Index> batch;
+    int C;
+    Buffer factor, reduced;
+    size_t bytes;
+};
+
+// Arrays by field; a field that is not there has no data.
+using Arrays = std::array<View, FIELDS>;
+
+struct Solved {
+    std::shared_ptr<Factor> factor;  // null where eliminating again is cheaper than keeping it
+    bool any_undetermined;
+};
+
+// y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone. `undetermined`, bool, broadcasts to
+// (batch, T) and is false at first.
+Solved solve(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y);
+
+// x = M^-1 g with arrays[G] = g.
+void normal_solve(
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
+);
+
+// The gradients of L with respect to the fields C .. W_INITIAL into `gradients`, contiguous and of the shape of their
+// fields, from arrays[Y] = y and arrays[G] = dL/dy.
+void adjoint(
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
+    const Arrays& gradients
+);
+
+// How a problem would be divided: chunks per system, lanes of a pack, and whether its size was known at compile time.
+struct Plan {
+    int C, lanes, threads;
+    bool compiled_for_size;
+};
+Plan plan(const Shape& shape);
+
+}  // namespace smnn

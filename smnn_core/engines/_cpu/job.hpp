@@ -1,0 +1,99 @@
+// One call of the engine, as plain data: what the instruction-set builds and the code around them share.
+//
+// Nothing here, or included by an instruction-set build, may define an inline function outside its namespace: the linker
+// would keep one copy of it, perhaps the one with instructions that this processor does not have.
+#pragma once
+
+#include <cstddef>
+
+namespace smnn {
+
+using Index = long long;
+
+// The arrays of a problem, and y and g of the adjoint.
+enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y, G, FIELDS };
+
+// An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast.
+struct Input {
+    const void* data = nullptr;
+    const Index* batch = nullptr;    // (Job::n_batch_axes)
+    Index time = 0;
+    const Index* offsets = nullptr;  // (count): where the entries of one time point lie
+    int count = 0;
+    bool contiguous = false;         // entries and time points follow one another
+    bool shared = false;             // by all batch members
+};
+
+// How the gradient of a field is gathered.
+enum class Gather {
+    PER_SYSTEM,  // data: (batch, time, count)
+    OVER_TIME,   // the field is constant in time; data: (batch, chunks, count), to be summed over the chunks
+    OVER_BATCH,  // the field is shared by the batch; data: (tasks, time, count), zero at first, to be summed over the tasks
+};
+struct Output {
+    void* data = nullptr;
+    Gather gather = Gather::PER_SYSTEM;
+};
+
+// What a task does with its group of lanes, in this order.
+enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, CONTRACT = 8 };
+
+struct Job {
+    // sizes
+    int V, K, Q, n, T, T_init, R_init;
+    Index batch;             // systems
+    int n_batch_axes;
+    const Index* batch_shape;
+    int C;                   // chunks per system
+    Index lanes;             // batch * C
+    Index groups;            // of as many lanes as a pack has
+    Index tasks;             // ranges of groups
+    bool has_rhs;            // sweep with right-hand side
+
+    // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
+    // the type of the arrays
+    const void* scheme_rows;
+    const void* scheme_norm2;
+    double tolerance2;       // squared
+
+    Input in[FIELDS];
+    Output gradient[FIELDS];
+    void* x;                 // (batch, T, n): solution of a solve or a normal solve
+    unsigned char* undetermined;         // bool, strides below
+    const Index* undetermined_strides;
+    int* any_undetermined;
+
+    // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
+    void* factor;            // (groups, points, entries)
+    void* z;                 // (groups, points, n)
+    void* ends;              // (groups, CarriedLayout<true>)
+    void* passed;            // (groups, 2, n): what FORWARD passes to the separators
+    void* reduced;           // (batch, C, 2, n, n)
+    void* separators;        // (batch, C, n)
+};
+
+struct Sizes {
+    size_t scratch;          // bytes of a task
+    size_t factor, z, ends, passed;  // bytes of a group
+};
+
+// The kernels of one instruction set, dtype and problem size.
+struct Kernels {
+    int lanes;
+    bool compiled_for_size;
+    Sizes (*sizes)(const Job&, int phases);
+    void (*run)(const Job&, int phases, Index task, void* scratch);
+    void (*reduce)(const Job&, Index system, void* scratch);         // separators := R^-1 z
+    void (*reduce_normal)(const Job&, Index system, void* scratch);  // separators := M^-1 g
+};
+
+// The largest n that kernels with sizes known at run time serve.
+constexpr int LARGEST = 64;
+
+struct Level {
+    const char* name;
+    const char* description;
+    Kernels (*find)(int V, int K, int Q, bool is_double);
+};
+
+}  // namespace smnn

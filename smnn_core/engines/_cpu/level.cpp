@@ -1,0 +1,47 @@
+// The kernels of one instruction set: compiled once for each, into a namespace of its own.
+#include "driver.hpp"
+
+#ifndef SMNN_VECTOR_BYTES
+#define SMNN_VECTOR_BYTES 16
+#endif
+#ifndef SMNN_VECTORS
+#define SMNN_VECTORS 2
+#endif
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class T, int U>
+using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
+
+template <class P, class Size>
+constexpr Kernels kernels() {
+    return {Lanes<P>::count, Size::fixed, sizes<P, Size>, run<P, Size>, reduce_system<P>, reduce_system_normal<P>};
+}
+
+// Small problems keep several vectors in flight, large ones would run out of registers.
+template <class T>
+Kernels find(int V, int K, int Q) {
+    using Several = Native<T, SMNN_VECTORS>;
+    using One = Native<T, 1>;
+    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q; };
+#ifndef SMNN_QUICK
+    if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
+#endif
+    if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
+#ifndef SMNN_QUICK
+    if (is(1, 4, 1)) return kernels<Several, Fixed<1, 4, 1>>();
+    if (is(1, 5, 1)) return kernels<Several, Fixed<1, 5, 1>>();
+    if (is(2, 3, 2)) return kernels<One, Fixed<2, 3, 2>>();
+    if (is(3, 3, 3)) return kernels<One, Fixed<3, 3, 3>>();
+#endif
+    return kernels<One, Sized>();
+}
+
+Kernels find(int V, int K, int Q, bool is_double) { return is_double ? find<double>(V, K, Q) : find<float>(V, K, Q); }
+
+extern const Level level;
+const Level level{SMNN_LEVEL_NAME, SMNN_DESCRIPTION, find};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -1,0 +1,190 @@
+// The Python module: arrays come as objects with the buffer protocol, which gives any strides and asks for no copy.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "engine.hpp"
+#include "levels.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using smnn::Arrays;
+using smnn::Factor;
+using smnn::Index;
+using smnn::View;
+
+// A buffer held for the time of a call.
+class Held {
+   public:
+    Held() = default;
+    Held(nb::handle object, bool writable, const char* formats) {
+        const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) throw nb::python_error();
+        held_ = true;
+        if (!buffer_.format || std::string(formats).find(buffer_.format) == std::string::npos) {
+            throw nb::type_error((std::string("expected a buffer of format ") + formats).c_str());
+        }
+        if (Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) fail("misaligned");
+        for (int i = 0; i < buffer_.ndim; ++i) {
+            view.shape.push_back(buffer_.shape[i]);
+            if (buffer_.strides[i] % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
+            view.strides.push_back(buffer_.strides[i] / buffer_.itemsize);
+        }
+        view.data = buffer_.buf;
+    }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    ~Held() {
+        if (held_) PyBuffer_Release(&buffer_);
+    }
+
+    View view;
+
+   private:
+    Py_buffer buffer_{};
+    bool held_ = false;
+    [[noreturn]] static void fail(const char* what) {
+        throw nb::value_error((std::string("a buffer has ") + what).c_str());
+    }
+};
+
+// T, V, K, Q, T_init, R_init
+using Sizes = std::vector<int>;
+
+smnn::Shape shape_of(const Sizes& sizes, std::vector<Index> batch, bool is_double) {
+    if (sizes.size() != 6) throw nb::value_error("expected the sizes T, V, K, Q, T_init, R_init");
+    return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, std::move(batch)};
+}
+
+// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none.
+class Request {
+   public:
+    smnn::Shape shape;
+    Arrays arrays;
+    smnn::Scheme scheme;
+    View undetermined;
+
+    Request(
+        const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme_rows, double tolerance,
+        nb::tuple inputs, nb::handle flags
+    )
+        : shape(shape_of(sizes, std::move(batch), is_double)),
+          format_(is_double ? "d" : "f"),
+          scheme_(scheme_rows, false, "d"),
+          flags_(flags, true, "?") {
+        if (inputs.size() > smnn::FIELDS) throw nb::value_error("too many arrays");
+        for (size_t f = 0; f < inputs.size(); ++f) hold(f, inputs[f]);
+        const auto* rows = static_cast<const double*>(scheme_.view.data);
+        scheme.rows.assign(rows, rows + 4 * shape.K * shape.K);
+        scheme.tolerance = tolerance;
+        undetermined = flags_.view;
+    }
+
+    void hold(size_t field, nb::handle array) {
+        if (array.is_none()) return;
+        inputs_[field] = std::make_unique<Held>(array, false, format_);
+        arrays[field] = inputs_[field]->view;
+        // an array without elements may lie nowhere
+        static double nowhere;
+        if (!arrays[field].data) arrays[field].data = &nowhere;
+    }
+
+    const char* format() const { return format_; }
+
+   private:
+    const char* format_;
+    Held scheme_, flags_;
+    std::array<std::unique_ptr<Held>, smnn::FIELDS> inputs_;
+};
+
+nb::tuple solve(
+    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
+    nb::handle undetermined, nb::handle y
+) {
+    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    std::unique_ptr<Held> out;
+    if (!y.is_none()) out = std::make_unique<Held>(y, true, request.format());
+    smnn::Solved solved;
+    {
+        nb::gil_scoped_release release;
+        solved = smnn::solve(
+            request.shape, request.scheme, request.arrays, request.undetermined, out ? out->view.data : nullptr
+        );
+    }
+    return nb::make_tuple(solved.factor, solved.any_undetermined);
+}
+
+void normal_solve(
+    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
+    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle g, nb::handle x
+) {
+    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    request.hold(smnn::G, g);
+    Held out(x, true, request.format());
+    nb::gil_scoped_release release;
+    smnn::normal_solve(
+        request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
+    );
+}
+
+void adjoint(
+    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
+    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients
+) {
+    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    request.hold(smnn::Y, y);
+    request.hold(smnn::G, g);
+    if (gradients.size() != smnn::SMOOTHNESS_RHS) throw nb::value_error("expected a gradient for each input");
+    std::array<std::unique_ptr<Held>, smnn::SMOOTHNESS_RHS> outs;
+    Arrays out;
+    for (size_t f = 0; f < outs.size(); ++f) {
+        outs[f] = std::make_unique<Held>(gradients[f], true, request.format());
+        out[f] = outs[f]->view;
+    }
+    nb::gil_scoped_release release;
+    smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out);
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+    m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
+    nb::class_<Factor>(m, "Factor")
+        .def_ro("nbytes", &Factor::bytes)
+        .def_ro("chunks", &Factor::C);
+    m.def(
+        "solve", &solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"), nb::arg("tolerance"),
+        nb::arg("inputs"), nb::arg("undetermined"), nb::arg("y").none()
+    );
+    m.def(
+        "normal_solve", &normal_solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
+        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("g"),
+        nb::arg("x")
+    );
+    m.def(
+        "adjoint", &adjoint, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
+        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("y"),
+        nb::arg("g"), nb::arg("gradients")
+    );
+    m.def(
+        "plan",
+        [](const Sizes& sizes, std::vector<Index> batch, bool is_double) {
+            const smnn::Plan p = smnn::plan(shape_of(sizes, std::move(batch), is_double));
+            return nb::make_tuple(p.C, p.lanes, p.threads, p.compiled_for_size);
+        },
+        nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"),
+        "Chunks per system, lanes of a pack, threads, and whether the kernels were compiled for this size."
+    );
+    m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
+    m.def("description", [] { return std::string(smnn::level().description); });
+    m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });
+    m.def("max_threads", &smnn::max_threads);
+    m.attr("LARGEST") = smnn::LARGEST;
+}

@@ -1,0 +1,195 @@
+// The rows of a block of points as the kernels ask for them, staged as packs.
+#pragma once
+
+#include "stage.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// The names that kernels/sweep.hpp and kernels/contract.hpp use. The step into point t is number t - 1.
+template <class P>
+struct StagedRows {
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    const Job* job;
+    const Group<P>* group;
+    int t0;  // first point of the block
+    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
+    int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
+    P s_first, w_first;                                               // the step from the left separator
+    bool initial_;                                                    // some point of the block has initial rows
+
+    SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
+    SMNN_INLINE const P& b(int t, int q) const { return b_[(t - t0) * b_step + q]; }
+    SMNN_INLINE const P& w_equation(int t, int q) const { return w_equation_[(t - t0) * w_equation_step + q]; }
+    SMNN_INLINE P s(int t) const { return t == 0 ? s_first : s_[(t - t0) * s_step]; }
+    SMNN_INLINE P w_smoothness(int t) const {
+        return t == 0 ? w_first : w_smoothness_[(t - t0) * w_smoothness_step];
+    }
+    // where steps out of points are staged
+    SMNN_INLINE const P& s_out(int t) const { return s_[(t - t0) * s_step]; }
+    SMNN_INLINE const P& w_out(int t) const { return w_smoothness_[(t - t0) * w_smoothness_step]; }
+    SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_ != nullptr; }
+    SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const {
+        return smoothness_rhs_[((t - t0) * job->V + v) * 2 * job->K + i];
+    }
+    SMNN_INLINE bool has_initial(int t) const { return initial_ && group->first_start + t < job->T_init; }
+    SMNN_INLINE int n_initial_orders() const { return job->R_init; }
+    SMNN_INLINE const P& u(int t, int v, int r) const { return u_[((t - t0) * job->V + v) * job->R_init + r]; }
+    SMNN_INLINE const P& w_initial(int t, int v, int r) const {
+        return w_initial_[((t - t0) * job->V + v) * job->R_init + r];
+    }
+
+    // In a chunk the last point is a separator: its pivots are tested in the reduced problem.
+    template <class M>
+    SMNN_OUTLINE void mark_undetermined(int t, const M& mask) const {
+        for (int l = 0; l < group->valid; ++l) {
+            if (!lane(mask, l) || t >= group->length[l] - (job->C > 1)) continue;
+            mark(*job, group->system[l], group->start[l] + t);
+        }
+    }
+
+    SMNN_OUTLINE static void mark(const Job& job, Index system, int t) {
+        Index offset = Index(t) * job.undetermined_strides[job.n_batch_axes];
+        for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
+            offset += system % job.batch_shape[axis] * job.undetermined_strides[axis];
+            system /= job.batch_shape[axis];
+        }
+        __atomic_store_n(job.undetermined + offset, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(job.any_undetermined, 1, __ATOMIC_RELAXED);
+    }
+};
+
+// Stages the rows that a sweep needs.
+template <class P>
+struct RowStager {
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    const Job& job;
+    const Group<P>& group;
+    LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs;
+    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
+
+    // packs of memory for blocks of `points` points
+    static Index memory(const Job& job, int points) {
+        const int initial = job.V * job.R_init, smoothness = 2 * job.n;
+        return Index(points) * (job.Q * job.n + 2 * job.Q + 2 + (job.T_init ? 2 * initial : 0) +
+                                (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
+    }
+
+    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, P*& memory, int points) : job(job_), group(group_) {
+        c = LanePointers<P>(job, job.in[C], group);
+        w_equation = LanePointers<P>(job, job.in[W_EQUATION], group);
+        s = LanePointers<P>(job, job.in[S], group);
+        w_smoothness = LanePointers<P>(job, job.in[W_SMOOTHNESS], group);
+        if (job.in[B].data) b = LanePointers<P>(job, job.in[B], group);
+        if (job.T_init) w_initial = LanePointers<P>(job, job.in[W_INITIAL], group);
+        if (job.T_init && job.in[U].data) u = LanePointers<P>(job, job.in[U], group);
+        if (job.in[SMOOTHNESS_RHS].data) smoothness_rhs = LanePointers<P>(job, job.in[SMOOTHNESS_RHS], group);
+        const auto take = [&](int count) {
+            P* at = memory;
+            memory += Index(points) * count;
+            return at;
+        };
+        c_ = take(job.Q * job.n);
+        b_ = take(job.Q);
+        w_equation_ = take(job.Q);
+        s_ = take(1);
+        w_smoothness_ = take(1);
+        const int initial = job.T_init ? job.V * job.R_init : 0;
+        u_ = take(initial);
+        w_initial_ = take(initial);
+        smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(2 * job.n) : nullptr;
+    }
+
+    // One number per lane of a step: that into the lane's first point (-1), where there is one.
+    SMNN_OUTLINE P before_first(const LanePointers<P>& from, const Input& in) const {
+        P x;
+        for (int l = 0; l < W; ++l) x.set(l, group.start[l] > 0 ? from.at[l][-in.time] : from.at[l][0]);
+        return x;
+    }
+
+    // Points t0 .. t1-1 with the steps into them or, for `out_of`, out of them.
+    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, bool out_of = false) const {
+        StagedRows<P> r;
+        r.job = &job;
+        r.group = &group;
+        r.t0 = t0;
+        const auto step = [&](Field f) { return job.in[f].time == 0 ? 0 : job.in[f].count; };
+        r.c_step = step(C);
+        r.b_step = job.in[B].data ? step(B) : job.Q;
+        r.w_equation_step = step(W_EQUATION);
+        r.s_step = step(S);
+        r.w_smoothness_step = step(W_SMOOTHNESS);
+        r.c_ = c_;
+        r.b_ = b_;
+        r.w_equation_ = w_equation_;
+        r.u_ = u_;
+        r.w_initial_ = w_initial_;
+        r.smoothness_rhs_ = with_rhs ? smoothness_rhs_ : nullptr;
+        stage(job, job.in[C], c, t0, t1, c_);
+        stage(job, job.in[W_EQUATION], w_equation, t0, t1, w_equation_);
+        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, b_);
+        if (with_rhs && !job.in[B].data) zero(b_, Index(t1 - t0) * job.Q);
+        r.s_first = r.w_first = splat<P>(0);
+        // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
+        const int skip = !out_of && t0 == 0;
+        const int first = out_of ? t0 : t0 - 1 + skip, last = out_of ? (t1 < group.longest ? t1 : t1 - 1) : t1 - 1;
+        r.s_ = s_ + (job.in[S].time == 0 ? 0 : skip);
+        r.w_smoothness_ = w_smoothness_ + (job.in[W_SMOOTHNESS].time == 0 ? 0 : skip);
+        if (last > first) {
+            stage(job, job.in[S], s, first, last, r.s_);
+            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_);
+        }
+        r.s_ = s_;
+        r.w_smoothness_ = w_smoothness_;
+        if (t0 == 0) {
+            r.s_first = before_first(s, job.in[S]);
+            r.w_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
+            for (int l = 0; l < W; ++l) {
+                if (group.start[l] == 0) r.w_first.set(l, 0);
+            }
+        }
+        if (with_rhs && smoothness_rhs_) stage_smoothness_rhs(t0, t1);
+        r.initial_ = job.R_init > 0 && group.first_start + t0 < job.T_init;
+        if (r.initial_) stage_initial(t0, t1, with_rhs);
+        return r;
+    }
+
+   private:
+    SMNN_OUTLINE static void zero(P* to, Index count) {
+        for (Index i = 0; i < count; ++i) to[i] = splat<P>(0);
+    }
+
+    SMNN_OUTLINE void stage_smoothness_rhs(int t0, int t1) const {
+        const Input& in = job.in[SMOOTHNESS_RHS];
+        P* to = smoothness_rhs_;
+        for (int t = t0; t < t1; ++t) {
+            for (int e = 0; e < in.count; ++e, ++to) {
+                for (int l = 0; l < W; ++l) {
+                    const bool there = group.start[l] + t > 0;
+                    to->set(l, there ? smoothness_rhs.at[l][Index(t - 1) * in.time + in.offsets[e]] : T(0));
+                }
+            }
+        }
+    }
+
+    SMNN_OUTLINE void stage_initial(int t0, int t1, bool with_rhs) const {
+        const Input &in_w = job.in[W_INITIAL], &in_u = job.in[U];
+        P *to_w = w_initial_, *to_u = u_;
+        for (int t = t0; t < t1; ++t) {
+            for (int e = 0; e < in_w.count; ++e, ++to_w, ++to_u) {
+                for (int l = 0; l < W; ++l) {
+                    const bool there = group.start[l] + t < job.T_init;
+                    to_w->set(l, there ? w_initial.at[l][Index(t) * in_w.time + in_w.offsets[e]] : T(0));
+                    if (with_rhs) to_u->set(l, there && in_u.data ? u.at[l][Index(t) * in_u.time + in_u.offsets[e]] : T(0));
+                }
+            }
+        }
+    }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -1,0 +1,156 @@
+// Between arrays of any strides and packs: a block of points is transposed so that lanes lie side by side.
+#pragma once
+
+#include "../kernels/pack.hpp"
+#include "job.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class P>
+using ScalarOf = typename Lanes<P>::Scalar;
+
+// The lanes of a group: which chunk of which system.
+template <class P>
+struct Group {
+    static constexpr int W = Lanes<P>::count;
+    Index system[W];
+    int chunk[W];
+    int start[W];   // first point
+    int length[W];  // points
+    int valid;      // lanes beyond repeat the last one and are not written
+    int longest, shortest, first_start;
+
+    SMNN_OUTLINE Group(const Job& job, Index group) {
+        const Index first = group * W;
+        valid = job.lanes - first < W ? int(job.lanes - first) : W;
+        const int base = job.T / job.C, longer = job.T % job.C;
+        longest = base + (longer > 0);
+        shortest = base;
+        first_start = job.T;
+        for (int l = 0; l < W; ++l) {
+            const Index lane = first + (l < valid ? l : valid - 1);
+            system[l] = lane / job.C;
+            chunk[l] = int(lane % job.C);
+            // the longer chunks come last
+            const int extra = chunk[l] - (job.C - longer);
+            start[l] = chunk[l] * base + (extra > 0 ? extra : 0);
+            length[l] = base + (extra >= 0);
+            if (start[l] < first_start) first_start = start[l];
+        }
+    }
+};
+
+// Where an array lies for each lane: its first point.
+template <class P>
+struct LanePointers {
+    static constexpr int W = Lanes<P>::count;
+    const ScalarOf<P>* at[W];
+
+    LanePointers() = default;
+    SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group) {
+        for (int l = 0; l < W; ++l) {
+            Index system = group.system[l], offset = 0;
+            if (!in.shared) {
+                for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
+                    const Index size = job.batch_shape[axis];
+                    if (axis == 0) {
+                        offset += system * in.batch[0];
+                    } else {
+                        offset += system % size * in.batch[axis];
+                        system /= size;
+                    }
+                }
+            }
+            at[l] = static_cast<const ScalarOf<P>*>(in.data) + offset + Index(group.start[l]) * in.time;
+        }
+    }
+};
+
+// The transpose of N vectors of N numbers, by log2(N) perfect shuffles.
+template <class T, int N>
+struct Transpose {
+    using V = typename Vector<T, N>::type;
+    using I = typename Vector<typename Bits<T>::type, N>::type;
+    SMNN_INLINE static void run(V* rows) {
+        I low, high;
+        for (int i = 0; i < N; ++i) {
+            low[i] = i / 2 + (i % 2) * N;
+            high[i] = N / 2 + i / 2 + (i % 2) * N;
+        }
+        for (int step = 1; step < N; step *= 2) {
+            V next[N];
+            for (int i = 0; i < N / 2; ++i) {
+                next[2 * i] = __builtin_shuffle(rows[i], rows[i + N / 2], low);
+                next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + N / 2], high);
+            }
+            for (int i = 0; i < N; ++i) rows[i] = next[i];
+        }
+    }
+};
+
+// count numbers that follow one another, of every lane
+template <class T, int N, int U>
+SMNN_OUTLINE void stage_run(const T* const* from, Index count, Pack<T, N, U>* to) {
+    using V = typename Vector<T, N>::type;
+    Index i = 0;
+    for (; i + N <= count; i += N) {
+        for (int u = 0; u < U; ++u) {
+            V rows[N];
+            for (int l = 0; l < N; ++l) __builtin_memcpy(&rows[l], from[u * N + l] + i, sizeof(V));
+            Transpose<T, N>::run(rows);
+            for (int l = 0; l < N; ++l) to[i + l].v[u] = rows[l];
+        }
+    }
+    for (; i < count; ++i) {
+        for (int l = 0; l < N * U; ++l) to[i].set(l, from[l][i]);
+    }
+}
+
+// the inverse, for the lanes up to `valid`
+template <class T, int N, int U>
+SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* to, int valid) {
+    using V = typename Vector<T, N>::type;
+    Index i = 0;
+    for (; i + N <= count; i += N) {
+        for (int u = 0; u < U; ++u) {
+            V rows[N];
+            for (int l = 0; l < N; ++l) rows[l] = from[i + l].v[u];
+            Transpose<T, N>::run(rows);
+            for (int l = 0; l < N; ++l) {
+                if (u * N + l < valid) __builtin_memcpy(to[u * N + l] + i, &rows[l], sizeof(V));
+            }
+        }
+    }
+    for (; i < count; ++i) {
+        for (int l = 0; l < valid; ++l) to[l][i] = from[i].get(l);
+    }
+}
+
+// The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time.
+template <class P>
+SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to) {
+    using T = ScalarOf<P>;
+    constexpr int W = Lanes<P>::count;
+    if (in.time == 0) t1 = t0 + 1;
+    if (in.shared && (job.C == 1 || in.time == 0)) {
+        for (int t = t0; t < t1; ++t) {
+            const T* at = lanes.at[0] + Index(t) * in.time;
+            for (int e = 0; e < in.count; ++e) *to++ = splat<P>(at[in.offsets[e]]);
+        }
+    } else if (in.contiguous) {
+        const T* from[W];
+        for (int l = 0; l < W; ++l) from[l] = lanes.at[l] + Index(t0) * in.time;
+        stage_run(from, Index(t1 - t0) * in.count, to);
+    } else {
+        for (int t = t0; t < t1; ++t) {
+            for (int e = 0; e < in.count; ++e, ++to) {
+                const Index offset = Index(t) * in.time + in.offsets[e];
+                for (int l = 0; l < W; ++l) to->set(l, lanes.at[l][offset]);
+            }
+        }
+    }
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

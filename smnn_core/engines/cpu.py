@@ -1,0 +1,202 @@
+"""The compiled engine for NumPy arrays: orthogonal elimination in SIMD packs, over batch, chunks of time and threads.
+
+The kernels (`engines/kernels`, one C++ source for all instruction sets and devices) eliminate point by point; where
+the batch alone does not fill the lanes, time is divided into chunks that are eliminated side by side, and the points
+between them form a small problem of the same form. This module lays out the call and leaves the work to `_kernels`.
+
+The factor is kept only where that is cheaper than eliminating again: where time is divided into chunks, or where it
+does not fit the cache. Results are the same from run to run for a given number of threads and instruction set.
+
+Environment: SMNN_SIMD=avx512, avx2 or baseline forces an instruction set; OMP_NUM_THREADS and threadpoolctl set the
+number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Array, Shape, broadcast_shapes
+from .._problem import Gradients, Problem, Rows, System, Weights
+from .._schemes import Scheme
+
+_kernels: Any
+try:
+    from . import _kernels  # type: ignore[no-redef, attr-defined]
+
+    _missing = ""
+except ImportError as error:
+    _kernels = None
+    _missing = f"the compiled kernels are not there ({error}): install with a C++17 compiler at hand."
+
+name = "cpu"
+
+
+def refusal(system: System) -> str | None:
+    """Why the system is left to another engine: no kernels, other arrays than NumPy's, or very large blocks."""
+    if _kernels is None:
+        return _missing
+    if not isinstance(system.coefficients, np.ndarray):
+        return f"it serves NumPy arrays, and the coefficients are {type(system.coefficients).__name__}."
+    if system.n > _kernels.LARGEST:
+        return f"it serves up to {_kernels.LARGEST} unknowns per time point (variables x orders), here are {system.n}."
+    return None
+
+
+def describe() -> str:
+    """One line for `show_config`."""
+    if _kernels is None:
+        return f"not available: {_missing}"
+    try:
+        level = _kernels.level()
+    except RuntimeError as error:
+        return f"not available: {error}"
+    return (
+        f"available: {level} instructions (of {_kernels.usable_levels()}), {_kernels.max_threads()} threads; "
+        f"NumPy arrays, up to {_kernels.LARGEST} unknowns per time point"
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What every call of the kernels needs of a system."""
+
+    sizes: tuple[int, ...]
+    is_double: bool
+    scheme: np.ndarray
+    tolerance: float
+    inputs: tuple[Array, ...]
+    """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial"""
+
+    @staticmethod
+    def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
+        w = system.weights
+        inputs = (system.coefficients, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial)
+        c = system.coefficients
+        Q, V, K = c.shape[-3:]
+        return _Call(
+            (system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders),
+            c.dtype == np.float64,
+            _scheme_rows(system.scheme, K)[0],
+            8 * V * K * (_EPS64 if c.dtype == np.float64 else _EPS32),
+            tuple(x if x is None else _addressable(x) for x in inputs),
+        )
+
+    def head(self, batch: Shape, inputs: tuple[Array, ...], undetermined: np.ndarray) -> tuple[Any, ...]:
+        """The arguments that all kernels share."""
+        return self.sizes, batch, self.is_double, self.scheme, self.tolerance, inputs, undetermined
+
+
+_EPS64, _EPS32 = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
+
+
+def _cell() -> np.ndarray:
+    """Where kernels note that some time point is undetermined, without saying which."""
+    return np.zeros((1,), dtype=np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class CpuFactor:
+    """The factor of a system: see `engines._contract.Factor`."""
+
+    system: System
+    call: _Call
+    kept: Any
+    """`_kernels.Factor` of one batch shape, or None where eliminating again is cheaper"""
+    undetermined: np.ndarray | None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps."""
+        return 0 if self.kept is None else int(self.kept.nbytes)
+
+    def solve(self, d: Rows) -> np.ndarray:
+        system = self.system
+        batch = broadcast_shapes(
+            {
+                "left-hand side": system.batch,
+                "rhs": tuple(d.equation.shape[:-2]),
+                "initial_values": tuple(d.initial.shape[:-3]),
+                "smoothness": () if d.smoothness is None else tuple(d.smoothness.shape[:-3]),
+            }
+        )
+        call = _Call.of(system, d.equation, d.initial)
+        inputs = call.inputs
+        if d.smoothness is not None:
+            inputs = (*inputs, _rotated(system, d.smoothness))
+        y = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+        _kernels.solve(*call.head(batch, inputs, _cell()), y)
+        return self._masked(y)
+
+    def normal_solve(self, g: Array) -> np.ndarray:
+        system = self.system
+        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+        x = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+        _kernels.normal_solve(*self.call.head(batch, self.call.inputs, _cell()), self.kept, _addressable(g), x)
+        return self._masked(x)
+
+    def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
+        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+        gradients = tuple([np.empty(x.shape, dtype=y.dtype) for x in call.inputs])
+        head = call.head(problem.batch, call.inputs, _cell())
+        _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients)
+        c, b, w_equation, s, w_smoothness, u, w_initial = gradients
+        return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+
+    def _masked(self, x: np.ndarray) -> np.ndarray:
+        """NaN for batch members that have undetermined points."""
+        if self.undetermined is not None:
+            x[np.broadcast_to(self.undetermined.any(axis=-1), x.shape[:-3])] = np.nan
+        return x
+
+
+def factorize(system: System) -> CpuFactor:
+    """Eliminates a left-hand side, once for all right-hand sides."""
+    call = _Call.of(system)
+    flag = _cell()
+    kept, singular = _kernels.solve(*call.head(system.batch, call.inputs, flag), None)
+    return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
+
+
+def solve_problem(problem: Problem) -> tuple[np.ndarray, CpuFactor]:
+    """The solution and the factor, in one sweep."""
+    system = problem.system
+    call = _Call.of(system, problem.rhs, problem.initial_values)
+    y = np.empty((*problem.batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+    kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y)
+    factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None)
+    return factor._masked(y), factor
+
+
+def _undetermined(system: System) -> np.ndarray:
+    """Which points are undetermined, (*system.batch, T): eliminates again, as only a failure asks for this."""
+    flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
+    call = _Call.of(system)
+    _kernels.solve(*call.head(system.batch, call.inputs, flags), None)
+    return flags
+
+
+@lru_cache(maxsize=64)
+def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scheme's rows [F G] = Q S: S (2K, 2K), triangular and padded with zeros, and Q (m, 2K)."""
+    Q, S = np.linalg.qr(np.hstack([np.asarray(M, dtype=np.float64) for M in scheme.matrices(K)]))
+    missing = 2 * K - S.shape[0]
+    return np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
+
+
+def _rotated(system: System, x: np.ndarray) -> np.ndarray:
+    """Right-hand sides of smoothness rows, (..., T-1, V, m), as those of the triangular form, (..., T-1, V, 2K)."""
+    Q = _scheme_rows(system.scheme, system.K)[1]
+    return np.ascontiguousarray(x @ Q.astype(x.dtype))
+
+
+def _addressable(x: Array) -> np.ndarray:
+    """The array itself; a copy where its elements do not lie at multiples of their size."""
+    item = x.itemsize
+    if x.flags.aligned and not any(stride % item for stride in x.strides):
+        return x
+    return np.array(x, order="C")

@@ -1,0 +1,56 @@
+// What elimination leaves of a point, and how its pieces lie in memory.
+//
+// Point t of a chunk becomes n rows
+//
+//     R y[t] + N y[t+1] + L y[left] = z
+//
+// with R upper triangular, N the coupling to the next point and L (where time is divided into chunks) the one to the
+// last point of the chunk before. Row j is stored as 1 / R[j,j], R[j,j+1..], N[j,0..], L[j,0..], where N has the columns
+// of the variables up to that of column j: the smoothness rows couple each variable to itself, and elimination in the
+// order of the variables fills no others.
+#pragma once
+
+#include "base.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <bool Chunked>
+struct FactorLayout {
+    int n, K;
+
+    // where row j starts; row n: the size of the whole
+    SMNN_INLINE constexpr int row(int j) const {
+        const int v = j / K, o = j % K;
+        return j * n - j * (j - 1) / 2 + K * (K * (v * (v + 1) / 2) + o * (v + 1)) + (Chunked ? j * n : 0);
+    }
+    SMNN_INLINE constexpr int next(int j) const { return row(j) + n - j; }
+    SMNN_INLINE constexpr int left(int j) const { return next(j) + K * (j / K + 1); }
+    SMNN_INLINE constexpr int entries() const { return row(n); }
+};
+
+// The state that a sweep carries from point to point, as it lies in memory between blocks of points.
+//
+//     own    (n, n)  triangle of the rows that touch the current point
+//     z      (n)     their right-hand side
+//     norm2  (n)     squared norms of the point's columns, without the coupling to the next point
+// and, chunked,
+//     left   (n, n)  the columns of those rows at the left separator
+//     edge   (n, n)  triangle of the rows that touch the left separator alone
+//     edge_z (n)     their right-hand side
+//     edge_norm2 (n) squared norms of the separator's columns in the coupling to this chunk
+template <bool Chunked>
+struct CarriedLayout {
+    int n;
+    SMNN_INLINE constexpr int own() const { return 0; }
+    SMNN_INLINE constexpr int z() const { return n * n; }
+    SMNN_INLINE constexpr int norm2() const { return n * n + n; }
+    SMNN_INLINE constexpr int left() const { return n * n + 2 * n; }
+    SMNN_INLINE constexpr int edge() const { return 2 * n * n + 2 * n; }
+    SMNN_INLINE constexpr int edge_z() const { return 3 * n * n + 2 * n; }
+    SMNN_INLINE constexpr int edge_norm2() const { return 3 * n * n + 3 * n; }
+    SMNN_INLINE constexpr int entries() const { return Chunked ? 3 * n * n + 4 * n : n * n + 2 * n; }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

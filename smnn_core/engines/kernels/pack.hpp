@@ -1,0 +1,191 @@
+// A pack: one number for each of several lanes, in SIMD registers. Scalars are packs of one lane (a GPU thread).
+#pragma once
+
+#include "base.hpp"
+
+#if defined(__x86_64__) && !defined(__CUDACC_RTC__)
+#include <immintrin.h>
+#elif defined(__aarch64__) && !defined(__CUDACC_RTC__)
+#include <arm_neon.h>
+#endif
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// Scalars -----------------------------------------------------------------------------------------------------------
+
+template <class P>
+struct Lanes {
+    using Scalar = P;
+    static constexpr int count = 1;
+};
+
+template <class P>
+SMNN_INLINE P splat(typename Lanes<P>::Scalar x) {
+    if constexpr (Lanes<P>::count == 1) {
+        return x;
+    } else {
+        return P::splat(x);
+    }
+}
+
+SMNN_INLINE double root(double x) { return __builtin_sqrt(x); }
+SMNN_INLINE float root(float x) { return __builtin_sqrtf(x); }
+SMNN_INLINE double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
+SMNN_INLINE float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
+SMNN_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
+SMNN_INLINE float select(bool mask, float a, float b) { return mask ? a : b; }
+SMNN_INLINE bool any(bool mask) { return mask; }
+SMNN_INLINE bool lane(bool mask, int) { return mask; }
+
+#if !defined(__CUDACC__) && !defined(__CUDACC_RTC__)
+
+// Hardware vectors --------------------------------------------------------------------------------------------------
+
+template <class T, int N>
+struct Vector {
+    typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T>
+struct Bits;
+template <>
+struct Bits<double> {
+    using type = long long;
+};
+template <>
+struct Bits<float> {
+    using type = int;
+};
+
+template <class T, int N>
+SMNN_INLINE typename Vector<T, N>::type vector_root(typename Vector<T, N>::type x) {
+    using V = typename Vector<T, N>::type;
+    constexpr bool is_double = sizeof(T) == 8;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64 && is_double) return (V)_mm512_sqrt_pd((__m512d)x);
+    if constexpr (sizeof(V) == 64 && !is_double) return (V)_mm512_sqrt_ps((__m512)x);
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32 && is_double) return (V)_mm256_sqrt_pd((__m256d)x);
+    if constexpr (sizeof(V) == 32 && !is_double) return (V)_mm256_sqrt_ps((__m256)x);
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(V) == 16 && is_double) return (V)_mm_sqrt_pd((__m128d)x);
+    if constexpr (sizeof(V) == 16 && !is_double) return (V)_mm_sqrt_ps((__m128)x);
+#elif defined(__aarch64__)
+    if constexpr (sizeof(V) == 16 && is_double) return (V)vsqrtq_f64((float64x2_t)x);
+    if constexpr (sizeof(V) == 16 && !is_double) return (V)vsqrtq_f32((float32x4_t)x);
+#endif
+    V result;
+    for (int i = 0; i < N; ++i) result[i] = root(x[i]);
+    return result;
+}
+
+// U vectors of N numbers: several vectors in flight hide the latency of divisions and roots.
+template <class T, int N, int U>
+struct Pack {
+    using V = typename Vector<T, N>::type;
+    V v[U];
+
+    SMNN_INLINE static Pack splat(T x) {
+        Pack p;
+        for (int u = 0; u < U; ++u) p.v[u] = x - V{};
+        return p;
+    }
+    SMNN_INLINE T get(int i) const { return v[i / N][i % N]; }
+    SMNN_INLINE void set(int i, T x) { v[i / N][i % N] = x; }
+
+    SMNN_INLINE Pack& operator+=(const Pack& b) { return *this = *this + b; }
+    SMNN_INLINE Pack& operator-=(const Pack& b) { return *this = *this - b; }
+    SMNN_INLINE Pack& operator*=(const Pack& b) { return *this = *this * b; }
+#define SMNN_OPERATOR(OP)                                               \
+    SMNN_INLINE friend Pack operator OP(const Pack& a, const Pack& b) { \
+        Pack p;                                                         \
+        for (int u = 0; u < U; ++u) p.v[u] = a.v[u] OP b.v[u];          \
+        return p;                                                       \
+    }
+    SMNN_OPERATOR(+)
+    SMNN_OPERATOR(-)
+    SMNN_OPERATOR(*)
+    SMNN_OPERATOR(/)
+#undef SMNN_OPERATOR
+    SMNN_INLINE friend Pack operator-(const Pack& a) {
+        Pack p;
+        for (int u = 0; u < U; ++u) p.v[u] = -a.v[u];
+        return p;
+    }
+};
+
+template <class T, int N, int U>
+struct Lanes<Pack<T, N, U>> {
+    using Scalar = T;
+    static constexpr int count = N * U;
+};
+
+template <class T, int N, int U>
+struct Mask {
+    typename Vector<typename Bits<T>::type, N>::type m[U];
+
+    SMNN_INLINE friend Mask operator|(const Mask& a, const Mask& b) {
+        Mask r;
+        for (int u = 0; u < U; ++u) r.m[u] = a.m[u] | b.m[u];
+        return r;
+    }
+};
+
+template <class T, int N, int U>
+SMNN_INLINE Mask<T, N, U> operator<=(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
+    Mask<T, N, U> r;
+    for (int u = 0; u < U; ++u) r.m[u] = a.v[u] <= b.v[u];
+    return r;
+}
+template <class T, int N, int U>
+SMNN_INLINE Mask<T, N, U> operator==(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
+    Mask<T, N, U> r;
+    for (int u = 0; u < U; ++u) r.m[u] = a.v[u] == b.v[u];
+    return r;
+}
+template <class T, int N, int U>
+SMNN_INLINE Pack<T, N, U> select(const Mask<T, N, U>& mask, const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
+    Pack<T, N, U> p;
+    for (int u = 0; u < U; ++u) p.v[u] = mask.m[u] ? a.v[u] : b.v[u];
+    return p;
+}
+template <class T, int N, int U>
+SMNN_INLINE bool lane(const Mask<T, N, U>& mask, int i) {
+    return mask.m[i / N][i % N] != 0;
+}
+template <class T, int N, int U>
+SMNN_INLINE bool any(const Mask<T, N, U>& mask) {
+    auto m = mask.m[0];
+    for (int u = 1; u < U; ++u) m |= mask.m[u];
+#if defined(__AVX512F__)
+    if constexpr (sizeof(m) == 64) return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(m) == 32) return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#endif
+    typename Bits<T>::type result = 0;
+    for (int i = 0; i < N; ++i) result |= m[i];
+    return result != 0;
+}
+template <class T, int N, int U>
+SMNN_INLINE Pack<T, N, U> root(const Pack<T, N, U>& x) {
+    Pack<T, N, U> p;
+    for (int u = 0; u < U; ++u) p.v[u] = vector_root<T, N>(x.v[u]);
+    return p;
+}
+template <class T, int N, int U>
+SMNN_INLINE Pack<T, N, U> with_sign(const Pack<T, N, U>& x, const Pack<T, N, U>& sign) {
+    using I = typename Vector<typename Bits<T>::type, N>::type;
+    constexpr auto magnitude = typename Bits<T>::type(~0ULL >> (sizeof(T) == 8 ? 1 : 33));
+    const I low = magnitude - I{};
+    Pack<T, N, U> p;
+    for (int u = 0; u < U; ++u) p.v[u] = (typename Vector<T, N>::type)(((I)x.v[u] & low) | ((I)sign.v[u] & ~low));
+    return p;
+}
+
+#endif  // not CUDA
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

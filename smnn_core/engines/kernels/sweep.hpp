@@ -1,0 +1,386 @@
+// Elimination: one lane sweeps the points of one system, or of one chunk of it.
+//
+// Columns are the unknowns y[t, v, o] as they are. The scheme's smoothness rows of one variable, [F G] of shape (m, 2K),
+// enter through the triangular factor of their QR decomposition (an orthogonal transformation of rows changes no least
+// squares problem),
+//
+//     [ S11  S12 ]    K rows that touch y[t] and y[t+1]
+//     [  0   S22 ]    K rows that touch y[t+1] alone
+//
+// computed once and for all; on the step into point t its columns are multiplied by w s^o.
+//
+// The sweep carries a triangle of n rows that touch the current point. A step
+//   departs: takes the rows [S11 S12] into the triangle, whose n rows are then final (the factor of that point), and
+//            leaves n rows on the next point;
+//   arrives: takes these and the equations of the next point into the triangle S22.
+// In a chunk all rows have columns at the left separator too, and the rows that arrival leaves touch nothing else: they go
+// into a triangle on the edge of the chunk.
+#pragma once
+
+#include "factor.hpp"
+#include "reflect.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// The constants of a scheme for K orders.
+template <class T>
+struct SchemeRows {
+    const T* S;       // (2K, 2K) upper triangular: [S11 S12; 0 S22]
+    const T* norm2;   // (2K) squared norms of its columns
+    T tolerance2;     // a pivot is zero where its square is below this times the squared norm of its column
+};
+
+// The workspace, in packs, of a sweep whose sizes are known at run time (0 otherwise).
+template <class Size>
+SMNN_INLINE int sweep_workspace(const Size& size) {
+    if constexpr (Size::fixed) {
+        return 0;
+    } else {
+        return size.K + size.n * size.n + 2 * size.n * size.rows + size.rows;
+    }
+}
+
+// One initial row `weight y[column] = value` taken into the carried state, which lies in memory.
+template <class P, bool Chunked, bool Rhs>
+SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carried, P* row) {
+    const CarriedLayout<Chunked> at{n};
+    P* own = carried + at.own();
+    P* left_row = row + n;
+    for (int j = 0; j < 2 * n; ++j) row[j] = splat<P>(0);
+    row[column] = weight;
+    P rhs = weight * value;
+    for (int j = column; j < n; ++j) {
+        const P x = row[j];
+        const auto H = reflect(own[j * n + j], &x, Int<1>());
+        own[j * n + j] = H.diagonal;
+        for (int k = j + 1; k < n; ++k) apply(H, &x, Int<1>(), own[j * n + k], row + k);
+        if constexpr (Chunked) {
+            for (int k = 0; k < n; ++k) apply(H, &x, Int<1>(), carried[at.left() + j * n + k], left_row + k);
+        }
+        if constexpr (Rhs) apply(H, &x, Int<1>(), carried[at.z() + j], &rhs);
+    }
+    if constexpr (Chunked) {
+        P* edge = carried + at.edge();
+        for (int j = 0; j < n; ++j) {
+            const P x = left_row[j];
+            const auto H = reflect(edge[j * n + j], &x, Int<1>());
+            edge[j * n + j] = H.diagonal;
+            for (int k = j + 1; k < n; ++k) apply(H, &x, Int<1>(), edge[j * n + k], left_row + k);
+            if constexpr (Rhs) apply(H, &x, Int<1>(), carried[at.edge_z() + j], &rhs);
+        }
+    }
+    carried[at.norm2() + column] += weight * weight;
+}
+
+template <class P, class Size, bool Chunked, bool Rhs>
+struct Sweep {
+    using T = typename Lanes<P>::Scalar;
+    using Cap = Capacity<Size>;
+    template <int N>
+    using Piece = Array<P, N>;
+
+    const Size& size;
+    const SchemeRows<T>& scheme;
+
+    // carried from point to point (see CarriedLayout)
+    Piece<Cap::n * Cap::n> own;
+    Piece<Cap::n> z;
+    Piece<Cap::n> norm2;
+    Piece<Chunked ? Cap::n * Cap::n : Cap::n> left;
+    Piece<Chunked ? Cap::n * Cap::n : Cap::n> edge;
+    Piece<Cap::n> edge_z;
+    Piece<Cap::n> edge_norm2;
+    // the rows below the triangle, by columns: at the current point, at the next one, at the separator, right-hand side
+    Piece<Cap::K> p;
+    Piece<Cap::n * Cap::n> x_own;
+    Piece<Cap::n * Cap::rows> x_next;
+    Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
+    Piece<Cap::rows> x_z;
+
+    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace)
+        : size(size_),
+          scheme(scheme_),
+          own(carried, size_.n * size_.n),
+          z(carried, size_.n),
+          norm2(carried, size_.n),
+          left(carried, Chunked ? size_.n * size_.n : 0),
+          edge(carried, Chunked ? size_.n * size_.n : 0),
+          edge_z(carried, Chunked ? size_.n : 0),
+          edge_norm2(carried, Chunked ? size_.n : 0),
+          p(workspace, size_.K),
+          x_own(workspace, size_.n * size_.n),
+          x_next(workspace, size_.n * size_.rows),
+          x_left(workspace, size_.n * size_.rows),
+          x_z(workspace, size_.rows) {}
+
+    SMNN_INLINE void load(const P* memory) {
+        if constexpr (Size::fixed) {
+            const CarriedLayout<Chunked> at{size.n};
+            own.load(memory + at.own(), size.n * size.n);
+            z.load(memory + at.z(), size.n);
+            norm2.load(memory + at.norm2(), size.n);
+            if constexpr (Chunked) {
+                left.load(memory + at.left(), size.n * size.n);
+                edge.load(memory + at.edge(), size.n * size.n);
+                edge_z.load(memory + at.edge_z(), size.n);
+                edge_norm2.load(memory + at.edge_norm2(), size.n);
+            }
+        }
+    }
+
+    SMNN_INLINE void save(P* memory) const {
+        if constexpr (Size::fixed) {
+            const CarriedLayout<Chunked> at{size.n};
+            own.save(memory + at.own(), size.n * size.n);
+            z.save(memory + at.z(), size.n);
+            norm2.save(memory + at.norm2(), size.n);
+            if constexpr (Chunked) {
+                left.save(memory + at.left(), size.n * size.n);
+                edge.save(memory + at.edge(), size.n * size.n);
+                edge_z.save(memory + at.edge_z(), size.n);
+                edge_norm2.save(memory + at.edge_norm2(), size.n);
+            }
+        }
+    }
+
+    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
+
+    // w s^o of the step into point t
+    template <class Rows>
+    SMNN_INLINE void set_powers(const Rows& rows, int t) {
+        const P s = rows.s(t);
+        p[0] = rows.w_smoothness(t);
+        for (int o = 1; o < size.K; ++o) p[o] = p[o - 1] * s;
+    }
+
+    // The rows S12 of the step into point t.
+    template <class Rows>
+    SMNN_INLINE void set_coupling(const Rows& rows, int t) {
+        const P zero = splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int v = j / size.K, o = j % size.K;
+            repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                x_next[j * size.rows + i] = i / size.K == v ? S(i % size.K, size.K + o) * p[o] : zero;
+            });
+        });
+        if constexpr (Rhs) {
+            repeat(size.n, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
+            if (rows.has_smoothness_rhs()) {
+                repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                    x_z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, i % size.K);
+                });
+            }
+        }
+    }
+
+    // The rows S22 of the step into point t as its triangle.
+    template <class Rows>
+    SMNN_INLINE void set_triangle(const Rows& rows, int t) {
+        const P zero = splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int v = j / size.K, o = j % size.K;
+            repeat(next(j), [&](auto i) SMNN_LAMBDA {
+                own[i * size.n + j] = i / size.K == v ? S(size.K + i % size.K, size.K + o) * p[o] : zero;
+            });
+            norm2[j] = splat<P>(scheme.norm2[size.K + o]) * p[o] * p[o];
+            if constexpr (Rhs) z[j] = zero;
+        });
+        if constexpr (Rhs) {
+            if (rows.has_smoothness_rhs()) {
+                repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                    z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, size.K + i % size.K);
+                });
+            }
+        }
+    }
+
+    // Puts the sweep before its first point. A chunk starts with the step from the separator, whose weight is zero in a
+    // lane that has none.
+    template <class Rows>
+    SMNN_INLINE void start(const Rows& rows) {
+        const P zero = splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                own[j * size.n + i] = zero;
+                x_next[j * size.rows + i] = zero;
+                if constexpr (Chunked) edge[j * size.n + i] = zero;
+            });
+            norm2[j] = zero;
+            z[j] = zero;
+            if constexpr (Rhs) x_z[j] = zero;
+        });
+        if constexpr (Chunked) {
+            set_powers(rows, 0);
+            set_coupling(rows, 0);
+            set_triangle(rows, 0);
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                const int v = j / size.K, o = j % size.K;
+                repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                    const bool coupled = i / size.K == v && i <= j;
+                    x_left[j * size.rows + i] = coupled ? S(i % size.K, o) * p[o] : zero;
+                });
+                edge_norm2[j] = splat<P>(scheme.norm2[o]) * p[o] * p[o];
+                edge_z[j] = zero;
+            });
+        }
+    }
+
+    // From the point before t towards t: its final rows go to f and f_z.
+    template <class Rows>
+    SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
+        const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
+        set_powers(rows, t);
+        set_coupling(rows, t);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int v = j / size.K, o = j % size.K;
+            repeat(next(j), [&](auto i) SMNN_LAMBDA {
+                x_own[j * size.n + i] = i / size.K == v ? S(i % size.K, o) * p[o] : zero;
+            });
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto i) SMNN_LAMBDA { x_left[j * size.rows + i] = zero; });
+            }
+        });
+        const FactorLayout<Chunked> at{size.n, size.K};
+        auto bad_any = one == zero;
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int o = j % size.K;
+            const auto below = next(j);
+            const P* column = x_own + j * size.n;
+            const auto H = reflect(own[j * size.n + j], column, below);
+            const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
+            const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
+            bad_any = bad_any | bad;
+            f[at.row(j)] = select(bad, one, H.inverse_diagonal());
+            repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
+                const int k = j + 1 + i;
+                apply(H, column, below, own[j * size.n + k], x_own + k * size.n);
+                f[at.row(j) + 1 + i] = own[j * size.n + k];
+            });
+            repeat(unroll_if_small<Size>(columns_through(size, j)), [&](auto k) SMNN_LAMBDA {
+                f[at.next(j) + k] = apply_below(H, column, below, x_next + k * size.rows);
+            });
+            if constexpr (Chunked) {
+                repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    apply(H, column, below, left[j * size.n + k], x_left + k * size.rows);
+                    f[at.left(j) + k] = left[j * size.n + k];
+                });
+            }
+            if constexpr (Rhs) {
+                apply(H, column, below, z[j], x_z.data);
+                f_z[j] = z[j];
+            }
+        });
+        if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
+        set_triangle(rows, t);
+    }
+
+    // At point t: the rows that departure left and the equations.
+    template <class Rows>
+    SMNN_INLINE void arrive(const Rows& rows, int t) {
+        const P zero = splat<P>(0);
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const P w = rows.w_equation(t, q);
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                const P x = w * rows.c(t, q, j);
+                norm2[j] += x * x;
+                x_next[j * size.rows + size.n + q] = x;
+                if constexpr (Chunked) x_left[j * size.rows + size.n + q] = zero;
+            });
+            if constexpr (Rhs) x_z[size.n + q] = w * rows.b(t, q);
+        });
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const P* column = x_next + j * size.rows;
+            const auto H = reflect(own[j * size.n + j], column, size.rows);
+            own[j * size.n + j] = H.diagonal;
+            repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
+                const int k = j + 1 + i;
+                apply(H, column, size.rows, own[j * size.n + k], x_next + k * size.rows);
+            });
+            if constexpr (Chunked) {
+                repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    left[j * size.n + k] = apply_below(H, column, size.rows, x_left + k * size.rows);
+                });
+            }
+            if constexpr (Rhs) apply(H, column, size.rows, z[j], x_z.data);
+        });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                const P* column = x_left + j * size.rows;
+                const auto H = reflect(edge[j * size.n + j], column, size.rows);
+                edge[j * size.n + j] = H.diagonal;
+                repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
+                    const int k = j + 1 + i;
+                    apply(H, column, size.rows, edge[j * size.n + k], x_left + k * size.rows);
+                });
+                if constexpr (Rhs) apply(H, column, size.rows, edge_z[j], x_z.data);
+            });
+        }
+    }
+
+    // The final rows of the last point, which has no next one.
+    template <class Rows>
+    SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
+        const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
+        const FactorLayout<Chunked> at{size.n, size.K};
+        auto bad_any = one == zero;
+        for (int i = 0; i < at.entries(); ++i) f[i] = zero;
+        for (int j = 0; j < size.n; ++j) {
+            const P diagonal = own[j * size.n + j];
+            const auto bad = diagonal * diagonal <= tolerance2 * norm2[j];
+            bad_any = bad_any | bad;
+            f[at.row(j)] = one / select(bad, one, diagonal);
+            for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
+            if constexpr (Rhs) f_z[j] = z[j];
+        }
+        if (any(bad_any)) rows.mark_undetermined(t, bad_any);
+    }
+};
+
+// Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
+// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1.
+template <class P, class Size, bool Chunked, bool Rhs, class Rows>
+SMNN_OUTLINE void sweep(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
+    P* workspace, P* f, P* f_z
+) {
+    Sweep<P, Size, Chunked, Rhs> state(size, scheme, carried, workspace);
+    const FactorLayout<Chunked> at{size.n, size.K};
+    if (t0 > 0) state.load(carried);
+    for (int t = t0; t < t1; ++t) {
+        if (t == 0) {
+            state.start(rows);
+        } else {
+            state.depart(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
+        }
+        state.arrive(rows, t);
+        if (rows.has_initial(t)) {
+            state.save(carried);
+            for (int v = 0; v < size.V; ++v) {
+                for (int r = 0; r < rows.n_initial_orders(); ++r) {
+                    P value = splat<P>(0);
+                    if constexpr (Rhs) value = rows.u(t, v, r);
+                    take_initial_row<P, Chunked, Rhs>(
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace
+                    );
+                }
+            }
+            state.load(carried);
+        }
+    }
+    state.save(carried);
+}
+
+// The final rows of the last point of a system that is not divided into chunks.
+template <class P, class Size, bool Rhs, class Rows>
+SMNN_OUTLINE void finish(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,
+    P* workspace, P* f, P* f_z
+) {
+    Sweep<P, Size, false, Rhs> state(size, scheme, carried, workspace);
+    state.load(carried);
+    state.finish(rows, t, f, f_z);
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -14,6 +14,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 
 .PHONY: help demo test lint format docs docs-serve bench examples clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help:
 	@echo "make demo      discover the Lorenz equations from a trajectory (examples/lorenz.py)"

@@ -110,7 +110,7 @@ def broadcast_shapes(shapes: Mapping[str, Shape]) -> Shape:
 
 
 def sum_to_shape(xp: Namespace, x: Array, shape: Shape) -> Array:
-    """The adjoint of broadcasting from `shape`: sums x over the axes along which an input of that shape was repeated."""
+    """The adjoint of broadcasting from `shape`: sums x over the axes along which that shape was repeated."""
     extra = x.ndim - len(shape)
     repeated = tuple(range(extra)) + tuple(
         extra + i for i, size in enumerate(shape) if size == 1 and x.shape[extra + i] != 1

@@ -16,6 +16,8 @@ from ._schemes import TAYLOR, Scheme
 
 __all__ = ["Gradients", "Problem", "Rows", "System", "Weights"]
 
+ArrayOrNumber = Any
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -27,9 +29,9 @@ class Weights:
         smoothness: (..., T-1) or anything that broadcasts to it.
     """
 
-    equation: float | Array = 1.0
-    initial: float | Array = 1.0
-    smoothness: float | Array = 1.0
+    equation: ArrayOrNumber = 1.0
+    initial: ArrayOrNumber = 1.0
+    smoothness: ArrayOrNumber = 1.0
 
 
 class Rows(NamedTuple):
@@ -39,8 +41,8 @@ class Rows(NamedTuple):
     """(..., T, Q)"""
     initial: Array
     """(..., T_init, V, R_init)"""
-    smoothness: Array | None
-    """(..., T-1, V, m)"""
+    smoothness: Array
+    """(..., T-1, V, m), or None"""
 
 
 class Gradients(NamedTuple):
@@ -133,7 +135,7 @@ class System:
             )
         if not isinstance(weights, Weights):
             raise TypeError(
-                f"weights must be smnn.Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+                f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
             )
         right_hand_side = dict(right_hand_side or {})
         arrays = {"coefficients": coefficients, "step_sizes": step_sizes, **right_hand_side}
@@ -216,7 +218,7 @@ class Problem:
         *,
         n_steps: int | None = None,
         scheme: Scheme = TAYLOR,
-        weights: Weights = Weights(),  # noqa: B008  (frozen)
+        weights: Weights = Weights(),
     ) -> Problem:
         """Checks all arguments of `smnn_core.solve_ode`; see there for shapes and errors."""
         common_namespace({"coefficients": coefficients, "initial_values": initial_values})

@@ -228,9 +228,7 @@ def dense_system(
     )
     system, xp = problem.system, problem.system.xp
     T, V, K, N = system.n_steps, system.V, system.K, system.n_steps * system.n
-    unit = xp.reshape(
-        xp.eye(N, dtype=system.dtype, device=system.device), (N, *(1,) * len(problem.batch), T, V, K)
-    )
+    unit = xp.reshape(xp.eye(N, dtype=system.dtype, device=system.device), (N, *(1,) * len(problem.batch), T, V, K))
     columns = _constraints.weighted(system.weights, _constraints.apply(system, unit))
     d = _constraints.weighted(system.weights, problem.rows)
     cores = [(T, system.Q), (system.n_initial_steps, V, system.n_initial_orders), tuple(columns.smoothness.shape[-3:])]

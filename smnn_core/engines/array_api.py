@@ -120,7 +120,7 @@ class ArrayFactor:
         for level in levels:
             w_odd = _solve_transposed(xp, level.R, g[..., 1::2, :, :])
             g = g[..., ::2, :, :]
-            P, h = g.shape[-3], w_odd.shape[-3]
+            P = g.shape[-3]
             to_right = (mT(level.G) @ w_odd)[..., : P - 1, :, :]
             g = g - _pad(xp, mT(level.E) @ w_odd, -3, 0, P) - _pad(xp, to_right, -3, 1, P)
             w.append(w_odd)
@@ -157,9 +157,7 @@ def factorize(system: System) -> ArrayFactor:
     return ArrayFactor(system, tuple(levels), last)
 
 
-def _eliminate(
-    system: System, own: Array, left: Array, right: Array, norms: Array
-) -> tuple[Level, Array, Array]:
+def _eliminate(system: System, own: Array, left: Array, right: Array, norms: Array) -> tuple[Level, Array, Array]:
     """One level: eliminates the odd points; the couplings between the even ones are left."""
     xp, n, P = system.xp, system.n, own.shape[-3]
     left, left_of_left, left_of_right = _pairs(xp, P, left)

@@ -13,6 +13,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _ffi
+from ._mesh import in_shard_map
 from ._operators import CORE_AXES, OPERATORS, Static, result_shape
 
 Array = Any
@@ -31,6 +32,8 @@ def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
 
     @custom_vmap
     def function(*operands: Array) -> Array:
+        if in_shard_map():  # where the caller has divided the work
+            return _execute(operator, static, *operands)
         return _partitioned(operator, static)(*operands)
 
     @function.def_vmap

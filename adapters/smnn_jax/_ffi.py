@@ -10,9 +10,12 @@ of the compilation cache.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import time
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import jax
@@ -157,7 +160,8 @@ def _handler(execute: Any) -> Any:
         frame = XLA_FFI_CallFrame.from_address(address)
         try:
             if not _describe(frame):
-                execute(frame)
+                with _CALLS:
+                    execute(frame)
         except BaseException as error:  # an exception cannot cross into C
             message = f"smnn: {type(error).__name__}: {error}".encode()
             args = XLA_FFI_Error_Create_Args(
@@ -173,9 +177,42 @@ def _handler(execute: Any) -> Any:
 _HANDLERS = {"cpu": _handler(_execute_on_host), "CUDA": _handler(_execute_on_cuda)}
 
 
+class _Calls:
+    """How many calls have started and are running, on any thread: see `_drain`."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.started = self.running = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.started += 1
+            self.running += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.running -= 1
+
+
+_CALLS = _Calls()
+
+
+def _drain() -> None:
+    """Before the interpreter ends: XLA runs asynchronously, and a handler cannot start once there is no interpreter.
+
+    What still has a result is waited for; of what has none, such as a gradient that nobody kept, only its calls show.
+    """
+    jax.block_until_ready(jax.live_arrays())
+    seen = None
+    while _CALLS.running or _CALLS.started != seen:
+        seen = _CALLS.started
+        time.sleep(0.02)
+
+
 @lru_cache(maxsize=None)
 def register() -> None:
     """Makes the handlers known to XLA, once."""
+    atexit.register(_drain)
     for platform, handler in _HANDLERS.items():
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform=platform)
 

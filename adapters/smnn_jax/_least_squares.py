@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from smnn_core._gradient import residual
 from smnn_core._problem import Problem, Rows, System
 
 from ._call import call
+from ._mesh import vary_like
 from ._operators import SYSTEM_AXES, Static
 
 Array = Any
@@ -54,6 +56,25 @@ class Inputs(NamedTuple):
     weight_smoothness: Array
     rhs: Array
     initial_values: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedSystem(System):
+    """A system whose constants, the matrices of the scheme, vary over the axes of a shard_map like its arrays.
+
+    custom_linear_solve makes all that its functions close over vary, after it has traced them: constants must already.
+    """
+
+    matrices: tuple[Array, Array]
+
+    @property
+    def smoothness_matrices(self) -> tuple[Array, Array]:
+        return self.matrices
+
+    @staticmethod
+    def of(system: System) -> _MappedSystem:
+        F, G = (vary_like(M, system.coefficients) for M in system.smoothness_matrices)
+        return _MappedSystem(**vars(system), matrices=(F, G))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -81,7 +102,7 @@ def _jvp(static: Static, primals: tuple[Inputs], tangents: tuple[Inputs]) -> tup
 
 def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:
     """The part x of the solution of (*) for a right-hand side (f, h), linear in it."""
-    system = _system(static, inputs)
+    system = _MappedSystem.of(_system(static, inputs))
     f, h = f_h
     shapes = [tuple(part.shape[h.ndim - 3 :]) for part in (*f, h)]
 

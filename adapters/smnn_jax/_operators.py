@@ -14,7 +14,7 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy as np
-from smnn_core._arrays import broadcast_shapes
+from smnn_core._arrays import broadcast_shapes, device_of
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, Scheme
 from smnn_core.engines import select
@@ -78,8 +78,7 @@ class Static:
             n_initial_steps=self.n_initial_steps,
             n_initial_orders=self.n_initial_orders,
             batch=batch,
-            # constants in JAX are not committed to a device: XLA puts them where they are needed
-            device=None if compat.is_jax_array(c) else compat.device(c),
+            device=device_of(c),
         )
 
 

@@ -12,9 +12,10 @@ import smnn_core
 from smnn_core import TAYLOR, ArgumentError, Scheme, Weights
 from smnn_core._arrays import can_look, is_tracer
 from smnn_core._problem import Problem
-from smnn_core.engines import ENGINES
+from smnn_core.engines import ENGINES, select
 
 from ._least_squares import Inputs, least_squares
+from ._mesh import explicit_spec, vary_together
 from ._operators import CORE_AXES, Static
 
 Array = Any
@@ -62,14 +63,18 @@ def solve_ode(
         SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
             device, such a batch member comes back as NaN instead.
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=_typed(weights, rhs)
-    )
+    weights = _typed(weights, rhs)
+    with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
+        problem = Problem.build(
+            coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+        )
     system = problem.system
-    if engine != "auto" and engine not in ENGINES:
-        smnn_core.engines.select(engine, system)
+    if engine not in ("auto", *ENGINES):
+        select(engine, system)
     static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine)
-    inputs = Inputs(coefficients, step_sizes, *vars(system.weights).values(), rhs, initial_values)
+    # numbers become NumPy arrays, which JAX puts wherever the others are
+    numbers = (np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in vars(weights).values())
+    inputs = Inputs(coefficients, step_sizes, *numbers, rhs, initial_values)
     y = _solve(static, inputs)
     _raise_if_singular(problem, y, check)
     return y
@@ -77,7 +82,12 @@ def solve_ode(
 
 @partial(jax.jit, static_argnums=0)
 def _solve(static: Static, inputs: Inputs) -> Array:
-    return least_squares(static, normalise(inputs))
+    inputs = vary_together(normalise(inputs))
+    spec = explicit_spec(inputs, CORE_AXES["least_squares"])
+    if spec is None:
+        return least_squares(static, inputs)
+    # the rules of least_squares speak of no shardings: they are left to XLA, and stated for the result
+    return jax.sharding.auto_axes(partial(least_squares, static), out_sharding=spec)(inputs)
 
 
 def normalise(inputs: Inputs) -> Inputs:
@@ -90,7 +100,7 @@ def normalise(inputs: Inputs) -> Inputs:
 
 
 def _typed(weights: Weights, like: Array) -> Weights:
-    """Number weights that jit turned into arrays take the dtype of the other arguments, as numbers do."""
+    """Number weights that a JAX transform turned into arrays take the dtype of the other arguments, as numbers do."""
     if not isinstance(weights, Weights):
         return weights
     return Weights(

@@ -113,7 +113,8 @@ def _execute(operator: str, static: Static, *operands: Array) -> Array:
         return OPERATORS[operator](static, operands)
     _ffi.register()
     shape = result_shape(operator, static, [tuple(x.shape) for x in operands])
-    # any computation that all operands enter has the type of the result, varying manual axes of shard_map included
-    result = jax.eval_shape(lambda *xs: jnp.broadcast_to(sum(jnp.sum(x) for x in xs), shape), *operands)
+    # Any computation that all operands enter has the type of the result, with the axes of a shard_map along which it
+    # varies; it is never carried out.
+    result = jnp.broadcast_to(sum(jnp.sum(x) for x in operands), shape)
     text = static.encode(operator, operands[0].shape[-1])
     return jax.ffi.ffi_call(_ffi.TARGET, result)(*operands, static=text)

@@ -26,6 +26,7 @@ entries would no longer satisfy the rows of the scheme, which cost a factor 100 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import array_api_compat as compat
@@ -96,17 +97,8 @@ class ArrayFactor:
         system, xp, n = self.system, self.system.xp, self.system.n
         columns, own, coupling = _right_hand_side(system, d)
         levels, last = columns.factor(self)
-        mT = xp.matrix_transpose
-        z = []
-        for level in levels:
-            P = own.shape[-3]
-            coupling, to_left, to_right = _pairs(xp, P, coupling)
-            rows = _pad(xp, xp.concat([own[..., 1::2, :, :], to_left, to_right], axis=-2), -2, 0, n)
-            rows = mT(level.Q) @ rows
-            z.append(rows[..., :n, :])
-            coupling = _with_phantom(xp, P, coupling, rows[..., n:, :])
-            own = own[..., ::2, :, :]
-        rows = mT(last.Q) @ _last_rows(xp, n, own, coupling)
+        z, own, coupling = reflect(xp, n, levels, own, coupling)
+        rows = xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling)
         return self._substitute_back(columns, levels, last, z, rows[..., :n, :])
 
     def normal_solve(self, g: Array) -> Array:
@@ -115,29 +107,15 @@ class ArrayFactor:
         columns = _Columns(xp, system.batch, batch)
         levels, last = columns.factor(self)
         g = columns.gather(xp.reshape(g, (*g.shape[:-2], system.n)), 2)
-        mT = xp.matrix_transpose
-        w = []
-        for level in levels:
-            w_odd = _solve_transposed(xp, level.R, g[..., 1::2, :, :])
-            g = g[..., ::2, :, :]
-            P = g.shape[-3]
-            to_right = (mT(level.G) @ w_odd)[..., : P - 1, :, :]
-            g = g - _pad(xp, mT(level.E) @ w_odd, -3, 0, P) - _pad(xp, to_right, -3, 1, P)
-            w.append(w_odd)
-        return self._substitute_back(columns, levels, last, w, _solve_transposed(xp, last.R, g))
+        w, g, _ = substitute_transposed(xp, levels, g)
+        return self._substitute_back(columns, levels, last, w, solve_transposed(xp, last.R, g))
 
     def _substitute_back(
         self, columns: _Columns, levels: list[Level], last: Level, z: list[Array], z_last: Array
     ) -> Array:
         """R x = z level by level; NaN for undetermined members, (*batch, T, V, K)."""
         system, xp = self.system, self.system.xp
-        x = xp.linalg.solve(last.R, z_last)
-        for level, z_odd in zip(reversed(levels), reversed(z), strict=True):
-            h = z_odd.shape[-3]
-            right = _pad(xp, x[..., 1:, :, :], -3, 0, h)
-            x_odd = xp.linalg.solve(level.R, z_odd - level.E @ x[..., :h, :, :] - level.G @ right)
-            x = _interleave(xp, x, x_odd, axis=-3)
-        x = columns.scatter(x)
+        x = columns.scatter(substitute_back(xp, levels, z, xp.linalg.solve(last.R, z_last)))
         x = xp.reshape(x, (*columns.batch, system.n_steps, system.V, system.K))
         bad = xp.any(self.undetermined, axis=-1)[..., None, None, None]
         return xp.where(bad, system.constant(xp.nan), x)
@@ -146,15 +124,71 @@ class ArrayFactor:
 def factorize(system: System) -> ArrayFactor:
     """Eliminates all points: linear work, log2(T) levels."""
     xp = system.xp
-    own, left, right = _blocks(system)
-    norms = _column_norms(xp, own, left, right)
+    own, left, right = blocks(system)
+    levels, own, left, _, norms = eliminate(system, own, left, right, column_norms(xp, own, left, right))
+    last, _ = triangularise(system, last_rows(xp, system.n, own, left), norms)
+    return ArrayFactor(system, tuple(levels), last)
+
+
+def eliminate(
+    system: System, own: Array, left: Array, right: Array, norms: Array
+) -> tuple[list[Level], Array, Array, Array, Array]:
+    """Eliminates all points but the first: the levels, and what is left of own, left, right and norms.
+
+    Where there are as many couplings as points the last one leads to a point that is not among them, which stays.
+    """
     levels = []
     while own.shape[-3] > 1:
         level, left, right = _eliminate(system, own, left, right, norms[..., 1::2, :])
         levels.append(level)
         own, norms = own[..., ::2, :, :], norms[..., ::2, :]
-    last, _ = _triangularise(system, _last_rows(xp, system.n, own, left), norms)
-    return ArrayFactor(system, tuple(levels), last)
+    return levels, own, left, right, norms
+
+
+def reflect(
+    xp: Namespace, n: int, levels: Sequence[Level], own: Array, coupling: Array
+) -> tuple[list[Array], Array, Array]:
+    """Q^T applied to right-hand sides (..., P, rows, columns) of own rows and couplings, level by level.
+
+    Returns z, the right-hand sides of the eliminated points, and those of the first point and its coupling.
+    """
+    z = []
+    for level in levels:
+        P = own.shape[-3]
+        coupling, to_left, to_right = _pairs(xp, P, coupling)
+        rows = _pad(xp, xp.concat([own[..., 1::2, :, :], to_left, to_right], axis=-2), -2, 0, n)
+        rows = xp.matrix_transpose(level.Q) @ rows
+        z.append(rows[..., :n, :])
+        coupling = _with_phantom(xp, P, coupling, rows[..., n:, :])
+        own = own[..., ::2, :, :]
+    return z, own, coupling
+
+
+def substitute_back(
+    xp: Namespace, levels: Sequence[Level], z: Sequence[Array], x: Array, beyond: Array | None = None
+) -> Array:
+    """R x = z level by level, from x at the first point and, where the last coupling leads there, beyond the last."""
+    for level, z_odd in zip(reversed(levels), reversed(z), strict=True):
+        h = z_odd.shape[-3]
+        right = x[..., 1:, :, :]
+        right = _pad(xp, right, -3, 0, h) if beyond is None else xp.concat([right, beyond], axis=-3)[..., :h, :, :]
+        x_odd = xp.linalg.solve(level.R, z_odd - level.E @ x[..., :h, :, :] - level.G @ right)
+        x = _interleave(xp, x, x_odd, axis=-3)
+    return x
+
+
+def substitute_transposed(xp: Namespace, levels: Sequence[Level], g: Array) -> tuple[list[Array], Array, Array]:
+    """R^T w = g level by level: w of the eliminated points, what is left of g at the first and beyond the last."""
+    mT = xp.matrix_transpose
+    w, beyond = [], xp.zeros_like(g[..., :1, :, :])
+    for level in levels:
+        w_odd = solve_transposed(xp, level.R, g[..., 1::2, :, :])
+        g = g[..., ::2, :, :]
+        P, to_right = g.shape[-3], mT(level.G) @ w_odd
+        beyond = beyond - (to_right[..., -1:, :, :] if to_right.shape[-3] == P else 0)
+        g = g - _pad(xp, mT(level.E) @ w_odd, -3, 0, P) - _pad(xp, to_right[..., : P - 1, :, :], -3, 1, P)
+        w.append(w_odd)
+    return w, g, beyond
 
 
 def _eliminate(system: System, own: Array, left: Array, right: Array, norms: Array) -> tuple[Level, Array, Array]:
@@ -172,13 +206,13 @@ def _eliminate(system: System, own: Array, left: Array, right: Array, norms: Arr
         ],
         axis=-2,
     )
-    level, remaining = _triangularise(system, _pad(xp, rows, -2, 0, n), norms)
+    level, remaining = triangularise(system, _pad(xp, rows, -2, 0, n), norms)
     new_left = _with_phantom(xp, P, left, remaining[..., :n])
     new_right = _with_phantom(xp, P, right, remaining[..., n:])
     return level, new_left, new_right
 
 
-def _triangularise(system: System, rows: Array, norms: Array) -> tuple[Level, Array]:
+def triangularise(system: System, rows: Array, norms: Array) -> tuple[Level, Array]:
     """QR of rows (..., M, n + others): the factor of the point, and the rows that are left for the other columns."""
     xp, n = system.xp, system.n
     Q, full = xp.linalg.qr(rows, mode="reduced")
@@ -206,7 +240,7 @@ def _with_phantom(xp: Namespace, P: int, coupling: Array, new: Array) -> Array:
     return xp.concat([_pad(xp, new, -2, 0, count), _pad(xp, coupling[..., -1:, :, :], -2, 0, count)], axis=-3)
 
 
-def _last_rows(xp: Namespace, n: int, own: Array, coupling: Array) -> Array:
+def last_rows(xp: Namespace, n: int, own: Array, coupling: Array) -> Array:
     """The rows of the one point that is left: its own and those of its coupling to the phantom, at least n."""
     rows = xp.concat([own, coupling], axis=-2) if coupling.shape[-3] else own
     return _pad(xp, rows, -2, 0, n)
@@ -237,13 +271,13 @@ def _interleave(xp: Namespace, even: Array, odd: Array, axis: int) -> Array:
     return both[(*(slice(None),) * axis, slice(0, count), ...)]
 
 
-def _solve_transposed(xp: Namespace, R: Array, b: Array) -> Array:
+def solve_transposed(xp: Namespace, R: Array, b: Array) -> Array:
     """R^T x = b. Flipped, the lower triangular matrix is upper triangular, so that LU pivots nothing."""
     lower = xp.flip(xp.matrix_transpose(R), axis=(-2, -1))
     return xp.flip(xp.linalg.solve(lower, xp.flip(b, axis=-2)), axis=-2)
 
 
-def _blocks(system: System) -> tuple[Array, Array, Array]:
+def blocks(system: System) -> tuple[Array, Array, Array]:
     """W A as own rows (*batch, T, mD, n) and couplings, left and right, (*batch, T-1, mC, n) each."""
     xp, T, V, K, n = system.xp, system.n_steps, system.V, system.K, system.n
     c, w = system.coefficients, system.weights
@@ -272,8 +306,8 @@ def _blocks(system: System) -> tuple[Array, Array, Array]:
     return own, per_variable(F), per_variable(G)
 
 
-def _stack_own(system: System, d: Rows) -> Array:
-    """The right-hand side of the own rows in the order of `_blocks`: (..., T, mD), broadcast to one batch shape."""
+def stack_own(system: System, d: Rows) -> Array:
+    """The right-hand side of the own rows in the order of `blocks`: (..., T, mD), broadcast to one batch shape."""
     xp, T = system.xp, system.n_steps
     initial = xp.reshape(d.initial, (*d.initial.shape[:-2], size(tuple(d.initial.shape[-2:]))))
     initial = _pad(xp, initial, -2, 0, T)
@@ -286,7 +320,7 @@ def _right_hand_side(system: System, d: Rows) -> tuple[_Columns, Array, Array]:
     """W d as own rows (..., T, mD, columns) and couplings (..., T-1, mC, columns), and how columns were gathered."""
     xp, T = system.xp, system.n_steps
     d = weighted(system.weights, d)
-    own = _stack_own(system, d)
+    own = stack_own(system, d)
     mC = system.V * system.smoothness_matrices[0].shape[0]
     if d.smoothness is None:
         coupling = xp.zeros((T - 1, mC), dtype=system.dtype, device=system.device)
@@ -348,7 +382,7 @@ def _concat_rows(xp: Namespace, lead: Shape, *blocks: Array) -> Array:
     return xp.concat([xp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in blocks], axis=-2)
 
 
-def _column_norms(xp: Namespace, own: Array, left: Array, right: Array) -> Array:
+def column_norms(xp: Namespace, own: Array, left: Array, right: Array) -> Array:
     """The norms of the columns of W A, (..., T, n), safe from overflow; 1 for a column of zeros."""
     blocks = [own, _pad(xp, left, -3, 0, own.shape[-3]), _pad(xp, right, -3, 1, own.shape[-3])]
     rows = xp.concat(blocks, axis=-2)

@@ -10,6 +10,18 @@ Order of the error. A polynomial of degree R satisfies every row of `TAYLOR` exa
 the row of order r leaves `s^(R+1) y^(R+1) / (R+1-r)!` (forward rows, and the mirrored residual backward).
 The row of order r of `HERMITE` is the (k, k) Padé row of exp, k = R-r, exact for polynomials of degree R+k:
 its residual is `s^(2R+1-r) y^(2R+1-r) (-1)^(k+1) (k!)^2 / ((2k)! (2k+1)!)`.
+
+Order of convergence, for an ODE of order q <= R on a fixed interval, in y^(0)..y^(q):
+
+- The row of y^(q-1), the highest derivative the ODE does not give, decides. Divided by its scale s^(q-1), its `TAYLOR`
+  residual is O(s^(R+2-q)) a step, O(s^(R+1-q)) over the interval. Forward and backward rows make the problem symmetric
+  under reversal of time, so that the error has even powers of s only: `TAYLOR` converges with order R+1-q raised to
+  an even number, 2 floor((R+2-q)/2).
+- The residual of that row of `HERMITE` would allow 2(R+1-q). But derivatives above the ODE's order follow from the
+  rows alone, y^(R) with an error δ = O(s) from its light row; it enters the row of y^(q-1) as s^(R+1-q) times
+  δ(t) - δ(t+s) = O(s^2) where R+1-q is even, times δ(t) + δ(t+s) = O(s) where it is odd, and the symmetry raises the
+  odd order by one: `HERMITE` converges with order R+2-q.
+- In both, y^(k) with k > q converges with order R+1-k.
 """
 
 from __future__ import annotations

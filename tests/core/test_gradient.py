@@ -1,0 +1,135 @@
+"""The analytic gradient against finite differences and against differentiation through the dense solve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from _assert import assert_close
+from _backends import Backend, load
+from _oracle import solve as dense_solve
+from _strategies import ProblemData, problems
+from hypothesis import given, settings
+
+import smnn_core as smnn
+
+Flat = dict[str, Any]
+WEIGHTS = ("equation", "initial", "smoothness")
+
+
+def flat(gradients: smnn.Gradients) -> Flat:
+    """All gradients by name."""
+    return {**gradients._asdict(), **vars(gradients.weights)} | {"weights": None}
+
+
+def with_array_weights(data: ProblemData) -> Flat:
+    """All inputs by name, number weights as 0-d arrays, so that they have gradients too."""
+    inputs = {**dict(zip(("coefficients", "rhs", "initial_values", "step_sizes"), data.arrays, strict=True))}
+    return inputs | {k: np.asarray(data.weights.get(k, 1.0)) for k in WEIGHTS}
+
+
+def vjp(inputs: Flat, data: ProblemData, backend: Backend, g: np.ndarray) -> Flat:
+    arrays = {k: backend.asarray(x) for k, x in inputs.items()}
+    weights = smnn.Weights(**{k: arrays[k] for k in WEIGHTS})
+
+    def gradients(c: Any, b: Any, u: Any, s: Any, g: Any) -> smnn.Gradients:
+        y, pullback = smnn.solve_ode_vjp(c, b, u, s, n_steps=data.n_steps, scheme=data.scheme, weights=weights)
+        return pullback(g)
+
+    arguments = [arrays[k] for k in ("coefficients", "rhs", "initial_values", "step_sizes")]
+    result = gradients(*arguments, backend.asarray(g))
+    return {k: x for k, x in flat(result).items() if x is not None}
+
+
+def dense_gradient(inputs: Flat, data: ProblemData, g: np.ndarray) -> Flat:
+    """By torch's autograd through the normal equations of the dense system, built from torch tensors."""
+    leaves = {k: torch.tensor(x, requires_grad=True) for k, x in inputs.items()}
+    weights = smnn.Weights(**{k: leaves[k] for k in WEIGHTS})
+    A, d = smnn.dense_system(
+        *(leaves[k] for k in ("coefficients", "rhs", "initial_values", "step_sizes")),
+        n_steps=data.n_steps,
+        scheme=data.scheme,
+        weights=weights,
+    )
+    Q, R = torch.linalg.qr(A)
+    y = torch.linalg.solve_triangular(R, Q.mT @ d[..., None], upper=True)
+    (y.reshape(g.shape) * torch.tensor(g)).sum().backward()
+    return {k: np.zeros_like(inputs[k]) if x.grad is None else x.grad.numpy() for k, x in leaves.items()}
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "array_api_strict"])
+def test_equals_differentiation_through_the_dense_solve(name: str) -> None:
+    backend = load(name)
+
+    @settings(max_examples=max(2, backend.examples(20)))
+    @given(problems(max_steps=5, max_variables=2, max_orders=3))
+    def check(data: ProblemData) -> None:
+        inputs = with_array_weights(data)
+        oracle = dense_solve(*data.arrays, **data.options())
+        g = np.random.default_rng(0).uniform(-1, 1, oracle.y.shape)
+        expected = dense_gradient(inputs, data, g)
+        found = vjp(inputs, data, backend, g)
+        # λ = M^-1 g and r each carry the condition number, their product its square
+        condition = float(np.max(oracle.condition)) ** 2
+        for key, value in found.items():
+            size = 1 + np.abs(expected[key]).max(initial=0.0)
+            assert_close(value, expected[key], backend, atol=1e2 * 2.3e-16 * condition * size, label=f"{key} of {data}")
+
+    check()
+
+
+@settings(max_examples=15)
+@given(problems(max_steps=6, max_variables=2, max_orders=3, max_batch_axes=1))
+def test_equals_finite_differences(data: ProblemData) -> None:
+    backend = load("numpy")
+    inputs = with_array_weights(data)
+    rng = np.random.default_rng(0)
+
+    def solve(values: Flat) -> np.ndarray:
+        return smnn.solve_ode(
+            *(values[k] for k in ("coefficients", "rhs", "initial_values", "step_sizes")),
+            n_steps=data.n_steps,
+            scheme=data.scheme,
+            weights=smnn.Weights(**{k: values[k] for k in WEIGHTS}),
+        )
+
+    y = solve(inputs)
+    g = rng.uniform(-1, 1, y.shape)
+    found = vjp(inputs, data, backend, g)
+    h = 1e-5
+    for key, x in inputs.items():
+        direction = rng.uniform(-1, 1, x.shape)
+        # fourth-order central difference: truncation h^4, rounding eps / h
+        points = [float(np.sum(g * solve({**inputs, key: x + k * h * direction}))) for k in (-2, -1, 1, 2)]
+        expected = (points[0] - 8 * points[1] + 8 * points[2] - points[3]) / (12 * h)
+        scale = float(np.sum(np.abs(g) * (1 + np.abs(y)))) + np.abs(expected)
+        condition = float(np.max(dense_solve(*data.arrays, **data.options()).condition))
+        assert abs(np.sum(found[key] * direction) - expected) <= 1e-9 * condition * scale, key
+
+
+def test_gradient_of_a_repeated_input_is_the_sum() -> None:
+    rng = np.random.default_rng(5)
+    T, batch = 6, 4
+    c, b = rng.normal(size=(1, 1, 1, 3)), rng.normal(size=(1, 1))
+    u, s = rng.normal(size=(batch, 1, 1, 2)), np.full(1, 0.3)
+    y, shared = smnn.solve_ode_vjp(c, b, u, s, n_steps=T)
+    g = rng.normal(size=y.shape)
+    own = np.broadcast_to(c, (batch, T, 1, 1, 3)), np.broadcast_to(b, (batch, T, 1)), u, np.full((batch, T - 1), 0.3)
+    _, repeated = smnn.solve_ode_vjp(*own)
+    once, many = shared(g), repeated(g)
+    np.testing.assert_allclose(once.coefficients[0], many.coefficients.sum((0, 1)), rtol=1e-9)
+    np.testing.assert_allclose(once.rhs[0], many.rhs.sum((0, 1)), rtol=1e-9)
+    np.testing.assert_allclose(once.initial_values, many.initial_values, rtol=1e-9)
+    np.testing.assert_allclose(once.step_sizes[0], many.step_sizes.sum((0, 1)), rtol=1e-9)
+
+
+def test_vjp_can_be_called_again(backend: Backend) -> None:
+    rng = np.random.default_rng(6)
+    arguments = [
+        backend.asarray(rng.normal(size=shape)) for shape in [(5, 1, 1, 3), (5, 1), (1, 1, 2)]
+    ] + [backend.asarray(rng.uniform(0.2, 0.5, 4))]
+    y, pullback = smnn.solve_ode_vjp(*arguments)
+    first, second = pullback(y).rhs, pullback(y).rhs
+    assert_close(first, second, backend, like=y, factor=1.0)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,13 @@ from .cases import CASES, DTYPES, SOLVERS, Case, forward, forward_backward
 from .scaling import flatness, points, scaling
 from .timing import measure
 
+Work = Callable[[], list[dict[str, Any]]]
+
 HERE = Path(__file__).parent
 DENSE_LIMIT = 6e9
 """Bytes that `mnn_dense` may take."""
+SCALING_LIMIT = 20.0
+"""Seconds that one solve may take for the sake of the scaling picture."""
 
 
 def time_case(case: Case, dtype: str, mnn: bool) -> list[dict[str, Any]]:
@@ -44,7 +50,8 @@ def time_case(case: Case, dtype: str, mnn: bool) -> list[dict[str, Any]]:
             name: forward(solve, inputs) if what == "forward" else forward_backward(solve, inputs, g)
             for name, solve in solvers.items()
         }
-        for name, timing in measure(functions).items():
+        others = set(functions) - {report.OURS, report.BASELINE}
+        for name, timing in measure(functions, once_if_slow=others).items():
             rows.append({"case": case.name, "dtype": dtype, "what": what, "solver": name, **asdict(timing)})
     return rows
 
@@ -63,6 +70,14 @@ def measure_banded(case: Case, dtype: str) -> list[dict[str, Any]]:
     return [{"case": case.name, "dtype": dtype, **asdict(timing)}]
 
 
+def measure_scaling(batch: int, T: int, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time per point, where shorter sequences promise that it takes little time."""
+    shorter = [r for r in results["scaling"] if r["solver"] == report.OURS and r["batch"] == batch]
+    if shorter and 1e-9 * batch * T * shorter[-1]["nanoseconds"] > SCALING_LIMIT:
+        return []
+    return [asdict(row) for row in scaling(batch, T)]
+
+
 def measure_roofline(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Nominal GFLOP/s and GB/s of what was timed."""
     rows = []
@@ -79,11 +94,34 @@ def measure_roofline(results: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def run(quick: bool, folder: Path) -> dict[str, Any]:
+def plan(quick: bool, names: list[str], results: dict[str, Any]) -> list[tuple[str, str, Work]]:
+    """What to do: the section of the results it goes to, what to call it, and the work."""
+    cases = [case for case in CASES if case.name in names]
+    problems = [(case, dtype) for case in cases for dtype in (["float64"] if quick else DTYPES)]
+    work: list[tuple[str, str, Work]] = []
+    for case, dtype in problems:
+        label = f"{case.name} {dtype}"
+        work.append(("timings", label, partial(time_case, case, dtype, mnn=not quick and dtype == "float64")))
+        if case.batch == 1:
+            work.append(("banded", f"banded {label}", partial(measure_banded, case, dtype)))
+    if memory.available():
+        work += [
+            ("memory", f"memory {case.name} {dtype}", partial(measure_memory, case, dtype)) for case, dtype in problems
+        ]
+    for batch, T in points(quick):
+        work.append(("scaling", f"batch {batch}, T = {T}", partial(measure_scaling, batch, T, results)))
+    return work
+
+
+def run(quick: bool, names: list[str], folder: Path) -> dict[str, Any]:
     """All measurements, with a progress bar."""
-    dtypes = ["float64"] if quick else list(DTYPES)
     results: dict[str, Any] = {
-        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": {
+            "cpu": _cpu(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        },
         "config": smnn.show_config("dicts"),
         "timings": [],
         "memory": [],
@@ -91,23 +129,10 @@ def run(quick: bool, folder: Path) -> dict[str, Any]:
         "scaling": [],
         "peak": roofline.machine_peak(folder),
     }
-    work: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = []
-    for case in CASES:
-        for dtype in dtypes:
-            mnn = not quick and dtype == "float64"
-            work.append(("timings", f"{case.name} {dtype}", lambda c=case, d=dtype, m=mnn: time_case(c, d, m)))
-            if case.batch == 1:
-                work.append(("banded", f"banded {case.name} {dtype}", lambda c=case, d=dtype: measure_banded(c, d)))
-    if memory.available():
-        for case in CASES:
-            for dtype in dtypes:
-                work.append(("memory", f"memory {case.name} {dtype}", lambda c=case, d=dtype: measure_memory(c, d)))
-    for batch, T in points(quick):
-        work.append(("scaling", f"T = {T}, batch {batch}", lambda b=batch, n=T: [asdict(row) for row in scaling(b, n)]))
-    with tqdm(work, desc="benchmarks", dynamic_ncols=True) as progress:
-        for key, label, step in progress:
+    with tqdm(plan(quick, names, results), desc="benchmarks", dynamic_ncols=True) as progress:
+        for section, label, work in progress:
             progress.set_postfix_str(label)
-            results[key] += step()
+            results[section] += work()
     results["flatness"] = flatness(results["scaling"])
     results["roofline"] = measure_roofline(results)
     return results
@@ -129,13 +154,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="float64 only, T up to 10^4, without the MNN solvers")
     parser.add_argument("--save", action="store_true", help="write to benchmarks/results")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = HERE / ("results" if options.save else "output")
     folder.mkdir(exist_ok=True)
     (HERE / "output").mkdir(exist_ok=True)
-    results = run(options.quick, HERE / "output")
+    results = run(options.quick, options.cases, HERE / "output")
     tables = report.text(results)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "results.txt").write_text(tables)

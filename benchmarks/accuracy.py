@@ -103,7 +103,8 @@ class Errors:
 def rounding_errors(equation: Equation, T: int, s: float) -> Errors:
     """The errors of each solver in each dtype."""
     given = {dtype: equation.arrays(T, s, dtype) for dtype in DTYPES}
-    exact, own = reference.solve(*(np.stack(x).astype(np.float64) for x in zip(*given.values(), strict=True)))
+    c, b, u, step = (np.stack(x).astype(np.float64) for x in zip(*given.values(), strict=True))
+    exact, own = reference.solve(c, b, u, step)
     errors = Errors({}, {}, own)
     for name, solve in solvers().items():
         for lane, dtype in enumerate(DTYPES):

@@ -9,12 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import smnn_core as smnn
 import smnn_torch
 from smnn_core.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
 from smnn_core.engines import ENGINES
 
-__all__ = ["CASES", "DTYPES", "SOLVERS", "Case", "forward", "forward_backward"]
+__all__ = ["CASES", "DTYPES", "SCALING", "SOLVERS", "Case", "forward", "forward_backward"]
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -71,6 +70,9 @@ CASES = (
     Case("long system", 1, 10_000, 3, 3, 3, target=60),
 )
 
+SCALING = Case("scaling", 64, 10_000, 1, 3, 1, target=0)
+"""The shape of `scaling`, whose batch and T vary."""
+
 Solve = Callable[..., Tensor]
 
 SOLVERS: dict[str, Solve] = {
@@ -82,13 +84,6 @@ SOLVERS: dict[str, Solve] = {
 """`smnn` is the library as it comes (engine="auto"); where that is not the array API engine, this one is timed too."""
 if len(ENGINES) > 1:
     SOLVERS["smnn, array_api"] = partial(smnn_torch.solve_ode, engine="array_api")
-
-
-def engine_of(case: Case, dtype: str) -> str:
-    """The engine that "auto" stands for."""
-    coefficients, _, u, steps = (x[:1] for x in case.inputs(dtype))
-    f = smnn.factorize(coefficients, steps, n_initial_steps=u.shape[1], n_initial_orders=u.shape[3])
-    return next((name for name, engine in ENGINES.items() if type(f.factor).__module__ == engine.__name__), "?")
 
 
 def forward(solve: Solve, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
@@ -103,7 +98,7 @@ def forward(solve: Solve, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
 
 def forward_backward(solve: Solve, inputs: tuple[Tensor, ...], g: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """A function that solves once and pulls g back to all inputs."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    leaves = [x.detach().requires_grad_() for x in inputs]
 
     def run() -> tuple[Tensor, ...]:
         return torch.autograd.grad(solve(*leaves), leaves, g)

@@ -27,7 +27,8 @@ def solve(c: Array, b: Array, u: Array, s: Array, scheme: Scheme = TAYLOR) -> tu
         raise RuntimeError("numpy.longdouble is no wider than float64 on this platform: no reference to compare with.")
     lanes, T, _, V, K = c.shape
     n = V * K
-    own, left, right = _rows(*(np.asarray(x, EXTENDED) for x in (c, b, u, s)), scheme)
+    c, b, u, s = (np.asarray(x, EXTENDED) for x in (c, b, u, s))
+    own, left, right = _rows(c, b, u, s, scheme)
     # the same problem from back to front, in further lanes
     own = np.concatenate([own, own[:, ::-1]])
     left, right = np.concatenate([left, right[:, ::-1]]), np.concatenate([right, left[:, ::-1]])

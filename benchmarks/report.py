@@ -17,16 +17,20 @@ Results = dict[str, Any]
 BASELINE, OURS = "smnn_cholesky", "smnn"
 MEMORY_BOUND = 6.0
 FLATNESS_BOUND = 1.3
+BUSY = 0.3
+"""Load per thread from which other work disturbs."""
 TARGETS = {case.name: case.target for case in CASES}
 
 
 def text(results: Results) -> str:
     """All tables."""
+    machine = results["machine"]
+    head = [f"{machine['cpu']}, {machine['threads']} threads"]
+    head += [f"engine {name}: {line}" for name, line in results["config"]["engines"].items()]
+    if machine["load"] > BUSY * machine["threads"]:
+        head.append(f"BUSY MACHINE: load {machine['load']:.1f} at the start, so that times are too long and scattered")
     sections = (_speed, _memory, _scaling, _banded, _roofline)
-    head = f"{results['machine']['cpu']}, {results['machine']['threads']} threads; engines: " + "; ".join(
-        f"{name}: {line}" for name, line in results["config"]["engines"].items()
-    )
-    return "\n".join([head, *(line for section in sections for line in ("", *section(results)))]) + "\n"
+    return "\n".join([*head, *(line for section in sections for line in ("", *section(results)))]) + "\n"
 
 
 def seconds(results: Results, case: str, dtype: str, what: str) -> dict[str, float]:
@@ -140,7 +144,7 @@ def draw_ratios(results: Results) -> Figure:
         offset = (i - (len(kinds) - 1) / 2) * width
         axes.bar([x + offset for x in range(len(names))], heights, width, label=f"{what}, {dtype}")
     for x, name in enumerate(names):
-        label = None if x else "target, forward + backward, float64"
+        label = "" if x else "target, forward + backward, float64"
         axes.hlines(TARGETS[name], x - 0.45, x + 0.45, colors="black", linestyles="--", label=label)
     axes.set(yscale="log", xticks=range(len(names)), xticklabels=names, ylabel=f"times faster than {BASELINE}")
     axes.axhline(1, color="gray", linewidth=0.8)
@@ -152,7 +156,7 @@ def draw_scaling(results: Results) -> Figure:
     """Time per system and time point, and in all, against T."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     colours = {(OURS, 1): "C0", (OURS, 64): "C1", (BASELINE, 1): "C5", (BASELINE, 64): "C4"}
     for (solver, what, batch), times in _series(results):
         T = sorted(times)
@@ -166,5 +170,5 @@ def draw_scaling(results: Results) -> Figure:
         right.loglog(T, [1e-9 * batch * t * times[t] for t in T], **style)
     left.set(xlabel="time points T", ylabel="nanoseconds per system and time point")
     right.set(xlabel="time points T", ylabel="seconds")
-    right.legend(fontsize="x-small")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize="x-small")
     return figure

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from .cases import SOLVERS, Case, forward, forward_backward
+from . import memory
+from .cases import SCALING, SOLVERS, forward, forward_backward
 from .timing import measure
 
 __all__ = ["Scaling", "flatness", "points", "scaling"]
@@ -33,10 +36,10 @@ def points(quick: bool) -> list[tuple[int, int]]:
 
 
 def scaling(batch: int, T: int) -> Iterator[Scaling]:
-    """One second-order equation per system (V = 1, K = 3, Q = 1), float64; nothing where memory does not suffice."""
-    case = Case("scaling", batch, T, 1, 3, 1, target=0)
-    # inputs and copies that require gradients, solution, dL/dy, gradients, and a factor of about 30 numbers a point
-    if 8 * batch * T * 50 > _free_memory():
+    """One second-order equation per system, float64; nothing where memory does not suffice."""
+    case = replace(SCALING, batch=batch, T=T)
+    inputs, cotangent = 5, 3  # numbers per time point
+    if 8 * batch * T * (inputs * (1 + _extra_memory()) + cotangent) > _free_memory():
         return
     inputs, g = case.inputs("float64"), case.cotangent("float64")
     for what in ("forward", "forward + backward"):
@@ -49,30 +52,26 @@ def scaling(batch: int, T: int) -> Iterator[Scaling]:
             yield Scaling(name, what, batch, T, 1e9 * timing.seconds / (batch * T), timing.runs)
 
 
-def flatness(results: list[dict[str, object]]) -> list[dict[str, object]]:
+def flatness(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The largest over the smallest time per point from T = 10^3 on, for the library."""
     found = []
     for batch in BATCHES:
         for what in ("forward", "forward + backward"):
             times = {
-                r["T"]: float(r["nanoseconds"])  # type: ignore[arg-type]
+                r["T"]: r["nanoseconds"]
                 for r in results
-                if (r["solver"], r["batch"], r["what"]) == ("smnn", batch, what) and int(r["T"]) >= 1000  # type: ignore[call-overload]
+                if (r["solver"], r["batch"], r["what"]) == ("smnn", batch, what) and r["T"] >= 1000
             }
             if len(times) > 1:
-                found.append(
-                    {
-                        "batch": batch,
-                        "what": what,
-                        "T": [min(times), max(times)],  # type: ignore[type-var]
-                        "ratio": max(times.values()) / min(times.values()),
-                    }
-                )
+                ratio = max(times.values()) / min(times.values())
+                found.append({"batch": batch, "what": what, "T": [min(times), max(times)], "ratio": ratio})
     return found
 
 
-def as_dict(result: Scaling) -> dict[str, object]:
-    return asdict(result)
+@cache
+def _extra_memory() -> float:
+    """What forward + backward takes, over the size of the inputs."""
+    return memory.peak_ratio("smnn", SCALING, "float64") if memory.available() else 30.0
 
 
 def _free_memory() -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["Timing", "measure"]
 
 SLOW = 4.0
-"""Seconds: a function slower than this is run once."""
+"""Seconds: where a single run suffices, a function slower than this gets no more."""
 LEAST = 0.25
 """Seconds: quick functions are repeated until they have been timed for this long."""
 
@@ -23,20 +23,21 @@ class Timing:
     runs: int
 
 
-def measure(functions: Mapping[str, Callable[[], Any]], repeats: int = 5) -> dict[str, Timing]:
+def measure(
+    functions: Mapping[str, Callable[[], Any]], repeats: int = 5, once_if_slow: Collection[str] = ()
+) -> dict[str, Timing]:
     """Times the functions round by round, so that a disturbance of the machine meets all of them alike.
 
-    Each is run once before, untimed unless it is slow, and at least `repeats` times (once if slow).
+    Each is run once before, untimed, then at least `repeats` times; for those in `once_if_slow` a slow first run counts.
     """
-    times: dict[str, list[float]] = {name: [_run(f)] for name, f in functions.items()}
-    quick = {name: f for name, f in functions.items() if times[name][0] <= SLOW}
-    for name in quick:
-        times[name].clear()
-    while quick:
-        for name, f in list(quick.items()):
-            times[name].append(_run(f))
-            if len(times[name]) >= repeats and sum(times[name]) >= LEAST:
-                del quick[name]
+    first = {name: _run(f) for name, f in functions.items()}
+    done = {name: [t] for name, t in first.items() if name in once_if_slow and t > SLOW}
+    times: dict[str, list[float]] = {name: done.get(name, []) for name in functions}
+    waiting = [name for name in functions if name not in done]
+    while waiting:
+        for name in waiting:
+            times[name].append(_run(functions[name]))
+        waiting = [name for name in waiting if len(times[name]) < repeats or sum(times[name]) < LEAST]
     return {name: Timing(median(values), len(values)) for name, values in times.items()}
 
 

@@ -40,6 +40,7 @@ from smnn_core._problem import Problem, Rows, System
 from ._call import call
 from ._mesh import vary_like
 from ._operators import SYSTEM_AXES, Static
+from ._time import ChunkFactor, drop_halo, with_halo
 
 Array = Any
 
@@ -79,22 +80,28 @@ class _MappedSystem(System):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def least_squares(static: Static, inputs: Inputs) -> Array:
-    """y, (..., T, V, K)."""
-    return call("least_squares", static, *inputs)
+    """y, (..., T, V, K); where time is split over devices, the chunk of this one, from the system of its chunk."""
+    if static.time_axis is None:
+        return call("least_squares", static, *inputs)
+    system = _system(static, inputs)
+    m = system.smoothness_matrices[0].shape[0]
+    none = jnp.zeros((*system.step_sizes.shape[:-1], system.n_steps - 1, system.V, m), system.dtype)
+    return ChunkFactor.of(system, static.time_axis).solve(Rows(inputs.rhs, inputs.initial_values, none))
 
 
 @partial(least_squares.defjvp, symbolic_zeros=True)
 def _jvp(static: Static, primals: tuple[Inputs], tangents: tuple[Inputs]) -> tuple[Array, Array]:
     (inputs,), (tangent,) = primals, tangents
     y = least_squares(static, inputs)
-    ρ = rows.weighted(_system(static, inputs).weights, residual(_problem(static, inputs), y))
+    y_halo = with_halo(static.time_axis, y)
+    ρ = rows.weighted(_system(static, inputs).weights, residual(_problem(static, inputs), y_halo))
     moving = {k: dx for k, dx in tangent._asdict().items() if not isinstance(dx, SymbolicZero)}
 
     def optimality(moved: dict[str, Array]) -> tuple[Rows, Array]:
         """The rows of (*), zero at the solution."""
         problem = _problem(static, inputs._replace(**moved))
-        r = rows.weighted(problem.system.weights, residual(problem, y))
-        return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(problem.system, ρ)
+        r = rows.weighted(problem.system.weights, residual(problem, y_halo))
+        return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(static, problem.system, ρ)
 
     _, change = jax.jvp(optimality, ({k: getattr(inputs, k) for k in moving},), (moving,))
     return y, _augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))
@@ -118,21 +125,31 @@ def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) ->
 
     def matvec(z: Array) -> Array:
         ρ, x = unpack(z)
-        WAx = rows.weighted(system.weights, rows.apply(system, x))
-        return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(system, ρ))
+        WAx = _apply(static, system, x)
+        return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(static, system, ρ))
 
     def solve(_: Any, b: Array) -> Array:
         f, h = unpack(b)
-        x = call("augmented", static, *inputs[: len(SYSTEM_AXES)], *_unweighted(system, f), h)
-        WAx = rows.weighted(system.weights, rows.apply(system, x))
+        d = _unweighted(system, f)
+        if static.time_axis is None:
+            x = call("augmented", static, *inputs[: len(SYSTEM_AXES)], *d, h)
+        else:
+            factor = ChunkFactor.of(system, static.time_axis)
+            x = factor.solve(d) - factor.normal_solve(h)
+        WAx = _apply(static, system, x)
         return pack([a - b for a, b in zip(f, WAx, strict=True)], x)
 
     return unpack(jax.lax.custom_linear_solve(matvec, pack(f, h), solve, symmetric=True))[1]
 
 
-def _apply_transpose(system: System, ρ: Rows) -> Array:
+def _apply(static: Static, system: System, x: Array) -> Rows:
+    """W A x."""
+    return rows.weighted(system.weights, rows.apply(system, with_halo(static.time_axis, x)))
+
+
+def _apply_transpose(static: Static, system: System, ρ: Rows) -> Array:
     """A^T W ρ."""
-    return rows.apply_transpose(system, rows.weighted(system.weights, ρ))
+    return drop_halo(static.time_axis, rows.apply_transpose(system, rows.weighted(system.weights, ρ)))
 
 
 def _unweighted(system: System, f: Rows) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -27,9 +27,9 @@ def varying_axes(x: Array) -> frozenset[str]:
     return frozenset(aval.manual_axis_type.varying)
 
 
-def vary_together(inputs: Inputs) -> Inputs:
+def vary_together(inputs: Inputs, axes: Iterable[str] = ()) -> Inputs:
     """The inputs, all varying along the same manual mesh axes: what operators that know nothing of meshes need."""
-    axes = frozenset().union(*(varying_axes(x) for x in inputs))
+    axes = frozenset(axes).union(*(varying_axes(x) for x in inputs))
     return type(inputs)(*(_vary(x, axes) for x in inputs))
 
 
@@ -48,7 +48,7 @@ def explicit_spec(inputs: Sequence[Array], cores: Sequence[int]) -> PartitionSpe
 
     Along each batch axis the first input that is sharded there decides; a mesh axis is used once.
     """
-    meshes = [jax.typeof(x).sharding.mesh for x in inputs]
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in inputs)]
     if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes if not mesh.empty):
         return None
     n_batch = inputs[0].ndim - cores[0]

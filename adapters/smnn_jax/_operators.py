@@ -40,6 +40,8 @@ class Static:
     n_initial_orders: int
     scheme: Scheme
     engine: str
+    time_axis: str | None = None
+    """The mesh axis over which time is split; n_steps is then that of a device's chunk and its halo (see `_time`)."""
 
     def encode(self, operator: str, K: int) -> str:
         """As text, for a custom call: the same in every process, since compiled programs outlive processes."""

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import smnn_core
-from smnn_core import TAYLOR, ArgumentError, Scheme, Weights
+from jax.sharding import PartitionSpec
+from smnn_core import TAYLOR, ArgumentError, EngineError, Scheme, Weights
 from smnn_core._arrays import can_look, is_tracer
 from smnn_core._problem import Problem
 from smnn_core.engines import ENGINES, select
@@ -17,6 +18,7 @@ from smnn_core.engines import ENGINES, select
 from ._least_squares import Inputs, least_squares
 from ._mesh import explicit_spec, vary_together
 from ._operators import CORE_AXES, Static
+from ._split import check_time_axis, split_least_squares
 
 Array = Any
 
@@ -36,6 +38,7 @@ def solve_ode(
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
+    time_axis: str | None = None,
 ) -> Array:
     """Solves a linear ODE system on T time points as a banded least-squares problem, in O(T): `smnn_core.solve_ode`.
 
@@ -55,6 +58,10 @@ def solve_ode(
             platform as a custom call; see `smnn_core.show_config`.
         check: raise on singular systems also where looking means waiting for a device.
 
+        time_axis: an axis of the current mesh (`jax.set_mesh`) over whose devices time is split, T a multiple of their
+            number: each eliminates its own chunk of the trajectory, traced as JAX operations, and they exchange a few
+            numbers per device. For trajectories longer than the memory of one device.
+
     Returns:
         y, (..., T, V, R+1), in the dtype of the inputs.
 
@@ -71,7 +78,11 @@ def solve_ode(
     system = problem.system
     if engine not in ("auto", *ENGINES):
         select(engine, system)
-    static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine)
+    if time_axis is not None:
+        check_time_axis(time_axis, system.n_steps)
+        if engine not in ("auto", "array_api"):
+            raise EngineError(f"engine {engine!r} cannot split time over devices: use engine='auto' with time_axis.")
+    static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
     # numbers become NumPy arrays, which JAX puts wherever the others are
     numbers = (np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in vars(weights).values())
     inputs = Inputs(coefficients, step_sizes, *numbers, rhs, initial_values)
@@ -83,11 +94,12 @@ def solve_ode(
 @partial(jax.jit, static_argnums=0)
 def _solve(static: Static, inputs: Inputs) -> Array:
     inputs = vary_together(normalise(inputs))
+    solve = partial(least_squares if static.time_axis is None else split_least_squares, static)
     spec = explicit_spec(inputs, CORE_AXES["least_squares"])
     if spec is None:
-        return least_squares(static, inputs)
+        return solve(inputs)
     # the rules of least_squares speak of no shardings: they are left to XLA, and stated for the result
-    return jax.sharding.auto_axes(partial(least_squares, static), out_sharding=spec)(inputs)
+    return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, static.time_axis))(inputs)
 
 
 def normalise(inputs: Inputs) -> Inputs:

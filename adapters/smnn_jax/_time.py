@@ -1,0 +1,123 @@
+"""Time split over devices: each eliminates its own chunk of the trajectory.
+
+Inside a shard_map over a mesh axis of D devices, each holds P = T/D points and the P couplings to the point after each;
+the last leads to the first point of the next device, its `halo`. The system of a device is therefore one of P+1 points
+whose last has no rows of its own. Elimination leaves, on each device, the first point and its coupling to the halo:
+these separators form a problem of the same form on D points, gathered and solved on every device, and each substitutes
+back in its own chunk. What travels are O(n^2) numbers per device and batch member, once each for the elimination, and
+O(n) for a right-hand side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from smnn_core._constraints import apply, weighted
+from smnn_core._problem import Rows, System
+from smnn_core.engines import array_api as elimination
+from smnn_core.engines.array_api import Level
+
+Array = Any
+
+__all__ = ["ChunkFactor", "drop_halo", "with_halo"]
+
+
+def with_halo(axis: str | None, y: Array) -> Array:
+    """(..., P, V, K) with the first point of the next device behind it, zero on the last; as it is without an axis."""
+    if axis is None:
+        return y
+    D = jax.lax.axis_size(axis)
+    following = jax.lax.ppermute(y[..., :1, :, :], axis, [(d + 1, d) for d in range(D - 1)])
+    return jnp.concatenate([y, following], axis=-3)
+
+
+def drop_halo(axis: str | None, g: Array) -> Array:
+    """The transpose of `with_halo`."""
+    if axis is None:
+        return g
+    D = jax.lax.axis_size(axis)
+    preceding = jax.lax.ppermute(g[..., -1:, :, :], axis, [(d, d + 1) for d in range(D - 1)])
+    return jnp.concatenate([g[..., :1, :, :] + preceding, g[..., 1:-1, :, :]], axis=-3)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkFactor:
+    """The factor of a system of which every device holds a chunk: see `engines._contract.Factor`."""
+
+    system: System
+    """Of P+1 points."""
+    axis: str
+    levels: list[Level]
+    """Of this device."""
+    separators: list[Level]
+    last: Level
+    """Of the separators, the same on every device."""
+    undetermined: Array
+    """(...,) bool: batch members without a unique solution, the same on every device."""
+
+    @staticmethod
+    def of(system: System, axis: str) -> ChunkFactor:
+        """Eliminates the chunk of this device, then all separators."""
+        own, left, right = elimination.blocks(system)
+        norms = elimination.column_norms(jnp, own, left, right)
+        halo = norms[..., -1:, :]
+        levels, own, left, right, norms = elimination.eliminate(
+            system, own[..., :-1, :, :], left, right, norms[..., :-1, :]
+        )
+        local = jnp.stack([jnp.any(level.undetermined, axis=-1) for level in levels]).any(0) if levels else None
+        own, left, right = (_gather(axis, x, -3) for x in (own, left, right))
+        norms, halo = _gather(axis, norms, -2), _gather(axis, halo, -2)
+        norms = jnp.hypot(norms, jnp.concatenate([jnp.zeros_like(norms[..., :1, :]), halo[..., :-1, :]], axis=-2))
+        # the last coupling leads nowhere, but its rows, left from those of the last chunk, still hold its first point
+        separators, own, left, _, norms = elimination.eliminate(system, own, left, right, norms)
+        last, _ = elimination.triangularise(system, elimination.last_rows(jnp, system.n, own, left), norms)
+        flags = [jnp.any(level.undetermined, axis=-1) for level in (*separators, last)]
+        if local is not None:
+            flags.append(jnp.any(_gather(axis, local[..., None], -1), axis=-1))
+        return ChunkFactor(system, axis, levels, separators, last, jnp.stack(flags).any(0))
+
+    def solve(self, d: Rows) -> Array:
+        """argmin_y |W (A y - d)|, (..., P, V, K), refined once like that of the array API engine."""
+        y = self._solve(d)
+        Ay = apply(self.system, with_halo(self.axis, y))
+        return y + self._solve(Rows(*(a - b for a, b in zip(d, Ay, strict=True))))
+
+    def _solve(self, d: Rows) -> Array:
+        n = self.system.n
+        d = weighted(self.system.weights, d)
+        own = elimination.stack_own(self.system, d)[..., :-1, :, None]
+        coupling = jnp.reshape(d.smoothness, (*d.smoothness.shape[:-2], -1, 1))
+        batch = jnp.broadcast_shapes(own.shape[:-3], coupling.shape[:-3])
+        own, coupling = (jnp.broadcast_to(x, (*batch, *x.shape[-3:])) for x in (own, coupling))
+        z, own, coupling = elimination.reflect(jnp, n, self.levels, own, coupling)
+        own, coupling = _gather(self.axis, own, -3), _gather(self.axis, coupling, -3)
+        z_separators, own, coupling = elimination.reflect(jnp, n, self.separators, own, coupling)
+        rows = jnp.matrix_transpose(self.last.Q) @ elimination.last_rows(jnp, n, own, coupling)
+        return self._substitute_back(z, z_separators, rows[..., :n, :])
+
+    def normal_solve(self, g: Array) -> Array:
+        """M^-1 g, (..., P, V, K)."""
+        g = jnp.reshape(g, (*g.shape[:-2], self.system.n, 1))
+        w, g, beyond = elimination.substitute_transposed(jnp, self.levels, g)
+        g, beyond = _gather(self.axis, g, -3), _gather(self.axis, beyond, -3)
+        g = g + jnp.concatenate([jnp.zeros_like(g[..., :1, :, :]), beyond[..., :-1, :, :]], axis=-3)
+        w_separators, g, _ = elimination.substitute_transposed(jnp, self.separators, g)
+        return self._substitute_back(w, w_separators, elimination.solve_transposed(jnp, self.last.R, g))
+
+    def _substitute_back(self, z: list[Array], z_separators: list[Array], z_last: Array) -> Array:
+        x = elimination.substitute_back(jnp, self.separators, z_separators, jnp.linalg.solve(self.last.R, z_last))
+        x = jnp.concatenate([x, jnp.zeros_like(x[..., :1, :, :])], axis=-3)
+        first, beyond = (
+            jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(self.axis) + i, 1, axis=x.ndim - 3) for i in (0, 1)
+        )
+        x = elimination.substitute_back(jnp, self.levels, z, first, beyond)
+        x = jnp.reshape(x, (*x.shape[:-2], self.system.V, self.system.K))
+        return jnp.where(self.undetermined[..., None, None, None], jnp.nan, x)
+
+
+def _gather(axis: str, x: Array, dimension: int) -> Array:
+    """The separators of all devices, in order, along an axis where each has one."""
+    return jax.lax.all_gather(x, axis, axis=x.ndim + dimension, tiled=True)

@@ -74,8 +74,8 @@ def is_tracer(x: Array) -> bool:
 
 
 def device_of(x: Array) -> Any:
-    """Where new arrays that meet x belong; None leaves that to the library: x is traced, or lies on several devices."""
-    return None if is_tracer(x) or _is_sharded(x) else compat.device(x)
+    """Where new arrays that meet x belong; None leaves that to the library (x is traced, or of JAX, which knows)."""
+    return None if is_tracer(x) or compat.is_jax_array(x) else compat.device(x)
 
 
 def can_look(x: Array) -> bool:

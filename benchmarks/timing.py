@@ -28,7 +28,7 @@ def measure(
 ) -> dict[str, Timing]:
     """Times the functions round by round, so that a disturbance of the machine meets all of them alike.
 
-    Each is run once before, untimed, then at least `repeats` times; for those in `once_if_slow` a slow first run counts.
+    Each is run once before, untimed, then at least `repeats` times; in `once_if_slow` a slow first run suffices.
     """
     first = {name: _run(f) for name, f in functions.items()}
     done = {name: [t] for name, t in first.items() if name in once_if_slow and t > SLOW}

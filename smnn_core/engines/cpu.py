@@ -196,7 +196,10 @@ def _rotated(system: System, x: np.ndarray) -> np.ndarray:
 
 def _addressable(x: Array) -> np.ndarray:
     """The array itself; a copy where its elements do not lie at multiples of their size."""
+    flags = x.flags
+    if flags.aligned and flags.c_contiguous:
+        return x
     item = x.itemsize
-    if x.flags.aligned and not any(stride % item for stride in x.strides):
+    if flags.aligned and not any(stride % item for stride in x.strides):
         return x
     return np.array(x, order="C")

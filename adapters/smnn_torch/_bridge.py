@@ -8,8 +8,10 @@ is to be offered its views in `_for_engine`, the one place where arrays are chos
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
+import array_api_compat.numpy as compat_numpy
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,6 +60,9 @@ class Kept(NamedTuple):
 
     system: System
     factor: Factor
+    problem: Problem | None = None
+    """the problem that was solved with it first, and its solution"""
+    y: Any = None
 
 
 class Keep:
@@ -77,10 +82,10 @@ def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: 
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
     if keep.kept is None and σ is None:
         problem = _problem(how, lhs, b, u)
-        with full_precision(problem.system.coefficients):
+        with _calls_on(problem.system):
             y, factor = solve_problem(problem, engine=how.engine, check=how.check)
         if not how.recompute:
-            keep.kept = Kept(problem.system, factor)
+            keep.kept = Kept(problem.system, factor, problem, y)
         return tensor(y)
     n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
     return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
@@ -100,7 +105,7 @@ def _with_factor(
     between those that the left-hand side had when it was eliminated. The right-hand side is as long there as it likes:
     its axes are moved to the front, so that it broadcasts with the factor.
     """
-    system, factor = prepare(how, keep, lhs, n_steps)
+    system, factor, *_ = prepare(how, keep, lhs, n_steps)
     now = batch_of_lhs(lhs)
     rank = max(len(now), *(x.ndim - core for x, core in rhs.values() if x is not None))
     places = _places(system.batch, (1,) * (rank - len(now)) + now)
@@ -118,7 +123,7 @@ def _with_factor(
         return _like(system, x)
 
     arrays = [arrange(*entry) for entry in rhs.values()]
-    with full_precision(system.coefficients):
+    with _calls_on(system):
         y = tensor(factor.normal_solve(*arrays) if "h" in rhs else factor.solve(Rows(*arrays)))
     if not moved:
         return y
@@ -149,10 +154,12 @@ def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
 
 def adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
     """The gradients with respect to all inputs of y = least_squares(...), in one go; in the arrays of the engine."""
-    system, factor = prepare(how, keep, lhs, y.shape[-3])
-    b, u, y, g = (_like(system, x) for x in (b, u, y, g))
-    with full_precision(system.coefficients):
-        return core_adjoint(Problem(system, b, u, tuple(y.shape[:-3])), factor, y, g)
+    system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
+    if problem is None:
+        problem = Problem(system, _like(system, b), _like(system, u), tuple(y.shape[:-3]))
+        solution = _like(system, y)
+    with _calls_on(system):
+        return core_adjoint(problem, factor, solution, _like(system, g))
 
 
 def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:
@@ -173,7 +180,7 @@ def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None)
         )
 
     system = _for_engine(how, lhs, build)
-    with full_precision(system.coefficients):
+    with _calls_on(system):
         factor = select(how.engine, system).factorize(system)
         raise_if_singular(system, factor, how.check)
     kept = Kept(system, factor)
@@ -188,9 +195,37 @@ def in_order(gradients: Gradients) -> tuple[Any, ...]:
     return c, s, w.equation, w.initial, w.smoothness, b, u
 
 
+class _Plan(NamedTuple):
+    """What checking a problem finds out: the same for all arguments of the same shapes."""
+
+    n_steps: int
+    weights: tuple[Any, ...]
+    """numbers as arrays; None where a weight is a tensor"""
+    batch_of_lhs: Shape
+    batch: Shape
+
+
+_plans: dict[Any, _Plan] = {}
+
+
 def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Problem:
-    """The problem, checked, in the arrays of the engine that will serve it."""
+    """The problem, checked, in the arrays of the engine that will serve it.
+
+    Most problems look like the last one. Shapes that a compiled engine has served before are not checked again, which
+    takes longer than solving a small problem; only the values of the steps are.
+    """
     c, s, *w = lhs
+    key = (how, *((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in (*lhs, b, u)))
+    plan = _plans.get(key)
+    if plan is not None:
+        steps = _view(s)
+        if np.count_nonzero(steps) == steps.size:
+            weights = (_view(x) if known is None else known for x, known in zip(w, plan.weights, strict=True))
+            system = System(
+                compat_numpy, _view(c), steps, Weights(*weights), how.scheme, plan.n_steps,
+                how.n_initial_steps, how.n_initial_orders, plan.batch_of_lhs, "cpu",
+            )  # fmt: skip
+            return Problem(system, _view(b), _view(u), plan.batch)
 
     def build(arrays: Callable[[Any], Any]) -> Problem:
         return Problem.build(
@@ -200,7 +235,15 @@ def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Proble
             weights=Weights(*map(arrays, w)),
         )
 
-    return _for_engine(how, (*lhs, b, u), build)
+    problem = _for_engine(how, (*lhs, b, u), build)
+    system = problem.system
+    if isinstance(system.coefficients, np.ndarray):
+        if len(_plans) >= 1024:
+            _plans.clear()
+        arrays = vars(system.weights).values()
+        known = tuple(None if isinstance(x, Tensor) else array for x, array in zip(w, arrays, strict=True))
+        _plans[key] = _Plan(system.n_steps, known, system.batch, problem.batch)
+    return problem
 
 
 def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[[Any], Any]], T_]) -> T_:
@@ -234,6 +277,10 @@ def tensor(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
 
 
-def full_precision(x: Any) -> torch.autocast:
+def full_precision(x: Tensor) -> torch.autocast:
     """Array calls on tensors must not be autocast to half precision."""
-    return torch.autocast(x.device.type if isinstance(x, Tensor) else "cpu", enabled=False)
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _calls_on(system: System) -> AbstractContextManager[Any]:
+    return nullcontext() if isinstance(system.coefficients, np.ndarray) else full_precision(system.coefficients)

@@ -283,7 +283,8 @@ class MechanisticODE(nn.Module):
         )
         return (
             f"n_features={self.n_features}, T={self.n_steps}, V={V}, R={K - 1}, Q={Q}, "
-            f"T_init={T_init}, R_init={R_init}, {sources}, {len(self.fixed_coefficients)} coefficients fixed, scheme={self.scheme.name!r}"
+            f"T_init={T_init}, R_init={R_init}, {sources}, {len(self.fixed_coefficients)} coefficients fixed, "
+            f"scheme={self.scheme.name!r}"
         )
 
 

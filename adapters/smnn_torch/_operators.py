@@ -152,7 +152,7 @@ def _gradients(
 
 
 def _adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
-    if not ops.is_plain((*lhs, b, u, y, g)):
+    if not ops.is_plain((g,) if keep.kept is not None else (*lhs, b, u, y, g)):
         return ops.adjoint(how, lhs, b, u, y, g)
     return bridge.adjoint(how, keep, lhs, b, u, y, g)
 
@@ -198,10 +198,10 @@ def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
     """
     ctx.set_materialize_grads(False)
     ctx.how = how
-    ctx.numbers = tuple(None if isinstance(x, Tensor) else x for x in tensors)
+    ctx.numbers = [None if isinstance(x, Tensor) else x for x in tensors]
     token = torch.empty(0)
     token.keep = keep
-    saved = (*(x if isinstance(x, Tensor) else None for x in tensors), token)
+    saved = [*[x if isinstance(x, Tensor) else None for x in tensors], token]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
 
@@ -210,7 +210,7 @@ def _saved(ctx: Any) -> list[Any]:
     """how, keep, the inputs (numbers included) and the result."""
     *tensors, token = ctx.saved_tensors
     keep = getattr(token, "keep", None) or Keep()  # hooks on saved tensors, such as `save_on_cpu`, may give a copy
-    return [ctx.how, keep, *(x if k is None else k for x, k in zip(tensors, ctx.numbers, strict=True))]
+    return [ctx.how, keep, *[x if k is None else k for x, k in zip(tensors, ctx.numbers, strict=True)]]
 
 
 @contextmanager

@@ -72,16 +72,13 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
 def is_plain(values: Sequence[Any]) -> bool:
     """Whether engines can take these tensors: neither traced nor batched, and no dispatch mode wants to see the op."""
     return not torch._C._len_torch_dispatch_stack() and all(
-        type(x) in PLAIN and not is_legacy_batched(x) for x in values if isinstance(x, Tensor)
+        [type(x) in PLAIN and not is_legacy_batched(x) for x in values if isinstance(x, Tensor)]
     )
 
 
 PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_legacy_batched(x: Tensor) -> bool:
-    """Whether x is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not notice."""
-    return torch._C._functorch.is_legacy_batchedtensor(x)
+is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
 
 
 def differentiate(name: str, function: Callable[..., Any]) -> None:

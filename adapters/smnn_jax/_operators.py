@@ -14,7 +14,7 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy as np
-from smnn_core._arrays import broadcast_shapes, device_of
+from smnn_core._arrays import device_of
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, Scheme
 from smnn_core.engines import select
@@ -68,8 +68,7 @@ class Static:
 
     def system(self, c: Array, s: Array, *weights: Array) -> System:
         """W A from its arrays, which were checked before."""
-        shapes = zip((c, s, *weights), SYSTEM_AXES, strict=True)
-        batch = broadcast_shapes({str(i): tuple(x.shape[: x.ndim - core]) for i, (x, core) in enumerate(shapes)})
+        shapes = [x.shape for x in (c, s, *weights)]
         return System(
             xp=compat.array_namespace(c),
             coefficients=c,
@@ -79,15 +78,20 @@ class Static:
             n_steps=self.n_steps,
             n_initial_steps=self.n_initial_steps,
             n_initial_orders=self.n_initial_orders,
-            batch=batch,
+            batch=_batch(shapes, SYSTEM_AXES),
             device=device_of(c),
         )
 
 
 def result_shape(operator: str, static: Static, shapes: Sequence[Shape]) -> Shape:
     """The shape of the result, (..., T, V, K), from those of the operands."""
-    leads = (shape[: len(shape) - core] for shape, core in zip(shapes, CORE_AXES[operator], strict=True))
-    return (*broadcast_shapes({str(i): lead for i, lead in enumerate(leads)}), static.n_steps, *shapes[0][-2:])
+    return (*_batch(shapes, CORE_AXES[operator]), static.n_steps, *shapes[0][-2:])
+
+
+def _batch(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
+    """The common batch shape of normalised operands, which were checked before; light, as every call asks for it."""
+    leads = [shape[: len(shape) - core] for shape, core in zip(shapes, cores, strict=True)]
+    return tuple([next((n for n in sizes if n != 1), 1) for sizes in zip(*leads, strict=True)])
 
 
 def least_squares(static: Static, operands: Sequence[Array]) -> Array:
@@ -95,7 +99,7 @@ def least_squares(static: Static, operands: Sequence[Array]) -> Array:
     system, (b, u) = static.system(*operands[:5]), operands[5:]
     engine = select(static.engine, system)
     if hasattr(engine, "solve_problem"):
-        batch = result_shape("least_squares", static, [tuple(x.shape) for x in operands])[:-3]
+        batch = _batch([x.shape for x in operands], CORE_AXES["least_squares"])
         return engine.solve_problem(Problem(system, b, u, batch))[0]
     return engine.factorize(system).solve(Rows(b, u, None))
 

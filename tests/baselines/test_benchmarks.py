@@ -1,0 +1,98 @@
+"""The benchmark program on problems that take no time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the benchmarks compare with solvers in PyTorch")
+pytest.importorskip("tqdm", reason="the benchmarks need tqdm")
+
+from benchmarks import __main__ as program
+from benchmarks import memory, report, roofline, timing
+from benchmarks.banded import banded_solve
+from benchmarks.cases import CASES, SOLVERS, Case, forward
+
+TINY = Case("lorenz", 2, 20, 1, 3, 1, target=40)
+
+
+def test_measure_takes_at_least_five_runs_and_a_slow_function_once(monkeypatch):
+    monkeypatch.setattr(timing, "SLOW", 0.01)
+    monkeypatch.setattr(timing, "LEAST", 0.0)
+    calls = {"quick": 0, "slow": 0, "compared": 0}
+
+    def function(name, seconds):
+        def run():
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return run
+
+    functions = {"quick": function("quick", 0), "slow": function("slow", 0.02), "compared": function("compared", 0.02)}
+    results = timing.measure(functions, once_if_slow={"quick", "slow"})
+    assert {name: t.runs for name, t in results.items()} == {"quick": 5, "slow": 1, "compared": 5}
+    assert calls == {"quick": 6, "slow": 1, "compared": 6}
+    assert results["slow"].seconds >= 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_cases_are_solved_alike_by_the_library_and_the_published_solver(name, dtype):
+    """A race between solvers that give different answers, or of one that breaks down, would mean nothing."""
+    case = next(case for case in CASES if case.name == name)
+    small = Case(name, min(case.batch, 4), min(case.T, 200), case.V, case.K, case.Q, case.target)
+    inputs = small.inputs(dtype)
+    y, published = (forward(SOLVERS[solver], inputs)().numpy() for solver in ("smnn", "smnn_cholesky"))
+    tolerance = 1e-3 if dtype == "float32" else 1e-9
+    assert np.abs(y - published).max() <= tolerance * np.abs(y).max()
+
+
+def test_banded_solve_solves_the_case():
+    case = Case("long", 1, 30, 2, 3, 2, target=0)
+    y = forward(SOLVERS["smnn"], case.inputs("float64"))().numpy()
+    np.testing.assert_allclose(
+        banded_solve(case, "float64")().reshape(y.shape), y, rtol=1e-8, atol=1e-8 * np.abs(y).max()
+    )
+
+
+def test_flops_count_a_plain_qr():
+    """With nothing to apply the reflections to, the formula is LAPACK's 2 n^2 (p - n/3)."""
+    case = Case("one", 1, 1, 1, 3, 1, target=0)
+    n, p, k = 3, 7, 4
+    expected = 2 * n**2 * (p - n / 3) + k * (4 * p * n - 2 * n**2) + 3 * n**2
+    assert roofline.nominal_flops(case, backward=False) == expected
+    assert roofline.nominal_bytes(case, 8, backward=False) == 8 * (3 + 1 + 1 + 3)
+
+
+def test_the_tables_say_what_was_measured(monkeypatch):
+    monkeypatch.setattr(timing, "LEAST", 0.0)
+    timings = program.time_case(TINY, "float64", mnn=True)
+    assert {row["solver"] for row in timings} == set(SOLVERS)
+    results = {
+        "machine": {"cpu": "some CPU", "threads": 2, "torch": "2", "load": 5.0},
+        "config": {"engines": {"array_api": "available"}},
+        "timings": timings,
+        "memory": [{"case": "lorenz", "dtype": "float64", "solver": "smnn", "ratio": 7.0}],
+        "banded": [],
+        "scaling": [],
+        "flatness": [{"batch": 1, "what": "forward", "T": [1000, 10000], "ratio": 2.0}],
+        "peak": {"GB/s": 10.0, "GFLOP/s": 10.0, "how": "measured"},
+    }
+    results["roofline"] = program.measure_roofline(results)
+    text = report.text(results)
+    assert "BUSY MACHINE" in text
+    assert "7.0x MISSED" in text
+    assert "2.00x (target: at most 1.3x) MISSED" in text
+    ((*key, ratio), *_) = report.ratios(results)
+    assert key == ["lorenz", "float64", "forward"]
+    assert f"{ratio:.1f}x" in text
+
+
+@pytest.mark.skipif(not memory.available(), reason="needs /proc/self/clear_refs to reset the peak of resident memory")
+def test_memory_counts_at_least_solution_and_gradients(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "adapters")
+    case = next(case for case in CASES if case.name == "lorenz")
+    outputs = (case.n + case.n + 2) / (case.n + 2)
+    assert outputs * 0.95 <= memory.peak_ratio("smnn", case, "float64") <= 200

@@ -30,7 +30,8 @@ def test_solution_and_gradients_are_those_of_the_core(data: ProblemData) -> None
     options = data.options()
     tensors = [torch.as_tensor(x).requires_grad_() for x in data.arguments()]
     weights = {
-        k: w if isinstance(w, float) else torch.as_tensor(w).requires_grad_() for k, w in vars(options["weights"]).items()
+        k: w if isinstance(w, float) else torch.as_tensor(w).requires_grad_()
+        for k, w in vars(options["weights"]).items()
     }
     options["weights"] = st.Weights(**weights)
     result = st.solve_ode(*tensors, **options)
@@ -138,7 +139,9 @@ def test_autocast_takes_half_precision_in_float32(make: Any, half: torch.dtype) 
     torch.testing.assert_close(y, expected, rtol=0, atol=0)
     for g, e in zip(inside, torch.autograd.grad(expected.square().sum(), full), strict=True):
         assert g.dtype == half
-        torch.testing.assert_close(g, e.to(half), rtol=4 * torch.finfo(half).eps, atol=torch.finfo(half).eps * e.abs().max())
+        torch.testing.assert_close(
+            g, e.to(half), rtol=4 * torch.finfo(half).eps, atol=torch.finfo(half).eps * e.abs().max()
+        )
 
 
 def test_factorize_solves_and_is_differentiable_in_the_rhs(make: Any) -> None:

@@ -185,6 +185,8 @@ def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
     """The scheme's rows [F G] = Q S: S (2K, 2K), triangular and padded with zeros, and Q (m, 2K)."""
     Q, S = np.linalg.qr(np.hstack([np.asarray(M, dtype=np.float64) for M in scheme.matrices(K)]))
     missing = 2 * K - S.shape[0]
+    # rows that all vanish for polynomials of degree K-1 have rank K: what is left of the others is rounding
+    S[K:][np.abs(S[K:]).max(axis=1, initial=0.0) <= 1e-13 * np.abs(S).max()] = 0.0
     return np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
 
 

@@ -17,7 +17,8 @@ SMNN_INLINE Size size_of(const Job& job) {
         (void)job;
         return Size{};
     } else {
-        return Size{job.V, job.K, job.Q, job.n, job.n + job.Q};
+        const int extra = job.extra_rows ? job.n : 0;
+        return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
     }
 }
 
@@ -377,10 +378,22 @@ void run_groups(const Job& job, int phases, Index task, void* scratch) {
     }
 }
 
+// Chunks of larger problems are swept by the kernels for any size: they gain little there, and take long to compile.
+template <bool Small, class Size>
+struct IfSmall {
+    using type = Sized;
+};
+template <class Size>
+struct IfSmall<true, Size> {
+    using type = Size;
+};
+template <class Size>
+using SizeInChunks = typename IfSmall<Size::small, Size>::type;
+
 template <class P, class Size>
 void run(const Job& job, int phases, Index task, void* scratch) {
     if (job.C > 1) {
-        run_groups<P, Size, true>(job, phases, task, scratch);
+        run_groups<P, SizeInChunks<Size>, true>(job, phases, task, scratch);
     } else {
         run_groups<P, Size, false>(job, phases, task, scratch);
     }
@@ -388,7 +401,8 @@ void run(const Job& job, int phases, Index task, void* scratch) {
 
 template <class P, class Size>
 Sizes sizes(const Job& job, int phases) {
-    return job.C > 1 ? Driver<P, Size, true>::sizes(job, phases) : Driver<P, Size, false>::sizes(job, phases);
+    return job.C > 1 ? Driver<P, SizeInChunks<Size>, true>::sizes(job, phases)
+                     : Driver<P, Size, false>::sizes(job, phases);
 }
 
 // The reduced problem of a system: one lane.

@@ -121,7 +121,7 @@ class Call {
     int threads;
 
     Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, int C_of_factor)
-        : kernels(level().find(shape.V, shape.K, shape.Q, shape.is_double)), shape_(shape) {
+        : kernels(level().find(shape.V, shape.K, shape.Q, scheme.extra_rows(), shape.is_double)), shape_(shape) {
         job.V = shape.V;
         job.K = shape.K;
         job.Q = shape.Q;
@@ -207,6 +207,7 @@ class Call {
                 std::memcpy(&constants_[i * 4], &x, 4);
             }
         }
+        job.extra_rows = scheme.extra_rows();
         job.scheme_rows = constants_.data();
         job.scheme_norm2 = constants_.data() + width * width * item();
         job.tolerance2 = scheme.tolerance * scheme.tolerance;
@@ -415,7 +416,7 @@ void adjoint(
 }
 
 Plan plan(const Shape& shape) {
-    const Kernels kernels = level().find(shape.V, shape.K, shape.Q, shape.is_double);
+    const Kernels kernels = level().find(shape.V, shape.K, shape.Q, false, shape.is_double);
     const Division division = divide(product(shape.batch), shape.T, shape.V * shape.K, kernels.lanes);
     return {division.C, kernels.lanes, division.threads, kernels.compiled_for_size};
 }

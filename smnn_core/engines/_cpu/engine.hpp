@@ -26,6 +26,14 @@ struct Shape {
 struct Scheme {
     std::vector<double> rows;
     double tolerance;  // a pivot below this times the norm of its column is zero
+
+    // whether the lower K rows, which touch the next point alone, are there
+    bool extra_rows() const {
+        for (size_t i = rows.size() / 2; i < rows.size(); ++i) {
+            if (rows[i] != 0) return true;
+        }
+        return false;
+    }
 };
 
 // What elimination leaves for later solves, of the systems of one batch.

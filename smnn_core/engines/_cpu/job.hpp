@@ -54,6 +54,7 @@ struct Job {
     // the type of the arrays
     const void* scheme_rows;
     const void* scheme_norm2;
+    bool extra_rows;         // whether it has rows on the next point alone
     double tolerance2;       // squared
 
     Input in[FIELDS];
@@ -93,7 +94,7 @@ constexpr int LARGEST = 64;
 struct Level {
     const char* name;
     const char* description;
-    Kernels (*find)(int V, int K, int Q, bool is_double);
+    Kernels (*find)(int V, int K, int Q, bool extra_rows, bool is_double);
 };
 
 }  // namespace smnn

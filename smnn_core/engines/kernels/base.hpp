@@ -75,10 +75,13 @@ SMNN_INLINE constexpr Int<N + 1> next(Int<N>) {
 }
 SMNN_INLINE int next(int i) { return i + 1; }
 
-// The sizes of a problem: V variables, K orders, Q equations; n = V K unknowns per point. Known at compile time ...
+// The sizes of a problem: V variables, K orders, Q equations; n = V K unknowns per point, rows = n + extra + Q. Known at
+// compile time ...
 template <int V_, int K_, int Q_>
 struct Fixed {
     static constexpr bool fixed = true;
+    // rows of the scheme that touch the next point alone; those compiled for their size have none
+    static constexpr Int<0> extra{};
     static constexpr Int<V_> V{};
     static constexpr Int<K_> K{};
     static constexpr Int<Q_> Q{};
@@ -93,6 +96,7 @@ struct Sized {
     static constexpr bool fixed = false;
     static constexpr bool small = false;
     int V, K, Q, n, rows;
+    int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
 };
 
 // The number of columns that belong to the variable of column j and those before it.
@@ -114,6 +118,22 @@ SMNN_INLINE auto columns_after(const Size&, Int<J>) {
 template <class Size>
 SMNN_INLINE int columns_after(const Size& size, int j) {
     return size.n - 1 - j;
+}
+
+template <int V, int K, int Q>
+SMNN_INLINE Int<V * K - 1> last_column(const Fixed<V, K, Q>&) {
+    return {};
+}
+SMNN_INLINE int last_column(const Sized& size) { return size.n - 1; }
+
+// The number of rows after row j.
+template <class Size, int J>
+SMNN_INLINE auto rows_after(const Size&, Int<J>) {
+    return Int<decltype(Size::rows)::value - 1 - J>();
+}
+template <class Size>
+SMNN_INLINE int rows_after(const Size& size, int j) {
+    return size.rows - 1 - j;
 }
 
 // A loop count as a compile-time number where loops over columns are to be unrolled, else as an int.

@@ -35,8 +35,18 @@ SMNN_INLINE double with_sign(double x, double sign) { return __builtin_copysign(
 SMNN_INLINE float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 SMNN_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
 SMNN_INLINE float select(bool mask, float a, float b) { return mask ? a : b; }
+SMNN_INLINE double magnitude(double x) { return __builtin_fabs(x); }
+SMNN_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
+
+// a and b change places in the lanes of the mask
+template <class M, class P>
+SMNN_INLINE void swap_lanes(const M& mask, P& a, P& b) {
+    const P kept = a;
+    a = select(mask, b, a);
+    b = select(mask, kept, b);
+}
 
 #if !defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 
@@ -133,18 +143,17 @@ struct Mask {
     }
 };
 
-template <class T, int N, int U>
-SMNN_INLINE Mask<T, N, U> operator<=(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
-    Mask<T, N, U> r;
-    for (int u = 0; u < U; ++u) r.m[u] = a.v[u] <= b.v[u];
-    return r;
-}
-template <class T, int N, int U>
-SMNN_INLINE Mask<T, N, U> operator==(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
-    Mask<T, N, U> r;
-    for (int u = 0; u < U; ++u) r.m[u] = a.v[u] == b.v[u];
-    return r;
-}
+#define SMNN_COMPARISON(OP)                                                                            \
+    template <class T, int N, int U>                                                                   \
+    SMNN_INLINE Mask<T, N, U> operator OP(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {            \
+        Mask<T, N, U> r;                                                                               \
+        for (int u = 0; u < U; ++u) r.m[u] = a.v[u] OP b.v[u];                                         \
+        return r;                                                                                      \
+    }
+SMNN_COMPARISON(<)
+SMNN_COMPARISON(<=)
+SMNN_COMPARISON(==)
+#undef SMNN_COMPARISON
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> select(const Mask<T, N, U>& mask, const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
     Pack<T, N, U> p;
@@ -175,11 +184,25 @@ SMNN_INLINE Pack<T, N, U> root(const Pack<T, N, U>& x) {
     for (int u = 0; u < U; ++u) p.v[u] = vector_root<T, N>(x.v[u]);
     return p;
 }
+// all bits but the sign
+template <class T, int N>
+SMNN_INLINE auto magnitude_bits() {
+    using I = typename Vector<typename Bits<T>::type, N>::type;
+    constexpr auto bits = typename Bits<T>::type(~0ULL >> (sizeof(T) == 8 ? 1 : 33));
+    return bits - I{};
+}
+template <class T, int N, int U>
+SMNN_INLINE Pack<T, N, U> magnitude(const Pack<T, N, U>& x) {
+    const auto low = magnitude_bits<T, N>();
+    using I = typename Vector<typename Bits<T>::type, N>::type;
+    Pack<T, N, U> p;
+    for (int u = 0; u < U; ++u) p.v[u] = (typename Vector<T, N>::type)((I)x.v[u] & low);
+    return p;
+}
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> with_sign(const Pack<T, N, U>& x, const Pack<T, N, U>& sign) {
+    const auto low = magnitude_bits<T, N>();
     using I = typename Vector<typename Bits<T>::type, N>::type;
-    constexpr auto magnitude = typename Bits<T>::type(~0ULL >> (sizeof(T) == 8 ? 1 : 33));
-    const I low = magnitude - I{};
     Pack<T, N, U> p;
     for (int u = 0; u < U; ++u) p.v[u] = (typename Vector<T, N>::type)(((I)x.v[u] & low) | ((I)sign.v[u] & ~low));
     return p;

@@ -51,6 +51,10 @@ SMNN_OUTLINE void reduce(const Reduction<P>& to, Chunk chunk, Mark mark, P* work
                 norm2[j] += chunk(k + 1, at.edge_norm2() + j);
             }
             for (int j = 0; j < n; ++j) {
+                raise(triangle[j * n + j], below + j * n, j + 1, [&](int i, const auto& mask) {
+                    for (int l = j + 1; l < n; ++l) swap_lanes(mask, triangle[j * n + l], below[l * n + i]);
+                    swap_lanes(mask, z[j], rhs[i]);
+                });
                 const auto H = reflect(triangle[j * n + j], below + j * n, j + 1);
                 triangle[j * n + j] = H.diagonal;
                 for (int l = j + 1; l < n; ++l) apply(H, below + j * n, j + 1, triangle[j * n + l], below + l * n);
@@ -69,10 +73,16 @@ SMNN_OUTLINE void reduce(const Reduction<P>& to, Chunk chunk, Mark mark, P* work
         for (int j = 0; j < n; ++j) {
             P diagonal = triangle[j * n + j];
             if (more) {
+                for (int l = 0; l < n; ++l) G[j * n + l] = zero;
+                raise(diagonal, below + j * n, n, [&](int i, const auto& mask) {
+                    for (int l = j + 1; l < n; ++l) swap_lanes(mask, triangle[j * n + l], below[l * n + i]);
+                    for (int l = 0; l < n; ++l) swap_lanes(mask, G[j * n + l], beyond[l * n + i]);
+                    swap_lanes(mask, z[j], rhs[i]);
+                });
                 const auto H = reflect(diagonal, below + j * n, n);
                 diagonal = H.diagonal;
                 for (int l = j + 1; l < n; ++l) apply(H, below + j * n, n, triangle[j * n + l], below + l * n);
-                for (int l = 0; l < n; ++l) G[j * n + l] = apply_below(H, below + j * n, n, beyond + l * n);
+                for (int l = 0; l < n; ++l) apply(H, below + j * n, n, G[j * n + l], beyond + l * n);
                 apply(H, below + j * n, n, z[j], rhs);
             } else {
                 for (int l = 0; l < n; ++l) G[j * n + l] = zero;
@@ -85,17 +95,23 @@ SMNN_OUTLINE void reduce(const Reduction<P>& to, Chunk chunk, Mark mark, P* work
         }
         if (any(bad_any)) mark(k, bad_any);
         if (!more) break;
-        // the triangle of the next separator
-        for (int i = 0; i < n * n; ++i) triangle[i] = zero;
+        // what is left becomes the triangle of the next separator
         for (int j = 0; j < n; ++j) {
-            z[j] = zero;
-            norm2[j] = chunk(k + 1, at.norm2() + j);
-        }
-        for (int j = 0; j < n; ++j) {
-            const auto H = reflect(triangle[j * n + j], beyond + j * n, n);
+            P *top = beyond + j * n + j, *column = top + 1;
+            const int rows = n - 1 - j;
+            raise(*top, column, rows, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < n; ++l) swap_lanes(mask, beyond[l * n + j], beyond[l * n + j + 1 + i]);
+                swap_lanes(mask, rhs[j], rhs[j + 1 + i]);
+            });
+            const auto H = reflect(*top, column, rows);
             triangle[j * n + j] = H.diagonal;
-            for (int l = j + 1; l < n; ++l) apply(H, beyond + j * n, n, triangle[j * n + l], beyond + l * n);
-            apply(H, beyond + j * n, n, z[j], rhs);
+            for (int l = j + 1; l < n; ++l) {
+                apply(H, column, rows, beyond[l * n + j], beyond + l * n + j + 1);
+                triangle[j * n + l] = beyond[l * n + j];
+            }
+            apply(H, column, rows, rhs[j], rhs + j + 1);
+            z[j] = rhs[j];
+            norm2[j] = chunk(k + 1, at.norm2() + j);
         }
     }
 }

@@ -7,12 +7,13 @@
 //     [ S11  S12 ]    K rows that touch y[t] and y[t+1]
 //     [  0   S22 ]    K rows that touch y[t+1] alone
 //
-// computed once and for all; on the step into point t its columns are multiplied by w s^o.
+// computed once and for all; on the step into point t its columns are multiplied by w s^o. Where all rows vanish for
+// polynomials of degree K-1 (TAYLOR) or m = K (HERMITE) there is no S22.
 //
 // The sweep carries a triangle of n rows that touch the current point. A step
 //   departs: takes the rows [S11 S12] into the triangle, whose n rows are then final (the factor of that point), and
 //            leaves n rows on the next point;
-//   arrives: takes these and the equations of the next point into the triangle S22.
+//   arrives: brings these, S22 and the equations of the next point into the form of a triangle.
 // In a chunk all rows have columns at the left separator too, and the rows that arrival leaves touch nothing else: they go
 // into a triangle on the edge of the chunk.
 #pragma once
@@ -37,7 +38,7 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
     if constexpr (Size::fixed) {
         return 0;
     } else {
-        return size.K + size.n * size.n + 2 * size.n * size.rows + size.rows;
+        return size.K + size.n * size.n + 2 * size.n + 2 * size.n * size.rows + size.rows;
     }
 }
 
@@ -45,29 +46,39 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
 template <class P, bool Chunked, bool Rhs>
 SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carried, P* row) {
     const CarriedLayout<Chunked> at{n};
-    P* own = carried + at.own();
     P* left_row = row + n;
     for (int j = 0; j < 2 * n; ++j) row[j] = splat<P>(0);
     row[column] = weight;
     P rhs = weight * value;
+    const Int<1> one_row{};
     for (int j = column; j < n; ++j) {
-        const P x = row[j];
-        const auto H = reflect(own[j * n + j], &x, Int<1>());
-        own[j * n + j] = H.diagonal;
-        for (int k = j + 1; k < n; ++k) apply(H, &x, Int<1>(), own[j * n + k], row + k);
+        P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j;
+        raise(top[j], row + j, one_row, [&](int, const auto& mask) {
+            for (int k = j + 1; k < n; ++k) swap_lanes(mask, top[k], row[k]);
+            if constexpr (Chunked) {
+                for (int k = 0; k < n; ++k) swap_lanes(mask, left[k], left_row[k]);
+            }
+            if constexpr (Rhs) swap_lanes(mask, *z, rhs);
+        });
+        const auto H = reflect(top[j], row + j, one_row);
+        top[j] = H.diagonal;
+        for (int k = j + 1; k < n; ++k) apply(H, row + j, one_row, top[k], row + k);
         if constexpr (Chunked) {
-            for (int k = 0; k < n; ++k) apply(H, &x, Int<1>(), carried[at.left() + j * n + k], left_row + k);
+            for (int k = 0; k < n; ++k) apply(H, row + j, one_row, left[k], left_row + k);
         }
-        if constexpr (Rhs) apply(H, &x, Int<1>(), carried[at.z() + j], &rhs);
+        if constexpr (Rhs) apply(H, row + j, one_row, *z, &rhs);
     }
     if constexpr (Chunked) {
-        P* edge = carried + at.edge();
         for (int j = 0; j < n; ++j) {
-            const P x = left_row[j];
-            const auto H = reflect(edge[j * n + j], &x, Int<1>());
-            edge[j * n + j] = H.diagonal;
-            for (int k = j + 1; k < n; ++k) apply(H, &x, Int<1>(), edge[j * n + k], left_row + k);
-            if constexpr (Rhs) apply(H, &x, Int<1>(), carried[at.edge_z() + j], &rhs);
+            P *top = carried + at.edge() + j * n, *z = carried + at.edge_z() + j;
+            raise(top[j], left_row + j, one_row, [&](int, const auto& mask) {
+                for (int k = j + 1; k < n; ++k) swap_lanes(mask, top[k], left_row[k]);
+                if constexpr (Rhs) swap_lanes(mask, *z, rhs);
+            });
+            const auto H = reflect(top[j], left_row + j, one_row);
+            top[j] = H.diagonal;
+            for (int k = j + 1; k < n; ++k) apply(H, left_row + j, one_row, top[k], left_row + k);
+            if constexpr (Rhs) apply(H, left_row + j, one_row, *z, &rhs);
         }
     }
     carried[at.norm2() + column] += weight * weight;
@@ -91,9 +102,12 @@ struct Sweep {
     Piece<Chunked ? Cap::n * Cap::n : Cap::n> edge;
     Piece<Cap::n> edge_z;
     Piece<Cap::n> edge_norm2;
-    // the rows below the triangle, by columns: at the current point, at the next one, at the separator, right-hand side
+    // the rows below the triangle, by columns: at the current point, at the next one (and the triangle's there), at the
+    // separator, right-hand side
     Piece<Cap::K> p;
+    Piece<Cap::n> norm2_next;
     Piece<Cap::n * Cap::n> x_own;
+    Piece<Cap::n> top_next;
     Piece<Cap::n * Cap::rows> x_next;
     Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
     Piece<Cap::rows> x_z;
@@ -109,7 +123,9 @@ struct Sweep {
           edge_z(carried, Chunked ? size_.n : 0),
           edge_norm2(carried, Chunked ? size_.n : 0),
           p(workspace, size_.K),
+          norm2_next(workspace, size_.n),
           x_own(workspace, size_.n * size_.n),
+          top_next(workspace, size_.n),
           x_next(workspace, size_.n * size_.rows),
           x_left(workspace, size_.n * size_.rows),
           x_z(workspace, size_.rows) {}
@@ -154,42 +170,32 @@ struct Sweep {
         for (int o = 1; o < size.K; ++o) p[o] = p[o - 1] * s;
     }
 
-    // The rows S12 of the step into point t.
+    // The rows [S12; S22] of the step into point t, and their right-hand side.
     template <class Rows>
-    SMNN_INLINE void set_coupling(const Rows& rows, int t) {
+    SMNN_INLINE void set_next(const Rows& rows, int t) {
         const P zero = splat<P>(0);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const int v = j / size.K, o = j % size.K;
             repeat(size.n, [&](auto i) SMNN_LAMBDA {
                 x_next[j * size.rows + i] = i / size.K == v ? S(i % size.K, size.K + o) * p[o] : zero;
             });
+            repeat(size.extra, [&](auto i) SMNN_LAMBDA {
+                x_next[j * size.rows + size.n + i] =
+                    i / size.K == v ? S(size.K + i % size.K, size.K + o) * p[o] : zero;
+            });
+            norm2_next[j] = splat<P>(scheme.norm2[size.K + o]) * p[o] * p[o];
+            if constexpr (Chunked) {
+                repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_left[j * size.rows + i] = zero; });
+            }
         });
         if constexpr (Rhs) {
-            repeat(size.n, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
+            repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
             if (rows.has_smoothness_rhs()) {
                 repeat(size.n, [&](auto i) SMNN_LAMBDA {
                     x_z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, i % size.K);
                 });
-            }
-        }
-    }
-
-    // The rows S22 of the step into point t as its triangle.
-    template <class Rows>
-    SMNN_INLINE void set_triangle(const Rows& rows, int t) {
-        const P zero = splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const int v = j / size.K, o = j % size.K;
-            repeat(next(j), [&](auto i) SMNN_LAMBDA {
-                own[i * size.n + j] = i / size.K == v ? S(size.K + i % size.K, size.K + o) * p[o] : zero;
-            });
-            norm2[j] = splat<P>(scheme.norm2[size.K + o]) * p[o] * p[o];
-            if constexpr (Rhs) z[j] = zero;
-        });
-        if constexpr (Rhs) {
-            if (rows.has_smoothness_rhs()) {
-                repeat(size.n, [&](auto i) SMNN_LAMBDA {
-                    z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, size.K + i % size.K);
+                repeat(size.extra, [&](auto i) SMNN_LAMBDA {
+                    x_z[size.n + i] = p[0] * rows.smoothness_rhs(t, i / size.K, size.K + i % size.K);
                 });
             }
         }
@@ -200,25 +206,23 @@ struct Sweep {
     template <class Rows>
     SMNN_INLINE void start(const Rows& rows) {
         const P zero = splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            repeat(size.n, [&](auto i) SMNN_LAMBDA {
-                own[j * size.n + i] = zero;
-                x_next[j * size.rows + i] = zero;
-                if constexpr (Chunked) edge[j * size.n + i] = zero;
-            });
-            norm2[j] = zero;
-            z[j] = zero;
-            if constexpr (Rhs) x_z[j] = zero;
-        });
         if constexpr (Chunked) {
             set_powers(rows, 0);
-            set_coupling(rows, 0);
-            set_triangle(rows, 0);
+        } else {
+            repeat(size.K, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
+        }
+        set_next(rows, 0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(size.n, [&](auto i) SMNN_LAMBDA { own[j * size.n + i] = zero; });
+            z[j] = zero;
+        });
+        if constexpr (Chunked) {
             repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 const int v = j / size.K, o = j % size.K;
                 repeat(size.n, [&](auto i) SMNN_LAMBDA {
                     const bool coupled = i / size.K == v && i <= j;
                     x_left[j * size.rows + i] = coupled ? S(i % size.K, o) * p[o] : zero;
+                    edge[j * size.n + i] = zero;
                 });
                 edge_norm2[j] = splat<P>(scheme.norm2[o]) * p[o] * p[o];
                 edge_z[j] = zero;
@@ -231,34 +235,47 @@ struct Sweep {
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         set_powers(rows, t);
-        set_coupling(rows, t);
+        set_next(rows, t);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const int v = j / size.K, o = j % size.K;
             repeat(next(j), [&](auto i) SMNN_LAMBDA {
                 x_own[j * size.n + i] = i / size.K == v ? S(i % size.K, o) * p[o] : zero;
             });
-            if constexpr (Chunked) {
-                repeat(size.n, [&](auto i) SMNN_LAMBDA { x_left[j * size.rows + i] = zero; });
-            }
         });
         const FactorLayout<Chunked> at{size.n, size.K};
         auto bad_any = one == zero;
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const int o = j % size.K;
             const auto below = next(j);
-            const P* column = x_own + j * size.n;
+            const auto after = unroll_if_small<Size>(columns_after(size, j));
+            const auto through = unroll_if_small<Size>(columns_through(size, j));
+            P* column = x_own + j * size.n;
+            repeat(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
+            raise(own[j * size.n + j], column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                repeat(after, [&](auto k) SMNN_LAMBDA {
+                    swap_lanes(mask, own[j * size.n + j + 1 + k], x_own[(j + 1 + k) * size.n + i]);
+                });
+                repeat(through, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, top_next[k], x_next[k * size.rows + i]); });
+                if constexpr (Chunked) {
+                    repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                        swap_lanes(mask, left[j * size.n + k], x_left[k * size.rows + i]);
+                    });
+                }
+                if constexpr (Rhs) swap_lanes(mask, z[j], x_z[i]);
+            });
             const auto H = reflect(own[j * size.n + j], column, below);
             const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
             f[at.row(j)] = select(bad, one, H.inverse_diagonal());
-            repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
+            repeat(after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 apply(H, column, below, own[j * size.n + k], x_own + k * size.n);
                 f[at.row(j) + 1 + i] = own[j * size.n + k];
             });
-            repeat(unroll_if_small<Size>(columns_through(size, j)), [&](auto k) SMNN_LAMBDA {
-                f[at.next(j) + k] = apply_below(H, column, below, x_next + k * size.rows);
+            repeat(through, [&](auto k) SMNN_LAMBDA {
+                apply(H, column, below, top_next[k], x_next + k * size.rows);
+                f[at.next(j) + k] = top_next[k];
             });
             if constexpr (Chunked) {
                 repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
@@ -272,50 +289,84 @@ struct Sweep {
             }
         });
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
-        set_triangle(rows, t);
     }
 
-    // At point t: the rows that departure left and the equations.
+    // At point t: the rows that departure left and the equations become the triangle.
     template <class Rows>
     SMNN_INLINE void arrive(const Rows& rows, int t) {
-        const P zero = splat<P>(0);
+        const int first = size.n + size.extra;
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
             const P w = rows.w_equation(t, q);
             repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 const P x = w * rows.c(t, q, j);
-                norm2[j] += x * x;
-                x_next[j * size.rows + size.n + q] = x;
-                if constexpr (Chunked) x_left[j * size.rows + size.n + q] = zero;
+                norm2_next[j] += x * x;
+                x_next[j * size.rows + first + q] = x;
             });
-            if constexpr (Rhs) x_z[size.n + q] = w * rows.b(t, q);
+            if constexpr (Rhs) x_z[first + q] = w * rows.b(t, q);
         });
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P* column = x_next + j * size.rows;
-            const auto H = reflect(own[j * size.n + j], column, size.rows);
+            const auto below = rows_after(size, j);
+            const auto after = unroll_if_small<Size>(columns_after(size, j));
+            P* top = x_next + j * size.rows + j;
+            P* column = top + 1;
+            raise(*top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                repeat(after, [&](auto k) SMNN_LAMBDA {
+                    P* other = x_next + (j + 1 + k) * size.rows + j;
+                    swap_lanes(mask, other[0], other[1 + i]);
+                });
+                if constexpr (Chunked) {
+                    repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                        P* other = x_left + k * size.rows + j;
+                        swap_lanes(mask, other[0], other[1 + i]);
+                    });
+                }
+                if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
+            });
+            const auto H = reflect(*top, column, below);
             own[j * size.n + j] = H.diagonal;
-            repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
+            repeat(after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
-                apply(H, column, size.rows, own[j * size.n + k], x_next + k * size.rows);
+                P* other = x_next + k * size.rows + j;
+                apply(H, column, below, other[0], other + 1);
+                own[j * size.n + k] = other[0];
             });
             if constexpr (Chunked) {
                 repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                    left[j * size.n + k] = apply_below(H, column, size.rows, x_left + k * size.rows);
+                    P* other = x_left + k * size.rows + j;
+                    apply(H, column, below, other[0], other + 1);
+                    left[j * size.n + k] = other[0];
                 });
             }
-            if constexpr (Rhs) apply(H, column, size.rows, z[j], x_z.data);
+            if constexpr (Rhs) {
+                P* other = x_z + j;
+                apply(H, column, below, other[0], other + 1);
+                z[j] = other[0];
+            }
+            norm2[j] = norm2_next[j];
         });
-        if constexpr (Chunked) {
-            repeat(size.n, [&](auto j) SMNN_LAMBDA {
-                const P* column = x_left + j * size.rows;
-                const auto H = reflect(edge[j * size.n + j], column, size.rows);
-                edge[j * size.n + j] = H.diagonal;
-                repeat(unroll_if_small<Size>(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
-                    const int k = j + 1 + i;
-                    apply(H, column, size.rows, edge[j * size.n + k], x_left + k * size.rows);
+        if constexpr (Chunked) leave_to_edge();
+    }
+
+    // The rows below the triangle touch the left separator alone.
+    SMNN_INLINE void leave_to_edge() {
+        const auto below = rows_after(size, last_column(size));
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const auto after = unroll_if_small<Size>(columns_after(size, j));
+            P* column = x_left + j * size.rows + size.n;
+            raise(edge[j * size.n + j], column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                repeat(after, [&](auto k) SMNN_LAMBDA {
+                    swap_lanes(mask, edge[j * size.n + j + 1 + k], x_left[(j + 1 + k) * size.rows + size.n + i]);
                 });
-                if constexpr (Rhs) apply(H, column, size.rows, edge_z[j], x_z.data);
+                if constexpr (Rhs) swap_lanes(mask, edge_z[j], x_z[size.n + i]);
             });
-        }
+            const auto H = reflect(edge[j * size.n + j], column, below);
+            edge[j * size.n + j] = H.diagonal;
+            repeat(after, [&](auto i) SMNN_LAMBDA {
+                const int k = j + 1 + i;
+                apply(H, column, below, edge[j * size.n + k], x_left + k * size.rows + size.n);
+            });
+            if constexpr (Rhs) apply(H, column, below, edge_z[j], x_z + size.n);
+        });
     }
 
     // The final rows of the last point, which has no next one.

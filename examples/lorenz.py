@@ -20,16 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from smnn_torch import HERMITE, TAYLOR, Scheme, solve_ode
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from smnn_torch import HERMITE, TAYLOR, Scheme, solve_ode
 
 SIGMA, RHO, BETA = 10.0, 28.0, 8.0 / 3.0
 VARIABLES = ("x", "y", "z")

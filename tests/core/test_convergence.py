@@ -20,9 +20,7 @@ def errors(scheme: smnn.Scheme, q: int, R: int, intervals: int) -> np.ndarray:
     c = np.zeros((1, 1, 1, R + 1))
     c[..., 0], c[..., q] = (1.0, 1.0) if q == 1 else (4.0, 1.0)
     k = np.arange(R + 1)
-    exact = (
-        (-1.0) ** k * np.exp(-t)[:, None] if q == 1 else 2.0**k * np.cos(2 * t[:, None] + k * math.pi / 2)
-    )
+    exact = (-1.0) ** k * np.exp(-t)[:, None] if q == 1 else 2.0**k * np.cos(2 * t[:, None] + k * math.pi / 2)
     initial = exact[:1, None, :q]
     y = smnn.solve_ode(c, np.zeros((1, 1)), initial, np.array([s]), n_steps=len(t), scheme=scheme)
     return np.abs(y[:, 0] - exact).max(axis=0)
@@ -58,7 +56,5 @@ def test_hermite_is_far_more_accurate_on_an_oscillator(R: int, taylor: float, he
     c[..., 0], c[..., 2] = 4.0, 1.0
     exact = np.cos(2 * s * np.arange(T))
     for scheme, bound in ((smnn.TAYLOR, taylor), (smnn.HERMITE, hermite)):
-        y = smnn.solve_ode(
-            c, np.zeros((1, 1)), np.array([[[1.0, 0.0]]]), np.array([s]), n_steps=T, scheme=scheme
-        )
+        y = smnn.solve_ode(c, np.zeros((1, 1)), np.array([[[1.0, 0.0]]]), np.array([s]), n_steps=T, scheme=scheme)
         assert np.abs(y[:, 0, 0] - exact).max() <= 1.05 * bound

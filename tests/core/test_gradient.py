@@ -35,7 +35,7 @@ def vjp(inputs: Flat, data: ProblemData, backend: Backend, g: np.ndarray) -> Fla
     weights = smnn.Weights(**{k: arrays[k] for k in WEIGHTS})
 
     def gradients(c: Any, b: Any, u: Any, s: Any, g: Any) -> smnn.Gradients:
-        y, pullback = smnn.solve_ode_vjp(c, b, u, s, n_steps=data.n_steps, scheme=data.scheme, weights=weights)
+        _, pullback = smnn.solve_ode_vjp(c, b, u, s, n_steps=data.n_steps, scheme=data.scheme, weights=weights)
         return pullback(g)
 
     arguments = [arrays[k] for k in ("coefficients", "rhs", "initial_values", "step_sizes")]
@@ -127,9 +127,9 @@ def test_gradient_of_a_repeated_input_is_the_sum() -> None:
 
 def test_vjp_can_be_called_again(backend: Backend) -> None:
     rng = np.random.default_rng(6)
-    arguments = [
-        backend.asarray(rng.normal(size=shape)) for shape in [(5, 1, 1, 3), (5, 1), (1, 1, 2)]
-    ] + [backend.asarray(rng.uniform(0.2, 0.5, 4))]
+    arguments = [backend.asarray(rng.normal(size=shape)) for shape in [(5, 1, 1, 3), (5, 1), (1, 1, 2)]] + [
+        backend.asarray(rng.uniform(0.2, 0.5, 4))
+    ]
     y, pullback = smnn.solve_ode_vjp(*arguments)
     first, second = pullback(y).rhs, pullback(y).rhs
     assert_close(first, second, backend, like=y, factor=1.0)

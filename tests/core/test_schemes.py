@@ -38,9 +38,7 @@ def test_row_r_of_hermite_is_exact_for_degree_2R_minus_r(R: int) -> None:
     F, G = smnn.HERMITE.matrices(R + 1)
     for r in range(R):
         for degree in range(2 * R - r + 1):
-            at = [
-                np.array([np.polyder(np.poly1d([1] + [0] * degree), o)(x) for o in range(R + 1)]) for x in (0.0, 1.0)
-            ]
+            at = [np.array([np.polyder(np.poly1d([1] + [0] * degree), o)(x) for o in range(R + 1)]) for x in (0.0, 1.0)]
             assert F[r] @ at[0] + G[r] @ at[1] == pytest.approx(0, abs=1e-9)
 
 
@@ -57,7 +55,7 @@ def test_one_of_your_own() -> None:
     np.testing.assert_array_equal(
         smnn.solve_ode(*arguments, scheme=own), smnn.solve_ode(*arguments, scheme=smnn.HERMITE)
     )
-    assert own == own  # noqa: PLR0124
+    assert own == own
     assert own != smnn.HERMITE
 
 

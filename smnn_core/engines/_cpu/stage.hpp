@@ -46,6 +46,7 @@ template <class P>
 struct LanePointers {
     static constexpr int W = Lanes<P>::count;
     const ScalarOf<P>* at[W];
+    Index ahead = 0;  // to what will be wanted next, for prefetching; 0: the points that follow
 
     LanePointers() = default;
     SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group) {
@@ -64,7 +65,13 @@ struct LanePointers {
             }
             at[l] = static_cast<const ScalarOf<P>*>(in.data) + offset + Index(group.start[l]) * in.time;
         }
+        // a short lane is read through soon: the next group is what the processor does not foresee
+        const bool is_short = Index(group.longest) * in.count * Index(sizeof(ScalarOf<P>)) < SHORT_BYTES;
+        if (job.C == 1 && is_short && !in.shared) ahead = W * in.batch[job.n_batch_axes - 1];
     }
+
+   private:
+    static constexpr Index SHORT_BYTES = 4096;
 };
 
 // The transpose of N vectors of N numbers, by log2(N) perfect shuffles.
@@ -89,15 +96,20 @@ struct Transpose {
     }
 };
 
-// count numbers that follow one another, of every lane
+// count numbers that follow one another, of every lane; those `ahead` of them are prefetched
 template <class T, int N, int U>
-SMNN_OUTLINE void stage_run(const T* const* from, Index count, Pack<T, N, U>* to) {
+SMNN_OUTLINE void stage_run(const T* const* from, Index count, Index ahead, Pack<T, N, U>* to) {
     using V = typename Vector<T, N>::type;
+    constexpr Index LINE = 64 / Index(sizeof(T));
     Index i = 0;
     for (; i + N <= count; i += N) {
         for (int u = 0; u < U; ++u) {
             V rows[N];
-            for (int l = 0; l < N; ++l) __builtin_memcpy(&rows[l], from[u * N + l] + i, sizeof(V));
+            for (int l = 0; l < N; ++l) {
+                const T* at = from[u * N + l] + i;
+                __builtin_memcpy(&rows[l], at, sizeof(V));
+                if (i % LINE == 0) __builtin_prefetch(at + ahead, 0, 2);
+            }
             Transpose<T, N>::run(rows);
             for (int l = 0; l < N; ++l) to[i + l].v[u] = rows[l];
         }
@@ -141,7 +153,8 @@ SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& 
     } else if (in.contiguous) {
         const T* from[W];
         for (int l = 0; l < W; ++l) from[l] = lanes.at[l] + Index(t0) * in.time;
-        stage_run(from, Index(t1 - t0) * in.count, to);
+        const Index count = Index(t1 - t0) * in.count;
+        stage_run(from, count, lanes.ahead ? lanes.ahead : count, to);
     } else {
         for (int t = t0; t < t1; ++t) {
             for (int e = 0; e < in.count; ++e, ++to) {

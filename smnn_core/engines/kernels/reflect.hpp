@@ -38,7 +38,7 @@ SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
 }
 
 // An entry replaces the top where it is this much larger: nearly equal ones need no exchange.
-constexpr double MUCH_LARGER = 2;
+constexpr double MUCH_LARGER = 4;
 
 // Exchanges the top with each row below that is much larger in this column; exchange(i, mask) does so for row i, in all
 // columns, in the lanes of the mask. Lanes and points of a problem tend to agree, so that few exchanges are needed.

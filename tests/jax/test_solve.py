@@ -1,0 +1,177 @@
+"""smnn_jax.solve_ode against the core, its errors, and what it does to JAX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _assert import eps
+from _jax_case import on_jax, solve
+
+import smnn_core as smnn
+import smnn_jax
+
+ROOT = Path(smnn.__file__).parents[1]
+
+
+def run(program: str, **environment: str) -> str:
+    """What a program prints, in a new interpreter."""
+    paths = f"{ROOT}:{ROOT / 'adapters'}"
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_custom_call_is_the_core_on_the_same_numbers(arguments, scheme, dtype):
+    """The custom call hands XLA's buffers to the engine that NumPy arrays get: not even rounding differs."""
+    arguments = {name: x.astype(dtype) for name, x in arguments.items()}
+    y = solve(**on_jax(arguments), scheme=scheme)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, solve(**arguments, scheme=scheme, core=True))
+
+
+def test_custom_scheme_travels_with_the_call(arguments):
+    scheme = smnn.Scheme.from_matrices(*(2 * M for M in smnn.HERMITE.matrices(3)), name="doubled", citation="a test")
+    y = solve(**on_jax(arguments), scheme=scheme)
+    np.testing.assert_array_equal(y, solve(**arguments, scheme=scheme, core=True))
+
+
+def test_traced_engine_agrees(arguments):
+    y = solve(**on_jax(arguments), engine="array_api")
+    expected = solve(**arguments, core=True, engine="array_api")
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e3 * eps("float64") * np.abs(expected).max())
+
+
+def test_jit_is_eager_and_one_custom_call(arguments):
+    arguments = on_jax(arguments)
+    compiled = jax.jit(solve).lower(**arguments).compile()
+    np.testing.assert_array_equal(compiled(**arguments), solve(**arguments))
+    assert compiled.as_text().count("custom-call(") == 1
+
+
+def test_traced_engine_makes_no_call_of_ours(arguments):
+    text = jax.jit(lambda **x: solve(**x, engine="array_api")).lower(**on_jax(arguments)).compile().as_text()
+    assert "smnn_operator" not in text
+
+
+def test_no_initial_values_and_time_invariant_inputs():
+    c, b, u, s = np.ones((1, 1, 1, 2)), np.ones((1, 1)), np.ones((0, 1, 2)), np.array([0.1])
+    y = smnn_jax.solve_ode(*map(jnp.asarray, (c, b, u, s)), n_steps=4)
+    np.testing.assert_array_equal(y, smnn.solve_ode(c, b, u, s, n_steps=4))
+
+
+def test_empty_batch():
+    c, b, u, s = np.ones((0, 4, 1, 1, 2)), np.ones((4, 1)), np.ones((1, 1, 1)), np.array([0.1])
+    assert jax.jit(smnn_jax.solve_ode)(*map(jnp.asarray, (c, b, u, s))).shape == (0, 4, 1, 2)
+
+
+def test_donated_buffers(arguments):
+    arguments = on_jax(arguments)
+    expected = solve(**arguments)
+    b = arguments.pop("rhs")
+    donating = jax.jit(lambda b, rest: (solve(rhs=b, **rest), 2 * b), donate_argnums=0)
+    y, twice = donating(jnp.copy(b), arguments)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(twice, 2 * b)
+
+
+def test_number_weights_survive_jit(arguments):
+    """Numbers in a pytree become weakly typed arrays under jit; they are numbers still."""
+    arguments = on_jax(arguments)
+    arguments = {name: x.astype(jnp.float32) for name, x in arguments.items()} | {"equation": 2.0}
+    np.testing.assert_array_equal(jax.jit(solve)(**arguments), solve(**arguments))
+
+
+class TestErrors:
+    def test_shapes(self, arguments):
+        arguments = on_jax(arguments) | {"rhs": jnp.ones((8, 4, 2))}
+        with pytest.raises(smnn.ShapeError, match="rhs implies T = 4"):
+            jax.jit(solve)(**arguments)
+
+    def test_numpy_arrays_among_jax_arrays(self, arguments):
+        arguments = on_jax(arguments) | {"rhs": arguments["rhs"]}
+        with pytest.raises(smnn.NamespaceError, match="rhs is an array of numpy"):
+            solve(**arguments)
+
+    def test_dtypes(self, arguments):
+        arguments = on_jax(arguments)
+        with pytest.raises(smnn.DTypeError, match="rhs has dtype float32"):
+            solve(**arguments | {"rhs": arguments["rhs"].astype(jnp.float32)})
+
+    def test_engine(self, arguments):
+        with pytest.raises(smnn.EngineError, match="unknown engine 'fast'"):
+            solve(**on_jax(arguments), engine="fast")
+
+    def test_zero_step_known_under_jit(self, arguments):
+        arguments = on_jax(arguments)
+        s = arguments.pop("step_sizes").at[1].set(0)
+        with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+            jax.jit(lambda rest: solve(step_sizes=s, **rest))(arguments)
+
+
+class TestSingular:
+    @pytest.fixture
+    def singular(self, arguments):
+        """Batch member 3 has no equations, and only its first derivative is given."""
+        arguments["equation"] = np.ones((8, 5, 1))
+        arguments["equation"][3] = 0
+        arguments["initial"] = np.array([0.0, 1.0])
+        return arguments
+
+    def test_eager_says_where(self, singular):
+        with pytest.raises(smnn.SingularSystemError, match=r"batch member \(3,\)"):
+            solve(**on_jax(singular))
+
+    @pytest.mark.parametrize("engine", ["auto", "array_api"])
+    def test_jit_gives_nan_to_that_member_only(self, singular, engine):
+        y = jax.jit(lambda x: solve(**x, engine=engine))(on_jax(singular))
+        np.testing.assert_array_equal(jnp.isnan(y).any(axis=(1, 2, 3)), np.arange(8) == 3)
+
+    def test_check_needs_values(self, singular):
+        with pytest.raises(smnn.ArgumentError, match="check=True needs values"):
+            jax.jit(lambda x: solve(**x, check=True))(on_jax(singular))
+
+
+def test_import_switches_nothing():
+    changed = run(
+        "import jax; before = dict(jax.config.values); import smnn_jax; "
+        "print([k for k, v in jax.config.values.items() if before[k] != v])"
+    )
+    assert changed == "[]"
+
+
+def test_float32_without_x64():
+    program = (
+        "import jax, jax.numpy as jnp, smnn_jax\n"
+        "f = lambda s: smnn_jax.solve_ode(jnp.ones((1, 1, 1, 2)), jnp.ones((6, 1)), jnp.ones((1, 1, 1)), s)\n"
+        "y, dy = jax.jvp(f, (jnp.array([0.1]),), (jnp.array([1.0]),))\n"
+        "print(jax.config.jax_enable_x64, y.dtype, dy.dtype, bool(jnp.allclose(y[:, 0, 0], 1, atol=1e-5)))"
+    )
+    assert run(program) == "False float32 float32 True"
+
+
+def test_interpreter_ends_while_calls_are_pending():
+    """A handler that could not start because the interpreter is gone would keep XLA, and the process, waiting."""
+    program = (
+        "import jax, jax.numpy as jnp, smnn_jax\n"
+        "mesh = jax.make_mesh((4,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))\n"
+        "P = jax.sharding.PartitionSpec\n"
+        "f = lambda b: jax.lax.psum(smnn_jax.solve_ode(jnp.ones((1, 1, 1, 2)), b, jnp.ones((1, 1, 1)),"
+        " jnp.array([0.1])).sum(), 'x')\n"
+        "g = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P('x'), out_specs=P()))\n"
+        "g(jnp.ones((4, 50000, 1)))\n"
+        "print('end')"
+    )
+    assert run(program, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "end"
+
+
+def test_the_package_is_typed():
+    assert Path(smnn_jax.__file__).with_name("py.typed").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
     @custom_vmap
     def function(*operands: Array) -> Array:
         if in_shard_map():  # where the caller has divided the work
-            return _execute(operator, static, *operands)
+            return _executed(operator, static)(*operands)
         return _partitioned(operator, static)(*operands)
 
     @function.def_vmap
@@ -49,10 +49,7 @@ def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
 def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     """Over devices every one solves its own part of the batch, if it is sharded; core axes are never split."""
     n_core = CORE_AXES[operator]
-
-    @jax.jit  # holds the constants of the traced engine, which custom_partitioning does not take
-    def execute(*operands: Array) -> Array:
-        return _execute(operator, static, *operands)
+    execute = _executed(operator, static)
 
     def n_batch(rank: int) -> int:
         return rank - n_core[0]
@@ -107,8 +104,15 @@ def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     return function
 
 
+@lru_cache(maxsize=None)
+def _executed(operator: str, static: Static) -> Callable[..., Array]:
+    """The operator on one device. Its own jit holds the constants of the traced engine, which custom_partitioning does
+    not take, and to which custom_linear_solve would do in a shard_map what `_MappedSystem` tells of."""
+    return jax.jit(partial(_execute, operator, static))
+
+
 def _execute(operator: str, static: Static, *operands: Array) -> Array:
-    """The operator on one device: a custom call where an engine runs on its memory, else traced."""
+    """A custom call where an engine runs on the memory of the device, else traced."""
     if static.engine == "array_api" or not _ffi.available(jax.default_backend()):
         return OPERATORS[operator](static, operands)
     _ffi.register()

@@ -12,6 +12,9 @@ TIMEOUT := $(if $(shell command -v timeout),timeout 600)
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
+# OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
+demo test docs examples: export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: help demo test lint format docs docs-serve bench examples clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from smnn_core import HERMITE, TAYLOR, Scheme, Weights
 from smnn_core._arrays import broadcast_shapes
-from smnn_core._problem import Gradients, Problem, System
+from smnn_core._problem import Gradients, Problem
 
 from . import _bridge as bridge
 from ._bridge import Keep, Statement
@@ -56,8 +56,9 @@ def normal_solve(how: Statement, lhs: Sequence[Any], h: Tensor) -> Tensor:
 
 
 def adjoint(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
-    """The op, for the backward pass of `_operators.LeastSquares` where it will not be differentiated."""
-    c, s, *w, db, du = call("adjoint", how, lhs, b, u, y, g)
+    """The op below autograd, for the backward pass of `_operators.LeastSquares` that will not be differentiated."""
+    with torch._C._AutoDispatchBelowAutograd():
+        c, s, *w, db, du = call("adjoint", how, lhs, b, u, y, g)
     return Gradients(c, db, du, s, Weights(*w))
 
 
@@ -147,17 +148,8 @@ def _fake_least_squares(*args: Any) -> Tensor:
 
 
 def _fake_normal_solve(*args: Any) -> Tensor:
-    how, (c, s, *w), (h,) = _split(args)
-    system = System.build(
-        c,
-        s,
-        n_initial_steps=how.n_initial_steps,
-        n_initial_orders=how.n_initial_orders,
-        n_steps=h.shape[-3],
-        scheme=how.scheme,
-        weights=Weights(*w),
-    )
-    batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(h.shape[:-3])})
+    _, lhs, (h,) = _split(args)
+    batch = broadcast_shapes({"left-hand side": bridge.batch_of_lhs(lhs), "g": tuple(h.shape[:-3])})
     return h.new_empty((*batch, *h.shape[-3:]))
 
 

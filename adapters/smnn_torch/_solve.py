@@ -98,12 +98,15 @@ def factorize(
     how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
     keep = Keep()
     n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
-    return Factorization(how, keep, lhs, n_steps)
+    return Factorization(how._replace(n_steps=n_steps), keep, lhs, n_steps)
 
 
 @dataclass(frozen=True, eq=False)
 class Factorization:
-    """A left-hand side after elimination; made by `factorize`. Both methods are differentiable to any order."""
+    """A left-hand side after elimination; made by `factorize`. Both methods are differentiable to any order.
+
+    Inside a compiled function they give the same, and eliminate at every call: graphs carry no factors.
+    """
 
     _how: Statement
     _keep: Keep
@@ -119,6 +122,8 @@ class Factorization:
             ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
         """
         b, u = _tensors(rhs=rhs, initial_values=initial_values)
+        if torch.compiler.is_compiling():
+            return ops.call("least_squares", self._how, self._lhs, b, u, None)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
         return least_squares(self._how, self._keep, *self._lhs, b, u, None)
 
@@ -129,6 +134,8 @@ class Factorization:
             ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
         """
         (g,) = _tensors(g=g)
+        if torch.compiler.is_compiling():
+            return ops.call("normal_solve", self._how, self._lhs, g)
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
 

@@ -51,7 +51,7 @@ def time_case(case: Case, dtype: str, mnn: bool) -> list[dict[str, Any]]:
             for name, solve in solvers.items()
         }
         others = set(functions) - {report.OURS, report.BASELINE}
-        for name, timing in measure(functions, once_if_slow=others).items():
+        for name, timing in measure(functions, fewer_if_slow=others).items():
             rows.append({"case": case.name, "dtype": dtype, "what": what, "solver": name, **asdict(timing)})
     return rows
 

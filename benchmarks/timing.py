@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["Timing", "measure"]
 
 SLOW = 4.0
-"""Seconds: where a single run suffices, a function slower than this gets no more."""
+"""Seconds that a function may take in all where fewer runs will do."""
 LEAST = 0.25
 """Seconds: quick functions are repeated until they have been timed for this long."""
 
@@ -24,20 +24,23 @@ class Timing:
 
 
 def measure(
-    functions: Mapping[str, Callable[[], Any]], repeats: int = 5, once_if_slow: Collection[str] = ()
+    functions: Mapping[str, Callable[[], Any]], repeats: int = 5, fewer_if_slow: Collection[str] = ()
 ) -> dict[str, Timing]:
     """Times the functions round by round, so that a disturbance of the machine meets all of them alike.
 
-    Each is run once before, untimed, then at least `repeats` times; in `once_if_slow` a slow first run suffices.
+    Each is run once before, untimed, then at least `repeats` times. Those in `fewer_if_slow` are done after `SLOW`
+    seconds, and if they are slow the first run counts.
     """
     first = {name: _run(f) for name, f in functions.items()}
-    done = {name: [t] for name, t in first.items() if name in once_if_slow and t > SLOW}
-    times: dict[str, list[float]] = {name: done.get(name, []) for name in functions}
-    waiting = [name for name in functions if name not in done]
-    while waiting:
+
+    def is_done(name: str) -> bool:
+        enough = len(times[name]) >= repeats and sum(times[name]) >= LEAST
+        return enough or (name in fewer_if_slow and sum(times[name]) > SLOW)
+
+    times = {name: [t] if name in fewer_if_slow and t > SLOW else [] for name, t in first.items()}
+    while waiting := [name for name in functions if not is_done(name)]:
         for name in waiting:
             times[name].append(_run(functions[name]))
-        waiting = [name for name in waiting if len(times[name]) < repeats or sum(times[name]) < LEAST]
     return {name: Timing(median(values), len(values)) for name, values in times.items()}
 
 

@@ -32,7 +32,7 @@ def test_measure_takes_at_least_five_runs_and_a_slow_function_once(monkeypatch):
         return run
 
     functions = {"quick": function("quick", 0), "slow": function("slow", 0.02), "compared": function("compared", 0.02)}
-    results = timing.measure(functions, once_if_slow={"quick", "slow"})
+    results = timing.measure(functions, fewer_if_slow={"quick", "slow"})
     assert {name: t.runs for name, t in results.items()} == {"quick": 5, "slow": 1, "compared": 5}
     assert calls == {"quick": 6, "slow": 1, "compared": 6}
     assert results["slow"].seconds >= 0.02

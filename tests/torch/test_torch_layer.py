@@ -1,0 +1,228 @@
+"""`MechanisticODE`, alone and on two processes, and `ode_forward`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import smnn_core as smnn
+import smnn_torch as st
+from smnn_core.baselines import smnn_cholesky
+
+NAN = torch.nan
+
+
+def net(**options: Any) -> st.MechanisticODE:
+    torch.manual_seed(0)
+    return st.MechanisticODE(5, n_steps=6, dtype=torch.float64, **options)
+
+
+@pytest.fixture
+def features() -> Tensor:
+    return torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("time_invariant", [(), ("coefficients",), ("coefficients", "rhs", "step_sizes")])
+def test_shapes(features: Tensor, time_invariant: tuple[str, ...]) -> None:
+    layer = net(
+        n_variables=2, n_equations=3, order=1, n_initial_steps=2, n_initial_orders=1, step_sizes="sample",
+        time_invariant=time_invariant,
+    )  # fmt: skip
+    T = {name: 1 if name in time_invariant else 6 for name in ("coefficients", "rhs")}
+    ode = layer.ode(features)
+    assert ode.coefficients.shape == (2, 3, T["coefficients"], 3, 2, 2)
+    assert ode.rhs.shape == (2, 3, T["rhs"], 3)
+    assert ode.initial_values.shape == (2, 3, 2, 2, 1)
+    assert ode.step_sizes.shape == (2, 3, 1 if "step_sizes" in time_invariant else 5)
+    assert layer(features).shape == (2, 3, 6, 2, 2)
+
+
+def test_every_parameter_learns(features: Tensor) -> None:
+    layer = net(coefficients="sample", rhs="shared", initial_values="sample", step_sizes="shared")
+    layer(features).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.abs().min() > 0, name
+
+
+def test_starts_near_free_motion(features: Tensor) -> None:
+    ode = net(n_variables=2).ode(features)
+    expected = torch.zeros(2, 2, 3, dtype=torch.float64)
+    expected[:, :, 2] = torch.eye(2)
+    assert (ode.coefficients - expected).abs().max() < 1
+    assert (ode.coefficients - expected).abs().mean() < 0.2
+    assert torch.all(ode.step_sizes == 0.1) or torch.allclose(ode.step_sizes, torch.tensor(0.1, dtype=torch.float64))
+
+
+def test_given_and_constant_parameters(features: Tensor) -> None:
+    rhs = torch.randn(3, 6, 1, dtype=torch.float64)
+    layer = net(rhs="given", step_sizes=torch.full((1,), 0.2, dtype=torch.float64))
+    ode = layer.ode(features, rhs=rhs)
+    assert ode.rhs is rhs
+    torch.testing.assert_close(layer(features, rhs=rhs), st.solve_ode(*ode, n_steps=6))
+    with pytest.raises(smnn.ArgumentError, match=r"expected the parameters \['rhs'\].*got \[\]"):
+        layer(features)
+    with pytest.raises(smnn.ArgumentError, match="got \\['rhs', 'step_sizes'\\]"):
+        layer(features, rhs=rhs, step_sizes=rhs)
+
+
+def test_fixed_coefficients_stay(features: Tensor) -> None:
+    fixed = torch.tensor([[[NAN, 0.5, NAN]], [[0.0, NAN, NAN]]])  # (Q, 1, K): the same for both variables
+    layer = net(n_variables=2, fixed_coefficients=fixed, normalized=True, time_invariant=())
+    c = layer.ode(features).coefficients
+    assert torch.all(c[..., 0, :, 1] == 0.5)
+    assert torch.all(c[..., 1, :, 0] == 0.0)
+    assert torch.all(c[..., 2] == torch.eye(2))
+    learned = torch.stack([c[..., 0, :, 0], c[..., 1, :, 1]])
+    assert learned.std(dim=(1, 2)).min() > 0
+
+
+def test_steps_stay_within_their_bounds(features: Tensor) -> None:
+    layer = net(step_sizes="sample", step_size=0.1, step_bounds=(0.05, 0.3))
+    far = 1e3 * features
+    assert layer.ode(far).step_sizes.min() >= 0.05
+    assert layer.ode(far).step_sizes.max() <= 0.3
+    assert torch.isfinite(layer(far)).all()
+
+
+def test_weights_follow_the_layer(features: Tensor) -> None:
+    mask = torch.ones(6, 1, dtype=torch.float64)
+    mask[2] = 0
+    layer = net(weights=st.Weights(equation=mask, smoothness=nn.Parameter(torch.tensor(2.0, dtype=torch.float64))))
+    torch.testing.assert_close(layer(features), st.solve_ode(*layer.ode(features), n_steps=6, weights=layer.weights))
+    assert "weight_smoothness" in dict(layer.named_parameters())
+    assert layer.float().weights.equation.dtype == torch.float32
+    assert layer(features.float()).dtype == torch.float32
+
+
+def test_state_dict_round_trip(features: Tensor) -> None:
+    options: dict[str, Any] = {"fixed_coefficients": torch.tensor([NAN, 0.3, NAN]), "rhs": "shared"}
+    layer, other = net(**options), net(**options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1)
+    assert not torch.equal(layer(features), other(features))
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(features), layer(features), rtol=0, atol=0)
+
+
+def test_extra_repr_says_what_is_learned() -> None:
+    text = repr(net(n_variables=2, rhs="given", normalized=True))
+    for part in ("T=6, V=2, R=2, Q=2", "coefficients='sample' (time-invariant)", "rhs='given'", "4 coefficients fixed"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rhs": "learned"}, smnn.ArgumentError, "rhs must be one of 'sample', 'shared', 'given' or a tensor"),
+        ({"time_invariant": ("initial_values",)}, smnn.ArgumentError, "time_invariant must hold names of"),
+        ({"step_bounds": (-0.1, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
+        ({"step_bounds": (0.2, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
+        ({"fixed_coefficients": torch.zeros(7)}, smnn.ShapeError, r"fixed_coefficients must have shape \(1, 1, 3\)"),
+        ({"normalized": True, "n_equations": 2}, smnn.ArgumentError, "normalized needs as many equations"),
+        ({"normalized": True, "coefficients": "given"}, smnn.ArgumentError, "are for coefficients that are"),
+        ({"n_features": 0}, smnn.ArgumentError, "learned per sample: give n_features"),
+    ],
+)
+def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        st.MechanisticODE(**{"n_features": 5, "n_steps": 6, **options})
+
+
+def test_features_of_another_length(features: Tensor) -> None:
+    with pytest.raises(smnn.ShapeError, match=r"features must have shape \(\.\.\., 5\); got \(2, 3, 4\)"):
+        net()(features[..., :4])
+
+
+def test_trains_under_compile_as_in_eager_mode(features: Tensor) -> None:
+    losses = []
+    for compiled in (False, True):
+        layer = net(normalized=True, step_sizes="sample")
+        optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
+        call = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = (call(features)[..., 0] - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.detach())
+    torch.testing.assert_close(losses[1], losses[0])
+
+
+def _gradients(layer: nn.Module, features: Tensor) -> list[Tensor]:
+    layer(features).square().mean().backward()
+    return [p.grad.clone() for p in layer.parameters()]
+
+
+def _data_parallel(rank: int, rendezvous: str, result: str) -> None:
+    """One of two processes: its half of the batch, gradients averaged by DistributedDataParallel."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    features = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(4, 5)
+    layer = nn.parallel.DistributedDataParallel(net(rhs="shared"))
+    gradients = _gradients(layer, features[2 * rank : 2 * rank + 2])
+    if rank == 0:
+        torch.save(gradients, result)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    result = tmp_path / "gradients.pt"
+    torch.multiprocessing.spawn(_data_parallel, (str(tmp_path / "rendezvous"), str(result)), nprocs=2)
+    features = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(4, 5)
+    torch.testing.assert_close(torch.load(result), _gradients(net(rhs="shared"), features))
+
+
+class TestOdeForward:
+    """Names, defaults and semantics of the published function."""
+
+    @pytest.mark.parametrize("first", [False, True])
+    def test_agrees_with_the_published_algorithm(self, make: Any, first: bool) -> None:
+        c, b, u, s = make((3,), T=6, V=2, grad=True)
+        expected = smnn_cholesky(c, b, u, s, weights=st.Weights(2.0, 3.0, 0.5))
+        arguments = [x.movedim(-rank, 0) if first else x for x, rank in ((c, 4), (b, 2), (u, 3), (s, 1))]
+        y = st.ode_forward(
+            *arguments, is_step_dim_first=first, weight_equation=2.0, weight_init_var=3.0, weight_smooth=0.5
+        )
+        y = y.movedim(0, -3) if first else y
+        torch.testing.assert_close(y, expected)
+        g = torch.randn_like(y)
+        for actual, reference in zip(
+            torch.autograd.grad(y, (c, b, u, s), g), torch.autograd.grad(expected, (c, b, u, s), g), strict=True
+        ):
+            torch.testing.assert_close(actual, reference)
+
+    def test_axes_of_length_one(self, make: Any) -> None:
+        c, b, u, s = make(T=6)
+        y = st.ode_forward(c[:1], b[:1], u, s[:1], n_steps=6, n_init_var_steps=2)
+        twice = torch.cat([u, u])
+        torch.testing.assert_close(y, st.solve_ode(c[:1], b[:1], twice, s[:1], n_steps=6))
+        assert st.ode_forward(c[:1], b[:1], u, s[:1]).shape == (2, 1, 3)
+
+    def test_frozen_left_hand_side(self, make: Any) -> None:
+        c, b, u, s = make(T=6)
+        try:
+            first = st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)
+            b.requires_grad_()
+            again = st.ode_forward(2 * c, b, u, s, frozen_lhs_cache_version=7)
+            torch.testing.assert_close(again, first)
+            torch.testing.assert_close(
+                torch.autograd.grad(again.sum(), b), torch.autograd.grad(st.solve_ode(c, b, u, s).sum(), b)
+            )
+            with pytest.raises(smnn.ArgumentError, match="coefficients requires a gradient"):
+                st.ode_forward(c.requires_grad_(), b, u, s, frozen_lhs_cache_version=8)
+        finally:
+            st.ode_forward.clear_frozen()
+
+    def test_what_it_cannot_do(self, make: Any) -> None:
+        with pytest.raises(smnn.ArgumentError, match="central rows tie three time points together"):
+            st.ode_forward(*make(), enable_central_smoothness=True)
+        c, b, u, s = make(T=6)
+        with pytest.raises(smnn.ShapeError, match="init_vars has 2 time points, n_init_var_steps says 3"):
+            st.ode_forward(c, b, torch.cat([u, u]), s, n_init_var_steps=3)

@@ -11,7 +11,9 @@ import smnn_core as smnn
 import smnn_jax
 
 
-def make_arguments(batch: tuple[int, ...] = (8,), T: int = 5, dtype: str = "float64", T_init: int = 2) -> dict[str, Any]:
+def make_arguments(
+    batch: tuple[int, ...] = (8,), T: int = 5, dtype: str = "float64", T_init: int = 2
+) -> dict[str, Any]:
     """Two variables up to second order, one equation each; c and b vary with the batch, s and the weights do not."""
     random = np.random.default_rng(0)
     V, K = 2, 3

@@ -62,6 +62,8 @@ def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
         return tuple(one(x) for x in operands)
 
     def partition(mesh: Any, operands: Any, result: Any) -> tuple[Any, ...]:
+        if not all(isinstance(x.sharding, NamedSharding) for x in (*operands, result)):
+            return mesh, execute, *_without_mesh(operands, result)
         n = n_batch(len(operands[0].shape))
         spec = (*result.sharding.spec, *(None,) * n)[:n]
         return (
@@ -102,6 +104,14 @@ def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     function = custom_partitioning(execute)
     function.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return function
+
+
+def _without_mesh(operands: Any, result: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Shardings of a program over devices of no one mesh: every device has all."""
+    whole = [x.sharding for x in (*operands, result) if x.sharding.is_fully_replicated]
+    if not whole:
+        raise ValueError("the inputs of solve_ode are sharded over different meshes: reshard them to one.")
+    return whole[0], tuple(whole[0] for _ in operands)
 
 
 @lru_cache(maxsize=None)

@@ -189,9 +189,7 @@ def _handler(execute: Any) -> Any:
                     execute(frame)
         except BaseException as error:  # an exception cannot cross into C
             message = f"smnn: {type(error).__name__}: {error}".encode()
-            args = XLA_FFI_Error_Create_Args(
-                ctypes.sizeof(XLA_FFI_Error_Create_Args), None, message, ERROR_INTERNAL
-            )
+            args = XLA_FFI_Error_Create_Args(ctypes.sizeof(XLA_FFI_Error_Create_Args), None, message, ERROR_INTERNAL)
             return XLA_FFI_CallFrame.from_address(address).api.contents.XLA_FFI_Error_Create(args)
         return None
 

@@ -84,6 +84,12 @@ def test_without_jit_and_without_a_current_mesh(arguments):
     close(y, solve(**arguments))
 
 
+def test_unsharded_inputs_under_a_mesh(arguments):
+    with jax.set_mesh(mesh(AxisType.Auto)):
+        y = solve(**arguments)
+    close(y, solve(**arguments))
+
+
 def test_vmap_over_the_sharded_axis(arguments):
     m = mesh(AxisType.Auto)
     axes = {name: 0 if name in SPECS else None for name in arguments}

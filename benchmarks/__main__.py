@@ -1,7 +1,7 @@
 """`python -m benchmarks`: speed and memory against the published solvers, scaling, and the peak of the machine.
 
 Writes a table to the terminal, and the table, results.json and pictures to benchmarks/output (or, with --save, to
-benchmarks/results, which is under version control and feeds the documentation).
+benchmarks/results, which is under version control and feeds the documentation). OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def run(quick: bool, names: list[str], folder: Path) -> dict[str, Any]:
         "memory": [],
         "banded": [],
         "scaling": [],
-        "peak": roofline.machine_peak(folder),
+        "peak": roofline.machine_peak(folder, torch.get_num_threads()),
     }
     with tqdm(plan(quick, names, results), desc="benchmarks", dynamic_ncols=True) as progress:
         for section, label, work in progress:
@@ -153,12 +153,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="float64 only, T up to 10^4, without the MNN solvers")
     parser.add_argument("--save", action="store_true", help="write to benchmarks/results")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     names = [case.name for case in CASES]
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     folder = HERE / ("results" if options.save else "output")
     folder.mkdir(exist_ok=True)
     (HERE / "output").mkdir(exist_ok=True)

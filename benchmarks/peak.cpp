@@ -15,8 +15,8 @@ typedef double pack __attribute__((vector_size(8 * lanes)));
 }  // namespace
 
 // a = b + s * c, counted as 24 bytes an element; a store that reads its line first moves 32.
-extern "C" void triad(double* a, const double* b, const double* c, double s, std::ptrdiff_t count) {
-#pragma omp parallel for schedule(static)
+extern "C" void triad(double* a, const double* b, const double* c, double s, std::ptrdiff_t count, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (std::ptrdiff_t i = 0; i < count; ++i) a[i] = b[i] + s * c[i];
 }
 

@@ -47,9 +47,11 @@ def nominal_bytes(case: Case, itemsize: int, backward: bool) -> float:
     return float(case.batch * case.T * numbers * itemsize)
 
 
-def machine_peak(folder: Path) -> dict[str, float | str]:
-    """GB/s of a triad and float64 GFLOP/s of a multiply-add loop on all threads: the best of several runs."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def machine_peak(folder: Path, threads: int) -> dict[str, float | str]:
+    """GB/s of a triad and float64 GFLOP/s of a multiply-add loop on so many threads: the best of several runs.
+
+    They are compiled into the folder; without a compiler NumPy stands in, and "how" says so.
+    """
     kernels = _compile(folder)
     b, c = np.ones(TRIAD), np.ones(TRIAD)
     a = np.zeros(TRIAD)
@@ -62,7 +64,7 @@ def machine_peak(folder: Path) -> dict[str, float | str]:
             "how": "no C++ compiler: numpy.add (one thread) and a matrix product",
         }
     pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (a, b, c)]
-    seconds = _best(lambda: kernels.triad(*pointers, ctypes.c_double(0.5), ctypes.c_ssize_t(TRIAD)))
+    seconds = _best(lambda: kernels.triad(*pointers, ctypes.c_double(0.5), ctypes.c_ssize_t(TRIAD), threads))
     kernels.multiply_add.restype = ctypes.c_double
     result, rounds = ctypes.c_double(), 2_000_000
     flops = kernels.multiply_add(ctypes.c_ssize_t(1), threads, ctypes.byref(result)) * rounds

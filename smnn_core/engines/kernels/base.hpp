@@ -12,7 +12,7 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define SMNN_INLINE __device__ __forceinline__
 #define SMNN_LAMBDA
-#define SMNN_OUTLINE __device__ __noinline__
+#define SMNN_OUTLINE __device__ inline  // a call would take what lies in registers through memory
 #define SMNN_RESTRICT __restrict__
 #else
 #define SMNN_INLINE inline __attribute__((always_inline))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ def call(operator: str, static: Static, *operands: Array) -> Array:
     return _vectorised(operator, static)(*operands)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
     """Under vmap one call serves the whole batch; what is not mapped stays as it is, a batch axis of size 1."""
 
@@ -45,7 +45,7 @@ def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
     return function
 
 
-@lru_cache(maxsize=None)
+@cache
 def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     """Over devices every one solves its own part of the batch, if it is sharded; core axes are never split."""
     n_core = CORE_AXES[operator]
@@ -114,7 +114,7 @@ def _without_mesh(operands: Any, result: Any) -> tuple[Any, tuple[Any, ...]]:
     return whole[0], tuple(whole[0] for _ in operands)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _executed(operator: str, static: Static) -> Callable[..., Array]:
     """The operator on one device. Its own jit holds the constants of the traced engine, which custom_partitioning does
     not take, and to which custom_linear_solve would do in a shard_map what `_MappedSystem` tells of."""

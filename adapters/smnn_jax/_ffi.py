@@ -14,8 +14,8 @@ import atexit
 import ctypes
 import math
 import time
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
-from functools import lru_cache
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -86,7 +86,7 @@ XLA_FFI_CallFrame = _struct(
 
 API_VERSION = (0, 1)
 """The version of the interface that the structs above are written against: XLA keeps it working."""
-DTYPES = {11: np.dtype(np.float32), 12: np.dtype(np.float64)}
+DTYPES: dict[int, np.dtype[Any]] = {11: np.dtype(np.float32), 12: np.dtype(np.float64)}
 EXTENSION_METADATA, ERROR_INTERNAL = 1, 13
 READ, WRITE = 0x100, 0x200
 _memory = ctypes.pythonapi.PyMemoryView_FromMemory
@@ -147,8 +147,9 @@ def _numpy(address: int, access: int) -> np.ndarray[Any, Any]:
 
 def _call(frame: list[int]) -> tuple[str, Static, list[int], int]:
     """The operator, its static part, and the addresses of operands and result, from the words of a call frame."""
-    text = ctypes.string_at(*_words(*_words(frame[ATTRS], 1), 2))
-    return *Static.decode(text), _words(frame[ARGS], frame[SIZE]), _words(frame[RETS], 1)[0]
+    (span,) = _words(frame[ATTRS], 1)
+    text, length = _words(span, 2)
+    return *Static.decode(ctypes.string_at(text, length)), _words(frame[ARGS], frame[SIZE]), _words(frame[RETS], 1)[0]
 
 
 def _execute_on_host(frame: list[int]) -> None:
@@ -232,7 +233,7 @@ def _drain() -> None:
         time.sleep(0.02)
 
 
-@lru_cache(maxsize=None)
+@cache
 def register() -> None:
     """Makes the handlers known to XLA, once."""
     atexit.register(_drain)
@@ -240,7 +241,7 @@ def register() -> None:
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform=platform)
 
 
-@lru_cache(maxsize=None)
+@cache
 def available(platform: str) -> bool:
     """Whether the operators run as custom calls on a platform of JAX."""
     if platform == "cpu":

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+
 from smnn_core import _constraints as rows
 from smnn_core._gradient import residual
 from smnn_core._problem import Problem, Rows, System

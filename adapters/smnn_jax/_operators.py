@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
+
 from smnn_core._arrays import device_of
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, Scheme
@@ -55,7 +56,7 @@ class Static:
         )
 
     @staticmethod
-    @lru_cache(maxsize=None)
+    @cache
     def decode(text: bytes) -> tuple[str, Static]:
         """The operator's name and the static part that `encode` wrote."""
         operator, (T, T_init, R_init, engine), (name, citation, F, G) = json.loads(text)

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import smnn_core
 from jax.sharding import PartitionSpec
+
+import smnn_core
 from smnn_core import TAYLOR, ArgumentError, EngineError, Scheme, Weights
 from smnn_core._arrays import can_look, is_tracer
 from smnn_core._problem import Problem
@@ -84,8 +85,8 @@ def solve_ode(
             raise EngineError(f"engine {engine!r} cannot split time over devices: use engine='auto' with time_axis.")
     static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
     # numbers become NumPy arrays, which JAX puts wherever the others are
-    numbers = (np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in vars(weights).values())
-    inputs = Inputs(coefficients, step_sizes, *numbers, rhs, initial_values)
+    arrays = [np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in vars(weights).values()]
+    inputs = Inputs(coefficients, step_sizes, arrays[0], arrays[1], arrays[2], rhs, initial_values)
     y = _solve(static, inputs)
     _raise_if_singular(problem, y, check)
     return y
@@ -94,12 +95,13 @@ def solve_ode(
 @partial(jax.jit, static_argnums=0)
 def _solve(static: Static, inputs: Inputs) -> Array:
     inputs = vary_together(normalise(inputs))
-    solve = partial(least_squares if static.time_axis is None else split_least_squares, static)
+    axis = static.time_axis
+    solve = partial(least_squares, static) if axis is None else partial(split_least_squares, axis, static)
     spec = explicit_spec(inputs, CORE_AXES["least_squares"])
     if spec is None:
         return solve(inputs)
     # the rules of least_squares speak of no shardings: they are left to XLA, and stated for the result
-    return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, static.time_axis))(inputs)
+    return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, axis))(inputs)
 
 
 def normalise(inputs: Inputs) -> Inputs:

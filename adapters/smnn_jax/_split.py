@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
+
 from smnn_core import ArgumentError, ShapeError
 
 from ._least_squares import Inputs, least_squares
@@ -47,9 +48,9 @@ def check_time_axis(time_axis: str, n_steps: int) -> None:
         )
 
 
-def split_least_squares(static: Static, inputs: Inputs) -> Array:
-    """`least_squares` with time split over the mesh axis `static.time_axis`."""
-    axis, T = static.time_axis, static.n_steps
+def split_least_squares(axis: str, static: Static, inputs: Inputs) -> Array:
+    """`least_squares` with time split over a mesh axis."""
+    T = static.n_steps
     D = jax.sharding.get_abstract_mesh().shape[axis]
     P = T // D
     inputs = inputs._replace(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from smnn_core._constraints import apply, weighted
 from smnn_core._problem import Rows, System
 from smnn_core.engines import array_api as elimination

@@ -1,0 +1,93 @@
+"""What the PyTorch adapter costs beside the solve: `python -m benchmarks.overhead_torch`.
+
+Forward + backward on a tiny problem, gradients with respect to all four inputs. Best of many short runs: the least that
+the machine takes, whatever else it is doing. Two yardsticks stand beside it: the core's own calls, with their checks,
+and an autograd function of as many inputs that does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import smnn_core as smnn
+from smnn_torch import solve_ode
+
+__all__ = ["measure"]
+
+T = 10
+TARGET = 100e-6
+
+
+class Nothing(torch.autograd.Function):
+    """Four inputs, one result, saved tensors, and no work."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return inputs[1].new_empty(T, 1, 3)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.detach() for x in ctx.saved_tensors)
+
+
+def problem() -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs that require gradients, and the gradient of a loss with respect to the solution."""
+    g = torch.Generator().manual_seed(0)
+    shapes = (1, 1, 1, 3), (T, 1), (1, 1, 2), (1,)
+    inputs = [torch.rand(shape, generator=g, dtype=torch.float64) + 0.1 for shape in shapes]
+    return tuple(x.requires_grad_() for x in inputs), torch.rand(T, 1, 3, generator=g, dtype=torch.float64)
+
+
+def forward_backward(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], g: Tensor) -> None:
+    torch.autograd.backward(function(*inputs), g)
+    for x in inputs:
+        x.grad = None
+
+
+def core(inputs: tuple[Any, ...], g: Any) -> None:
+    _, vjp = smnn.solve_ode_vjp(*inputs)
+    vjp(g)
+
+
+def best(function: Callable[[], Any], calls: int = 50, repeats: int = 100) -> float:
+    """Seconds of one call, in the best of many runs of a few calls."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        for _ in range(calls):
+            function()
+        times.append((perf_counter() - start) / calls)
+    return min(times)
+
+
+def measure() -> dict[str, float]:
+    """Seconds by name: the adapter, the core with its checks, and an autograd function that does nothing."""
+    inputs, g = problem()
+    arrays = tuple(x.detach().numpy() for x in inputs), g.numpy()
+    return {
+        "smnn_torch": best(partial(forward_backward, solve_ode, inputs, g)),
+        "smnn_core": best(partial(core, *arrays)),
+        "nothing": best(partial(forward_backward, Nothing.apply, inputs, g)),
+    }
+
+
+def main() -> None:
+    seconds = measure()
+    print(f"forward + backward, T = {T}, V = 1, R = 2, float64, best of 100 runs")
+    print(
+        f"  smnn_torch.solve_ode                      {1e6 * seconds['smnn_torch']:6.1f} us (target {1e6 * TARGET:.0f})"
+    )
+    print(f"  smnn_core.solve_ode_vjp (NumPy)           {1e6 * seconds['smnn_core']:6.1f} us")
+    print(f"  an autograd.Function that does nothing    {1e6 * seconds['nothing']:6.1f} us")
+
+
+if __name__ == "__main__":
+    main()

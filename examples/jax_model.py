@@ -1,9 +1,9 @@
 """Trains a model through the solver with JAX: a layer in the style of equinox, optax for the updates.
 
 The model reads a noisy window of a damped oscillation and answers with its equation: a network maps the 50 points to
-the coefficients of `y'' + d y' + k y = 0` and to the initial values, and the solver returns the trajectory, on which the
-loss is. Nobody tells the network what damping and stiffness are: they are what makes the trajectories fit. Ends with
-the errors, on windows never seen, of the trajectory and of the two coefficients.
+the coefficients of `y'' + d y' + k y = 0` and to the initial values, and the solver returns the trajectory, on which
+the loss is. Nobody tells the network what damping and stiffness are: they are what makes the trajectories fit. Ends
+with the errors, on windows never seen, of the trajectory and of the two coefficients.
 
     python examples/jax_model.py [--steps 2000] [--seed 0] [--smoke]
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ class MechanisticModel:
     def init(key: Array, width: int = 128) -> MechanisticModel:
         sizes = [T, width, width, 4]
         keys = jax.random.split(key, len(sizes) - 1)
-        return MechanisticModel(tuple(Linear.init(k, *n) for k, n in zip(keys, zip(sizes, sizes[1:]), strict=True)))
+        return MechanisticModel(tuple(Linear.init(k, *n) for k, n in zip(keys, pairwise(sizes), strict=True)))
 
     def equation(self, window: Array) -> tuple[Array, Array]:
         """(damping, stiffness), both positive, and the initial values (y, y')."""
@@ -94,7 +95,9 @@ def train(model: MechanisticModel, key: Array, steps: int, batch: int = 128) -> 
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
     @jax.jit
-    def update(model: MechanisticModel, state: optax.OptState, key: Array) -> tuple[MechanisticModel, optax.OptState, Array]:
+    def update(
+        model: MechanisticModel, state: optax.OptState, key: Array
+    ) -> tuple[MechanisticModel, optax.OptState, Array]:
         value, gradient = jax.value_and_grad(loss)(model, windows(key, batch)[0])
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(model, updates), state, value

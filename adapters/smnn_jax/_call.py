@@ -51,6 +51,10 @@ def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     n_core = CORE_AXES[operator]
     execute = _executed(operator, static)
 
+    def alone(*operands: Array) -> Array:
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            return execute(*operands)
+
     def n_batch(rank: int) -> int:
         return rank - n_core[0]
 
@@ -63,12 +67,12 @@ def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
 
     def partition(mesh: Any, operands: Any, result: Any) -> tuple[Any, ...]:
         if not all(isinstance(x.sharding, NamedSharding) for x in (*operands, result)):
-            return mesh, execute, *_without_mesh(operands, result)
+            return mesh, alone, *_without_mesh(operands, result)
         n = n_batch(len(operands[0].shape))
         spec = (*result.sharding.spec, *(None,) * n)[:n]
         return (
             mesh,
-            execute,
+            alone,
             NamedSharding(mesh, PartitionSpec(*spec)),
             shardings(mesh, operands, spec, result.shape[:n]),
         )

@@ -68,9 +68,7 @@ XLA_FFI_Api = _struct(
     ("api_version", XLA_FFI_Api_Version),
     ("internal_api", c_void_p),
     ("XLA_FFI_Error_Create", ctypes.CFUNCTYPE(c_void_p, POINTER(XLA_FFI_Error_Create_Args))),
-    ("XLA_FFI_Error_GetMessage", c_void_p),
-    ("XLA_FFI_Error_Destroy", c_void_p),
-    ("XLA_FFI_Handler_Register", c_void_p),
+    ("_others", c_void_p * 3),
     ("XLA_FFI_Stream_Get", ctypes.CFUNCTYPE(c_void_p, POINTER(XLA_FFI_Stream_Get_Args))),
 )
 XLA_FFI_CallFrame = _struct(

@@ -124,7 +124,7 @@ class TestErrors:
             solve(**arguments, time_axis="t")
 
     def test_uneven(self):
-        with jax.set_mesh(mesh()), pytest.raises(smnn.ShapeError, match="T = 6 .* 4 devices"):
+        with jax.set_mesh(mesh()), pytest.raises(smnn.ShapeError, match=r"T = 6 .* 4 devices"):
             solve(**on_jax(make_arguments(batch=(2,), T=6)), time_axis="t")
 
     def test_axis_taken_by_a_shard_map(self, arguments):

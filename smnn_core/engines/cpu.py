@@ -107,6 +107,8 @@ class CpuFactor:
     kept: Any
     """`_kernels.Factor` of one batch shape, or None where eliminating again is cheaper"""
     undetermined: np.ndarray | None
+    problem: Problem | None = None
+    """that `call` was laid out for, None where it was laid out for the system alone"""
 
     @property
     def nbytes(self) -> int:
@@ -140,7 +142,7 @@ class CpuFactor:
 
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
         """Normal solve and contraction into all gradients, in one sweep back over time."""
-        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+        call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
         gradients = tuple([np.empty(x.shape, dtype=y.dtype) for x in call.inputs])
         head = call.head(problem.batch, call.inputs, _cell())
         _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients)
@@ -168,7 +170,7 @@ def solve_problem(problem: Problem) -> tuple[np.ndarray, CpuFactor]:
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = np.empty((*problem.batch, system.n_steps, system.V, system.K), dtype=system.dtype)
     kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y)
-    factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None)
+    factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
     return factor._masked(y), factor
 
 

@@ -56,7 +56,7 @@ def core(inputs: tuple[Any, ...], g: Any) -> None:
     vjp(g)
 
 
-def best(function: Callable[[], Any], calls: int = 50, repeats: int = 100) -> float:
+def best(function: Callable[[], Any], calls: int = 5, repeats: int = 1000) -> float:
     """Seconds of one call, in the best of many runs of a few calls."""
     function()
     times = []
@@ -81,7 +81,7 @@ def measure() -> dict[str, float]:
 
 def main() -> None:
     seconds = measure()
-    print(f"forward + backward, T = {T}, V = 1, R = 2, float64, best of 100 runs")
+    print(f"forward + backward, T = {T}, V = 1, R = 2, float64, best of 1000 runs of 5")
     print(
         f"  smnn_torch.solve_ode                      {1e6 * seconds['smnn_torch']:6.1f} us (target {1e6 * TARGET:.0f})"
     )

@@ -198,19 +198,22 @@ def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
     """
     ctx.set_materialize_grads(False)
     ctx.how = how
-    ctx.numbers = [None if isinstance(x, Tensor) else x for x in tensors]
-    token = torch.empty(0)
-    token.keep = keep
-    saved = [*[x if isinstance(x, Tensor) else None for x in tensors], token]
+    saved = [*tensors, torch.empty(0)]
+    saved[-1].keep = keep
+    ctx.numbers = numbers = [(i, w) for i, w in enumerate(tensors[2:5], 2) if not isinstance(w, Tensor)]
+    for i, _ in numbers:
+        saved[i] = None
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
 
 
 def _saved(ctx: Any) -> list[Any]:
-    """how, keep, the inputs (numbers included) and the result."""
+    """how, keep, the inputs (weights that are numbers included) and the result."""
     *tensors, token = ctx.saved_tensors
+    for i, w in ctx.numbers:
+        tensors[i] = w
     keep = getattr(token, "keep", None) or Keep()  # hooks on saved tensors, such as `save_on_cpu`, may give a copy
-    return [ctx.how, keep, *[x if k is None else k for x, k in zip(tensors, ctx.numbers, strict=True)]]
+    return [ctx.how, keep, *tensors]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ def solve_ode(
         as `smnn_core.solve_ode`.
     """
     c, s, b, u = _tensors(coefficients=coefficients, step_sizes=step_sizes, rhs=rhs, initial_values=initial_values)
-    lhs = c, s, *_weights(weights, c)
+    lhs = c, s, *_weights(weights)
     T_init, R_init = (u.shape[-3], u.shape[-1]) if u.ndim >= 3 else (0, 0)
     how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute)
     if torch.compiler.is_compiling():
@@ -88,7 +89,7 @@ def factorize(
         as `solve_ode`.
     """
     c, s = _tensors(coefficients=coefficients, step_sizes=step_sizes)
-    lhs = c, s, *_weights(weights, c)
+    lhs = c, s, *_weights(weights)
     for name, x in zip(LHS, lhs, strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ArgumentError(
@@ -140,25 +141,24 @@ class Factorization:
         return normal_solve(self._how, self._keep, *self._lhs, g)
 
 
-def _tensors(**arguments: Any) -> list[Tensor]:
+def _tensors(**arguments: Any) -> Collection[Tensor]:
     """The arguments as they are; under autocast, those in half precision in float32."""
     for name, x in arguments.items():
         if not isinstance(x, Tensor):
-            raise NamespaceError(
-                f"{name} must be a torch.Tensor, got {type(x).__name__}: convert it, e.g. torch.as_tensor."
-            )
-    return [_without_half(x) for x in arguments.values()]
+            raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
+    return _without_half(arguments.values())
 
 
-def _weights(weights: Weights, like: Tensor) -> list[Any]:
+def _weights(weights: Weights) -> Collection[Any]:
     if not isinstance(weights, Weights):
         raise TypeError(
             f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
         )
-    return [_without_half(x) if isinstance(x, Tensor) else x for x in vars(weights).values()]
+    return _without_half((weights.equation, weights.initial, weights.smoothness))
 
 
-def _without_half(x: Tensor) -> Tensor:
-    if x.dtype in HALVES and torch.is_autocast_enabled(x.device.type):
-        return x.float()
-    return x
+def _without_half(values: Collection[Any]) -> Collection[Any]:
+    kinds = {x.device.type for x in values if isinstance(x, Tensor)}
+    if any(torch.is_autocast_enabled(kind) for kind in kinds):
+        return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
+    return values

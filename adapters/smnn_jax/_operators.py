@@ -109,7 +109,15 @@ def augmented(static: Static, operands: Sequence[Array]) -> Array:
     """argmin_x |W (A x - d)|^2 - M^-1 h; operands c, s, weights, the three parts of d, and h."""
     system, (*d, h) = static.system(*operands[:5]), operands[5:]
     factor = select(static.engine, system).factorize(system)
-    return factor.solve(Rows(*d)) - factor.normal_solve(h)
+    if not _all_zero(h):
+        x = factor.normal_solve(h)
+        return -x if _all_zero(*d) else factor.solve(Rows(*d)) - x
+    return factor.solve(Rows(*d))
+
+
+def _all_zero(*arrays: Array) -> bool:
+    """Whether half the work can be left out, as in reverse mode (d = 0), where that is known at no cost."""
+    return all(isinstance(x, np.ndarray) and not x.any() for x in arrays)
 
 
 OPERATORS: dict[str, Callable[[Static, Sequence[Array]], Array]] = {

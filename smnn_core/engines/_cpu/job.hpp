@@ -93,7 +93,6 @@ constexpr int LARGEST = 64;
 
 struct Level {
     const char* name;
-    const char* description;
     Kernels (*find)(int V, int K, int Q, bool extra_rows, bool is_double);
 };
 

@@ -19,19 +19,18 @@ constexpr Kernels kernels() {
     return {Lanes<P>::count, Size::fixed, sizes<P, Size>, run<P, Size>, reduce_system<P>, reduce_system_normal<P>};
 }
 
-// The sizes that are known at compile time: the smallest that problems come in, and those of the benchmarks. Small ones
-// keep several vectors in flight, large ones would run out of registers.
+// The sizes that are known at compile time: single equations of the usual orders. Larger sizes gain a fifth at most, and
+// each takes the compiler as long as all of these. Small sizes keep several vectors in flight, large ones would run out of
+// registers.
 template <class T>
 Kernels find(int V, int K, int Q, bool extra_rows) {
     using Several = Native<T, SMNN_VECTORS>;
     using One = Native<T, 1>;
     const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && !extra_rows; };
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
-#ifndef SMNN_QUICK
+#ifndef SMNN_FEW_SIZES
     if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
-    if (is(1, 4, 1)) return kernels<Several, Fixed<1, 4, 1>>();
     if (is(1, 5, 1)) return kernels<Several, Fixed<1, 5, 1>>();
-    if (is(3, 3, 3)) return kernels<One, Fixed<3, 3, 3>>();
 #endif
     return kernels<One, Sized>();
 }
@@ -41,7 +40,7 @@ Kernels find(int V, int K, int Q, bool extra_rows, bool is_double) {
 }
 
 extern const Level level;
-const Level level{SMNN_LEVEL_NAME, SMNN_DESCRIPTION, find};
+const Level level{SMNN_LEVEL_NAME, find};
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn

@@ -183,7 +183,6 @@ NB_MODULE(_kernels, m) {
         "Chunks per system, lanes of a pack, threads, and whether the kernels were compiled for this size."
     );
     m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
-    m.def("description", [] { return std::string(smnn::level().description); });
     m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });
     m.def("max_threads", &smnn::max_threads);
     m.attr("LARGEST") = smnn::LARGEST;

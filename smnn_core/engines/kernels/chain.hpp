@@ -1,0 +1,247 @@
+// Elimination of separators, side by side: the chain of what chunks left, itself divided into chunks.
+//
+// Item k of a chain, in the form of CarriedLayout<true>, has rows that touch separator k (`own`, a triangle) with columns
+// `left` at separator k-1, and rows that touch separator k-1 alone (`edge`, a triangle). Eliminating separators k, k+1, ..
+// of a chunk but the last leaves one item of the same form, so that chains are divided again and again until one lane can
+// sweep what is left. Separator k becomes
+//
+//     R y[k] + G y[k+1] + L y[left] = z
+//
+// with `left` the last separator of the chunk before, stored as R (N, N) with inverse diagonal, G (N, N) and, chunked,
+// L (N, N).
+#pragma once
+
+#include "factor.hpp"
+#include "reflect.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// Entries of the factor of one separator.
+template <int N, bool Chunked>
+constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
+
+template <class P, int N, bool Chunked>
+struct ChainSweep {
+    static constexpr int M = Chunked ? N : 0;  // columns at the left separator
+    static constexpr int ROOM = Chunked ? N * N : 1;
+    using T = typename Lanes<P>::Scalar;
+
+    P own[N * N], z[N], norm2[N];
+    P left[ROOM], edge[ROOM], edge_z[N], edge_norm2[N];
+    // rows below the triangle, by columns: at this separator, at the next, at the left one, right-hand side
+    P below[N * N], beyond[N * N], x_left[ROOM], rhs[N];
+
+    // At the first separator of the chunk; item(e): entry e of its item.
+    template <class Item>
+    SMNN_INLINE void start(Item item) {
+        const CarriedLayout<true> at{N};
+        for (int i = 0; i < N; ++i) {
+            for (int j = 0; j < N; ++j) {
+                own[i * N + j] = j >= i ? item(at.own() + i * N + j) : splat<P>(0);
+                if constexpr (Chunked) {
+                    left[i * N + j] = item(at.left() + i * N + j);
+                    edge[i * N + j] = j >= i ? item(at.edge() + i * N + j) : splat<P>(0);
+                }
+            }
+            z[i] = item(at.z() + i);
+            norm2[i] = item(at.norm2() + i);
+            if constexpr (Chunked) {
+                edge_z[i] = item(at.edge_z() + i);
+                edge_norm2[i] = item(at.edge_norm2() + i);
+            }
+        }
+    }
+
+    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (N).
+    // Returns where it is undetermined.
+    template <class Item>
+    SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z) {
+        take_edge(item);
+        const auto bad = depart(item, tolerance2, f, f_z);
+        arrive();
+        const CarriedLayout<true> at{N};
+        for (int j = 0; j < N; ++j) norm2[j] = item(at.norm2() + j);
+        return bad;
+    }
+
+    // The final rows of the last separator of a chain that is not divided.
+    SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z) const {
+        const P zero = splat<P>(0), one = splat<P>(1);
+        auto bad_any = one == zero;
+        for (int j = 0; j < N; ++j) {
+            const P diagonal = own[j * N + j];
+            const auto bad = diagonal * diagonal <= splat<P>(tolerance2) * norm2[j];
+            bad_any = bad_any | bad;
+            for (int l = 0; l < N; ++l) {
+                f[j * N + l] = l > j ? own[j * N + l] : zero;
+                f[N * N + j * N + l] = zero;
+            }
+            f[j * N + j] = one / select(bad, one, diagonal);
+            f_z[j] = z[j];
+        }
+        return bad_any;
+    }
+
+    // What the chunk leaves, an item of the next chain: put(e, x).
+    template <class Put>
+    SMNN_INLINE void leave(Put put) const {
+        static_assert(Chunked, "a chain that is not divided leaves nothing");
+        const CarriedLayout<true> at{N};
+        for (int i = 0; i < N * N; ++i) {
+            put(at.own() + i, own[i]);
+            put(at.left() + i, left[i]);
+            put(at.edge() + i, edge[i]);
+        }
+        for (int j = 0; j < N; ++j) {
+            put(at.z() + j, z[j]);
+            put(at.norm2() + j, norm2[j]);
+            put(at.edge_z() + j, edge_z[j]);
+            put(at.edge_norm2() + j, edge_norm2[j]);
+        }
+    }
+
+   private:
+    // The rows of the next item that touch this separator alone go into the triangle.
+    template <class Item>
+    SMNN_INLINE void take_edge(Item item) {
+        const CarriedLayout<true> at{N};
+        const P zero = splat<P>(0);
+        for (int j = 0; j < N; ++j) {
+            for (int i = 0; i < N; ++i) {
+                below[j * N + i] = i <= j ? item(at.edge() + i * N + j) : zero;
+                if constexpr (Chunked) x_left[j * N + i] = zero;
+            }
+            rhs[j] = item(at.edge_z() + j);
+            norm2[j] += item(at.edge_norm2() + j);
+        }
+        for (int j = 0; j < N; ++j) {
+            P* column = below + j * N;
+            raise(own[j * N + j], column, N, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < N; ++l) swap_lanes(mask, own[j * N + l], below[l * N + i]);
+                for (int l = 0; l < M; ++l) swap_lanes(mask, left[j * N + l], x_left[l * N + i]);
+                swap_lanes(mask, z[j], rhs[i]);
+            });
+            const auto H = reflect(own[j * N + j], column, N);
+            own[j * N + j] = H.diagonal;
+            for (int l = j + 1; l < N; ++l) apply(H, column, N, own[j * N + l], below + l * N);
+            for (int l = 0; l < M; ++l) apply(H, column, N, left[j * N + l], x_left + l * N);
+            apply(H, column, N, z[j], rhs);
+        }
+        if constexpr (Chunked) leave_to_edge();
+    }
+
+    // The rows that couple this separator to the next one.
+    template <class Item>
+    SMNN_INLINE auto depart(Item item, T tolerance2, P* f, P* f_z) {
+        const CarriedLayout<true> at{N};
+        const P zero = splat<P>(0), one = splat<P>(1);
+        P *R = f, *G = f + N * N, *L = f + 2 * N * N;
+        for (int j = 0; j < N; ++j) {
+            for (int i = 0; i < N; ++i) {
+                below[j * N + i] = item(at.left() + i * N + j);
+                beyond[j * N + i] = i <= j ? item(at.own() + i * N + j) : zero;
+                if constexpr (Chunked) x_left[j * N + i] = zero;
+            }
+            rhs[j] = item(at.z() + j);
+        }
+        auto bad_any = one == zero;
+        for (int j = 0; j < N; ++j) {
+            P* column = below + j * N;
+            for (int l = 0; l < N; ++l) G[j * N + l] = zero;
+            raise(own[j * N + j], column, N, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < N; ++l) swap_lanes(mask, own[j * N + l], below[l * N + i]);
+                for (int l = 0; l < N; ++l) swap_lanes(mask, G[j * N + l], beyond[l * N + i]);
+                for (int l = 0; l < M; ++l) swap_lanes(mask, left[j * N + l], x_left[l * N + i]);
+                swap_lanes(mask, z[j], rhs[i]);
+            });
+            const auto H = reflect(own[j * N + j], column, N);
+            for (int l = j + 1; l < N; ++l) apply(H, column, N, own[j * N + l], below + l * N);
+            for (int l = 0; l < N; ++l) apply(H, column, N, G[j * N + l], beyond + l * N);
+            for (int l = 0; l < M; ++l) apply(H, column, N, left[j * N + l], x_left + l * N);
+            apply(H, column, N, z[j], rhs);
+            const auto bad = H.diagonal * H.diagonal <= splat<P>(tolerance2) * norm2[j];
+            bad_any = bad_any | bad;
+            for (int l = 0; l < N; ++l) R[j * N + l] = l > j ? own[j * N + l] : zero;
+            R[j * N + j] = one / select(bad, one, H.diagonal);
+            for (int l = 0; l < M; ++l) L[j * N + l] = left[j * N + l];
+            f_z[j] = z[j];
+        }
+        return bad_any;
+    }
+
+    // What departure left becomes the triangle of the next separator.
+    SMNN_INLINE void arrive() {
+        for (int j = 0; j < N; ++j) {
+            P *top = beyond + j * N + j, *column = top + 1;
+            const int rows = N - 1 - j;
+            raise(*top, column, rows, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < N; ++l) swap_lanes(mask, beyond[l * N + j], beyond[l * N + j + 1 + i]);
+                for (int l = 0; l < M; ++l) swap_lanes(mask, x_left[l * N + j], x_left[l * N + j + 1 + i]);
+                swap_lanes(mask, rhs[j], rhs[j + 1 + i]);
+            });
+            const auto H = reflect(*top, column, rows);
+            own[j * N + j] = H.diagonal;
+            for (int l = j + 1; l < N; ++l) {
+                apply(H, column, rows, beyond[l * N + j], beyond + l * N + j + 1);
+                own[j * N + l] = beyond[l * N + j];
+            }
+            for (int l = 0; l < M; ++l) {
+                apply(H, column, rows, x_left[l * N + j], x_left + l * N + j + 1);
+                left[j * N + l] = x_left[l * N + j];
+            }
+            apply(H, column, rows, rhs[j], rhs + j + 1);
+            z[j] = rhs[j];
+        }
+    }
+
+    // The rows below touch the left separator alone by now.
+    SMNN_INLINE void leave_to_edge() {
+        for (int j = 0; j < N; ++j) {
+            P* column = x_left + j * N;
+            raise(edge[j * N + j], column, N, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < N; ++l) swap_lanes(mask, edge[j * N + l], x_left[l * N + i]);
+                swap_lanes(mask, edge_z[j], rhs[i]);
+            });
+            const auto H = reflect(edge[j * N + j], column, N);
+            edge[j * N + j] = H.diagonal;
+            for (int l = j + 1; l < N; ++l) apply(H, column, N, edge[j * N + l], x_left + l * N);
+            apply(H, column, N, edge_z[j], rhs);
+        }
+    }
+};
+
+// R x = z - G next - L left, for one separator; x may be z.
+template <class P, int N, bool Chunked>
+SMNN_INLINE void chain_back(const P* f, const P* z, const P* next, const P* left, P* x) {
+    const P *R = f, *G = f + N * N, *L = f + 2 * N * N;
+    for (int j = N - 1; j >= 0; --j) {
+        P sum = z[j];
+        for (int l = 0; l < N; ++l) sum -= G[j * N + l] * next[l];
+        if constexpr (Chunked) {
+            for (int l = 0; l < N; ++l) sum -= L[j * N + l] * left[l];
+        }
+        for (int l = j + 1; l < N; ++l) sum -= R[j * N + l] * x[l];
+        x[j] = sum * R[j * N + j];
+    }
+}
+
+// R^T w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
+// the left one added to `left`.
+template <class P, int N, bool Chunked>
+SMNN_INLINE void chain_forward(const P* f, P* w, P* next, P* left) {
+    const P *R = f, *G = f + N * N, *L = f + 2 * N * N;
+    for (int l = 0; l < N; ++l) next[l] = splat<P>(0);
+    for (int j = 0; j < N; ++j) {
+        const P x = w[j] * R[j * N + j];
+        w[j] = x;
+        for (int l = j + 1; l < N; ++l) w[l] -= R[j * N + l] * x;
+        for (int l = 0; l < N; ++l) next[l] += G[j * N + l] * x;
+        if constexpr (Chunked) {
+            for (int l = 0; l < N; ++l) left[l] += L[j * N + l] * x;
+        }
+    }
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

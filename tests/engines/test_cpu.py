@@ -1,0 +1,273 @@
+"""The compiled engine against the array API engine, entry by entry; this file runs under every instruction set.
+
+`test_cpu_levels` runs it again for each of them, and for 1 and 2 threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from _strategies import custom_scheme, problems
+from hypothesis import given
+from hypothesis import strategies as st
+
+import smnn_core as smnn
+from smnn_core import _gradient
+from smnn_core._problem import Gradients, Problem, Rows, System
+from smnn_core.engines import array_api, cpu
+
+pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
+
+SCHEMES = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE, "custom": None}
+COMPILED = [(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 5, 1), (3, 3, 3)]
+
+
+def random_problem(
+    rng: np.random.Generator,
+    batch: tuple[int, ...],
+    T: int,
+    V: int,
+    K: int,
+    Q: int,
+    *,
+    scheme: str = "taylor",
+    T_init: int = 1,
+    dtype: str = "float64",
+    weights: smnn.Weights | None = None,
+) -> Problem:
+    """A well-conditioned problem: equations that fix the highest derivatives, initial values for the lower ones."""
+    c = rng.uniform(-0.4, 0.4, (*batch, T, Q, V, K))
+    for v in range(min(V, Q)):
+        c[..., v, v, K - 1] += 1.5
+    return Problem.build(
+        c.astype(dtype),
+        rng.uniform(-1, 1, (*batch, T, Q)).astype(dtype),
+        rng.uniform(-1, 1, (*batch, T_init, V, K)).astype(dtype),
+        rng.uniform(0.2, 0.5, (*batch, T - 1)).astype(dtype),
+        n_steps=T,
+        scheme=SCHEMES[scheme] or custom_scheme(K),
+        weights=weights or smnn.Weights(),
+    )
+
+
+def condition(problem: Problem) -> float:
+    """|M^-1| |M| for M = A^T W^2 A, by power iteration with the array API engine; squared condition of W A."""
+    system = problem.system
+    factor = array_api.factorize(system)
+    rng = np.random.default_rng(0)
+    x = y = rng.normal(size=(*system.batch, system.n_steps, system.V, system.K))
+    for _ in range(8):
+        x = factor.normal_solve(x / np.linalg.norm(x))
+        y = y / np.linalg.norm(y)
+        rows = _gradient.rows.weighted(system.weights, _gradient.rows.apply(system, y), 2)
+        y = _gradient.rows.apply_transpose(system, rows)
+    # power iteration underestimates: by less than this for 8 steps from a random start
+    return 10 * float(np.linalg.norm(x) * np.linalg.norm(y))
+
+
+def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: float, label: str) -> None:
+    assert actual.shape == expected.shape, f"{label}: {actual.shape}, expected {expected.shape}"
+    assert actual.dtype == expected.dtype, label
+    error = np.abs(actual - expected)
+    assert np.all(error <= tolerance), f"{label}: error {error.max()}, tolerance {tolerance}"
+
+
+def named(gradients: Gradients) -> dict[str, np.ndarray]:
+    """All gradients by name."""
+    weights = {f"weights.{k}": x for k, x in vars(gradients.weights).items()}
+    return {k: x for k, x in gradients._asdict().items() if k != "weights"} | weights
+
+
+def check_against_oracle(problem: Problem) -> None:
+    """Solution, normal solve and adjoint of both engines."""
+    system = problem.system
+    eps = float(np.finfo(system.dtype).eps)
+    cond = condition(problem)
+    rng = np.random.default_rng(1)
+    g = rng.uniform(-1, 1, (*problem.batch, system.n_steps, system.V, system.K)).astype(system.dtype)
+
+    oracle = array_api.factorize(system)
+    y = oracle.solve(problem.rows)
+    x = oracle.normal_solve(g)
+    expected = named(_gradient.solve_pullback(problem, y, x))
+
+    found, factor = cpu.solve_problem(problem)
+    assert factor.undetermined is None
+    size_y, size_x = np.abs(y).max(initial=1), np.abs(x).max(initial=1)
+    root = np.sqrt(cond)
+    residual = max(np.abs(r).max(initial=0) for r in _gradient.residual(problem, y))
+    # backward stable: eps times the condition number, squared where the residual counts or in the normal solve
+    assert_near(found, y, 20 * eps * (root * size_y + cond * residual), "y")
+    assert_near(factor.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve")
+    assert_near(cpu.factorize(system).solve(problem.rows), y, 20 * eps * (root * size_y + cond * residual), "solve")
+    gradients = factor.adjoint(problem, found, g)
+    for name, value in named(gradients).items():
+        repeats = g.size / max(value.size, 1)  # terms of the sum over broadcast axes
+        tolerance = 20 * eps * cond * (1 + size_x) * (1 + size_y) * repeats * (1 + np.abs(expected[name]).max(initial=0))
+        assert_near(value, expected[name], tolerance, name)
+
+
+@given(problems(), st.sampled_from(["float64", "float32"]))
+def test_agrees_with_the_oracle_on_small_problems(data, dtype) -> None:
+    arguments = data.arguments(dtype=dtype)
+    check_against_oracle(Problem.build(*arguments, **data.options(dtype=dtype)))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int, int, int]:
+    """Batches that leave lanes of packs empty, times that divide into unequal chunks or none."""
+    batch = draw(st.sampled_from([(), (1,), (2,), (7,), (17,), (3, 5), (33,)]))
+    V, K, Q = draw(st.sampled_from([*COMPILED, (2, 2, 1), (1, 1, 1), (2, 3, 3), (1, 6, 2)]))
+    T = draw(st.integers(2, 40) | st.sampled_from([97, 200, 331]))
+    return batch, T, V, K, Q
+
+
+@given(shapes(), st.sampled_from(list(SCHEMES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_agrees_with_the_oracle_on_any_shape(shape, scheme, T_init, seed) -> None:
+    batch, T, V, K, Q = shape
+    rng = np.random.default_rng(seed)
+    check_against_oracle(random_problem(rng, batch, T, V, K, Q, scheme=scheme, T_init=min(T_init, T)))
+
+
+@pytest.mark.parametrize("sizes", [*COMPILED, (2, 3, 2), (4, 4, 4), (8, 4, 8)])
+@pytest.mark.parametrize("batch", [(), (19,)])
+def test_agrees_with_the_oracle_for_every_size(sizes, batch) -> None:
+    check_against_oracle(random_problem(np.random.default_rng(2), batch, 70, *sizes))
+
+
+def test_weights_of_every_broadcast_and_zeros() -> None:
+    rng = np.random.default_rng(3)
+    B, T, V, K, Q = 18, 21, 1, 3, 1
+    equation = rng.uniform(0.5, 2, (B, T, 1))
+    equation[:, 5] = 0
+    smoothness = rng.uniform(0.5, 2, (T - 1,))
+    weights = smnn.Weights(equation, rng.uniform(0.5, 2, (B, 1, 1, 1)), smoothness)
+    check_against_oracle(random_problem(rng, (B,), T, V, K, Q, weights=weights))
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (40,)])
+def test_right_hand_sides_of_smoothness_rows(batch) -> None:
+    rng = np.random.default_rng(4)
+    for scheme in SCHEMES:
+        problem = random_problem(rng, batch, 50, 2, 3, 2, scheme=scheme)
+        system = problem.system
+        m = system.scheme.matrices(3)[0].shape[0]
+        d = Rows(problem.rhs, problem.initial_values, rng.uniform(-1, 1, (*batch, 49, 2, m)))
+        expected = array_api.factorize(system).solve(d)
+        tolerance = 20 * np.finfo(np.float64).eps * condition(problem) * (1 + np.abs(expected).max())
+        assert_near(cpu.factorize(system).solve(d), expected, tolerance, scheme)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_left_hand_side_shared_by_many_right_hand_sides(dtype) -> None:
+    rng = np.random.default_rng(5)
+    problem = random_problem(rng, (), 30, 2, 3, 2, dtype=dtype)
+    shared = Problem.of(
+        problem.system,
+        rng.uniform(-1, 1, (6, 11, 30, 2)).astype(dtype),
+        rng.uniform(-1, 1, (11, 1, 2, 3)).astype(dtype),
+    )
+    check_against_oracle(shared)
+
+
+def test_arrays_of_any_strides_are_used_as_they_are() -> None:
+    rng = np.random.default_rng(6)
+    problem = random_problem(rng, (9,), 26, 1, 3, 1)
+    system = problem.system
+
+    def strange(x: np.ndarray) -> np.ndarray:
+        """The same values, backwards in every second element of a larger array."""
+        wide = np.zeros(tuple(2 * size for size in x.shape), x.dtype)
+        view = wide[tuple(slice(None, None, -2) for _ in x.shape)]
+        view[...] = x
+        view.flags.writeable = False
+        return view
+
+    w = system.weights
+    same = Problem.build(
+        strange(system.coefficients), strange(problem.rhs), strange(problem.initial_values), strange(system.step_sizes),
+        weights=smnn.Weights(strange(w.equation), strange(w.initial), strange(w.smoothness)),
+    )  # fmt: skip
+    y, factor = cpu.solve_problem(problem)
+    again, other = cpu.solve_problem(same)
+    np.testing.assert_array_equal(again, y)
+    g = rng.uniform(-1, 1, y.shape)
+    expected = named(factor.adjoint(problem, y, g))
+    for name, value in named(other.adjoint(same, strange(y), strange(g))).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_a_gradient_of_one_number_is_spread() -> None:
+    problem = random_problem(np.random.default_rng(7), (3,), 200, 1, 3, 1)
+    y, factor = cpu.solve_problem(problem)
+    ones = named(factor.adjoint(problem, y, np.ones_like(y)))
+    for name, value in named(factor.adjoint(problem, y, np.broadcast_to(np.float64(1), y.shape))).items():
+        np.testing.assert_array_equal(value, ones[name], err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (50,)])
+def test_the_same_from_run_to_run(batch) -> None:
+    problem = random_problem(np.random.default_rng(8), batch, 500, 1, 3, 1)
+    first, factor = cpu.solve_problem(problem)
+    gradients = named(factor.adjoint(problem, first, first))
+    for _ in range(5):
+        y, factor = cpu.solve_problem(problem)
+        np.testing.assert_array_equal(y, first)
+        for name, value in named(factor.adjoint(problem, y, y)).items():
+            np.testing.assert_array_equal(value, gradients[name], err_msg=name)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_input_stays_in_its_batch_member(bad) -> None:
+    problem = random_problem(np.random.default_rng(9), (21,), 30, 1, 3, 1)
+    c, b = problem.system.coefficients.copy(), problem.rhs.copy()
+    expected, factor = cpu.solve_problem(problem)
+    normal = factor.normal_solve(expected)
+    c[4, 7, 0, 0, 1] = bad
+    b[13, 2, 0] = bad
+    spoiled = Problem.build(c, b, problem.initial_values, problem.system.step_sizes)
+    y, factor = cpu.solve_problem(spoiled)
+    others = np.delete(np.arange(21), [4, 13])
+    np.testing.assert_array_equal(y[others], expected[others])
+    assert not np.isfinite(y[4]).all()
+    assert not np.isfinite(y[13]).all()
+    others = np.delete(np.arange(21), [4])
+    np.testing.assert_array_equal(factor.normal_solve(expected)[others], normal[others])
+
+
+@pytest.mark.parametrize(("batch", "T"), [((), 6), ((), 400), ((20,), 6), ((3,), 300)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_undetermined_systems_are_found(batch, T, dtype) -> None:
+    """y'' = 0 without initial values: two constants are free."""
+    c = np.zeros((T, 1, 1, 3), dtype)
+    c[..., 2] = 1
+    system = System.build(
+        c, np.full((*batch, T - 1), 0.1, dtype), n_initial_steps=0, n_initial_orders=0, n_steps=T, scheme=smnn.TAYLOR,
+        weights=smnn.Weights(),
+    )  # fmt: skip
+    factor = cpu.factorize(system)
+    assert factor.undetermined is not None
+    assert factor.undetermined.shape == (*batch, T)
+    assert factor.undetermined.any(axis=-1).all()
+    y = factor.solve(Rows(np.ones((*batch, T, 1), dtype), np.zeros((0, 1, 0), dtype), None))
+    assert np.isnan(y).all()
+    with pytest.raises(smnn.SingularSystemError, match="no unique solution"):
+        smnn.solve_ode(c, np.ones((T, 1), dtype), np.zeros((0, 1, 0), dtype), system.step_sizes)
+
+
+def test_one_undetermined_member_leaves_the_others() -> None:
+    problem = random_problem(np.random.default_rng(10), (9,), 12, 1, 3, 1)
+    expected, _ = cpu.solve_problem(problem)
+    initial = np.ones((9, 1, 1, 3))
+    initial[2] = 0
+    c = problem.system.coefficients.copy()
+    c[2] = [0, 0, 1]
+    system = System.build(
+        c, problem.system.step_sizes, n_initial_steps=1, n_initial_orders=3, n_steps=12, scheme=smnn.TAYLOR,
+        weights=smnn.Weights(initial=initial),
+    )  # fmt: skip
+    y, factor = cpu.solve_problem(Problem.of(system, problem.rhs, problem.initial_values))
+    assert factor.undetermined is not None
+    np.testing.assert_array_equal(factor.undetermined.any(axis=-1), np.arange(9) == 2)
+    np.testing.assert_array_equal(y[np.arange(9) != 2], expected[np.arange(9) != 2])
+    assert np.isnan(y[2]).all()

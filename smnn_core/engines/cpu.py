@@ -137,7 +137,8 @@ class CpuFactor:
         system = self.system
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
         x = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
-        _kernels.normal_solve(*self.call.head(batch, self.call.inputs, _cell()), self.kept, _addressable(g), x)
+        call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
+        _kernels.normal_solve(*call.head(batch, call.inputs, _cell()), self.kept, _addressable(g), x)
         return self._masked(x)
 
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:

@@ -143,6 +143,31 @@ def test_vmapped_hessians_are_those_of_a_loop(make: Any) -> None:
         )
 
 
+@pytest.mark.parametrize("k", range(4), ids=["coefficients", "rhs", "initial_values", "step_sizes"])
+def test_vmapped_hessians_where_the_other_inputs_are_batched(make: Any, k: int) -> None:
+    inputs = list(make((3,), T=3, R=1))
+    shared, many = inputs[k][0], [x for i, x in enumerate(inputs) if i != k]
+
+    def function(x: Tensor, *others: Tensor) -> Tensor:
+        return loss(*others[:k], x, *others[k:])
+
+    mapped = vmap(hessian(function), (None, 0, 0, 0))(shared, *many)
+    looped = [hessian(function)(shared, *(x[i] for x in many)) for i in range(3)]
+    torch.testing.assert_close(mapped, torch.stack(looped))
+
+
+@pytest.mark.parametrize("i", range(4), ids=["coefficients", "rhs", "initial_values", "step_sizes"])
+def test_vmapped_hessians_where_one_input_is_batched(make: Any, i: int) -> None:
+    inputs, k = list(make(T=3, R=1)), (i + 1) % 4
+    many = torch.stack([make(T=3, R=1, seed=seed)[i] for seed in range(5)])
+
+    def function(x: Tensor, z: Tensor) -> Tensor:
+        return loss(*(x if j == k else z if j == i else inputs[j] for j in range(4)))
+
+    mapped = vmap(hessian(function), (None, 0))(inputs[k], many)
+    torch.testing.assert_close(mapped, torch.stack([hessian(function)(inputs[k], z) for z in many]))
+
+
 @pytest.mark.parametrize(
     "in_dims", [(0, 0, 0, 0), (None, 0, None, None), (0, None, None, 0), (None, 1, 0, None), (-1, 0, 0, 0)]
 )
@@ -176,6 +201,17 @@ def test_vmap_over_weights_with_few_axes(make: Any) -> None:
     w = 0.5 + torch.rand(5, 1, dtype=torch.float64)  # one for each equation
     mapped = vmap(lambda w: st.solve_ode(*inputs, weights=st.Weights(equation=w)))(w)
     torch.testing.assert_close(mapped, torch.stack([st.solve_ode(*inputs, weights=st.Weights(equation=x)) for x in w]))
+
+
+def test_long_sequences_with_a_shared_left_hand_side(make: Any) -> None:
+    """Long enough for engines that divide time and keep their factors."""
+    c, b, u, s = make(T=2000)
+    many = torch.randn(4, *b.shape, generator=torch.Generator().manual_seed(2), dtype=b.dtype)
+
+    def f(rhs: Tensor) -> Tensor:
+        return jvp(lambda c: grad(loss, 1)(c, rhs, u, s), (c,), (c,))[1]
+
+    torch.testing.assert_close(vmap(f)(many), torch.stack([f(x) for x in many]))
 
 
 def test_vjp_outside_its_transform(make: Any) -> None:

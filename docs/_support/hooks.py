@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 
 
 def on_startup(**_: Any) -> None:
+    # read when JAX starts, which the pages do: four devices to show sharding on
+    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     for folder in (ROOT / "docs" / "_support", ROOT / "tools", ROOT / "adapters", ROOT):
         sys.path.insert(0, str(folder))
 

@@ -50,19 +50,30 @@ class MechanisticODE(nn.Module):
     Args:
         n_features: length of the last axis of the features; 0 where no source is "sample".
         n_steps: T.
-        n_variables, order, n_equations: V, R and Q (default V).
-        n_initial_steps, n_initial_orders: T_init (may be 0) and R_init (default R).
-        coefficients, rhs, initial_values, step_sizes: the sources.
+        n_variables: V.
+        order: R.
+        n_equations: Q (default V).
+        n_initial_steps: T_init, may be 0.
+        n_initial_orders: R_init (default R).
+        coefficients: their source.
+        rhs: its source.
+        initial_values: their source.
+        step_sizes: their source.
         time_invariant: which of "coefficients", "rhs", "step_sizes" are learned once for all times; the others are
             learned for every time point (step).
         fixed_coefficients: (Q, V, R+1), or anything that broadcasts to it: a number fixes a coefficient, NaN leaves it
             to be learned.
         normalized: fix the coefficients of the highest order to the identity, so that equation q reads
             y[q]^(R) + lower orders = rhs[q]; needs Q = V.
-        step_size, step_bounds: where learned steps start, and the open interval that they stay in: a sigmoid between
-            positive bounds (default: a tenth to ten times the start). Where time runs backwards, both negative.
-        scheme, weights, engine, recompute: as for `solve_ode`.
-        device, dtype: of what is learned.
+        step_size: where learned steps start.
+        step_bounds: the open interval that they stay in, through a sigmoid (default: a tenth to ten times the start).
+            Where time runs backwards, start and bounds are negative.
+        scheme: as for `solve_ode`.
+        weights: as for `solve_ode`; tensors become buffers, or parameters if they are.
+        engine: as for `solve_ode`.
+        recompute: as for `solve_ode`.
+        device: of what is learned.
+        dtype: of what is learned.
 
     Raises:
         ArgumentError, ShapeError: for sources, names, sizes and bounds that do not fit together.

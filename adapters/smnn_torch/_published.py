@@ -35,9 +35,12 @@ def ode_forward(
         rhs_equation: (..., T or 1, Q).
         init_vars: (..., T_init or 1, V, R_init).
         steps: (..., T-1 or 1).
-        n_steps, n_init_var_steps: T and T_init, where the axes above are 1.
+        n_steps: T, where the axes above are 1.
+        n_init_var_steps: T_init, where the axis above is 1.
         is_step_dim_first: the axes of time come first, before the batch, in all arguments and in the result.
-        weight_equation, weight_init_var, weight_smooth: weights of the rows.
+        weight_equation: weight of the equation rows.
+        weight_init_var: weight of the initial rows.
+        weight_smooth: weight of the smoothness rows.
         enable_central_smoothness: must be False.
         prefer_cuda_graph: a preference, without effect here.
         frozen_lhs_cache_version: a positive number names a left-hand side: it is eliminated when the number is first
@@ -49,7 +52,8 @@ def ode_forward(
 
     Raises:
         ArgumentError: for central smoothness rows, and for a frozen left-hand side that requires a gradient.
-        as `solve_ode`.
+        ShapeError, DTypeError, NamespaceError, DeviceError: as `solve_ode`.
+        SingularSystemError: as `solve_ode`.
 
     Source: Chen et al., ICLR 2025, arXiv:2410.06074.
     """

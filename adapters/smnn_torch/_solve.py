@@ -47,7 +47,11 @@ def solve_ode(
         rhs: (..., T or 1, Q).
         initial_values: (..., T_init, V, R_init); T_init may be 0.
         step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
-        n_steps, scheme, weights, engine, check: as for `smnn_core.solve_ode`; weights may be tensors.
+        n_steps: T, needed where every time axis above is 1.
+        scheme: the smoothness scheme, `TAYLOR` (as published), `HERMITE` (more accurate) or your own.
+        weights: numbers or tensors that broadcast against the rows; zero removes a row.
+        engine: "auto", or the name of one of the engines that `smnn_core.show_config` lists.
+        check: raise on singular systems also where looking means waiting for a device.
         recompute: free the factor after the forward pass and factor again in the backward pass: less memory, for long
             sequences. Compiled functions always do this.
 
@@ -55,7 +59,8 @@ def solve_ode(
         y, (..., T, V, R+1), in the dtype and on the device of the inputs.
 
     Raises:
-        as `smnn_core.solve_ode`.
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
+        SingularSystemError: as `smnn_core.solve_ode`.
     """
     c, s, b, u = _tensors(coefficients=coefficients, step_sizes=step_sizes, rhs=rhs, initial_values=initial_values)
     lhs = c, s, *_weights(weights)
@@ -81,12 +86,23 @@ def factorize(
     """`smnn_core.factorize` for tensors: eliminates a frozen left-hand side once, for any number of right-hand sides.
 
     Args:
-        n_initial_steps, n_initial_orders: T_init and R_init of the initial values to come.
-        The others: as for `solve_ode`. They are detached: solutions are differentiable in the right-hand side.
+        coefficients: (..., T or 1, Q, V, R+1), without a gradient.
+        step_sizes: (..., T-1 or 1), without a gradient.
+        n_initial_steps: T_init of the initial values to come.
+        n_initial_orders: R_init of the initial values to come.
+        n_steps: as for `solve_ode`.
+        scheme: as for `solve_ode`.
+        weights: as for `solve_ode`, without a gradient.
+        engine: as for `solve_ode`.
+        check: as for `solve_ode`.
+
+    Returns:
+        a `Factorization`, whose solutions are differentiable in the right-hand side.
 
     Raises:
         ArgumentError: if the left-hand side requires a gradient, which it would not get: detach it, or use `solve_ode`.
-        as `solve_ode`.
+        ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
+        SingularSystemError: as `solve_ode`.
     """
     c, s = _tensors(coefficients=coefficients, step_sizes=step_sizes)
     lhs = c, s, *_weights(weights)

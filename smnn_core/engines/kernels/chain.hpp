@@ -7,8 +7,8 @@
 //
 //     R y[k] + G y[k+1] + L y[left] = z
 //
-// with `left` the last separator of the chunk before, stored as R (N, N) with inverse diagonal, G (N, N) and, chunked,
-// L (N, N).
+// with `left` the last separator of the chunk before, stored as R (n, n) with inverse diagonal, G (n, n) and, chunked,
+// L (n, n).
 #pragma once
 
 #include "factor.hpp"
@@ -21,27 +21,31 @@ namespace SMNN_LEVEL {
 template <int N, bool Chunked>
 constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 
+// N: the capacity of arrays. n: the same number; loops are unrolled where the compiler knows it.
 template <class P, int N, bool Chunked>
 struct ChainSweep {
-    static constexpr int M = Chunked ? N : 0;  // columns at the left separator
     static constexpr int ROOM = Chunked ? N * N : 1;
     using T = typename Lanes<P>::Scalar;
 
+    const int n;
+    const int m;  // columns at the left separator
     P own[N * N], z[N], norm2[N];
     P left[ROOM], edge[ROOM], edge_z[N], edge_norm2[N];
     // rows below the triangle, by columns: at this separator, at the next, at the left one, right-hand side
     P below[N * N], beyond[N * N], x_left[ROOM], rhs[N];
 
+    SMNN_INLINE explicit ChainSweep(int n_) : n(n_), m(Chunked ? n_ : 0) {}
+
     // At the first separator of the chunk; item(e): entry e of its item.
     template <class Item>
     SMNN_INLINE void start(Item item) {
-        const CarriedLayout<true> at{N};
-        for (int i = 0; i < N; ++i) {
-            for (int j = 0; j < N; ++j) {
-                own[i * N + j] = j >= i ? item(at.own() + i * N + j) : splat<P>(0);
+        const CarriedLayout<true> at{n};
+        for (int i = 0; i < n; ++i) {
+            for (int j = 0; j < n; ++j) {
+                own[i * n + j] = j >= i ? item(at.own() + i * n + j) : splat<P>(0);
                 if constexpr (Chunked) {
-                    left[i * N + j] = item(at.left() + i * N + j);
-                    edge[i * N + j] = j >= i ? item(at.edge() + i * N + j) : splat<P>(0);
+                    left[i * n + j] = item(at.left() + i * n + j);
+                    edge[i * n + j] = j >= i ? item(at.edge() + i * n + j) : splat<P>(0);
                 }
             }
             z[i] = item(at.z() + i);
@@ -53,15 +57,15 @@ struct ChainSweep {
         }
     }
 
-    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (N).
+    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (n).
     // Returns where it is undetermined.
     template <class Item>
     SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z) {
         take_edge(item);
         const auto bad = depart(item, tolerance2, f, f_z);
         arrive();
-        const CarriedLayout<true> at{N};
-        for (int j = 0; j < N; ++j) norm2[j] = item(at.norm2() + j);
+        const CarriedLayout<true> at{n};
+        for (int j = 0; j < n; ++j) norm2[j] = item(at.norm2() + j);
         return bad;
     }
 
@@ -69,15 +73,15 @@ struct ChainSweep {
     SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z) const {
         const P zero = splat<P>(0), one = splat<P>(1);
         auto bad_any = one == zero;
-        for (int j = 0; j < N; ++j) {
-            const P diagonal = own[j * N + j];
+        for (int j = 0; j < n; ++j) {
+            const P diagonal = own[j * n + j];
             const auto bad = diagonal * diagonal <= splat<P>(tolerance2) * norm2[j];
             bad_any = bad_any | bad;
-            for (int l = 0; l < N; ++l) {
-                f[j * N + l] = l > j ? own[j * N + l] : zero;
-                f[N * N + j * N + l] = zero;
+            for (int l = 0; l < n; ++l) {
+                f[j * n + l] = l > j ? own[j * n + l] : zero;
+                f[n * n + j * n + l] = zero;
             }
-            f[j * N + j] = one / select(bad, one, diagonal);
+            f[j * n + j] = one / select(bad, one, diagonal);
             f_z[j] = z[j];
         }
         return bad_any;
@@ -87,13 +91,13 @@ struct ChainSweep {
     template <class Put>
     SMNN_INLINE void leave(Put put) const {
         static_assert(Chunked, "a chain that is not divided leaves nothing");
-        const CarriedLayout<true> at{N};
-        for (int i = 0; i < N * N; ++i) {
+        const CarriedLayout<true> at{n};
+        for (int i = 0; i < n * n; ++i) {
             put(at.own() + i, own[i]);
             put(at.left() + i, left[i]);
             put(at.edge() + i, edge[i]);
         }
-        for (int j = 0; j < N; ++j) {
+        for (int j = 0; j < n; ++j) {
             put(at.z() + j, z[j]);
             put(at.norm2() + j, norm2[j]);
             put(at.edge_z() + j, edge_z[j]);
@@ -105,28 +109,28 @@ struct ChainSweep {
     // The rows of the next item that touch this separator alone go into the triangle.
     template <class Item>
     SMNN_INLINE void take_edge(Item item) {
-        const CarriedLayout<true> at{N};
+        const CarriedLayout<true> at{n};
         const P zero = splat<P>(0);
-        for (int j = 0; j < N; ++j) {
-            for (int i = 0; i < N; ++i) {
-                below[j * N + i] = i <= j ? item(at.edge() + i * N + j) : zero;
-                if constexpr (Chunked) x_left[j * N + i] = zero;
+        for (int j = 0; j < n; ++j) {
+            for (int i = 0; i < n; ++i) {
+                below[j * n + i] = i <= j ? item(at.edge() + i * n + j) : zero;
+                if constexpr (Chunked) x_left[j * n + i] = zero;
             }
             rhs[j] = item(at.edge_z() + j);
             norm2[j] += item(at.edge_norm2() + j);
         }
-        for (int j = 0; j < N; ++j) {
-            P* column = below + j * N;
-            raise(own[j * N + j], column, N, [&](int i, const auto& mask) {
-                for (int l = j + 1; l < N; ++l) swap_lanes(mask, own[j * N + l], below[l * N + i]);
-                for (int l = 0; l < M; ++l) swap_lanes(mask, left[j * N + l], x_left[l * N + i]);
+        for (int j = 0; j < n; ++j) {
+            P* column = below + j * n;
+            raise(own[j * n + j], column, n, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < n; ++l) swap_lanes(mask, own[j * n + l], below[l * n + i]);
+                for (int l = 0; l < m; ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
                 swap_lanes(mask, z[j], rhs[i]);
             });
-            const auto H = reflect(own[j * N + j], column, N);
-            own[j * N + j] = H.diagonal;
-            for (int l = j + 1; l < N; ++l) apply(H, column, N, own[j * N + l], below + l * N);
-            for (int l = 0; l < M; ++l) apply(H, column, N, left[j * N + l], x_left + l * N);
-            apply(H, column, N, z[j], rhs);
+            const auto H = reflect(own[j * n + j], column, n);
+            own[j * n + j] = H.diagonal;
+            for (int l = j + 1; l < n; ++l) apply(H, column, n, own[j * n + l], below + l * n);
+            for (int l = 0; l < m; ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
+            apply(H, column, n, z[j], rhs);
         }
         if constexpr (Chunked) leave_to_edge();
     }
@@ -134,37 +138,37 @@ struct ChainSweep {
     // The rows that couple this separator to the next one.
     template <class Item>
     SMNN_INLINE auto depart(Item item, T tolerance2, P* f, P* f_z) {
-        const CarriedLayout<true> at{N};
+        const CarriedLayout<true> at{n};
         const P zero = splat<P>(0), one = splat<P>(1);
-        P *R = f, *G = f + N * N, *L = f + 2 * N * N;
-        for (int j = 0; j < N; ++j) {
-            for (int i = 0; i < N; ++i) {
-                below[j * N + i] = item(at.left() + i * N + j);
-                beyond[j * N + i] = i <= j ? item(at.own() + i * N + j) : zero;
-                if constexpr (Chunked) x_left[j * N + i] = zero;
+        P *R = f, *G = f + n * n, *L = f + 2 * n * n;
+        for (int j = 0; j < n; ++j) {
+            for (int i = 0; i < n; ++i) {
+                below[j * n + i] = item(at.left() + i * n + j);
+                beyond[j * n + i] = i <= j ? item(at.own() + i * n + j) : zero;
+                if constexpr (Chunked) x_left[j * n + i] = zero;
             }
             rhs[j] = item(at.z() + j);
         }
         auto bad_any = one == zero;
-        for (int j = 0; j < N; ++j) {
-            P* column = below + j * N;
-            for (int l = 0; l < N; ++l) G[j * N + l] = zero;
-            raise(own[j * N + j], column, N, [&](int i, const auto& mask) {
-                for (int l = j + 1; l < N; ++l) swap_lanes(mask, own[j * N + l], below[l * N + i]);
-                for (int l = 0; l < N; ++l) swap_lanes(mask, G[j * N + l], beyond[l * N + i]);
-                for (int l = 0; l < M; ++l) swap_lanes(mask, left[j * N + l], x_left[l * N + i]);
+        for (int j = 0; j < n; ++j) {
+            P* column = below + j * n;
+            for (int l = 0; l < n; ++l) G[j * n + l] = zero;
+            raise(own[j * n + j], column, n, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < n; ++l) swap_lanes(mask, own[j * n + l], below[l * n + i]);
+                for (int l = 0; l < n; ++l) swap_lanes(mask, G[j * n + l], beyond[l * n + i]);
+                for (int l = 0; l < m; ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
                 swap_lanes(mask, z[j], rhs[i]);
             });
-            const auto H = reflect(own[j * N + j], column, N);
-            for (int l = j + 1; l < N; ++l) apply(H, column, N, own[j * N + l], below + l * N);
-            for (int l = 0; l < N; ++l) apply(H, column, N, G[j * N + l], beyond + l * N);
-            for (int l = 0; l < M; ++l) apply(H, column, N, left[j * N + l], x_left + l * N);
-            apply(H, column, N, z[j], rhs);
+            const auto H = reflect(own[j * n + j], column, n);
+            for (int l = j + 1; l < n; ++l) apply(H, column, n, own[j * n + l], below + l * n);
+            for (int l = 0; l < n; ++l) apply(H, column, n, G[j * n + l], beyond + l * n);
+            for (int l = 0; l < m; ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
+            apply(H, column, n, z[j], rhs);
             const auto bad = H.diagonal * H.diagonal <= splat<P>(tolerance2) * norm2[j];
             bad_any = bad_any | bad;
-            for (int l = 0; l < N; ++l) R[j * N + l] = l > j ? own[j * N + l] : zero;
-            R[j * N + j] = one / select(bad, one, H.diagonal);
-            for (int l = 0; l < M; ++l) L[j * N + l] = left[j * N + l];
+            for (int l = 0; l < n; ++l) R[j * n + l] = l > j ? own[j * n + l] : zero;
+            R[j * n + j] = one / select(bad, one, H.diagonal);
+            for (int l = 0; l < m; ++l) L[j * n + l] = left[j * n + l];
             f_z[j] = z[j];
         }
         return bad_any;
@@ -172,23 +176,23 @@ struct ChainSweep {
 
     // What departure left becomes the triangle of the next separator.
     SMNN_INLINE void arrive() {
-        for (int j = 0; j < N; ++j) {
-            P *top = beyond + j * N + j, *column = top + 1;
-            const int rows = N - 1 - j;
+        for (int j = 0; j < n; ++j) {
+            P *top = beyond + j * n + j, *column = top + 1;
+            const int rows = n - 1 - j;
             raise(*top, column, rows, [&](int i, const auto& mask) {
-                for (int l = j + 1; l < N; ++l) swap_lanes(mask, beyond[l * N + j], beyond[l * N + j + 1 + i]);
-                for (int l = 0; l < M; ++l) swap_lanes(mask, x_left[l * N + j], x_left[l * N + j + 1 + i]);
+                for (int l = j + 1; l < n; ++l) swap_lanes(mask, beyond[l * n + j], beyond[l * n + j + 1 + i]);
+                for (int l = 0; l < m; ++l) swap_lanes(mask, x_left[l * n + j], x_left[l * n + j + 1 + i]);
                 swap_lanes(mask, rhs[j], rhs[j + 1 + i]);
             });
             const auto H = reflect(*top, column, rows);
-            own[j * N + j] = H.diagonal;
-            for (int l = j + 1; l < N; ++l) {
-                apply(H, column, rows, beyond[l * N + j], beyond + l * N + j + 1);
-                own[j * N + l] = beyond[l * N + j];
+            own[j * n + j] = H.diagonal;
+            for (int l = j + 1; l < n; ++l) {
+                apply(H, column, rows, beyond[l * n + j], beyond + l * n + j + 1);
+                own[j * n + l] = beyond[l * n + j];
             }
-            for (int l = 0; l < M; ++l) {
-                apply(H, column, rows, x_left[l * N + j], x_left + l * N + j + 1);
-                left[j * N + l] = x_left[l * N + j];
+            for (int l = 0; l < m; ++l) {
+                apply(H, column, rows, x_left[l * n + j], x_left + l * n + j + 1);
+                left[j * n + l] = x_left[l * n + j];
             }
             apply(H, column, rows, rhs[j], rhs + j + 1);
             z[j] = rhs[j];
@@ -197,48 +201,48 @@ struct ChainSweep {
 
     // The rows below touch the left separator alone by now.
     SMNN_INLINE void leave_to_edge() {
-        for (int j = 0; j < N; ++j) {
-            P* column = x_left + j * N;
-            raise(edge[j * N + j], column, N, [&](int i, const auto& mask) {
-                for (int l = j + 1; l < N; ++l) swap_lanes(mask, edge[j * N + l], x_left[l * N + i]);
+        for (int j = 0; j < n; ++j) {
+            P* column = x_left + j * n;
+            raise(edge[j * n + j], column, n, [&](int i, const auto& mask) {
+                for (int l = j + 1; l < n; ++l) swap_lanes(mask, edge[j * n + l], x_left[l * n + i]);
                 swap_lanes(mask, edge_z[j], rhs[i]);
             });
-            const auto H = reflect(edge[j * N + j], column, N);
-            edge[j * N + j] = H.diagonal;
-            for (int l = j + 1; l < N; ++l) apply(H, column, N, edge[j * N + l], x_left + l * N);
-            apply(H, column, N, edge_z[j], rhs);
+            const auto H = reflect(edge[j * n + j], column, n);
+            edge[j * n + j] = H.diagonal;
+            for (int l = j + 1; l < n; ++l) apply(H, column, n, edge[j * n + l], x_left + l * n);
+            apply(H, column, n, edge_z[j], rhs);
         }
     }
 };
 
 // R x = z - G next - L left, for one separator; x may be z.
-template <class P, int N, bool Chunked>
-SMNN_INLINE void chain_back(const P* f, const P* z, const P* next, const P* left, P* x) {
-    const P *R = f, *G = f + N * N, *L = f + 2 * N * N;
-    for (int j = N - 1; j >= 0; --j) {
+template <class P, bool Chunked>
+SMNN_INLINE void chain_back(int n, const P* f, const P* z, const P* next, const P* left, P* x) {
+    const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
+    for (int j = n - 1; j >= 0; --j) {
         P sum = z[j];
-        for (int l = 0; l < N; ++l) sum -= G[j * N + l] * next[l];
+        for (int l = 0; l < n; ++l) sum -= G[j * n + l] * next[l];
         if constexpr (Chunked) {
-            for (int l = 0; l < N; ++l) sum -= L[j * N + l] * left[l];
+            for (int l = 0; l < n; ++l) sum -= L[j * n + l] * left[l];
         }
-        for (int l = j + 1; l < N; ++l) sum -= R[j * N + l] * x[l];
-        x[j] = sum * R[j * N + j];
+        for (int l = j + 1; l < n; ++l) sum -= R[j * n + l] * x[l];
+        x[j] = sum * R[j * n + j];
     }
 }
 
 // R^T w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
 // the left one added to `left`.
-template <class P, int N, bool Chunked>
-SMNN_INLINE void chain_forward(const P* f, P* w, P* next, P* left) {
-    const P *R = f, *G = f + N * N, *L = f + 2 * N * N;
-    for (int l = 0; l < N; ++l) next[l] = splat<P>(0);
-    for (int j = 0; j < N; ++j) {
-        const P x = w[j] * R[j * N + j];
+template <class P, bool Chunked>
+SMNN_INLINE void chain_forward(int n, const P* f, P* w, P* next, P* left) {
+    const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
+    for (int l = 0; l < n; ++l) next[l] = splat<P>(0);
+    for (int j = 0; j < n; ++j) {
+        const P x = w[j] * R[j * n + j];
         w[j] = x;
-        for (int l = j + 1; l < N; ++l) w[l] -= R[j * N + l] * x;
-        for (int l = 0; l < N; ++l) next[l] += G[j * N + l] * x;
+        for (int l = j + 1; l < n; ++l) w[l] -= R[j * n + l] * x;
+        for (int l = 0; l < n; ++l) next[l] += G[j * n + l] * x;
         if constexpr (Chunked) {
-            for (int l = 0; l < N; ++l) left[l] += L[j * N + l] * x;
+            for (int l = 0; l < n; ++l) left[l] += L[j * n + l] * x;
         }
     }
 }

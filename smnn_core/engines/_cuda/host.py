@@ -1,0 +1,395 @@
+"""Calls of the kernels: memory, jobs and the order of launches, for any device that can launch them.
+
+A solve sweeps the points of every lane (a chunk of a system). Where time is divided, the separators that chunks leave
+form a chain, which is divided again until one lane can sweep what is left; substitution goes back down:
+
+    sweep points -> sweep chains, level by level -> substitute in chains, last level first -> substitute in points
+
+A normal solve goes the same way with R^T w = g in the place of the sweeps, and the adjoint contracts the solution as it
+comes out of the last substitution. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Protocol
+
+import numpy as np
+
+from ..._arrays import Array, Namespace, Shape, broadcast_shapes, sum_to_shape
+from ..._problem import Gradients, Problem, Rows, System, Weights
+from ..._schemes import Scheme
+from ..cpu import _scheme_rows as triangular_rows
+from .layout import (
+    FIELDS,
+    MAX_AXES,
+    MAX_LEVELS,
+    N_GRADIENTS,
+    addressable,
+    chain_job,
+    merge_axes,
+    point_job,
+    strides_of,
+)
+from .source import Specialization
+
+
+@dataclass(frozen=True)
+class Grain:
+    """How finely time is divided."""
+
+    lanes: int
+    """as many as fill the device"""
+    shortest: int = 16
+    """points of a chunk, at the least"""
+    radix: int = 16
+    """separators of a chunk"""
+    last: int = 32
+    """separators that one lane sweeps at the end, at most"""
+
+    def divide(self, batch: int, T: int) -> tuple[int, ...]:
+        """T, the number of chunks of points, of chunks of separators, ...; T alone where the batch fills the device."""
+        if batch == 0 or 2 * batch > self.lanes or 2 * self.shortest > T:
+            return (T,)
+        sizes = [T, min(T // self.shortest, self.lanes // batch)]
+        while sizes[-1] > self.last and len(sizes) < MAX_LEVELS:
+            sizes.append(-(-sizes[-1] // self.radix))
+        return tuple(sizes)
+
+
+class Device(Protocol):
+    """What launches kernels, and the memory they work on."""
+
+    xp: Namespace
+    grain: Grain
+
+    def empty(self, shape: Shape, dtype: str) -> Array: ...
+    def zeros(self, shape: Shape, dtype: str) -> Array: ...
+    def address(self, x: Array) -> int: ...
+    def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What elimination leaves for later solves, of the systems of one batch."""
+
+    batch: Shape
+    sizes: tuple[int, ...]
+    factor: Array
+    chains: list[Array]
+    """the factors of the separators, level by level"""
+    bad: Array
+    """uint8, (batch)"""
+    undetermined: Array
+    """bool, (*system.batch, T)"""
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps."""
+        return sum(int(x.nbytes) for x in (self.factor, *self.chains))
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A scheme as kernels take it."""
+
+    rows: np.ndarray
+    extra_rows: bool
+    norm2: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def constants(scheme: Scheme, K: int) -> Constants:
+    """The scheme's rows in triangular form, and the squared norms of their columns."""
+    S = triangular_rows(scheme, K)[0]
+    return Constants(S.ravel(), bool(S[K:].any()), np.sum(S * S, axis=0))
+
+
+def cores(system: System) -> tuple[Shape, ...]:
+    """The axes of each of `FIELDS` after those of the batch: time, and what a point has."""
+    T, V, K, Q = system.n_steps, system.V, system.K, system.Q
+    initial = (system.n_initial_steps, V, system.n_initial_orders)
+    points = (T, V, K)
+    return (T, Q, V, K), (T, Q), (T, Q), (T - 1,), (T - 1,), initial, initial, (T - 1, V, 2 * K), points, points
+
+
+def dtype_name(system: System) -> str:
+    return "float32" if system.dtype == system.xp.float32 else "float64"
+
+
+def specialization(system: System, chunked: bool) -> Specialization:
+    """The module that serves a system."""
+    extra_rows = constants(system.scheme, system.K).extra_rows
+    return Specialization(dtype_name(system), system.V, system.K, system.Q, extra_rows, chunked)
+
+
+class Call:
+    """One pass over a system: the jobs of its launches, and the memory that they share."""
+
+    def __init__(
+        self, device: Device, system: System, batch: Shape, arrays: Sequence[Array | None], kept: Kept | None = None
+    ) -> None:
+        """
+        Args:
+            batch: of the results.
+            arrays: in the order of `FIELDS`, as many as there are; None stands for zeros.
+            kept: the factor, if there is one for this batch.
+        """
+        self.device, self.system, self.batch = device, system, batch
+        self.count = math.prod(batch)
+        self.sizes = kept.sizes if kept else device.grain.divide(self.count, system.n_steps)
+        self.chunks = self.sizes[1] if self.chunked else 1
+        self.lanes = self.count * self.chunks
+        self.module = specialization(system, self.chunked)
+        self.dtype = self.module.dtype
+        self.arrays: list[Array] = [x if x is None else addressable(device.xp, x) for x in arrays]
+        self.kept = kept or self._room_for_factor()
+        self.job = np.zeros(1, point_job(self.dtype))
+        self._lay_out()
+        n = system.n
+        self.z = self._empty(self.job, "z", (self._points_kept, n, self.lanes))
+        self.job["factor"] = device.address(self.kept.factor)
+        self.chains = [Chain(self, level) for level in range(1, len(self.sizes))]
+        self.x = self._empty(self.job, "separators", (self.lanes, n)) if self.chunked else None
+        for chain, above in zip_longest(self.chains, self.chains[1:]):
+            chain.connect(above)
+
+    @property
+    def chunked(self) -> bool:
+        return len(self.sizes) > 1
+
+    @property
+    def _points_kept(self) -> int:
+        T = self.sizes[0]
+        return -(-T // self.chunks) - self.chunked
+
+    def _room_for_factor(self) -> Kept:
+        device, system, n, K = self.device, self.system, self.system.n, self.system.K
+        entries = n * (n + 1) // 2 + K * K * system.V * (system.V + 1) // 2 + (n * n if self.chunked else 0)
+        chain_entries = [3 * n * n for _ in self.sizes[2:]] + [2 * n * n]  # the last one has no left separator
+        chains = [
+            device.empty((e, self.count * items), self.dtype)
+            for items, e in zip(self.sizes[1:], chain_entries, strict=False)
+        ]
+        factor = device.empty((self._points_kept, entries, self.lanes), self.dtype)
+        flags = device.zeros((*system.batch, system.n_steps), "bool")
+        return Kept(self.batch, self.sizes, factor, chains, device.zeros((self.count,), "uint8"), flags)
+
+    def _empty(self, job: np.ndarray, name: str, shape: Shape) -> Array:
+        """Memory under the name of a job."""
+        x = self.device.empty(shape, self.dtype)
+        job[name] = self.device.address(x)
+        return x
+
+    def _lay_out(self) -> None:
+        """The job but for the memory of its results."""
+        system, job = self.system, self.job[0]
+        fields = [
+            (job["in"][f], x, len(core))
+            for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False))
+            if x is not None
+        ]
+        flags = self.kept.undetermined
+        strides = [strides_of(x, len(self.batch) + rank) for _, x, rank in fields]
+        shape, merged = merge_axes(
+            self.batch, [s[: len(self.batch)] for s in [*strides, strides_of(flags, len(self.batch) + 1)]]
+        )
+        systems = job["systems"]
+        systems["bad"], systems["undetermined"] = map(self.device.address, (self.kept.bad, flags))
+        systems["flag_strides"][: len(shape)], systems["flag_strides"][MAX_AXES] = merged.pop(), 1
+        systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), self.count
+        for (to, x, rank), all_strides, batch in zip(fields, strides, merged, strict=True):
+            time, *inner = all_strides[len(all_strides) - rank :]
+            to["data"], to["time"] = self.device.address(x), time
+            to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, batch
+        # without orders there are no initial rows
+        job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
+        job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
+        job["V"], job["K"], job["Q"] = system.V, system.K, system.Q
+        job["tolerance2"] = (8 * system.n * float(np.finfo(self.dtype).eps)) ** 2
+        scheme, K = constants(system.scheme, system.K), system.K
+        job["scheme_norm2"][: 2 * K], job["scheme_rows"][: 4 * K * K] = scheme.norm2, scheme.rows
+
+    def launch(self, kernel: str) -> None:
+        """A kernel on points."""
+        if self.count:
+            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, self.job)
+
+    def eliminate(self) -> None:
+        """The factor, and z with R y = z."""
+        ends = self._ends(self.job, "ends", self.lanes)
+        self.launch("sweep")
+        for chain in self.chains:
+            ends = chain.sweep(ends)
+
+    def _ends(self, job: np.ndarray, name: str, lanes: int) -> Array:
+        """Room for what lanes leave of their chunks."""
+        n = self.system.n
+        return self._empty(job, name, (3 * n * n + 4 * n, lanes)) if self.chunked else None
+
+    def forward(self) -> None:
+        """w with R^T w = g in the place of z."""
+        n = self.system.n
+        passed = self._empty(self.job, "passed", (self.lanes, 2, n)) if self.chunked else None
+        self.launch("forward")
+        for chain in self.chains:
+            passed = chain.forward(passed)
+
+    def separators(self) -> None:
+        """x of the separators, from z."""
+        for chain in reversed(self.chains):
+            chain.launch("back")
+
+    def solution(self) -> Array:
+        """x with R x = z, (*batch, T, V, K)."""
+        system = self.system
+        self.separators()
+        x = self._empty(self.job, "x", (*self.batch, system.n_steps, system.V, system.K))
+        self.launch("back")
+        return x
+
+
+class Chain:
+    """The separators of one level of a call."""
+
+    def __init__(self, call: Call, level: int) -> None:
+        self.call, self.level = call, level
+        self.is_last = level + 1 == len(call.sizes)
+        self.chunks = 1 if self.is_last else call.sizes[level + 1]
+        self.lanes = call.count * self.chunks
+        self.job = np.zeros(1, chain_job(call.dtype))
+        job = self.job[0]
+        job["systems"] = call.job[0]["systems"]
+        job["sizes"][: len(call.sizes)], job["level"], job["chunks"] = call.sizes, level, self.chunks
+        job["n"], job["tolerance2"] = call.system.n, call.job[0]["tolerance2"]
+        job["factor"] = call.device.address(call.kept.chains[level - 1])
+        n, items = call.system.n, call.count * call.sizes[level]
+        self.z = call._empty(self.job, "z", (n, items))
+
+    def connect(self, above: Chain | None) -> None:
+        """x of this level is what the level below takes for its separators."""
+        call = self.call
+        self.job["x"] = call.job["separators"] if self.level == 1 else call.chains[self.level - 2].job["separators"]
+        if above is not None:
+            self.x_above = call._empty(self.job, "separators", (self.lanes, call.system.n))
+
+    def sweep(self, ends: Array) -> Array:
+        """From what chunks left; returns what these chunks leave."""
+        self.job["ends"] = self.call.device.address(ends)
+        left = None if self.is_last else self.call._ends(self.job, "next_ends", self.lanes)
+        self.launch("sweep")
+        return left
+
+    def forward(self, passed: Array) -> Array:
+        """R^T w = g, from what chunks passed to their separators."""
+        self.job["passed"] = self.call.device.address(passed)
+        left = None if self.is_last else self.call._empty(self.job, "next_passed", (self.lanes, 2, self.call.system.n))
+        self.launch("forward")
+        return left
+
+    def launch(self, what: str) -> None:
+        """A kernel on this level."""
+        if self.call.count:
+            kernel = f"smnn_{'last' if self.is_last else 'chain'}_{what}"
+            self.call.device.launch(self.call.module, kernel, self.lanes, self.job)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceFactor:
+    """The factor of a system: see `engines._contract.Factor`."""
+
+    device: Device
+    system: System
+    kept: Kept
+    undetermined: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "undetermined", self.kept.undetermined)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps."""
+        return self.kept.nbytes
+
+    def solve(self, d: Rows) -> Array:
+        system = self.system
+        batch = broadcast_shapes(
+            {
+                "left-hand side": system.batch,
+                "rhs": tuple(d.equation.shape[:-2]),
+                "initial_values": tuple(d.initial.shape[:-3]),
+                "smoothness": () if d.smoothness is None else tuple(d.smoothness.shape[:-3]),
+            }
+        )
+        smoothness = None
+        if d.smoothness is not None:
+            smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
+        call = Call(self.device, system, batch, [*_inputs(system, d.equation, d.initial), smoothness])
+        call.eliminate()
+        return call.solution()
+
+    def _normal(self, batch: Shape, arrays: Sequence[Array | None]) -> Call:
+        """R^T w = g; with a factor of its own where the one kept is of another batch."""
+        if batch == self.kept.batch:
+            call = Call(self.device, self.system, batch, arrays, self.kept)
+        else:
+            call = Call(self.device, self.system, batch, arrays)
+            call.eliminate()
+        call.forward()
+        return call
+
+    def normal_solve(self, g: Array) -> Array:
+        batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
+        return self._normal(batch, [*_inputs(self.system), None, None, g]).solution()
+
+    def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
+        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        inputs = _inputs(problem.system, problem.rhs, problem.initial_values)
+        call = self._normal(problem.batch, [*inputs, None, y, g])
+        buffers = list(_gradient_buffers(call))
+        call.separators()
+        call.launch("contract")
+        xp = self.device.xp
+        c, b, w_equation, s, w_smoothness, u, w_initial = (
+            sum_to_shape(xp, buffer, tuple(x.shape)) for buffer, x in zip(buffers, inputs, strict=True)
+        )
+        return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+
+
+def _gradient_buffers(call: Call) -> Iterator[Array]:
+    """Room for gradients, summed over the points of each lane where an input is constant in time."""
+    initial = FIELDS.index("initial_values"), FIELDS.index("weights.initial")
+    for f, core in enumerate(cores(call.system)[:N_GRADIENTS]):
+        x = call.arrays[f]
+        times, *inner = core
+        over_time = f not in initial and times > 1 and (x.ndim < len(core) or x.shape[-len(core)] == 1)
+        shape = (*call.batch, call.chunks if over_time else times, *inner)
+        # (nothing is written to the gradients of an empty batch)
+        buffer = call.device.empty(shape, call.dtype) if call.count else call.device.zeros(shape, call.dtype)
+        call.job[0]["gradient"][f]["data"] = call.device.address(buffer)
+        call.job[0]["gradient"][f]["over_time"] = over_time
+        yield buffer
+
+
+def factorize(device: Device, system: System) -> DeviceFactor:
+    """Eliminates a left-hand side, once for all right-hand sides."""
+    call = Call(device, system, system.batch, _inputs(system))
+    call.eliminate()
+    return DeviceFactor(device, system, call.kept)
+
+
+def solve_problem(device: Device, problem: Problem) -> tuple[Array, DeviceFactor]:
+    """The solution and the factor, in one sweep."""
+    system = problem.system
+    call = Call(device, system, problem.batch, _inputs(system, problem.rhs, problem.initial_values))
+    call.eliminate()
+    return call.solution(), DeviceFactor(device, system, call.kept)
+
+
+def _inputs(system: System, rhs: Array | None = None, initial_values: Array | None = None) -> list[Array]:
+    w = system.weights
+    return [system.coefficients, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial]

@@ -1,0 +1,109 @@
+"""The jobs of `job.hpp` as NumPy dtypes (the same memory, passed to kernels by value), and arrays as jobs name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from ..._arrays import Array, Namespace, Shape
+
+MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
+
+FIELDS = (
+    "coefficients", "rhs", "weights.equation", "step_sizes", "weights.smoothness", "initial_values", "weights.initial",
+    "smoothness", "y", "g",
+)  # fmt: skip
+"""The arrays of a problem, in the order of `Field`."""
+N_GRADIENTS = 7
+"""The first of them have gradients."""
+
+_pointer, _index, _int = np.uint64, np.int64, np.int32
+
+_input = np.dtype(
+    [("data", _pointer), ("time", _index), ("inner", _index, (3,)), ("batch", _index, (MAX_AXES,))], align=True
+)
+_output = np.dtype([("data", _pointer), ("over_time", _index)], align=True)
+_systems = np.dtype(
+    [
+        ("bad", _pointer),
+        ("undetermined", _pointer),
+        ("flag_strides", _index, (MAX_AXES + 1,)),
+        ("shape", _index, (MAX_AXES,)),
+        ("axes", _index),
+        ("count", _index),
+    ],
+    align=True,
+)
+
+
+@cache
+def point_job(dtype: str) -> np.dtype[np.void]:
+    """`PointJob`."""
+    pointers = ("x", "factor", "z", "ends", "passed", "separators")
+    return np.dtype(
+        [
+            ("systems", _systems),
+            ("in", _input, (len(FIELDS),)),
+            ("gradient", _output, (N_GRADIENTS,)),
+            *((name, _pointer) for name in pointers),
+            *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "chunks")),
+            ("tolerance2", dtype),
+            ("scheme_norm2", dtype, (2 * MAX_K,)),
+            ("scheme_rows", dtype, (4 * MAX_K * MAX_K,)),
+        ],
+        align=True,
+    )
+
+
+@cache
+def chain_job(dtype: str) -> np.dtype[np.void]:
+    """`ChainJob`."""
+    pointers = ("ends", "next_ends", "passed", "next_passed", "factor", "z", "x", "separators")
+    return np.dtype(
+        [
+            ("systems", _systems),
+            *((name, _pointer) for name in pointers),
+            ("sizes", _int, (MAX_LEVELS,)),
+            ("level", _int),
+            ("chunks", _int),
+            ("n", _int),
+            ("tolerance2", dtype),
+        ],
+        align=True,
+    )
+
+
+def addressable(xp: Namespace, x: Array) -> Array:
+    """The array itself; a copy where its elements do not lie at multiples of their size."""
+    return xp.asarray(x, copy=True) if any(stride % x.itemsize for stride in x.strides) else x
+
+
+def strides_of(x: Array, rank: int) -> list[int]:
+    """Strides in elements for `rank` axes, 0 where the array is broadcast."""
+    own = [0 if size == 1 else stride // x.itemsize for size, stride in zip(x.shape, x.strides, strict=True)]
+    return [0] * (rank - len(own)) + own
+
+
+def merge_axes(shape: Shape, strides: Sequence[Sequence[int]]) -> tuple[Shape, list[list[int]]]:
+    """Fewer axes with the same elements in the same order: axes of length 1 go, axes that lie in one line are one."""
+    sizes: list[int] = []
+    kept: list[list[int]] = [[] for _ in strides]
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        if sizes and all(k[-1] == size * s[axis] for k, s in zip(kept, strides, strict=True)):
+            sizes[-1] *= size
+            for k, s in zip(kept, strides, strict=True):
+                k[-1] = s[axis]
+            continue
+        sizes.append(size)
+        for k, s in zip(kept, strides, strict=True):
+            k.append(s[axis])
+    return tuple(sizes), kept
+
+
+def too_many_axes(batch: Shape) -> bool:
+    """Whether a batch may keep more axes than kernels have room for."""
+    return sum(size != 1 for size in batch) > MAX_AXES

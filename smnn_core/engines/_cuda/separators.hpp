@@ -1,0 +1,125 @@
+// What one lane does with the separators of its chunk of a chain.
+#pragma once
+
+#include "../kernels/chain.hpp"
+#include "lane.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class T, int N, bool Unrolled, bool Chunked>
+struct Separators {
+    static constexpr int ENTRIES = CHAIN_ENTRIES<N, Chunked>;
+    static constexpr int ITEM = CarriedLayout<true>{N}.entries();
+
+    const ChainJob<T>& job;
+    const int n;
+    const int total;    // items of a system
+    const Lane lane;
+    const Index items, lanes;
+    const Index first;  // item of the lane
+
+    SMNN_INLINE Separators(const ChainJob<T>& job_, Index number)
+        : job(job_),
+          n(Unrolled ? N : job_.n),
+          total(job_.sizes[job_.level]),
+          lane(number, total, job_.chunks),
+          items(job_.systems.count * total),
+          lanes(job_.systems.count * job_.chunks),
+          first(lane.system * total + lane.start) {}
+
+    SMNN_INLINE void sweep() const {
+        ChainSweep<T, N, Chunked> state(n);
+        state.start(item(0));
+        for (int k = 0; k + 1 < lane.length; ++k) {
+            T f[ENTRIES], z[N];
+            if (state.advance(item(k + 1), job.tolerance2, f, z)) mark(k);
+            keep(k, f, z);
+        }
+        if constexpr (Chunked) {
+            T* to = static_cast<T*>(job.next_ends) + lane.number;
+            state.leave([&](int e, T x) { to[e * lanes] = x; });
+        } else {
+            T f[ENTRIES], z[N];
+            if (state.finish(job.tolerance2, f, z)) mark(lane.length - 1);
+            keep(lane.length - 1, f, z);
+        }
+    }
+
+    // R^T w = g, w in the place of z.
+    SMNN_INLINE void forward() const {
+        const T* passed = static_cast<const T*>(job.passed) + first * 2 * N;
+        T g[N], left[N], next[N], before[N];
+        for (int j = 0; j < N; ++j) left[j] = before[j] = T(0);
+        const auto read = [&](int k) {
+            const bool more = lane.start + k + 1 < total;
+            for (int j = 0; j < N; ++j) {
+                g[j] = passed[k * 2 * N + j] - (more ? passed[(k + 1) * 2 * N + N + j] : T(0)) - before[j];
+            }
+        };
+        for (int k = 0; k < lane.length - Chunked; ++k) {
+            T f[ENTRIES];
+            read(k);
+            load(job.factor, first + k, ENTRIES, items, f);
+            chain_forward<T, Chunked>(n, f, g, next, left);
+            store(job.z, first + k, N, items, g);
+            for (int j = 0; j < N; ++j) before[j] = next[j];
+        }
+        if constexpr (Chunked) {
+            read(lane.length - 1);
+            T* out = static_cast<T*>(job.next_passed) + lane.number * 2 * N;
+            for (int j = 0; j < N; ++j) {
+                out[j] = g[j];
+                out[N + j] = left[j];
+            }
+        }
+    }
+
+    // R x = z
+    SMNN_INLINE void back() const {
+        T next[N], left[N];
+        T* x = static_cast<T*>(job.x) + first * N;
+        const T* separators = static_cast<const T*>(job.separators) + lane.number * N;
+        int k = lane.length - 1;
+        for (int j = 0; j < N; ++j) {
+            next[j] = Chunked ? separators[j] : T(0);
+            left[j] = Chunked && lane.chunk > 0 ? separators[j - N] : T(0);
+        }
+        if constexpr (Chunked) {
+            for (int j = 0; j < N; ++j) x[k * N + j] = next[j];
+            --k;
+        }
+        for (; k >= 0; --k) {
+            T f[ENTRIES], z[N];
+            load(job.factor, first + k, ENTRIES, items, f);
+            load(job.z, first + k, N, items, z);
+            chain_back<T, Chunked>(n, f, z, next, left, z);
+            for (int j = 0; j < N; ++j) x[k * N + j] = next[j] = z[j];
+        }
+    }
+
+   private:
+    SMNN_INLINE auto item(int k) const {
+        const T* from = static_cast<const T*>(job.ends) + first + k;
+        const Index stride = items;
+        return [from, stride](int e) { return from[e * stride]; };
+    }
+
+    SMNN_INLINE void keep(int k, const T* f, const T* z) const {
+        store(job.factor, first + k, ENTRIES, items, f);
+        store(job.z, first + k, N, items, z);
+    }
+
+    // Item k of a level is the last of chunk k one level below.
+    SMNN_INLINE void mark(int k) const {
+        int t = lane.start + k;
+        for (int level = job.level; level > 0; --level) {
+            const Division division{job.sizes[level - 1], job.sizes[level]};
+            t = division.start(t) + division.length(t) - 1;
+        }
+        job.systems.mark(lane.system, t);
+    }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -1,0 +1,80 @@
+"""The kernels as one text that includes nothing, and the macros that make it the module of one problem size.
+
+One text, since a compiler at run time is given no folders to look into, and since caches of compiled modules are keyed
+by the text: a change of any header changes it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .layout import chain_job, point_job
+
+BLOCK = 128
+"""Threads of a block."""
+
+_INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
+
+# NVRTC has the functions of <math.h>, under their own names alone.
+_BUILTINS = "".join(
+    f"#define __builtin_{name}{f} {name}{f}\n" for name in ("sqrt", "fabs", "copysign") for f in ("", "f")
+)
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """What a module is compiled for."""
+
+    dtype: str
+    V: int
+    K: int
+    Q: int
+    extra_rows: bool
+    """whether the scheme has rows on the next point alone"""
+    chunked: bool
+
+    @property
+    def defines(self) -> dict[str, object]:
+        """The macros that `kernels.cu` asks for."""
+        return {
+            "SMNN_LEVEL": "cuda",
+            "SMNN_SCALAR": {"float64": "double", "float32": "float"}[self.dtype],
+            "SMNN_V": self.V,
+            "SMNN_K": self.K,
+            "SMNN_Q": self.Q,
+            "SMNN_EXTRA": int(self.extra_rows),
+            "SMNN_CHUNKED": int(self.chunked),
+            "SMNN_BLOCK": BLOCK,
+            "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
+            "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
+        }
+
+    @property
+    def source(self) -> str:
+        """What NVRTC compiles."""
+        return _BUILTINS + "".join(f"#define {k} {v}\n" for k, v in self.defines.items()) + kernels()
+
+    def __str__(self) -> str:
+        extra, chunked = "+extra" * self.extra_rows, "+chunked" * self.chunked
+        return f"{self.dtype}-V{self.V}K{self.K}Q{self.Q}{extra}{chunked}"
+
+
+NVRTC_OPTIONS = ("-std=c++17", "-default-device")
+
+
+@cache
+def kernels() -> str:
+    """`kernels.cu` and all headers of this project that it includes, each once, in its place."""
+    seen: set[Path] = set()
+
+    def read(path: Path) -> str:
+        if path in seen:
+            return ""
+        seen.add(path)
+        text = path.read_text(encoding="utf-8").replace("#pragma once\n", "")
+        return _INCLUDE.sub(lambda match: read((path.parent / match[1]).resolve()), text)
+
+    return read(Path(__file__).with_name("kernels.cu").resolve())

@@ -1,0 +1,27 @@
+// kernels.cu for the CPU: launch by name. Returns 0, or 1 where there is no such kernel.
+#include <type_traits>
+
+#include "grid.hpp"
+
+#include "kernels.cu"
+
+extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int backwards, const void* job) {
+#define KERNEL(NAME)                                          \
+    if (std::strcmp(name, #NAME) == 0) {                      \
+        run_grid(NAME, blocks, threads, backwards != 0, job); \
+        return 0;                                             \
+    }
+    KERNEL(smnn_sweep)
+    KERNEL(smnn_forward)
+    KERNEL(smnn_back)
+    KERNEL(smnn_contract)
+#if SMNN_CHUNKED
+    KERNEL(smnn_chain_sweep)
+    KERNEL(smnn_chain_forward)
+    KERNEL(smnn_chain_back)
+    KERNEL(smnn_last_sweep)
+    KERNEL(smnn_last_forward)
+    KERNEL(smnn_last_back)
+#endif
+    return 1;
+}

@@ -37,6 +37,7 @@ __all__ = [
     "tensor",
 ]
 
+NOTHING = nullcontext()
 FLOATS = (torch.float32, torch.float64)
 T_ = TypeVar("T_", Problem, System)
 
@@ -263,8 +264,8 @@ def _plain(x: Any) -> Any:
 
 
 def _view(x: Any) -> Any:
-    """The same memory as a NumPy array."""
-    return x.detach().resolve_neg().numpy() if isinstance(x, Tensor) else x
+    """A CPU tensor as a NumPy array on the same memory, without its graph (`force`)."""
+    return x.numpy(force=True) if isinstance(x, Tensor) else x
 
 
 def _like(system: System, x: Tensor) -> Any:
@@ -274,7 +275,9 @@ def _like(system: System, x: Tensor) -> Any:
 
 def tensor(x: Any) -> Tensor:
     """The same memory as a tensor."""
-    return x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+    if isinstance(x, Tensor):
+        return x
+    return torch.from_numpy(x if isinstance(x, np.ndarray) else np.asarray(x))
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -283,4 +286,4 @@ def full_precision(x: Tensor) -> torch.autocast:
 
 
 def _calls_on(system: System) -> AbstractContextManager[Any]:
-    return nullcontext() if isinstance(system.coefficients, np.ndarray) else full_precision(system.coefficients)
+    return NOTHING if isinstance(system.coefficients, np.ndarray) else full_precision(system.coefficients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,9 @@ def solve_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
         SingularSystemError: as `smnn_core.solve_ode`.
     """
-    c, s, b, u = _tensors(coefficients=coefficients, step_sizes=step_sizes, rhs=rhs, initial_values=initial_values)
-    lhs = c, s, *_weights(weights)
+    tensors = {"coefficients": coefficients, "step_sizes": step_sizes, "rhs": rhs, "initial_values": initial_values}
+    c, s, b, u, *w = _checked(tensors, weights)
+    lhs = c, s, *w
     T_init, R_init = (u.shape[-3], u.shape[-1]) if u.ndim >= 3 else (0, 0)
     how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute)
     if torch.compiler.is_compiling():
@@ -104,8 +105,7 @@ def factorize(
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
-    c, s = _tensors(coefficients=coefficients, step_sizes=step_sizes)
-    lhs = c, s, *_weights(weights)
+    lhs = tuple(_checked({"coefficients": coefficients, "step_sizes": step_sizes}, weights))
     for name, x in zip(LHS, lhs, strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ArgumentError(
@@ -138,7 +138,7 @@ class Factorization:
         Raises:
             ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
         """
-        b, u = _tensors(rhs=rhs, initial_values=initial_values)
+        b, u = _checked({"rhs": rhs, "initial_values": initial_values})
         if torch.compiler.is_compiling():
             return ops.call("least_squares", self._how, self._lhs, b, u, None)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
@@ -150,31 +150,26 @@ class Factorization:
         Raises:
             ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
         """
-        (g,) = _tensors(g=g)
+        (g,) = _checked({"g": g})
         if torch.compiler.is_compiling():
             return ops.call("normal_solve", self._how, self._lhs, g)
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
 
 
-def _tensors(**arguments: Any) -> Collection[Tensor]:
-    """The arguments as they are; under autocast, those in half precision in float32."""
-    for name, x in arguments.items():
+def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> list[Any]:
+    """The arguments, and the weights, as they are; under autocast, those in half precision in float32."""
+    for name, x in tensors.items():
         if not isinstance(x, Tensor):
             raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
-    return _without_half(arguments.values())
-
-
-def _weights(weights: Weights) -> Collection[Any]:
-    if not isinstance(weights, Weights):
-        raise TypeError(
-            f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
-        )
-    return _without_half((weights.equation, weights.initial, weights.smoothness))
-
-
-def _without_half(values: Collection[Any]) -> Collection[Any]:
-    kinds = {x.device.type for x in values if isinstance(x, Tensor)}
-    if any(torch.is_autocast_enabled(kind) for kind in kinds):
+    values: list[Any] = list(tensors.values())
+    kind = values[0].device.type
+    if weights is not None:
+        if not isinstance(weights, Weights):
+            raise TypeError(
+                f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+            )
+        values += (weights.equation, weights.initial, weights.smoothness)
+    if torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
     return values

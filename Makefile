@@ -13,9 +13,9 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
 # OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
-demo test docs examples: export OMP_WAIT_POLICY := PASSIVE
+demo test test-latest docs examples: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test lint format docs docs-serve bench examples clean
+.PHONY: help demo test lint format docs docs-serve bench examples test-latest clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -23,6 +23,7 @@ help:
 	@echo "make demo      discover the Lorenz equations from a trajectory (examples/lorenz.py)"
 	@echo "make test      the tests"
 	@echo "make lint      ruff and mypy"
+	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
 	@echo "make docs      the documentation, in site/"
 	@echo "make bench     the benchmarks"
 	@echo "make examples  every example, small"
@@ -33,6 +34,9 @@ demo: $(VENV)/.torch $(VENV)/.examples
 
 test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax
 	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS)
+
+test-latest:
+	WORKERS=$(WORKERS) tools/test_latest.sh
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

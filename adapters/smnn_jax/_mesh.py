@@ -40,11 +40,7 @@ def vary_like(x: Array, other: Array) -> Array:
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:
     missing = tuple(sorted(axes - varying_axes(x)))
-    if not missing:
-        return x
-    if not hasattr(jax.lax, "pcast"):  # up to JAX 0.8.1
-        return jax.lax.pvary(x, missing)
-    return jax.lax.pcast(x, missing, to="varying")
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def explicit_spec(inputs: Sequence[Array], cores: Sequence[int]) -> PartitionSpec | None:

@@ -280,9 +280,9 @@ def tensor(x: Any) -> Tensor:
     return torch.from_numpy(x if isinstance(x, np.ndarray) else np.asarray(x))
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Array calls on tensors must not be autocast to half precision."""
-    return torch.autocast(x.device.type, enabled=False)
+    return NOTHING if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _calls_on(system: System) -> AbstractContextManager[Any]:

@@ -198,8 +198,11 @@ def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
     """
     ctx.set_materialize_grads(False)
     ctx.how = how
-    saved = [*tensors, torch.empty(0)]
-    saved[-1].keep = keep
+    token = None
+    if keep.kept is not None:
+        token = torch.empty(0)
+        token.keep = keep
+    saved = [*tensors, token]
     ctx.numbers = numbers = [(i, w) for i, w in enumerate(tensors[2:5], 2) if not isinstance(w, Tensor)]
     for i, _ in numbers:
         saved[i] = None

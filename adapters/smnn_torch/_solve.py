@@ -170,6 +170,6 @@ def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> l
                 f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
             )
         values += (weights.equation, weights.initial, weights.smoothness)
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
     return values

@@ -194,3 +194,12 @@ def test_fake_tensors_follow_real_ones(make: Any) -> None:
         y = st.solve_ode(*(mode.from_tensor(x) for x in inputs))
     assert y.shape == (2, 6, 2, 3)
     assert y.dtype == torch.float64
+
+
+def test_meta_tensors_follow_real_ones(make: Any) -> None:
+    inputs = [x.to("meta").requires_grad_() for x in make((2,), T=6, V=2)]
+    y = st.solve_ode(*inputs)
+    assert y.is_meta
+    assert y.shape == (2, 6, 2, 3)
+    for x, gradient in zip(inputs, torch.autograd.grad(y.sum(), inputs, create_graph=True), strict=True):
+        assert gradient.shape == x.shape

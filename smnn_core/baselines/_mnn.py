@@ -58,11 +58,12 @@ def mnn_conjugate_gradient(
 ) -> Array:
     """The system with slack variable, by conjugate gradients on the normal equations, without forming a matrix.
 
+    The other arguments, result and errors are as for `mnn_dense`.
+
     Args:
         max_iterations: the published limit is 200, often too few: the iteration stops where it stands.
         tolerance: a system is done when its residual has this size relative to the start; None: the root of the dtype's
             epsilon.
-        The others, result and errors: as for `mnn_dense`.
     """
     problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
     xp = problem.system.xp

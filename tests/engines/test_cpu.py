@@ -103,7 +103,9 @@ def check_against_oracle(problem: Problem) -> None:
     gradients = factor.adjoint(problem, found, g)
     for name, value in named(gradients).items():
         repeats = g.size / max(value.size, 1)  # terms of the sum over broadcast axes
-        tolerance = 20 * eps * cond * (1 + size_x) * (1 + size_y) * repeats * (1 + np.abs(expected[name]).max(initial=0))
+        tolerance = (
+            20 * eps * cond * (1 + size_x) * (1 + size_y) * repeats * (1 + np.abs(expected[name]).max(initial=0))
+        )
         assert_near(value, expected[name], tolerance, name)
 
 
@@ -132,7 +134,8 @@ def test_agrees_with_the_oracle_on_any_shape(shape, scheme, T_init, seed) -> Non
 @pytest.mark.parametrize("sizes", [*COMPILED, (2, 3, 2), (4, 4, 4), (8, 4, 8)])
 @pytest.mark.parametrize("batch", [(), (19,)])
 def test_agrees_with_the_oracle_for_every_size(sizes, batch) -> None:
-    check_against_oracle(random_problem(np.random.default_rng(2), batch, 70, *sizes))
+    T = 70 if sizes[0] * sizes[1] < 16 else 24
+    check_against_oracle(random_problem(np.random.default_rng(2), batch, T, *sizes))
 
 
 def test_weights_of_every_broadcast_and_zeros() -> None:
@@ -172,7 +175,8 @@ def test_left_hand_side_shared_by_many_right_hand_sides(dtype) -> None:
 
 def test_arrays_of_any_strides_are_used_as_they_are() -> None:
     rng = np.random.default_rng(6)
-    problem = random_problem(rng, (9,), 26, 1, 3, 1)
+    weights = smnn.Weights(rng.uniform(1, 2, (9, 26, 1)), rng.uniform(1, 2, (1, 1, 3)), rng.uniform(1, 2, (25,)))
+    problem = random_problem(rng, (9,), 26, 1, 3, 1, weights=weights)
     system = problem.system
 
     def strange(x: np.ndarray) -> np.ndarray:

@@ -322,8 +322,9 @@ class GradientOf {
         Output& out = call.job.gradient[field];
         const bool per_point = field != U && field != W_INITIAL;
         times_ = a.time;
-        if (product(to.shape) == batch * a.time * count) {
+        if (batch > 0 && product(to.shape) == batch * a.time * count) {
             out = {to.data, Gather::PER_SYSTEM};
+            direct_ = true;
             return;
         }
         if (per_point && layout.time == 0 && a.time > 1) {
@@ -345,7 +346,7 @@ class GradientOf {
 
     // (once the number of tasks is known)
     void allocate() {
-        if (systems_ == 0) return;
+        if (direct_) return;
         if (by_task_) repeats_ = call_.job.tasks;
         const size_t bytes = size_t(systems_ * repeats_ * times_ * count_) * call_.item();
         buffer_ = Buffer(bytes);
@@ -354,7 +355,7 @@ class GradientOf {
     }
 
     void finish() {
-        if (systems_ == 0) return;
+        if (direct_) return;
         if (call_.shape().is_double) {
             sum_to_field(call_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
         } else {
@@ -368,7 +369,7 @@ class GradientOf {
     Field field_;
     View to_;
     Index systems_ = 0, repeats_ = 1, times_ = 0, count_ = 0;
-    bool by_task_ = false;
+    bool direct_ = false, by_task_ = false;
     Buffer buffer_;
 };
 

@@ -45,6 +45,16 @@ class Held {
         if (held_) PyBuffer_Release(&buffer_);
     }
 
+    // An array to write: of this shape, and its elements one after another.
+    void require(const std::vector<Index>& shape) const {
+        Index stride = 1;
+        bool dense = true;
+        for (size_t i = view.shape.size(); i-- > 0; stride *= view.shape[i]) {
+            dense = dense && (view.shape[i] == 1 || view.strides[i] == stride);
+        }
+        if (view.shape != shape || (!dense && stride != 0)) fail("another shape or layout than the result");
+    }
+
     View view;
 
    private:
@@ -98,6 +108,13 @@ class Request {
 
     const char* format() const { return format_; }
 
+    // (batch..., T, V, K)
+    std::vector<Index> solution_shape() const {
+        std::vector<Index> result = shape.batch;
+        for (int size : {shape.T, shape.V, shape.K}) result.push_back(size);
+        return result;
+    }
+
    private:
     const char* format_;
     Held scheme_, flags_;
@@ -110,7 +127,10 @@ nb::tuple solve(
 ) {
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
     std::unique_ptr<Held> out;
-    if (!y.is_none()) out = std::make_unique<Held>(y, true, request.format());
+    if (!y.is_none()) {
+        out = std::make_unique<Held>(y, true, request.format());
+        out->require(request.solution_shape());
+    }
     smnn::Solved solved;
     {
         nb::gil_scoped_release release;
@@ -128,6 +148,7 @@ void normal_solve(
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
     request.hold(smnn::G, g);
     Held out(x, true, request.format());
+    out.require(request.solution_shape());
     nb::gil_scoped_release release;
     smnn::normal_solve(
         request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
@@ -146,6 +167,7 @@ void adjoint(
     Arrays out;
     for (size_t f = 0; f < outs.size(); ++f) {
         outs[f] = std::make_unique<Held>(gradients[f], true, request.format());
+        outs[f]->require(request.arrays[f].shape);
         out[f] = outs[f]->view;
     }
     nb::gil_scoped_release release;

@@ -1,0 +1,76 @@
+"""The tests of the compiled engine again, with each instruction set of this processor and with 1 and 2 threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smnn_core.engines import cpu
+
+pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
+
+LEVELS = cpu._kernels.usable_levels().split(", ") if cpu._kernels else []
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": paths, **environment}
+    return subprocess.run([sys.executable, *code], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_passes_with(level: str, threads: str) -> None:
+    file = str(Path(__file__).with_name("test_cpu.py"))
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
+    result = run(arguments, SMNN_SIMD=level, OMP_NUM_THREADS=threads)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_describes_the_level_and_the_threads(level: str) -> None:
+    result = run(
+        ["-c", "from smnn_core.engines import cpu; print(cpu.describe())"], SMNN_SIMD=level, OMP_NUM_THREADS="1"
+    )
+    assert f"available: {level} instructions" in result.stdout
+    assert "1 threads" in result.stdout
+
+
+def test_an_unknown_level_is_refused_with_those_there_are() -> None:
+    code = "import numpy as np, smnn_core as smnn; smnn.show_config(); smnn.solve_ode("
+    code += "np.ones((4, 1, 1, 2)), np.ones((4, 1)), np.ones((1, 1, 1)), np.ones(3), engine='cpu')"
+    result = run(["-c", code], SMNN_SIMD="avx1024")
+    assert result.returncode != 0
+    assert "SMNN_SIMD=avx1024 is unknown; usable on this processor are" in result.stderr
+    assert "not available" in result.stdout
+
+
+def test_threads_follow_threadpoolctl() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+    before = cpu._kernels.max_threads()
+    with threadpoolctl.threadpool_limits(1):
+        assert cpu._kernels.max_threads() == 1
+    assert cpu._kernels.max_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_solves() -> None:
+    """The child of a process that has used its threads has none of them."""
+    code = """
+import os, numpy as np, smnn_core as smnn
+def solve():
+    rng = np.random.default_rng(0)
+    c = rng.normal(size=(64, 400, 1, 1, 3))
+    return smnn.solve_ode(c, np.ones((400, 1)), np.ones((1, 1, 2)), np.full(399, 0.1), engine='cpu')
+y = solve()
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.allclose(solve(), y) else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(["-c", code], OMP_NUM_THREADS="2").returncode == 0

@@ -1,0 +1,261 @@
+// The compiled engine without Python, to be run under sanitizers (`make sanitize`): solutions against a dense least-squares
+// solve in extended precision, normal solves by symmetry, gradients against differences. Exits with 1 on a failure.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "../../smnn_core/engines/_cpu/engine.hpp"
+
+using smnn::Arrays;
+using smnn::Index;
+using smnn::Shape;
+using smnn::View;
+
+namespace {
+
+int failures = 0;
+
+void expect_near(double actual, double expected, double tolerance, const char* what, const Shape& s) {
+    if (std::abs(actual - expected) <= tolerance) return;
+    std::printf(
+        "FAILED %s: %.17g, expected %.17g within %.1e (T=%d V=%d K=%d Q=%d T_init=%d batch=%lld)\n", what, actual, expected,
+        tolerance, s.T, s.V, s.K, s.Q, s.T_init, s.batch.empty() ? 1 : s.batch[0]
+    );
+    ++failures;
+}
+
+View contiguous(std::vector<double>& data, std::vector<Index> shape) {
+    View view;
+    view.data = data.data();
+    view.strides.assign(shape.size(), 1);
+    for (size_t i = shape.size(); i-- > 1;) view.strides[i - 1] = view.strides[i] * shape[i];
+    view.shape = std::move(shape);
+    return view;
+}
+
+// y' = f by one row per order: y[t,o] + s y[t,o+1] - y[t+1,o] for o < K-1, and a light last row; with `extra`, rows that
+// touch the next point alone as well.
+smnn::Scheme scheme(int K, bool extra) {
+    const int width = 2 * K;
+    std::vector<double> rows(size_t(width * width), 0.0);
+    for (int o = 0; o < K; ++o) {
+        rows[size_t(o * width + o)] = o + 1 < K ? 1 : 0.1;
+        if (o + 1 < K) rows[size_t(o * width + o + 1)] = 1;
+        rows[size_t(o * width + K + o)] = o + 1 < K ? -1 : -0.1;
+        if (extra) rows[size_t((K + o) * width + K + o)] = 0.3;
+    }
+    return {rows, 8 * 2.2e-16 * K};
+}
+
+struct Case {
+    Shape shape;
+    smnn::Scheme scheme;
+    std::vector<double> data[smnn::SMOOTHNESS_RHS];
+    std::vector<Index> sizes[smnn::SMOOTHNESS_RHS];
+
+    Case(Shape s, bool extra, unsigned seed) : shape(s), scheme(::scheme(s.K, extra)) {
+        std::mt19937 random(seed);
+        std::uniform_real_distribution<double> uniform(-0.4, 0.4);
+        const auto with_batch = [&](std::vector<Index> core) {
+            core.insert(core.begin(), shape.batch.begin(), shape.batch.end());
+            return core;
+        };
+        sizes[smnn::C] = with_batch({s.T, s.Q, s.V, s.K});
+        sizes[smnn::B] = with_batch({s.T, s.Q});
+        sizes[smnn::W_EQUATION] = {};          // one number for all
+        sizes[smnn::S] = {s.T - 1};            // shared by the batch
+        sizes[smnn::W_SMOOTHNESS] = with_batch({1});
+        sizes[smnn::U] = with_batch({s.T_init, s.V, s.R_init});
+        sizes[smnn::W_INITIAL] = {s.T_init, s.V, s.R_init};
+        for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+            Index size = 1;
+            for (Index extent : sizes[f]) size *= extent;
+            data[f].resize(size_t(size));
+            for (double& x : data[f]) x = uniform(random);
+        }
+        for (double& x : data[smnn::S]) x = 0.4 + 0.2 * x;
+        for (int f : {int(smnn::W_EQUATION), int(smnn::W_SMOOTHNESS), int(smnn::W_INITIAL)}) {
+            for (double& x : data[f]) x += 1;
+        }
+        Index at = 0;
+        for (double& x : data[smnn::C]) {
+            const Index j = at % (s.V * s.K), q = at / (s.V * s.K) % s.Q;
+            if (j == q % s.V * s.K + s.K - 1) x += 1.5;
+            ++at;
+        }
+    }
+
+    Arrays arrays() {
+        Arrays all;
+        static double nowhere;
+        for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+            all[size_t(f)] = contiguous(data[f], sizes[f]);
+            if (data[f].empty()) all[size_t(f)].data = &nowhere;
+        }
+        return all;
+    }
+    Index systems() const { return shape.batch.empty() ? 1 : shape.batch[0]; }
+    size_t unknowns() const { return size_t(systems()) * size_t(shape.T * shape.V * shape.K); }
+    std::vector<Index> y_shape() const {
+        std::vector<Index> result = shape.batch;
+        for (int extent : {shape.T, shape.V, shape.K}) result.push_back(extent);
+        return result;
+    }
+};
+
+// One place for all flags.
+struct Flag {
+    unsigned char value = 0;
+    View view;
+    Flag() {
+        view.data = &value;
+        view.shape = {1};
+        view.strides = {1};
+    }
+};
+
+std::vector<double> solve(Case& c) {
+    std::vector<double> y(c.unknowns());
+    Flag flag;
+    smnn::solve(c.shape, c.scheme, c.arrays(), flag.view, y.data());
+    return y;
+}
+
+// The first system, densely: Householder QR in long double.
+std::vector<double> dense(Case& c) {
+    const Shape& s = c.shape;
+    const int n = s.V * s.K, N = s.T * n;
+    std::vector<std::vector<long double>> rows;
+    const auto row = [&]() -> std::vector<long double>& {
+        rows.emplace_back(size_t(N + 1), 0.0L);
+        return rows.back();
+    };
+    const double we = c.data[smnn::W_EQUATION][0], ws = c.data[smnn::W_SMOOTHNESS][0];
+    for (int t = 0; t < s.T; ++t) {
+        for (int q = 0; q < s.Q; ++q) {
+            auto& r = row();
+            for (int j = 0; j < n; ++j) r[size_t(t * n + j)] = we * c.data[smnn::C][size_t((t * s.Q + q) * n + j)];
+            r[size_t(N)] = we * c.data[smnn::B][size_t(t * s.Q + q)];
+        }
+        for (int v = 0; t < s.T_init && v < s.V; ++v) {
+            for (int o = 0; o < s.R_init; ++o) {
+                const size_t at = size_t((t * s.V + v) * s.R_init + o);
+                auto& r = row();
+                r[size_t(t * n + v * s.K + o)] = c.data[smnn::W_INITIAL][at];
+                r[size_t(N)] = c.data[smnn::W_INITIAL][at] * c.data[smnn::U][at];
+            }
+        }
+        for (int v = 0; t + 1 < s.T && v < s.V; ++v) {
+            for (int i = 0; i < 2 * s.K; ++i) {
+                auto& r = row();
+                for (int o = 0; o < 2 * s.K; ++o) {
+                    const double power = std::pow(c.data[smnn::S][size_t(t)], o % s.K);
+                    r[size_t((t + o / s.K) * n + v * s.K + o % s.K)] =
+                        ws * power * c.scheme.rows[size_t(i * 2 * s.K + o)];
+                }
+            }
+        }
+    }
+    for (int j = 0; j < N; ++j) {
+        long double sum = 0;
+        for (size_t i = size_t(j); i < rows.size(); ++i) sum += rows[i][size_t(j)] * rows[i][size_t(j)];
+        const long double a = rows[size_t(j)][size_t(j)], norm = a >= 0 ? std::sqrt(sum) : -std::sqrt(sum);
+        std::vector<long double> v(rows.size(), 0.0L);
+        for (size_t i = size_t(j); i < rows.size(); ++i) v[i] = rows[i][size_t(j)];
+        v[size_t(j)] += norm;
+        for (int k = j; k <= N; ++k) {
+            long double dot = 0;
+            for (size_t i = size_t(j); i < rows.size(); ++i) dot += v[i] * rows[i][size_t(k)];
+            dot /= norm * v[size_t(j)];
+            for (size_t i = size_t(j); i < rows.size(); ++i) rows[i][size_t(k)] -= v[i] * dot;
+        }
+    }
+    std::vector<double> y(size_t(N), 0.0);
+    for (int j = N - 1; j >= 0; --j) {
+        long double sum = rows[size_t(j)][size_t(N)];
+        for (int k = j + 1; k < N; ++k) sum -= rows[size_t(j)][size_t(k)] * y[size_t(k)];
+        y[size_t(j)] = double(sum / rows[size_t(j)][size_t(j)]);
+    }
+    return y;
+}
+
+void check(const Shape& shape, bool extra, unsigned seed) {
+    Case c(shape, extra, seed);
+    const std::vector<double> y = solve(c);
+    if (shape.T <= 40 && c.systems() > 0) {
+        const std::vector<double> expected = dense(c);
+        // conditions of these problems are below 1e4; the rounding of double is 2e-16
+        for (size_t i = 0; i < expected.size(); ++i) expect_near(y[i], expected[i], 1e-10, "solution", shape);
+    }
+
+    std::mt19937 random(seed + 1);
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    std::vector<double> g(y.size()), h(y.size()), x(y.size()), z(y.size());
+    for (size_t i = 0; i < g.size(); ++i) {
+        g[i] = uniform(random);
+        h[i] = uniform(random);
+    }
+    Flag flag;
+    Arrays arrays = c.arrays();
+    const smnn::Solved kept = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr);
+    arrays[smnn::G] = contiguous(g, c.y_shape());
+    smnn::normal_solve(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), x.data());
+    arrays[smnn::G] = contiguous(h, c.y_shape());
+    smnn::normal_solve(c.shape, c.scheme, arrays, flag.view, nullptr, z.data());
+    const double left = std::inner_product(h.begin(), h.end(), x.begin(), 0.0);
+    const double right = std::inner_product(g.begin(), g.end(), z.begin(), 0.0);
+    expect_near(left, right, 1e-8 * (std::abs(left) + double(y.size())), "symmetry", shape);
+
+    Arrays gradients;
+    std::vector<double> values[smnn::SMOOTHNESS_RHS];
+    for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+        values[f].resize(c.data[f].size() + 1);
+        gradients[size_t(f)] = contiguous(values[f], c.sizes[f]);
+    }
+    std::vector<double> y_copy = y;
+    arrays[smnn::Y] = contiguous(y_copy, c.y_shape());
+    arrays[smnn::G] = contiguous(g, c.y_shape());
+    smnn::adjoint(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), gradients);
+    for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+        Case plus = c, minus = c;
+        double along = 0;
+        const double step = 1e-5;
+        for (size_t i = 0; i < c.data[f].size(); ++i) {
+            const double direction = uniform(random);
+            plus.data[f][i] += step * direction;
+            minus.data[f][i] -= step * direction;
+            along += values[f][i] * direction;
+        }
+        const std::vector<double> up = solve(plus), down = solve(minus);
+        double difference = 0, size = 1;
+        for (size_t i = 0; i < g.size(); ++i) {
+            difference += g[i] * (up[i] - down[i]) / (2 * step);
+            size += std::abs(g[i] * up[i]);
+        }
+        // truncation step^2 times third derivatives, rounding eps / step
+        expect_near(along, difference, 1e-6 * (size + std::abs(along)), "gradient", shape);
+    }
+}
+
+}  // namespace
+
+int main() {
+    unsigned seed = 0;
+    for (bool extra : {false, true}) {
+        for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}}) {
+            for (int T : {2, 3, 9, 33, 150}) {
+                const int T_init = T > 3 ? 3 : 1;
+                check({T, 1, 3, 1, 1, 3, true, batch}, extra, ++seed);
+                check({T, 2, 2, 3, T_init, 2, true, batch}, extra, ++seed);
+                check({T, 1, 4, 2, T_init, 4, true, batch}, extra, ++seed);
+            }
+        }
+    }
+    const Shape none{7, 1, 3, 1, 1, 3, true, {0}};
+    check(none, false, ++seed);
+    std::printf(failures ? "%d failures\n" : "all kernel tests passed\n", failures);
+    return failures != 0;
+}

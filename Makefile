@@ -15,7 +15,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 # OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
 demo test test-latest docs examples: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test lint format docs docs-serve bench examples test-latest clean
+.PHONY: help demo test lint format docs docs-serve bench examples test-latest build wheel-check sanitize clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -27,6 +27,9 @@ help:
 	@echo "make docs      the documentation, in site/"
 	@echo "make bench     the benchmarks"
 	@echo "make examples  every example, small"
+	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
+	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
+	@echo "make sanitize  the kernels under the address and undefined-behaviour sanitizers"
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/.torch $(VENV)/.examples
@@ -59,6 +62,15 @@ bench: $(VENV)/.torch $(VENV)/.examples
 examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
 	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example --smoke; done
 
+build: $(VENV)/.build
+	PYTHON=$(PY) PATH="$(abspath $(VENV))/bin:$$PATH" tools/build_inplace.sh -DSMNN_WERROR=ON
+
+wheel-check: $(VENV)/.build
+	PYTHON="$(abspath $(PY))" tools/wheel_check.sh
+
+sanitize:
+	tools/sanitize.sh
+
 clean:
 	rm -rf build dist site examples/output benchmarks/output .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	rm -rf $(VENV)
@@ -73,6 +85,11 @@ $(VENV)/.python:
 
 $(VENV)/.smnn: $(VENV)/.python $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable .
+	touch $@
+
+# CMake, Ninja and nanobind for a build by hand; the package `build` for the wheel.
+$(VENV)/.build: $(VENV)/.python pyproject.toml
+	$(PIP) install --quiet build cmake ninja "nanobind>=2.4"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.python pyproject.toml

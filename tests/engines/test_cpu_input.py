@@ -71,7 +71,7 @@ def test_empty_batches(batch) -> None:
 
 
 def test_an_empty_batch_of_one_argument_sums_to_zero_for_the_others() -> None:
-    c, b, u, s = arguments()
+    c, _, u, s = arguments()
     y, vjp = smnn.solve_ode_vjp(c, np.zeros((0, 12, 1)), u, s, engine="cpu")
     assert y.shape == (0, 12, 1, 3)
     np.testing.assert_array_equal(vjp(y).coefficients, np.zeros_like(c))

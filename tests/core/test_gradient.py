@@ -34,13 +34,12 @@ def vjp(inputs: Flat, data: ProblemData, backend: Backend, g: np.ndarray) -> Fla
     arrays = {k: backend.asarray(x) for k, x in inputs.items()}
     weights = smnn.Weights(**{k: arrays[k] for k in WEIGHTS})
 
-    def gradients(c: Any, b: Any, u: Any, s: Any, g: Any) -> smnn.Gradients:
+    def gradients(c: Any, b: Any, u: Any, s: Any, g: Any) -> Flat:
         _, pullback = smnn.solve_ode_vjp(c, b, u, s, n_steps=data.n_steps, scheme=data.scheme, weights=weights)
-        return pullback(g)
+        return {k: x for k, x in flat(pullback(g)).items() if x is not None}
 
     arguments = [arrays[k] for k in ("coefficients", "rhs", "initial_values", "step_sizes")]
-    result = gradients(*arguments, backend.asarray(g))
-    return {k: x for k, x in flat(result).items() if x is not None}
+    return backend.jit(gradients)(*arguments, backend.asarray(g))
 
 
 def dense_gradient(inputs: Flat, data: ProblemData, g: np.ndarray) -> Flat:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 from _assert import assert_close, eps
@@ -16,12 +19,18 @@ import smnn_core as smnn
 DTYPES = ("float64", "float32")
 
 
+def solve(backend: Backend, arguments: Iterable[Any], **options: Any) -> Any:
+    """solve_ode on arrays of the backend, compiled as a whole where the library compiles."""
+    arrays = [x if not isinstance(x, np.ndarray) else backend.asarray(x) for x in arguments]
+    return backend.jit(lambda *a: smnn.solve_ode(*a, **options))(*arrays)
+
+
 def check_against_dense(data: ProblemData, backend: Backend, dtype: str, engine: str = "auto") -> None:
     data = data.rounded(dtype)
     oracle = dense_solve(*data.arrays, **data.options(), extended=dtype == "float64")
     arguments = data.arguments(backend, dtype)
     options = data.options(backend, dtype)
-    y = backend.jit(lambda *a: smnn.solve_ode(*a, **options, engine=engine))(*arguments)
+    y = solve(backend, arguments, **options, engine=engine)
     assert_close(y, oracle.y, backend, like=arguments[0], atol=oracle.tolerance(eps(dtype)), label=repr(data))
 
 
@@ -60,8 +69,8 @@ def test_time_invariant_inputs_equal_repeated_ones(backend: Backend) -> None:
     T = 7
     c, b, u, s = rng.normal(size=(1, 1, 1, 3)), rng.normal(size=(1, 1)), rng.normal(size=(1, 1, 2)), np.full(1, 0.3)
     repeated = np.repeat(c, T, 0), np.repeat(b, T, 0), u, np.repeat(s, T - 1, 0)
-    once = smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)), n_steps=T)
-    again = smnn.solve_ode(*(backend.asarray(x) for x in repeated))
+    once = solve(backend, (c, b, u, s), n_steps=T)
+    again = solve(backend, repeated)
     assert_close(once, again, backend, factor=1e3)
 
 
@@ -71,7 +80,7 @@ def test_shared_left_hand_side_equals_repeated_one(backend: Backend) -> None:
     T, V, K = 6, 2, 3
     c, s = rng.normal(size=(3, 1, T, V, V, K)), rng.uniform(0.2, 0.5, (T - 1,))
     b, u = rng.normal(size=(2, 1, 4, T, V)), rng.normal(size=(2, 3, 1, 2, V, 2))
-    y = smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)))
+    y = solve(backend, (c, b, u, s))
     for i in np.ndindex(2, 3, 4):
         own = c[i[1], 0], b[i[0], 0, i[2]], u[i[0], i[1], 0], s
         oracle = dense_solve(*own)
@@ -81,7 +90,7 @@ def test_shared_left_hand_side_equals_repeated_one(backend: Backend) -> None:
 
 def test_empty_batch(backend: Backend) -> None:
     c, b, u, s = np.ones((0, 5, 1, 1, 3)), np.ones((0, 5, 1)), np.ones((0, 1, 1, 1)), np.ones(1)
-    y = smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)))
+    y = solve(backend, (c, b, u, s))
     assert tuple(y.shape) == (0, 5, 1, 3)
 
 
@@ -105,10 +114,10 @@ def test_non_finite_input_leaves_other_batch_members_alone(backend: Backend, arg
     rng = np.random.default_rng(3)
     arguments = [rng.normal(size=shape) for shape in [(3, 6, 1, 1, 3), (3, 6, 1), (3, 1, 1, 2)]]
     arguments.append(rng.uniform(0.2, 0.5, (3, 5)))
-    clean = backend.to_numpy(smnn.solve_ode(*(backend.asarray(x) for x in arguments)))
+    clean = backend.to_numpy(solve(backend, arguments))
     arguments[argument][1].flat[0] = bad
     with np.errstate(invalid="ignore", over="ignore"):
-        y = backend.to_numpy(smnn.solve_ode(*(backend.asarray(x) for x in arguments)))
+        y = backend.to_numpy(solve(backend, arguments))
     assert np.array_equal(y[[0, 2]], clean[[0, 2]])
     assert not np.isfinite(y[1]).all()
 

@@ -61,9 +61,7 @@ class Scheme:
     _known: dict[int, Matrices] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @staticmethod
-    def from_matrices(
-        F: MatrixLike, G: MatrixLike, *, name: str = "custom", citation: str = "user-defined"
-    ) -> Scheme:
+    def from_matrices(F: MatrixLike, G: MatrixLike, *, name: str = "custom", citation: str = "user-defined") -> Scheme:
         """A scheme from one pair of matrices, for problems with K = F.shape[1] derivative orders.
 
         Raises:
@@ -109,9 +107,7 @@ def _defects(F: Matrix, G: Matrix, degree: int) -> list[float]:
     orders = range(len(F[0]))
     at_0 = [float(factorial(degree)) if o == degree else 0.0 for o in orders]
     at_1 = [factorial(degree) / factorial(degree - o) if o <= degree else 0.0 for o in orders]
-    return [
-        sum(f[o] * at_0[o] + g[o] * at_1[o] for o in orders) for f, g in zip(F, G, strict=True)
-    ]
+    return [sum(f[o] * at_0[o] + g[o] * at_1[o] for o in orders) for f, g in zip(F, G, strict=True)]
 
 
 def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:

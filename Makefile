@@ -26,6 +26,7 @@ help:
 	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
 	@echo "make docs      the documentation, in site/"
 	@echo "make bench     the benchmarks"
+	@echo "make gpu-check tests and benchmarks on a machine with an NVIDIA GPU; OUT=folder for the report"
 	@echo "make examples  every example, small"
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
 	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
@@ -58,6 +59,11 @@ docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 
 bench: $(VENV)/.torch $(VENV)/.examples
 	$(PY) -m benchmarks
+
+# On such machines nothing can be installed as a rule: this uses $(PYTHON) as it is.
+OUT ?= benchmarks/results/gpu
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(OUT)
 
 examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
 	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example --smoke; done

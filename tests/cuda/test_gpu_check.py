@@ -1,0 +1,78 @@
+"""The parts of tools/gpu_check.py that need no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "tools" / "gpu_check.py"
+
+
+@pytest.fixture(scope="module")
+def gpu_check():
+    spec = importlib.util.spec_from_file_location("gpu_check", PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module  # where dataclasses look for annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["gpu_check"]
+
+
+def test_dry_run_names_every_step(gpu_check, capsys) -> None:
+    assert gpu_check.main(["--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for what in ("tests, CuPy", "tests, PyTorch", "tests, JAX", "compute-sanitizer, memcheck", "lorenz", "longest"):
+        assert what in printed
+
+
+def test_a_folder_is_needed(gpu_check, capsys) -> None:
+    with pytest.raises(SystemExit):
+        gpu_check.main([])
+    assert "a folder for the report is needed" in capsys.readouterr().err
+
+
+def test_commands_that_fail_hang_or_are_missing_are_reported(gpu_check) -> None:
+    def run(code: str, seconds: float = 30) -> dict:
+        return gpu_check.run_command("x", [sys.executable, "-c", code], seconds)
+
+    assert run("print('3 passed')") == {"name": "x", "passed": True, "detail": "3 passed"}
+    assert run("import sys; print('1 failed'); sys.exit(1)")["passed"] is False
+    assert run("import time; time.sleep(60)", 1)["detail"] == "not done after 1 s"
+    missing = gpu_check.run_command("x", ["no-such-command-here"], 1)
+    assert (missing["passed"], missing["detail"]) == (None, "no-such-command-here is not installed")
+
+
+def test_report_holds_what_was_measured(gpu_check, tmp_path) -> None:
+    results = gpu_check.Results(
+        machine={"python": "3.12", "cupy": "14.2"},
+        tests=[
+            {"name": "tests, CuPy", "passed": True, "detail": "9 passed"},
+            {"name": "tests, JAX", "passed": False, "detail": "1 failed"},
+            {"name": "compute-sanitizer, memcheck", "passed": None, "detail": "not installed"},
+        ],
+        benchmarks=[
+            {"case": "lorenz", "dtype": "float64", "seconds": 2e-3, "graph_seconds": 1e-3, "published_seconds": 5e-2,
+             "bytes": 10**9, "note": ""},
+            {"case": "longest", "dtype": "float64", "seconds": 4e-3, "graph_seconds": None, "published_seconds": None,
+             "bytes": None, "note": "no graph: reason"},
+        ],
+        copy_bandwidth={"float64": 2e12},
+    )  # fmt: skip
+    gpu_check.write(results, tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "results.json").read_text())["benchmarks"] == results.benchmarks
+    text = (tmp_path / "new" / "report.md").read_text()
+    assert "| lorenz | float64 | 2 | 1 | 50 | 50.0 | 50% |  |" in text
+    assert "| longest | float64 | 4 |  |  |  |  | no graph: reason |" in text
+    assert "| tests, JAX | **failed** | 1 failed |" in text
+    assert "| compute-sanitizer, memcheck | not run | not installed |" in text
+
+
+def test_traffic_counts_every_array_as_often_as_it_is_moved(gpu_check) -> None:
+    assert gpu_check.traffic(1, 0, 0, 0) == 3  # read twice, gradients written
+    assert gpu_check.traffic(0, 1, 0, 0) == 3  # y written and read, g read
+    assert gpu_check.traffic(0, 0, 1, 0) == 4  # written once, read three times
+    assert gpu_check.traffic(0, 0, 0, 1) == 4  # z and w, each written and read

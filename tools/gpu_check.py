@@ -1,0 +1,344 @@
+"""`python tools/gpu_check.py FOLDER`: everything there is to check on a machine with an NVIDIA GPU, in one go.
+
+Runs the tests on devices, compute-sanitizer on a small problem, and the benchmarks against the published algorithm in
+PyTorch under CUDA graphs; writes report.md and results.json to FOLDER. Nothing is installed: Python finds the project
+through PYTHONPATH, and what is not there (PyTorch, JAX, compute-sanitizer) is left out and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = ("numpy", "cupy", "torch", "jax")
+DTYPES = ("float64", "float32")
+PUBLISHED_LIMIT = 20_000
+"""Points in time up to which the published algorithm is run: it takes several launches for each."""
+TESTS = {
+    "CuPy": ["tests/core", "-k", "cupy"],
+    "CUDA engine": ["tests/cuda"],
+    "PyTorch": ["tests/torch"],
+    "JAX": ["tests/jax"],
+}
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Results:
+    """What the report tells."""
+
+    machine: dict[str, str] = field(default_factory=dict)
+    tests: list[Row] = field(default_factory=list)
+    """name, passed, detail"""
+    benchmarks: list[Row] = field(default_factory=list)
+    """case, dtype, seconds, graph_seconds, published_seconds, bytes (None: not measured, see note), note"""
+    copy_bandwidth: dict[str, float] = field(default_factory=dict)
+    """bytes read and written per second, by dtype"""
+
+
+class Clock:
+    """The time that is left."""
+
+    def __init__(self, minutes: float) -> None:
+        self._end = time.monotonic() + 60 * minutes
+
+    @property
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+
+# Tests ----------------------------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """For processes that must find the project, and fail where they find no device."""
+    paths = [str(ROOT), str(ROOT / "adapters"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SMNN_REQUIRE_CUPY": "1"}
+
+
+def commands() -> dict[str, list[str]]:
+    """What is run before the benchmarks."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    result = {f"tests, {name}": [*pytest, *arguments] for name, arguments in TESTS.items()}
+    small = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "--small"]
+    for tool in ("memcheck", "initcheck"):
+        result[f"compute-sanitizer, {tool}"] = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *small]
+    return result
+
+
+def run_command(name: str, command: list[str], seconds: float) -> Row:
+    """One row of `Results.tests`: the last line that the command printed."""
+    if shutil.which(command[0]) is None:
+        return {"name": name, "passed": None, "detail": f"{command[0]} is not installed"}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=max(seconds, 1), check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"name": name, "passed": False, "detail": f"not done after {seconds:.0f} s"}
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return {"name": name, "passed": done.returncode == 0, "detail": lines[-1] if lines else f"exit {done.returncode}"}
+
+
+def small_problem() -> None:
+    """Every kernel once, divided and undivided, for compute-sanitizer."""
+    import cupy
+
+    import smnn_core as smnn
+
+    for batch, T in (((7,), 40), ((), 20_000)):
+        c = cupy.full((*batch, T, 1, 1, 3), 0.3)
+        b, u, s = cupy.ones((*batch, T, 1)), cupy.ones((*batch, 1, 1, 2)), cupy.full((*batch, T - 1), 0.1)
+        y, vjp = smnn.solve_ode_vjp(c, b, u, s, engine="cuda")
+        assert bool(cupy.isfinite(vjp(cupy.ones_like(y)).coefficients).all())
+
+
+# Benchmarks -----------------------------------------------------------------------------------------------------------
+
+
+def cases() -> tuple[Any, ...]:
+    """Those of the CPU, one that fills any device, and one that only its length can."""
+    from benchmarks.cases import CASES, Case
+
+    return (*CASES, Case("wide", 10**6, 50, 1, 3, 1, target=20), Case("longest", 1, 10**6, 1, 3, 1, target=20))
+
+
+def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Clock) -> float:
+    """Median over runs that take half a second in all, at least three."""
+    run()
+    synchronize()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < 0.5 and len(times) < 200):
+        start = time.perf_counter()
+        run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+        if clock.left < 0:
+            break
+    return median(times)
+
+
+def traffic(inputs: int, y: int, factor: int, z: int) -> int:
+    """Bytes that forward + backward move at the least, from those of its arrays.
+
+    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward reads g and the factor and
+    writes w; reads both, y and the inputs, and writes a gradient for each input.
+    """
+    return (inputs + 2 * (factor + z) + y) + (2 * y + 2 * (factor + z) + 2 * inputs)
+
+
+def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
+    """Forward + backward of the CUDA engine, launch by launch and as a CUDA graph."""
+    import cupy
+
+    import smnn_core as smnn
+
+    arrays = [cupy.asarray(x.numpy()) for x in case.inputs(dtype)]
+    g = cupy.asarray(case.cotangent(dtype).numpy())
+    kept: list[Any] = []
+
+    def run() -> None:
+        y, vjp = smnn.solve_ode_vjp(*arrays, engine="cuda")
+        kept[:] = [y, vjp, vjp(g)]
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
+        factor = smnn.engines.cuda.factorize(smnn._problem.Problem.build(*arrays).system)
+        inputs = sum(x.nbytes for x in arrays)
+        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes)
+        try:
+            stream.begin_capture()
+            run()
+            graph = stream.end_capture()
+            row["graph_seconds"] = seconds_of(lambda: graph.launch(stream), stream.synchronize, clock)
+        except Exception as error:
+            row["note"] = f"no graph: {error}"
+    return row
+
+
+def measure_published(case: Any, dtype: str, clock: Clock) -> tuple[float | None, str]:
+    """Forward + backward of `smnn_cholesky` on CUDA tensors, as a CUDA graph; seconds, and a note."""
+    if case.T > PUBLISHED_LIMIT:
+        return None, f"published algorithm not run: {case.T} sequential steps"
+    import torch
+
+    from smnn_core.baselines import smnn_cholesky
+
+    leaves = [x.cuda().requires_grad_() for x in case.inputs(dtype)]
+    g = case.cotangent(dtype).cuda()
+
+    def run() -> Any:
+        return torch.autograd.grad(smnn_cholesky(*leaves), leaves, g)
+
+    try:
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            kept = run()
+        seconds = seconds_of(graph.replay, torch.cuda.synchronize, clock)
+        del kept
+        return seconds, ""
+    except (RuntimeError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        torch.cuda.empty_cache()
+        try:
+            return seconds_of(run, torch.cuda.synchronize, clock), f"published algorithm without a graph: {first}"
+        except RuntimeError as again:
+            return None, f"published algorithm failed: {str(again).splitlines()[0]}"
+
+
+def copy_bandwidth(dtype: str, clock: Clock) -> float:
+    """Bytes per second, read and written, of copying a gigabyte."""
+    import cupy
+
+    x = cupy.zeros(10**9 // cupy.dtype(dtype).itemsize, dtype)
+    y = cupy.empty_like(x)
+    return 2 * x.nbytes / seconds_of(lambda: cupy.copyto(y, x), cupy.cuda.Stream.null.synchronize, clock)
+
+
+def free_memory() -> None:
+    """What the last case took, of both libraries."""
+    sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def benchmark(results: Results, clock: Clock) -> None:
+    """All cases in both precisions, while there is time."""
+    for dtype in DTYPES:
+        results.copy_bandwidth[dtype] = copy_bandwidth(dtype, clock)
+    for case in cases():
+        for dtype in DTYPES:
+            row: Row = {"case": case.name, "dtype": dtype, "published_seconds": None}
+            if clock.left < 20:
+                row |= {"seconds": None, "graph_seconds": None, "bytes": None, "note": "no time left"}
+            else:
+                row |= measure_ours(case, dtype, clock)
+                free_memory()
+                row["published_seconds"], note = measure_published(case, dtype, clock)
+                row["note"] = "; ".join(filter(None, [row["note"], note]))
+                free_memory()
+            results.benchmarks.append(row)
+
+
+# Report ---------------------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, str]:
+    """Card, driver and versions."""
+    result = {"python": platform.python_version(), "platform": platform.platform()}
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    if shutil.which(query[0]):
+        result["card, driver, memory"] = subprocess.run(
+            query, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    for name in LIBRARIES:
+        try:
+            result[name] = importlib.import_module(name).__version__
+        except ImportError:
+            result[name] = "not installed"
+    return result
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.3g}"
+
+
+def benchmark_row(row: Row, copies: dict[str, float]) -> list[str]:
+    """One case: times, how many times faster, and how much of the bandwidth of copying it reaches."""
+    best = row["graph_seconds"] or row["seconds"]
+    ratio = f"{row['published_seconds'] / best:.1f}" if row["published_seconds"] and best else ""
+    share = f"{row['bytes'] / best / copies[row['dtype']]:.0%}" if row["bytes"] and best else ""
+    times = [milliseconds(row[name]) for name in ("seconds", "graph_seconds", "published_seconds")]
+    return [row["case"], row["dtype"], *times, ratio, share, row["note"]]
+
+
+def report(results: Results) -> str:
+    """The report as Markdown."""
+    verdicts = {True: "passed", False: "**failed**", None: "not run"}
+    tests = [[row["name"], verdicts[row["passed"]], row["detail"]] for row in results.tests]
+    copies = [f"{dtype}: {x / 1e9:.0f} GB/s" for dtype, x in results.copy_bandwidth.items()]
+    header = ["case", "dtype", "ms", "ms, graph", "published, ms", "times faster", "of copy bandwidth", "note"]
+    lines = [
+        "# GPU check",
+        "",
+        *table(["", ""], [[name, value] for name, value in results.machine.items()]),
+        "",
+        "## Tests",
+        "",
+        *table(["what", "result", "detail"], tests),
+        "",
+        "## Forward + backward",
+        "",
+        f"Copying moves {', '.join(copies) or '(not measured)'}, read and written. The published algorithm is block",
+        "Cholesky in PyTorch as one CUDA graph; bandwidth counts what the algorithm must move.",
+        "",
+        *table(header, [benchmark_row(row, results.copy_bandwidth) for row in results.benchmarks]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(results: Results, folder: Path) -> None:
+    """report.md and results.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(report(results), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Checks this project on a GPU; see the top of this file.")
+    parser.add_argument("folder", type=Path, nargs="?", help="where report.md and results.json go")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (default: 8)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run")
+    parser.add_argument("--small", action="store_true", help="solve a small problem, for compute-sanitizer")
+    given = parser.parse_args(arguments)
+    sys.path[:0] = [str(ROOT), str(ROOT / "adapters")]
+    if given.small:
+        small_problem()
+        return 0
+    if given.dry_run:
+        for name, command in commands().items():
+            print(f"{name}: {' '.join(command)}")
+        print(f"benchmarks: {', '.join(case.name for case in cases())} in {' and '.join(DTYPES)}")
+        return 0
+    if given.folder is None:
+        parser.error("a folder for the report is needed")
+    clock, results = Clock(given.minutes), Results(machine=machine())
+    for name, command in commands().items():
+        # half of the time belongs to the benchmarks
+        results.tests.append(run_command(name, command, clock.left - 30 * given.minutes))
+        write(results, given.folder)
+    try:
+        benchmark(results, clock)
+    except Exception as error:  # (what was found until then is worth reporting)
+        results.tests.append({"name": "benchmarks", "passed": False, "detail": f"{type(error).__name__}: {error}"})
+    write(results, given.folder)
+    print(report(results))
+    return int(any(row["passed"] is False for row in results.tests))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 # OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
 demo test test-latest docs examples: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test lint format docs docs-serve bench examples test-latest build wheel-check sanitize clean
+.PHONY: help demo test lint format docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 

@@ -47,9 +47,9 @@ class EngineError(ValueError):
 class SingularSystemError(np.linalg.LinAlgError):
     """The least-squares problem has no unique minimiser.
 
-    Found where a diagonal entry of the triangular factor is below 8 n eps times the norm of its column. Rounding can hide
-    it: where the solutions of the homogeneous problem grow by many orders of magnitude over a long sequence, as t^2 does,
-    so do the errors in that entry, and the solution comes back large instead.
+    Found where a diagonal entry of the triangular factor is below 8 n eps times the norm of its column. Rounding can
+    hide it: where solutions of the homogeneous problem grow by many orders of magnitude over a long sequence, as t^2
+    does, so do the errors in that entry, and the solution comes back large instead.
 
     Attributes:
         batch_index: the first batch member concerned, a tuple of ints (empty without batch axes).

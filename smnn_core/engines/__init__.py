@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from .._errors import EngineError
 from .._problem import System
-from . import array_api, cpu
+from . import array_api, cpu, cuda
 from ._contract import Engine
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (cpu, array_api)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (cpu, cuda, array_api)}
 
 
 def select(engine: str, system: System) -> Engine:

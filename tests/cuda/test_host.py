@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_sizes_schemes_and_dtypes(V, K, Q, scheme, dtype, grain) -> None:
 
 @pytest.mark.parametrize("grain", [FINE, WHOLE], ids=["divided", "whole"])
 def test_strides_of_every_kind(grain) -> None:
-    """Reversed, every second element, transposed, broadcast with stride 0: used as they are, same results to the bit."""
+    """Reversed, every second element, transposed, stride 0: used as they are, with the same results to the bit."""
     rng = np.random.default_rng(3)
     problem = random_problem(rng, (4, 3), 23, 1, 3, 1, T_init=2)
     system = problem.system
@@ -160,10 +161,11 @@ def test_undetermined_points_are_found_wherever_they_are_eliminated(t) -> None:
     smoothness, equation = np.ones((3, 23)), np.ones((3, 24, 1))
     equation[1, t] = 0
     smoothness[1, max(t - 1, 0) : t + 1] = 0
+    initial = np.ones((3, 1, 1, 3))
+    initial[1] = 0
     broken = Problem.build(
         system.coefficients, problem.rhs, problem.initial_values, system.step_sizes,
-        weights=smnn.Weights(equation, np.broadcast_to((np.arange(3) != 1).astype(float)[:, None, None, None], (3, 1, 1, 3)),
-                             smoothness),
+        weights=smnn.Weights(equation, initial, smoothness),
     )  # fmt: skip
     expected, _ = host.solve_problem(Emulator(FINE), problem)
     y, factor = host.solve_problem(Emulator(FINE), broken)
@@ -208,7 +210,7 @@ def test_divisions_are_whole_and_fill_the_device(batch, T) -> None:
     sizes = grain.divide(batch, T)
     assert sizes[0] == T
     assert len(sizes) <= layout.MAX_LEVELS
-    assert all(1 <= b < a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(1 <= b < a for a, b in pairwise(sizes))
     if len(sizes) > 1:
         assert sizes[-1] <= grain.last
         assert batch * sizes[1] <= grain.lanes

@@ -11,7 +11,10 @@ namespace SMNN_LEVEL {
 using Scalar = SMNN_SCALAR;
 // Unrolled where most of it stays in registers: up to n = 5, and n = 9 where nothing is carried to a left separator.
 constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9);
-using PointsOf = Points<Scalar, Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>, SMNN_CHUNKED>;
+using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
+using PointsOf = Points<Scalar, D, SMNN_CHUNKED>;
+template <bool Chunked>
+using SeparatorsOf = Separators<Scalar, SizeOf<UNROLLED>::count<D>, D::n, Chunked>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
 static_assert(sizeof(PointJob<Scalar>) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");
@@ -38,11 +41,10 @@ SMNN_KERNEL(smnn_back, PointJob, job.chunks, PointsOf(job, number).write_solutio
 SMNN_KERNEL(smnn_contract, PointJob, job.chunks, PointsOf(job, number).contract())
 
 #if SMNN_CHUNKED
-#define SMNN_SEPARATORS(CHUNKED) Separators<Scalar, SMNN_V * SMNN_K, UNROLLED, CHUNKED>
-SMNN_KERNEL(smnn_chain_sweep, ChainJob, job.chunks, SMNN_SEPARATORS(true)(job, number).sweep())
-SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SMNN_SEPARATORS(true)(job, number).forward())
-SMNN_KERNEL(smnn_chain_back, ChainJob, job.chunks, SMNN_SEPARATORS(true)(job, number).back())
-SMNN_KERNEL(smnn_last_sweep, ChainJob, 1, SMNN_SEPARATORS(false)(job, number).sweep())
-SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SMNN_SEPARATORS(false)(job, number).forward())
-SMNN_KERNEL(smnn_last_back, ChainJob, 1, SMNN_SEPARATORS(false)(job, number).back())
+SMNN_KERNEL(smnn_chain_sweep, ChainJob, job.chunks, SeparatorsOf<true>(job, number).sweep())
+SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SeparatorsOf<true>(job, number).forward())
+SMNN_KERNEL(smnn_chain_back, ChainJob, job.chunks, SeparatorsOf<true>(job, number).back())
+SMNN_KERNEL(smnn_last_sweep, ChainJob, 1, SeparatorsOf<false>(job, number).sweep())
+SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SeparatorsOf<false>(job, number).forward())
+SMNN_KERNEL(smnn_last_back, ChainJob, 1, SeparatorsOf<false>(job, number).back())
 #endif

@@ -7,13 +7,23 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class T, int N, bool Unrolled, bool Chunked>
+// n, as a compile-time number where it is one
+template <class Count>
+SMNN_INLINE Count count_of(int n) {
+    if constexpr (sizeof(Count) < sizeof(int)) {
+        return {};
+    } else {
+        return n;
+    }
+}
+
+template <class T, class Count, int N, bool Chunked>
 struct Separators {
     static constexpr int ENTRIES = CHAIN_ENTRIES<N, Chunked>;
     static constexpr int ITEM = CarriedLayout<true>{N}.entries();
 
     const ChainJob<T>& job;
-    const int n;
+    const Count n;
     const int total;    // items of a system
     const Lane lane;
     const Index items, lanes;
@@ -21,7 +31,7 @@ struct Separators {
 
     SMNN_INLINE Separators(const ChainJob<T>& job_, Index number)
         : job(job_),
-          n(Unrolled ? N : job_.n),
+          n(count_of<Count>(job_.n)),
           total(job_.sizes[job_.level]),
           lane(number, total, job_.chunks),
           items(job_.systems.count * total),
@@ -29,7 +39,7 @@ struct Separators {
           first(lane.system * total + lane.start) {}
 
     SMNN_INLINE void sweep() const {
-        ChainSweep<T, N, Chunked> state(n);
+        ChainSweep<T, Count, N, Chunked> state(n);
         state.start(item(0));
         for (int k = 0; k + 1 < lane.length; ++k) {
             T f[ENTRIES], z[N];

@@ -43,6 +43,8 @@ struct SizeOf {
     template <class D>
     using type = Exact<D::V, D::K, D::Q, (D::extra > 0)>;
     template <class D>
+    using count = Int<D::n>;
+    template <class D>
     SMNN_INLINE static type<D> make(int, int, int) {
         return {};
     }
@@ -51,6 +53,8 @@ template <>
 struct SizeOf<false> {
     template <class D>
     using type = Sized;
+    template <class D>
+    using count = int;
     template <class D>
     SMNN_INLINE static Sized make(int V, int K, int Q) {
         const int n = V * K, extra = D::extra ? n : 0;

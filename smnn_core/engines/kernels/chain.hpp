@@ -21,20 +21,19 @@ namespace SMNN_LEVEL {
 template <int N, bool Chunked>
 constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 
-// N: the capacity of arrays. n: the same number; loops are unrolled where the compiler knows it.
-template <class P, int N, bool Chunked>
+// N: the capacity of arrays. n: the same number, as Int<N> where loops are to be unrolled, else as an int.
+template <class P, class Count, int N, bool Chunked>
 struct ChainSweep {
     static constexpr int ROOM = Chunked ? N * N : 1;
     using T = typename Lanes<P>::Scalar;
 
-    const int n;
-    const int m;  // columns at the left separator
+    const Count n;
     P own[N * N], z[N], norm2[N];
     P left[ROOM], edge[ROOM], edge_z[N], edge_norm2[N];
     // rows below the triangle, by columns: at this separator, at the next, at the left one, right-hand side
     P below[N * N], beyond[N * N], x_left[ROOM], rhs[N];
 
-    SMNN_INLINE explicit ChainSweep(int n_) : n(n_), m(Chunked ? n_ : 0) {}
+    SMNN_INLINE explicit ChainSweep(Count n_) : n(n_) {}
 
     // At the first separator of the chunk; item(e): entry e of its item.
     template <class Item>
@@ -106,6 +105,9 @@ struct ChainSweep {
     }
 
    private:
+    // columns at the left separator
+    SMNN_INLINE int m() const { return Chunked ? int(n) : 0; }
+
     // The rows of the next item that touch this separator alone go into the triangle.
     template <class Item>
     SMNN_INLINE void take_edge(Item item) {
@@ -123,13 +125,13 @@ struct ChainSweep {
             P* column = below + j * n;
             raise(own[j * n + j], column, n, [&](int i, const auto& mask) {
                 for (int l = j + 1; l < n; ++l) swap_lanes(mask, own[j * n + l], below[l * n + i]);
-                for (int l = 0; l < m; ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
+                for (int l = 0; l < m(); ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
                 swap_lanes(mask, z[j], rhs[i]);
             });
             const auto H = reflect(own[j * n + j], column, n);
             own[j * n + j] = H.diagonal;
             for (int l = j + 1; l < n; ++l) apply(H, column, n, own[j * n + l], below + l * n);
-            for (int l = 0; l < m; ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
+            for (int l = 0; l < m(); ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
             apply(H, column, n, z[j], rhs);
         }
         if constexpr (Chunked) leave_to_edge();
@@ -156,19 +158,19 @@ struct ChainSweep {
             raise(own[j * n + j], column, n, [&](int i, const auto& mask) {
                 for (int l = j + 1; l < n; ++l) swap_lanes(mask, own[j * n + l], below[l * n + i]);
                 for (int l = 0; l < n; ++l) swap_lanes(mask, G[j * n + l], beyond[l * n + i]);
-                for (int l = 0; l < m; ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
+                for (int l = 0; l < m(); ++l) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
                 swap_lanes(mask, z[j], rhs[i]);
             });
             const auto H = reflect(own[j * n + j], column, n);
             for (int l = j + 1; l < n; ++l) apply(H, column, n, own[j * n + l], below + l * n);
             for (int l = 0; l < n; ++l) apply(H, column, n, G[j * n + l], beyond + l * n);
-            for (int l = 0; l < m; ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
+            for (int l = 0; l < m(); ++l) apply(H, column, n, left[j * n + l], x_left + l * n);
             apply(H, column, n, z[j], rhs);
             const auto bad = H.diagonal * H.diagonal <= splat<P>(tolerance2) * norm2[j];
             bad_any = bad_any | bad;
             for (int l = 0; l < n; ++l) R[j * n + l] = l > j ? own[j * n + l] : zero;
             R[j * n + j] = one / select(bad, one, H.diagonal);
-            for (int l = 0; l < m; ++l) L[j * n + l] = left[j * n + l];
+            for (int l = 0; l < m(); ++l) L[j * n + l] = left[j * n + l];
             f_z[j] = z[j];
         }
         return bad_any;
@@ -181,7 +183,7 @@ struct ChainSweep {
             const int rows = n - 1 - j;
             raise(*top, column, rows, [&](int i, const auto& mask) {
                 for (int l = j + 1; l < n; ++l) swap_lanes(mask, beyond[l * n + j], beyond[l * n + j + 1 + i]);
-                for (int l = 0; l < m; ++l) swap_lanes(mask, x_left[l * n + j], x_left[l * n + j + 1 + i]);
+                for (int l = 0; l < m(); ++l) swap_lanes(mask, x_left[l * n + j], x_left[l * n + j + 1 + i]);
                 swap_lanes(mask, rhs[j], rhs[j + 1 + i]);
             });
             const auto H = reflect(*top, column, rows);
@@ -190,7 +192,7 @@ struct ChainSweep {
                 apply(H, column, rows, beyond[l * n + j], beyond + l * n + j + 1);
                 own[j * n + l] = beyond[l * n + j];
             }
-            for (int l = 0; l < m; ++l) {
+            for (int l = 0; l < m(); ++l) {
                 apply(H, column, rows, x_left[l * n + j], x_left + l * n + j + 1);
                 left[j * n + l] = x_left[l * n + j];
             }
@@ -216,8 +218,8 @@ struct ChainSweep {
 };
 
 // R x = z - G next - L left, for one separator; x may be z.
-template <class P, bool Chunked>
-SMNN_INLINE void chain_back(int n, const P* f, const P* z, const P* next, const P* left, P* x) {
+template <class P, bool Chunked, class Count>
+SMNN_INLINE void chain_back(Count n, const P* f, const P* z, const P* next, const P* left, P* x) {
     const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
     for (int j = n - 1; j >= 0; --j) {
         P sum = z[j];
@@ -232,8 +234,8 @@ SMNN_INLINE void chain_back(int n, const P* f, const P* z, const P* next, const 
 
 // R^T w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
 // the left one added to `left`.
-template <class P, bool Chunked>
-SMNN_INLINE void chain_forward(int n, const P* f, P* w, P* next, P* left) {
+template <class P, bool Chunked, class Count>
+SMNN_INLINE void chain_forward(Count n, const P* f, P* w, P* next, P* left) {
     const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
     for (int l = 0; l < n; ++l) next[l] = splat<P>(0);
     for (int j = 0; j < n; ++j) {

@@ -1,0 +1,158 @@
+"""The CUDA engine for CuPy arrays: the kernels of the CPU engine, one thread a lane, compiled at run time by NVRTC.
+
+Where the batch alone does not fill the device, time is divided into chunks, and the separators between them again,
+level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the problem when they are first needed, which
+takes seconds, and kept on disk by CuPy. Work goes to CuPy's current stream, memory comes from CuPy's pool, and nothing
+waits for the device: systems without a unique solution come back as NaN.
+
+This module imports CuPy only when it is given CuPy arrays, or asked to describe itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from .._arrays import Array, Namespace, Shape
+from .._problem import Problem, System
+from ._cuda import host
+from ._cuda.layout import MAX_K, too_many_axes
+from ._cuda.source import BLOCK, NVRTC_OPTIONS, Specialization
+
+name = "cuda"
+
+LARGEST = 12
+"""Unknowns per time point, at most: a thread keeps some n^2 numbers for its lane."""
+
+THREADS_PER_PROCESSOR = 256
+"""As many lanes of a multiprocessor as keep its arithmetic busy, at the registers that elimination takes."""
+
+
+def refusal(system: System) -> str | None:
+    """Why the system is left to another engine: other arrays than CuPy's, or larger blocks than a thread can hold."""
+    c = system.coefficients
+    if not compat.is_cupy_array(c):
+        return f"it serves CuPy arrays, and the coefficients are {type(c).__name__}."
+    return size_refusal(system.n, system.K, system.batch)
+
+
+def size_refusal(n: int, K: int, batch: Shape) -> str | None:
+    """The part of `refusal` that looks at numbers alone."""
+    if n > LARGEST:
+        return f"it serves up to {LARGEST} unknowns per time point (variables x orders), here are {n}."
+    if K > MAX_K:
+        return f"it serves up to {MAX_K} derivative orders, here are {K}."
+    if too_many_axes(batch):
+        return f"the batch {batch} has more axes than kernels have room for: reshape it to fewer."
+    return None
+
+
+def describe() -> str:
+    """One line for `show_config`."""
+    try:
+        cupy = importlib.import_module("cupy")
+        devices = [_describe_device(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount())]
+    except Exception as error:  # (of the import, the driver or the device: each has its own types)
+        return f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if not devices:
+        return "not available: no CUDA device"
+    return f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns per time point"
+
+
+def _describe_device(cupy: Any, index: int) -> str:
+    name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+    return f"{name} (sm_{cupy.cuda.Device(index).compute_capability})"
+
+
+@dataclass(frozen=True)
+class CupyDevice:
+    """One GPU: see `_cuda.host.Device`."""
+
+    cupy: Any
+    index: int
+    xp: Namespace
+    grain: host.Grain
+
+    def empty(self, shape: Shape, dtype: str) -> Array:
+        return self.cupy.empty(shape, dtype)
+
+    def zeros(self, shape: Shape, dtype: str) -> Array:
+        return self.cupy.zeros(shape, dtype)
+
+    def address(self, x: Array) -> int:
+        return int(x.data.ptr)
+
+    def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None:
+        function = _kernel(self.cupy, self.index, module, kernel)
+        # a structured array of one element is passed by value
+        function((math.ceil(threads / BLOCK),), (BLOCK,), (job,))
+
+
+@lru_cache(maxsize=16)
+def _device(index: int) -> CupyDevice:
+    cupy = importlib.import_module("cupy")
+    processors = cupy.cuda.Device(index).attributes["MultiProcessorCount"]
+    xp = importlib.import_module("array_api_compat.cupy")
+    return CupyDevice(cupy, index, xp, host.Grain(lanes=processors * THREADS_PER_PROCESSOR))
+
+
+@lru_cache(maxsize=1024)
+def _kernel(cupy: Any, index: int, module: Specialization, kernel: str) -> Any:
+    return _module(cupy, index, module).get_function(kernel)
+
+
+@lru_cache(maxsize=128)
+def _module(cupy: Any, index: int, module: Specialization) -> Any:
+    """The module of one device, compiled or read from CuPy's cache on disk."""
+    return cupy.RawModule(code=module.source, options=NVRTC_OPTIONS, backend="nvrtc")
+
+
+@dataclass(frozen=True, eq=False)
+class CudaFactor:
+    """The factor of a system: see `engines._contract.Factor`. Its calls run on the device of the system."""
+
+    device: CupyDevice
+    factor: host.DeviceFactor
+
+    @property
+    def undetermined(self) -> Array:
+        return self.factor.undetermined
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps."""
+        return self.factor.nbytes
+
+    def solve(self, d: Any) -> Array:
+        with self.device.cupy.cuda.Device(self.device.index):
+            return self.factor.solve(d)
+
+    def normal_solve(self, g: Array) -> Array:
+        with self.device.cupy.cuda.Device(self.device.index):
+            return self.factor.normal_solve(g)
+
+    def adjoint(self, problem: Problem, y: Array, g: Array) -> Any:
+        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        with self.device.cupy.cuda.Device(self.device.index):
+            return self.factor.adjoint(problem, y, g)
+
+
+def factorize(system: System) -> CudaFactor:
+    """Eliminates a left-hand side, once for all right-hand sides."""
+    device = _device(system.coefficients.device.id)
+    with device.cupy.cuda.Device(device.index):
+        return CudaFactor(device, host.factorize(device, system))
+
+
+def solve_problem(problem: Problem) -> tuple[Array, CudaFactor]:
+    """The solution and the factor, in one sweep."""
+    device = _device(problem.system.coefficients.device.id)
+    with device.cupy.cuda.Device(device.index):
+        y, factor = host.solve_problem(device, problem)
+    return y, CudaFactor(device, factor)

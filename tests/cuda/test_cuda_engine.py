@@ -1,0 +1,122 @@
+"""What `engines.cuda` asks of CuPy, with a CuPy whose arrays are NumPy's and whose modules run on the CPU."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from _emulator import COMPILER, Emulator
+from _engine_cases import gradients_by_name, random_problem
+
+import smnn_core as smnn
+from smnn_core._problem import Problem
+from smnn_core.engines import cuda, select
+from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.source import BLOCK, NVRTC_OPTIONS
+
+GRAIN = host.Grain(lanes=1000, shortest=3, radix=4, last=3)
+
+
+class DeviceArray(np.ndarray):
+    """A NumPy array with the attributes of CuPy's."""
+
+    data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
+    device = property(lambda self: SimpleNamespace(id=0))
+
+
+class Cupy:
+    """The part of CuPy that the engine uses."""
+
+    cuda = SimpleNamespace(Device=lambda index: nullcontext())
+
+    def __init__(self) -> None:
+        self.emulator = Emulator(GRAIN, block=BLOCK)
+        self.compiled: list[str] = []
+
+    def empty(self, shape, dtype):
+        return self.emulator.empty(shape, dtype).view(DeviceArray)
+
+    def zeros(self, shape, dtype):
+        return self.emulator.zeros(shape, dtype).view(DeviceArray)
+
+    def RawModule(self, *, code, options, backend):
+        assert (options, backend) == (NVRTC_OPTIONS, "nvrtc")
+        module = next(m for m in self.modules if m.source == code)
+        self.compiled.append(str(module))
+
+        def function(name):
+            def launch(grid, block, arguments):
+                (job,) = arguments
+                assert job.shape == (1,)
+                assert block == (BLOCK,)
+                self.emulator.launch(module, name, grid[0] * block[0], job)
+
+            return launch
+
+        return SimpleNamespace(get_function=function)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    fake = Cupy()
+    device = cuda.CupyDevice(fake, 0, Emulator.xp, GRAIN)
+    monkeypatch.setattr(cuda, "_device", lambda index: device)
+    for cached in (cuda._module, cuda._kernel):
+        cached.cache_clear()
+    yield fake
+    for cached in (cuda._module, cuda._kernel):
+        cached.cache_clear()
+
+
+def on_device(problem: Problem) -> Problem:
+    system = problem.system
+    arrays = (system.coefficients, problem.rhs, problem.initial_values, system.step_sizes)
+    weights = smnn.Weights(**{k: w.view(DeviceArray) for k, w in vars(system.weights).items()})
+    return Problem.build(*(x.view(DeviceArray) for x in arrays), scheme=system.scheme, weights=weights)
+
+
+@pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
+def test_launches_what_the_host_side_plans(cupy) -> None:
+    problem = random_problem(np.random.default_rng(0), (3,), 31, 1, 3, 1)
+    y, factor = host.solve_problem(Emulator(GRAIN), problem)
+    g = np.ones_like(y)
+    given = on_device(problem)
+    cupy.modules = [host.specialization(problem.system, chunked=True)]
+    found, found_factor = cuda.solve_problem(given)
+    np.testing.assert_array_equal(found, y)
+    np.testing.assert_array_equal(found_factor.normal_solve(g.view(DeviceArray)), factor.normal_solve(g))
+    np.testing.assert_array_equal(cuda.factorize(given.system).solve(given.rows), y)
+    gradients = found_factor.adjoint(given, found, g.view(DeviceArray))
+    for name, value in gradients_by_name(factor.adjoint(problem, y, g)).items():
+        np.testing.assert_array_equal(gradients_by_name(gradients)[name], value)
+    assert found_factor.nbytes == factor.nbytes
+    assert len(cupy.compiled) == 1
+
+
+def test_refuses_arrays_of_others_with_a_reason() -> None:
+    system = random_problem(np.random.default_rng(1), (), 12, 1, 3, 1).system
+    assert "serves CuPy arrays, and the coefficients are ndarray" in str(cuda.refusal(system))
+    with pytest.raises(smnn.EngineError, match="engine 'cuda' cannot serve this problem: it serves CuPy arrays"):
+        select("cuda", system)
+
+
+@pytest.mark.parametrize(
+    ("n", "K", "batch", "reason"),
+    [
+        (13, 1, (), "up to 12 unknowns per time point (variables x orders), here are 13"),
+        (9, 9, (), "up to 8 derivative orders, here are 9"),
+        (3, 3, (2,) * 7, "more axes than kernels have room for"),
+        (12, 8, (1, 2, 1, 2, 3, 4, 5, 6), None),
+    ],
+)
+def test_refuses_sizes_that_kernels_do_not_serve(n, K, batch, reason) -> None:
+    refusal = cuda.size_refusal(n, K, batch)
+    assert (refusal is None) == (reason is None)
+    assert (reason or "") in (refusal or "")
+
+
+def test_describes_itself_without_a_device() -> None:
+    assert cuda.describe().startswith(("available: ", "not available: "))

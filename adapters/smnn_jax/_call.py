@@ -48,66 +48,65 @@ def _vectorised(operator: str, static: Static) -> Callable[..., Array]:
 @cache
 def _partitioned(operator: str, static: Static) -> Callable[..., Array]:
     """Over devices every one solves its own part of the batch, if it is sharded; core axes are never split."""
-    n_core = CORE_AXES[operator]
+    core = CORE_AXES[operator][0]
     execute = _executed(operator, static)
 
     def alone(*operands: Array) -> Array:
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
             return execute(*operands)
 
-    def n_batch(rank: int) -> int:
-        return rank - n_core[0]
-
-    def shardings(mesh: Any, operands: Any, batch_spec: tuple[Any, ...], batch: tuple[int, ...]) -> tuple[Any, ...]:
-        def one(x: Any) -> NamedSharding:
-            split = (name if n == full else None for name, n, full in zip(batch_spec, x.shape, batch, strict=False))
-            return NamedSharding(mesh, PartitionSpec(*split))
-
-        return tuple(one(x) for x in operands)
-
     def partition(mesh: Any, operands: Any, result: Any) -> tuple[Any, ...]:
         if not all(isinstance(x.sharding, NamedSharding) for x in (*operands, result)):
             return mesh, alone, *_without_mesh(operands, result)
-        n = n_batch(len(operands[0].shape))
-        spec = (*result.sharding.spec, *(None,) * n)[:n]
+        batch = result.shape[: len(operands[0].shape) - core]
+        spec = _first_axes(result, len(batch))
+        own = [[name if n == full else None for name, n, full in zip(spec, x.shape, batch)] for x in operands]  # noqa: B905
         return (
             mesh,
             alone,
             NamedSharding(mesh, PartitionSpec(*spec)),
-            shardings(mesh, operands, spec, result.shape[:n]),
+            tuple(NamedSharding(mesh, PartitionSpec(*names)) for names in own),
         )
 
     def infer(mesh: Any, operands: Any, result: Any) -> NamedSharding:
-        n = n_batch(len(operands[0].shape))
-        spec: list[Any] = [None] * n
+        batch = result.shape[: len(operands[0].shape) - core]
+        spec: list[Any] = [None] * len(batch)
         for x in operands:
-            for i, name in enumerate((*x.sharding.spec, *(None,) * n)[:n]):
-                if spec[i] is None and x.shape[i] == result.shape[i]:
+            for i, name in enumerate(_first_axes(x, len(batch))):
+                if spec[i] is None and x.shape[i] == batch[i]:
                     spec[i] = name
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     def rule(mesh: Any, operands: Any, results: Any) -> tuple[str, dict[str, Any]]:
-        """Batch axes share a factor with the result's, all other axes stand alone and are replicated."""
         del mesh
-        batch = results[0].shape[: n_batch(len(operands[0].shape))]
-        alone: list[str] = []
-
-        def factors(x: Any) -> str:
-            names = []
-            for i, size in enumerate(x.shape):
-                if i < len(batch) and size == batch[i]:
-                    names.append(f"b{i}")
-                else:
-                    alone.append(f"a{len(alone)}")
-                    names.append(alone[-1])
-            return " ".join(names)
-
-        text = f"{', '.join(factors(x) for x in operands)} -> {factors(results[0])}"
-        return text, {"need_replication_factors": tuple(alone)}
+        return _sharding_rule(len(operands[0].shape) - core, [x.shape for x in operands], results[0].shape)
 
     function = custom_partitioning(execute)
     function.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return function
+
+
+def _first_axes(x: Any, count: int) -> tuple[Any, ...]:
+    """How the first axes of an array are sharded."""
+    return (*x.sharding.spec, *(None,) * count)[:count]
+
+
+def _sharding_rule(n_batch: int, operands: Any, result: Any) -> tuple[str, dict[str, Any]]:
+    """For Shardy: batch axes share a factor with the result's, all other axes stand alone and are replicated."""
+    alone: list[str] = []
+
+    def factors(shape: Any) -> str:
+        names = []
+        for i, size in enumerate(shape):
+            if i < n_batch and size == result[i]:
+                names.append(f"b{i}")
+            else:
+                alone.append(f"a{len(alone)}")
+                names.append(alone[-1])
+        return " ".join(names)
+
+    text = f"{', '.join(factors(shape) for shape in operands)} -> {factors(result)}"
+    return text, {"need_replication_factors": tuple(alone)}
 
 
 def _without_mesh(operands: Any, result: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -126,8 +126,8 @@ def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:
     for degree in range(min(len(F[0]), 2)):
         if any(abs(d) > tolerance for d in _defects(F, G, degree)):
             raise SchemeError(
-                f"scheme {name!r} is inconsistent: its rows do not vanish for polynomials of degree {degree}. Every row "
-                "of F diag(s^o) y[t] + G diag(s^o) y[t+1] must be zero for constants and straight lines."
+                f"scheme {name!r} is inconsistent: its rows do not vanish for polynomials of degree {degree}. Every "
+                "row of F diag(s^o) y[t] + G diag(s^o) y[t+1] must be zero for constants and straight lines."
             )
     return F, G
 
@@ -170,8 +170,8 @@ TAYLOR = Scheme(
 
 HERMITE = Scheme(
     name="hermite",
-    citation="two-point Hermite-Obreshkov formulas: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, "
-    "section II.13; coefficients of the diagonal Pade approximants of exp",
+    citation="two-point Hermite-Obreshkov formulas: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations "
+    "I, section II.13; coefficients of the diagonal Pade approximants of exp",
     rule=_hermite,
 )
 """Two-point Hermite-Obreshkov rows, m = K: half the rows of `TAYLOR` and far less discretisation error."""

@@ -13,12 +13,14 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-COLOURS = ["#00897b", "#e65100", "#3949ab", "#8e24aa", "#6d4c41", "#546e7a"]
+# Okabe and Ito's palette: told apart with any kind of colour vision, and legible on light and dark pages.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 
 plt.rcParams.update(
     {
         "axes.grid": True,
         "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.labelsize": 11,
         "axes.spines.right": False,
         "axes.spines.top": False,
         "figure.constrained_layout.use": True,

@@ -65,7 +65,8 @@ class Emulator:
 
     def _allocate(self, shape: tuple[int, ...], dtype: str, value: float) -> np.ndarray:
         size = int(np.prod(shape))
-        whole = np.frombuffer(bytearray(b"\xa5" * ((size + 2 * GUARD) * np.dtype(dtype).itemsize)), dtype=dtype)
+        # (all ones: NaN, where it is read as a number)
+        whole = np.frombuffer(bytearray(b"\xff" * ((size + 2 * GUARD) * np.dtype(dtype).itemsize)), dtype=dtype)
         inside = whole[GUARD : GUARD + size]
         inside[...] = value
         self._guarded.append((whole, whole.copy()))

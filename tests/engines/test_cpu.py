@@ -134,7 +134,8 @@ def test_agrees_with_the_oracle_on_any_shape(shape, scheme, T_init, seed) -> Non
 @pytest.mark.parametrize("sizes", [*COMPILED, (2, 3, 2), (4, 4, 4), (8, 4, 8)])
 @pytest.mark.parametrize("batch", [(), (19,)])
 def test_agrees_with_the_oracle_for_every_size(sizes, batch) -> None:
-    T = 70 if sizes[0] * sizes[1] < 16 else 24
+    # the oracle takes its time for large blocks
+    T = 70 if sizes[0] * sizes[1] < 16 else 4 if batch else 24
     check_against_oracle(random_problem(np.random.default_rng(2), batch, T, *sizes))
 
 

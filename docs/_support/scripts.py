@@ -10,6 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def listing(path: str) -> str:
+    """A program of the repository as a block of code."""
+    return f'```python title="{path}"\n{(ROOT / path).read_text(encoding="utf-8").rstrip()}\n```'
+
+
 def run(*command: str, **environment: str) -> str:
     """Runs `python ...` in the root of the repository; what it prints, to be printed by a block with `result="text"`.
 

@@ -13,9 +13,9 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
 # OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
-demo test test-latest docs examples: export OMP_WAIT_POLICY := PASSIVE
+demo test test-latest docs test-docs examples: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test lint format docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize clean
+.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -25,6 +25,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
 	@echo "make docs      the documentation, in site/"
+	@echo "make test-docs the documentation, built and looked at in Chromium"
 	@echo "make bench     the benchmarks"
 	@echo "make gpu-check tests and benchmarks on a machine with an NVIDIA GPU; OUT=folder for the report"
 	@echo "make examples  every example, small"
@@ -37,7 +38,7 @@ demo: $(VENV)/.torch $(VENV)/.examples
 	$(PY) examples/lorenz.py
 
 test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax
-	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS)
+	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS) --ignore tests/docs
 
 test-latest:
 	WORKERS=$(WORKERS) tools/test_latest.sh
@@ -53,6 +54,9 @@ format: $(VENV)/.lint
 
 docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+test-docs: docs $(VENV)/.test
+	$(PY) -m pytest -n 0 tests/docs
 
 docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve

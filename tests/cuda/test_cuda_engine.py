@@ -17,7 +17,7 @@ from smnn_core.engines import cuda, select
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.source import BLOCK, NVRTC_OPTIONS
 
-GRAIN = host.Grain(lanes=1000, shortest=3, radix=4, last=3)
+GRAIN = host.Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3)
 
 
 class DeviceArray(np.ndarray):

@@ -20,9 +20,9 @@ from smnn_core.engines._cuda import host, layout
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-FINE = host.Grain(lanes=1000, shortest=3, radix=2, last=2)
+FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2)
 """Divides whatever can be divided, into as many levels as possible."""
-COARSE = host.Grain(lanes=24, shortest=5, radix=4, last=3)
+COARSE = host.Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3)
 WHOLE = host.Grain(lanes=1)
 
 
@@ -213,6 +213,7 @@ def test_divisions_are_whole_and_fill_the_device(batch, T) -> None:
     assert all(1 <= b < a for a, b in pairwise(sizes))
     if len(sizes) > 1:
         assert sizes[-1] <= grain.last
+        assert sizes[1] >= grain.fewest
         assert batch * sizes[1] <= grain.lanes
         assert sizes[0] // sizes[1] >= grain.shortest
 

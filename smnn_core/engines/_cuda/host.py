@@ -46,6 +46,8 @@ class Grain:
     """as many as fill the device"""
     shortest: int = 16
     """points of a chunk, at the least"""
+    fewest: int = 8
+    """chunks, at the least: a step in a chunk costs twice as much, and the separators come on top"""
     radix: int = 16
     """separators of a chunk"""
     last: int = 32
@@ -53,7 +55,7 @@ class Grain:
 
     def divide(self, batch: int, T: int) -> tuple[int, ...]:
         """T, the number of chunks of points, of chunks of separators, ...; T alone where the batch fills the device."""
-        if batch == 0 or 2 * batch > self.lanes or 2 * self.shortest > T:
+        if batch == 0 or self.fewest * batch > self.lanes or self.fewest * self.shortest > T:
             return (T,)
         sizes = [T, min(T // self.shortest, self.lanes // batch)]
         while sizes[-1] > self.last and len(sizes) < MAX_LEVELS:

@@ -60,7 +60,7 @@ struct PointJob {
     void* factor;      // (points, entries, lanes)
     void* z;           // (points, n, lanes)
     void* ends;        // (CarriedLayout<true>, lanes)
-    void* passed;      // (lanes, 2, n): g of the separator, less what its chunk subtracts; what that subtracts left of it
+    void* passed;      // (lanes, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left
     void* separators;  // (lanes, n)
     int V, K, Q;       // as compiled for: where they are not to be compile-time numbers
     int points, T_init, R_init, chunks;

@@ -14,7 +14,7 @@ constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9
 using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
 using PointsOf = Points<Scalar, D, SMNN_CHUNKED>;
 template <bool Chunked>
-using SeparatorsOf = Separators<Scalar, SizeOf<UNROLLED>::count<D>, D::n, Chunked>;
+using SeparatorsOf = Separators<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n, Chunked>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
 static_assert(sizeof(PointJob<Scalar>) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");

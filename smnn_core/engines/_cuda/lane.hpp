@@ -70,7 +70,9 @@ struct LaneRows {
     SMNN_INLINE T s(int t) const { return is_first(t) ? T(0) : s_(t - 1); }
     SMNN_INLINE T w_smoothness(int t) const { return is_first(t) ? T(0) : w_smoothness_(t - 1); }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_.there(); }
-    SMNN_INLINE T smoothness_rhs(int t, int v, int i) const { return is_first(t) ? T(0) : smoothness_rhs_(t - 1, v, i); }
+    SMNN_INLINE T smoothness_rhs(int t, int v, int i) const {
+        return is_first(t) ? T(0) : smoothness_rhs_(t - 1, v, i);
+    }
     SMNN_INLINE bool has_initial(int t) const { return lane.start + t < job.T_init; }
     SMNN_INLINE int n_initial_orders() const { return job.R_init; }
     SMNN_INLINE T u(int t, int v, int r) const { return u_.there() ? u_(t, v, r) : T(0); }

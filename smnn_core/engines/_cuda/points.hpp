@@ -27,8 +27,11 @@ struct Points {
           lanes(job_.systems.count * job_.chunks),
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)) {}
 
-    // Where a point of this lane lies in what is kept.
-    SMNN_INLINE Index at(int t, int entries) const { return Index(t) * entries * lanes + lane.number; }
+    // What is kept of a point, as the compiler knows it, or does not (see Dimensions).
+    SMNN_INLINE int entries() const { return FactorLayout<Chunked>{size.n, size.K}.entries(); }
+    SMNN_INLINE int carried_entries() const { return CarriedLayout<Chunked>{size.n}.entries(); }
+    // Where a point of this lane lies in it.
+    SMNN_INLINE Index at(int t, int count) const { return Index(t) * count * lanes + lane.number; }
 
     SMNN_INLINE void sweep() const {
         const SchemeRows<T> scheme{job.scheme_rows, job.scheme_norm2, job.tolerance2};
@@ -49,7 +52,7 @@ struct Points {
                 for (int e = 0; e < size.V * job.R_init; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init;
                     take_initial_row<T, Chunked, true>(
-                        n, v * K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace
                     );
                 }
                 state.load(carried);
@@ -57,7 +60,7 @@ struct Points {
         }
         if constexpr (Chunked) {
             state.save(carried);
-            store(job.ends, lane.number, CARRIED, lanes, carried);
+            store(job.ends, lane.number, carried_entries(), lanes, carried);
         } else {
             T f[ENTRIES], z[n];
             state.finish(rows, lane.length - 1, f, z);
@@ -69,23 +72,23 @@ struct Points {
     SMNN_INLINE void forward() const {
         const Field_<T> g_(job.systems, job.in[G], lane);
         T before[n], left[n], g[n];
-        for (int j = 0; j < n; ++j) before[j] = left[j] = T(0);
+        for (int j = 0; j < size.n; ++j) before[j] = left[j] = T(0);
         const auto read = [&](int t) {
-            for (int j = 0; j < n; ++j) g[j] = g_(t, j / K, j % K);
+            for (int j = 0; j < size.n; ++j) g[j] = g_(t, j / size.K, j % size.K);
         };
         for (int t = 0; t < lane.length - Chunked; ++t) {
             T f[ENTRIES], w[n];
             read(t);
-            load(job.factor, at(t, ENTRIES), ENTRIES, lanes, f);
+            load(job.factor, at(t, entries()), entries(), lanes, f);
             substitute_forward<T, Size, Chunked>(size, 0, 1, f, g, before, left, w);
-            store(job.z, at(t, n), n, lanes, w);
+            store(job.z, at(t, size.n), size.n, lanes, w);
         }
         if constexpr (Chunked) {
             read(lane.length - 1);
-            T* passed = static_cast<T*>(job.passed) + lane.number * 2 * n;
-            for (int j = 0; j < n; ++j) {
+            T* passed = static_cast<T*>(job.passed) + lane.number * 2 * size.n;
+            for (int j = 0; j < size.n; ++j) {
                 passed[j] = g[j] - before[j];
-                passed[n + j] = left[j];
+                passed[size.n + j] = left[j];
             }
         }
     }
@@ -101,12 +104,12 @@ struct Points {
             visit(t, next);
             --t;
         } else {
-            for (int j = 0; j < n; ++j) next[j] = T(0);
+            for (int j = 0; j < size.n; ++j) next[j] = T(0);
         }
         for (; t >= 0; --t) {
             T f[ENTRIES], z[n];
-            load(job.factor, at(t, ENTRIES), ENTRIES, lanes, f);
-            load(job.z, at(t, n), n, lanes, z);
+            load(job.factor, at(t, entries()), entries(), lanes, f);
+            load(job.z, at(t, size.n), size.n, lanes, z);
             substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
             visit(t, x);
         }
@@ -114,9 +117,9 @@ struct Points {
 
     SMNN_INLINE void write_solution() const {
         const bool bad = job.systems.bad[lane.system] != 0;
-        T* out = static_cast<T*>(job.x) + (lane.system * job.points + lane.start) * n;
+        T* out = static_cast<T*>(job.x) + (lane.system * job.points + lane.start) * size.n;
         back([&](int t, const T* x) {
-            for (int j = 0; j < n; ++j) out[Index(t) * n + j] = bad ? not_a_number<T>() : x[j];
+            for (int j = 0; j < size.n; ++j) out[Index(t) * size.n + j] = bad ? not_a_number<T>() : x[j];
         });
     }
 
@@ -124,44 +127,48 @@ struct Points {
 
    private:
     SMNN_INLINE void keep(int t, const T* f, const T* z) const {
-        store(job.factor, at(t, ENTRIES), ENTRIES, lanes, f);
-        store(job.z, at(t, n), n, lanes, z);
+        store(job.factor, at(t, entries()), entries(), lanes, f);
+        store(job.z, at(t, size.n), size.n, lanes, z);
     }
 
     // x of the separator at the end of the lane (0) or on its left (-1), zero where there is none
     SMNN_INLINE void separator(int which, T* x) const {
         const bool there = Chunked && lane.chunk + which >= 0;
-        const T* from = static_cast<const T*>(job.separators) + (lane.number + which) * n;
-        for (int j = 0; j < n; ++j) x[j] = there ? from[j] : T(0);
+        const T* from = static_cast<const T*>(job.separators) + (lane.number + which) * size.n;
+        for (int j = 0; j < size.n; ++j) x[j] = there ? from[j] : T(0);
     }
 };
 
 // The gradient of one field on its way out: entry e of point t, or its sum over the points of the lane.
-template <class T, int COUNT>
+template <class T, class D, int COUNT>
 struct Sink {
+    using Count = typename SizeOf<D::unrolled>::template number<COUNT>;
+
     const Output& out;
+    const Count count;
     T* at;
     double sums[COUNT];
 
-    SMNN_INLINE Sink(const Output& out_, const Lane& lane, int times)
+    SMNN_INLINE Sink(const Output& out_, const Lane& lane, int times, int count_)
         : out(out_),
+          count(number_of(Count(), count_)),
           at(static_cast<T*>(out_.data) +
-             (out_.over_time ? lane.number : lane.system * Index(times) + lane.start) * COUNT) {
-        for (int e = 0; e < COUNT; ++e) sums[e] = 0;
+             (out_.over_time ? lane.number : lane.system * Index(times) + lane.start) * count_) {
+        for (int e = 0; e < count; ++e) sums[e] = 0;
     }
     SMNN_INLINE void put(int t, int e, T x) {
         if (out.over_time) {
             sums[e] += double(x);
         } else {
-            at[Index(t) * COUNT + e] = x;
+            at[Index(t) * count + e] = x;
         }
     }
     SMNN_INLINE void put_all(int t, const T* x) {
-        for (int e = 0; e < COUNT; ++e) put(t, e, x[e]);
+        for (int e = 0; e < count; ++e) put(t, e, x[e]);
     }
     SMNN_INLINE void finish() const {
         if (!out.over_time) return;
-        for (int e = 0; e < COUNT; ++e) at[e] = T(sums[e]);
+        for (int e = 0; e < count; ++e) at[e] = T(sums[e]);
     }
 };
 
@@ -172,30 +179,32 @@ SMNN_INLINE void Points<T, D, Chunked>::contract() const {
     const LaneRows<T, D> rows(job, lane);
     const Field_<T> y_(job.systems, job.in[Y], lane);
     const bool bad = job.systems.bad[lane.system] != 0;
-    Sink<T, Q * n> dc(job.gradient[C], lane, job.points);
-    Sink<T, Q> db(job.gradient[B], lane, job.points), dw(job.gradient[W_EQUATION], lane, job.points);
-    Sink<T, 1> ds(job.gradient[S], lane, job.points - 1), dws(job.gradient[W_SMOOTHNESS], lane, job.points - 1);
+    Sink<T, D, Q * n> dc(job.gradient[C], lane, job.points, size.Q * size.n);
+    Sink<T, D, Q> db(job.gradient[B], lane, job.points, size.Q), dw(job.gradient[W_EQUATION], lane, job.points, size.Q);
+    const int steps = job.points - 1;
+    Sink<T, D, 1> ds(job.gradient[S], lane, steps, 1), dws(job.gradient[W_SMOOTHNESS], lane, steps, 1);
     const int initial = size.V * job.R_init;
     T* du = static_cast<T*>(job.gradient[U].data) + lane.system * job.T_init * initial;
     T* dwi = static_cast<T*>(job.gradient[W_INITIAL].data) + lane.system * job.T_init * initial;
     T y0[n], y1[n], x0[n], x1[n];
     const auto read = [&](int t) {
-        for (int j = 0; j < n; ++j) y0[j] = y_(t, j / K, j % K);
+        for (int j = 0; j < size.n; ++j) y0[j] = y_(t, j / size.K, j % size.K);
     };
     const auto step_out = [&](int t) {
-        const auto step = contract_step<T>(size, job.scheme_rows, rows.s(t + 1), rows.w_smoothness(t + 1), y0, y1, x0, x1);
+        const T s = rows.s(t + 1), w = rows.w_smoothness(t + 1);
+        const auto step = contract_step<T>(size, job.scheme_rows, s, w, y0, y1, x0, x1);
         ds.put(t, 0, step.s);
         dws.put(t, 0, step.w_smoothness);
     };
     const auto move_on = [&] {
-        for (int j = 0; j < n; ++j) {
+        for (int j = 0; j < size.n; ++j) {
             y1[j] = y0[j];
             x1[j] = x0[j];
         }
     };
     back([&](int t, const T* x) {
         read(t);
-        for (int j = 0; j < n; ++j) x0[j] = bad ? not_a_number<T>() : x[j];
+        for (int j = 0; j < size.n; ++j) x0[j] = bad ? not_a_number<T>() : x[j];
         T c[Q * n], b[Q], w[Q];
         contract_equations<T>(size, rows, t, y0, x0, PointGradients<T>{c, b, w});
         dc.put_all(t, c);
@@ -204,7 +213,7 @@ SMNN_INLINE void Points<T, D, Chunked>::contract() const {
         if (t + 1 < lane.length) step_out(t);
         if (rows.has_initial(t)) {
             for (int e = 0; e < initial; ++e) {
-                const int v = e / job.R_init, r = e % job.R_init, j = v * K + r;
+                const int v = e / job.R_init, r = e % job.R_init, j = v * size.K + r;
                 const T weight = rows.w_initial(t, v, r);
                 const Index to = Index(lane.start + t) * initial + e;
                 du[to] = weight * weight * x0[j];

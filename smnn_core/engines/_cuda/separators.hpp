@@ -7,20 +7,9 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// n, as a compile-time number where it is one
-template <class Count>
-SMNN_INLINE Count count_of(int n) {
-    if constexpr (sizeof(Count) < sizeof(int)) {
-        return {};
-    } else {
-        return n;
-    }
-}
-
 template <class T, class Count, int N, bool Chunked>
 struct Separators {
     static constexpr int ENTRIES = CHAIN_ENTRIES<N, Chunked>;
-    static constexpr int ITEM = CarriedLayout<true>{N}.entries();
 
     const ChainJob<T>& job;
     const Count n;
@@ -31,7 +20,7 @@ struct Separators {
 
     SMNN_INLINE Separators(const ChainJob<T>& job_, Index number)
         : job(job_),
-          n(count_of<Count>(job_.n)),
+          n(number_of(Count(), job_.n)),
           total(job_.sizes[job_.level]),
           lane(number, total, job_.chunks),
           items(job_.systems.count * total),
@@ -58,29 +47,29 @@ struct Separators {
 
     // R^T w = g, w in the place of z.
     SMNN_INLINE void forward() const {
-        const T* passed = static_cast<const T*>(job.passed) + first * 2 * N;
+        const T* passed = static_cast<const T*>(job.passed) + first * 2 * n;
         T g[N], left[N], next[N], before[N];
-        for (int j = 0; j < N; ++j) left[j] = before[j] = T(0);
+        for (int j = 0; j < n; ++j) left[j] = before[j] = T(0);
         const auto read = [&](int k) {
             const bool more = lane.start + k + 1 < total;
-            for (int j = 0; j < N; ++j) {
-                g[j] = passed[k * 2 * N + j] - (more ? passed[(k + 1) * 2 * N + N + j] : T(0)) - before[j];
+            for (int j = 0; j < n; ++j) {
+                g[j] = passed[k * 2 * n + j] - (more ? passed[(k + 1) * 2 * n + n + j] : T(0)) - before[j];
             }
         };
         for (int k = 0; k < lane.length - Chunked; ++k) {
             T f[ENTRIES];
             read(k);
-            load(job.factor, first + k, ENTRIES, items, f);
+            load(job.factor, first + k, entries(), items, f);
             chain_forward<T, Chunked>(n, f, g, next, left);
-            store(job.z, first + k, N, items, g);
-            for (int j = 0; j < N; ++j) before[j] = next[j];
+            store(job.z, first + k, n, items, g);
+            for (int j = 0; j < n; ++j) before[j] = next[j];
         }
         if constexpr (Chunked) {
             read(lane.length - 1);
-            T* out = static_cast<T*>(job.next_passed) + lane.number * 2 * N;
-            for (int j = 0; j < N; ++j) {
+            T* out = static_cast<T*>(job.next_passed) + lane.number * 2 * n;
+            for (int j = 0; j < n; ++j) {
                 out[j] = g[j];
-                out[N + j] = left[j];
+                out[n + j] = left[j];
             }
         }
     }
@@ -88,27 +77,30 @@ struct Separators {
     // R x = z
     SMNN_INLINE void back() const {
         T next[N], left[N];
-        T* x = static_cast<T*>(job.x) + first * N;
-        const T* separators = static_cast<const T*>(job.separators) + lane.number * N;
+        T* x = static_cast<T*>(job.x) + first * n;
+        const T* separators = static_cast<const T*>(job.separators) + lane.number * n;
         int k = lane.length - 1;
-        for (int j = 0; j < N; ++j) {
+        for (int j = 0; j < n; ++j) {
             next[j] = Chunked ? separators[j] : T(0);
-            left[j] = Chunked && lane.chunk > 0 ? separators[j - N] : T(0);
+            left[j] = Chunked && lane.chunk > 0 ? separators[j - n] : T(0);
         }
         if constexpr (Chunked) {
-            for (int j = 0; j < N; ++j) x[k * N + j] = next[j];
+            for (int j = 0; j < n; ++j) x[k * n + j] = next[j];
             --k;
         }
         for (; k >= 0; --k) {
             T f[ENTRIES], z[N];
-            load(job.factor, first + k, ENTRIES, items, f);
-            load(job.z, first + k, N, items, z);
+            load(job.factor, first + k, entries(), items, f);
+            load(job.z, first + k, n, items, z);
             chain_back<T, Chunked>(n, f, z, next, left, z);
-            for (int j = 0; j < N; ++j) x[k * N + j] = next[j] = z[j];
+            for (int j = 0; j < n; ++j) x[k * n + j] = next[j] = z[j];
         }
     }
 
    private:
+    // ENTRIES, as the compiler knows it, or does not
+    SMNN_INLINE int entries() const { return (Chunked ? 3 : 2) * n * n; }
+
     SMNN_INLINE auto item(int k) const {
         const T* from = static_cast<const T*>(job.ends) + first + k;
         const Index stride = items;
@@ -116,8 +108,8 @@ struct Separators {
     }
 
     SMNN_INLINE void keep(int k, const T* f, const T* z) const {
-        store(job.factor, first + k, ENTRIES, items, f);
-        store(job.z, first + k, N, items, z);
+        store(job.factor, first + k, entries(), items, f);
+        store(job.z, first + k, n, items, z);
     }
 
     // Item k of a level is the last of chunk k one level below.

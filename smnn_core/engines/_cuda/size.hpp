@@ -29,7 +29,8 @@ struct Capacity<Exact<V, K_, Q_, Extra>> {
     static constexpr int n = V * K_, rows = V * K_ + (Extra ? V * K_ : 0) + Q_, K = K_;
 };
 // What a module is compiled for. Unrolled code grows with n^3: where it does not stay in registers anyway, loops whose
-// bounds the compiler does not know (Sized, from the numbers in the job) take its place, in arrays of the same capacity.
+// bounds the compiler does not know (Sized, from the numbers in the job) take its place, in arrays of the same
+// capacity.
 template <int V_, int K_, int Q_, bool Extra, bool Unrolled>
 struct Dimensions {
     static constexpr int V = V_, K = K_, Q = Q_, n = V * K, extra = Extra ? n : 0, rows = n + extra + Q;
@@ -42,8 +43,8 @@ template <bool Unrolled>
 struct SizeOf {
     template <class D>
     using type = Exact<D::V, D::K, D::Q, (D::extra > 0)>;
-    template <class D>
-    using count = Int<D::n>;
+    template <int N>
+    using number = Int<N>;
     template <class D>
     SMNN_INLINE static type<D> make(int, int, int) {
         return {};
@@ -53,14 +54,21 @@ template <>
 struct SizeOf<false> {
     template <class D>
     using type = Sized;
-    template <class D>
-    using count = int;
+    template <int N>
+    using number = int;
     template <class D>
     SMNN_INLINE static Sized make(int V, int K, int Q) {
         const int n = V * K, extra = D::extra ? n : 0;
         return {V, K, Q, n, n + extra + Q, extra};
     }
 };
+
+// A number of such a type: what the compiler knows, or what it is told at run time.
+template <int N>
+SMNN_INLINE Int<N> number_of(Int<N>, int) {
+    return {};
+}
+SMNN_INLINE int number_of(int, int n) { return n; }
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn

@@ -1,8 +1,8 @@
 """Between tensors and engines: everything here works on plain tensors and knows nothing of derivatives.
 
-A compiled engine sees CPU tensors as NumPy arrays on the same memory, and its results become tensors on theirs. Where
-no compiled engine serves, the array API engine takes the tensors themselves, on any device. (An engine for CUDA arrays
-is to be offered its views in `_for_engine`, the one place where arrays are chosen.)
+A compiled engine sees CPU tensors as NumPy arrays, and CUDA tensors as CuPy arrays, on the same memory; its results
+become tensors on theirs. Where no compiled engine serves, the array API engine takes the tensors themselves, on any
+device. `_for_engine` is the one place where arrays are chosen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
+import array_api_compat as compat
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from smnn_core._solve import adjoint as core_adjoint
 from smnn_core._solve import raise_if_singular, solve_problem
 from smnn_core.engines import array_api, select
 from smnn_core.engines._contract import Factor
+
+from . import _cuda
 
 __all__ = [
     "Keep",
@@ -248,11 +251,17 @@ def _with(x: T_, **changes: Any) -> T_:
 
 
 def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[[Any], Any]], T_]) -> T_:
-    """What `build` makes of the arrays that the engine takes: NumPy arrays or tensors."""
+    """What `build` makes of the arrays that the engine takes: NumPy or CuPy arrays, or tensors."""
     tensors = [x for x in given if isinstance(x, Tensor)]
     dtype = tensors[0].dtype
-    if dtype in FLOATS and all(x.is_cpu and x.dtype == dtype for x in tensors):
-        result = build(_view)
+    view = None
+    if dtype in FLOATS and all(x.dtype == dtype for x in tensors):
+        if all(x.is_cpu for x in tensors):
+            view = _view
+        elif how.engine in ("auto", "cuda") and _cuda.serves(tensors):
+            view = _cuda.view
+    if view is not None:
+        result = build(view)
         system = result.system if isinstance(result, Problem) else result
         if select(how.engine, system) is not array_api:
             return result
@@ -270,14 +279,19 @@ def _view(x: Any) -> Any:
 
 def _like(system: System, x: Tensor) -> Any:
     """x as the kind of array that the system is made of."""
-    return _view(x) if isinstance(system.coefficients, np.ndarray) else _plain(x)
+    c = system.coefficients
+    if isinstance(c, np.ndarray):
+        return _view(x)
+    return _plain(x) if isinstance(c, Tensor) else _cuda.view(x)
 
 
 def tensor(x: Any) -> Tensor:
     """The same memory as a tensor."""
     if isinstance(x, Tensor):
         return x
-    return torch.from_numpy(x if isinstance(x, np.ndarray) else np.asarray(x))
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x)
+    return _cuda.tensor(x) if compat.is_cupy_array(x) else torch.from_numpy(np.asarray(x))
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
@@ -286,4 +300,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def _calls_on(system: System) -> AbstractContextManager[Any]:
-    return NOTHING if isinstance(system.coefficients, np.ndarray) else full_precision(system.coefficients)
+    c = system.coefficients
+    if isinstance(c, np.ndarray):
+        return NOTHING
+    return full_precision(c) if isinstance(c, Tensor) else _cuda.current(c.device.id)

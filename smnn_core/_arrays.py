@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import array_api_compat as compat
+import array_api_compat.numpy as compat_numpy
+import numpy as np
 
 from ._errors import DeviceError, DTypeError, NamespaceError, ShapeError
 
 Array = Any
 Namespace = Any
 Shape = tuple[int, ...]
+
+NUMPY_DTYPES = np.dtype("float32"), np.dtype("float64")
+
+
+def is_numpy(x: Array) -> bool:
+    """Whether x is a plain NumPy array: on the CPU, its values at hand."""
+    return type(x) is np.ndarray
 
 
 def common_namespace(arrays: Mapping[str, Array]) -> Namespace:
@@ -23,6 +32,8 @@ def common_namespace(arrays: Mapping[str, Array]) -> Namespace:
         NamespaceError, DTypeError, DeviceError: naming the argument that differs and what to change.
     """
     first = next(iter(arrays))
+    if all(is_numpy(x) and x.dtype in NUMPY_DTYPES and x.dtype == arrays[first].dtype for x in arrays.values()):
+        return compat_numpy  # what follows finds the same, and takes longer than a small solve
     for name, x in arrays.items():
         if not compat.is_array_api_obj(x):
             raise NamespaceError(
@@ -67,6 +78,8 @@ def _is_sharded(*arrays: Array) -> bool:
 
 def is_tracer(x: Array) -> bool:
     """Whether x stands for values that are not there yet (a JAX tracer, a torch fake tensor or compilation)."""
+    if is_numpy(x):
+        return False
     if compat.is_torch_array(x):
         torch = sys.modules["torch"]
         return torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter)
@@ -80,6 +93,8 @@ def device_of(x: Array) -> Any:
 
 def can_look(x: Array) -> bool:
     """Whether the values of x can be read without tracing errors and without synchronising with a device."""
+    if is_numpy(x):
+        return True
     if is_tracer(x) or compat.is_cupy_array(x):
         return False
     if compat.is_torch_array(x):
@@ -97,6 +112,8 @@ def broadcast_shapes(shapes: Mapping[str, Shape]) -> Shape:
     """
     result: Shape = ()
     for name, shape in shapes.items():
+        if not shape or shape == result:
+            continue
         rank = max(len(result), len(shape))
         a, b = ((1,) * (rank - len(s)) + s for s in (result, shape))
         if any(i != j and 1 not in (i, j) for i, j in zip(a, b, strict=True)):

@@ -233,7 +233,7 @@ class Problem:
             weights=weights,
             right_hand_side={"rhs": rhs, "initial_values": initial_values},
         )
-        return Problem.of(system, rhs, initial_values)
+        return Problem._of(system, rhs, initial_values)
 
     @staticmethod
     def of(system: System, rhs: Array, initial_values: Array) -> Problem:
@@ -241,6 +241,11 @@ class Problem:
         common_namespace({"coefficients": system.coefficients, "rhs": rhs, "initial_values": initial_values})
         _check_rank("rhs", rhs, 2, "(..., T or 1, Q)")
         _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        return Problem._of(system, rhs, initial_values)
+
+    @staticmethod
+    def _of(system: System, rhs: Array, initial_values: Array) -> Problem:
+        """Checks what is left: whether the shapes fit."""
         T_init, R_init = system.n_initial_steps, system.n_initial_orders
         batch = broadcast_shapes(
             {
@@ -308,6 +313,8 @@ def _check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
 def _batch(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:
     """The batch shape of x, whose last axes must be `core`; the first n_broadcast of them (None: all) may be 1."""
     rank = len(core)
+    if x.shape[-rank:] == core:
+        return tuple(x.shape[:-rank])
     optional = rank if n_broadcast is None else n_broadcast
     tail = tuple(x.shape[-rank:]) if x.ndim else ()
     expected = core[len(core) - len(tail) :] if n_broadcast is None else core

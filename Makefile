@@ -61,8 +61,11 @@ test-docs: docs $(VENV)/.test
 docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
-bench: $(VENV)/.torch $(VENV)/.examples
+bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
 	$(PY) -m benchmarks
+	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.overhead_torch
+	$(PY) -m benchmarks.overhead_jax
 
 # On such machines nothing can be installed as a rule: this uses $(PYTHON) as it is.
 OUT ?= benchmarks/results/gpu

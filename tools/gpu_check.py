@@ -33,6 +33,10 @@ TESTS = {
     "PyTorch": ["tests/torch"],
     "JAX": ["tests/jax"],
 }
+AGREEMENT = 1e-9
+"""Relative difference of well-conditioned problems in float64: eps times condition numbers up to 10^6."""
+ON_DEVICE = {"cupy": "cuda", "torch": "cuda", "jax": "gpu"}
+"""Libraries, and what each calls the device."""
 
 Row = dict[str, Any]
 
@@ -74,7 +78,10 @@ def commands() -> dict[str, list[str]]:
     """What is run before the benchmarks."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
     result = {f"tests, {name}": [*pytest, *arguments] for name, arguments in TESTS.items()}
-    small = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "--small"]
+    this = [sys.executable, str(ROOT / "tools" / "gpu_check.py")]
+    for library in ON_DEVICE:
+        result[f"{library} on the device against NumPy"] = [*this, "--compare", library]
+    small = [*this, "--small"]
     for tool in ("memcheck", "initcheck"):
         result[f"compute-sanitizer, {tool}"] = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *small]
     return result
@@ -92,6 +99,57 @@ def run_command(name: str, command: list[str], seconds: float) -> Row:
         return {"name": name, "passed": False, "detail": f"not done after {seconds:.0f} s"}
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return {"name": name, "passed": done.returncode == 0, "detail": lines[-1] if lines else f"exit {done.returncode}"}
+
+
+def compare(library: str, device: str) -> float:
+    """The largest difference of y and of all gradients from those of NumPy arrays, relative to the largest entry."""
+    import numpy as np
+
+    import smnn_core as smnn
+
+    worst = 0.0
+    for batch, T, V in (((5,), 40, 1), ((), 20_000, 1), ((2, 3), 300, 2)):
+        rng = np.random.default_rng(T)
+        c = rng.uniform(-0.3, 0.3, (*batch, T, V, V, 3))
+        c[..., range(V), range(V), 0] += 1.5
+        shapes = (*batch, T, V), (*batch, 1, V, 2)
+        arrays = [c, *(rng.uniform(-1, 1, shape) for shape in shapes), rng.uniform(0.2, 0.5, (*batch, T - 1))]
+        y, vjp = smnn.solve_ode_vjp(*arrays)
+        g = rng.uniform(-1, 1, y.shape)
+        gradients = vjp(g)
+        found = solve_with(library, device, arrays, g)
+        for actual, expected in zip(found, (y, *gradients[:4]), strict=True):
+            worst = max(worst, float(np.abs(actual - expected).max() / np.abs(expected).max()))
+    return worst
+
+
+def solve_with(library: str, device: str, arrays: list[Any], g: Any) -> list[Any]:
+    """y and the gradients of coefficients, rhs, initial values and steps, as NumPy arrays."""
+    if library == "cupy":
+        import cupy
+
+        import smnn_core as smnn
+
+        y, vjp = smnn.solve_ode_vjp(*map(cupy.asarray, arrays), engine="cuda")
+        return [cupy.asnumpy(x) for x in (y, *vjp(cupy.asarray(g))[:4])]
+    if library == "torch":
+        import torch
+
+        import smnn_torch
+
+        leaves = [torch.tensor(x, device=device, requires_grad=True) for x in arrays]
+        y = smnn_torch.solve_ode(*leaves)
+        gradients = torch.autograd.grad(y, leaves, torch.tensor(g, device=device))
+        return [x.detach().cpu().numpy() for x in (y, *gradients)]
+    import jax
+    import numpy as np
+
+    import smnn_jax
+
+    jax.config.update("jax_enable_x64", True)
+    place = jax.devices(device)[0]
+    y, vjp = jax.vjp(smnn_jax.solve_ode, *(jax.device_put(x, place) for x in arrays))
+    return [np.asarray(x) for x in (y, *vjp(jax.device_put(g, place)))]
 
 
 def small_problem() -> None:
@@ -317,9 +375,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="where report.md and results.json go")
     parser.add_argument("--minutes", type=float, default=8.0, help="time for everything (default: 8)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run")
+    parser.add_argument("--compare", choices=sorted(ON_DEVICE), help="solve with this library and with NumPy")
     parser.add_argument("--small", action="store_true", help="solve a small problem, for compute-sanitizer")
     given = parser.parse_args(arguments)
     sys.path[:0] = [str(ROOT), str(ROOT / "adapters")]
+    if given.compare:
+        difference = compare(given.compare, ON_DEVICE[given.compare])
+        print(f"largest relative difference {difference:.1e}")
+        return int(not difference < AGREEMENT)
     if given.small:
         small_problem()
         return 0

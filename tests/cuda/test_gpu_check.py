@@ -29,6 +29,12 @@ def test_dry_run_names_every_step(gpu_check, capsys) -> None:
         assert what in printed
 
 
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_libraries_agree_with_numpy(gpu_check, library) -> None:
+    """As on a device, on the CPU."""
+    assert gpu_check.compare(library, "cpu") < gpu_check.AGREEMENT
+
+
 def test_a_folder_is_needed(gpu_check, capsys) -> None:
     with pytest.raises(SystemExit):
         gpu_check.main([])

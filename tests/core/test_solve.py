@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ DTYPES = ("float64", "float32")
 def solve(backend: Backend, arguments: Iterable[Any], **options: Any) -> Any:
     """solve_ode on arrays of the backend, compiled as a whole where the library compiles."""
     arrays = [x if not isinstance(x, np.ndarray) else backend.asarray(x) for x in arguments]
-    return backend.jit(lambda *a: smnn.solve_ode(*a, **options))(*arrays)
+    # the function itself, where that is all: JAX then finds what it has compiled for the same shapes
+    function = backend.jit(partial(smnn.solve_ode, **options) if options else smnn.solve_ode)
+    return function(*arrays)
 
 
 def check_against_dense(data: ProblemData, backend: Backend, dtype: str, engine: str = "auto") -> None:

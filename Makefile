@@ -7,8 +7,8 @@ WORKERS ?= 2
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-# A limit on the whole test run, where the system has the command.
-TIMEOUT := $(if $(shell command -v timeout),timeout 600)
+# Against tests that hang, where the system has the command: twice what they may take on two cores.
+TIMEOUT := $(if $(shell command -v timeout),timeout 1200)
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 

@@ -1,4 +1,6 @@
-"""A model trained on two processes, each with its half of the batch. Started by torchrun."""
+"""A model trained on two processes, each with its half of the batch."""
+
+import os
 
 import torch
 import torch.distributed as dist
@@ -6,39 +8,41 @@ from torch import nn
 
 from smnn_torch import HERMITE, MechanisticODE
 
-dist.init_process_group("gloo")  # "nccl" on GPUs
-rank, world = dist.get_rank(), dist.get_world_size()
-torch.set_default_dtype(torch.float64)
 
-torch.manual_seed(0)  # the same data everywhere; each process takes its share
-stiffness = 1 + 3 * torch.rand(64, 1)
-t = 0.1 * torch.arange(50)
-data = torch.cos(stiffness.sqrt() * t)
-share = data[rank::world]
+def train(rank, world):
+    dist.init_process_group("gloo", rank=rank, world_size=world)  # "nccl" on GPUs
+    torch.set_default_dtype(torch.float64)
 
-model = nn.Sequential(
-    nn.Linear(50, 64),
-    nn.Tanh(),
-    MechanisticODE(64, n_steps=50, order=3, n_initial_orders=2, step_sizes=torch.tensor([0.1]), scheme=HERMITE),
-)
-model = nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)  # the same data everywhere; each process takes its share
+    stiffness = 1 + 3 * torch.rand(64, 1)
+    data = torch.cos(stiffness.sqrt() * 0.1 * torch.arange(50))
+    share = data[rank::world]
 
-for step in range(101):
-    y = model(share)[..., 0, 0]
-    loss = (y - share).square().mean()
-    optimizer.zero_grad()
-    loss.backward()  # averages the gradients of all processes
-    optimizer.step()
-    if step % 50 == 0:
-        total = loss.detach()
-        dist.all_reduce(total)
-        if rank == 0:
-            print(f"step {step:3d}: loss {total.item() / world:.4f} over {world} processes", flush=True)
+    step_sizes = torch.tensor([0.1])
+    ode = MechanisticODE(64, n_steps=50, order=3, n_initial_orders=2, step_sizes=step_sizes, scheme=HERMITE)
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(50, 64), nn.Tanh(), ode))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-weight = next(model.parameters()).detach()
-others = [torch.empty_like(weight) for _ in range(world)]
-dist.all_gather(others, weight)
-if rank == 0:
-    print("the same weights everywhere:", all(torch.equal(weight, other) for other in others))
-dist.destroy_process_group()
+    for step in range(101):
+        y = model(share)[..., 0, 0]
+        loss = (y - share).square().mean()
+        optimizer.zero_grad()
+        loss.backward()  # averages the gradients of all processes
+        optimizer.step()
+        if step % 50 == 0:
+            total = loss.detach()
+            dist.all_reduce(total)
+            if rank == 0:
+                print(f"step {step:3d}: loss {total.item() / world:.4f} over {world} processes", flush=True)
+
+    weight = next(model.parameters()).detach()
+    others = [torch.empty_like(weight) for _ in range(world)]
+    dist.all_gather(others, weight)
+    if rank == 0:
+        print("the same weights everywhere:", all(torch.equal(weight, other) for other in others), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}  # torchrun sets these, and starts the processes
+    torch.multiprocessing.spawn(train, args=(2,), nprocs=2)

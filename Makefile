@@ -12,7 +12,7 @@ TIMEOUT := $(if $(shell command -v timeout),timeout 1200)
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
-# OpenMP threads that spin while they wait starve whatever else runs: 15 times slower here, on a busy machine.
+# OpenMP threads that spin while they wait starve whatever else runs on a busy machine.
 demo test test-latest docs test-docs examples: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize clean

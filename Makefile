@@ -37,7 +37,7 @@ help:
 demo: $(VENV)/.torch $(VENV)/.examples
 	$(PY) examples/lorenz.py
 
-test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax
+test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
 	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS) --ignore tests/docs
 
 test-latest:

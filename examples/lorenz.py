@@ -3,9 +3,9 @@
 A network denoises windows of the trajectory; a linear combination of the monomials of degree <= 2 of the denoised
 window is the right-hand side of one ODE y' = rhs per variable; the loss compares the solution with the window. Small
 coefficients are cut to zero in rounds. Ends with a table of the coefficients found against the true ones, a picture
-in examples/output/ and the worst relative error.
+in examples/output/lorenz/ and the worst relative error.
 
-    python examples/lorenz.py [--seed 0] [--device cuda] [--paper]
+    python examples/lorenz.py [--seed 0] [--noise 0.01] [--device cuda] [--resume] [--paper | --smoke]
 
 Source: experiment and published configuration (`--paper`) from Chen et al., Scalable Mechanistic Neural Networks, ICLR
 2025. The default configuration trains a smaller residual denoiser, fits coefficients on the orthonormalised library and
@@ -17,21 +17,33 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from _experiment import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    Training,
+    batch_of,
+    command_line,
+    print_table,
+    save_metrics,
+    save_picture,
+)
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from smnn_torch import HERMITE, TAYLOR, Scheme, solve_ode
+
+Solver = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(coefficients, rhs, initial_values, step_sizes) -> y, as `solve_ode`"""
 
 SIGMA, RHO, BETA = 10.0, 28.0, 8.0 / 3.0
 VARIABLES = ("x", "y", "z")
@@ -39,7 +51,8 @@ EXPONENTS = [e for degree in range(3) for e in itertools.combinations_with_repla
 TERMS = ["".join(VARIABLES[i] for i in e) or "1" for e in EXPONENTS]
 TRUE = {("x", "x"): -SIGMA, ("x", "y"): SIGMA, ("y", "x"): RHO, ("y", "y"): -1.0, ("y", "xz"): -1.0}
 TRUE |= {("z", "z"): -BETA, ("z", "xy"): 1.0}
-OUTPUT = Path(__file__).parent / "output"
+PUBLISHED_ERROR = 7.8
+"""percent: the worst relative error of a coefficient where the published notebook ends (the -1 of y in y')"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,17 @@ class Configuration:
     n_points: int = 10_000
     threshold: float = 0.1
 
+    @property
+    def steps(self) -> int:
+        """Optimisation steps in all."""
+        return self.warm_up + self.rounds * self.steps_per_round
+
+    def stage(self, step: int) -> tuple[int, int, float]:
+        """Of the stage that a step belongs to: which step of it this is, how many it has, its learning rate."""
+        if step < self.warm_up:
+            return step, self.warm_up, self.learning_rate
+        return (step - self.warm_up) % self.steps_per_round, self.steps_per_round, self.learning_rate_in_rounds
+
 
 OURS = Configuration(HERMITE, 128, False, 5e-2, 2e-3, 1e-4, warm_up=1000, rounds=10, steps_per_round=50)
 PAPER = Configuration(TAYLOR, 1024, True, 5e-4, 5e-4, 5e-4, warm_up=400 * 19, rounds=10, steps_per_round=19)
@@ -82,6 +106,12 @@ def trajectory(n_points: int, step: float) -> np.ndarray:
     t = step * np.arange(n_points)
     solution = solve_ivp(lorenz, (0, t[-1]), [1.0, 1.0, 1.0], method="DOP853", t_eval=t, rtol=1e-11, atol=1e-11)
     return solution.y.T
+
+
+def observations(configuration: Configuration, noise: float, seed: int) -> np.ndarray:
+    """The trajectory, (n_points, 3), with normal noise of that many of its own standard deviations."""
+    clean = trajectory(configuration.n_points, configuration.step)
+    return clean + noise * np.random.default_rng(seed).normal(size=clean.shape) * clean.std(0)
 
 
 def library(y: Tensor) -> Tensor:
@@ -171,62 +201,72 @@ class OrthonormalCoefficients(nn.Module):
                 self.parameters_[kept, j] = R @ found[kept, j] / self.unit[j]
 
 
-def solve(rhs: Tensor, start: Tensor, step: float, scheme: Scheme) -> Tensor:
+def solve(rhs: Tensor, start: Tensor, step: float, solver: Solver) -> Tensor:
     """y' = rhs (B, T, 3) from y(0) = start (B, 3), one ODE with R = 2 per sample and variable: (B, T, 3)."""
     c = rhs.new_tensor([0.0, 1.0, 0.0]).view(1, 1, 1, 3)  # one left-hand side for all: eliminated once
     b = rhs.transpose(1, 2).unsqueeze(-1)
     u = start[..., None, None, None]
-    return solve_ode(c, b, u, rhs.new_full((1,), step), scheme=scheme)[..., 0, 0].transpose(1, 2)
+    return solver(c, b, u, rhs.new_full((1,), step))[..., 0, 0].transpose(1, 2)
 
 
-def batches(data: Tensor, configuration: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random windows (B, T, 3), for ever, in epochs without repetition."""
-    windows = data.unfold(0, configuration.window, 1).transpose(1, 2)
-    while True:
-        order = torch.randperm(len(windows), generator=generator)
-        for chosen in order[: len(order) // configuration.batch * configuration.batch].split(configuration.batch):
-            yield windows[chosen.to(data.device)]
-
-
-def train(data: Tensor, configuration: Configuration, seed: int) -> tuple[np.ndarray, list[float]]:
-    """The coefficients (10, 3) and the loss of every step."""
+def networks(data: Tensor, configuration: Configuration, seed: int) -> tuple[nn.Module, nn.Module]:
+    """The denoiser and the coefficients."""
     torch.manual_seed(seed)
     denoise = Denoiser(configuration, data).to(data)
     if configuration.published:
-        coefficients: nn.Module = PublishedCoefficients(configuration.width).to(data)
-    else:
-        coefficients = OrthonormalCoefficients(data, configuration.step)
-    stream = batches(data, configuration, torch.Generator().manual_seed(seed))
-    losses: list[float] = []
-    total = configuration.warm_up + configuration.rounds * configuration.steps_per_round
-    with tqdm(total=total, desc="training", unit="step") as progress:
+        return denoise, PublishedCoefficients(configuration.width).to(data)
+    return denoise, OrthonormalCoefficients(data, configuration.step)
 
-        def stage(steps: int, learning_rate: float) -> None:
-            optimiser = torch.optim.Adam(
-                [
-                    {"params": denoise.parameters(), "lr": configuration.learning_rate_of_denoiser},
-                    {"params": coefficients.parameters(), "lr": learning_rate},
-                ]
-            )
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-            for window in itertools.islice(stream, steps):
-                denoised = denoise(window)
-                y = solve(library(denoised) @ coefficients(), denoised[:, 0], configuration.step, configuration.scheme)
-                loss = (y - window).square().mean() + (denoised - window).square().mean()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                if not configuration.published:
-                    schedule.step()
-                losses.append(loss.item())
-                progress.update()
-                progress.set_postfix(loss=f"{losses[-1]:.1e}", refresh=False)
 
-        stage(configuration.warm_up, configuration.learning_rate)
-        for _ in range(configuration.rounds):
-            coefficients.keep(coefficients().detach().abs() >= configuration.threshold)
-            stage(configuration.steps_per_round, configuration.learning_rate_in_rounds)
-    return coefficients().detach().cpu().numpy(), losses
+def train(
+    data: Tensor,
+    configuration: Configuration,
+    arguments: argparse.Namespace,
+    solver: Solver | None = None,
+    name: str = "training",
+    every: float = 20.0,
+) -> tuple[np.ndarray, Training]:
+    """Trains in stages: a warm-up and the rounds, each begun by cutting small coefficients, with a new optimiser.
+
+    Args:
+        data: (n_points, 3).
+        configuration: what to train, and how.
+        arguments: of the command line.
+        solver: in place of `solve_ode` with the scheme of the configuration.
+        name: of the checkpoint and the progress bar.
+        every: seconds between checkpoints.
+
+    Returns:
+        The coefficients (10, 3), and the training with its history of losses and its time.
+    """
+    solver = solver or partial(solve_ode, scheme=configuration.scheme)
+    denoise, coefficients = networks(data, configuration, arguments.seed)
+    optimiser = torch.optim.Adam(
+        [{"params": denoise.parameters()}, {"params": coefficients.parameters()}], lr=configuration.learning_rate
+    )
+    windows = data.unfold(0, configuration.window, 1).transpose(1, 2)
+    parts = {"denoise": denoise, "coefficients": coefficients, "optimiser": optimiser}
+    path = arguments.output / f"{name}.pt"
+    training = Training(path, configuration.steps, arguments, description=name, every=every, **parts)
+    for step in training:
+        position, of, rate = configuration.stage(step)
+        if position == 0:
+            optimiser.state.clear()  # a new optimiser: no moments from the stage before
+            if step > 0:
+                coefficients.keep(coefficients().detach().abs() >= configuration.threshold)
+        falling = 1.0 if configuration.published else 0.5 + 0.5 * math.cos(math.pi * position / of)
+        for group, r in zip(optimiser.param_groups, (configuration.learning_rate_of_denoiser, rate), strict=True):
+            group["lr"] = falling * r
+
+        window = windows[batch_of(step, configuration.batch, len(windows), arguments.seed).to(data.device)]
+        denoised = denoise(window)
+        y = solve(library(denoised) @ coefficients(), denoised[:, 0], configuration.step, solver)
+        loss = (y - window).square().mean() + (denoised - window).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        training.log(loss=loss.item())
+    return coefficients().detach().cpu().numpy(), training
 
 
 def true_coefficients() -> np.ndarray:
@@ -234,20 +274,27 @@ def true_coefficients() -> np.ndarray:
     return np.array([[TRUE.get((v, term), 0.0) for v in VARIABLES] for term in TERMS])
 
 
+def errors(found: np.ndarray) -> np.ndarray:
+    """Relative errors (10, 3) in percent: infinite where a term is spurious or missing, 0 where rightly absent."""
+    true = true_coefficients()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = 100 * np.abs(found / true - 1)
+    return np.where((true != 0) & (found != 0), relative, np.where((true == 0) & (found == 0), 0.0, np.inf))
+
+
 def report(found: np.ndarray) -> float:
     """Prints found against true; the worst relative error in percent, infinite where a term is spurious or missing."""
-    true = true_coefficients()
-    print(f"\n{'equation':<9}{'term':<6}{'found':>12}{'true':>12}{'error':>12}")
-    worst = 0.0
+    true, error = true_coefficients(), errors(found)
+    rows = []
     for j, variable in enumerate(VARIABLES):
         for i, term in enumerate(TERMS):
-            if found[i, j] == 0 and true[i, j] == 0:
-                continue
-            error = 100 * abs(found[i, j] / true[i, j] - 1) if true[i, j] and found[i, j] else np.inf
-            note = f"{error:.4f} %" if np.isfinite(error) else ("missing" if true[i, j] else "spurious")
-            print(f"{variable + chr(39):<9}{term:<6}{found[i, j]:>12.5f}{true[i, j]:>12.5f}{note:>12}")
-            worst = max(worst, error)
-    return worst
+            if found[i, j] != 0 or true[i, j] != 0:
+                note = f"{error[i, j]:.4f} %" if np.isfinite(error[i, j]) else "missing" if true[i, j] else "spurious"
+                rows.append([variable + "'", term, f"{found[i, j]:.5f}", f"{true[i, j]:.5f}", note])
+    print()
+    print_table(["equation", "term", "found", "true", "error"], rows)
+    print()
+    return float(error.max())
 
 
 def picture(data: np.ndarray, found: np.ndarray, losses: list[float], step: float, path: Path) -> None:
@@ -262,44 +309,41 @@ def picture(data: np.ndarray, found: np.ndarray, losses: list[float], step: floa
     again = solve_ivp(rhs, (0, t[-1]), data[0], method="DOP853", t_eval=t, rtol=1e-10, atol=1e-10, events=limit)
     figure = plt.figure(figsize=(13, 7.2), layout="constrained")
     grid = figure.add_gridspec(2, 3, wspace=0.12)
-    blue, orange = "#0072B2", "#D55E00"
-    for k, (title, y, colour) in enumerate([("data", data.T, blue), ("equations found", again.y, orange)]):
+    for k, (title, y, colour) in enumerate([("data", data.T, BLUE), ("equations found", again.y, ORANGE)]):
         axes = figure.add_subplot(grid[0, k], projection="3d")
         axes.plot(*y[:, : len(t)], lw=0.5, color=colour)
         axes.set(title=title, xlabel="x", ylabel="y", zlabel="z")
         axes.set_box_aspect(None, zoom=0.9)
     axes = figure.add_subplot(grid[0, 2])
-    axes.semilogy(losses, lw=0.7, color="black")
+    axes.semilogy(losses, lw=0.7, color=BLACK)
     axes.set(title="loss", xlabel="optimisation step", ylabel="mean squared error")
     axes = figure.add_subplot(grid[1, :])
-    axes.plot(t, data[: len(t), 0], color=blue, lw=2.5, alpha=0.6, label="data")
-    axes.plot(again.t, again.y[0], color=orange, lw=1, label="equations found, from the same start")
+    axes.plot(t, data[: len(t), 0], color=BLUE, lw=2.5, alpha=0.6, label="data")
+    axes.plot(again.t, again.y[0], color=ORANGE, lw=1, label="equations found, from the same start")
     axes.set(xlabel="time", ylabel="x", title="the two part only where chaos amplifies the last digits")
     axes.legend(loc="upper center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    save_picture(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of the networks and batches")
+    parser = command_line("lorenz", __doc__)
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of noise on the data, relative")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--paper", action="store_true", help="the published configuration (a GPU is advisable)")
-    size.add_argument("--smoke", action="store_true", help="a few steps, to see that everything runs")
+    parser.add_argument("--paper", dest="size", action="store_const", const="paper", help="the published configuration")
     arguments = parser.parse_args()
-    configuration = PAPER if arguments.paper else SMOKE if arguments.smoke else OURS
-    clean = trajectory(configuration.n_points, configuration.step)
-    noise = np.random.default_rng(arguments.seed).normal(size=clean.shape) * clean.std(0)
-    data = clean + arguments.noise * noise
+    configuration = {"paper": PAPER, "smoke": SMOKE}.get(arguments.size, OURS)  # --quick: it is quick as it is
+    data = observations(configuration, arguments.noise, arguments.seed)
     print(f"Lorenz trajectory: {len(data)} points; windows of {configuration.window}, {configuration.batch} a batch")
-    found, losses = train(torch.tensor(data, device=arguments.device), configuration, arguments.seed)
+    found, training = train(torch.tensor(data, device=arguments.device), configuration, arguments)
     worst = report(found)
-    path = OUTPUT / f"lorenz-seed{arguments.seed}.png"
-    picture(data, found, losses, configuration.step, path)
-    print(f"\npicture: {path}")
+    picture(data, found, training.history["loss"], configuration.step, arguments.output / "lorenz.png")
+    save_metrics(
+        arguments.output,
+        arguments,
+        [{"metric": "worst relative error of a coefficient, %", "ours": worst, "published": PUBLISHED_ERROR}],
+        coefficients=found.tolist(),
+        seconds=training.seconds,
+        loss=training.history["loss"],
+    )
     print(f"worst relative coefficient error: {worst:.4f} %")
 
 

@@ -70,7 +70,7 @@ def _backward(kept: Any, g: Array) -> tuple[Array, ...]:
     arguments, factor, y = kept
     h = jnp.moveaxis(jnp.reshape(g, (*g.shape[:2], -1)), 1, 0)
     λ = jnp.reshape(jnp.moveaxis(_substitute(factor, h), 0, 1), y.shape)
-    return solve_pullback(Problem.build(*arguments), y, λ)[:4]
+    return solve_pullback(Problem.build(*arguments), y, λ, g)[:4]
 
 
 cholesky_scan.defvjp(_forward, _backward)

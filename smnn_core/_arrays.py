@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -151,6 +151,11 @@ def power_derivatives(xp: Namespace, s: Array, K: int) -> Array:
         return xp.zeros_like(s)[..., None]
     o = xp.arange(1, K, dtype=s.dtype, device=device_of(s))
     return xp.concat([xp.zeros_like(s)[..., None], o * powers(xp, s, K - 1)], axis=-1)
+
+
+def concat(xp: Namespace, arrays: Sequence[Array], axis: int) -> Array:
+    """`xp.concat`, which PyTorch's older vmap (`is_grads_batched`) knows by its other name only."""
+    return getattr(xp, "cat", xp.concat)(arrays, axis=axis)
 
 
 def size(shape: Shape) -> int:

@@ -9,7 +9,7 @@ Weights are not part of A. All inputs keep their broadcast shapes; results have 
 
 from __future__ import annotations
 
-from ._arrays import Array, power_derivatives, powers, sum_to_shape
+from ._arrays import Array, concat, power_derivatives, powers, sum_to_shape
 from ._problem import Rows, System, Weights
 
 __all__ = [
@@ -47,7 +47,7 @@ def _smoothness_transpose(system: System, p: Array, x: Array) -> Array:
     p = p[..., None, :]
     at_t, at_next = p * (x @ F), p * (x @ G)
     edge = xp.zeros_like(at_t[..., :1, :, :])
-    return xp.concat([at_t, edge], axis=-3) + xp.concat([edge, at_next], axis=-3)
+    return concat(xp, [at_t, edge], axis=-3) + concat(xp, [edge, at_next], axis=-3)
 
 
 def _initial_transpose(system: System, x: Array) -> Array:
@@ -59,8 +59,8 @@ def _initial_transpose(system: System, x: Array) -> Array:
     def zeros(*shape: int) -> Array:
         return xp.zeros((*lead, *shape), dtype=system.dtype, device=system.device)
 
-    x = xp.concat([x, zeros(T_init, V, K - R_init)], axis=-1)
-    return xp.concat([x, zeros(T - T_init, V, K)], axis=-3)
+    x = concat(xp, [x, zeros(T_init, V, K - R_init)], axis=-1)
+    return concat(xp, [x, zeros(T - T_init, V, K)], axis=-3)
 
 
 def apply(system: System, y: Array) -> Rows:

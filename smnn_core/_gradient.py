@@ -24,15 +24,26 @@ and with g = dL/dx, M λ = g, backward,
 Each derivative uses the same two operators, `solve` and `normal_solve`, and products with A, A^T and dA: derivatives of
 any order follow. d(W^2) = 2 W dW. Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, for the derivative of a
 pseudo-inverse.
+
+Rounding. v = W A λ is much smaller than λ where steps are short: in the rows of the equations, c . λ[t], large terms
+cancel, and the digits that λ has lost are all that is left (none are right in float32 for y'' + 4y = 0, s = 0.01).
+But (W A)^T v = g says what v must be: at point t, with e for the equation rows and everything else on the right,
+
+    sum_q w[q] c[q,v,o] e[q] = g[v,o] - (smoothness and initial rows)[v,o],
+
+where smoothness rows enter with s^o: the columns of high order fix e, and hardly feel the errors of the other rows. So
+e is corrected by the least-squares solution of these n equations weighted with s^(R-o): see `equation_correction`. The
+same holds for W r, where (W A)^T W r = 0. Between four and six digits are gained, in both precisions.
 """
 
 from __future__ import annotations
 
 from . import _constraints as rows
-from ._arrays import Array, sum_to_shape
+from ._arrays import Array, concat, powers, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
 
 __all__ = [
+    "equation_correction",
     "least_squares_pullback",
     "normal_pullback",
     "normal_pushforward",
@@ -50,17 +61,57 @@ def residual(problem: Problem, y: Array) -> Rows:
     return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
 
 
-def solve_pullback(problem: Problem, y: Array, λ: Array) -> Gradients:
-    """The gradients of L with respect to all inputs of y = solve(d), from λ = M^-1 dL/dy."""
-    return least_squares_pullback(problem, y, λ)[0]
+def equation_correction(system: System, rest: Array) -> Array:
+    """What to add to the equation rows of v where (W A)^T v = g left `rest` = g - (W A)^T v, (..., T, V, K): (..., T, Q).
+
+    The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
+    with the Q x Q normal equations, damped: what is corrected was nearly right, and rows may depend on each other.
+    """
+    xp, Q, n = system.xp, system.Q, system.n
+    s = xp.abs(system.step_sizes)
+    if s.shape[-1] > 1:
+        s = concat(xp, [s[..., :1], s], axis=-1)
+    p = xp.flip(powers(xp, s, system.K), axis=-1)[..., None, :]
+    C = (system.weights.equation[..., None, None] * system.coefficients) * p[..., None, :, :]
+    C = xp.reshape(C, (*C.shape[:-2], n))
+    norm = xp.sqrt(xp.sum(C * C, axis=-1, keepdims=True))
+    norm = xp.where(norm == 0, xp.ones_like(norm), norm)
+    C = C / norm
+    rest = rest * p
+    rest = C @ xp.reshape(rest, (*rest.shape[:-2], n, 1))
+    if Q == 1:
+        return (rest / norm)[..., 0]
+    gram = C @ xp.matrix_transpose(C) + DAMPING * xp.eye(Q, dtype=system.dtype, device=system.device)
+    return (xp.linalg.solve(gram, rest) / norm)[..., 0]
 
 
-def least_squares_pullback(problem: Problem, y: Array, λ: Array) -> tuple[Gradients, Array]:
+DAMPING = 1e-4
+"""Relative to a row of norm 1: of an error, this much is left at most where rows are independent."""
+
+
+def corrected(system: System, v: Rows, g: Array | None = None) -> Rows:
+    """v, of which (W A)^T v = g is known (None: 0), the equation rows corrected."""
+    rest = -rows.apply_transpose(system, rows.weighted(system.weights, v))
+    rest = rest if g is None else rest + g
+    return Rows(v.equation + equation_correction(system, rest), v.initial, v.smoothness)
+
+
+def adjoint_rows(system: System, λ: Array, g: Array) -> Rows:
+    """v = W A λ for M λ = g."""
+    return corrected(system, rows.weighted(system.weights, rows.apply(system, λ)), g)
+
+
+def solve_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> Gradients:
+    """The gradients of L with respect to all inputs of y = solve(d), from g = dL/dy and λ = M^-1 g."""
+    return least_squares_pullback(problem, y, λ, g)[0]
+
+
+def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> tuple[Gradients, Array]:
     """`solve_pullback`, and the gradient with respect to the right-hand side of the smoothness rows, in y's batch."""
     system = problem.system
-    r = residual(problem, y)
-    Aλ = rows.apply(system, λ)
-    μ, ρ = rows.weighted(system.weights, Aλ, 2), rows.weighted(system.weights, r, 2)
+    r, W = residual(problem, y), system.weights
+    v, Wr = adjoint_rows(system, λ, g), corrected(system, rows.weighted(W, r))
+    μ, ρ = rows.weighted(W, v), rows.weighted(W, Wr)
     c_y, s_y = rows.gradient_of_product(system, μ, y)
     c_λ, s_λ = rows.gradient_of_product(system, ρ, λ)
     xp = system.xp
@@ -69,18 +120,20 @@ def least_squares_pullback(problem: Problem, y: Array, λ: Array) -> tuple[Gradi
         rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
         step_sizes=s_λ - s_y,
-        weights=_weights_pullback(system, Aλ, r),
+        weights=_weights_pullback(system, v, r),
     )
     return gradients, μ.smoothness
 
 
-def normal_pullback(system: System, x: Array, λ: Array) -> Gradients:
-    """The gradients of L with respect to the system of x = M^-1 h, from λ = M^-1 dL/dx (which is that of h)."""
-    Aλ, Ax = rows.apply(system, λ), rows.apply(system, x)
-    c_x, s_x = rows.gradient_of_product(system, rows.weighted(system.weights, Aλ, 2), x)
-    c_λ, s_λ = rows.gradient_of_product(system, rows.weighted(system.weights, Ax, 2), λ)
+def normal_pullback(system: System, x: Array, h: Array, λ: Array, g: Array) -> Gradients:
+    """The gradients of L with respect to the system of x = M^-1 h, from g = dL/dx and λ = M^-1 g (the gradient of h)."""
+    v = adjoint_rows(system, λ, g)
+    c_x, s_x = rows.gradient_of_product(system, rows.weighted(system.weights, v), x)
+    WAx = adjoint_rows(system, x, h)
+    c_λ, s_λ = rows.gradient_of_product(system, rows.weighted(system.weights, WAx), λ)
+    Ax = rows.apply(system, x)
     minus = Rows(-Ax.equation, -Ax.initial, -Ax.smoothness)
-    return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, Aλ, minus))
+    return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, v, minus))
 
 
 def solve_pushforward(
@@ -132,15 +185,15 @@ def _system_tangent_transpose(system: System, tangent: Gradients, x: Rows) -> Ar
     return result + rows.apply_transpose(system, dW2x)
 
 
-def _weights_pullback(system: System, Aλ: Rows, r: Rows) -> Weights:
-    """(A λ * r) . d(W^2), in the shapes of the weights."""
+def _weights_pullback(system: System, v: Rows, r: Rows) -> Weights:
+    """(A λ * r) . d(W^2) = 2 (v * r) . dW, in the shapes of the weights."""
     xp, w = system.xp, system.weights
 
     def gradient(weight: Array, product: Array) -> Array:
-        return sum_to_shape(xp, 2 * weight * product, tuple(weight.shape))
+        return sum_to_shape(xp, 2 * product, tuple(weight.shape))
 
     return Weights(
-        gradient(w.equation, Aλ.equation * r.equation),
-        gradient(w.initial, Aλ.initial * r.initial),
-        gradient(w.smoothness, xp.sum(Aλ.smoothness * r.smoothness, axis=(-2, -1))),
+        gradient(w.equation, v.equation * r.equation),
+        gradient(w.initial, v.initial * r.initial),
+        gradient(w.smoothness, xp.sum(v.smoothness * r.smoothness, axis=(-2, -1))),
     )

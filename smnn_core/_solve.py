@@ -259,7 +259,7 @@ def adjoint(problem: Problem, factor: Factor, y: Array, g: Array) -> Gradients:
     """The gradients of L with respect to all inputs, from g = dL/dy; fused where the engine can."""
     if hasattr(factor, "adjoint"):
         return factor.adjoint(problem, y, g)
-    return _gradient.solve_pullback(problem, y, factor.normal_solve(g))
+    return _gradient.solve_pullback(problem, y, factor.normal_solve(g), g)
 
 
 def raise_if_singular(system: System, factor: Factor, check: bool) -> None:

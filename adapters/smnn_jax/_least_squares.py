@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from smnn_core import _constraints as rows
-from smnn_core._gradient import residual
+from smnn_core._gradient import equation_correction, residual
 from smnn_core._problem import Problem, Rows, System
 
 from ._call import call
@@ -138,7 +138,12 @@ def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) ->
             factor = ChunkFactor.of(system, static.time_axis)
             x = factor.solve(d) - factor.normal_solve(h)
         WAx = _apply(static, system, x)
-        return pack([a - b for a, b in zip(f, WAx, strict=True)], x)
+        ρ = Rows(*(a - b for a, b in zip(f, WAx, strict=True)))
+        # the second row of (*) says what ρ must be, more exactly than x does
+        rest = h - _apply_transpose(static, system, ρ)
+        if static.time_axis is not None:  # the halo has no equations of its own
+            rest = jnp.concatenate([rest, jnp.zeros_like(rest[..., :1, :, :])], axis=-3)
+        return pack(ρ._replace(equation=ρ.equation + equation_correction(system, rest)), x)
 
     return unpack(jax.lax.custom_linear_solve(matvec, pack(f, h), solve, symmetric=True))[1]
 

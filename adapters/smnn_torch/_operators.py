@@ -122,7 +122,7 @@ class NormalSolve(Function):
         how, keep, *lhs, h, x = _saved(ctx)
         λ = NormalSolve.apply(how, keep, *lhs, g)
         with full_precision(x):
-            gradients = normal_pullback(system_of(how, lhs, x.shape[-3]), x, λ)
+            gradients = normal_pullback(system_of(how, lhs, x.shape[-3]), x, h, λ, g)
         return None, None, *_needed(ctx, (*bridge.in_order(gradients)[:5], sum_to_shape(xp, λ, tuple(h.shape))))
 
     @staticmethod
@@ -147,7 +147,7 @@ def _gradients(
     """The gradients with respect to all inputs of y = least_squares(...), and σ, themselves differentiable."""
     λ = NormalSolve.apply(how, keep, *lhs, g)
     with full_precision(y):
-        gradients, dσ = least_squares_pullback(_problem_of(how, lhs, b, u, σ, y), y, λ)
+        gradients, dσ = least_squares_pullback(_problem_of(how, lhs, b, u, σ, y), y, λ, g)
     return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
 
 

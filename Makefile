@@ -28,7 +28,7 @@ help:
 	@echo "make test-docs the documentation, built and looked at in Chromium"
 	@echo "make bench     the benchmarks"
 	@echo "make gpu-check tests and benchmarks on a machine with an NVIDIA GPU; OUT=folder for the report"
-	@echo "make examples  every example, small"
+	@echo "make examples  every example, small, and a table of what they find"
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
 	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
 	@echo "make sanitize  the kernels under the address and undefined-behaviour sanitizers"
@@ -72,8 +72,11 @@ OUT ?= benchmarks/results/gpu
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(OUT)
 
+# SIZE=--smoke: seconds, to see that everything runs.
+SIZE ?= --quick
 examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
-	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example --smoke; done
+	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example $(SIZE); done
+	$(PY) tools/examples_table.py
 
 build: $(VENV)/.build
 	PYTHON=$(PY) PATH="$(abspath $(VENV))/bin:$$PATH" tools/build_inplace.sh -DSMNN_WERROR=ON

@@ -3,9 +3,12 @@
 The model reads a noisy window of a damped oscillation and answers with its equation: a network maps the 50 points to
 the coefficients of `y'' + d y' + k y = 0` and to the initial values, and the solver returns the trajectory, on which
 the loss is. Nobody tells the network what damping and stiffness are: they are what makes the trajectories fit. Ends
-with the errors, on windows never seen, of the trajectory and of the two coefficients.
+with the errors, on windows never seen, of the trajectory and of the two coefficients, and a picture in
+examples/output/jax_model/.
 
-    python examples/jax_model.py [--steps 2000] [--seed 0] [--smoke]
+    python examples/jax_model.py [--steps 2000] [--seed 0] [--device gpu] [--resume] [--smoke]
+
+What the experiments share (`_experiment`) needs torch as well.
 """
 
 from __future__ import annotations
@@ -14,10 +17,15 @@ import argparse
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
 import optax
+from _experiment import BLACK, BLUE, Training, command_line, save_metrics, save_picture
 from jax import Array
 
 import smnn_jax
@@ -91,8 +99,25 @@ def loss(model: MechanisticModel, noisy: Array) -> Array:
     return jnp.mean((jax.vmap(model)(noisy)[:, :, 0, 0] - noisy) ** 2)
 
 
-def train(model: MechanisticModel, key: Array, steps: int, batch: int = 128) -> MechanisticModel:
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+class State:
+    """What changes in training, any pytree, as a part that `Training` can save."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+    def state_dict(self) -> dict[str, list[np.ndarray]]:
+        return {"leaves": [np.asarray(x) for x in jax.tree.leaves(self.tree)]}
+
+    def load_state_dict(self, state: dict[str, list[np.ndarray]]) -> None:
+        leaves = [jnp.asarray(x) for x in state["leaves"]]
+        self.tree = jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
+
+
+def train(
+    model: MechanisticModel, key: Array, arguments: argparse.Namespace, batch: int = 128
+) -> tuple[MechanisticModel, Training]:
+    """New windows at every step, which depend on the step alone."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, arguments.steps))
 
     @jax.jit
     def update(
@@ -102,31 +127,59 @@ def train(model: MechanisticModel, key: Array, steps: int, batch: int = 128) -> 
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(model, updates), state, value
 
-    state = optimizer.init(model)
-    for step in range(steps):
-        model, state, value = update(model, state, jax.random.fold_in(key, step))
-        if step % max(1, steps // 10) == 0:
-            print(f"step {step:5d}   loss {value:.4f}", flush=True)
-    return model
+    now = State((model, optimizer.init(model)))
+    training = Training(arguments.output / "training.pt", arguments.steps, arguments, state=now)
+    for step in training:
+        *tree, value = update(*now.tree, jax.random.fold_in(key, step))
+        now.tree = tuple(tree)
+        training.log(loss=float(value))
+    return now.tree[0], training
+
+
+def picture(noisy: Array, clean: Array, trajectory: Array, found: Array, true: Array, path: Path) -> None:
+    """One window with its solution, and the coefficients of all, found against true."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    t = STEP * np.arange(T)
+    axes[0].plot(t, noisy[0], ".", color="0.5", label="window (data)")
+    axes[0].plot(t, clean[0], "--", color=BLACK, lw=1, label="without noise")
+    axes[0].plot(t, trajectory[0], color=BLUE, label="solution of the equation read")
+    axes[0].set(xlabel="t", ylabel="y", title="a window never seen")
+    axes[0].margins(y=0.35)
+    axes[0].legend(loc="upper right", fontsize=9)
+    for k, (ax, name) in enumerate(zip(axes[1:], ("damping d", "stiffness k"), strict=True)):
+        ax.plot(true[:, k], found[:, k], ".", ms=3, color=BLUE)
+        ax.axline((float(true[0, k]),) * 2, slope=1, color=BLACK, lw=1, label="found = true")
+        ax.set(xlabel=f"true {name}", ylabel=f"{name} read", title=name)
+        ax.legend()
+    save_picture(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line("jax_model", __doc__)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     arguments = parser.parse_args()
+    if arguments.size == "smoke":
+        arguments.steps = 20
+    jax.config.update("jax_default_device", jax.devices(arguments.device)[0])
     keys = jax.random.split(jax.random.key(arguments.seed), 3)
 
-    model = train(MechanisticModel.init(keys[0]), keys[1], 20 if arguments.smoke else arguments.steps)
+    model, training = train(MechanisticModel.init(keys[0]), keys[1], arguments)
 
     noisy, clean, true = windows(keys[2], 1000)
     trajectory = jax.jit(jax.vmap(model))(noisy)[:, :, 0, 0]
     found = jax.vmap(model.equation)(noisy)[0]
-    error = jnp.median(jnp.abs(found - true) / true, axis=0)
-    print(f"root mean square error of the trajectory: {jnp.sqrt(jnp.mean((trajectory - clean) ** 2)):.4f}")
-    print(f"that of the data it was read from:        {jnp.sqrt(jnp.mean((noisy - clean) ** 2)):.4f}")
-    print(f"median relative error of the damping {100 * error[0]:.1f} %, of the stiffness {100 * error[1]:.1f} %")
+    damping, stiffness = (100 * jnp.median(jnp.abs(found - true) / true, axis=0)).tolist()
+    error, noise = (float(jnp.sqrt(jnp.mean((x - clean) ** 2))) for x in (trajectory, noisy))
+    print(f"root mean square error of the trajectory: {error:.4f}")
+    print(f"that of the data it was read from:        {noise:.4f}")
+    print(f"median relative error of the damping {damping:.1f} %, of the stiffness {stiffness:.1f} %")
+    picture(noisy, clean, trajectory, found, true, arguments.output / "jax_model.png")
+    summary = [
+        {"metric": "error of the trajectory over that of its data", "ours": error / noise},
+        {"metric": "median relative error of the damping, %", "ours": damping},
+        {"metric": "median relative error of the stiffness, %", "ours": stiffness},
+    ]
+    save_metrics(arguments.output, arguments, summary, loss=training.history["loss"], seconds=training.seconds)
 
 
 if __name__ == "__main__":

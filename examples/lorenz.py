@@ -224,7 +224,6 @@ def train(
     arguments: argparse.Namespace,
     solver: Solver | None = None,
     name: str = "training",
-    every: float = 20.0,
 ) -> tuple[np.ndarray, Training]:
     """Trains in stages: a warm-up and the rounds, each begun by cutting small coefficients, with a new optimiser.
 
@@ -234,7 +233,6 @@ def train(
         arguments: of the command line.
         solver: in place of `solve_ode` with the scheme of the configuration.
         name: of the checkpoint and the progress bar.
-        every: seconds between checkpoints.
 
     Returns:
         The coefficients (10, 3), and the training with its history of losses and its time.
@@ -247,7 +245,7 @@ def train(
     windows = data.unfold(0, configuration.window, 1).transpose(1, 2)
     parts = {"denoise": denoise, "coefficients": coefficients, "optimiser": optimiser}
     path = arguments.output / f"{name}.pt"
-    training = Training(path, configuration.steps, arguments, description=name, every=every, **parts)
+    training = Training(path, configuration.steps, arguments, description=name, **parts)
     for step in training:
         position, of, rate = configuration.stage(step)
         if position == 0:

@@ -41,6 +41,11 @@ OURS: dict[str, Callable[..., Tensor]] = {
 PUBLISHED = "smnn_cholesky"
 DENSE: dict[str, Callable[..., Tensor]] = {"dense_least_squares": dense_least_squares, "mnn_dense": mnn_dense}
 OTHERS: dict[str, Callable[..., Tensor]] = {"mnn_conjugate_gradient": mnn_conjugate_gradient, **DENSE}
+TOLERANCES = {
+    "full": tuple(10.0**-k for k in range(3, 10)),
+    "quick": (1e-3, 1e-5, 1e-7, 1e-9),
+    "smoke": (1e-6,),
+}
 SAME = 1.01
 """errors whose ratio is below this are the same"""
 
@@ -228,19 +233,18 @@ def summarise(results: list[Result], comparisons: list[Comparison], held: tuple[
 def main() -> None:
     arguments = command_line("standalone", __doc__).parse_args()
     smoke = arguments.size == "smoke"
-    n_steps = 50 if smoke else 1000
+    n_steps = 20 if smoke else 1000
     results = validate(n_steps, tuple(DTYPES) if arguments.size != "quick" else ("float64",))
     show(results)
     comparisons = compare(results)
     held = show_check(comparisons)
 
-    batch, n_points = (4, 50) if smoke else (512, 1000)
-    tolerances = (1e-6,) if smoke else alternatives.TOLERANCES
-    points = alternatives.compare(batch, n_points, tolerances, 1 if smoke else 5, arguments.seed)
+    task = alternatives.Task.random(*((4, 50) if smoke else (512, 1000)), 0.01, arguments.seed)
+    points = alternatives.compare(task, TOLERANCES[arguments.size], not smoke, 1 if smoke else 5)
     summary = summarise(results, comparisons, held) + show_alternatives(points)
 
     save_picture(picture(results, 10 / n_steps), arguments.output / "standalone.png")
-    save_picture(alternatives.picture(points, batch, n_points), arguments.output / "alternatives.png")
+    save_picture(alternatives.picture(points, task), arguments.output / "alternatives.png")
     details = {"results": [asdict(x) for x in results], "alternatives": [asdict(p) for p in points]}
     save_metrics(
         arguments.output, arguments, summary, exceptions=[asdict(c) for c in comparisons if not c.holds], **details

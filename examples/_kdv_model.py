@@ -1,0 +1,186 @@
+"""The predictors of the KdV experiment: from 10 points in time of a field to the next 10, the first of them shared.
+
+`Mechanistic` is the model of Chen et al. (Scalable Mechanistic Neural Networks, ICLR 2025): at every point x of the grid
+the field of the window ahead is the solution of one linear ODE of order R = 4,
+
+    c_0 y + c_1 y' + c_2 y'' + c_3 y''' + c_4 y'''' = b,    y(0) = u(x), the last field given,
+
+whose coefficients c (T, R+1), right-hand side b (T,), initial derivatives and step size come from convolutional
+networks that see the window given: the ODE knows its neighbours through these only. `Convolutional` has the same
+networks, which predict the increments themselves.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smnn_torch import ODE, TAYLOR, Scheme, solve_ode
+
+WINDOW = 10
+"""T: points in time of a window, given or predicted"""
+ORDER = 4
+"""R"""
+SPREAD = 0.1
+"""Scale of what the last layers give at the start, and of the coefficients: small beside the 1 of y'."""
+
+
+class _Block(nn.Module):
+    """x + conv(gelu(conv(x))), the branch small at the start."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList([nn.Conv1d(width, width, kernel) for _ in range(2)])
+        with torch.no_grad():
+            self.convolutions[1].weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.convolutions
+        return x + _circular(second, functional.gelu(_circular(first, x)))
+
+
+class ResNet(nn.Module):
+    """A residual network on the circle: (B, n_in, X) to (B, n_out, X).
+
+    Args:
+        n_in: channels in.
+        n_out: channels out.
+        width: channels between ("base filters").
+        n_blocks: of two convolutions each.
+        kernel: points of a convolution, odd.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, width: int, n_blocks: int, kernel: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(n_in, width, kernel)
+        self.blocks = nn.Sequential(*[_Block(width, kernel) for _ in range(n_blocks)])
+        self.last = nn.Conv1d(width, n_out, 1)
+        with torch.no_grad():
+            self.last.weight.mul_(SPREAD)
+            self.last.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_out, X)."""
+        return self.last(functional.gelu(self.blocks(_circular(self.first, x))))
+
+
+class Mechanistic(nn.Module):
+    """The next window as the solution of one ODE per point of the grid.
+
+    One network gives the left-hand side, coefficients and step size, another the right-hand side and the initial
+    derivatives. The start is y' = 0, persistence, up to small random numbers. The unit of time is a matter of scale:
+    networks give increments per window of T-1 steps, which `per_window` translates.
+
+    Args:
+        scale: of the fields, which the networks see divided by it.
+        step_size: where the step sizes start; they stay within half of it.
+        scheme: as for `solve_ode`.
+        network: arguments of `ResNet`.
+    """
+
+    def __init__(self, scale: float, *, step_size: float, scheme: Scheme = TAYLOR, **network: int) -> None:
+        super().__init__()
+        self.scale, self.step_size, self.scheme = scale, step_size, scheme
+        self.n_coefficients = WINDOW * (ORDER + 1)
+        self.lhs = ResNet(WINDOW, self.n_coefficients + 1, **network)
+        self.rhs = ResNet(WINDOW, WINDOW + ORDER - 1, **network)
+        self.register_buffer("start", torch.eye(ORDER + 1)[1], persistent=False)
+        # d_r (T s)^r / r! is what y^(r)(0) = d_r adds to y by the end of the window
+        window = (WINDOW - 1) * step_size
+        orders = torch.arange(1.0, ORDER)
+        per_window = torch.exp(torch.lgamma(orders + 1)) / window**orders
+        self.register_buffer("per_window", per_window, persistent=False)
+
+    def ode(self, window: Tensor) -> ODE:
+        """The ODEs of a window (B, T, X), batch axes (B, X), in units of `scale`."""
+        u = window / self.scale
+        c, s = self.lhs(u).movedim(1, -1).split([self.n_coefficients, 1], dim=-1)
+        b, d = self.rhs(u).movedim(1, -1).split([WINDOW, ORDER - 1], dim=-1)
+        initial = torch.cat([u[:, -1, :, None], d * self.per_window], dim=-1)
+        return ODE(
+            coefficients=(self.start + SPREAD * c.unflatten(-1, (WINDOW, ORDER + 1)))[..., None, None, :],
+            rhs=(b * self.per_window[0])[..., None],
+            initial_values=initial[..., None, None, :],
+            step_sizes=self.step_size * (0.5 + torch.sigmoid(s)),
+        )
+
+    def forward(self, window: Tensor) -> Tensor:
+        """The next window (B, T, X), which begins where the one given, (B, T, X), ends."""
+        y = solve_ode(*self.ode(window), scheme=self.scheme)
+        return self.scale * y[..., 0, 0].movedim(-1, 1)
+
+
+class Convolutional(nn.Module):
+    """The next window as increments from the last field given: the sum of two networks as large as `Mechanistic`'s.
+
+    Args:
+        scale: of the fields, which the networks see divided by it.
+        network: arguments of `ResNet`.
+    """
+
+    def __init__(self, scale: float, **network: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.networks = nn.ModuleList([ResNet(WINDOW, WINDOW - 1, **network) for _ in range(2)])
+
+    def forward(self, window: Tensor) -> Tensor:
+        """As `Mechanistic`."""
+        last = window[:, -1:]
+        increments = sum(network(window / self.scale) for network in self.networks)
+        return torch.cat([last, last + self.scale * increments], dim=1)
+
+
+class Persistence(nn.Module):
+    """The last field given, for ever."""
+
+    def forward(self, window: Tensor) -> Tensor:
+        """As `Mechanistic`."""
+        return window[:, -1:].expand_as(window)
+
+
+def _circular(convolution: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution on the circle. The module's own circular padding is the same."""
+    half = convolution.kernel_size[0] // 2
+    return convolution(functional.pad(x, (half, half), mode="circular"))
+
+
+@torch.no_grad()
+def roll_out(model: nn.Module, window: Tensor, n_windows: int) -> Tensor:
+    """Feeds predictions back: from (B, T, X) to what follows, (B, (T-1) n_windows, X)."""
+    parts = []
+    for _ in range(n_windows):
+        window = model(window)
+        parts.append(window[:, 1:])
+    return torch.cat(parts, dim=1)
+
+
+def relative_error(predicted: Tensor, true: Tensor) -> Tensor:
+    """Σ_x (predicted - true)² / Σ_x predicted², as published, of fields (..., X): (...)."""
+    return (predicted - true).square().sum(-1) / predicted.square().sum(-1)
+
+
+def seconds_per_step(model: Mechanistic, window: Tensor, repeats: int = 5) -> tuple[float, float]:
+    """Of a forward and backward pass: of the whole model, and of the solver in it."""
+
+    def whole() -> None:
+        model(window).sum().backward()
+
+    parameters = [x.detach().requires_grad_() for x in model.ode(window)]
+
+    def solver() -> None:
+        solve_ode(*parameters, scheme=model.scheme).sum().backward()
+
+    result = []
+    for run in (whole, solver):
+        run()
+        torch.cuda.synchronize() if window.is_cuda else None
+        began = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        torch.cuda.synchronize() if window.is_cuda else None
+        result.append((time.perf_counter() - began) / repeats)
+    model.zero_grad()
+    return result[0], result[1]

@@ -196,11 +196,20 @@ def compare(task: Task, tolerances: tuple[float, ...], vmap: bool, rounds: int) 
     return [Point(c.method, c.setting, c.error, *times) for c, times in zip(found, best, strict=True)]
 
 
-def at_the_same_error(points: list[Point], target: Point) -> list[Point]:
-    """Of each adaptive method the quickest gradient among the settings whose error is at most the target's."""
-    methods = dict.fromkeys(p.method for p in points if "smnn" not in p.method)
-    good = {m: [p for p in points if p.method == m and p.error <= target.error] for m in methods}
-    return [min(found, key=lambda p: p.gradient) for found in good.values() if found]
+def at_the_same_error(points: list[Point], error: float) -> dict[str, tuple[float, float]]:
+    """Seconds of solve and gradient that each adaptive method takes to an error: method -> both.
+
+    Interpolated between its tolerances, on logarithmic axes; without the methods whose tolerances do not enclose it.
+    """
+    found = {}
+    for method in dict.fromkeys(p.method for p in points if "smnn" not in p.method):
+        mine = sorted((p for p in points if p.method == method), key=lambda p: p.error)
+        if mine[0].error <= error <= mine[-1].error:
+            times = np.log([(p.solve, p.gradient) for p in mine]).T
+            at = np.log([p.error for p in mine])
+            solve, gradient = (float(np.exp(np.interp(np.log(error), at, x))) for x in times)
+            found[method] = solve, gradient
+    return found
 
 
 def picture(points: list[Point], task: Task) -> Figure:

@@ -75,10 +75,10 @@ SIZES = {
     "full": Size(512, dict.fromkeys(SOLVERS, 1000), 512, 20.0, {}),
     "quick": Size(
         16,
-        dict(zip(SOLVERS, (1000, 1000, 150, 25), strict=True)),
+        dict(zip(SOLVERS, (1000, 1000, 150, 20), strict=True)),
         512,
         5.0,
-        {"batch": 64, "warm_up": 300, "rounds": 4, "steps_per_round": 25},
+        {"batch": 64, "warm_up": 400, "rounds": 6, "steps_per_round": 30},
     ),
     "smoke": Size(
         2,
@@ -246,18 +246,22 @@ def picture(training: dict[str, Training], cost: dict[str, Cost], size: Size) ->
         losses = x.history["loss"]
         # the first curve lies below the others, broad, so that all can be seen
         style = {"lw": 5, "alpha": 0.35} if k == 0 else {"lw": 1.3, "ls": ("-", "--", "-.")[k - 1]}
-        axes[0].semilogy(losses, color=COLOURS[k], label=f"{name} ({len(losses)} steps)", **style)
-    axes[0].set(xlabel="optimisation step", ylabel="loss", title=f"the same batches of {size.batch} windows")
-    axes[0].legend()
+        label = f"{name} ({len(losses)} steps)"
+        axes[0].loglog(np.arange(1, len(losses) + 1), losses, color=COLOURS[k], label=label, **style)
+    axes[0].set(
+        xlabel="optimisation step", ylabel="loss", title=f"training on the same batches of {size.batch} windows"
+    )
+    axes[0].legend(loc="lower left")
     names = list(cost)
     labels = [name.replace(", ", ",\n").replace("mnn_conjugate_", "mnn_conjugate_\n") for name in names]
     colours = [COLOURS[list(SOLVERS).index(name)] if name in SOLVERS else COLOURS[5] for name in names]
     values = [[1e3 * x.seconds for x in cost.values()], [(x.memory or 0) / 2**20 for x in cost.values()]]
     for ax, value, unit, title in zip(axes[1:], values, ("ms", "MiB"), ("time", "memory"), strict=True):
         bars = ax.barh(labels, value, color=colours)
-        ax.bar_label(bars, fmt="%.3g", padding=3)
-        ax.set(xscale="log", xlabel=unit, title=f"{title} of a solver step, {size.timed} windows")
-        ax.set_xlim(right=6 * max(*value, 1e-3))
+        ax.bar_label(bars, labels=[f"{v:,.0f}" for v in value], padding=3)
+        ax.set(xscale="log", xlabel=f"{unit} ({size.timed} windows)", title=f"{title} of a solver step")
+        ax.set_xlim(1, 10 * max(*value, 1.0))
+        ax.grid(axis="y", visible=False)
         ax.invert_yaxis()
     axes[2].set_yticklabels([])
     return figure

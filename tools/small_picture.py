@@ -1,0 +1,20 @@
+"""Makes small copies of pictures, for the repository: `python tools/small_picture.py PNG... FOLDER`.
+
+A picture of lines and text needs few colours: 64 take a third of the space.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+if __name__ == "__main__":
+    *pictures, folder = map(Path, sys.argv[1:])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in pictures:
+        picture = Image.open(path).convert("RGB")
+        picture = picture.resize((1200, round(1200 * picture.height / picture.width)), Image.Resampling.LANCZOS)
+        picture.quantize(64).save(folder / path.name, optimize=True)
+        print(f"{folder / path.name}: {(folder / path.name).stat().st_size // 1024} KiB")

@@ -222,8 +222,9 @@ class Samples:
         self.record, self.setting = record, setting
         T = len(record.values)
         self.n_train = n_train = T - setting.horizon - setting.span
-        if n_train < setting.window + setting.horizon + N_INITIAL:
-            raise SystemExit(f"{T} steps are too few for {setting}")
+        needed = max(setting.window, N_INITIAL) + (setting.horizon if setting.damped else N_INITIAL)
+        if n_train < needed:
+            raise SystemExit(f"{T} steps leave {n_train} to train on, of the {needed} that one forecast needs.")
         self.origins = np.arange(n_train, T - setting.horizon + 1, setting.stride)
         season = record.season()
         self.climatology = climatology(record.values, season, n_train, setting.harmonics)
@@ -287,7 +288,7 @@ class Samples:
         places = self.places(1_000_003 * seed + step)
         size = self.setting.batch
         if not size:
-            return self.take(o, places.expand(len(o), -1))
+            return self.take(o, places.expand(len(o), -1), reconstruct=not self.setting.damped)
         random = torch.Generator().manual_seed(1_000_003 * seed + step)
         chosen = torch.randint(len(places), (size,), generator=random).to(o)
         when = torch.randint(len(o), (size,), generator=random).to(o)

@@ -5,7 +5,7 @@ observed values into the future. Climatology, persistence of the anomaly and an 
 from the same start dates; nobody sees anything after the first of them, the values before a start date apart. Ends
 with the errors by horizon and with pictures in examples/output/sst/.
 
-    python examples/sst.py [--data nino|ostia|noaa] [--quick] [--form free] [--cross-validate] [--resume]
+    python examples/sst.py [--quick] [--data nino|ostia|noaa] [--form free] [--cross-validate] [--resume]
 
 Sources: figure 1 of Chen et al., Scalable Mechanistic Neural Networks, ICLR 2025; data in `_sst_data.py`, model in
 `_identifier.py`. The full size has the published networks, batches, loss and, on grids, the published form of the ODE;
@@ -125,7 +125,7 @@ def train(samples: Samples, arguments: argparse.Namespace, name: str, seed: int,
         nn.init.zeros_(model.form.correction[-1].weight)
     loss_of = Loss(samples).to(samples.x)
     optimizer = torch.optim.AdamW(model.groups(s.rate if networks else 0.0, s.mechanism_rate, s.decay))
-    path = arguments.output / arguments.data / f"{name}.pt"
+    path = arguments.output / f"{name}.pt"
     training = Training(path, s.steps, arguments, description=name, model=model, optimizer=optimizer)
     origins = samples.training_origins()
     for step in training:
@@ -274,7 +274,7 @@ def cross_validate(record: Record, setting: Setting, arguments: argparse.Namespa
         optimizer = torch.optim.AdamW(model.groups(setting.rate, setting.mechanism_rate, setting.decay))
         inputs, truth = samples.take(held, samples.places(0).expand(len(held), -1))
         curve = Training(
-            arguments.output / arguments.data / f"fold{fold}.pt", 2 * setting.steps, arguments,
+            arguments.output / f"fold{fold}.pt", 2 * setting.steps, arguments,
             description=f"fold {fold}", model=model, optimizer=optimizer,
         )  # fmt: skip
         for step in curve:
@@ -293,51 +293,70 @@ def cross_validate(record: Record, setting: Setting, arguments: argparse.Namespa
     print_table(["steps", "squared error / climatology's"], [[int(n), float(mean[n - 1])] for n in chosen])
 
 
-def main() -> None:
-    parser = command_line("sst", __doc__)
-    parser.add_argument("--data", choices=("nino", "ostia", "noaa"), default="nino", help="the record")
-    parser.add_argument("--file", type=Path, help="sst.wkmean.1990-present.nc, for --data noaa")
-    parser.add_argument("--mask", type=Path, help="lsmask.nc; by default the one beside --file")
-    parser.add_argument("--form", choices=("damped", "free"), help="of the ODE; free: as published")
-    parser.add_argument("--cross-validate", action="store_true", help="errors on held-out training data (nino)")
-    arguments = parser.parse_args()
-    data = arguments.data
-    record = {"nino": load_nino, "ostia": load_ostia}.get(data, lambda: load_noaa(arguments.file, arguments.mask))()
+def load(data: str, arguments: argparse.Namespace) -> Record:
+    """The record of that name."""
+    if data == "noaa":
+        return load_noaa(arguments.file, arguments.mask)
+    return load_nino() if data == "nino" else load_ostia()
+
+
+def setting_of(data: str, arguments: argparse.Namespace) -> Setting:
+    """As the command line wants it."""
     setting = SETTINGS[data, arguments.size]
     if arguments.form and (arguments.form == "damped") != setting.damped:
         setting = replace(setting, damped=not setting.damped)
-        if not setting.damped:  # its solution covers a window, from ten points before the start
-            setting = replace(setting, window=setting.horizon + N_INITIAL)
-    if arguments.cross_validate:
-        if data != "nino" or not setting.damped:
-            parser.error("--cross-validate is for --data nino in the damped form")
-        cross_validate(record, setting, arguments)
-        return
-    samples = Samples(record, setting, arguments.device)
-    print(f"{data}: {len(record.values)} {record.unit}s, {record.values.shape[1]} places, to {record.times[-1]}")
-    models = [train(samples, arguments, f"member{i}", arguments.seed + i) for i in range(setting.members)]
+        if not setting.damped:  # the solution covers a window, and there is nothing but the networks to train
+            setting = replace(setting, window=setting.horizon + N_INITIAL, rate=1e-3, alignment=10.0)
+    return setting
+
+
+def experiment(data: str, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Trains, forecasts, prints and draws; the root mean square error of every forecast by horizon."""
+    record = load(data, arguments)
+    samples = Samples(record, setting_of(data, arguments), arguments.device)
+    setting = samples.setting
+    print(f"\n{data}: {len(record.values)} {record.unit}s, {record.values.shape[1]} places, to {record.times[-1]}")
+    seeds = range(arguments.seed, arguments.seed + setting.members)
+    models = [train(samples, arguments, f"{data}-{seed}", seed) for seed in seeds]
     forecasts = {"mechanistic": forecast(models, samples)}
     if setting.damped:
-        alone = train(samples, arguments, "ode", arguments.seed, networks=False)
+        alone = train(samples, arguments, f"{data}-alone", arguments.seed, networks=False)
         forecasts["ODE without networks"] = forecast([alone], samples)
     forecasts |= simple_forecasts(samples)
     found = {name: errors(f, samples) for name, f in forecasts.items()}
     print_errors(found, samples)
-    draw = picture_regions if record.index is None else picture_map
-    output = arguments.output / data
     print()
-    draw(forecasts["mechanistic"], found, samples, output / "sst.png")
-    horizons = [h for h in shown_horizons(samples) if h in (1, 3, 6, 12, 24, 48, 13, 52, 104)]
+    draw = picture_regions if record.index is None else picture_map
+    draw(forecasts["mechanistic"], found, samples, arguments.output / f"{data}.png")
+    return found
+
+
+def main() -> None:
+    parser = command_line("sst", __doc__)
+    records = ("nino", "ostia", "noaa")
+    parser.add_argument("--data", choices=records, help="one record; by default both that need no file")
+    parser.add_argument("--file", type=Path, help="sst.wkmean.1990-present.nc, for --data noaa")
+    parser.add_argument("--mask", type=Path, help="lsmask.nc; by default the one beside --file")
+    parser.add_argument("--form", choices=("damped", "free"), help="of the ODE; free: as published")
+    parser.add_argument("--cross-validate", action="store_true", help="of the damped form, on the Nino training data")
+    arguments = parser.parse_args()
+    if arguments.cross_validate:
+        cross_validate(load_nino(), SETTINGS["nino", arguments.size], arguments)
+        return
+    chosen = [arguments.data] if arguments.data else ["nino", "ostia"]
+    found = {data: experiment(data, arguments) for data in chosen}
     summary = [
         {
-            "metric": f"SST {data}: RMSE at {h} {record.unit}{'s' * (h > 1)}, °C",
-            "ours": round(float(found["mechanistic"][h - 1]), 4),
-            "published": None,
-            "note": ", ".join(f"{k} {e[h - 1]:.3f}" for k, e in found.items() if k != "mechanistic"),
+            "metric": f"{data}: RMSE at {h} {'weeks' if data == 'noaa' else 'months'}, degrees C",
+            "ours": round(float(e["mechanistic"][h - 1]), 4),
+            "note": ", ".join(f"{name} {x[h - 1]:.3f}" for name, x in e.items() if name != "mechanistic"),
         }
-        for h in horizons
+        for data, e in found.items()
+        for h in (3, 12, 48, 104)
+        if h <= len(e["mechanistic"])
     ]
-    save_metrics(output, arguments, summary, rmse={name: e.tolist() for name, e in found.items()}, unit=samples.unit)
+    details = {data: {name: x.tolist() for name, x in e.items()} for data, e in found.items()}
+    save_metrics(arguments.output, arguments, summary, rmse=details)
 
 
 if __name__ == "__main__":

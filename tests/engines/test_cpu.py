@@ -89,7 +89,7 @@ def check_against_oracle(problem: Problem) -> None:
     oracle = array_api.factorize(system)
     y = oracle.solve(problem.rows)
     x = oracle.normal_solve(g)
-    expected = named(_gradient.solve_pullback(problem, y, x))
+    expected = named(_gradient.solve_pullback(problem, y, x, g))
 
     found, factor = cpu.solve_problem(problem)
     assert factor.undetermined is None

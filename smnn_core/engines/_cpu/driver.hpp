@@ -55,10 +55,11 @@ struct Driver {
         Index packs = RowStager<P>::memory(job, points) + 2 * carried_entries(job) + workspace_packs(job);
         if (!job.factor) packs += Index(longest(job)) * factor_entries(job);
         if (!job.z) packs += Index(longest(job)) * n;
-        packs += Index(points) * n * 2 + 8 * n;
+        packs += 8 * n;
         if (phases & CONTRACT) {
-            packs += Index(points) * n + GradientSink<P>::memory(job.Q * n, points) +
-                     2 * GradientSink<P>::memory(job.Q, points) + 2 * GradientSink<P>::memory(1, points);
+            packs += Index(2 * points + 1) * n + 14 * n + contract_workspace(n, job.K, job.Q) +
+                     GradientSink<P>::memory(job.Q * n, points) + 2 * GradientSink<P>::memory(job.Q, points) +
+                     2 * GradientSink<P>::memory(1, points);
         }
         const size_t pack = sizeof(P);
         return {
@@ -72,7 +73,7 @@ struct Driver {
 
     static int workspace_packs(const Job& job) {
         const int sweep = sweep_workspace(size_of<Size>(job));
-        return sweep > 2 * job.n ? sweep : 2 * job.n;
+        return sweep > 4 * job.n ? sweep : 4 * job.n;
     }
 
     Driver(const Job& job_, Index task_, Index group_, void* scratch)
@@ -189,7 +190,7 @@ struct Driver {
         }
     }
 
-    // R x = z, and what is done with x --------------------------------------------------------------------------------
+    // R x = z, x in the place of z ------------------------------------------------------------------------------------
 
     // x of the separator at the end of every lane (0), or on its left (-1; zero where there is none)
     SMNN_OUTLINE void separator(int which, P* x) const {
@@ -202,48 +203,53 @@ struct Driver {
         }
     }
 
-    // Calls visit(t0, t1, x) for blocks from the last to the first, x[t0 .. t1-1] in packs.
-    template <class Visit>
-    void back(Visit visit) {
+    // From the last block of points to the first; written to job.x where that is wanted.
+    SMNN_OUTLINE void back() {
         const int n = job.n;
         P* after = take(n);
         P* left = take(n);
-        P* x = take(Index(points) * n);
         for (int j = 0; j < n; ++j) after[j] = left[j] = splat<P>(0);
         int t1 = group.longest;
         if (Chunked) {
             P* end = take(n);
             separator(0, end);
             separator(-1, left);
-            for (int j = 0; j < n; ++j) x[j] = after[j] = end[j];
-            visit(t1 - 1, t1, x);
+            for (int j = 0; j < n; ++j) z_at(t1 - 1)[j] = after[j] = end[j];
+            write(t1 - 1, t1);
             --t1;
             if (group.shortest < group.longest) {
                 // here the shorter lanes have their separator
-                back_block(t1 - 1, t1, left, after, x);
+                back_block(t1 - 1, t1, left, after);
                 keep_where_shorter(t1, after, end, n);
-                for (int j = 0; j < n; ++j) x[j] = after[j];
-                visit(t1 - 1, t1, x);
+                for (int j = 0; j < n; ++j) z_at(t1 - 1)[j] = after[j];
+                write(t1 - 1, t1);
                 --t1;
             }
         }
         for (; t1 > 0;) {
             const int t0 = (t1 - 1) / points * points;
-            back_block(t0, t1, left, after, x);
-            visit(t0, t1, x);
+            back_block(t0, t1, left, after);
+            write(t0, t1);
             t1 = t0;
         }
     }
 
-    void back_block(int t0, int t1, const P* left, P* after, P* x) {
-        substitute_back<P, Size, Chunked>(size, t0, t1, factor_at(t0), z_at(t0), left, after, x);
+    void back_block(int t0, int t1, const P* left, P* after) {
+        substitute_back<P, Size, Chunked>(size, t0, t1, factor_at(t0), z_at(t0), left, after, z_at(t0));
     }
 
-    void write_solution() {
-        back([&](int t0, int t1, const P* x) { write_points(job, group, t0, t1, x, job.x); });
+    void write(int t0, int t1) const {
+        if (job.x) write_points(job, group, t0, t1, z_at(t0), job.x);
     }
 
-    // Contraction of λ with y into all gradients ---------------------------------------------------------------------
+    // Contraction of λ, which `back` left in the place of z, with y into all gradients --------------------------------
+
+    // Neighbours in time of what lies in blocks: y and λ before the first point of every lane, and what the step out of
+    // its last point gives to that point (zero where there is none).
+    struct Border {
+        P *y, *lambda;
+        Pull<P> out, end;
+    };
 
     SMNN_OUTLINE void contract() {
         const int n = job.n, Q = job.Q;
@@ -257,33 +263,30 @@ struct Driver {
         GradientSink<P> dw(job, group, W_EQUATION, Q, job.T, task, memory, points);
         GradientSink<P> ds(job, group, S, 1, job.T - 1, task, memory, points);
         GradientSink<P> dws(job, group, W_SMOOTHNESS, 1, job.T - 1, task, memory, points);
-        const Input& in_y = job.in[Y];
-        const LanePointers<P> y_lanes(job, in_y, group);
-        P* y = take(Index(points) * n);
-        P* y_after = take(n);
-        P* lambda_after = take(n);
-        const T* S_rows = static_cast<const T*>(job.scheme_rows);
-        back([&](int t0, int t1, const P* lambda) {
-            const StagedRows<P> rows = stager.rows(t0, t1, true, true);
-            stage(job, in_y, y_lanes, t0, t1, y);
-            spread(in_y, t1 - t0, y);
-            const bool ends = t1 == group.longest;
-            contract_block(rows, t0, t1, ends, S_rows, y, lambda, y_after, lambda_after, dc, db, dw, ds, dws);
-            if (rows.initial_) contract_initial(rows, t0, t1, y, lambda);
-            for (int j = 0; j < n; ++j) {
-                y_after[j] = y[j];
-                lambda_after[j] = lambda[j];
-            }
+        const LanePointers<P> y_lanes(job, job.in[Y], group), g_lanes(job, job.in[G], group);
+        P* y = take(Index(points + 1) * n);
+        P* g = take(Index(points) * n);
+        P* equations = take(contract_workspace(n, job.K, Q));
+        Border border{take(n), take(n), {take(n), take(n)}, {take(n), take(n)}};
+        set_border(border, y_lanes);
+        for (int t1 = group.longest; t1 > 0;) {
+            const int t0 = (t1 - 1) / points * points, before = t0 > 0;
+            const StagedRows<P> rows = stager.rows(t0, t1, true);
+            stage(job, job.in[Y], y_lanes, t0 - before, t1, y);
+            spread(job.in[Y], t1 - t0 + before, y);
+            stage(job, job.in[G], g_lanes, t0, t1, g);
+            spread(job.in[G], t1 - t0, g);
+            contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
+            if (rows.initial_) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
             dc.flush(t0, t1, point_length);
             db.flush(t0, t1, point_length);
             dw.flush(t0, t1, point_length);
-            const int last = ends ? t1 - 1 : t1;
-            if (last > t0) {
-                ds.flush(t0, last, step_length);
-                dws.flush(t0, last, step_length);
+            if (t1 - 1 > t0 - before) {
+                ds.flush(t0 - before, t1 - 1, step_length);
+                dws.flush(t0 - before, t1 - 1, step_length);
             }
-        });
-        if (Chunked) contract_first_step(S_rows, y_lanes, y_after, lambda_after, ds, dws);
+            t1 = t0;
+        }
         dc.finish();
         db.finish();
         dw.finish();
@@ -291,50 +294,101 @@ struct Driver {
         dws.finish();
     }
 
+    // Points t0 .. t1-1 and the steps into them; y[0] is that of t0, y[-1] the one before where t0 > 0.
     SMNN_OUTLINE void contract_block(
-        const StagedRows<P>& rows, int t0, int t1, bool ends, const T* S_rows, const P* y, const P* lambda,
-        const P* y_after, const P* lambda_after, GradientSink<P>& dc, GradientSink<P>& db, GradientSink<P>& dw,
-        GradientSink<P>& ds, GradientSink<P>& dws
+        const StagedRows<P>& rows, int t0, int t1, const P* y, const P* g, Border& border, P* equations,
+        GradientSink<P>& dc, GradientSink<P>& db, GradientSink<P>& dw, GradientSink<P>& ds, GradientSink<P>& dws
     ) {
         const int n = job.n, Q = job.Q;
-        for (int t = t0; t < t1; ++t) {
+        const T* S_rows = static_cast<const T*>(job.scheme_rows);
+        P* room = workspace;
+        Array<P, Capacity<Size>::n> in_lambda(room, n), in_y(room, n), next_lambda(room, n), next_y(room, n);
+        for (int t = t1 - 1; t >= t0; --t) {
             const int i = t - t0;
-            const P *yt = y + i * n, *lt = lambda + i * n;
+            const State<P> at{y + i * n, z_at(t)};
+            const Pull<P> in{in_lambda, in_y}, next{next_lambda, next_y};
+            if (t > 0 || Chunked) {
+                const State<P> from = t > 0 ? State<P>{at.y - n, z_at(t - 1)} : State<P>{border.y, border.lambda};
+                const auto step = contract_step<P>(
+                    size, S_rows, rows.s(t), rows.w_smoothness(t), from, at, next, in
+                );
+                if (t > 0) {
+                    const int to = t0 > 0 ? i : i - 1;
+                    ds.block[to] = step.s;
+                    dws.block[to] = step.w_smoothness;
+                } else {
+                    put_first_step(step, ds, dws);
+                }
+            } else {
+                for (int j = 0; j < n; ++j) in_lambda[j] = in_y[j] = next_lambda[j] = next_y[j] = splat<P>(0);
+            }
+            for (int j = 0; j < n; ++j) {
+                in_lambda[j] += border.out.lambda[j];
+                in_y[j] += border.out.y[j];
+                border.out.lambda[j] = next_lambda[j];
+                border.out.y[j] = next_y[j];
+            }
+            if (Chunked && t >= group.shortest) {
+                keep_where_shorter(t, border.out.lambda, border.end.lambda, n);
+                keep_where_shorter(t, border.out.y, border.end.y, n);
+            }
             contract_equations<P>(
-                size, rows, t, yt, lt, PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}
+                size, rows, t, rows.s(t), at, g + i * n, in,
+                PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}, equations
             );
-            if (ends && t + 1 == t1) continue;
-            const bool inside = t + 1 < t1;
-            const auto step = contract_step<P>(
-                size, S_rows, rows.s_out(t), rows.w_out(t), yt, inside ? yt + n : y_after, lt,
-                inside ? lt + n : lambda_after
-            );
-            ds.block[i] = step.s;
-            dws.block[i] = step.w_smoothness;
         }
     }
 
-    // The step from the left separator into a chunk.
-    SMNN_OUTLINE void contract_first_step(
-        const T* S_rows, const LanePointers<P>& y_lanes, const P* y0, const P* lambda0, GradientSink<P>& ds,
-        GradientSink<P>& dws
-    ) {
-        const Input& in = job.in[Y];
-        P* y = take(job.n);
-        P* lambda = take(job.n);
-        separator(-1, lambda);
-        for (int j = 0; j < job.n; ++j) {
-            for (int l = 0; l < W; ++l) {
-                y[j].set(l, group.start[l] > 0 ? y_lanes.at[l][in.offsets[j] - in.time] : T(0));
-            }
-        }
-        const P s = stager.before_first(stager.s, job.in[S]);
-        const P w = stager.before_first(stager.w_smoothness, job.in[W_SMOOTHNESS]);
-        const auto step = contract_step<P>(size, S_rows, s, w, y, y0, lambda, lambda0);
+    // The gradients of the step from the left separator into a chunk.
+    SMNN_OUTLINE void put_first_step(const StepGradients<P>& step, GradientSink<P>& ds, GradientSink<P>& dws) const {
         for (int l = 0; l < group.valid; ++l) {
             if (group.start[l] == 0) continue;
             ds.put(l, -1, step.s.get(l));
             dws.put(l, -1, step.w_smoothness.get(l));
+        }
+    }
+
+    SMNN_OUTLINE void set_border(const Border& border, const LanePointers<P>& y_lanes) {
+        const int n = job.n;
+        const P zero = splat<P>(0);
+        for (int j = 0; j < n; ++j) {
+            border.y[j] = border.lambda[j] = border.out.lambda[j] = border.out.y[j] = zero;
+            border.end.lambda[j] = border.end.y[j] = zero;
+        }
+        if (!Chunked) return;
+        separator(-1, border.lambda);
+        // the last point, and the one after it: the first of the next lane
+        P *y0 = take(n), *lambda0 = take(n), *y1 = take(n), *lambda1 = take(n);
+        P s = splat<P>(1), w = zero;
+        const Input &in_y = job.in[Y], &in_s = job.in[S], &in_w = job.in[W_SMOOTHNESS];
+        const Index group_packs = Index(longest(job)) * n;
+        for (int l = 0; l < W; ++l) {
+            const int last = group.length[l] - 1;
+            const Index next = group.system[l] * job.C + group.chunk[l] + 1;
+            const bool more = group.chunk[l] + 1 < job.C;
+            const P* first = static_cast<const P*>(job.z) + next / W * group_packs;
+            for (int j = 0; j < n; ++j) {
+                const T* at = y_lanes.at[l] + in_y.offsets[j];
+                if (group.start[l] > 0) border.y[j].set(l, at[-in_y.time]);
+                y0[j].set(l, at[last * in_y.time]);
+                y1[j].set(l, more ? at[(last + 1) * in_y.time] : T(0));
+                lambda0[j].set(l, z_at(last)[j].get(l));
+                lambda1[j].set(l, more ? first[j].get(int(next % W)) : T(0));
+            }
+            if (more) {
+                s.set(l, stager.s.at[l][last * in_s.time]);
+                w.set(l, stager.w_smoothness.at[l][last * in_w.time]);
+            }
+        }
+        // (what it gives to the next point is the next lane's business)
+        P *pull_lambda = take(n), *pull_y = take(n);
+        contract_step<P>(
+            size, static_cast<const T*>(job.scheme_rows), s, w, State<P>{y0, lambda0}, State<P>{y1, lambda1}, border.end,
+            Pull<P>{pull_lambda, pull_y}
+        );
+        for (int j = 0; j < n; ++j) {
+            border.out.lambda[j] = border.end.lambda[j];
+            border.out.y[j] = border.end.y[j];
         }
     }
 
@@ -373,7 +427,7 @@ void run_groups(const Job& job, int phases, Index task, void* scratch) {
             }
         }
         if (phases & FORWARD) driver.forward();
-        if (phases & BACK) driver.write_solution();
+        if (phases & BACK) driver.back();
         if (phases & CONTRACT) driver.contract();
     }
 }

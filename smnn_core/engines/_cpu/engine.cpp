@@ -262,11 +262,11 @@ const Factor* fitting(const Factor* factor, const Shape& shape) {
     return factor && factor->batch == shape.batch ? factor : nullptr;
 }
 
-// M^-1 g, and what `last` does with it.
-void solve_normal(Call& call, const Factor* factor, int last) {
+// λ = M^-1 g, written where job.x says and, for the adjoint, contracted into gradients.
+void solve_normal(Call& call, const Factor* factor, bool contract) {
     if (call.job.batch == 0) return;
     std::shared_ptr<Factor> own;
-    int phases = FORWARD | last;
+    int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
     if (!factor) {
         own = make_factor(call);
         factor = own.get();
@@ -284,7 +284,8 @@ void solve_normal(Call& call, const Factor* factor, int last) {
     }
     call.run(FORWARD);
     call.reduce(true);
-    call.run(last);
+    call.run(BACK);
+    if (contract) call.run(CONTRACT);  // which looks at the λ of neighbouring chunks
 }
 
 // The sum of a gradient over the axes along which its field is broadcast.
@@ -399,7 +400,7 @@ void normal_solve(
     factor = fitting(factor, shape);
     Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
     call.job.x = x;
-    solve_normal(call, factor, BACK);
+    solve_normal(call, factor, false);
 }
 
 void adjoint(
@@ -412,7 +413,7 @@ void adjoint(
     out.reserve(SMOOTHNESS_RHS);
     for (int f = C; f < SMOOTHNESS_RHS; ++f) out.emplace_back(call, Field(f), gradients[size_t(f)]);
     for (GradientOf& gradient : out) gradient.allocate();
-    solve_normal(call, factor, CONTRACT);
+    solve_normal(call, factor, true);
     for (GradientOf& gradient : out) gradient.finish();
 }
 

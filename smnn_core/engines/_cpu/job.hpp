@@ -59,14 +59,14 @@ struct Job {
 
     Input in[FIELDS];
     Output gradient[FIELDS];
-    void* x;                 // (batch, T, n): solution of a solve or a normal solve
+    void* x;                 // (batch, T, n): solution of a solve or a normal solve; null: not wanted
     unsigned char* undetermined;         // bool, strides below
     const Index* undetermined_strides;
     int* any_undetermined;
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points, entries)
-    void* z;                 // (groups, points, n)
+    void* z;                 // (groups, points, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
     void* passed;            // (groups, 2, n): what FORWARD passes to the separators
     void* reduced;           // (batch, C, 2, n, n)

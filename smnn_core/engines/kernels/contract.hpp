@@ -1,9 +1,13 @@
-// The gradients of L with respect to every input of y = solve(d), row by row, from y and λ = M^-1 dL/dy:
+// The gradients of L with respect to every input of y = solve(d), row by row, from y, λ = M^-1 g and g = dL/dy:
 //
-//     dL = μ . dd  -  μ . (dA y)  +  ρ . (dA λ)  +  (A λ * r) . d(W^2),    r = d - A y, μ = W^2 A λ, ρ = W^2 r
+//     dL = μ . dd  -  μ . (dA y)  +  ρ . (dA λ)  +  2 (W A λ * r) . dW,    r = d - A y, μ = W (W A λ), ρ = W (W r)
 //
-// (derivation: smnn_core/_gradient.py). The smoothness rows enter through their triangular form [S11 S12; 0 S22]: the
-// products of rows are the same after an orthogonal transformation.
+// The equation rows of v = W A λ and of W r, in which large terms cancel, are corrected with what (W A)^T v = g and
+// (W A)^T W r = 0 say of them at their point (derivation: smnn_core/_gradient.py). That takes both steps around the point:
+// `Pull` holds what their rows give to the columns of a point.
+//
+// The smoothness rows enter through their triangular form [S11 S12; 0 S22]: products with the rows, and with their
+// transpose, are the same after an orthogonal transformation.
 #pragma once
 
 #include "factor.hpp"
@@ -12,7 +16,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Where the gradients of one point, or of the step out of it, go; one pack each.
+// Where the gradients of one point, or of a step, go; one pack each.
 template <class P>
 struct PointGradients {
     P* c;           // (Q, n)
@@ -24,59 +28,193 @@ struct StepGradients {
     P s, w_smoothness;
 };
 
-// The equations of point t.
-template <class P, class Size, class Rows>
-SMNN_INLINE void contract_equations(
-    const Size& size, const Rows& rows, int t, const P* y, const P* lambda, const PointGradients<P>& out
-) {
-    repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
-        P A_lambda = splat<P>(0), r = rows.b(t, q);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P c = rows.c(t, q, j);
-            A_lambda += c * lambda[j];
-            r -= c * y[j];
-        });
-        const P w = rows.w_equation(t, q);
-        const P mu = w * w * A_lambda, rho = w * w * r;
-        repeat(size.n, [&](auto j) SMNN_LAMBDA { out.c[q * size.n + j] = rho * lambda[j] - mu * y[j]; });
-        out.b[q] = mu;
-        out.w_equation[q] = splat<P>(2) * w * A_lambda * r;
-    });
-}
+// At one point: w S^T (w S λ) and w S^T (w S y), from one step or the sum of two.
+template <class P>
+struct Pull {
+    P* lambda;  // (n)
+    P* y;       // (n)
+};
 
-// The smoothness rows of a step s with weight w, from a point (0) to the next (1).
+// y and λ at one point.
+template <class P>
+struct State {
+    const P* y;       // (n)
+    const P* lambda;  // (n)
+};
+
+// The workspace, in packs, of `contract_equations` where sizes are known at run time.
+SMNN_INLINE constexpr int contract_workspace(int n, int K, int Q) { return 2 * n + K + Q * n + Q * Q + 7 * Q; }
+
+// The damping of the correction; as in smnn_core/_gradient.py.
+constexpr double DAMPING = 1e-4;
+
+// The smoothness rows of a step s with weight w, from a point (0) to the next (1): gradients, and what the rows give to
+// either point.
 template <class P, class Size>
 SMNN_INLINE StepGradients<P> contract_step(
-    const Size& size, const typename Lanes<P>::Scalar* S, P s, P w, const P* y0, const P* y1, const P* lambda0,
-    const P* lambda1
+    const Size& size, const typename Lanes<P>::Scalar* S, P s, P w, State<P> at0, State<P> at1, Pull<P> pull0, Pull<P> pull1
 ) {
-    const P zero = splat<P>(0);
+    const P zero = splat<P>(0), w2 = w * w;
     P ds = zero, dw = zero;
-    for (int v = 0; v < size.V; ++v) {
-        repeat(unroll_if_small<Size>(size.K + size.K), [&](auto i) SMNN_LAMBDA {
-            // products of row i with y and λ, and of its derivative in s
-            P a_y = zero, a_lambda = zero, d_y = zero, d_lambda = zero;
-            P p = splat<P>(1), dp = zero;
-            repeat(size.K, [&](auto o) SMNN_LAMBDA {
-                const int j = v * size.K + o;
-                const P S0 = splat<P>(S[i * 2 * size.K + o]), S1 = splat<P>(S[i * 2 * size.K + size.K + o]);
-                P row_y = S1 * y1[j], row_lambda = S1 * lambda1[j];
-                if (i <= o) {
-                    row_y += S0 * y0[j];
-                    row_lambda += S0 * lambda0[j];
-                }
-                a_y += p * row_y;
-                a_lambda += p * row_lambda;
-                d_y += dp * row_y;
-                d_lambda += dp * row_lambda;
-                dp = splat<P>(o + 1) * p;
-                p = p * s;
-            });
-            ds -= a_y * d_lambda + a_lambda * d_y;
-            dw -= a_lambda * a_y;
+    repeat(size.n, [&](auto j) SMNN_LAMBDA { pull0.lambda[j] = pull0.y[j] = pull1.lambda[j] = pull1.y[j] = zero; });
+    const auto rows_of = [&](int v, auto i, auto first) SMNN_LAMBDA {
+        // products of row i with y and λ, and of its derivative in s; it starts with column `first` of the current point
+        P a_y = zero, a_lambda = zero, d_y = zero, d_lambda = zero;
+        P p = splat<P>(1), dp = zero;
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
+            const int j = v * size.K + o;
+            const P S0 = splat<P>(S[i * 2 * size.K + o]), S1 = splat<P>(S[i * 2 * size.K + size.K + o]);
+            P row_y = S1 * at1.y[j], row_lambda = S1 * at1.lambda[j];
+            if (first <= o) {
+                row_y += S0 * at0.y[j];
+                row_lambda += S0 * at0.lambda[j];
+            }
+            a_y += p * row_y;
+            a_lambda += p * row_lambda;
+            d_y += dp * row_y;
+            d_lambda += dp * row_lambda;
+            dp = splat<P>(o + 1) * p;
+            p = p * s;
         });
+        ds -= a_y * d_lambda + a_lambda * d_y;
+        dw -= a_lambda * a_y;
+        a_y = w2 * a_y;
+        a_lambda = w2 * a_lambda;
+        p = splat<P>(1);
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
+            const int j = v * size.K + o;
+            const P S1 = splat<P>(S[i * 2 * size.K + size.K + o]) * p;
+            pull1.y[j] += S1 * a_y;
+            pull1.lambda[j] += S1 * a_lambda;
+            if (first <= o) {
+                const P S0 = splat<P>(S[i * 2 * size.K + o]) * p;
+                pull0.y[j] += S0 * a_y;
+                pull0.lambda[j] += S0 * a_lambda;
+            }
+            p = p * s;
+        });
+    };
+    for (int v = 0; v < size.V; ++v) {
+        repeat(unroll_if_small<Size>(size.K), [&](auto i) SMNN_LAMBDA { rows_of(v, i, i); });
+        if (size.extra > 0) {
+            for (int i = size.K; i < 2 * size.K; ++i) rows_of(v, i, i);
+        }
     }
-    return {w * w * ds, splat<P>(2) * w * dw};
+    return {w2 * ds, splat<P>(2) * w * dw};
+}
+
+// (C C^T + DAMPING) e = e for two right-hand sides in place, by Cholesky; C (Q, n).
+template <class P>
+SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, P* e0, P* e1) {
+    const P one = splat<P>(1);
+    for (int i = 0; i < Q; ++i) {
+        for (int k = 0; k <= i; ++k) {
+            P sum = splat<P>(i == k ? DAMPING : 0);
+            for (int j = 0; j < n; ++j) sum += C[i * n + j] * C[k * n + j];
+            for (int l = 0; l < k; ++l) sum -= gram[i * Q + l] * gram[k * Q + l];
+            // (the diagonal holds its inverse)
+            gram[i * Q + k] = i == k ? one / root(sum) : sum * gram[k * Q + k];
+        }
+        for (int l = 0; l < i; ++l) {
+            e0[i] -= gram[i * Q + l] * e0[l];
+            e1[i] -= gram[i * Q + l] * e1[l];
+        }
+        e0[i] = e0[i] * gram[i * Q + i];
+        e1[i] = e1[i] * gram[i * Q + i];
+    }
+    for (int i = Q - 1; i >= 0; --i) {
+        for (int l = i + 1; l < Q; ++l) {
+            e0[i] -= gram[l * Q + i] * e0[l];
+            e1[i] -= gram[l * Q + i] * e1[l];
+        }
+        e0[i] = e0[i] * gram[i * Q + i];
+        e1[i] = e1[i] * gram[i * Q + i];
+    }
+}
+
+// The equations of point t, where the steps around it give `pull`, g is dL/dy and s a step at the point: gradients.
+template <class P, class Size, class Rows>
+SMNN_INLINE void contract_equations(
+    const Size& size, const Rows& rows, int t, P s, State<P> at, const P* g, Pull<P> pull, const PointGradients<P>& out,
+    P* workspace
+) {
+    using Cap = Capacity<Size>;
+    const P zero = splat<P>(0), one = splat<P>(1);
+    const int n = size.n, Q = size.Q;
+    Array<P, contract_workspace(Cap::n, Cap::K, Cap::rows - Cap::n)> memory(workspace, 0);
+    // what is left of g, and of 0, when all rows are taken: of λ's and of r's
+    P* rest_lambda = memory;
+    P* rest_r = rest_lambda + n;
+    P* p = rest_r + n;       // |s|^(K-1-o)
+    P* C = p + size.K;       // (Q, n): rows of norm 1, or 0
+    P* gram = C + Q * n;     // (Q, Q)
+    P* inverse = gram + Q * Q;
+    P* v = inverse + Q;      // W A λ ...
+    P* rho = v + Q;          // ... and W r
+    P* r = rho + Q;
+    P* e_lambda = r + Q;     // their corrections
+    P* e_r = e_lambda + Q;
+    p[size.K - 1] = one;
+    for (int o = size.K - 1; o > 0; --o) p[o - 1] = p[o] * magnitude(s);
+    repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        rest_lambda[j] = g[j] - pull.lambda[j];
+        rest_r[j] = pull.y[j];
+    });
+    if (rows.has_initial(t)) {
+        for (int e = 0; e < size.V * rows.n_initial_orders(); ++e) {
+            const int variable = e / rows.n_initial_orders(), order = e % rows.n_initial_orders();
+            const int j = variable * size.K + order;
+            const P w = rows.w_initial(t, variable, order);
+            rest_lambda[j] -= w * w * at.lambda[j];
+            rest_r[j] -= w * w * (rows.u(t, variable, order) - at.y[j]);
+        }
+    }
+    repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
+        const P w = rows.w_equation(t, q);
+        P A_lambda = zero, residual = rows.b(t, q), norm2 = zero;
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const P c = rows.c(t, q, j);
+            A_lambda += c * at.lambda[j];
+            residual -= c * at.y[j];
+            const P x = w * c * p[j % size.K];
+            C[q * n + j] = x;
+            norm2 += x * x;
+        });
+        v[q] = w * A_lambda;
+        rho[q] = w * residual;
+        r[q] = residual;
+        const P w_v = w * v[q], w_rho = w * rho[q];
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const P c = rows.c(t, q, j);
+            rest_lambda[j] -= c * w_v;
+            rest_r[j] -= c * w_rho;
+        });
+        const auto empty = norm2 == zero;
+        inverse[q] = select(empty, zero, one / root(select(empty, one, norm2)));
+    });
+    repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        rest_lambda[j] = rest_lambda[j] * p[j % size.K];
+        rest_r[j] = rest_r[j] * p[j % size.K];
+    });
+    repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
+        P of_lambda = zero, of_r = zero;
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            C[q * n + j] = C[q * n + j] * inverse[q];
+            of_lambda += C[q * n + j] * rest_lambda[j];
+            of_r += C[q * n + j] * rest_r[j];
+        });
+        e_lambda[q] = of_lambda;
+        e_r[q] = of_r;
+    });
+    if (Q > 1) solve_damped(n, Q, C, gram, e_lambda, e_r);
+    repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
+        const P w = rows.w_equation(t, q);
+        v[q] += e_lambda[q] * inverse[q];
+        const P mu = w * v[q], rho_w = w * (rho[q] + e_r[q] * inverse[q]);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { out.c[q * n + j] = rho_w * at.lambda[j] - mu * at.y[j]; });
+        out.b[q] = mu;
+        out.w_equation[q] = splat<P>(2) * v[q] * r[q];
+    });
 }
 
 }  // namespace SMNN_LEVEL

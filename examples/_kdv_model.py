@@ -1,7 +1,7 @@
 """The predictors of the KdV experiment: from 10 points in time of a field to the next 10, the first of them shared.
 
-`Mechanistic` is the model of Chen et al. (Scalable Mechanistic Neural Networks, ICLR 2025): at every point x of the grid
-the field of the window ahead is the solution of one linear ODE of order R = 4,
+`Mechanistic` is the model of Chen et al. (Scalable Mechanistic Neural Networks, ICLR 2025): at every point x of the
+grid, the field of the window ahead is the solution of one linear ODE of order R = 4,
 
     c_0 y + c_1 y' + c_2 y'' + c_3 y''' + c_4 y'''' = b,    y(0) = u(x), the last field given,
 
@@ -70,23 +70,26 @@ class ResNet(nn.Module):
 class Mechanistic(nn.Module):
     """The next window as the solution of one ODE per point of the grid.
 
-    One network gives the left-hand side, coefficients and step size, another the right-hand side and the initial
-    derivatives. The start is y' = 0, persistence, up to small random numbers. The unit of time is a matter of scale:
-    networks give increments per window of T-1 steps, which `per_window` translates.
+    Of two networks, one gives the left-hand side, coefficients and step size, the other the right-hand side and the
+    initial derivatives; a single one gives all. The start is y' = 0, persistence, up to small random numbers. The unit
+    of time is a matter of scale: networks give increments per window of T-1 steps, which `per_window` translates.
 
     Args:
         scale: of the fields, which the networks see divided by it.
+        n_networks: 1 or 2.
         step_size: where the step sizes start; they stay within half of it.
         scheme: as for `solve_ode`.
         network: arguments of `ResNet`.
     """
 
-    def __init__(self, scale: float, *, step_size: float, scheme: Scheme = TAYLOR, **network: int) -> None:
+    def __init__(
+        self, scale: float, n_networks: int, *, step_size: float, scheme: Scheme = TAYLOR, **network: int
+    ) -> None:
         super().__init__()
         self.scale, self.step_size, self.scheme = scale, step_size, scheme
-        self.n_coefficients = WINDOW * (ORDER + 1)
-        self.lhs = ResNet(WINDOW, self.n_coefficients + 1, **network)
-        self.rhs = ResNet(WINDOW, WINDOW + ORDER - 1, **network)
+        self.sizes = [WINDOW * (ORDER + 1), 1, WINDOW, ORDER - 1]  # of coefficients, step, right-hand side, derivatives
+        outputs = [sum(self.sizes)] if n_networks == 1 else [sum(self.sizes[:2]), sum(self.sizes[2:])]
+        self.networks = nn.ModuleList([ResNet(WINDOW, n, **network) for n in outputs])
         self.register_buffer("start", torch.eye(ORDER + 1)[1], persistent=False)
         # d_r (T s)^r / r! is what y^(r)(0) = d_r adds to y by the end of the window
         window = (WINDOW - 1) * step_size
@@ -97,8 +100,8 @@ class Mechanistic(nn.Module):
     def ode(self, window: Tensor) -> ODE:
         """The ODEs of a window (B, T, X), batch axes (B, X), in units of `scale`."""
         u = window / self.scale
-        c, s = self.lhs(u).movedim(1, -1).split([self.n_coefficients, 1], dim=-1)
-        b, d = self.rhs(u).movedim(1, -1).split([WINDOW, ORDER - 1], dim=-1)
+        outputs = torch.cat([network(u) for network in self.networks], dim=1)
+        c, s, b, d = outputs.movedim(1, -1).split(self.sizes, dim=-1)
         initial = torch.cat([u[:, -1, :, None], d * self.per_window], dim=-1)
         return ODE(
             coefficients=(self.start + SPREAD * c.unflatten(-1, (WINDOW, ORDER + 1)))[..., None, None, :],
@@ -114,17 +117,18 @@ class Mechanistic(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """The next window as increments from the last field given: the sum of two networks as large as `Mechanistic`'s.
+    """The next window as increments from the last field given: the sum of as many networks as `Mechanistic` has.
 
     Args:
         scale: of the fields, which the networks see divided by it.
+        n_networks: how many.
         network: arguments of `ResNet`.
     """
 
-    def __init__(self, scale: float, **network: int) -> None:
+    def __init__(self, scale: float, n_networks: int, **network: int) -> None:
         super().__init__()
         self.scale = scale
-        self.networks = nn.ModuleList([ResNet(WINDOW, WINDOW - 1, **network) for _ in range(2)])
+        self.networks = nn.ModuleList([ResNet(WINDOW, WINDOW - 1, **network) for _ in range(n_networks)])
 
     def forward(self, window: Tensor) -> Tensor:
         """As `Mechanistic`."""

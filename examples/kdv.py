@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from math import cos, pi
 from typing import Any
 
+import numpy as np
 import torch
 from _experiment import (
     BLACK,
@@ -73,6 +74,7 @@ class Configuration:
     """of the roll-out"""
     steps: int
     batch: int
+    n_networks: int
     width: int
     n_blocks: int
     kernel: int
@@ -89,9 +91,9 @@ class Configuration:
 
 
 SIZES = {
-    "full": Configuration(512, 128, 16, 10 * 512 * STARTS // 16, 16, 64, 10, 9, 1e-4, 0.05, plateaus=True),
-    "quick": Configuration(128, 32, 16, 3000, 16, 32, 3, 5, 3e-3, 1 / (WINDOW - 1), plateaus=False),
-    "smoke": Configuration(4, 2, 2, 4, 4, 8, 1, 3, 3e-3, 1 / (WINDOW - 1), plateaus=False),
+    "full": Configuration(512, 128, 16, 10 * 512 * STARTS // 16, 16, 2, 64, 10, 9, 1e-4, 0.05, plateaus=True),
+    "quick": Configuration(128, 32, 16, 4000, 16, 1, 32, 3, 9, 3e-3, 1 / (WINDOW - 1), plateaus=False),
+    "smoke": Configuration(4, 2, 2, 4, 4, 2, 8, 1, 3, 3e-3, 1 / (WINDOW - 1), plateaus=False),
 }
 PLATEAU = 1000
 """Steps over which the loss is averaged to see whether it falls."""
@@ -204,38 +206,38 @@ def picture(results: list[Result], true: Tensor, fields: Fields) -> Figure:
     b = int(order[len(order) // 2])
     dt, length = fields.spacing[b], fields.length[b]
     n = ours.predicted.shape[1]
-    t = dt * torch.arange(1, n + 1)
-    x = length * torch.arange(true.shape[-1]) / true.shape[-1]
-    truth, predicted = true[b, WINDOW:].cpu(), ours.predicted[b]
+    at = min(N_SCORED, n) - 1
+    t = dt * np.arange(1, n + 1)
+    x = length * np.arange(true.shape[-1]) / true.shape[-1]
+    truth, predicted, other = (u[b].cpu().numpy() for u in (true[:, WINDOW:], ours.predicted, network.predicted))
     figure = plt.figure(figsize=(12, 8))
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1])
     axes = top.subplots(1, 3, sharey=True)
-    limits = {"vmin": truth.min().item(), "vmax": truth.max().item()}
-    worst = (predicted - truth).abs().max().item()
+    limits = {"vmin": truth.min(), "vmax": truth.max()}
+    worst = abs(predicted - truth).max()
     for ax, title, u, how in [
         (axes[0], "true", truth, {"cmap": "viridis", **limits}),
         (axes[1], "predicted with ODEs", predicted, {"cmap": "viridis", **limits}),
         (axes[2], "predicted - true", predicted - truth, {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}),
     ]:
         mesh = ax.pcolormesh(x, t, u, shading="nearest", rasterized=True, **how)
-        ax.axhline(dt * N_SCORED, color="white" if title[-4:] != "true" or title == "true" else BLACK, lw=0.8, ls="--")
+        ax.axhline(t[at], color=BLACK if "RdBu_r" in how.values() else "white", lw=0.8, ls="--")
         ax.set(title=title, xlabel="x")
         ax.grid(False)
         top.colorbar(mesh, ax=ax, label="u" if ax is not axes[2] else "error of u")
     axes[0].set_ylabel("time after the last point given")
 
     section, errors = bottom.subplots(1, 2)
-    at = min(N_SCORED, n) - 1
     section.plot(x, truth[at], color=BLACK, lw=2.5, alpha=0.4, label="true")
     section.plot(x, predicted[at], color=BLUE, lw=1.3, label="ODEs")
-    section.plot(x, network.predicted[b, at], color=ORANGE, lw=1.3, ls="--", label="convolutional network")
-    section.set(title=f"the field after {at + 1} points (dashed lines above)", xlabel="x", ylabel="u")
+    section.plot(x, other[at], color=ORANGE, lw=1.3, ls="--", label="convolutional network")
+    section.set(title=f"the field after {at + 1} points (dashed above)", xlabel="x", ylabel="u")
     section.legend(loc="lower left", ncols=3, fontsize="small")
     low, high = section.get_ylim()
     section.set_ylim(low - 0.2 * (high - low), high)
     labels = ["ODEs", "convolutional network", "persistence"]
     for result, label, colour, style in zip(results, labels, [BLUE, ORANGE, BLACK], ["-", "--", ":"], strict=True):
-        errors.semilogy(range(1, n + 1), result.error.mean(0), color=colour, ls=style, label=label)
+        errors.semilogy(range(1, n + 1), result.error.mean(0).numpy(), color=colour, ls=style, label=label)
     errors.axvspan(1, min(N_SCORED, n), color=BLACK, alpha=0.06, lw=0)
     errors.set(title=f"error, mean of {len(true)} trajectories", xlabel="predicted point (a step is about 0.2)")
     errors.set_ylabel("Σ (predicted - true)² / Σ predicted²")
@@ -252,18 +254,16 @@ def main() -> None:
     test_fields = random_fields(size.n_test, seeds[1], n_times=n_times, progress=True)
     u, true = (torch.tensor(f.u, dtype=torch.float32, device=arguments.device) for f in (train_fields, test_fields))
     scale = u.std().item()
-    print(
-        f"{size.n_train} trajectories of {N_TIMES} points in time x {u.shape[-1]} in space; {size.batch} windows a batch"
-    )
+    print(f"{len(u)} trajectories of {N_TIMES} points in time x {u.shape[-1]} in space; {size.batch} windows a batch")
 
     models: dict[str, nn.Module] = {}
     results = []
     for name in ("mechanistic", "convolutional"):
         torch.manual_seed(arguments.seed)
         if name == "mechanistic":
-            models[name] = Mechanistic(scale, step_size=size.step_size, **size.network).to(u.device)
+            models[name] = Mechanistic(scale, size.n_networks, step_size=size.step_size, **size.network).to(u.device)
         else:
-            models[name] = Convolutional(scale, **size.network).to(u.device)
+            models[name] = Convolutional(scale, size.n_networks, **size.network).to(u.device)
         training = train(name, models[name], u, size, arguments)
         results.append(evaluate(name, models[name], true, size.n_windows, training.seconds))
     results.append(evaluate("persistence", Persistence(), true, size.n_windows))

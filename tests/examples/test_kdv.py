@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs torch")
+torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("matplotlib", reason="needs the extra `examples`")
 pytest.importorskip("scipy", reason="needs the extra `examples`")
 
@@ -16,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 import _kdv_data as data  # noqa: E402
+import _kdv_model as models  # noqa: E402
+import kdv  # noqa: E402
 
 LENGTH, N_SPACE = 64.0, 256
 X = LENGTH * (np.arange(N_SPACE) / N_SPACE - 0.5)
@@ -74,3 +80,108 @@ def test_a_batch_is_its_members(fields: data.Fields) -> None:
     alone = data.simulate(fields.u[1:2, 0], fields.length[1], fields.spacing[1], 5)
     batch = data.simulate(fields.u[:, 0], fields.length, fields.spacing, 5)
     np.testing.assert_allclose(batch[1], alone[0], atol=1e-14)
+
+
+NETWORK = {"width": 6, "n_blocks": 1, "kernel": 5}
+
+
+@pytest.fixture
+def window() -> torch.Tensor:
+    """(2, 10, 32)"""
+    return torch.randn(2, models.WINDOW, 32, generator=torch.Generator().manual_seed(0))
+
+
+def small(name: str, n_networks: int = 2) -> torch.nn.Module:
+    torch.manual_seed(1)
+    if name == "mechanistic":
+        return models.Mechanistic(0.5, n_networks, step_size=0.05, **NETWORK)
+    return models.Convolutional(0.5, n_networks, **NETWORK)
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+@pytest.mark.parametrize("name", ["mechanistic", "convolutional"])
+def test_networks_that_say_nothing_give_persistence(name: str, n_networks: int, window: torch.Tensor) -> None:
+    model = small(name, n_networks)
+    for network in model.networks:
+        torch.nn.init.zeros_(network.last.weight)
+    torch.testing.assert_close(model(window), models.Persistence()(window), rtol=0, atol=1e-5)
+
+
+def test_increments_of_the_mechanistic_model_are_per_window(window: torch.Tensor) -> None:
+    """A first derivative and a right-hand side of 1, all else 0: a straight line that rises by the scale."""
+    model = small("mechanistic")
+    for network in model.networks:
+        torch.nn.init.zeros_(network.last.weight)
+    torch.nn.init.ones_(model.networks[1].last.bias[: models.WINDOW + 1])
+    line = 0.5 * torch.linspace(0, 1, models.WINDOW)[:, None]
+    torch.testing.assert_close(model(window), window[:, -1:] + line, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mechanistic", "convolutional"])
+def test_predictors_commute_with_translations(name: str, window: torch.Tensor) -> None:
+    model = small(name)
+    torch.testing.assert_close(model(window.roll(5, -1)), model(window).roll(5, -1), rtol=0, atol=1e-5)
+
+
+def test_every_parameter_of_the_mechanistic_model_learns(window: torch.Tensor) -> None:
+    model = small("mechanistic")
+    model(window).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_roll_outs_feed_predictions_back(window: torch.Tensor) -> None:
+    model = small("convolutional")
+    found = models.roll_out(model, window, 2)
+    first = model(window)
+    torch.testing.assert_close(found, torch.cat([first[:, 1:], model(first)[:, 1:]], 1))
+
+
+def test_relative_error_is_relative_to_the_prediction() -> None:
+    found = models.relative_error(torch.tensor([[2.0, 2.0]]), torch.tensor([[2.0, 1.0]]))
+    torch.testing.assert_close(found, torch.tensor([1 / 8]))
+
+
+def test_samples_are_consecutive_points_of_one_trajectory() -> None:
+    u = torch.arange(3.0 * data.N_TIMES).view(3, data.N_TIMES, 1)
+    given, following = kdv.samples(u, torch.arange(3 * kdv.STARTS))
+    both = torch.cat([given, following[:, 1:]], 1)[..., 0]
+    assert given.shape[1] == following.shape[1] == models.WINDOW
+    assert (both.diff(dim=1) == 1).all()
+    assert (both[:, 0] // data.N_TIMES == both[:, -1] // data.N_TIMES).all()
+    assert set(both.unique().tolist()) == set(u.unique().tolist())
+
+
+@pytest.mark.parametrize("plateaus", [False, True])
+def test_stopped_training_resumes_to_the_same_result(
+    fields: data.Fields, tmp_path: Path, plateaus: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdv, "PLATEAU", 2)
+    size = kdv.Configuration(4, 1, 1, 9, 4, 2, **NETWORK, learning_rate=1e-2, step_size=0.1, plateaus=plateaus)
+    u = torch.tensor(fields.u[:, :, ::8], dtype=torch.float32)
+
+    def run(folder: str, resume: bool, stop: bool = False) -> tuple[list[float], list[torch.Tensor]]:
+        arguments = argparse.Namespace(output=tmp_path / folder, resume=resume, seed=3)
+        model = small("mechanistic")
+        if stop:
+            calls = iter(range(size.steps))
+
+            def interrupt(*_: object) -> None:
+                if next(calls) == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            model.register_forward_hook(interrupt)
+        training = kdv.train("mechanistic", model, u, size, arguments)
+        return training.history["loss"], [p.tolist() for p in model.parameters()]
+
+    with pytest.raises(SystemExit):
+        run("stopped", resume=False, stop=True)
+    assert run("stopped", resume=True) == run("whole", resume=False)
+
+
+def test_the_program_writes_metrics_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdv.py", "--smoke", "--output", str(tmp_path)])
+    kdv.main()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["summary"][0]["published"] == kdv.PUBLISHED
+    assert 0 < metrics["results"]["mechanistic"]["first_40"] < 1
+    assert (tmp_path / "kdv.png").stat().st_size > 10_000

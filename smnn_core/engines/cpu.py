@@ -142,7 +142,7 @@ class CpuFactor:
         return self._masked(x)
 
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
-        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        """Normal solve, and contraction into all gradients."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
         gradients = tuple([np.empty(x.shape, dtype=y.dtype) for x in call.inputs])
         head = call.head(problem.batch, call.inputs, _cell())

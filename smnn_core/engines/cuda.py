@@ -138,7 +138,7 @@ class CudaFactor:
             return self.factor.normal_solve(g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Any:
-        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        """Normal solve, and contraction into all gradients."""
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g)
 

@@ -350,11 +350,12 @@ class DeviceFactor:
         return self._normal(batch, [*_inputs(self.system), None, None, g]).solution()
 
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
-        """Normal solve and contraction into all gradients, in one sweep back over time."""
+        """Normal solve, and contraction into all gradients."""
         inputs = _inputs(problem.system, problem.rhs, problem.initial_values)
         call = self._normal(problem.batch, [*inputs, None, y, g])
         buffers = list(_gradient_buffers(call))
         call.separators()
+        call.launch("back")  # in place, as there is no room for x
         call.launch("contract")
         xp = self.device.xp
         c, b, w_equation, s, w_smoothness, u, w_initial = (

@@ -37,7 +37,7 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 
 SMNN_KERNEL(smnn_sweep, PointJob, job.chunks, PointsOf(job, number).sweep())
 SMNN_KERNEL(smnn_forward, PointJob, job.chunks, PointsOf(job, number).forward())
-SMNN_KERNEL(smnn_back, PointJob, job.chunks, PointsOf(job, number).write_solution())
+SMNN_KERNEL(smnn_back, PointJob, job.chunks, PointsOf(job, number).back())
 SMNN_KERNEL(smnn_contract, PointJob, job.chunks, PointsOf(job, number).contract())
 
 #if SMNN_CHUNKED

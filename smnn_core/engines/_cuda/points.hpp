@@ -93,15 +93,19 @@ struct Points {
         }
     }
 
-    // R x = z from the last point to the first: visit(t, x).
-    template <class Visit>
-    SMNN_INLINE void back(Visit visit) const {
+    // R x = z from the last point to the first: into job.x, or in the place of z where there is none.
+    SMNN_INLINE void back() const {
+        const bool bad = job.systems.bad[lane.system] != 0;
+        T* out = static_cast<T*>(job.x) + (lane.system * job.points + lane.start) * size.n;
+        const auto write = [&](int t, const T* x) {
+            for (int j = 0; j < size.n; ++j) out[Index(t) * size.n + j] = bad ? not_a_number<T>() : x[j];
+        };
         T next[n], left[n], x[n];
         separator(-1, left);
         int t = lane.length - 1;
         if constexpr (Chunked) {
             separator(0, next);
-            visit(t, next);
+            if (job.x) write(t, next);
             --t;
         } else {
             for (int j = 0; j < size.n; ++j) next[j] = T(0);
@@ -111,16 +115,12 @@ struct Points {
             load(job.factor, at(t, entries()), entries(), lanes, f);
             load(job.z, at(t, size.n), size.n, lanes, z);
             substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
-            visit(t, x);
+            if (job.x) {
+                write(t, x);
+            } else {
+                store(job.z, at(t, size.n), size.n, lanes, x);
+            }
         }
-    }
-
-    SMNN_INLINE void write_solution() const {
-        const bool bad = job.systems.bad[lane.system] != 0;
-        T* out = static_cast<T*>(job.x) + (lane.system * job.points + lane.start) * size.n;
-        back([&](int t, const T* x) {
-            for (int j = 0; j < size.n; ++j) out[Index(t) * size.n + j] = bad ? not_a_number<T>() : x[j];
-        });
     }
 
     SMNN_INLINE void contract() const;
@@ -131,7 +131,19 @@ struct Points {
         store(job.z, at(t, size.n), size.n, lanes, z);
     }
 
-    // x of the separator at the end of the lane (0) or on its left (-1), zero where there is none
+    // x, in the place of z, at point t of the lane, or at the one before its first or after its last
+    SMNN_INLINE void solution(int t, T* x) const {
+        const bool beyond = t == lane.length;
+        if (Chunked && (t < 0 || t == lane.length - 1)) {
+            separator(t < 0 ? -1 : 0, x);
+        } else if (Chunked && beyond && Lane(lane.number + 1, job.points, job.chunks).length == 1) {
+            separator(1, x);
+        } else {
+            load(job.z, at(beyond ? 0 : t, size.n) + beyond, size.n, lanes, x);
+        }
+    }
+
+    // x of the separator at the end of the lane (0), on its left (-1), zero where there is none, or of the next lane (1)
     SMNN_INLINE void separator(int which, T* x) const {
         const bool there = Chunked && lane.chunk + which >= 0;
         const T* from = static_cast<const T*>(job.separators) + (lane.number + which) * size.n;
@@ -172,12 +184,12 @@ struct Sink {
     }
 };
 
-// λ, by substitution, with y into the gradients of all inputs.
+// λ, which `back` left in the place of z, with y into the gradients of all inputs.
 template <class T, class D, bool Chunked>
 SMNN_INLINE void Points<T, D, Chunked>::contract() const {
     constexpr int Q = D::Q;
     const LaneRows<T, D> rows(job, lane);
-    const Field_<T> y_(job.systems, job.in[Y], lane);
+    const Field_<T> y_(job.systems, job.in[Y], lane), g_(job.systems, job.in[G], lane);
     const bool bad = job.systems.bad[lane.system] != 0;
     Sink<T, D, Q * n> dc(job.gradient[C], lane, job.points, size.Q * size.n);
     Sink<T, D, Q> db(job.gradient[B], lane, job.points, size.Q), dw(job.gradient[W_EQUATION], lane, job.points, size.Q);
@@ -186,48 +198,63 @@ SMNN_INLINE void Points<T, D, Chunked>::contract() const {
     const int initial = size.V * job.R_init;
     T* du = static_cast<T*>(job.gradient[U].data) + lane.system * job.T_init * initial;
     T* dwi = static_cast<T*>(job.gradient[W_INITIAL].data) + lane.system * job.T_init * initial;
-    T y0[n], y1[n], x0[n], x1[n];
-    const auto read = [&](int t) {
-        for (int j = 0; j < size.n; ++j) y0[j] = y_(t, j / size.K, j % size.K);
+    // at the current point, and at the one before; what the steps out of and into a point give to it
+    T y[n], x[n], y_before[n], x_before[n], out_x[n], out_y[n], in_x[n], in_y[n], pull_x[n], pull_y[n];
+    T c[Q * n], b[Q], w[Q], g[n], workspace[contract_workspace(n, D::K, Q)];
+    const auto read = [&](int t, T* y_at, T* x_at) {
+        for (int j = 0; j < size.n; ++j) y_at[j] = y_(t, j / size.K, j % size.K);
+        solution(t, x_at);
+        if (bad) x_at[0] = not_a_number<T>();
     };
-    const auto step_out = [&](int t) {
-        const T s = rows.s(t + 1), w = rows.w_smoothness(t + 1);
-        const auto step = contract_step<T>(size, job.scheme_rows, s, w, y0, y1, x0, x1);
-        ds.put(t, 0, step.s);
-        dws.put(t, 0, step.w_smoothness);
+    const auto step_into = [&](int t) {
+        return contract_step<T>(
+            size, job.scheme_rows, rows.s(t), rows.w_smoothness(t), State<T>{y_before, x_before}, State<T>{y, x},
+            Pull<T>{pull_x, pull_y}, Pull<T>{in_x, in_y}
+        );
     };
-    const auto move_on = [&] {
+    for (int j = 0; j < size.n; ++j) pull_x[j] = pull_y[j] = T(0);
+    if (Chunked && lane.chunk + 1 < job.chunks) {
+        // the step out of the last point; its gradients, and what it gives to the next point, are the next lane's
+        read(lane.length, y, x);
+        read(lane.length - 1, y_before, x_before);
+        step_into(lane.length);
+    }
+    read(lane.length - 1, y, x);
+    for (int t = lane.length - 1; t >= 0; --t) {
         for (int j = 0; j < size.n; ++j) {
-            y1[j] = y0[j];
-            x1[j] = x0[j];
+            out_x[j] = pull_x[j];
+            out_y[j] = pull_y[j];
+            g[j] = g_(t, j / size.K, j % size.K);
         }
-    };
-    back([&](int t, const T* x) {
-        read(t);
-        for (int j = 0; j < size.n; ++j) x0[j] = bad ? not_a_number<T>() : x[j];
-        T c[Q * n], b[Q], w[Q];
-        contract_equations<T>(size, rows, t, y0, x0, PointGradients<T>{c, b, w});
+        if (lane.start + t > 0) {
+            read(t - 1, y_before, x_before);
+            const auto step = step_into(t);
+            ds.put(t - 1, 0, step.s);
+            dws.put(t - 1, 0, step.w_smoothness);
+            for (int j = 0; j < size.n; ++j) {
+                out_x[j] += in_x[j];
+                out_y[j] += in_y[j];
+            }
+        }
+        contract_equations<T>(
+            size, rows, t, rows.near(t), State<T>{y, x}, g, Pull<T>{out_x, out_y}, PointGradients<T>{c, b, w}, workspace
+        );
         dc.put_all(t, c);
         db.put_all(t, b);
         dw.put_all(t, w);
-        if (t + 1 < lane.length) step_out(t);
         if (rows.has_initial(t)) {
             for (int e = 0; e < initial; ++e) {
                 const int v = e / job.R_init, r = e % job.R_init, j = v * size.K + r;
                 const T weight = rows.w_initial(t, v, r);
                 const Index to = Index(lane.start + t) * initial + e;
-                du[to] = weight * weight * x0[j];
-                dwi[to] = 2 * weight * x0[j] * (rows.u(t, v, r) - y0[j]);
+                du[to] = weight * weight * x[j];
+                dwi[to] = 2 * weight * x[j] * (rows.u(t, v, r) - y[j]);
             }
         }
-        move_on();
-    });
-    if (Chunked && lane.start > 0) {
-        // the step from the left separator
-        read(-1);
-        separator(-1, x0);
-        if (bad) x0[0] = not_a_number<T>();
-        step_out(-1);
+        for (int j = 0; j < size.n; ++j) {
+            y[j] = y_before[j];
+            x[j] = x_before[j];
+        }
     }
     dc.finish();
     db.finish();

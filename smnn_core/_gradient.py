@@ -62,7 +62,7 @@ def residual(problem: Problem, y: Array) -> Rows:
 
 
 def equation_correction(system: System, rest: Array) -> Array:
-    """What to add to the equation rows of v where (W A)^T v = g left `rest` = g - (W A)^T v, (..., T, V, K): (..., T, Q).
+    """What to add to the equation rows of v, (..., T, Q), where `rest` = g - (W A)^T v, (..., T, V, K), should be zero.
 
     The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
     with the Q x Q normal equations, damped: what is corrected was nearly right, and rows may depend on each other.
@@ -126,7 +126,7 @@ def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> t
 
 
 def normal_pullback(system: System, x: Array, h: Array, λ: Array, g: Array) -> Gradients:
-    """The gradients of L with respect to the system of x = M^-1 h, from g = dL/dx and λ = M^-1 g (the gradient of h)."""
+    """The gradients of L with respect to the system of x = M^-1 h, from g = dL/dx and λ = M^-1 g (that of h)."""
     v = adjoint_rows(system, λ, g)
     c_x, s_x = rows.gradient_of_product(system, rows.weighted(system.weights, v), x)
     WAx = adjoint_rows(system, x, h)

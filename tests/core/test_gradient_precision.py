@@ -1,15 +1,17 @@
 """Gradients keep their digits where steps are short: float32 against float64, and the engines against each other.
 
-What is bounded is the error of y'' + 4y = 0 relative to the largest entry, with steps between 0.2 and 0.01. Through
-λ alone the gradients of coefficients and right-hand sides would lose 8 digits here (see `smnn_core._gradient`), all that
-float32 has.
+What is bounded is the error for y'' + 4y = 0, relative to the largest entry, with steps between 0.2 and 0.01. Through
+λ alone the gradients of coefficients and right-hand sides would lose 8 digits here (see `smnn_core._gradient`), all
+that float32 has.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
 import smnn_core as smnn
+
 SCHEMES = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE}
 
 ENGINES = ["array_api", "cpu"]

@@ -288,7 +288,7 @@ def summarise(
         worst, spurious = judge(x)
         metric = f"worst error of a coefficient, %, {scheme}, noise {100 * noise:g} %"
         published = {"published": lorenz.PUBLISHED_ERROR} if (scheme, noise) == (TAYLOR.name, 0.0) else {}
-        rows.append({"metric": metric, "ours": worst, "note": f"{spurious} terms too many", **published})
+        rows.append({"metric": metric, "ours": worst, "note": f"terms too many: {spurious}", **published})
     return rows
 
 

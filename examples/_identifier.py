@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,12 @@ def mlp(n_in: int, width: int, n_out: int, depth: int) -> nn.Sequential:
 
 
 class FreeForm(nn.Module):
-    """As published: a right-hand side, three coefficients and a step for every point of time, from the latents."""
+    """As published: a right-hand side, three coefficients and a step for every point of time, from the latents.
+
+    `solve` may be replaced by another solver, to compare them.
+    """
+
+    solve: Callable[..., Tensor] = staticmethod(solve_ode)
 
     def __init__(self, c: Configuration) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ class FreeForm(nn.Module):
         """See `Identifier.forward`."""
         c = self.coefficients(features).unflatten(-1, (-1, 1, 1, 3))
         s = torch.sigmoid(self.steps(features) + math.log(STEP_START / (1 - STEP_START))).clamp(*STEP_BOUNDS)
-        return solve_ode(c, self.rhs(features)[..., None], initial[..., None, None], s)[..., 0, 0]
+        return self.solve(c, self.rhs(features)[..., None], initial[..., None, None], s)[..., 0, 0]
 
 
 class DampedForm(nn.Module):

@@ -13,6 +13,7 @@ al., The Operational Sea Surface Temperature and Sea Ice Analysis (OSTIA) system
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ class Record:
 
 def load_nino() -> Record:
     """The four regions `REGIONS`, 732 months."""
-    import statsmodels
-
-    path = Path(statsmodels.__file__).parent / "datasets" / "elnino" / "src" / "elnino.dat"
+    path = resources.files("statsmodels") / "datasets" / "elnino" / "src" / "elnino.dat"
     table = np.loadtxt(path, skiprows=1)  # year, month, then temperature and anomaly of each region
     months = (12 * (table[:, 0].astype(int) - 1970) + table[:, 1].astype(int) - 1).astype("datetime64[M]")
     latitude, longitude = np.array([-5.0, 0, 0, 0]), np.array([275.0, 240, 185, 215])

@@ -93,7 +93,9 @@ class Configuration:
 
 OURS = Configuration(HERMITE, 128, False, 5e-2, 2e-3, 1e-4, warm_up=1000, rounds=10, steps_per_round=50)
 PAPER = Configuration(TAYLOR, 1024, True, 5e-4, 5e-4, 5e-4, warm_up=400 * 19, rounds=10, steps_per_round=19)
-SMOKE = Configuration(HERMITE, 32, False, 5e-2, 2e-3, 1e-4, warm_up=20, rounds=2, steps_per_round=10, batch=64)
+SMOKE = Configuration(
+    HERMITE, 32, False, 5e-2, 2e-3, 1e-4, warm_up=20, rounds=2, steps_per_round=10, batch=64, n_points=1000
+)
 
 
 def lorenz(t: float, y: np.ndarray) -> list[float]:

@@ -8,8 +8,9 @@ with the errors by horizon and with pictures in examples/output/sst/.
     python examples/sst.py [--quick] [--data nino|ostia|noaa] [--form free] [--cross-validate] [--resume]
 
 Sources: figure 1 of Chen et al., Scalable Mechanistic Neural Networks, ICLR 2025; data in `_sst_data.py`, model in
-`_identifier.py`. The full size has the published networks, batches, loss and, on grids, the published form of the ODE;
-unlike the published code we mask land. `--quick` trains small networks on anomalies, in the damped form.
+`_identifier.py`. The full size has the published networks and, on grids, the published form of the ODE, batches and
+loss; how many steps were published we do not know. Unlike the published code we mask land. `--quick` trains small
+networks, in the damped form, on anomalies.
 """
 
 from __future__ import annotations
@@ -202,6 +203,7 @@ def plot_errors(axes: Axes, found: dict[str, np.ndarray], samples: Samples) -> N
         relative = e / found["climatology"]
         axes.plot(np.arange(1, len(e) + 1), relative, style, lw=width, color=colour, label=name)
     axes.set(xlabel=f"horizon ({samples.record.unit}s)", ylabel="RMSE / climatology's")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.4))  # persistence goes far beyond
     axes.set_title(f"error over {len(samples.origins)} start dates")
     axes.legend(ncols=len(found), loc="upper center", bbox_to_anchor=(0.5, -0.28), fontsize="small")
 
@@ -224,9 +226,7 @@ def picture_regions(ours: np.ndarray, found: dict[str, np.ndarray], samples: Sam
         a.set(title=name, ylabel="temperature (°C)")
         a.xaxis.set_major_locator(mdates.YearLocator())
         a.xaxis.set_major_formatter(mdates.DateFormatter("%Y"))
-    axes[0].legend(ncols=2, fontsize="small", loc="upper left")
-    low, high = axes[0].get_ylim()
-    axes[0].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
     plot_errors(axes["error"], found, samples)
     save_picture(figure, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import json
@@ -226,3 +227,41 @@ def test_forecasts_of_the_noaa_file_leave_errors_and_a_map(
     found = run(sst, monkeypatch, tmp_path, "--data", "noaa", "--file", str(noaa / "sst.nc"))
     assert found["noaa"].keys() == {"mechanistic", "ODE without networks", "climatology", "persistence", "AR(2)"}
     assert (tmp_path / "noaa.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def lengths(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("sequence_length")
+
+
+def test_the_slope_is_the_exponent_of_the_long_sequences(lengths: ModuleType) -> None:
+    T = np.array(lengths.LENGTHS, dtype=float)
+    assert lengths.slope(T, np.maximum(1e4, T**2)) == pytest.approx(2.0)
+
+
+def test_a_solver_that_met_its_limit_is_not_tried_again_and_resumed_cases_are_kept(
+    lengths: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setting = replace(lengths.SETTINGS["smoke"], lengths=(26, 52, 104))
+    monkeypatch.setitem(lengths.SETTINGS, "smoke", setting)
+    tried = []
+
+    def run_case(length: int, solver: str, arguments: object) -> dict:
+        tried.append((solver, length))
+        return {"failed": "too long"} if solver == "mnn_dense" and length == 52 else {"seconds": 1.0}
+
+    monkeypatch.setattr(lengths, "run_case", run_case)
+    arguments = argparse.Namespace(size="smoke", output=tmp_path, resume=True, device="cpu", seed=0)
+    first = lengths.run_all(arguments)
+    assert ("mnn_dense", 104) not in tried
+    assert len(tried) == 8
+    assert lengths.run_all(arguments) == first
+    assert len(tried) == 8
+
+
+def test_all_solvers_train_to_the_same_error(lengths: ModuleType) -> None:
+    setting = lengths.SETTINGS["smoke"]
+    steps = [lengths.training(26, setting, solver, 0, "cpu")[0] for solver in ("ours", "smnn_cholesky")]
+    ours, published = ([step() for _ in range(5)] for step in steps)
+    np.testing.assert_allclose(ours, published, rtol=1e-8)

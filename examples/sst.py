@@ -59,7 +59,7 @@ GRID = {"damped": False, "decay": 0.0, "batch": 6480}
 # The damped form's structure, rates and steps for the Niño regions were chosen by --cross-validate, before 1996 only.
 NINO = {"window": 48, "horizon": 48, "span": 132, "stride": 1, "harmonics": 6, "lags": 12, "steps": 200}
 OSTIA = {"stride": 1, "harmonics": 2, "lags": 3}
-NOAA = {"stride": 4, "harmonics": 3, "lags": 8}
+NOAA = {"stride": 13, "harmonics": 3, "lags": 8}
 SETTINGS = {
     ("nino", "quick"): Setting(**NINO, members=3),
     ("nino", "full"): Setting(**NINO, members=5, **PUBLISHED),

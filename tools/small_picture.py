@@ -1,6 +1,6 @@
 """Makes small copies of pictures, for the repository: `python tools/small_picture.py PNG... FOLDER`.
 
-A picture of lines and text does with a palette. Pillow finds one by the colours that differ most, which keeps those that
+A palette does for a picture of lines and text. Pillow finds one by the colours that differ most, which keeps those that
 tell lines apart though they are rare, and improves it by k-means, which keeps greys grey.
 """
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 Array = Any
 Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
 
-__all__ = ["explicit_spec", "in_shard_map", "vary_like", "vary_together", "varying_axes"]
+__all__ = ["explicit_mesh", "explicit_spec", "in_shard_map", "vary_like", "vary_together", "varying_axes"]
 
 
 def in_shard_map() -> bool:
@@ -43,13 +43,18 @@ def _vary(x: Array, axes: frozenset[str]) -> Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
+def explicit_mesh(inputs: Sequence[Array]) -> Any:
+    """The mesh with axes of type Explicit that the inputs live on or, where none does, the current one; or None."""
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in inputs)]
+    return next((m for m in reversed(meshes) if not m.empty and AxisType.Explicit in m.axis_types), None)
+
+
 def explicit_spec(inputs: Sequence[Array], cores: Sequence[int]) -> PartitionSpec | None:
     """How the batch axes of the result of normalised inputs are sharded, if the mesh has axes of type Explicit.
 
     Along each batch axis the first input that is sharded there decides; a mesh axis is used once.
     """
-    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in inputs)]
-    if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes if not mesh.empty):
+    if explicit_mesh(inputs) is None:
         return None
     n_batch = inputs[0].ndim - cores[0]
     spec: list[Any] = [None] * n_batch

@@ -17,7 +17,7 @@ from smnn_core._problem import Problem
 from smnn_core.engines import ENGINES, select
 
 from ._least_squares import Inputs, least_squares
-from ._mesh import explicit_spec, vary_together
+from ._mesh import explicit_mesh, explicit_spec, vary_together
 from ._operators import CORE_AXES, Static
 from ._split import check_time_axis, split_least_squares
 
@@ -101,7 +101,9 @@ def _solve(static: Static, inputs: Inputs) -> Array:
     if spec is None:
         return solve(inputs)
     # the rules of least_squares speak of no shardings: they are left to XLA, and stated for the result
-    return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, axis))(inputs)
+    mesh = explicit_mesh(inputs)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, axis))(inputs)
 
 
 def normalise(inputs: Inputs) -> Inputs:

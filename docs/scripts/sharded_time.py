@@ -10,7 +10,7 @@ from smnn_jax import HERMITE
 jax.config.update("jax_enable_x64", True)
 mesh = jax.make_mesh((len(jax.devices()),), ("time",))
 
-T = 64
+T = 1024
 c = jnp.array([[[[4.0, 0.2, 1.0, 0.0]]]])
 b = jnp.sin(0.1 * jnp.arange(T))[:, None]
 u, s = jnp.array([[[1.0, 0.0]]]), jnp.array([0.1])

@@ -84,6 +84,12 @@ def test_without_jit_and_without_a_current_mesh(arguments):
     close(y, solve(**arguments))
 
 
+def test_gradients_on_an_explicit_mesh_that_is_not_current(arguments):
+    """The arrays say which mesh it is."""
+    expected = jax.jit(jax.grad(loss))(arguments)
+    close(jax.jit(jax.grad(loss))(spread(arguments, mesh(AxisType.Explicit))), expected)
+
+
 def test_unsharded_inputs_under_a_mesh(arguments):
     with jax.set_mesh(mesh(AxisType.Auto)):
         y = solve(**arguments)

@@ -34,10 +34,11 @@ def close(actual, expected):
 
 
 @pytest.mark.parametrize(
-    ("T", "T_init", "kind"), [(4, 1, AxisType.Auto), (12, 12, AxisType.Explicit), (16, 6, AxisType.Auto)]
+    ("T", "T_init", "kind"),
+    [(4, 1, AxisType.Auto), (12, 12, AxisType.Explicit), (16, 6, AxisType.Auto), (1024, 1, AxisType.Auto)],
 )
 def test_solution_is_that_of_one_device(T, T_init, kind):
-    """Chunks of one, an odd and an even number of points; initial rows at one point, at all, over a chunk's end."""
+    """Chunks of one, an odd, an even and a large number of points; initial rows at one, at all, over a chunk's end."""
     arguments = on_jax(make_arguments(batch=(2,), T=T, T_init=T_init))
     m = mesh(kind)
     with jax.set_mesh(m):

@@ -12,7 +12,7 @@ steps on the same batches, and with persistence. Ends with a table, a picture an
 
 Source: experiment and configuration (no option: two ResNets of 10 blocks, 64 filters, kernel 9; 512 trajectories, 10
 epochs; Adam at 1e-4, halved on plateaus; a GPU is advisable) from Chen et al., Scalable Mechanistic Neural Networks,
-ICLR 2025. `--quick` has smaller networks, fewer trajectories and a learning rate that rises and falls once. The
+ICLR 2025. `--quick` has one smaller network, one epoch and a learning rate that rises and falls once. The
 trajectories, and the sign convention, are those of `_kdv_data.py`; the models are in `_kdv_model.py`.
 
 Error: Σ_x (predicted - true)² / Σ_x predicted², averaged over test trajectories and the first 40 predicted points, as

@@ -1,9 +1,9 @@
 """Forecasts sea surface temperature years ahead with the Mechanistic Identifier, and judges them by simple forecasts.
 
 The model reads a window of the past, answers with a linear ODE, and the solver integrates it from the last ten
-observed values into the future. Climatology, persistence of the anomaly and an autoregression (statsmodels) forecast
-from the same start dates; nobody sees anything after the first of them, the values before a start date apart. Ends
-with the errors by horizon and with pictures in examples/output/sst/.
+observed values into the future. Climatology, persistence of the anomaly and an autoregression forecast from the same
+start dates. All are fitted to what was before the first of these dates; a forecast also sees what was before its own.
+Ends with the errors by horizon and with pictures in examples/output/sst/.
 
     python examples/sst.py [--quick] [--data nino|ostia|noaa] [--form free] [--cross-validate] [--resume]
 
@@ -56,7 +56,7 @@ from torch import Tensor, nn
 
 PUBLISHED = {"width": 1024, "depth": 5, "head_depth": 3, "rate": 1e-5, "alignment": 10.0, "dtype": torch.float64}
 GRID = {"damped": False, "decay": 0.0, "batch": 6480}
-# The damped form's structure, rates and steps for the Niño regions were chosen by --cross-validate, before 1996 only.
+# Rates and steps of the damped form follow --cross-validate, which sees the Niño regions before 1996 only.
 NINO = {"window": 48, "horizon": 48, "span": 132, "stride": 1, "harmonics": 6, "lags": 12, "steps": 200}
 OSTIA = {"stride": 1, "harmonics": 2, "lags": 3}
 NOAA = {"stride": 13, "harmonics": 3, "lags": 8}
@@ -205,7 +205,7 @@ def plot_errors(axes: Axes, found: dict[str, np.ndarray], samples: Samples) -> N
     axes.set(xlabel=f"horizon ({samples.record.unit}s)", ylabel="RMSE / climatology's")
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.4))  # persistence goes far beyond
     axes.set_title(f"error over {len(samples.origins)} start dates")
-    axes.legend(ncols=len(found), loc="upper center", bbox_to_anchor=(0.5, -0.28), fontsize="small")
+    axes.figure.legend(*axes.get_legend_handles_labels(), ncols=len(found), loc="outside lower center")
 
 
 def picture_regions(ours: np.ndarray, found: dict[str, np.ndarray], samples: Samples, path: Path) -> None:
@@ -237,8 +237,9 @@ def picture_map(ours: np.ndarray, found: dict[str, np.ndarray], samples: Samples
     date = int(samples.origins[0]) + h - 1
     truth, predicted = record.values[date], ours[0, h - 1]
     n_lat, n_lon = record.index.shape
-    height = 10.0 * n_lat / n_lon
-    figure, axes = plt.subplots(4, 1, figsize=(11, 3 * (max(height, 1.0) + 0.6) + 3.2), height_ratios=[1, 1, 1, 1.4])
+    height = float(np.clip(9.5 * n_lat / n_lon, 1.5, 3.0))
+    ratios = [height, height, height, 2.5]
+    figure, axes = plt.subplots(4, 1, figsize=(11, sum(ratios) + 0.5), height_ratios=ratios)
     low, high = np.percentile(truth, [1, 99])
     worst = float(np.percentile(abs(predicted - truth), 99))
     maps = [

@@ -9,12 +9,13 @@ Trefethen, SIAM J. Sci. Comput. 26, 2005): the dispersion u_xxx is integrated ex
 In this sign convention solitons are troughs that run to the right, u = -c/2 sech²(√c/2 (x - ct)). Another common one,
 v_t + v v_x + v_xxx = 0, is the same equation for v = -6 u.
 
-`random_fields` draws what the benchmark of Brandstetter et al. (Lie Point Symmetry Data Augmentation, ICML 2022) calls
-its easier set: in terms of v, sums of 10 sine waves with amplitudes in [-1/2, 1/2], wave numbers 1 to 3 and any phase,
-on an interval of length 128 and up to time 50, both 10 % more or less from field to field; 250 points in time, of which
-the last 140 are kept, and 256 in space. By then (t > 22) the waves have steepened and begun to fall apart into
-solitons; a step in time is 0.2 and the fastest soliton passes about one point of the grid in two of them. A
-network sees neither the length nor the step: it has to read them off the field.
+`random_fields` follows what the benchmark of Brandstetter et al. (Lie Point Symmetry Data Augmentation, ICML 2022)
+calls its easier set: in terms of v, sums of 10 sine waves with amplitudes in [-1/2, 1/2] and any phase, on an interval
+of length 128 and up to time 50, both 10 % more or less from field to field; 250 points in time, of which the last 140
+are kept, and 256 in space. Wave numbers are 1 to 3; the benchmark's program stops at 2, so that our waves are somewhat
+steeper. By the first point kept (t = 22) they have begun to fall apart into solitons, the fastest of which passes one
+point of the grid in about two steps in time of 0.2. A network sees neither the length nor the step: it has to read them
+off the field.
 """
 
 from __future__ import annotations

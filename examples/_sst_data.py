@@ -162,7 +162,7 @@ def at_origins(x: np.ndarray, origins: np.ndarray, first: int, last: int) -> np.
 def autoregression(anomalies: np.ndarray, n_train: int, origins: np.ndarray, horizon: int, lags: int) -> np.ndarray:
     """Forecasts (origins, horizon, N) of anomalies (T, N), by one AR(lags) per place, fitted to the first n_train.
 
-    By least squares, with a constant: what statsmodels' `AutoReg` estimates, fast enough for tens of thousands of cells.
+    By least squares, with a constant: what statsmodels' `AutoReg` estimates, fast enough for many thousands of cells.
     Each forecast starts from all that was observed before its origin.
     """
     fits = []

@@ -30,10 +30,12 @@ SMNN_INLINE int block_points(const Job& job) {
     return fit >= 16 ? 16 : fit >= 8 ? 8 : fit >= 1 ? int(fit) : 1;
 }
 
-template <class P, class Size, bool Chunked>
+// F: entries of the factor, packs or, where all lanes share the left-hand side, numbers.
+template <class P, class Size, bool Chunked, class F = P>
 struct Driver {
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
+    static constexpr bool shared = sizeof(F) != sizeof(P);
 
     const Job& job;
     const Size size;
@@ -44,7 +46,8 @@ struct Driver {
     const int common_rows;  // those that all lanes have
     P* memory;
     RowStager<P> stager;
-    P *factor, *z, *carried, *saved, *workspace;
+    F* factor;
+    P *z, *carried, *saved, *workspace;
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n}.entries(); }
@@ -53,7 +56,7 @@ struct Driver {
     static Sizes sizes(const Job& job, int phases) {
         const int points = block_points<P>(job), n = job.n;
         Index packs = RowStager<P>::memory(job, points) + 2 * carried_entries(job) + workspace_packs(job);
-        if (!job.factor) packs += Index(longest(job)) * factor_entries(job);
+        if (!job.factor && !job.tape) packs += Index(longest(job)) * factor_entries(job);
         if (!job.z) packs += Index(longest(job)) * n;
         packs += 8 * n;
         if (phases & CONTRACT) {
@@ -87,8 +90,12 @@ struct Driver {
           memory(static_cast<P*>(scratch)),
           stager(job_, group, memory, points) {
         const Index all = longest(job);
-        factor = job.factor ? static_cast<P*>(job.factor) + group_ * all * factor_entries(job)
-                            : take(all * factor_entries(job));
+        if constexpr (shared) {
+            factor = static_cast<F*>(job.factor);
+        } else {
+            factor = job.factor ? static_cast<P*>(job.factor) + group_ * all * factor_entries(job)
+                                : take(all * factor_entries(job));
+        }
         z = job.z ? static_cast<P*>(job.z) + group_ * all * job.n : take(all * job.n);
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries(job) : take(carried_entries(job));
         saved = take(carried_entries(job));
@@ -101,7 +108,7 @@ struct Driver {
         return at;
     }
 
-    P* factor_at(int t) const { return factor + Index(t) * factor_entries(job); }
+    F* factor_at(int t) const { return factor + Index(t) * factor_entries(job); }
     P* z_at(int t) const { return z + Index(t) * job.n; }
 
     SchemeRows<T> scheme() const {
@@ -143,6 +150,44 @@ struct Driver {
         }
     }
 
+    // Right-hand sides through the reflections of a left-hand side that all share.
+    SMNN_OUTLINE void replay_all() {
+        const T* tape = static_cast<const T*>(job.tape);
+        P *z_now = carried, *x_z = workspace;
+        for (int t0 = 0; t0 < group.longest;) {
+            const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
+            const StagedRows<P> rows = stager.rows(t0, t1, true);
+            replay_points<P, Size>(size, rows, t0, t1, tape, z_now, x_z, t0 > 0 ? z_at(t0 - 1) : z_at(0) - job.n);
+            t0 = t1;
+        }
+        for (int j = 0; j < job.n; ++j) z_at(group.longest - 1)[j] = z_now[j];
+    }
+
+    // Eliminates the left-hand side of the first lane: its factor and its reflections, as numbers.
+    SMNN_OUTLINE void record(T* factor_, T* tape_) {
+        const SchemeRows<T> constants = scheme();
+        const int entries = factor_entries(job);
+        Tape<T> tape{tape_};
+        P* f = take(Index(points) * entries);
+        P* f_z = take(Index(points) * job.n);
+        const auto keep = [&](int t, int count) {
+            for (Index e = 0; e < Index(count) * entries; ++e) factor_[Index(t) * entries + e] = f[e].get(0);
+        };
+        for (int t0 = 0; t0 < group.longest;) {
+            const int t1 = t0 + points < group.longest ? t0 + points : group.longest, skip = t0 == 0;
+            const StagedRows<P> rows = stager.rows(t0, t1, false);
+            sweep<P, Size, Chunked, false>(
+                size, constants, rows, t0, t1, carried, workspace, f - skip * entries, f_z - skip * job.n, &tape
+            );
+            keep(t0 - 1 + skip, t1 - t0 - skip);
+            if (t1 == group.longest) {
+                finish<P, Size, false>(size, constants, rows, t1 - 1, carried, workspace, f, f_z);
+                keep(t1 - 1, 1);
+            }
+            t0 = t1;
+        }
+    }
+
     // R^T w = g, w in the place of z ---------------------------------------------------------------------------------
 
     SMNN_OUTLINE void forward() {
@@ -164,7 +209,7 @@ struct Driver {
             }
             stage(job, in, g, t0, t1, z_at(t0));
             spread(in, t1 - t0, z_at(t0));
-            substitute_forward<P, Size, Chunked>(size, t0, t1, factor_at(t0), z_at(t0), before, left, z_at(t0));
+            substitute_forward<P, Size, Chunked, F>(size, t0, t1, factor_at(t0), z_at(t0), before, left, z_at(t0));
             if (partial) {
                 keep_where_shorter(t0 + 1, before, kept, job.n);
                 keep_where_shorter(t0 + 1, left, kept + job.n, job.n);
@@ -235,7 +280,7 @@ struct Driver {
     }
 
     void back_block(int t0, int t1, const P* left, P* after) {
-        substitute_back<P, Size, Chunked>(size, t0, t1, factor_at(t0), z_at(t0), left, after, z_at(t0));
+        substitute_back<P, Size, Chunked, F>(size, t0, t1, factor_at(t0), z_at(t0), left, after, z_at(t0));
     }
 
     void write(int t0, int t1) const {
@@ -445,8 +490,49 @@ template <class Size>
 using SizeInChunks = typename IfSmall<Size::small, Size>::type;
 
 template <class P, class Size>
+void run_shared(const Job& job, int phases, Index task, void* scratch) {
+    const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
+    for (Index g = first; g < last; ++g) {
+        Driver<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
+        if (phases & SWEEP) driver.replay_all();
+        if (phases & FORWARD) driver.forward();
+        if (phases & BACK) driver.back();
+        if (phases & CONTRACT) driver.contract();
+    }
+}
+
+// Eliminates a left-hand side that all systems share, in a pack P of lanes that are all alike.
+template <class P>
+void record_shared(const Job& job, void* scratch) {
+    Job one = job;
+    one.batch = one.lanes = one.groups = one.tasks = 1;
+    one.factor = one.z = nullptr;
+    Driver<P, Sized, false, ScalarOf<P>>(one, 0, 0, scratch).record(
+        static_cast<ScalarOf<P>*>(job.factor), static_cast<ScalarOf<P>*>(job.tape)
+    );
+}
+
+template <class P>
+SharedSizes shared_sizes(const Job& job) {
+    using D = Driver<P, Sized, false, ScalarOf<P>>;
+    const size_t item = sizeof(ScalarOf<P>), n = size_t(job.n);
+    const size_t packs = size_t(block_points<P>(job)) * (size_t(D::factor_entries(job)) + n);
+    const Index rows = size_of<Sized>(job).rows, initial = Index(job.T_init) * job.V * job.R_init;
+    Job one = job;
+    one.tape = &one;  // (the factor needs no room in the scratch)
+    one.z = nullptr;
+    return {
+        D::sizes(one, 0).scratch + packs * sizeof(P),
+        size_t(job.T) * size_t(D::factor_entries(job)) * item,
+        size_t(tape_entries(job.n, int(rows), job.T, initial)) * item,
+    };
+}
+
+template <class P, class Size>
 void run(const Job& job, int phases, Index task, void* scratch) {
-    if (job.C > 1) {
+    if (job.tape) {
+        run_shared<P, Size>(job, phases, task, scratch);
+    } else if (job.C > 1) {
         run_groups<P, SizeInChunks<Size>, true>(job, phases, task, scratch);
     } else {
         run_groups<P, Size, false>(job, phases, task, scratch);

@@ -150,6 +150,15 @@ class Call {
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
+    // Whether all systems have the same left-hand side, and are enough to fill packs of their own.
+    bool shares_lhs() const {
+        if (chunked() || job.batch < kernels.lanes || job.batch < 2) return false;
+        for (Field f : {C, W_EQUATION, S, W_SMOOTHNESS, W_INITIAL}) {
+            if (!job.in[f].shared) return false;
+        }
+        return true;
+    }
+
     bool any_undetermined() const { return any_undetermined_ != 0; }
     bool chunked() const { return job.C > 1; }
 
@@ -235,6 +244,26 @@ struct Work {
     }
 };
 
+void use(Call& call, const Factor& factor) {
+    call.job.factor = factor.factor.data();
+    call.job.reduced = factor.reduced.data();
+    call.job.tape = factor.tape.data();
+}
+
+// Eliminates the left-hand side that all systems share.
+std::shared_ptr<Factor> make_shared_factor(Call& call) {
+    const SharedSizes sizes = call.kernels.shared_sizes(call.job);
+    auto factor = std::make_shared<Factor>();
+    factor->batch = call.shape().batch;
+    factor->C = 1;
+    factor->factor = Buffer(sizes.factor);
+    factor->tape = Buffer(sizes.tape);
+    factor->bytes = sizes.factor + sizes.tape;
+    use(call, *factor);
+    call.kernels.record(call.job, thread_scratch(sizes.scratch));
+    return factor;
+}
+
 // The factor's memory where it is to be kept, null where every task eliminates in its own scratch.
 std::shared_ptr<Factor> make_factor(Call& call) {
     const Sizes sizes = call.kernels.sizes(call.job, 0);
@@ -253,11 +282,6 @@ std::shared_ptr<Factor> make_factor(Call& call) {
     return factor;
 }
 
-void use(Call& call, const Factor& factor) {
-    call.job.factor = factor.factor.data();
-    call.job.reduced = factor.reduced.data();
-}
-
 const Factor* fitting(const Factor* factor, const Shape& shape) {
     return factor && factor->batch == shape.batch ? factor : nullptr;
 }
@@ -267,13 +291,15 @@ void solve_normal(Call& call, const Factor* factor, bool contract) {
     if (call.job.batch == 0) return;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
-    if (!factor) {
+    if (!factor && call.shares_lhs()) {
+        own = make_shared_factor(call);
+    } else if (!factor) {
         own = make_factor(call);
-        factor = own.get();
         phases |= SWEEP;
     }
+    if (!factor) factor = own.get();
     if (factor) use(call, *factor);
-    Work work(call, factor != nullptr);
+    Work work(call, factor && !factor->tape);
     if (!call.chunked()) {
         call.run(phases);
         return;
@@ -381,9 +407,11 @@ Solved solve(const Shape& shape, const Scheme& scheme, const Arrays& arrays, con
     if (call.job.batch == 0) return {nullptr, false};
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
-    auto factor = make_factor(call);
+    const bool shared = call.shares_lhs();
+    auto factor = shared ? make_shared_factor(call) : make_factor(call);
     if (factor) use(call, *factor);
-    Work work(call, factor != nullptr);
+    Work work(call, factor && !shared);
+    if (shared && !y) return {factor, call.any_undetermined()};
     if (!call.chunked()) {
         call.run(y ? SWEEP | BACK : SWEEP);
     } else {

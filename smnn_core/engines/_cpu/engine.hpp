@@ -36,11 +36,12 @@ struct Scheme {
     }
 };
 
-// What elimination leaves for later solves, of the systems of one batch.
+// What elimination leaves for later solves, of the systems of one batch. With a tape it is that of one left-hand side,
+// which all of them share.
 struct Factor {
     std::vector<Index> batch;
     int C;
-    Buffer factor, reduced;
+    Buffer factor, reduced, tape;
     size_t bytes;
 };
 

@@ -66,6 +66,8 @@ struct Job {
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points, entries)
+    void* tape;              // where all systems share the left-hand side: its reflections, and `factor` is (points,
+                             // entries), both in numbers
     void* z;                 // (groups, points, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
     void* passed;            // (groups, 2, n): what FORWARD passes to the separators
@@ -78,12 +80,18 @@ struct Sizes {
     size_t factor, z, ends, passed;  // bytes of a group
 };
 
+struct SharedSizes {
+    size_t scratch, factor, tape;  // bytes, for a left-hand side that all systems share
+};
+
 // The kernels of one instruction set, dtype and problem size.
 struct Kernels {
     int lanes;
     bool compiled_for_size;
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
+    SharedSizes (*shared_sizes)(const Job&);
+    void (*record)(const Job&, void* scratch);  // factor and tape of the left-hand side that all systems share
     void (*reduce)(const Job&, Index system, void* scratch);         // separators := R^-1 z
     void (*reduce_normal)(const Job&, Index system, void* scratch);  // separators := M^-1 g
 };

@@ -16,7 +16,9 @@ using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
 
 template <class P, class Size>
 constexpr Kernels kernels() {
-    return {Lanes<P>::count, Size::fixed, sizes<P, Size>, run<P, Size>, reduce_system<P>, reduce_system_normal<P>};
+    using One = Native<ScalarOf<P>, 1>;
+    return {Lanes<P>::count,    Size::fixed,        sizes<P, Size>,   run<P, Size>,
+            shared_sizes<One>, record_shared<One>, reduce_system<P>, reduce_system_normal<P>};
 }
 
 // The sizes that are known at compile time: single equations of the usual orders. Larger sizes gain a fifth at most, and

@@ -52,7 +52,7 @@ struct Points {
                 for (int e = 0; e < size.V * job.R_init; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init;
                     take_initial_row<T, Chunked, true>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace, state.tape
                     );
                 }
                 state.load(carried);

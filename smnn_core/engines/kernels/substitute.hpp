@@ -1,4 +1,5 @@
-// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards.
+// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards. The factor's entries are packs like
+// all else or, where all lanes share them, numbers.
 #pragma once
 
 #include "factor.hpp"
@@ -7,31 +8,40 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+template <class P, class F>
+SMNN_INLINE P entry(const F& x) {
+    if constexpr (sizeof(F) == sizeof(P)) {
+        return x;
+    } else {
+        return splat<P>(x);
+    }
+}
+
 // x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
 // x[t0]. All of f, z and x start at point t0; x may be z.
-template <class P, class Size, bool Chunked>
-SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const P* f, const P* z, const P* left, P* after, P* x) {
+template <class P, class Size, bool Chunked, class F = P>
+SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, const P* z, const P* left, P* after, P* x) {
     const FactorLayout<Chunked> at{size.n, size.K};
     Array<P, Capacity<Size>::n> next_x(after, 0);
     if constexpr (Size::fixed) next_x.load(after, size.n);
     for (int t = t1 - 1; t >= t0; --t) {
-        const P* ft = f + Index(t - t0) * at.entries();
+        const F* ft = f + Index(t - t0) * at.entries();
         const P* zt = z + Index(t - t0) * size.n;
         P* xt = x + Index(t - t0) * size.n;
         repeat_down(size.n, [&](auto j) SMNN_LAMBDA {
             P sum = zt[j];
-            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { sum -= ft[at.next(j) + k] * next_x[k]; });
+            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { sum -= entry<P>(ft[at.next(j) + k]) * next_x[k]; });
             if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { sum -= ft[at.left(j) + k] * left[k]; });
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { sum -= entry<P>(ft[at.left(j) + k]) * left[k]; });
             }
             xt[j] = sum;
         });
         repeat_down(size.n, [&](auto j) SMNN_LAMBDA {
             P sum = xt[j];
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
-                sum -= ft[at.row(j) + 1 + i] * next_x[j + 1 + i];
+                sum -= entry<P>(ft[at.row(j) + 1 + i]) * next_x[j + 1 + i];
             });
-            next_x[j] = sum * ft[at.row(j)];
+            next_x[j] = sum * entry<P>(ft[at.row(j)]);
             xt[j] = next_x[j];
         });
     }
@@ -40,11 +50,11 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const P* f, 
 
 // w[t] for t = t0 .. t1-1, from g. `before` (n) holds what the points before subtract from g[t0], on return what point
 // t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the left separator. w may be g.
-template <class P, class Size, bool Chunked>
-SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const P* f, const P* g, P* before, P* left, P* w) {
+template <class P, class Size, bool Chunked, class F = P>
+SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w) {
     const FactorLayout<Chunked> at{size.n, size.K};
     for (int t = t0; t < t1; ++t) {
-        const P* ft = f + Index(t - t0) * at.entries();
+        const F* ft = f + Index(t - t0) * at.entries();
         const P* gt = g + Index(t - t0) * size.n;
         P* wt = w + Index(t - t0) * size.n;
         for (int j = 0; j < size.n; ++j) {
@@ -52,12 +62,12 @@ SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const P* 
             before[j] = splat<P>(0);
         }
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P x = wt[j] * ft[at.row(j)];
+            const P x = wt[j] * entry<P>(ft[at.row(j)]);
             wt[j] = x;
-            repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= ft[at.row(j) + 1 + i] * x; });
-            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += ft[at.next(j) + k] * x; });
+            repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * x; });
+            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += entry<P>(ft[at.next(j) + k]) * x; });
             if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { left[k] += ft[at.left(j) + k] * x; });
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { left[k] += entry<P>(ft[at.left(j) + k]) * x; });
             }
         });
     }

@@ -20,6 +20,7 @@
 
 #include "factor.hpp"
 #include "reflect.hpp"
+#include "tape.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -43,8 +44,8 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
 }
 
 // One initial row `weight y[column] = value` taken into the carried state, which lies in memory.
-template <class P, bool Chunked, bool Rhs>
-SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carried, P* row) {
+template <class P, bool Chunked, bool Rhs, class Record>
+SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carried, P* row, Record& tape) {
     const CarriedLayout<Chunked> at{n};
     P* left_row = row + n;
     for (int j = 0; j < 2 * n; ++j) row[j] = splat<P>(0);
@@ -53,7 +54,9 @@ SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carr
     const Int<1> one_row{};
     for (int j = column; j < n; ++j) {
         P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j;
+        tape.open(1);
         raise(top[j], row + j, one_row, [&](int, const auto& mask) {
+            tape.exchange(0);
             for (int k = j + 1; k < n; ++k) swap_lanes(mask, top[k], row[k]);
             if constexpr (Chunked) {
                 for (int k = 0; k < n; ++k) swap_lanes(mask, left[k], left_row[k]);
@@ -61,6 +64,7 @@ SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carr
             if constexpr (Rhs) swap_lanes(mask, *z, rhs);
         });
         const auto H = reflect(top[j], row + j, one_row);
+        tape.close(H, row + j, 1);
         top[j] = H.diagonal;
         for (int k = j + 1; k < n; ++k) apply(H, row + j, one_row, top[k], row + k);
         if constexpr (Chunked) {
@@ -84,7 +88,7 @@ SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carr
     carried[at.norm2() + column] += weight * weight;
 }
 
-template <class P, class Size, bool Chunked, bool Rhs>
+template <class P, class Size, bool Chunked, bool Rhs, class Record = NoTape>
 struct Sweep {
     using T = typename Lanes<P>::Scalar;
     using Cap = Capacity<Size>;
@@ -93,6 +97,7 @@ struct Sweep {
 
     const Size& size;
     const SchemeRows<T>& scheme;
+    Record tape;
 
     // carried from point to point (see CarriedLayout)
     Piece<Cap::n * Cap::n> own;
@@ -112,9 +117,10 @@ struct Sweep {
     Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
     Piece<Cap::rows> x_z;
 
-    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace)
+    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Record tape_ = {})
         : size(size_),
           scheme(scheme_),
+          tape(tape_),
           own(carried, size_.n * size_.n),
           z(carried, size_.n),
           norm2(carried, size_.n),
@@ -251,7 +257,9 @@ struct Sweep {
             const auto through = unroll_if_small<Size>(columns_through(size, j));
             P* column = x_own + j * size.n;
             repeat(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
+            tape.open(below);
             raise(own[j * size.n + j], column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                tape.exchange(i);
                 repeat(after, [&](auto k) SMNN_LAMBDA {
                     swap_lanes(mask, own[j * size.n + j + 1 + k], x_own[(j + 1 + k) * size.n + i]);
                 });
@@ -264,6 +272,7 @@ struct Sweep {
                 if constexpr (Rhs) swap_lanes(mask, z[j], x_z[i]);
             });
             const auto H = reflect(own[j * size.n + j], column, below);
+            tape.close(H, column, below);
             const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
@@ -309,7 +318,9 @@ struct Sweep {
             const auto after = unroll_if_small<Size>(columns_after(size, j));
             P* top = x_next + j * size.rows + j;
             P* column = top + 1;
+            tape.open(below);
             raise(*top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                tape.exchange(i);
                 repeat(after, [&](auto k) SMNN_LAMBDA {
                     P* other = x_next + (j + 1 + k) * size.rows + j;
                     swap_lanes(mask, other[0], other[1 + i]);
@@ -323,6 +334,7 @@ struct Sweep {
                 if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
             });
             const auto H = reflect(*top, column, below);
+            tape.close(H, column, below);
             own[j * size.n + j] = H.diagonal;
             repeat(after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
@@ -389,13 +401,13 @@ struct Sweep {
 };
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
-// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1.
-template <class P, class Size, bool Chunked, bool Rhs, class Rows>
+// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1. Reflections go to the tape, if it is one.
+template <class P, class Size, bool Chunked, bool Rhs, class Rows, class Record = NoTape>
 SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
-    P* workspace, P* f, P* f_z
+    P* workspace, P* f, P* f_z, Record* tape = nullptr
 ) {
-    Sweep<P, Size, Chunked, Rhs> state(size, scheme, carried, workspace);
+    Sweep<P, Size, Chunked, Rhs, Record> state(size, scheme, carried, workspace, tape ? *tape : Record{});
     const FactorLayout<Chunked> at{size.n, size.K};
     if (t0 > 0) state.load(carried);
     for (int t = t0; t < t1; ++t) {
@@ -412,7 +424,7 @@ SMNN_OUTLINE void sweep(
                     P value = splat<P>(0);
                     if constexpr (Rhs) value = rows.u(t, v, r);
                     take_initial_row<P, Chunked, Rhs>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace, state.tape
                     );
                 }
             }
@@ -420,6 +432,7 @@ SMNN_OUTLINE void sweep(
         }
     }
     state.save(carried);
+    if (tape) *tape = state.tape;
 }
 
 // The final rows of the last point of a system that is not divided into chunks.

@@ -72,8 +72,9 @@ def test_equals_differentiation_through_the_dense_solve(name: str) -> None:
         found = vjp(inputs, data, backend, g)
         # λ = M^-1 g and r each carry the condition number, their product its square
         condition = float(np.max(oracle.condition)) ** 2
-        # the same λ and r are in all gradients, and may cancel in some
+        # products of λ, of the size of gradients, with y or r are in all of them, and cancel in some
         size = 1 + max(np.abs(x).max(initial=0.0) for x in expected.values())
+        size *= 1 + np.abs(oracle.y).max(initial=0.0)
         for key, value in found.items():
             assert_close(value, expected[key], backend, atol=1e2 * 2.3e-16 * condition * size, label=f"{key} of {data}")
 

@@ -365,18 +365,21 @@ struct Driver {
                     put_first_step(step, ds, dws);
                 }
             } else {
-                for (int j = 0; j < n; ++j) in_lambda[j] = in_y[j] = next_lambda[j] = next_y[j] = splat<P>(0);
+                repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                    in_lambda[j] = in_y[j] = next_lambda[j] = next_y[j] = splat<P>(0);
+                });
             }
-            for (int j = 0; j < n; ++j) {
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 in_lambda[j] += border.out.lambda[j];
                 in_y[j] += border.out.y[j];
                 border.out.lambda[j] = next_lambda[j];
                 border.out.y[j] = next_y[j];
-            }
+            });
             if (Chunked && t >= group.shortest) {
                 keep_where_shorter(t, border.out.lambda, border.end.lambda, n);
                 keep_where_shorter(t, border.out.y, border.end.y, n);
             }
+            if (rows.has_initial(t)) pull_initial<P>(size, rows, t, at, in);
             contract_equations<P>(
                 size, rows, t, rows.s(t), at, g + i * n, in,
                 PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}, equations

@@ -236,6 +236,7 @@ SMNN_INLINE void Points<T, D, Chunked>::contract() const {
                 out_y[j] += in_y[j];
             }
         }
+        if (rows.has_initial(t)) pull_initial<T>(size, rows, t, State<T>{y, x}, Pull<T>{out_x, out_y});
         contract_equations<T>(
             size, rows, t, rows.near(t), State<T>{y, x}, g, Pull<T>{out_x, out_y}, PointGradients<T>{c, b, w}, workspace
         );

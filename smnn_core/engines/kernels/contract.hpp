@@ -132,7 +132,19 @@ SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, P* e0, P* e1) 
     }
 }
 
-// The equations of point t, where the steps around it give `pull`, g is dL/dy and s a step at the point: gradients.
+// The initial rows of point t, added to what the steps give to it.
+template <class P, class Size, class Rows>
+SMNN_OUTLINE void pull_initial(const Size& size, const Rows& rows, int t, State<P> at, Pull<P> pull) {
+    for (int e = 0; e < size.V * rows.n_initial_orders(); ++e) {
+        const int v = e / rows.n_initial_orders(), r = e % rows.n_initial_orders(), j = v * size.K + r;
+        const P w = rows.w_initial(t, v, r);
+        pull.lambda[j] += w * w * at.lambda[j];
+        pull.y[j] -= w * w * (rows.u(t, v, r) - at.y[j]);
+    }
+}
+
+// The equations of point t, where the steps around it and its initial rows give `pull`, g is dL/dy and s a step at the
+// point: gradients.
 template <class P, class Size, class Rows>
 SMNN_INLINE void contract_equations(
     const Size& size, const Rows& rows, int t, P s, State<P> at, const P* g, Pull<P> pull, const PointGradients<P>& out,
@@ -160,15 +172,6 @@ SMNN_INLINE void contract_equations(
         rest_lambda[j] = g[j] - pull.lambda[j];
         rest_r[j] = pull.y[j];
     });
-    if (rows.has_initial(t)) {
-        for (int e = 0; e < size.V * rows.n_initial_orders(); ++e) {
-            const int variable = e / rows.n_initial_orders(), order = e % rows.n_initial_orders();
-            const int j = variable * size.K + order;
-            const P w = rows.w_initial(t, variable, order);
-            rest_lambda[j] -= w * w * at.lambda[j];
-            rest_r[j] -= w * w * (rows.u(t, variable, order) - at.y[j]);
-        }
-    }
     repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q);
         P A_lambda = zero, residual = rows.b(t, q), norm2 = zero;

@@ -81,7 +81,7 @@ def measure_scaling(batch: int, T: int, results: dict[str, Any]) -> list[dict[st
 def measure_roofline(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Nominal GFLOP/s and GB/s of what was timed."""
     rows = []
-    for case in CASES:
+    for case in (case for case in CASES if not case.shared):
         for dtype, torch_dtype in DTYPES.items():
             for what in ("forward", "forward + backward"):
                 times = report.seconds(results, case.name, dtype, what)
@@ -106,7 +106,9 @@ def plan(quick: bool, names: list[str], results: dict[str, Any]) -> list[tuple[s
             work.append(("banded", f"banded {label}", partial(measure_banded, case, dtype)))
     if memory.available():
         work += [
-            ("memory", f"memory {case.name} {dtype}", partial(measure_memory, case, dtype)) for case, dtype in problems
+            ("memory", f"memory {case.name} {dtype}", partial(measure_memory, case, dtype))
+            for case, dtype in problems
+            if not case.shared  # whose inputs are few: what matters is the result
         ]
     for batch, T in points(quick):
         work.append(("scaling", f"batch {batch}, T = {T}", partial(measure_scaling, batch, T, results)))

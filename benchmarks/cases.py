@@ -20,7 +20,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class Case:
-    """A batch of random systems in which every input varies with batch and time."""
+    """A batch of random systems in which every input varies with batch and time, or all but the left-hand side do."""
 
     name: str
     batch: int
@@ -29,7 +29,9 @@ class Case:
     K: int
     Q: int
     target: float
-    """the least ratio to `smnn_cholesky`, forward + backward in float64"""
+    """the least ratio to `smnn_cholesky`, forward + backward in float64; 0 where none was set"""
+    shared: bool = False
+    """one left-hand side for the whole batch, constant in time: coefficients and step sizes"""
 
     @property
     def n(self) -> int:
@@ -41,11 +43,12 @@ class Case:
         random = torch.Generator().manual_seed(0)
         normal = partial(torch.randn, generator=random, dtype=DTYPES[dtype])
         steps = torch.rand((self.batch, self.T - 1), generator=random, dtype=DTYPES[dtype])
+        lhs = (1, 1) if self.shared else (self.batch, self.T)
         return (
-            normal((self.batch, self.T, self.Q, self.V, self.K)),
+            normal((*lhs, self.Q, self.V, self.K)),
             normal((self.batch, self.T, self.Q)),
             normal((self.batch, 1, self.V, self.K - 1)),
-            0.5 + 0.5 * steps,
+            0.5 + 0.5 * (steps[:1, :1] if self.shared else steps),
         )
 
     def cotangent(self, dtype: str) -> Tensor:
@@ -64,6 +67,7 @@ class Case:
 
 CASES = (
     Case("lorenz", 1536, 50, 1, 3, 1, target=40),
+    Case("lorenz shared", 1536, 50, 1, 3, 1, target=0, shared=True),
     Case("kdv", 8192, 10, 1, 5, 1, target=15),
     Case("system", 64, 1000, 3, 3, 3, target=20),
     Case("long", 1, 10_000, 1, 3, 1, target=200),

@@ -43,7 +43,7 @@ def test_measure_takes_at_least_five_runs_and_a_slow_function_once(monkeypatch):
 def test_cases_are_solved_alike_by_the_library_and_the_published_solver(name, dtype):
     """A race between solvers that give different answers, or of one that breaks down, would mean nothing."""
     case = next(case for case in CASES if case.name == name)
-    small = Case(name, min(case.batch, 4), min(case.T, 40), case.V, case.K, case.Q, case.target)
+    small = Case(name, min(case.batch, 4), min(case.T, 40), case.V, case.K, case.Q, case.target, case.shared)
     inputs = small.inputs(dtype)
     A, _ = smnn.dense_system(*(x.numpy() for x in inputs))
     y, published = (forward(SOLVERS[solver], inputs)().numpy() for solver in ("smnn", "smnn_cholesky"))

@@ -108,7 +108,10 @@ def least_squares(static: Static, operands: Sequence[Array]) -> Array:
 def augmented(static: Static, operands: Sequence[Array]) -> Array:
     """argmin_x |W (A x - d)|^2 - M^-1 h; operands c, s, weights, the three parts of d, and h."""
     system, (*d, h) = static.system(*operands[:5]), operands[5:]
-    factor = select(static.engine, system).factorize(system)
+    engine = select(static.engine, system)
+    if _all_zero(*d) and hasattr(engine, "normal_solve"):
+        return -engine.normal_solve(system, h)
+    factor = engine.factorize(system)
     if not _all_zero(h):
         x = factor.normal_solve(h)
         return -x if _all_zero(*d) else factor.solve(Rows(*d)) - x

@@ -33,9 +33,9 @@ class Factor(Protocol):
 class Engine(Protocol):
     """A way to eliminate.
 
-    An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep, and its factors
-    `adjoint(problem, y, g) -> Gradients`, normal solve and contraction in one sweep; where they are missing the core
-    composes them.
+    An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep,
+    `normal_solve(system, g)`, the same for M^-1 g without the factor, and its factors `adjoint(problem, y, g) ->
+    Gradients`, normal solve and contraction; where they are missing the core composes them.
     """
 
     name: str

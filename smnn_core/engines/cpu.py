@@ -175,6 +175,15 @@ def solve_problem(problem: Problem) -> tuple[np.ndarray, CpuFactor]:
     return factor._masked(y), factor
 
 
+def normal_solve(system: System, g: Array) -> np.ndarray:
+    """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
+    call, flag = _Call.of(system), _cell()
+    batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+    x = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+    _kernels.normal_solve(*call.head(batch, call.inputs, flag), None, _addressable(g), x)
+    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
+
+
 def _undetermined(system: System) -> np.ndarray:
     """Which points are undetermined, (*system.batch, T): eliminates again, as only a failure asks for this."""
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)

@@ -99,6 +99,7 @@ def check_against_oracle(problem: Problem) -> None:
     # backward stable: eps times the condition number, squared where the residual counts or in the normal solve
     assert_near(found, y, 20 * eps * (root * size_y + cond * residual), "y")
     assert_near(factor.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve")
+    assert_near(cpu.normal_solve(system, g), x, 20 * eps * cond * size_x, "normal solve without a factor")
     assert_near(cpu.factorize(system).solve(problem.rows), y, 20 * eps * (root * size_y + cond * residual), "solve")
     gradients = factor.adjoint(problem, found, g)
     for name, value in named(gradients).items():
@@ -163,15 +164,37 @@ def test_right_hand_sides_of_smoothness_rows(batch) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_left_hand_side_shared_by_many_right_hand_sides(dtype) -> None:
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("sizes", [(1, 3, 1), (1, 5, 1), (2, 3, 2)])
+def test_left_hand_side_shared_by_many_right_hand_sides(sizes, scheme, dtype) -> None:
+    """Eliminated once: its reflections are replayed."""
+    (V, K, Q), T, T_init = sizes, 30, 3
     rng = np.random.default_rng(5)
-    problem = random_problem(rng, (), 30, 2, 3, 2, dtype=dtype)
-    shared = Problem.of(
-        problem.system,
-        rng.uniform(-1, 1, (6, 11, 30, 2)).astype(dtype),
-        rng.uniform(-1, 1, (11, 1, 2, 3)).astype(dtype),
-    )
-    check_against_oracle(shared)
+    system = random_problem(rng, (), T, V, K, Q, dtype=dtype, scheme=scheme, T_init=T_init).system
+    R_init = system.n_initial_orders
+    rhs = rng.uniform(-1, 1, (6, 11, T, Q)).astype(dtype)
+    initial = rng.uniform(-1, 1, (11, T_init, V, R_init)).astype(dtype)
+    check_against_oracle(Problem.of(system, rhs, initial))
+
+
+def test_smoothness_right_hand_sides_of_a_shared_left_hand_side() -> None:
+    rng = np.random.default_rng(7)
+    system = random_problem(rng, (), 40, 2, 3, 2).system
+    m = system.scheme.matrices(3)[0].shape[0]
+    shapes = (50, 40, 2), (50, 1, 2, system.n_initial_orders), (50, 39, 2, m)
+    d = Rows(*(rng.uniform(-1, 1, shape) for shape in shapes))
+    together = cpu.factorize(system).solve(d)
+    alone = np.stack([cpu.factorize(system).solve(Rows(*each)) for each in zip(*d, strict=True)])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-9 * np.abs(alone).max())
+
+
+def test_a_shared_left_hand_side_that_is_singular() -> None:
+    c = np.zeros((20, 1, 1, 3))
+    b, u, s = np.zeros((64, 20, 1)), np.zeros((64, 0, 1, 0)), np.full(19, 0.1)
+    with pytest.raises(smnn.SingularSystemError):
+        smnn.solve_ode(c, b, u, s, engine="cpu")
+    system = Problem.build(c, b, u, s).system
+    assert np.isnan(cpu.normal_solve(system, np.ones((64, 20, 1, 3)))).all()
 
 
 def test_arrays_of_any_strides_are_used_as_they_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat as compat
@@ -23,6 +24,20 @@ NUMPY_DTYPES = np.dtype("float32"), np.dtype("float64")
 def is_numpy(x: Array) -> bool:
     """Whether x is a plain NumPy array: on the CPU, its values at hand."""
     return type(x) is np.ndarray
+
+
+@lru_cache(maxsize=256)
+def _numpy_number(value: float, dtype: np.dtype[Any]) -> np.ndarray:
+    result = np.asarray(value, dtype=dtype)
+    result.flags.writeable = False  # it serves many problems
+    return result
+
+
+def number(xp: Namespace, value: float, dtype: Any, device: Any) -> Array:
+    """A number as an array without axes; of NumPy, one that is made once, as making it takes longer than using it."""
+    if xp is compat_numpy:
+        return _numpy_number(float(value), dtype)
+    return xp.asarray(float(value), dtype=dtype, device=device)
 
 
 def common_namespace(arrays: Mapping[str, Array]) -> Namespace:

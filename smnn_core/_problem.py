@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, number
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
@@ -157,7 +157,7 @@ class System:
         device = device_of(coefficients)
         as_arrays = Weights(
             **{
-                k: xp.asarray(float(w), dtype=coefficients.dtype, device=device) if isinstance(w, (int, float)) else w
+                k: number(xp, w, coefficients.dtype, device) if isinstance(w, (int, float)) else w
                 for k, w in vars(weights).items()
             }
         )
@@ -313,6 +313,8 @@ def _check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
 def _batch(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:
     """The batch shape of x, whose last axes must be `core`; the first n_broadcast of them (None: all) may be 1."""
     rank = len(core)
+    if n_broadcast is None and not x.ndim:
+        return ()
     if x.shape[-rank:] == core:
         return tuple(x.shape[:-rank])
     optional = rank if n_broadcast is None else n_broadcast

@@ -15,7 +15,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 # OpenMP threads that spin while they wait starve whatever else runs on a busy machine.
 demo test test-latest docs test-docs examples: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize clean
+.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize aarch64 clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -32,6 +32,7 @@ help:
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
 	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
 	@echo "make sanitize  the kernels under the address and undefined-behaviour sanitizers"
+	@echo "make aarch64   the kernels for aarch64, cross-compiled and emulated"
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/.torch $(VENV)/.examples
@@ -86,6 +87,9 @@ wheel-check: $(VENV)/.build
 
 sanitize:
 	tools/sanitize.sh
+
+aarch64:
+	tools/aarch64.sh
 
 clean:
 	rm -rf build dist site examples/output benchmarks/output .pytest_cache .hypothesis .ruff_cache .mypy_cache

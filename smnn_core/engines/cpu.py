@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,19 @@ class _Call:
 _EPS64, _EPS32 = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 
 
+POOLED_BYTES = 1 << 17
+"""Results from this size on lie in memory that the engine keeps and uses again: the operating system takes longer to
+provide fresh pages than the kernels to fill them."""
+
+
+def _empty(shape: Shape, dtype: Any) -> np.ndarray:
+    """As np.empty; the memory returns to the pool with the last reference to the array."""
+    if prod(shape) * dtype.itemsize < POOLED_BYTES:
+        return np.empty(shape, dtype=dtype)
+    result: np.ndarray = _kernels.empty(shape, dtype.itemsize == 8)
+    return result
+
+
 def _cell() -> np.ndarray:
     """Where kernels note that some time point is undetermined, without saying which."""
     return np.zeros((1,), dtype=np.bool_)
@@ -129,14 +143,14 @@ class CpuFactor:
         inputs = call.inputs
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
-        y = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+        y = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
         _kernels.solve(*call.head(batch, inputs, _cell()), y)
         return self._masked(y)
 
     def normal_solve(self, g: Array) -> np.ndarray:
         system = self.system
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-        x = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+        x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
         call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
         _kernels.normal_solve(*call.head(batch, call.inputs, _cell()), self.kept, _addressable(g), x)
         return self._masked(x)
@@ -144,7 +158,7 @@ class CpuFactor:
     def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
         """Normal solve, and contraction into all gradients."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
-        gradients = tuple([np.empty(x.shape, dtype=y.dtype) for x in call.inputs])
+        gradients = tuple([_empty(x.shape, y.dtype) for x in call.inputs])
         head = call.head(problem.batch, call.inputs, _cell())
         _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients)
         c, b, w_equation, s, w_smoothness, u, w_initial = gradients
@@ -169,7 +183,7 @@ def solve_problem(problem: Problem) -> tuple[np.ndarray, CpuFactor]:
     """The solution and the factor, in one sweep."""
     system = problem.system
     call = _Call.of(system, problem.rhs, problem.initial_values)
-    y = np.empty((*problem.batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+    y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
     kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y)
     factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
     return factor._masked(y), factor
@@ -179,7 +193,7 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
     call, flag = _Call.of(system), _cell()
     batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-    x = np.empty((*batch, system.n_steps, system.V, system.K), dtype=system.dtype)
+    x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
     _kernels.normal_solve(*call.head(batch, call.inputs, flag), None, _addressable(g), x)
     return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
 

@@ -299,3 +299,19 @@ def test_one_undetermined_member_leaves_the_others() -> None:
     np.testing.assert_array_equal(factor.undetermined.any(axis=-1), np.arange(9) == 2)
     np.testing.assert_array_equal(y[np.arange(9) != 2], expected[np.arange(9) != 2])
     assert np.isnan(y[2]).all()
+
+
+def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
+    """Large results lie in memory that is used again: not while anything refers to it."""
+    rng = np.random.default_rng(8)
+    problem = random_problem(rng, (1000,), 20, 1, 3, 1)
+    y, factor = cpu.solve_problem(problem)
+    assert type(y) is np.ndarray
+    assert y.flags.writeable
+    assert y.nbytes >= cpu.POOLED_BYTES
+    kept, part = y.copy(), y[5:, :, 0]
+    del y
+    for _ in range(5):
+        cpu.solve_problem(random_problem(rng, (1000,), 20, 1, 3, 1))
+        factor.normal_solve(rng.uniform(-1, 1, kept.shape))
+    np.testing.assert_array_equal(part, kept[5:, :, 0])

@@ -1,5 +1,6 @@
 // The Python module: arrays come as objects with the buffer protocol, which gives any strides and asks for no copy.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -174,6 +175,18 @@ void adjoint(
     smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out);
 }
 
+// An array whose memory comes from the engine's pool, and goes back there.
+nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
+    size_t bytes = is_double ? 8 : 4;
+    for (size_t size : shape) bytes *= size;
+    auto buffer = std::make_unique<smnn::Buffer>(bytes);
+    void* data = buffer->data();
+    nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<smnn::Buffer*>(p); });
+    (void)buffer.release();
+    const nb::dlpack::dtype dtype = is_double ? nb::dtype<double>() : nb::dtype<float>();
+    return nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), owner, nullptr, dtype);
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -195,6 +208,7 @@ NB_MODULE(_kernels, m) {
         nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("y"),
         nb::arg("g"), nb::arg("gradients")
     );
+    m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));
     m.def(
         "plan",
         [](const Sizes& sizes, std::vector<Index> batch, bool is_double) {

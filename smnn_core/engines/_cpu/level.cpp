@@ -1,5 +1,5 @@
 // The kernels of one instruction set: compiled once for each, into a namespace of its own.
-#include "driver.hpp"
+#include "run.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
 #define SMNN_VECTOR_BYTES 16

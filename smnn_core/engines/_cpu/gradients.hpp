@@ -1,0 +1,100 @@
+// Gradients of whole fields: how each is gathered, and its way into the array of the caller. For engine.cpp alone.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "call.hpp"
+
+namespace smnn {
+namespace {
+
+// The sum of a gradient over the axes along which its field is broadcast.
+template <class T>
+void sum_to_field(const Call& call, Field f, const T* from, Index systems, Index repeats, Index times, View to) {
+    const Axes a = axes(call.shape(), f);
+    const Layout layout = lay_out(to, call.shape().batch, a.time, a.inner);
+    const Index count = Index(layout.offsets.size()), size = product(to.shape);
+    const std::vector<Index>& batch = call.shape().batch;
+    std::vector<double> sums(size_t(size), 0.0);
+    for (Index b = 0; b < systems; ++b) {
+        Index offset = 0, rest = b;
+        for (size_t axis = batch.size(); axis-- > 0;) {
+            offset += rest % batch[axis] * layout.batch[axis];
+            rest /= batch[axis];
+        }
+        for (Index r = 0; r < repeats; ++r) {
+            for (Index t = 0; t < times; ++t) {
+                for (Index e = 0; e < count; ++e) {
+                    sums[size_t(offset + t * layout.time + layout.offsets[size_t(e)])] += double(*from++);
+                }
+            }
+        }
+    }
+    for (Index i = 0; i < size; ++i) static_cast<T*>(to.data)[i] = T(sums[size_t(i)]);
+}
+
+// How the gradient of a field is gathered, and its way into the array of the caller.
+class GradientOf {
+   public:
+    GradientOf(Call& call, Field field, const View& to) : call_(call), field_(field), to_(to) {
+        const Axes a = axes(call.shape(), field);
+        const Layout layout = lay_out(to, call.shape().batch, a.time, a.inner);
+        const Index count = Index(layout.offsets.size()), batch = call.job.batch;
+        Output& out = call.job.gradient[field];
+        const bool per_point = field != U && field != W_INITIAL;
+        times_ = a.time;
+        if (batch > 0 && product(to.shape) == batch * a.time * count) {
+            out = {to.data, Gather::PER_SYSTEM};
+            direct_ = true;
+            return;
+        }
+        if (per_point && layout.time == 0 && a.time > 1) {
+            out.gather = Gather::OVER_TIME;
+            systems_ = batch;
+            repeats_ = call.job.C;
+            times_ = 1;
+        } else if (per_point && layout.shared && batch > 1) {
+            out.gather = Gather::OVER_BATCH;
+            systems_ = 1;
+            repeats_ = call.job.tasks = std::min<Index>(call.job.groups, MOST_TASKS);
+            by_task_ = true;
+        } else {
+            out.gather = Gather::PER_SYSTEM;
+            systems_ = batch;
+        }
+        count_ = count;
+    }
+
+    // (once the number of tasks is known)
+    void allocate() {
+        if (direct_) return;
+        if (by_task_) repeats_ = call_.job.tasks;
+        const size_t bytes = size_t(systems_ * repeats_ * times_ * count_) * call_.item();
+        buffer_ = Buffer(bytes);
+        if (bytes) std::memset(buffer_.data(), 0, bytes);
+        call_.job.gradient[field_].data = buffer_.data();
+    }
+
+    void finish() {
+        if (direct_) return;
+        if (call_.shape().is_double) {
+            sum_to_field(call_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
+        } else {
+            sum_to_field(call_, field_, static_cast<const float*>(buffer_.data()), systems_, repeats_, times_, to_);
+        }
+    }
+
+   private:
+    static constexpr Index MOST_TASKS = 16;
+    Call& call_;
+    Field field_;
+    View to_;
+    Index systems_ = 0, repeats_ = 1, times_ = 0, count_ = 0;
+    bool direct_ = false, by_task_ = false;
+    Buffer buffer_;
+};
+
+}  // namespace
+}  // namespace smnn

@@ -1,0 +1,151 @@
+// What the engine calls of one instruction set: groups of lanes through the phases of a job, the left-hand side that all
+// systems share, and the reduced problem of the separators.
+#pragma once
+
+#include "../kernels/reduced.hpp"
+#include "driver.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class P, class Size, bool Chunked>
+void run_groups(const Job& job, int phases, Index task, void* scratch) {
+    const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
+    for (Index g = first; g < last; ++g) {
+        Driver<P, Size, Chunked> driver(job, task, g, scratch);
+        if (phases & SWEEP) {
+            // (chunks are swept with a right-hand side always, of zeros where there is none: less to compile)
+            if constexpr (Chunked) {
+                driver.template sweep_all<true>();
+            } else {
+                job.has_rhs ? driver.template sweep_all<true>() : driver.template sweep_all<false>();
+            }
+        }
+        if (phases & FORWARD) driver.forward();
+        if (phases & BACK) driver.back();
+        if (phases & CONTRACT) driver.contract();
+    }
+}
+
+// Chunks of larger problems are swept by the kernels for any size: they gain little there, and take long to compile.
+template <bool Small, class Size>
+struct IfSmall {
+    using type = Sized;
+};
+template <class Size>
+struct IfSmall<true, Size> {
+    using type = Size;
+};
+template <class Size>
+using SizeInChunks = typename IfSmall<Size::small, Size>::type;
+
+template <class P, class Size>
+void run_shared(const Job& job, int phases, Index task, void* scratch) {
+    const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
+    for (Index g = first; g < last; ++g) {
+        Driver<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
+        if (phases & SWEEP) driver.replay_all();
+        if (phases & FORWARD) driver.forward();
+        if (phases & BACK) driver.back();
+        if (phases & CONTRACT) driver.contract();
+    }
+}
+
+// Eliminates a left-hand side that all systems share, in a pack P of lanes that are all alike.
+template <class P>
+void record_shared(const Job& job, void* scratch) {
+    Job one = job;
+    one.batch = one.lanes = one.groups = one.tasks = 1;
+    one.factor = one.z = nullptr;
+    Driver<P, Sized, false, ScalarOf<P>>(one, 0, 0, scratch).record(
+        static_cast<ScalarOf<P>*>(job.factor), static_cast<ScalarOf<P>*>(job.tape)
+    );
+}
+
+template <class P>
+SharedSizes shared_sizes(const Job& job) {
+    using D = Driver<P, Sized, false, ScalarOf<P>>;
+    const size_t item = sizeof(ScalarOf<P>), n = size_t(job.n);
+    const size_t packs = size_t(block_points<P>(job)) * (size_t(D::factor_entries(job)) + n);
+    const Index rows = size_of<Sized>(job).rows, initial = Index(job.T_init) * job.V * job.R_init;
+    Job one = job;
+    one.tape = &one;  // (the factor needs no room in the scratch)
+    one.z = nullptr;
+    return {
+        D::sizes(one, 0).scratch + packs * sizeof(P),
+        size_t(job.T) * size_t(D::factor_entries(job)) * item,
+        size_t(tape_entries(job.n, int(rows), job.T, initial)) * item,
+    };
+}
+
+template <class P, class Size>
+void run(const Job& job, int phases, Index task, void* scratch) {
+    if (job.tape) {
+        run_shared<P, Size>(job, phases, task, scratch);
+    } else if (job.C > 1) {
+        run_groups<P, SizeInChunks<Size>, true>(job, phases, task, scratch);
+    } else {
+        run_groups<P, Size, false>(job, phases, task, scratch);
+    }
+}
+
+template <class P, class Size>
+Sizes sizes(const Job& job, int phases) {
+    return job.C > 1 ? Driver<P, SizeInChunks<Size>, true>::sizes(job, phases)
+                     : Driver<P, Size, false>::sizes(job, phases);
+}
+
+// The reduced problem of a system: one lane.
+template <class P>
+void reduce_system(const Job& job, Index system, void* scratch) {
+    using T = ScalarOf<P>;
+    constexpr int W = Lanes<P>::count;
+    const int n = job.n, C = job.C;
+    const int entries = CarriedLayout<true>{n}.entries();
+    const P* ends = static_cast<const P*>(job.ends);
+    const auto chunk = [&](int k, int e) {
+        const Index lane_ = system * C + k;
+        return ends[lane_ / W * entries + e].get(int(lane_ % W));
+    };
+    const auto mark = [&](int k, bool) {
+        const int longer = job.T % C, extra = k + 1 - (C - longer);
+        StagedRows<P>::mark(job, system, (k + 1) * (job.T / C) + (extra > 0 ? extra : 0) - 1);
+    };
+    T* factor = static_cast<T*>(job.reduced) + system * C * 2 * n * n;
+    T* x = static_cast<T*>(job.separators) + system * C * n;
+    reduce(Reduction<T>{n, C, T(job.tolerance2), factor, x}, chunk, mark, static_cast<T*>(scratch));
+    reduced_back(n, C, factor, x, x);
+}
+
+template <class P>
+void reduce_system_normal(const Job& job, Index system, void*) {
+    using T = ScalarOf<P>;
+    constexpr int W = Lanes<P>::count;
+    const int n = job.n, C = job.C;
+    const P* passed = static_cast<const P*>(job.passed);
+    const T* factor = static_cast<const T*>(job.reduced) + system * C * 2 * n * n;
+    T* x = static_cast<T*>(job.separators) + system * C * n;
+    const Input& in = job.in[G];
+    Index offset = 0, rest = system;
+    for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
+        offset += rest % job.batch_shape[axis] * in.batch[axis];
+        rest /= job.batch_shape[axis];
+    }
+    const T* g = static_cast<const T*>(in.data) + offset;
+    const int base = job.T / C, longer = job.T % C;
+    for (int k = 0; k < C; ++k) {
+        const int extra = k + 1 - (C - longer);
+        const Index t = (k + 1) * Index(base) + (extra > 0 ? extra : 0) - 1;
+        const Index lane_ = system * C + k;
+        for (int j = 0; j < n; ++j) {
+            T sum = g[t * in.time + in.offsets[j]] - passed[lane_ / W * 2 * n + j].get(int(lane_ % W));
+            if (k + 1 < C) sum -= passed[(lane_ + 1) / W * 2 * n + n + j].get(int((lane_ + 1) % W));
+            x[k * n + j] = sum;
+        }
+    }
+    reduced_forward(n, C, factor, x);
+    reduced_back(n, C, factor, x, x);
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -23,11 +23,13 @@ constexpr Kernels kernels() {
 
 // The sizes that are known at compile time: single equations of the usual orders. Larger sizes gain a fifth at most, and
 // each takes the compiler as long as all of these. Small sizes keep several vectors in flight, large ones would run out of
-// registers.
+// registers; and packs of more lanes than this would run out of the first cache.
+constexpr int MAX_LANES = 16;
+
 template <class T>
 Kernels find(int V, int K, int Q, bool extra_rows) {
-    using Several = Native<T, SMNN_VECTORS>;
     using One = Native<T, 1>;
+    using Several = Native<T, Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
     const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && !extra_rows; };
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
 #ifndef SMNN_FEW_SIZES

@@ -26,15 +26,13 @@ struct Reflection {
 
 template <class P, class Rows>
 SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
+    const P zero = splat<P>(0);
     P sum = a * a;
     repeat(rows, [&](auto i) SMNN_LAMBDA { sum += x[i] * x[i]; });
-    const P norm = with_sign(root(sum), a);
-    const P v0 = a + norm;
-    const P h = -norm * v0;
-    const P zero = splat<P>(0);
-    const P one = splat<P>(1);
-    const auto empty = h == zero;
-    return {v0, select(empty, zero, one / select(empty, one, h)), -norm};
+    // (the shortest way from the column to the inverse: a sweep waits for little else)
+    const P norm = root(sum), size = magnitude(a);
+    const P h = sum + size * norm;
+    return {with_sign(size + norm, a), select(h == zero, zero, splat<P>(-1) / h), with_sign(norm, -a)};
 }
 
 // An entry replaces the top where it is this much larger: nearly equal ones need no exchange.
@@ -59,8 +57,9 @@ SMNN_INLINE void raise(P& a, P* x, Rows rows, Exchange exchange) {
 // H (top, rows) of another column, in place
 template <class P, class Rows>
 SMNN_INLINE void apply(const Reflection<P>& H, const P* x, Rows rows, P& top, P* w) {
-    P dot = H.v0 * top;
+    P dot = splat<P>(0);
     repeat(rows, [&](auto i) SMNN_LAMBDA { dot += x[i] * w[i]; });
+    dot += H.v0 * top;  // last, as v0 waits for a root
     dot = dot * H.inverse;
     top += H.v0 * dot;
     repeat(rows, [&](auto i) SMNN_LAMBDA { w[i] += x[i] * dot; });

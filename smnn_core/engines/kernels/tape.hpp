@@ -52,8 +52,8 @@ SMNN_INLINE void replay(const typename Lanes<P>::Scalar*& tape, Rows rows, P& to
             w[i] = kept;
         }
     });
-    dot = v0 * top;
     repeat(rows, [&](auto i) SMNN_LAMBDA { dot += splat<P>(tape[2 + 2 * i]) * w[i]; });
+    dot += v0 * top;
     dot = dot * splat<P>(tape[1]);
     top += v0 * dot;
     repeat(rows, [&](auto i) SMNN_LAMBDA { w[i] += splat<P>(tape[2 + 2 * i]) * dot; });

@@ -123,8 +123,9 @@ def _word(struct: Any, *fields: str) -> int:
 
 FRAME = ctypes.sizeof(XLA_FFI_CallFrame) // ctypes.sizeof(c_int64)
 EXTENSION = _word(XLA_FFI_CallFrame, "extension_start")
-SIZE, ARGS = _word(XLA_FFI_CallFrame, "args", "size"), _word(XLA_FFI_CallFrame, "args", "args")
-RETS, ATTRS = _word(XLA_FFI_CallFrame, "rets", "rets"), _word(XLA_FFI_CallFrame, "attrs", "attrs")
+N_ARGS, ARGS = _word(XLA_FFI_CallFrame, "args", "size"), _word(XLA_FFI_CallFrame, "args", "args")
+N_RETS, RETS = _word(XLA_FFI_CallFrame, "rets", "size"), _word(XLA_FFI_CallFrame, "rets", "rets")
+ATTRS = _word(XLA_FFI_CallFrame, "attrs", "attrs")
 DTYPE_MASK = 0xFFFFFFFF
 """An enumeration fills half a word."""
 
@@ -143,16 +144,18 @@ def _numpy(address: int, access: int) -> np.ndarray[Any, Any]:
     return np.ndarray(shape, dtype, _memory(data, size, access) if size else None)
 
 
-def _call(frame: list[int]) -> tuple[str, Static, list[int], int]:
-    """The operator, its static part, and the addresses of operands and result, from the words of a call frame."""
+def _call(frame: list[int]) -> tuple[str, Static, list[int], list[int]]:
+    """The operator, its static part, and the addresses of operands and results, from the words of a call frame."""
     (span,) = _words(frame[ATTRS], 1)
     text, length = _words(span, 2)
-    return *Static.decode(ctypes.string_at(text, length)), _words(frame[ARGS], frame[SIZE]), _words(frame[RETS], 1)[0]
+    operands, results = _words(frame[ARGS], frame[N_ARGS]), _words(frame[RETS], frame[N_RETS])
+    return *Static.decode(ctypes.string_at(text, length)), operands, results
 
 
 def _execute_on_host(frame: list[int]) -> None:
-    operator, static, operands, result = _call(frame)
-    _numpy(result, WRITE)[...] = OPERATORS[operator](static, [_numpy(x, READ) for x in operands])
+    operator, static, operands, results = _call(frame)
+    for to, x in zip(results, OPERATORS[operator](static, [_numpy(x, READ) for x in operands]), strict=True):
+        _numpy(to, WRITE)[...] = x
 
 
 def _execute_on_cuda(frame: list[int]) -> None:
@@ -171,10 +174,11 @@ def _execute_on_cuda(frame: list[int]) -> None:
             return cupy.empty(shape, dtype)
         return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(data, size, frame), 0))
 
-    operator, static, operands, result = _call(frame)
-    device = cupy.cuda.runtime.pointerGetAttributes(_buffer(result)[0]).device
+    operator, static, operands, results = _call(frame)
+    device = cupy.cuda.runtime.pointerGetAttributes(_buffer(results[0])[0]).device
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream.stream or 0, device):
-        as_cupy(result)[...] = OPERATORS[operator](static, [as_cupy(x) for x in operands])
+        for to, x in zip(results, OPERATORS[operator](static, [as_cupy(x) for x in operands]), strict=True):
+            as_cupy(to)[...] = x
 
 
 def _handler(execute: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The two operators of the adapter, as plain functions of arrays, and the static part of a problem.
+"""The operators of the adapter, as plain functions of arrays, and the static part of a problem.
 
 Operands come normalised (see `normalise`): every one has the same number of batch axes, each of full or unit size, and
 all of its core axes. That makes the operators polymorphic in the batch, which is what `vmap` and sharding need.
@@ -18,17 +18,25 @@ import numpy as np
 from smnn_core._arrays import device_of
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, Scheme
+from smnn_core._solve import adjoint as fused_adjoint
 from smnn_core.engines import select
 
 Array = Any
 Shape = tuple[int, ...]
 
-__all__ = ["CORE_AXES", "OPERATORS", "Static", "result_shape"]
+__all__ = ["CORE_AXES", "OPERATORS", "PROBLEM_AXES", "SYSTEM_AXES", "Static", "batch_shape", "result_shapes"]
 
 SYSTEM_AXES = (4, 1, 2, 3, 1)
 """Core axes of coefficients, step sizes and the three weights."""
 
-CORE_AXES = {"least_squares": (*SYSTEM_AXES, 2, 3), "augmented": (*SYSTEM_AXES, 2, 3, 3, 3)}
+PROBLEM_AXES = (*SYSTEM_AXES, 2, 3)
+"""Those, and of right-hand side and initial values."""
+
+CORE_AXES = {
+    "least_squares": PROBLEM_AXES,
+    "augmented": (*SYSTEM_AXES, 2, 3, 3, 3),
+    "adjoint": (*PROBLEM_AXES, 3, 3),
+}
 """Core axes of the operands of each operator."""
 
 
@@ -79,43 +87,65 @@ class Static:
             n_steps=self.n_steps,
             n_initial_steps=self.n_initial_steps,
             n_initial_orders=self.n_initial_orders,
-            batch=_batch(shapes, SYSTEM_AXES),
+            batch=batch_shape(shapes, SYSTEM_AXES),
             device=device_of(c),
         )
 
 
-def result_shape(operator: str, static: Static, shapes: Sequence[Shape]) -> Shape:
-    """The shape of the result, (..., T, V, K), from those of the operands."""
-    return (*_batch(shapes, CORE_AXES[operator]), static.n_steps, *shapes[0][-2:])
+def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> list[Shape]:
+    """The shapes of the results from those of the operands."""
+    cores = CORE_AXES[operator]
+    batch = batch_shape(shapes, cores)
+    if operator == "adjoint":
+        return [(*batch, *shape[len(batch) :]) for shape in shapes[: len(PROBLEM_AXES)]]
+    return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
-def _batch(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
+def batch_shape(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
     """The common batch shape of normalised operands, which were checked before; light, as every call asks for it."""
     leads = [shape[: len(shape) - core] for shape, core in zip(shapes, cores, strict=True)]
     return tuple([next((n for n in sizes if n != 1), 1) for sizes in zip(*leads, strict=True)])
 
 
-def least_squares(static: Static, operands: Sequence[Array]) -> Array:
-    """argmin_y |W (A y - d)|^2 for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
+def least_squares(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[argmin_y |W (A y - d)|^2] for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
     system, (b, u) = static.system(*operands[:5]), operands[5:]
     engine = select(static.engine, system)
     if hasattr(engine, "solve_problem"):
-        batch = _batch([x.shape for x in operands], CORE_AXES["least_squares"])
-        return engine.solve_problem(Problem(system, b, u, batch))[0]
-    return engine.factorize(system).solve(Rows(b, u, None))
+        batch = batch_shape([x.shape for x in operands], PROBLEM_AXES)
+        return [engine.solve_problem(Problem(system, b, u, batch))[0]]
+    return [engine.factorize(system).solve(Rows(b, u, None))]
 
 
-def augmented(static: Static, operands: Sequence[Array]) -> Array:
-    """argmin_x |W (A x - d)|^2 - M^-1 h; operands c, s, weights, the three parts of d, and h."""
+def augmented(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[argmin_x |W (A x - d)|^2 - M^-1 h]; operands c, s, weights, the three parts of d, and h."""
     system, (*d, h) = static.system(*operands[:5]), operands[5:]
     engine = select(static.engine, system)
     if _all_zero(*d) and hasattr(engine, "normal_solve"):
-        return -engine.normal_solve(system, h)
+        return [-engine.normal_solve(system, h)]
     factor = engine.factorize(system)
     if not _all_zero(h):
         x = factor.normal_solve(h)
-        return -x if _all_zero(*d) else factor.solve(Rows(*d)) - x
-    return factor.solve(Rows(*d))
+        return [-x if _all_zero(*d) else factor.solve(Rows(*d)) - x]
+    return [factor.solve(Rows(*d))]
+
+
+def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """The gradients of L with respect to c, s, weights, b, u, with all batch axes in full; operands these, y, dL/dy."""
+    system = static.system(*operands[:5])
+    factor = select(static.engine, system).factorize(system)
+    batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
+    *full, y, g = (system.xp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for x in operands)
+    problem = Problem(static.system(*full[:5]), *full[5:], batch)
+    gradients = fused_adjoint(problem, factor, y, g)
+    w = gradients.weights
+    return [
+        gradients.coefficients,
+        gradients.step_sizes,
+        *(w.equation, w.initial, w.smoothness),
+        gradients.rhs,
+        gradients.initial_values,
+    ]
 
 
 def _all_zero(*arrays: Array) -> bool:
@@ -123,7 +153,8 @@ def _all_zero(*arrays: Array) -> bool:
     return all(isinstance(x, np.ndarray) and not x.any() for x in arrays)
 
 
-OPERATORS: dict[str, Callable[[Static, Sequence[Array]], Array]] = {
+OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
     "least_squares": least_squares,
     "augmented": augmented,
+    "adjoint": adjoint,
 }

@@ -1,0 +1,288 @@
+r"""The tangent map of the solution, from tangents of the inputs to dy, and its transpose.
+
+With the weighted residual ρ = W (d - A y) the solution is that of a symmetric linear system,
+
+    [ I      W A ] [ρ]   [W d]
+    [ A^T W   0  ] [y] = [ 0 ]                                                        (*)
+
+so that with dp for the tangents of all inputs
+
+    [ I      W A ] [dρ]     d  ( [ρ + W A y - W d] )
+    [ A^T W   0  ] [dy] = - -- ( [    A^T W ρ    ] ) dp       at fixed ρ and y.
+                            dp
+
+`jax.lax.custom_linear_solve` knows how to differentiate and transpose a symmetric linear system, to any order and in
+any mode; it asks for the solution with a general right-hand side (f, h) only:
+
+    x = argmin_x |W A x - f|^2 - M^-1 h,    ρ = f - W A x,    M = A^T W^2 A.
+
+Forward tangents are least-squares problems solved by orthogonal elimination like y itself, never by the normal
+equations; Source: Björck, Numerical Methods for Least Squares
+Problems, SIAM 1996, section 1.4.4 (augmented system).
+
+The transpose, dL/dy to the gradients of all inputs, is one operator of the engines, fused. So the map and its transpose
+are primitives: each other's transposes, carried out by what is fastest, differentiated again by way of (*).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+from smnn_core import _constraints as rows
+from smnn_core._arrays import sum_to_shape
+from smnn_core._gradient import equation_correction, residual
+from smnn_core._problem import Problem, Rows, System
+
+from ._call import call
+from ._mesh import vary_like
+from ._operators import CORE_AXES, PROBLEM_AXES, SYSTEM_AXES, Static, batch_shape
+from ._time import ChunkFactor, drop_halo, with_halo
+
+Array = Any
+
+__all__ = ["Inputs", "system_of", "tangent_map"]
+
+
+class Inputs(NamedTuple):
+    """The arrays of a problem, normalised (see `_operators`)."""
+
+    coefficients: Array
+    step_sizes: Array
+    weight_equation: Array
+    weight_initial: Array
+    weight_smoothness: Array
+    rhs: Array
+    initial_values: Array
+
+
+N = len(Inputs._fields)
+
+
+def tangent_map(static: Static, inputs: Inputs, y: Array, tangents: dict[str, Array]) -> Array:
+    """dy, linear in the tangents of some of the inputs."""
+    apply = push if static.time_axis is None else _push
+    return apply(*inputs, y, *tangents.values(), static=static, moving=tuple(tangents))[0]
+
+
+def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+    """[dy]; operands the inputs, y, and the tangents of those moving, which may have batch axes that these share."""
+    inputs, y, tangents = Inputs(*operands[:N]), operands[N], operands[N + 1 :]
+    y = jnp.broadcast_to(y, (*_batch(operands, moving), *y.shape[-3:]))
+    y_halo = with_halo(static.time_axis, y)
+    ρ = rows.weighted(system_of(static, inputs).weights, residual(_problem(static, inputs), y_halo))
+
+    def optimality(moved: tuple[Array, ...]) -> tuple[Rows, Array]:
+        """The rows of (*), zero at the solution."""
+        problem = _problem(static, inputs._replace(**dict(zip(moving, moved, strict=True))))
+        r = rows.weighted(problem.system.weights, residual(problem, y_halo))
+        return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(static, problem.system, ρ)
+
+    point = tuple(jnp.broadcast_to(getattr(inputs, k), dx.shape) for k, dx in zip(moving, tangents, strict=True))
+    _, change = jax.jvp(optimality, (point,), (tangents,))
+    return [_augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))]
+
+
+def _batch(operands: Sequence[Array], moving: tuple[str, ...]) -> tuple[int, ...]:
+    tangents = (PROBLEM_AXES[Inputs._fields.index(k)] for k in moving)
+    return batch_shape([x.shape for x in operands], (*PROBLEM_AXES, 3, *tangents))
+
+
+def _pull(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+    """The gradients of those moving, each with all batch axes in full; operands the inputs, y, and g = dL/dy."""
+    gradients = Inputs(*call("adjoint", static, *operands))
+    return [getattr(gradients, k) for k in moving]
+
+
+def _pull_by_transposition(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+    """`_pull`, as something to differentiate."""
+    inputs, y, g = Inputs(*operands[:N]), operands[N], operands[N + 1]
+    batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
+    full = {k: jnp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for k, x in inputs._asdict().items()}
+    transposed = jax.linear_transpose(
+        lambda *dx: _push(*inputs, y, *dx, static=static, moving=moving), *(full[k] for k in moving)
+    )
+    return list(transposed([jnp.broadcast_to(g, (*batch, *g.shape[len(batch) :]))]))
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedSystem(System):
+    """A system whose constants, the matrices of the scheme, vary over the axes of a shard_map like its arrays.
+
+    custom_linear_solve makes all that its functions close over vary, after it has traced them: constants must already.
+    """
+
+    matrices: tuple[Array, Array]
+
+    @property
+    def smoothness_matrices(self) -> tuple[Array, Array]:
+        return self.matrices
+
+    @staticmethod
+    def of(system: System) -> _MappedSystem:
+        F, G = (vary_like(M, system.coefficients) for M in system.smoothness_matrices)
+        return _MappedSystem(**vars(system), matrices=(F, G))
+
+
+def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:
+    """The part x of the solution of (*) for a right-hand side (f, h), linear in it."""
+    system = _MappedSystem.of(system_of(static, inputs))
+    f, h = f_h
+    shapes = [tuple(part.shape[h.ndim - 3 :]) for part in (*f, h)]
+
+    # one vector per batch member: custom_linear_solve transposes only where all of its right-hand side moves
+    def pack(f: Sequence[Array], h: Array) -> Array:
+        return jnp.concatenate([jnp.reshape(part, (*h.shape[:-3], -1)) for part in (*f, h)], axis=-1)
+
+    def unpack(z: Array) -> tuple[Rows, Array]:
+        ends = accumulate(math.prod(shape) for shape in shapes)
+        parts = jnp.split(z, list(ends)[:-1], axis=-1)
+        *f, h = (jnp.reshape(part, (*z.shape[:-1], *shape)) for part, shape in zip(parts, shapes, strict=True))
+        return Rows(*f), h
+
+    def matvec(z: Array) -> Array:
+        ρ, x = unpack(z)
+        WAx = _apply(static, system, x)
+        return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(static, system, ρ))
+
+    def solve(_: Any, b: Array) -> Array:
+        f, h = unpack(b)
+        d = _unweighted(system, f)
+        if static.time_axis is None:
+            (x,) = call("augmented", static, *inputs[: len(SYSTEM_AXES)], *d, h)
+        else:
+            factor = ChunkFactor.of(system, static.time_axis)
+            x = factor.solve(d) - factor.normal_solve(h)
+        WAx = _apply(static, system, x)
+        ρ = Rows(*(a - b for a, b in zip(f, WAx, strict=True)))
+        # the second row of (*) says what ρ must be, more exactly than x does
+        rest = h - _apply_transpose(static, system, ρ)
+        if static.time_axis is not None:  # the halo has no equations of its own
+            rest = jnp.concatenate([rest, jnp.zeros_like(rest[..., :1, :, :])], axis=-3)
+        return pack(ρ._replace(equation=ρ.equation + equation_correction(system, rest)), x)
+
+    return unpack(jax.lax.custom_linear_solve(matvec, pack(f, h), solve, symmetric=True))[1]
+
+
+def _apply(static: Static, system: System, x: Array) -> Rows:
+    """W A x."""
+    return rows.weighted(system.weights, rows.apply(system, with_halo(static.time_axis, x)))
+
+
+def _apply_transpose(static: Static, system: System, ρ: Rows) -> Array:
+    """A^T W ρ."""
+    return drop_halo(static.time_axis, rows.apply_transpose(system, rows.weighted(system.weights, ρ)))
+
+
+def _unweighted(system: System, f: Rows) -> Rows:
+    """d with W d = f. Where a weight is zero the row of W A is, and f has no part in x."""
+
+    def divide(w: Array, values: Array) -> Array:
+        return jnp.where(w == 0, 0, values / jnp.where(w == 0, 1, w))
+
+    w = system.weights
+    return Rows(
+        divide(w.equation, f.equation),
+        divide(w.initial, f.initial),
+        divide(w.smoothness[..., None, None], f.smoothness),
+    )
+
+
+def system_of(static: Static, inputs: Inputs) -> System:
+    return static.system(*inputs[: len(SYSTEM_AXES)])
+
+
+def _problem(static: Static, inputs: Inputs) -> Problem:
+    return Problem(system_of(static, inputs), inputs.rhs, inputs.initial_values, ())
+
+
+class _Map:
+    """A function of the inputs, y, and more operands in which it is linear, as a primitive with a transpose of its own.
+
+    All operands and results have batch axes in front, which `vmap` adds to.
+    """
+
+    def __init__(self, name: str, function: Callable[..., list[Array]], differentiable: Callable[..., list[Array]]):
+        self.differentiable = differentiable
+        self.function = jax.jit(function, static_argnames=("static", "moving"))
+        self.primitive = primitive = Primitive(name)
+        primitive.multiple_results = True
+        primitive.def_impl(lambda *operands, call, **options: self.function(*operands, **options))
+        # the program is traced where it is bound, in the mesh that is current there
+        primitive.def_abstract_eval(lambda *types, call, **options: call.out_avals)
+        mlir.register_lowering(
+            primitive, mlir.lower_fun(lambda *operands, call, **options: jaxpr_as_fun(call)(*operands))
+        )
+        batching.primitive_batchers[primitive] = self._batched
+        ad.primitive_jvps[primitive] = self._jvp
+
+    def __call__(self, *operands: Array, **options: Any) -> list[Array]:
+        call = jax.make_jaxpr(partial(self.function, **options))(*operands)
+        return self.primitive.bind(*operands, call=call, **options)
+
+    def _batched(
+        self, operands: Sequence[Array], axes: Sequence[int | None], call: Any, **options: Any
+    ) -> tuple[list[Array], list[int]]:
+        del call
+        moved = [x[None] if i is None else jnp.moveaxis(x, i, 0) for x, i in zip(operands, axes, strict=True)]
+        results = self(*moved, **options)
+        return results, [0] * len(results)
+
+    def _jvp(
+        self, primals: Sequence[Array], tangents: Sequence[Array], call: Any, **options: Any
+    ) -> tuple[list[Array], list[Array]]:
+        del call
+        point, linear = primals[: N + 1], tangents[N + 1 :]
+        parts = []
+        if not all(type(dx) is ad.Zero for dx in linear):
+            parts.append(self(*point, *map(ad.instantiate_zeros, linear), **options))
+        moving = [i for i in range(N + 1) if type(tangents[i]) is not ad.Zero]
+        if moving:
+
+            def at(moved: list[Array]) -> list[Array]:
+                operands = list(primals)
+                for i, x in zip(moving, moved, strict=True):
+                    operands[i] = x
+                return self.differentiable(*operands, **options)
+
+            parts.append(jax.jvp(at, ([primals[i] for i in moving],), ([tangents[i] for i in moving],))[1])
+        return self(*primals, **options), [sum(x[1:], x[0]) for x in zip(*parts, strict=True)]
+
+
+push = _Map("smnn_push", _push, _push)
+"""dy from the inputs, y, and tangents."""
+pull = _Map("smnn_pull", _pull, _pull_by_transposition)
+"""Gradients from the inputs, y, and dL/dy."""
+
+
+def _transpose_push(
+    cotangents: Any, *operands: Any, static: Static, moving: tuple[str, ...], call: Any
+) -> list[Array | None]:
+    del call
+    gradients = pull(*operands[: N + 1], *cotangents, static=static, moving=moving)
+    return [None] * (N + 1) + [
+        sum_to_shape(jnp, gradient, dx.aval.shape) if ad.is_undefined_primal(dx) else None
+        for gradient, dx in zip(gradients, operands[N + 1 :], strict=True)
+    ]
+
+
+def _transpose_pull(
+    cotangents: Any, *operands: Any, static: Static, moving: tuple[str, ...], call: Any
+) -> list[Array | None]:
+    del call
+    moved = {k: dx for k, dx in zip(moving, cotangents, strict=True) if type(dx) is not ad.Zero}
+    (dy,) = push(*operands[: N + 1], *moved.values(), static=static, moving=tuple(moved))
+    return [None] * (N + 1) + [sum_to_shape(jnp, dy, operands[-1].aval.shape)]
+
+
+ad.primitive_transposes[push.primitive] = _transpose_push
+ad.primitive_transposes[pull.primitive] = _transpose_pull

@@ -135,9 +135,12 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
     system = static.system(*operands[:5])
     factor = select(static.engine, system).factorize(system)
     batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
-    *full, y, g = (system.xp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for x in operands)
-    problem = Problem(static.system(*full[:5]), *full[5:], batch)
-    gradients = fused_adjoint(problem, factor, y, g)
+    n = len(batch)
+    if any(x.shape[:n] != batch for x in operands):
+        operands = [system.xp.broadcast_to(x, (*batch, *x.shape[n:])) for x in operands]
+        system = static.system(*operands[:5])
+    b, u, y, g = operands[5:]
+    gradients = fused_adjoint(Problem(system, b, u, batch), factor, y, g)
     w = gradients.weights
     return [
         gradients.coefficients,

@@ -88,6 +88,21 @@ def test_first_derivatives_agree_in_all_modes(small):
     close(y, f(s), factor=0)
     close(linear(ds), jacobian @ ds)
     close(jax.vjp(f, s)[1](y)[0], jnp.tensordot(y, jacobian, 3))
+    there_and_back = jax.linear_transpose(lambda g: jax.vjp(f, s)[1](g)[0], y)
+    close(there_and_back(ds)[0], jacobian @ ds)
+
+
+@pytest.mark.parametrize("moving", [{"rhs"}, set(NAMES)], ids=["rhs", "all"])
+def test_reverse_mode_is_one_call(small, moving):
+    """Besides that of the solution; the derivative of what is not asked for costs no operations of XLA."""
+
+    def f(moved):
+        return loss(small | moved)
+
+    text = jax.jit(jax.grad(f)).lower({k: small[k] for k in moving}).compile().as_text()
+    operators = re.findall(r"static = \"\[\W+22(\w+)\W+22,", text)
+    assert sorted(operators) == ["adjoint", "least_squares"]
+    assert "while" not in text
 
 
 def test_second_derivatives_agree_in_all_modes(small):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import array_api_compat as compat
 import array_api_compat.numpy as compat_numpy
 import numpy as np
 
-from ._errors import DeviceError, DTypeError, NamespaceError, ShapeError
+from ._errors import ArgumentError, DeviceError, DTypeError, NamespaceError, ShapeError
 
 Array = Any
 Namespace = Any
@@ -64,9 +64,10 @@ def common_namespace(arrays: Mapping[str, Array]) -> Namespace:
                 "must come from one array library."
             )
         if x.dtype not in (xp.float32, xp.float64):
+            convert = f"{name}.to(torch.float64)" if compat.is_torch_namespace(xp) else f"{name}.astype('float64')"
             raise DTypeError(
-                f"{name} has dtype {x.dtype}; expected float32 or float64 (native byte order): convert it, e.g. "
-                f"xp.astype({name}, xp.float64)."
+                f"{name} has dtype {x.dtype}; expected float32 or float64 (native byte order): convert it, for example "
+                f"by {convert}."
             )
         if x.dtype != arrays[first].dtype:
             raise DTypeError(
@@ -99,6 +100,37 @@ def is_tracer(x: Array) -> bool:
         torch = sys.modules["torch"]
         return torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter)
     return compat.is_jax_array(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def without_derivatives(function: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a function that automatic differentiation must not enter: it would find NaN there.
+
+    Raises:
+        ArgumentError: where PyTorch or JAX asks for a derivative, which their adapters give.
+    """
+    for x in arguments:
+        if compat.is_torch_array(x) and x.requires_grad and sys.modules["torch"].is_grad_enabled():
+            raise ArgumentError(_NOT_DIFFERENTIABLE.format(function, "smnn_torch", "the argument's detach()"))
+    return tuple(_jax_constant(function)(x) if compat.is_jax_array(x) else x for x in arguments)
+
+
+_NOT_DIFFERENTIABLE = (
+    "smnn_core.{0} cannot be differentiated by PyTorch or JAX: call the function of {1}, which has derivatives of any "
+    "order, or pass {2} where none are wanted."
+)
+
+
+@cache
+def _jax_constant(function: str) -> Any:
+    """The identity, whose derivative is an error."""
+    jax = sys.modules["jax"]
+
+    def jvp(primals: Any, tangents: Any) -> Any:
+        raise ArgumentError(_NOT_DIFFERENTIABLE.format(function, "smnn_jax", "jax.lax.stop_gradient of the arguments"))
+
+    constant = jax.custom_jvp(lambda x: x)
+    constant.defjvp(jvp)
+    return constant
 
 
 def device_of(x: Array) -> Any:

@@ -61,7 +61,8 @@ class SingularSystemError(np.linalg.LinAlgError):
         self.time = time
         where = f"batch member {batch_index}, " if batch_index else ""
         super().__init__(
-            f"the system has no unique solution: {where}time point {time} is left undetermined by the rows. "
-            "Give more initial values (n_initial_steps, n_initial_orders), a non-zero weight to the rows that were "
-            "masked, or an equation that fixes the missing constants."
+            f"the system has no unique solution: {where}time point {time} is left undetermined by the rows; those "
+            "that are missing may belong to any other time point. Give more initial values (the axes T_init and R_init "
+            "of initial_values), a non-zero weight to the rows that were masked, or an equation that fixes the missing "
+            "constants."
         )

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import comb, factorial, isfinite
 
 import numpy as np
@@ -68,7 +69,7 @@ class Scheme:
             SchemeError: if the matrices are malformed or inconsistent (see `matrices`).
         """
         pair = _checked(name, F, G)
-        return Scheme(name, citation, lambda K: pair)
+        return Scheme(name, citation, partial(_always, pair))
 
     def matrices(self, K: int) -> tuple[np.ndarray, np.ndarray]:
         """The matrices F and G for K derivative orders (R = K-1), each of shape (m, K), float64.
@@ -108,6 +109,12 @@ def _defects(F: Matrix, G: Matrix, degree: int) -> list[float]:
     at_0 = [float(factorial(degree)) if o == degree else 0.0 for o in orders]
     at_1 = [factorial(degree) / factorial(degree - o) if o <= degree else 0.0 for o in orders]
     return [sum(f[o] * at_0[o] + g[o] * at_1[o] for o in orders) for f, g in zip(F, G, strict=True)]
+
+
+def _always(pair: Matrices, K: int) -> Matrices:
+    """A rule that can be pickled."""
+    del K
+    return pair
 
 
 def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:

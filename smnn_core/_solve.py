@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _constraints, _gradient
-from ._arrays import Array, broadcast_shapes, common_namespace, is_tracer, size
+from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, size, without_derivatives
 from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import Gradients, Problem, System, Weights
 from ._schemes import TAYLOR, Scheme
@@ -56,15 +56,16 @@ def solve_ode(
 
     Raises:
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
-        SingularSystemError: if a system has no unique solution; on a device, and under tracing, such a batch member
+        SingularSystemError: if a system has no unique solution; on a device, and traced by JAX, such a batch member
             comes back as NaN instead, unless `check` is set.
+        ArgumentError: where PyTorch or JAX asks for derivatives; `smnn_torch.solve_ode` and `smnn_jax.solve_ode` have
+            them, and `solve_ode_vjp` is for use without automatic differentiation.
 
     Source: Pervez et al., arXiv:2402.13077, and Chen et al., arXiv:2410.06074, for the least-squares problem; solved
     here by orthogonal elimination over time (Gargir, Toledo, IPDPS 2025) instead of the normal equations.
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
-    )
+    arrays, weights = _constants("solve_ode", (coefficients, rhs, initial_values, step_sizes), weights)
+    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights)
     return solve_problem(problem, engine=engine, check=check)[0]
 
 
@@ -89,9 +90,8 @@ def solve_ode_vjp(
 
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
-    )
+    arrays, weights = _constants("solve_ode_vjp", (coefficients, rhs, initial_values, step_sizes), weights)
+    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights)
     y, factor = solve_problem(problem, engine=engine, check=check)
 
     def vjp(g: Array) -> Gradients:
@@ -123,9 +123,9 @@ def factorize(
 
     The other arguments, and what is raised, are as for `solve_ode`.
     """
+    arrays, weights = _constants("factorize", (coefficients, step_sizes), weights)
     system = System.build(
-        coefficients,
-        step_sizes,
+        *arrays,
         n_initial_steps=n_initial_steps,
         n_initial_orders=n_initial_orders,
         n_steps=n_steps,
@@ -162,6 +162,16 @@ class Factorization:
         """
         check_states(self.system, "g", g)
         return self.factor.normal_solve(g)
+
+
+def _constants(function: str, arrays: tuple[Array, ...], weights: Weights) -> tuple[tuple[Array, ...], Weights]:
+    """The arguments of a function whose derivatives are those of the adapters."""
+    if is_numpy(arrays[0]):
+        return arrays, weights
+    arrays = without_derivatives(function, arrays)
+    if isinstance(weights, Weights):
+        weights = Weights(*without_derivatives(function, tuple(vars(weights).values())))
+    return arrays, weights
 
 
 def check_states(system: System, name: str, x: Array) -> None:

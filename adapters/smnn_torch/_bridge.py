@@ -80,6 +80,10 @@ class Keep:
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, pickled or not, eliminates again."""
+        return Keep, ()
+
 
 def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smnn_core import TAYLOR, ArgumentError, Scheme, ShapeError, Weights
 
-from ._solve import UNIT, solve_ode
+from ._solve import UNIT, check_weights, solve_ode
 
 __all__ = ["ODE", "MechanisticODE"]
 
@@ -54,17 +54,17 @@ class MechanisticODE(nn.Module):
         order: R.
         n_equations: Q (default V).
         n_initial_steps: T_init, may be 0.
-        n_initial_orders: R_init (default R).
+        n_initial_orders: R_init (default R; one less where one order is spare).
         coefficients: their source.
         rhs: its source.
         initial_values: their source.
         step_sizes: their source.
-        time_invariant: which of "coefficients", "rhs", "step_sizes" are learned once for all times; the others are
-            learned for every time point (step).
+        time_invariant: which of "coefficients", "rhs", "step_sizes" are learned once for all times, this list in place
+            of the default; the others are learned for every time point (step).
         fixed_coefficients: (Q, V, R+1), or anything that broadcasts to it: a number fixes a coefficient, NaN leaves it
             to be learned.
-        normalized: fix the coefficients of the highest order to the identity, so that equation q reads
-            y[q]^(R) + lower orders = rhs[q]; needs Q = V.
+        normalized: fix the coefficients of the highest order, R, to the identity, so that equation q reads
+            y[q]^(R) + lower orders = rhs[q]; needs Q = V. Not for layers with a spare order: see `fixed_coefficients`.
         step_size: where learned steps start.
         step_bounds: the open interval that they stay in, through a sigmoid (default: a tenth to ten times the start).
             Where time runs backwards, start and bounds are negative.
@@ -148,7 +148,14 @@ class MechanisticODE(nn.Module):
         if normalized:
             if Q != V:
                 raise ArgumentError(f"normalized needs as many equations as variables; got Q = {Q} and V = {V}.")
-            values[:, :, -1] = torch.eye(Q, **factory)
+            highest, identity = values[:, :, -1], torch.eye(Q, **factory)
+            if not bool((highest.isnan() | (highest == identity)).all()):
+                raise ArgumentError(
+                    f"normalized fixes the coefficients of order {K - 1} to the identity, fixed_coefficients to "
+                    f"{highest.tolist()}: where the highest order is a spare one, leave normalized out and fix the "
+                    "coefficients of the order of the equation."
+                )
+            highest.copy_(identity)
         free = values.isnan().flatten()
         self.register_buffer("fixed_coefficients", values.flatten()[~free])
         self.register_buffer(
@@ -184,6 +191,7 @@ class MechanisticODE(nn.Module):
 
     def _take_weights(self, weights: Weights) -> None:
         """Numbers stay numbers; tensors become parameters or buffers, which follow the layer to other devices."""
+        check_weights(weights)
         for name, w in vars(weights).items():
             if isinstance(w, nn.Parameter):
                 self.register_parameter(f"weight_{name}", w)
@@ -225,13 +233,19 @@ class MechanisticODE(nn.Module):
             return self._start.new_full(shape, log((self.step_size - low) / (high - self.step_size)))
         return self._start.new_zeros(shape)
 
-    def forward(self, features: Tensor | None = None, **given: Tensor) -> Tensor:
-        """The solution y, (..., T, V, R+1), of `self.ode(features, **given)`."""
+    def forward(self, features: Tensor | None = None, *, weights: Weights | None = None, **given: Tensor) -> Tensor:
+        """The solution y, (..., T, V, R+1), of `self.ode(features, **given)`.
+
+        Args:
+            features: (..., n_features), None where no source is "sample".
+            weights: those of this call, such as masks of a batch; by default those of the layer.
+            given: the parameters whose source is "given", by name, shaped as in `ODE`.
+        """
         return solve_ode(
             *self.ode(features, **given),
             n_steps=self.n_steps,
             scheme=self.scheme,
-            weights=self.weights,
+            weights=self.weights if weights is None else weights,
             engine=self.engine,
             recompute=self.recompute,
         )
@@ -289,7 +303,8 @@ class MechanisticODE(nn.Module):
         _, Q, V, K = self.shapes["coefficients"]
         T_init, _, R_init = self.shapes["initial_values"]
         sources = ", ".join(
-            f"{name}={source!r}" + (" (time-invariant)" if name in self.time_invariant else "")
+            f"{name}={source!r}"
+            + (" (time-invariant)" if name in self.time_invariant and source in ("sample", "shared") else "")
             for name, source in self.sources.items()
         )
         return (
@@ -301,7 +316,9 @@ class MechanisticODE(nn.Module):
 
 def _checked_names(time_invariant: Collection[str]) -> frozenset[str]:
     allowed = ("coefficients", "rhs", "step_sizes")
-    names = frozenset([time_invariant] if isinstance(time_invariant, str) else time_invariant)
+    if isinstance(time_invariant, str):
+        raise ArgumentError(f"time_invariant must be a collection of names, such as [{time_invariant!r}].")
+    names = frozenset(time_invariant)
     if not names <= set(allowed):
         raise ArgumentError(f"time_invariant must hold names of {', '.join(map(repr, allowed))}; got {sorted(names)}.")
     return names

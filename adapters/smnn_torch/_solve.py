@@ -118,17 +118,22 @@ def factorize(
     return Factorization(how._replace(n_steps=n_steps), keep, lhs, n_steps)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Factorization:
     """A left-hand side after elimination; made by `factorize`. Both methods are differentiable to any order.
 
-    Inside a compiled function they give the same, and eliminate at every call: graphs carry no factors.
+    Inside a compiled function they give the same, and eliminate at every call: graphs carry no factors. A copy, or one
+    that was pickled, eliminates at its first call.
     """
 
     _how: Statement
     _keep: Keep
     _lhs: tuple[Any, ...]
     _n_steps: int
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{k}: {tuple(x.shape)}" for k, x in zip(LHS[:2], self._lhs[:2], strict=True))
+        return f"Factorization({shapes}, T={self._n_steps}, scheme={self._how.scheme.name!r})"
 
     def solve(self, rhs: Tensor, initial_values: Tensor) -> Tensor:
         """The solution y, (..., T, V, R+1), for rhs (..., T or 1, Q) and initial_values (..., T_init, V, R_init).
@@ -157,6 +162,17 @@ class Factorization:
         return normal_solve(self._how, self._keep, *self._lhs, g)
 
 
+def check_weights(weights: Weights) -> None:
+    """
+    Raises:
+        TypeError: if they are something else.
+    """
+    if not isinstance(weights, Weights):
+        raise TypeError(
+            f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+        )
+
+
 def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> list[Any]:
     """The arguments, and the weights, as they are; under autocast, those in half precision in float32."""
     for name, x in tensors.items():
@@ -165,10 +181,7 @@ def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> l
     values: list[Any] = list(tensors.values())
     kind = values[0].device.type
     if weights is not None:
-        if not isinstance(weights, Weights):
-            raise TypeError(
-                f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
-            )
+        check_weights(weights)
         values += (weights.equation, weights.initial, weights.smoothness)
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]

@@ -90,6 +90,14 @@ def test_dtypes(name: str, dtype: str) -> None:
         smnn.solve_ode(**arguments(**{name: good[name].astype(dtype)}))
 
 
+def test_dtype_advice_is_that_of_the_library() -> None:
+    tensors = {name: torch.from_numpy(x) for name, x in arguments().items()}
+    with pytest.raises(smnn.DTypeError, match=r"by rhs\.to\(torch\.float64\)"):
+        smnn.solve_ode(**tensors | {"rhs": tensors["rhs"].int()})
+    with pytest.raises(smnn.DTypeError, match=r"by rhs\.astype\('float64'\)"):
+        smnn.solve_ode(**arguments(rhs=arguments()["rhs"].astype(int)))
+
+
 @pytest.mark.parametrize("name", ["rhs", "initial_values", "step_sizes"])
 def test_mixed_dtypes(name: str) -> None:
     mixed = arguments(**{name: arguments()[name].astype(np.float32)})
@@ -172,3 +180,32 @@ def test_right_hand_sides_that_do_not_fit_a_factorization() -> None:
         f.normal_solve(np.ones((T, V, K + 1)))
     with pytest.raises(smnn.DTypeError, match="rhs has dtype float32"):
         f.solve(good["rhs"].astype(np.float32), good["initial_values"])
+
+
+class TestAutomaticDifferentiation:
+    """Tracing the elimination would give NaN: the adapters have the derivatives."""
+
+    @pytest.mark.parametrize("name", ["coefficients", "rhs", "initial_values", "step_sizes"])
+    @pytest.mark.parametrize("function", [smnn.solve_ode, smnn.solve_ode_vjp])
+    def test_of_pytorch(self, name: str, function: Any) -> None:
+        tensors = {k: torch.from_numpy(x) for k, x in arguments().items()}
+        tensors[name].requires_grad_()
+        with pytest.raises(smnn.ArgumentError, match=r"cannot be differentiated.*smnn_torch"):
+            function(**tensors)
+        with torch.no_grad():
+            assert function(**tensors) is not None
+
+    def test_of_pytorch_in_weights_and_factors(self) -> None:
+        c, _, _, s = (torch.from_numpy(x) for x in arguments().values())
+        w = smnn.Weights(equation=torch.ones(Q, dtype=c.dtype, requires_grad=True))
+        with pytest.raises(smnn.ArgumentError, match=r"smnn_core\.factorize cannot be differentiated"):
+            smnn.factorize(c, s, n_initial_steps=1, n_initial_orders=2, weights=w)
+
+    def test_of_jax(self) -> None:
+        jax = pytest.importorskip("jax")
+        arrays = {k: jax.numpy.asarray(x, "float32") for k, x in arguments().items()}
+        f = jax.jit(lambda s: smnn.solve_ode(**arrays | {"step_sizes": s}).sum())
+        assert np.isfinite(f(arrays["step_sizes"]))
+        for derive in (jax.grad, jax.jacfwd):
+            with pytest.raises(smnn.ArgumentError, match=r"cannot be differentiated.*smnn_jax"):
+                derive(f)(arrays["step_sizes"])

@@ -99,6 +99,16 @@ def test_weights_follow_the_layer(features: Tensor) -> None:
     assert layer(features.float()).dtype == torch.float32
 
 
+def test_weights_of_a_call(features: Tensor) -> None:
+    """Masks of a batch, in place of the weights of the layer."""
+    layer = net(weights=smnn.Weights(initial=2.0))
+    mask = torch.rand(2, 3, 1, 1, 1, dtype=torch.float64)
+    given = smnn.Weights(initial=mask)
+    expected = st.solve_ode(*layer.ode(features), n_steps=6, weights=given)
+    torch.testing.assert_close(layer(features, weights=given), expected)
+    assert not torch.equal(layer(features), expected)
+
+
 def test_state_dict_round_trip(features: Tensor) -> None:
     options: dict[str, Any] = {"fixed_coefficients": torch.tensor([NAN, 0.3, NAN]), "rhs": "shared"}
     layer, other = net(**options), net(**options)
@@ -114,6 +124,7 @@ def test_extra_repr_says_what_is_learned() -> None:
     text = repr(net(n_variables=2, rhs="given", normalized=True))
     for part in ("T=6, V=2, R=2, Q=2", "coefficients='sample' (time-invariant)", "rhs='given'", "4 coefficients fixed"):
         assert part in text
+    assert "step_sizes='given'," in repr(net(step_sizes="given"))  # of whatever shape
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,14 @@ def test_extra_repr_says_what_is_learned() -> None:
         ({"step_bounds": (-0.1, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
         ({"step_bounds": (0.2, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
         ({"fixed_coefficients": torch.zeros(7)}, smnn.ShapeError, r"fixed_coefficients must have shape \(1, 1, 3\)"),
+        ({"time_invariant": "rhs"}, smnn.ArgumentError, r"must be a collection of names, such as \['rhs'\]"),
+        ({"weights": 0.5}, TypeError, r"weights must be Weights\(.*got float"),
         ({"normalized": True, "n_equations": 2}, smnn.ArgumentError, "normalized needs as many equations"),
+        (
+            {"normalized": True, "fixed_coefficients": torch.tensor([NAN, 1.0, 0.0])},
+            smnn.ArgumentError,
+            "where the highest order is a spare one, leave normalized out",
+        ),
         ({"normalized": True, "coefficients": "given"}, smnn.ArgumentError, "are for coefficients that are"),
         ({"n_features": 0}, smnn.ArgumentError, "learned per sample: give n_features"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,6 +166,16 @@ def test_factorize_refuses_a_left_hand_side_that_wants_a_gradient(make: Any) -> 
     c, _, _, s = make(T=5, grad=True)
     with pytest.raises(smnn.ArgumentError, match=r"coefficients requires a gradient.*coefficients\.detach"):
         st.factorize(c, s, n_initial_steps=1, n_initial_orders=2)
+
+
+def test_factorization_is_copied_and_pickled_by_eliminating_again(make: Any, tmp_path: Path) -> None:
+    c, b, u, s = make(T=5)
+    scheme = smnn.Scheme.from_matrices(*smnn.TAYLOR.matrices(c.shape[-1]))
+    f = st.factorize(c, s, n_initial_steps=1, n_initial_orders=2, scheme=scheme)
+    torch.save(f, tmp_path / "factorization.pt")
+    for other in (copy.deepcopy(f), torch.load(tmp_path / "factorization.pt", weights_only=False)):
+        torch.testing.assert_close(other.solve(b, u), f.solve(b, u))
+    assert repr(f).startswith("Factorization(coefficients: (5, 1, 1, 3), step_sizes: (4,), T=5")
 
 
 def test_factorization_checks_shapes(make: Any) -> None:

@@ -142,7 +142,7 @@ class System:
         given = {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
         xp = common_namespace({**arrays, **given})
 
-        _check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, K)")
+        _check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, R+1)")
         _check_rank("step_sizes", step_sizes, 1, "(..., T-1 or 1)")
         if "rhs" in right_hand_side:
             _check_rank("rhs", right_hand_side["rhs"], 2, "(..., T or 1, Q)")
@@ -307,7 +307,7 @@ def _check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
     if not 0 <= T_init <= T:
         raise ShapeError(f"initial values are given for T_init = {T_init} time points; expected 0 to T = {T}.")
     if not 0 <= R_init <= K:
-        raise ShapeError(f"initial values are given for R_init = {R_init} orders; expected 0 to K = {K}.")
+        raise ShapeError(f"initial values are given for R_init = {R_init} orders; expected 0 to R+1 = {K}.")
 
 
 def _batch(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:

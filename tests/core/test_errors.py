@@ -40,7 +40,7 @@ def arguments(**changed: Any) -> dict[str, Any]:
         ({"step_sizes": np.ones(T)}, r"step_sizes implies T = 7 time points, coefficients implies T = 6"),
         ({"initial_values": np.ones((1, V + 1, 2))}, r"initial_values must have shape \(\.\.\., 1, 2, 2\)"),
         ({"initial_values": np.ones((T + 1, V, 2))}, r"T_init = 7 time points; expected 0 to T = 6"),
-        ({"initial_values": np.ones((1, V, K + 1))}, r"R_init = 4 orders; expected 0 to K = 3"),
+        ({"initial_values": np.ones((1, V, K + 1))}, r"R_init = 4 orders; expected 0 to R\+1 = 3"),
         ({"coefficients": np.ones((T, 0, V, K))}, "must have at least one equation, variable and order"),
         (
             {"rhs": np.ones((4, T, Q)), "step_sizes": np.full((3, T - 1), 0.1)},

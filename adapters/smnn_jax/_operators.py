@@ -51,6 +51,8 @@ class Static:
     engine: str
     time_axis: str | None = None
     """The mesh axis over which time is split; n_steps is then that of a device's chunk and its halo (see `_time`)."""
+    wanted: tuple[int, ...] = ()
+    """Of which operands the adjoint gives the gradients."""
 
     def encode(self, operator: str, K: int) -> str:
         """As text, for a custom call: the same in every process, since compiled programs outlive processes."""
@@ -58,7 +60,7 @@ class Static:
         return json.dumps(
             [
                 operator,
-                [self.n_steps, self.n_initial_steps, self.n_initial_orders, self.engine],
+                [self.n_steps, self.n_initial_steps, self.n_initial_orders, self.engine, self.wanted],
                 [self.scheme.name, self.scheme.citation, F.tolist(), G.tolist()],
             ]
         )
@@ -67,13 +69,15 @@ class Static:
     @cache
     def decode(text: bytes) -> tuple[str, Static]:
         """The operator's name and the static part that `encode` wrote."""
-        operator, (T, T_init, R_init, engine), (name, citation, F, G) = json.loads(text)
+        operator, (T, T_init, R_init, engine, wanted), (name, citation, F, G) = json.loads(text)
         F, G = np.asarray(F), np.asarray(G)
         for known in (TAYLOR, HERMITE):
             if all(np.array_equal(a, b) for a, b in zip(known.matrices(F.shape[1]), (F, G), strict=True)):
-                return operator, Static(T, T_init, R_init, known, engine)
-        scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
-        return operator, Static(T, T_init, R_init, scheme, engine)
+                scheme = known
+                break
+        else:
+            scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
+        return operator, Static(T, T_init, R_init, scheme, engine, wanted=tuple(wanted))
 
     def system(self, c: Array, s: Array, *weights: Array) -> System:
         """W A from its arrays, which were checked before."""
@@ -97,7 +101,7 @@ def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> lis
     cores = CORE_AXES[operator]
     batch = batch_shape(shapes, cores)
     if operator == "adjoint":
-        return [(*batch, *shape[len(batch) :]) for shape in shapes[: len(PROBLEM_AXES)]]
+        return [(*batch, *shapes[i][len(batch) :]) for i in static.wanted]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -131,7 +135,10 @@ def augmented(static: Static, operands: Sequence[Array]) -> list[Array]:
 
 
 def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The gradients of L with respect to c, s, weights, b, u, with all batch axes in full; operands these, y, dL/dy."""
+    """The gradients that are wanted of those with respect to c, s, weights, b, u; operands these, y, dL/dy.
+
+    All batch axes of a gradient are in full: what an operand shares is still to be summed.
+    """
     system = static.system(*operands[:5])
     factor = select(static.engine, system).factorize(system)
     batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
@@ -142,13 +149,9 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
     b, u, y, g = operands[5:]
     gradients = fused_adjoint(Problem(system, b, u, batch), factor, y, g)
     w = gradients.weights
-    return [
-        gradients.coefficients,
-        gradients.step_sizes,
-        *(w.equation, w.initial, w.smoothness),
-        gradients.rhs,
-        gradients.initial_values,
-    ]
+    of_lhs = gradients.coefficients, gradients.step_sizes, w.equation, w.initial, w.smoothness
+    everything = *of_lhs, gradients.rhs, gradients.initial_values
+    return [everything[i] for i in static.wanted]
 
 
 def _all_zero(*arrays: Array) -> bool:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -99,8 +99,8 @@ def _batch(operands: Sequence[Array], moving: tuple[str, ...]) -> tuple[int, ...
 
 def _pull(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
     """The gradients of those moving, each with all batch axes in full; operands the inputs, y, and g = dL/dy."""
-    gradients = Inputs(*call("adjoint", static, *operands))
-    return [getattr(gradients, k) for k in moving]
+    wanted = tuple(Inputs._fields.index(k) for k in moving)
+    return call("adjoint", replace(static, wanted=wanted), *operands)
 
 
 def _pull_by_transposition(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:

@@ -55,9 +55,10 @@ def test_a_buffer_is_six_words():
     ids=["taylor", "hermite", "custom"],
 )
 def test_the_static_part_survives_as_text(scheme):
-    static = Static(7, 2, 1, scheme, "auto")
+    static = Static(7, 2, 1, scheme, "auto", wanted=(5, 0))
     operator, decoded = Static.decode(static.encode("augmented", 3).encode())
     assert (operator, decoded.n_steps, decoded.n_initial_steps, decoded.n_initial_orders) == ("augmented", 7, 2, 1)
+    assert decoded.wanted == (5, 0)
     for ours, theirs in zip(decoded.scheme.matrices(3), scheme.matrices(3), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert decoded.scheme.name == ("taylor" if scheme.name == "mine" else scheme.name)  # the same matrices

@@ -94,7 +94,7 @@ def test_first_derivatives_agree_in_all_modes(small):
 
 @pytest.mark.parametrize("moving", [{"rhs"}, set(NAMES)], ids=["rhs", "all"])
 def test_reverse_mode_is_one_call(small, moving):
-    """Besides that of the solution; the derivative of what is not asked for costs no operations of XLA."""
+    """Besides that of the solution; and of what is not asked for there is no result."""
 
     def f(moved):
         return loss(small | moved)
@@ -102,6 +102,8 @@ def test_reverse_mode_is_one_call(small, moving):
     text = jax.jit(jax.grad(f)).lower({k: small[k] for k in moving}).compile().as_text()
     operators = re.findall(r"static = \"\[\W+22(\w+)\W+22,", text)
     assert sorted(operators) == ["adjoint", "least_squares"]
+    (wanted,) = re.findall(r"22adjoint\W+22, \[.*?, \[([\d, ]+)\]", text)
+    assert len(wanted.split(",")) == len(moving)
     assert "while" not in text
 
 

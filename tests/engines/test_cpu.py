@@ -315,3 +315,39 @@ def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
         cpu.solve_problem(random_problem(rng, (1000,), 20, 1, 3, 1))
         factor.normal_solve(rng.uniform(-1, 1, kept.shape))
     np.testing.assert_array_equal(part, kept[5:, :, 0])
+
+
+LARGE_FACTOR = 32 << 20
+"""From this size on, in bytes, the factor is written past the caches."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_factor_too_large_for_the_caches(dtype: str) -> None:
+    """The same as that of each half of the batch, which is not."""
+    rng = np.random.default_rng(5)
+    problem = random_problem(rng, (96,), 6000 if dtype == "float32" else 3000, 1, 3, 1, T_init=2, dtype=dtype)
+    y, factor = cpu.solve_problem(problem)
+    assert factor.nbytes > LARGE_FACTOR
+    g = rng.uniform(-1, 1, y.shape).astype(dtype)
+    gradients = named(factor.adjoint(problem, y, g))
+    for half in (slice(0, 48), slice(48, 96)):
+        system = problem.system
+        part = Problem.build(
+            system.coefficients[half], problem.rhs[half], problem.initial_values[half], system.step_sizes[half]
+        )
+        y_part, factor_part = cpu.solve_problem(part)
+        assert factor_part.nbytes < LARGE_FACTOR
+        np.testing.assert_array_equal(y_part, y[half])
+        for name, x in named(factor_part.adjoint(part, y_part, g[half])).items():
+            if not name.startswith("weights"):
+                np.testing.assert_array_equal(x, gradients[name][half], err_msg=name)
+
+
+def test_a_factor_of_chunks_too_large_for_the_caches() -> None:
+    """Observations at all times keep a trajectory of many points well-conditioned."""
+    T = 200_001
+    problem = random_problem(np.random.default_rng(6), (), T, 1, 3, 1, T_init=T)
+    y, factor = cpu.solve_problem(problem)
+    assert factor.nbytes > LARGE_FACTOR
+    expected = array_api.factorize(problem.system).solve(problem.rows)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())

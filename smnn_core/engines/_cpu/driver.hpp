@@ -47,9 +47,11 @@ struct Driver {
     RowStager<P> stager;
     F* factor;
     P *z, *carried, *saved, *workspace;
+    P* block = nullptr;     // of the factor, before it is streamed to memory
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n}.entries(); }
+    static bool streams(const Job& job) { return job.streams && can_stream<P> && !shared; }
     static int longest(const Job& job) { return job.T / job.C + (job.T % job.C > 0); }
 
     static Sizes sizes(const Job& job, int phases) {
@@ -57,6 +59,7 @@ struct Driver {
         Index packs = RowStager<P>::memory(job, points) + 2 * carried_entries(job) + workspace_packs(job);
         if (!job.factor && !job.tape) packs += Index(longest(job)) * factor_entries(job);
         if (!job.z) packs += Index(longest(job)) * n;
+        if (streams(job)) packs += Index(points) * factor_entries(job);
         packs += 8 * n;
         if (phases & CONTRACT) {
             packs += Index(2 * points + 1) * n + 14 * n + contract_workspace(n, job.K, job.Q) +
@@ -99,6 +102,7 @@ struct Driver {
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries(job) : take(carried_entries(job));
         saved = take(carried_entries(job));
         workspace = take(workspace_packs(job));
+        if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
     P* take(Index packs) {
@@ -138,9 +142,13 @@ struct Driver {
             const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
             const int before = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
-            P* f = t0 > 0 ? factor_at(before) : factor_at(0) - factor_entries(job);
+            const Index skip = t0 > 0 ? 0 : factor_entries(job);
+            P* f = (block ? block : factor_at(before)) - skip;
             P* fz = t0 > 0 ? z_at(before) : z_at(0) - job.n;
             sweep<P, Size, Chunked, Rhs>(size, constants, rows, t0, t1, carried, workspace, f, fz);
+            if constexpr (can_stream<P>) {
+                if (block) stream(factor_at(before), block, Index(t1 - t0) * factor_entries(job) - skip);
+            }
             if (partial) keep_where_shorter(t0, carried, saved, carried_entries(job));
             if (!Chunked && t1 == group.longest) {
                 finish<P, Size, Rhs>(size, constants, rows, t1 - 1, carried, workspace, factor_at(t1 - 1), z_at(t1 - 1));

@@ -10,6 +10,8 @@ namespace {
 // A factor of a group of lanes up to this size stays in the second level of cache: the adjoint eliminates again rather than
 // reading it back from memory.
 constexpr size_t CACHED_BYTES = size_t(400) << 10;
+// A factor from this size on is written past the caches.
+constexpr size_t STREAMED_BYTES = size_t(32) << 20;
 
 // The buffers of one call, beyond those of the factor.
 struct Work {
@@ -62,6 +64,7 @@ std::shared_ptr<Factor> make_factor(Call& call) {
     factor->C = call.job.C;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
+    call.job.streams = bytes > STREAMED_BYTES;
     if (call.chunked()) {
         const size_t reduced = size_t(call.job.batch) * size_t(call.job.C * 2 * call.job.n * call.job.n) * call.item();
         factor->reduced = Buffer(reduced);

@@ -49,6 +49,7 @@ struct Job {
     Index groups;            // of as many lanes as a pack has
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
+    bool streams;            // the factor is too large for the caches
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
     // the type of the arrays

@@ -272,6 +272,21 @@ def adjoint(problem: Problem, factor: Factor, y: Array, g: Array) -> Gradients:
     return _gradient.solve_pullback(problem, y, factor.normal_solve(g), g)
 
 
+def adjoint_without_factor(
+    problem: Problem, y: Array, g: Array, *, engine: str = "auto", eliminated: System | None = None
+) -> Gradients:
+    """`adjoint` where no factor was kept.
+
+    Args:
+        eliminated: the system before it was broadcast to the batch of the problem, if it was.
+    """
+    system = problem.system if eliminated is None else eliminated
+    chosen = select(engine, system)
+    if hasattr(chosen, "adjoint"):
+        return chosen.adjoint(problem, y, g)
+    return adjoint(problem, chosen.factorize(system), y, g)
+
+
 def raise_if_singular(system: System, factor: Factor, check: bool) -> None:
     """Raises for undetermined time points, where looking costs nothing or was asked for."""
     flags = factor.undetermined

@@ -18,7 +18,7 @@ import numpy as np
 from smnn_core._arrays import device_of
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, Scheme
-from smnn_core._solve import adjoint as fused_adjoint
+from smnn_core._solve import adjoint_without_factor
 from smnn_core.engines import select
 
 Array = Any
@@ -139,15 +139,14 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
 
     All batch axes of a gradient are in full: what an operand shares is still to be summed.
     """
-    system = static.system(*operands[:5])
-    factor = select(static.engine, system).factorize(system)
+    given = system = static.system(*operands[:5])
     batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
     n = len(batch)
     if any(x.shape[:n] != batch for x in operands):
-        operands = [system.xp.broadcast_to(x, (*batch, *x.shape[n:])) for x in operands]
+        operands = [given.xp.broadcast_to(x, (*batch, *x.shape[n:])) for x in operands]
         system = static.system(*operands[:5])
     b, u, y, g = operands[5:]
-    gradients = fused_adjoint(Problem(system, b, u, batch), factor, y, g)
+    gradients = adjoint_without_factor(Problem(system, b, u, batch), y, g, engine=static.engine, eliminated=given)
     w = gradients.weights
     of_lhs = gradients.coefficients, gradients.step_sizes, w.equation, w.initial, w.smoothness
     everything = *of_lhs, gradients.rhs, gradients.initial_values

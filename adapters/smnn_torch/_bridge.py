@@ -20,7 +20,7 @@ from smnn_core import Scheme
 from smnn_core._arrays import Shape, broadcast_shapes
 from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._solve import adjoint as core_adjoint
-from smnn_core._solve import raise_if_singular, solve_problem
+from smnn_core._solve import adjoint_without_factor, raise_if_singular, solve_problem
 from smnn_core.engines import array_api, select
 from smnn_core.engines._contract import Factor
 
@@ -161,6 +161,10 @@ def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
 
 def adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
     """The gradients with respect to all inputs of y = least_squares(...), in one go; in the arrays of the engine."""
+    if keep.kept is None and how.recompute:
+        new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
+        with _calls_on(new.system):
+            return adjoint_without_factor(new, _like(new.system, y), _like(new.system, g), engine=how.engine)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     if problem is None:
         problem = Problem(system, _like(system, b), _like(system, u), tuple(y.shape[:-3]))

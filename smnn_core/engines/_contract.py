@@ -34,8 +34,9 @@ class Engine(Protocol):
     """A way to eliminate.
 
     An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep,
-    `normal_solve(system, g)`, the same for M^-1 g without the factor, and its factors `adjoint(problem, y, g) ->
-    Gradients`, normal solve and contraction; where they are missing the core composes them.
+    `normal_solve(system, g)`, the same for M^-1 g without the factor, its factors `adjoint(problem, y, g) ->
+    Gradients`, normal solve and contraction, and itself the same for where no factor is at hand; where they are missing
+    the core composes them.
     """
 
     name: str

@@ -198,6 +198,12 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
 
 
+def adjoint(problem: Problem, y: Array, g: Array) -> Gradients:
+    """All gradients from dL/dy = g, where no factor was kept, in one sweep and back."""
+    call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g)
+
+
 def _undetermined(system: System) -> np.ndarray:
     """Which points are undetermined, (*system.batch, T): eliminates again, as only a failure asks for this."""
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)

@@ -101,13 +101,14 @@ def check_against_oracle(problem: Problem) -> None:
     assert_near(factor.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve")
     assert_near(cpu.normal_solve(system, g), x, 20 * eps * cond * size_x, "normal solve without a factor")
     assert_near(cpu.factorize(system).solve(problem.rows), y, 20 * eps * (root * size_y + cond * residual), "solve")
-    gradients = factor.adjoint(problem, found, g)
-    for name, value in named(gradients).items():
+    gradients, without_factor = named(factor.adjoint(problem, found, g)), named(cpu.adjoint(problem, found, g))
+    for name, value in gradients.items():
         repeats = g.size / max(value.size, 1)  # terms of the sum over broadcast axes
         tolerance = (
             20 * eps * cond * (1 + size_x) * (1 + size_y) * repeats * (1 + np.abs(expected[name]).max(initial=0))
         )
         assert_near(value, expected[name], tolerance, name)
+        assert_near(without_factor[name], expected[name], tolerance, f"{name} without a factor")
 
 
 @given(problems(), st.sampled_from(["float64", "float32"]))

@@ -17,8 +17,7 @@ any mode; it asks for the solution with a general right-hand side (f, h) only:
     x = argmin_x |W A x - f|^2 - M^-1 h,    ρ = f - W A x,    M = A^T W^2 A.
 
 Forward tangents are least-squares problems solved by orthogonal elimination like y itself, never by the normal
-equations; Source: Björck, Numerical Methods for Least Squares
-Problems, SIAM 1996, section 1.4.4 (augmented system).
+equations. Source: Björck, Numerical Methods for Least Squares Problems, SIAM 1996, section 1.4.4 (augmented system).
 
 The transpose, dL/dy to the gradients of all inputs, is one operator of the engines, fused. So the map and its transpose
 are primitives: each other's transposes, carried out by what is fastest, differentiated again by way of (*).
@@ -198,6 +197,7 @@ def _unweighted(system: System, f: Rows) -> Rows:
 
 
 def system_of(static: Static, inputs: Inputs) -> System:
+    """W A."""
     return static.system(*inputs[: len(SYSTEM_AXES)])
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PATH = Path(__file__).parents[2] / "tools" / "gpu_check.py"
@@ -82,3 +83,10 @@ def test_traffic_counts_every_array_as_often_as_it_is_moved(gpu_check) -> None:
     assert gpu_check.traffic(0, 1, 0, 0) == 3  # y written and read, g read
     assert gpu_check.traffic(0, 0, 1, 0) == 4  # written once, read three times
     assert gpu_check.traffic(0, 0, 0, 1) == 4  # z and w, each written and read
+
+
+def test_the_other_layout_holds_the_same_numbers(gpu_check) -> None:
+    x = np.arange(24.0).reshape(4, 3, 2)
+    y = gpu_check.batch_last(x)
+    np.testing.assert_array_equal(y, x)
+    assert y.strides == (8, 64, 32)

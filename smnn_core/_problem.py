@@ -133,10 +133,7 @@ class System:
             raise TypeError(
                 f"scheme must be a Scheme (TAYLOR, HERMITE or Scheme.from_matrices(F, G)), got {type(scheme).__name__}."
             )
-        if not isinstance(weights, Weights):
-            raise TypeError(
-                f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
-            )
+        check_weights(weights)
         right_hand_side = dict(right_hand_side or {})
         arrays = {"coefficients": coefficients, "step_sizes": step_sizes, **right_hand_side}
         given = {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
@@ -255,6 +252,17 @@ class Problem:
             }
         )
         return Problem(system, rhs, initial_values, batch)
+
+
+def check_weights(weights: Any) -> None:
+    """
+    Raises:
+        TypeError: if they are something else.
+    """
+    if not isinstance(weights, Weights):
+        raise TypeError(
+            f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
+        )
 
 
 def _show(x: Array) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smnn_core import TAYLOR, ArgumentError, NamespaceError, Scheme, Weights
-from smnn_core._problem import Problem
+from smnn_core._problem import Problem, check_weights
 from smnn_core._solve import check_states
 
 from . import _ops as ops
@@ -160,17 +160,6 @@ class Factorization:
             return ops.call("normal_solve", self._how, self._lhs, g)
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
-
-
-def check_weights(weights: Weights) -> None:
-    """
-    Raises:
-        TypeError: if they are something else.
-    """
-    if not isinstance(weights, Weights):
-        raise TypeError(
-            f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
-        )
 
 
 def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> list[Any]:

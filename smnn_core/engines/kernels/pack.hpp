@@ -219,6 +219,7 @@ constexpr bool can_stream<Pack<T, N, U>> = true;
 template <class T, int N, int U>
 SMNN_INLINE void stream(Pack<T, N, U>* to, const Pack<T, N, U>* from, Index count) {
     using V = typename Vector<T, N>::type;
+    static_assert(sizeof(V) == 64 || sizeof(V) == 32, "vectors that can be streamed");
     const V* x = from->v;
     V* y = to->v;
     for (Index i = 0; i < count * U; ++i) {

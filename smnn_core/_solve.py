@@ -253,11 +253,13 @@ def dense_system(
     return xp.permute_dims(A, (*range(1, A.ndim), 0)), d
 
 
-def solve_problem(problem: Problem, *, engine: str = "auto", check: bool = False) -> tuple[Array, Factor]:
-    """The solution of a checked problem and the factor that the adjoint needs."""
+def solve_problem(
+    problem: Problem, *, engine: str = "auto", check: bool = False, lean: bool = False
+) -> tuple[Array, Factor]:
+    """The solution of a checked problem and the factor that its adjoint needs; `lean` as in `engines._contract`."""
     chosen = select(engine, problem.system)
     if hasattr(chosen, "solve_problem"):
-        y, factor = chosen.solve_problem(problem)
+        y, factor = chosen.solve_problem(problem, lean=lean)
     else:
         factor = chosen.factorize(problem.system)
         y = factor.solve(problem.rows)
@@ -273,17 +275,24 @@ def adjoint(problem: Problem, factor: Factor, y: Array, g: Array) -> Gradients:
 
 
 def adjoint_without_factor(
-    problem: Problem, y: Array, g: Array, *, engine: str = "auto", eliminated: System | None = None
+    problem: Problem,
+    y: Array,
+    g: Array,
+    *,
+    engine: str = "auto",
+    eliminated: System | None = None,
+    lean: bool = False,
 ) -> Gradients:
     """`adjoint` where no factor was kept.
 
     Args:
         eliminated: the system before it was broadcast to the batch of the problem, if it was.
+        lean: see `engines._contract.Engine`.
     """
     system = problem.system if eliminated is None else eliminated
     chosen = select(engine, system)
     if hasattr(chosen, "adjoint"):
-        return chosen.adjoint(problem, y, g)
+        return chosen.adjoint(problem, y, g, lean=lean)
     return adjoint(problem, chosen.factorize(system), y, g)
 
 

@@ -56,6 +56,9 @@ class Statement(NamedTuple):
     engine: str = "auto"
     check: bool = False
     recompute: bool = False
+    """nothing is kept for derivatives"""
+    lean: bool = False
+    """as little memory as the engine can do with"""
 
 
 class Kept(NamedTuple):
@@ -90,7 +93,7 @@ def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: 
     if keep.kept is None and σ is None:
         problem = _problem(how, lhs, b, u)
         with _calls_on(problem.system):
-            y, factor = solve_problem(problem, engine=how.engine, check=how.check)
+            y, factor = solve_problem(problem, engine=how.engine, check=how.check, lean=how.lean)
         if not how.recompute:
             keep.kept = Kept(problem.system, factor, problem, y)
         return tensor(y)
@@ -164,7 +167,8 @@ def adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor
     if keep.kept is None and how.recompute:
         new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
         with _calls_on(new.system):
-            return adjoint_without_factor(new, _like(new.system, y), _like(new.system, g), engine=how.engine)
+            y_, g_ = _like(new.system, y), _like(new.system, g)
+            return adjoint_without_factor(new, y_, g_, engine=how.engine, lean=how.lean)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     if problem is None:
         problem = Problem(system, _like(system, b), _like(system, u), tuple(y.shape[:-3]))

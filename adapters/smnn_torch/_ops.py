@@ -31,14 +31,14 @@ __all__ = ["adjoint", "call", "differentiate", "is_legacy_batched", "is_plain", 
 LHS = "Tensor coefficients, Tensor step_sizes, Tensor w_equation, Tensor w_initial, Tensor w_smoothness"
 HOW = (
     "SymInt? n_steps, SymInt n_initial_steps, SymInt n_initial_orders, "
-    "str scheme, float[] F, float[] G, str engine, bool check"
+    "str scheme, float[] F, float[] G, str engine, bool check, bool lean"
 )
 SCHEMAS = {
     "least_squares": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor? smoothness, {HOW}) -> Tensor",
     "normal_solve": f"({LHS}, Tensor g, {HOW}) -> Tensor",
     "adjoint": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor y, Tensor g, {HOW}) -> Tensor[]",
 }
-N_HOW, N_LHS = 8, 5
+N_HOW, N_LHS = 9, 5
 BUILT_IN = {scheme.name: scheme for scheme in (TAYLOR, HERMITE)}
 LIBRARY = torch.library.Library("smnn", "DEF")
 
@@ -67,7 +67,9 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
     c, s, *w = lhs
     w = [x if isinstance(x, Tensor) else torch.full((), x, dtype=c.dtype, device=c.device) for x in w]
     sizes = how.n_steps, how.n_initial_steps, how.n_initial_orders
-    return getattr(torch.ops.smnn, name)(c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check)
+    return getattr(torch.ops.smnn, name)(
+        c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check, how.lean
+    )
 
 
 def is_plain(values: Sequence[Any]) -> bool:
@@ -99,9 +101,9 @@ def differentiate(name: str, function: Callable[..., Any]) -> None:
 def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Tensor], Sequence[Any]]:
     """The arguments of an op as those of an operator."""
     lhs, rest = args[:N_LHS], args[N_LHS:-N_HOW]
-    n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check = args[-N_HOW:]
+    n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check, lean = args[-N_HOW:]
     scheme = BUILT_IN[name] if name in BUILT_IN else _scheme(name, int(lhs[0].shape[-1]), tuple(F), tuple(G))
-    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check), lhs, rest
+    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, lean=lean), lhs, rest
 
 
 def _encode(scheme: Scheme, c: Tensor) -> tuple[str, list[float], list[float]]:

@@ -52,8 +52,9 @@ def solve_ode(
         weights: numbers or tensors that broadcast against the rows; zero removes a row.
         engine: "auto", or the name of one of the engines that `smnn_core.show_config` lists.
         check: raise on singular systems also where looking means waiting for a device.
-        recompute: free the factor after the forward pass and factor again in the backward pass: less memory, for long
-            sequences. Compiled functions always do this.
+        recompute: keep nothing of the factor and eliminate again where it is wanted: a third of the memory for long
+            sequences, in up to twice the time. Compiled functions never keep it from one pass to the next; with this,
+            not within a pass either.
 
     Returns:
         y, (..., T, V, R+1), in the dtype and on the device of the inputs.
@@ -66,7 +67,7 @@ def solve_ode(
     c, s, b, u, *w = _checked(tensors, weights)
     lhs = c, s, *w
     T_init, R_init = (u.shape[-3], u.shape[-1]) if u.ndim >= 3 else (0, 0)
-    how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute)
+    how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute, lean=recompute)
     if torch.compiler.is_compiling():
         return ops.call("least_squares", how, lhs, b, u, None)
     return least_squares(how, Keep(), *lhs, b, u, None)

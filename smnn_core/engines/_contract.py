@@ -33,10 +33,11 @@ class Factor(Protocol):
 class Engine(Protocol):
     """A way to eliminate.
 
-    An engine may offer `solve_problem(problem) -> (y, Factor)`, factor and solution in one sweep,
+    An engine may offer `solve_problem(problem, lean=False) -> (y, Factor)`, factor and solution in one sweep,
     `normal_solve(system, g)`, the same for M^-1 g without the factor, its factors `adjoint(problem, y, g) ->
-    Gradients`, normal solve and contraction, and itself the same for where no factor is at hand; where they are missing
-    the core composes them.
+    Gradients`, normal solve and contraction, and itself `adjoint(problem, y, g, lean=False)`, the same where no factor
+    is at hand; where they are missing the core composes them. `lean` asks for as little memory as the engine can do
+    with, at the price of time.
     """
 
     name: str
@@ -55,4 +56,4 @@ class Engine(Protocol):
 class FusedEngine(Engine, Protocol):
     """An engine that factors and solves in one sweep."""
 
-    def solve_problem(self, problem: Problem) -> tuple[Array, Factor]: ...
+    def solve_problem(self, problem: Problem, *, lean: bool = False) -> tuple[Array, Factor]: ...

@@ -119,7 +119,7 @@ class CpuFactor:
     system: System
     call: _Call
     kept: Any
-    """`_kernels.Factor` of one batch shape, or None where eliminating again is cheaper"""
+    """`_kernels.Factor` of one batch shape, whole or in part; or None"""
     undetermined: np.ndarray | None
     problem: Problem | None = None
     """that `call` was laid out for, None where it was laid out for the system alone"""
@@ -155,12 +155,12 @@ class CpuFactor:
         _kernels.normal_solve(*call.head(batch, call.inputs, _cell()), self.kept, _addressable(g), x)
         return self._masked(x)
 
-    def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
+    def adjoint(self, problem: Problem, y: Array, g: Array, *, lean: bool = False) -> Gradients:
         """Normal solve, and contraction into all gradients."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
         gradients = tuple([_empty(x.shape, y.dtype) for x in call.inputs])
         head = call.head(problem.batch, call.inputs, _cell())
-        _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients)
+        _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients, lean)
         c, b, w_equation, s, w_smoothness, u, w_initial = gradients
         return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
 
@@ -179,12 +179,14 @@ def factorize(system: System) -> CpuFactor:
     return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
 
 
-def solve_problem(problem: Problem) -> tuple[np.ndarray, CpuFactor]:
-    """The solution and the factor, in one sweep."""
+def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, CpuFactor]:
+    """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below six
+    times that of inputs that vary with batch and time, or nothing (`lean`). What is not kept is eliminated again.
+    """
     system = problem.system
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
-    kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y)
+    kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y, lean)
     factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
     return factor._masked(y), factor
 
@@ -198,10 +200,10 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
 
 
-def adjoint(problem: Problem, y: Array, g: Array) -> Gradients:
-    """All gradients from dL/dy = g, where no factor was kept, in one sweep and back."""
+def adjoint(problem: Problem, y: Array, g: Array, *, lean: bool = False) -> Gradients:
+    """All gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
     call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g)
+    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, lean=lean)
 
 
 def _undetermined(system: System) -> np.ndarray:

@@ -150,8 +150,9 @@ def factorize(system: System) -> CudaFactor:
         return CudaFactor(device, host.factorize(device, system))
 
 
-def solve_problem(problem: Problem) -> tuple[Array, CudaFactor]:
-    """The solution and the factor, in one sweep."""
+def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, CudaFactor]:
+    """The solution and the factor, in one sweep. `lean` changes nothing: the factor lives as long as its object."""
+    del lean
     device = _device(problem.system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
         y, factor = host.solve_problem(device, problem)

@@ -1,13 +1,16 @@
 // The compiled engine without Python, to be run under sanitizers (`make sanitize`): solutions against a dense least-squares
 // solve in extended precision, normal solves by symmetry, gradients against differences. Exits with 1 on a failure.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "../../smnn_core/engines/_cpu/engine.hpp"
+#include "../../smnn_core/engines/_cpu/threads.hpp"
 
 using smnn::Arrays;
 using smnn::Index;
@@ -117,10 +120,10 @@ struct Flag {
     }
 };
 
-std::vector<double> solve(Case& c) {
+std::vector<double> solve(Case& c, bool lean = false) {
     std::vector<double> y(c.unknowns());
     Flag flag;
-    smnn::solve(c.shape, c.scheme, c.arrays(), flag.view, y.data());
+    smnn::solve(c.shape, c.scheme, c.arrays(), flag.view, y.data(), lean);
     return y;
 }
 
@@ -200,7 +203,7 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     }
     Flag flag;
     Arrays arrays = c.arrays();
-    const smnn::Solved kept = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr);
+    const smnn::Solved kept = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr, false);
     arrays[smnn::G] = contiguous(g, c.y_shape());
     smnn::normal_solve(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), x.data());
     arrays[smnn::G] = contiguous(h, c.y_shape());
@@ -218,7 +221,7 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     std::vector<double> y_copy = y;
     arrays[smnn::Y] = contiguous(y_copy, c.y_shape());
     arrays[smnn::G] = contiguous(g, c.y_shape());
-    smnn::adjoint(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), gradients);
+    smnn::adjoint(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), gradients, false);
     for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
         Case plus = c, minus = c;
         double along = 0;
@@ -240,9 +243,63 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     }
 }
 
+// Long systems, observed at all times: the same whether the factor is kept whole, in part, or not at all.
+void check_segments(const Shape& shape, unsigned seed) {
+    Case c(shape, false, seed);
+    std::vector<double> y(c.unknowns()), g(c.unknowns());
+    Flag flag;
+    Arrays arrays = c.arrays();
+    const smnn::Solved part = smnn::solve(c.shape, c.scheme, arrays, flag.view, y.data(), false);
+    const smnn::Solved whole = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr, false);
+    const std::vector<double> lean = solve(c, true);
+    for (size_t i = 0; i < y.size(); ++i) expect_near(lean[i], y[i], 1e-10, "lean solution", shape);
+
+    std::mt19937 random(seed + 1);
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    for (double& x : g) x = uniform(random);
+    arrays[smnn::Y] = contiguous(y, c.y_shape());
+    arrays[smnn::G] = contiguous(g, c.y_shape());
+    const auto adjoint = [&](const smnn::Factor* factor, bool is_lean) {
+        Arrays gradients;
+        std::vector<std::vector<double>> values(smnn::SMOOTHNESS_RHS);
+        for (size_t f = 0; f < values.size(); ++f) {
+            values[f].resize(c.data[f].size() + 1);
+            gradients[f] = contiguous(values[f], c.sizes[f]);
+        }
+        smnn::adjoint(c.shape, c.scheme, arrays, flag.view, factor, gradients, is_lean);
+        return values;
+    };
+    const auto expected = adjoint(whole.factor.get(), false);
+    for (const auto& found : {adjoint(part.factor.get(), false), adjoint(nullptr, false), adjoint(nullptr, true)}) {
+        for (size_t f = 0; f < expected.size(); ++f) {
+            double size = 1;
+            for (double x : expected[f]) size = std::max(size, std::abs(x));
+            for (size_t i = 0; i + 1 < expected[f].size(); ++i) {
+                expect_near(found[f][i], expected[f][i], 1e-9 * size, "gradient by segments", shape);
+            }
+        }
+    }
+}
+
+void check_errors_of_threads() {
+    bool caught = false;
+    try {
+        smnn::parallel_for(8, 2, [](Index i) {
+            if (i == 3) throw std::bad_alloc();
+        });
+    } catch (const std::bad_alloc&) {
+        caught = true;
+    }
+    if (!caught) {
+        std::printf("the error of a thread was lost\n");
+        ++failures;
+    }
+}
+
 }  // namespace
 
 int main() {
+    check_errors_of_threads();
     unsigned seed = 0;
     for (bool extra : {false, true}) {
         for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}}) {
@@ -254,6 +311,10 @@ int main() {
             }
         }
     }
+    check_segments({6007, 1, 3, 1, 6007, 3, true, {}}, ++seed);     // in chunks, kept in part
+    check_segments({700, 1, 3, 1, 700, 3, true, {20}}, ++seed);     // kept whole
+    check_segments({8000, 1, 3, 1, 8000, 3, true, {40}}, ++seed);   // and, with wide vectors, written past the caches
+    check_segments({900, 1, 5, 1, 900, 5, true, {20}}, ++seed);     // kept in part
     const Shape none{7, 1, 3, 1, 1, 3, true, {0}};
     check(none, false, ++seed);
     std::printf(failures ? "%d failures\n" : "all kernel tests passed\n", failures);

@@ -168,7 +168,7 @@ def test_opcheck(make: Any, name: str, batch: tuple[int, ...]) -> None:
     y = st.solve_ode(c, b, u, s).detach().requires_grad_()
     g = torch.randn_like(y).requires_grad_()
     rest = {"least_squares": (b, u, None), "normal_solve": (g,), "adjoint": (b, u, y, g)}[name]
-    how = None, 1, 2, "taylor", [], [], "auto", False
+    how = None, 1, 2, "taylor", [], [], "auto", False, False
     torch.library.opcheck(getattr(torch.ops.smnn, name).default, (c, s, *weights, *rest, *how))
 
 
@@ -178,7 +178,8 @@ def test_ops_have_every_derivative(make: Any) -> None:
     one = torch.ones((), dtype=torch.float64)
 
     def op(c: Tensor) -> Tensor:
-        y = torch.ops.smnn.least_squares(c, s, one, one, one, b, u, None, None, 1, 1, "taylor", [], [], "auto", False)
+        how = None, 1, 1, "taylor", [], [], "auto", False, False
+        y = torch.ops.smnn.least_squares(c, s, one, one, one, b, u, None, *how)
         return y.tanh().sum()
 
     def ours(c: Tensor) -> Tensor:

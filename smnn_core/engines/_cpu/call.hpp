@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "buffers.hpp"
 #include "engine.hpp"
 #include "levels.hpp"
 #include "threads.hpp"
@@ -19,6 +20,9 @@ namespace {
 // fewest points of a chunk. Measured, n = 3 and 9.
 constexpr double CHUNKED_COST = 2.2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
+
+// A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
+constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
 // Below this many steps of packs, times n^2, threads cost more than they bring.
 constexpr double WORTH_THREADS = 2500;
@@ -162,7 +166,11 @@ class Call {
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
-        parallel_for(job.tasks, threads, [&](Index task) { kernels.run(job, phases, task, thread_scratch(scratch)); });
+        parallel_for(job.tasks, threads, [&](Index task) {
+            if (scratch <= THREAD_SCRATCH) return kernels.run(job, phases, task, thread_scratch(scratch));
+            const Buffer room(scratch);
+            kernels.run(job, phases, task, room.data());
+        });
     }
     void reduce(bool normal) {
         const size_t scratch = size_t(5 * job.n * job.n + 5 * job.n) * 8;

@@ -1,7 +1,10 @@
-// The phases of a task: the lanes of a group through kernels, block of points by block of points.
+// Elimination and substitution of a task: the lanes of a group through kernels, block of points by block of points.
+//
+// Lanes are divided into segments. Of the first ones the factor is not kept, but exists one segment at a time, small enough
+// for the second level of cache: the sweep leaves its state where each of them starts, and on the way back they are
+// eliminated again from there, the last one first. That is more arithmetic, and a small part of the memory.
 #pragma once
 
-#include "../kernels/contract.hpp"
 #include "../kernels/substitute.hpp"
 #include "../kernels/sweep.hpp"
 #include "gather.hpp"
@@ -41,38 +44,59 @@ struct Driver {
     const Group<P> group;
     const Index task;
     const int points;       // of a block
+    const int segment;      // points of a segment
     const int rows_;        // points of the longest lane that leave rows: all, or in a chunk all but the last
     const int common_rows;  // those that all lanes have
     P* memory;
     RowStager<P> stager;
-    F* factor;
-    P *z, *carried, *saved, *workspace;
+    F* kept;                // the factor from segment n_again on
+    P* passing;             // the factor of the segment `present`
+    int present;
+    P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
+    P *before, *left_sum;   // state of `forward`
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n}.entries(); }
     static bool streams(const Job& job) { return job.streams && can_stream<P> && !shared; }
     static int longest(const Job& job) { return job.T / job.C + (job.T % job.C > 0); }
+    static int segment_points(const Job& job) {
+        const Index all = longest(job), point = Index(sizeof(P)) * factor_entries(job);
+        if (job.tape || (!Chunked && all * point <= CACHED_BYTES)) return int(all);
+        const Index block = block_points<P>(job), by_points = (SEGMENT_POINTS + block - 1) / block;
+        const Index by_bytes = SEGMENT_BYTES / (point * block), some = block * (by_bytes > by_points ? by_bytes : by_points);
+        return int(some < all ? some : all);
+    }
+    static int n_segments(const Job& job) { return (longest(job) - 1) / segment_points(job) + 1; }
+    // Segment k has the final rows of the points before each of its own, and the last one those of the last point too.
+    static int first_row(const Job& job, int k) { return k > 0 ? k * segment_points(job) - 1 : 0; }
+    static Index points_kept(const Job& job) {
+        return job.n_again < n_segments(job) ? longest(job) - first_row(job, job.n_again) : 0;
+    }
+    static Index checkpoint_packs(const Job& job) {
+        return job.n_again > 1 ? Index(job.n_again - 1) * carried_entries(job) : 0;
+    }
 
-    static Sizes sizes(const Job& job, int phases) {
+    static Sizes sizes(const Job& job, Index contraction_packs) {
         const int points = block_points<P>(job), n = job.n;
         Index packs = RowStager<P>::memory(job, points) + 2 * carried_entries(job) + workspace_packs(job);
-        if (!job.factor && !job.tape) packs += Index(longest(job)) * factor_entries(job);
-        if (!job.z) packs += Index(longest(job)) * n;
+        if (job.n_again > 0) packs += Index(segment_points(job) + 1) * factor_entries(job) + Index(points) * n;
         if (streams(job)) packs += Index(points) * factor_entries(job);
-        packs += 8 * n;
-        if (phases & CONTRACT) {
-            packs += Index(2 * points + 1) * n + 14 * n + contract_workspace(n, job.K, job.Q) +
-                     GradientSink<P>::memory(job.Q * n, points) + 2 * GradientSink<P>::memory(job.Q, points) +
-                     2 * GradientSink<P>::memory(1, points);
-        }
+        if (!job.checkpoints) packs += checkpoint_packs(job);
+        if (!job.z) packs += Index(longest(job)) * n;
+        packs += 10 * n + contraction_packs;
         const size_t pack = sizeof(P);
         return {
             size_t(packs) * pack + 64,
-            size_t(longest(job)) * factor_entries(job) * pack,
+            size_t(points_kept(job)) * factor_entries(job) * pack,
             size_t(longest(job)) * n * pack,
+            size_t(checkpoint_packs(job)) * pack,
             size_t(CarriedLayout<true>{n}.entries()) * pack,
             size_t(2 * n) * pack,
+            n_segments(job),
+            segment_points(job),
+            longest(job),
+            factor_entries(job),
         };
     }
 
@@ -87,21 +111,25 @@ struct Driver {
           group(job_, group_),
           task(task_),
           points(block_points<P>(job_)),
+          segment(segment_points(job_)),
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
           stager(job_, group, memory, points) {
         const Index all = longest(job);
-        if constexpr (shared) {
-            factor = static_cast<F*>(job.factor);
-        } else {
-            factor = job.factor ? static_cast<P*>(job.factor) + group_ * all * factor_entries(job)
-                                : take(all * factor_entries(job));
-        }
+        kept = static_cast<F*>(job.factor);
+        if (kept && !shared) kept += group_ * points_kept(job) * factor_entries(job);
+        passing = job.n_again > 0 ? take(Index(segment + 1) * factor_entries(job)) : nullptr;
+        discarded = job.n_again > 0 ? take(Index(points) * job.n) : nullptr;
+        present = -1;
         z = job.z ? static_cast<P*>(job.z) + group_ * all * job.n : take(all * job.n);
+        checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * checkpoint_packs(job)
+                                      : take(checkpoint_packs(job));
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries(job) : take(carried_entries(job));
         saved = take(carried_entries(job));
         workspace = take(workspace_packs(job));
+        before = take(job.n);
+        left_sum = take(job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
@@ -111,7 +139,16 @@ struct Driver {
         return at;
     }
 
-    F* factor_at(int t) const { return factor + Index(t) * factor_entries(job); }
+    int last_segment() const { return (group.longest - 1) / segment; }
+    int segment_of(int t) const { return t + 1 < group.longest ? (t + 1) / segment : last_segment(); }
+    int first_row(int k) const { return first_row(job, k); }
+    // where the factor of a point of segment k lies
+    F* factor_at(int k, int t) const {
+        if constexpr (!shared) {
+            if (k < job.n_again) return passing + Index(t - first_row(k)) * factor_entries(job);
+        }
+        return kept + Index(t - first_row(job.n_again)) * factor_entries(job);
+    }
     P* z_at(int t) const { return z + Index(t) * job.n; }
 
     SchemeRows<T> scheme() const {
@@ -126,32 +163,62 @@ struct Driver {
         }
     }
 
-    // Elimination -----------------------------------------------------------------------------------------------------
+    // Elimination, and R^T w = g -------------------------------------------------------------------------------------
+
+    // All segments in their order, each through SWEEP and FORWARD where these are wanted.
+    SMNN_OUTLINE void eliminate(int phases) {
+        if (phases & FORWARD) start_forward();
+        const int last = last_segment();
+        for (int k = 0; k <= last; ++k) {
+            if (k > 0 && k < job.n_again) copy(checkpoint(k), carried);
+            if (phases & SWEEP) {
+                // (chunks are swept with a right-hand side always, of zeros where there is none: less to compile)
+                Chunked || job.has_rhs ? sweep_segment<true>(k, false) : sweep_segment<Chunked>(k, false);
+            } else if (k < job.n_again) {
+                sweep_segment<Chunked>(k, true);
+            }
+            if (phases & FORWARD) forward(k, first_row(k), k < last ? first_row(k + 1) : rows_);
+        }
+        if (phases & FORWARD) end_forward();
+    }
+
+    // The factor of a segment that is gone.
+    SMNN_OUTLINE void eliminate_again(int k) {
+        if (k > 0) copy(carried, checkpoint(k));
+        sweep_segment<Chunked>(k, true);
+    }
+
+    P* checkpoint(int k) const { return checkpoints + Index(k - 1) * carried_entries(job); }
+    void copy(P* to, const P* from) const {
+        for (int i = 0; i < carried_entries(job); ++i) to[i] = from[i];
+    }
 
     template <bool Rhs>
-    SMNN_OUTLINE void sweep_all() {
+    SMNN_OUTLINE void sweep_segment(int k, bool again) {
         const SchemeRows<T> constants = scheme();
-        for (int t0 = 0; t0 < group.longest;) {
-            int t1 = t0 + points < group.longest ? t0 + points : group.longest;
+        if (k < job.n_again) present = k;
+        const int end = k < last_segment() ? (k + 1) * segment : group.longest;
+        for (int t0 = k * segment; t0 < end;) {
+            int t1 = t0 + points < end ? t0 + points : end;
             const bool ragged = group.shortest < group.longest;
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
             const bool partial = t0 >= group.shortest;
-            if (partial) {
-                for (int i = 0; i < carried_entries(job); ++i) saved[i] = carried[i];
-            }
+            if (partial) copy(saved, carried);
             const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
-            const int before = t0 > 0 ? t0 - 1 : 0;
+            const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
             const Index skip = t0 > 0 ? 0 : factor_entries(job);
-            P* f = (block ? block : factor_at(before)) - skip;
-            P* fz = t0 > 0 ? z_at(before) : z_at(0) - job.n;
+            const bool by_stream = block && k >= job.n_again;
+            P* f = (by_stream ? block : factor_at(k, before_)) - skip;
+            P* fz = again ? discarded : t0 > 0 ? z_at(before_) : z_at(0) - job.n;
             sweep<P, Size, Chunked, Rhs>(size, constants, rows, t0, t1, carried, workspace, f, fz);
             if constexpr (can_stream<P>) {
-                if (block) stream(factor_at(before), block, Index(t1 - t0) * factor_entries(job) - skip);
+                if (by_stream) stream(factor_at(k, before_), block, Index(t1 - t0) * factor_entries(job) - skip);
             }
             if (partial) keep_where_shorter(t0, carried, saved, carried_entries(job));
             if (!Chunked && t1 == group.longest) {
-                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, carried, workspace, factor_at(t1 - 1), z_at(t1 - 1));
+                P* z_end = again ? discarded : z_at(t1 - 1);
+                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, carried, workspace, factor_at(k, t1 - 1), z_end);
             }
             t0 = t1;
         }
@@ -195,40 +262,44 @@ struct Driver {
         }
     }
 
-    // R^T w = g, w in the place of z ---------------------------------------------------------------------------------
+    void start_forward() {
+        for (int j = 0; j < job.n; ++j) before[j] = left_sum[j] = splat<P>(0);
+    }
 
-    SMNN_OUTLINE void forward() {
+    // w of the points t0 .. end-1 of segment k, in the place of z
+    SMNN_OUTLINE void forward(int k, int t0, int end) {
         const Input& in = job.in[G];
         const LanePointers<P> g(job, in, group);
-        P* before = take(job.n);
-        P* left = take(job.n);
-        P* kept = take(2 * job.n);
-        for (int j = 0; j < job.n; ++j) before[j] = left[j] = splat<P>(0);
-        for (int t0 = 0; t0 < rows_;) {
-            int t1 = t0 + points < rows_ ? t0 + points : rows_;
+        P* before_these = workspace;
+        while (t0 < end) {
+            int t1 = t0 + points < end ? t0 + points : end;
             if (t0 < common_rows && t1 > common_rows) t1 = common_rows;
             const bool partial = t0 >= common_rows;
             if (partial) {
                 for (int j = 0; j < job.n; ++j) {
-                    kept[j] = before[j];
-                    kept[job.n + j] = left[j];
+                    before_these[j] = before[j];
+                    before_these[job.n + j] = left_sum[j];
                 }
             }
             stage(job, in, g, t0, t1, z_at(t0));
             spread(in, t1 - t0, z_at(t0));
-            substitute_forward<P, Size, Chunked, F>(size, t0, t1, factor_at(t0), z_at(t0), before, left, z_at(t0));
+            substitute_forward<P, Size, Chunked, F>(
+                size, t0, t1, factor_at(k, t0), z_at(t0), before, left_sum, z_at(t0)
+            );
             if (partial) {
-                keep_where_shorter(t0 + 1, before, kept, job.n);
-                keep_where_shorter(t0 + 1, left, kept + job.n, job.n);
+                keep_where_shorter(t0 + 1, before, before_these, job.n);
+                keep_where_shorter(t0 + 1, left_sum, before_these + job.n, job.n);
             }
             t0 = t1;
         }
-        if (Chunked) {
-            P* passed = static_cast<P*>(job.passed) + (group_index()) * 2 * job.n;
-            for (int j = 0; j < job.n; ++j) {
-                passed[j] = before[j];
-                passed[job.n + j] = left[j];
-            }
+    }
+
+    void end_forward() {
+        if (!Chunked) return;
+        P* passed = static_cast<P*>(job.passed) + group_index() * 2 * job.n;
+        for (int j = 0; j < job.n; ++j) {
+            passed[j] = before[j];
+            passed[job.n + j] = left_sum[j];
         }
     }
 
@@ -278,8 +349,8 @@ struct Driver {
                 --t1;
             }
         }
-        for (; t1 > 0;) {
-            const int t0 = (t1 - 1) / points * points;
+        while (t1 > 0) {
+            const int first = first_row(segment_of(t1 - 1)), t0 = t1 - points > first ? t1 - points : first;
             back_block(t0, t1, left, after);
             write(t0, t1);
             t1 = t0;
@@ -287,184 +358,15 @@ struct Driver {
     }
 
     void back_block(int t0, int t1, const P* left, P* after) {
-        substitute_back<P, Size, Chunked, F>(size, t0, t1, factor_at(t0), z_at(t0), left, after, z_at(t0));
+        const int k = segment_of(t1 - 1);
+        if constexpr (!shared) {
+            if (k < job.n_again && k != present) eliminate_again(k);
+        }
+        substitute_back<P, Size, Chunked, F>(size, t0, t1, factor_at(k, t0), z_at(t0), left, after, z_at(t0));
     }
 
     void write(int t0, int t1) const {
         if (job.x) write_points(job, group, t0, t1, z_at(t0), job.x);
-    }
-
-    // Contraction of λ, which `back` left in the place of z, with y into all gradients --------------------------------
-
-    // Neighbours in time of what lies in blocks: y and λ before the first point of every lane, and what the step out of
-    // its last point gives to that point (zero where there is none).
-    struct Border {
-        P *y, *lambda;
-        Pull<P> out, end;
-    };
-
-    SMNN_OUTLINE void contract() {
-        const int n = job.n, Q = job.Q;
-        int point_length[W], step_length[W];
-        for (int l = 0; l < W; ++l) {
-            point_length[l] = group.length[l];
-            step_length[l] = group.length[l] - 1;
-        }
-        GradientSink<P> dc(job, group, C, Q * n, job.T, task, memory, points);
-        GradientSink<P> db(job, group, B, Q, job.T, task, memory, points);
-        GradientSink<P> dw(job, group, W_EQUATION, Q, job.T, task, memory, points);
-        GradientSink<P> ds(job, group, S, 1, job.T - 1, task, memory, points);
-        GradientSink<P> dws(job, group, W_SMOOTHNESS, 1, job.T - 1, task, memory, points);
-        const LanePointers<P> y_lanes(job, job.in[Y], group), g_lanes(job, job.in[G], group);
-        P* y = take(Index(points + 1) * n);
-        P* g = take(Index(points) * n);
-        P* equations = take(contract_workspace(n, job.K, Q));
-        Border border{take(n), take(n), {take(n), take(n)}, {take(n), take(n)}};
-        set_border(border, y_lanes);
-        for (int t1 = group.longest; t1 > 0;) {
-            const int t0 = (t1 - 1) / points * points, before = t0 > 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, true);
-            stage(job, job.in[Y], y_lanes, t0 - before, t1, y);
-            spread(job.in[Y], t1 - t0 + before, y);
-            stage(job, job.in[G], g_lanes, t0, t1, g);
-            spread(job.in[G], t1 - t0, g);
-            contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
-            if (rows.initial_) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
-            dc.flush(t0, t1, point_length);
-            db.flush(t0, t1, point_length);
-            dw.flush(t0, t1, point_length);
-            if (t1 - 1 > t0 - before) {
-                ds.flush(t0 - before, t1 - 1, step_length);
-                dws.flush(t0 - before, t1 - 1, step_length);
-            }
-            t1 = t0;
-        }
-        dc.finish();
-        db.finish();
-        dw.finish();
-        ds.finish();
-        dws.finish();
-    }
-
-    // Points t0 .. t1-1 and the steps into them; y[0] is that of t0, y[-1] the one before where t0 > 0.
-    SMNN_OUTLINE void contract_block(
-        const StagedRows<P>& rows, int t0, int t1, const P* y, const P* g, Border& border, P* equations,
-        GradientSink<P>& dc, GradientSink<P>& db, GradientSink<P>& dw, GradientSink<P>& ds, GradientSink<P>& dws
-    ) {
-        const int n = job.n, Q = job.Q;
-        const T* S_rows = static_cast<const T*>(job.scheme_rows);
-        P* room = workspace;
-        Array<P, Capacity<Size>::n> in_lambda(room, n), in_y(room, n), next_lambda(room, n), next_y(room, n);
-        for (int t = t1 - 1; t >= t0; --t) {
-            const int i = t - t0;
-            const State<P> at{y + i * n, z_at(t)};
-            const Pull<P> in{in_lambda, in_y}, next{next_lambda, next_y};
-            if (t > 0 || Chunked) {
-                const State<P> from = t > 0 ? State<P>{at.y - n, z_at(t - 1)} : State<P>{border.y, border.lambda};
-                const auto step = contract_step<P>(
-                    size, S_rows, rows.s(t), rows.w_smoothness(t), from, at, next, in
-                );
-                if (t > 0) {
-                    const int to = t0 > 0 ? i : i - 1;
-                    ds.block[to] = step.s;
-                    dws.block[to] = step.w_smoothness;
-                } else {
-                    put_first_step(step, ds, dws);
-                }
-            } else {
-                repeat(size.n, [&](auto j) SMNN_LAMBDA {
-                    in_lambda[j] = in_y[j] = next_lambda[j] = next_y[j] = splat<P>(0);
-                });
-            }
-            repeat(size.n, [&](auto j) SMNN_LAMBDA {
-                in_lambda[j] += border.out.lambda[j];
-                in_y[j] += border.out.y[j];
-                border.out.lambda[j] = next_lambda[j];
-                border.out.y[j] = next_y[j];
-            });
-            if (Chunked && t >= group.shortest) {
-                keep_where_shorter(t, border.out.lambda, border.end.lambda, n);
-                keep_where_shorter(t, border.out.y, border.end.y, n);
-            }
-            if (rows.has_initial(t)) pull_initial<P>(size, rows, t, at, in);
-            contract_equations<P>(
-                size, rows, t, rows.s(t), at, g + i * n, in,
-                PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}, equations
-            );
-        }
-    }
-
-    // The gradients of the step from the left separator into a chunk.
-    SMNN_OUTLINE void put_first_step(const StepGradients<P>& step, GradientSink<P>& ds, GradientSink<P>& dws) const {
-        for (int l = 0; l < group.valid; ++l) {
-            if (group.start[l] == 0) continue;
-            ds.put(l, -1, step.s.get(l));
-            dws.put(l, -1, step.w_smoothness.get(l));
-        }
-    }
-
-    SMNN_OUTLINE void set_border(const Border& border, const LanePointers<P>& y_lanes) {
-        const int n = job.n;
-        const P zero = splat<P>(0);
-        for (int j = 0; j < n; ++j) {
-            border.y[j] = border.lambda[j] = border.out.lambda[j] = border.out.y[j] = zero;
-            border.end.lambda[j] = border.end.y[j] = zero;
-        }
-        if (!Chunked) return;
-        separator(-1, border.lambda);
-        // the last point, and the one after it: the first of the next lane
-        P *y0 = take(n), *lambda0 = take(n), *y1 = take(n), *lambda1 = take(n);
-        P s = splat<P>(1), w = zero;
-        const Input &in_y = job.in[Y], &in_s = job.in[S], &in_w = job.in[W_SMOOTHNESS];
-        const Index group_packs = Index(longest(job)) * n;
-        for (int l = 0; l < W; ++l) {
-            const int last = group.length[l] - 1;
-            const Index next = group.system[l] * job.C + group.chunk[l] + 1;
-            const bool more = group.chunk[l] + 1 < job.C;
-            const P* first = static_cast<const P*>(job.z) + next / W * group_packs;
-            for (int j = 0; j < n; ++j) {
-                const T* at = y_lanes.at[l] + in_y.offsets[j];
-                if (group.start[l] > 0) border.y[j].set(l, at[-in_y.time]);
-                y0[j].set(l, at[last * in_y.time]);
-                y1[j].set(l, more ? at[(last + 1) * in_y.time] : T(0));
-                lambda0[j].set(l, z_at(last)[j].get(l));
-                lambda1[j].set(l, more ? first[j].get(int(next % W)) : T(0));
-            }
-            if (more) {
-                s.set(l, stager.s.at[l][last * in_s.time]);
-                w.set(l, stager.w_smoothness.at[l][last * in_w.time]);
-            }
-        }
-        // (what it gives to the next point is the next lane's business)
-        P *pull_lambda = take(n), *pull_y = take(n);
-        contract_step<P>(
-            size, static_cast<const T*>(job.scheme_rows), s, w, State<P>{y0, lambda0}, State<P>{y1, lambda1}, border.end,
-            Pull<P>{pull_lambda, pull_y}
-        );
-        for (int j = 0; j < n; ++j) {
-            border.out.lambda[j] = border.end.lambda[j];
-            border.out.y[j] = border.end.y[j];
-        }
-    }
-
-    SMNN_OUTLINE void contract_initial(const StagedRows<P>& rows, int t0, int t1, const P* y, const P* lambda) {
-        const int initial = job.V * job.R_init;
-        for (int l = 0; l < group.valid; ++l) {
-            const int end = t1 < group.length[l] ? t1 : group.length[l];
-            for (int t = t0; t < end; ++t) {
-                const int at = group.start[l] + t;
-                if (at >= job.T_init) break;
-                const Index to = (group.system[l] * job.T_init + at) * initial;
-                T* du = static_cast<T*>(job.gradient[U].data) + to;
-                T* dw = static_cast<T*>(job.gradient[W_INITIAL].data) + to;
-                for (int e = 0; e < initial; ++e) {
-                    const int v = e / job.R_init, r = e % job.R_init, j = (t - t0) * job.n + v * job.K + r;
-                    const T w = rows.w_initial(t, v, r).get(l), u = rows.u(t, v, r).get(l), x = lambda[j].get(l);
-                    du[e] = w * w * x;
-                    dw[e] = 2 * w * x * (u - y[j].get(l));
-                }
-            }
-        }
     }
 };
 

@@ -7,15 +7,14 @@ namespace smnn {
 
 namespace {
 
-// A factor of a group of lanes up to this size stays in the second level of cache: the adjoint eliminates again rather than
-// reading it back from memory.
-constexpr size_t CACHED_BYTES = size_t(400) << 10;
+// A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
+constexpr size_t SMALL_BYTES = size_t(1) << 19;
 // A factor from this size on is written past the caches.
 constexpr size_t STREAMED_BYTES = size_t(32) << 20;
 
 // The buffers of one call, beyond those of the factor.
 struct Work {
-    Buffer z, ends, passed, separators;
+    Buffer z, checkpoints, ends, passed, reduced, separators;
 
     Work(Call& call, bool with_z) {
         const Sizes sizes = call.kernels.sizes(call.job, 0);
@@ -25,9 +24,16 @@ struct Work {
             call.job.z = z.data();
         }
         if (!call.chunked()) return;
+        checkpoints = Buffer(groups * sizes.checkpoints);
         ends = Buffer(groups * sizes.ends);
         passed = Buffer(groups * sizes.passed);
-        separators = Buffer(size_t(call.job.batch) * size_t(call.job.C * call.job.n) * call.item());
+        const size_t all = size_t(call.job.batch) * size_t(call.job.C * call.job.n) * call.item();
+        separators = Buffer(all);
+        if (!call.job.reduced) {
+            reduced = Buffer(all * size_t(2 * call.job.n));
+            call.job.reduced = reduced.data();
+        }
+        call.job.checkpoints = checkpoints.data();
         call.job.ends = ends.data();
         call.job.passed = passed.data();
         call.job.separators = separators.data();
@@ -35,6 +41,7 @@ struct Work {
 };
 
 void use(Call& call, const Factor& factor) {
+    call.job.n_again = factor.n_again;
     call.job.factor = factor.factor.data();
     call.job.reduced = factor.reduced.data();
     call.job.tape = factor.tape.data();
@@ -46,6 +53,7 @@ std::shared_ptr<Factor> make_shared_factor(Call& call) {
     auto factor = std::make_shared<Factor>();
     factor->batch = call.shape().batch;
     factor->C = 1;
+    factor->n_again = 0;
     factor->factor = Buffer(sizes.factor);
     factor->tape = Buffer(sizes.tape);
     factor->bytes = sizes.factor + sizes.tape;
@@ -54,14 +62,34 @@ std::shared_ptr<Factor> make_shared_factor(Call& call) {
     return factor;
 }
 
-// The factor's memory where it is to be kept, null where every task eliminates in its own scratch.
-std::shared_ptr<Factor> make_factor(Call& call) {
-    const Sizes sizes = call.kernels.sizes(call.job, 0);
-    if (!call.chunked() && sizes.factor <= CACHED_BYTES) return nullptr;
+// What of a factor is kept: all of it, where it is itself what is wanted; as much as the memory of a solve and its adjoint
+// allows, at most six times that of inputs which vary with batch and time; nothing.
+enum class Keep { ALL, SOME, NONE };
+
+// Segments, the first ones, that are eliminated again rather than kept.
+int segments_again(const Call& call, const Sizes& whole, Keep keep) {
+    const Job& job = call.job;
+    // (a lane that stays in the cache is eliminated again faster than read back)
+    if (keep == Keep::NONE || (!call.chunked() && whole.segments == 1)) return whole.segments;
+    if (keep == Keep::ALL || size_t(job.groups) * whole.factor <= SMALL_BYTES) return 0;
+    // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint
+    const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
+    const double points = 0.85 * allowed / whole.entries * whole.points;
+    int again = 0;
+    while (again < whole.segments && whole.points - again * whole.segment > points) ++again;
+    return again;
+}
+
+// The factor's memory, for all tasks; null where nothing of it is kept.
+std::shared_ptr<Factor> make_factor(Call& call, Keep keep) {
+    const Sizes whole = call.kernels.sizes(call.job, 0);
+    const int again = call.job.n_again = segments_again(call, whole, keep);
+    if (again == whole.segments) return nullptr;
     auto factor = std::make_shared<Factor>();
-    const size_t bytes = size_t(call.job.groups) * sizes.factor;
+    const size_t bytes = size_t(call.job.groups) * call.kernels.sizes(call.job, 0).factor;
     factor->batch = call.shape().batch;
     factor->C = call.job.C;
+    factor->n_again = again;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
     call.job.streams = bytes > STREAMED_BYTES;
@@ -78,28 +106,25 @@ const Factor* fitting(const Factor* factor, const Shape& shape) {
 }
 
 // λ = M^-1 g, written where job.x says and, for the adjoint, contracted into gradients.
-void solve_normal(Call& call, const Factor* factor, bool contract) {
+void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (call.job.batch == 0) return;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
     if (!factor && call.shares_lhs()) {
         own = make_shared_factor(call);
     } else if (!factor) {
-        own = make_factor(call);
+        own = make_factor(call, keep);
         phases |= SWEEP;
     }
     if (!factor) factor = own.get();
     if (factor) use(call, *factor);
-    Work work(call, factor && !factor->tape);
+    Work work(call, call.chunked() || (factor && !factor->tape));
     if (!call.chunked()) {
         call.run(phases);
         return;
     }
-    if (phases & SWEEP) {
-        call.run(SWEEP);
-        call.reduce(false);
-    }
-    call.run(FORWARD);
+    call.run(phases & (SWEEP | FORWARD));
+    if (phases & SWEEP) call.reduce(false);
     call.reduce(true);
     call.run(BACK);
     if (contract) call.run(CONTRACT);  // which looks at the λ of neighbouring chunks
@@ -107,15 +132,17 @@ void solve_normal(Call& call, const Factor* factor, bool contract) {
 
 }  // namespace
 
-Solved solve(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y) {
+Solved solve(
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
+) {
     Call call(shape, scheme, arrays, undetermined, 0);
     if (call.job.batch == 0) return {nullptr, false};
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
     const bool shared = call.shares_lhs();
-    auto factor = shared ? make_shared_factor(call) : make_factor(call);
+    auto factor = shared ? make_shared_factor(call) : make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
     if (factor) use(call, *factor);
-    Work work(call, factor && !shared);
+    Work work(call, call.chunked() || (factor && !shared));
     if (shared && !y) return {factor, call.any_undetermined()};
     if (!call.chunked()) {
         call.run(y ? SWEEP | BACK : SWEEP);
@@ -133,12 +160,12 @@ void normal_solve(
     factor = fitting(factor, shape);
     Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
     call.job.x = x;
-    solve_normal(call, factor, false);
+    solve_normal(call, factor, false, Keep::SOME);
 }
 
 void adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
-    const Arrays& gradients
+    const Arrays& gradients, bool lean
 ) {
     factor = fitting(factor, shape);
     Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
@@ -146,7 +173,7 @@ void adjoint(
     out.reserve(SMOOTHNESS_RHS);
     for (int f = C; f < SMOOTHNESS_RHS; ++f) out.emplace_back(call, Field(f), gradients[size_t(f)]);
     for (GradientOf& gradient : out) gradient.allocate();
-    solve_normal(call, factor, true);
+    solve_normal(call, factor, true, lean ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();
 }
 

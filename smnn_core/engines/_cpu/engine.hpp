@@ -40,7 +40,7 @@ struct Scheme {
 // which all of them share.
 struct Factor {
     std::vector<Index> batch;
-    int C;
+    int C, n_again;
     Buffer factor, reduced, tape;
     size_t bytes;
 };
@@ -49,13 +49,16 @@ struct Factor {
 using Arrays = std::array<View, FIELDS>;
 
 struct Solved {
-    std::shared_ptr<Factor> factor;  // null where eliminating again is cheaper than keeping it
+    std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `lean`
     bool any_undetermined;
 };
 
-// y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone. `undetermined`, bool, broadcasts to
-// (batch, T) and is false at first.
-Solved solve(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y);
+// y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
+// `undetermined`, bool, broadcasts to (batch, T) and is false at first. `lean`, here and below: with as little memory as
+// possible, that is to keep nothing of a factor.
+Solved solve(
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
+);
 
 // x = M^-1 g with arrays[G] = g.
 void normal_solve(
@@ -66,7 +69,7 @@ void normal_solve(
 // fields, from arrays[Y] = y and arrays[G] = dL/dy.
 void adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
-    const Arrays& gradients
+    const Arrays& gradients, bool lean
 );
 
 // How a problem would be divided: chunks per system, lanes of a pack, and whether its size was known at compile time.

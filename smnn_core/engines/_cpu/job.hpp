@@ -49,7 +49,8 @@ struct Job {
     Index groups;            // of as many lanes as a pack has
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
-    bool streams;            // the factor is too large for the caches
+    bool streams;            // what is kept of the factor is too large for the caches
+    int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
     // the type of the arrays
@@ -66,7 +67,8 @@ struct Job {
     int* any_undetermined;
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
-    void* factor;            // (groups, points, entries)
+    void* factor;            // (groups, points kept, entries)
+    void* checkpoints;       // (groups, segments - 1, CarriedLayout): what the sweep carries into each segment
     void* tape;              // where all systems share the left-hand side: its reflections, and `factor` is (points,
                              // entries), both in numbers
     void* z;                 // (groups, points, n): z, then w, then x
@@ -76,9 +78,16 @@ struct Job {
     void* separators;        // (batch, C, n)
 };
 
+// An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
+// in the second level of cache) is one segment. Others have segments of about the second size, but of as many points that
+// what a sweep carries into each of them is small beside its factor.
+constexpr Index CACHED_BYTES = 400 * 1024, SEGMENT_BYTES = 64 * 1024, SEGMENT_POINTS = 16;
+
 struct Sizes {
     size_t scratch;          // bytes of a task
-    size_t factor, z, ends, passed;  // bytes of a group
+    size_t factor, z, checkpoints, ends, passed;  // bytes of a group
+    int segments;            // of the longest lane
+    int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
 };
 
 struct SharedSizes {

@@ -124,7 +124,7 @@ class Request {
 
 nb::tuple solve(
     const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
-    nb::handle undetermined, nb::handle y
+    nb::handle undetermined, nb::handle y, bool lean
 ) {
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
     std::unique_ptr<Held> out;
@@ -136,7 +136,7 @@ nb::tuple solve(
     {
         nb::gil_scoped_release release;
         solved = smnn::solve(
-            request.shape, request.scheme, request.arrays, request.undetermined, out ? out->view.data : nullptr
+            request.shape, request.scheme, request.arrays, request.undetermined, out ? out->view.data : nullptr, lean
         );
     }
     return nb::make_tuple(solved.factor, solved.any_undetermined);
@@ -158,7 +158,7 @@ void normal_solve(
 
 void adjoint(
     const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
-    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients
+    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients, bool lean
 ) {
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
     request.hold(smnn::Y, y);
@@ -172,7 +172,7 @@ void adjoint(
         out[f] = outs[f]->view;
     }
     nb::gil_scoped_release release;
-    smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out);
+    smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);
 }
 
 // An array whose memory comes from the engine's pool, and goes back there.
@@ -196,7 +196,7 @@ NB_MODULE(_kernels, m) {
         .def_ro("chunks", &Factor::C);
     m.def(
         "solve", &solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"), nb::arg("tolerance"),
-        nb::arg("inputs"), nb::arg("undetermined"), nb::arg("y").none()
+        nb::arg("inputs"), nb::arg("undetermined"), nb::arg("y").none(), nb::arg("lean") = false
     );
     m.def(
         "normal_solve", &normal_solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
@@ -206,7 +206,7 @@ NB_MODULE(_kernels, m) {
     m.def(
         "adjoint", &adjoint, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
         nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("y"),
-        nb::arg("g"), nb::arg("gradients")
+        nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
     );
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));
     m.def(

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../kernels/reduced.hpp"
-#include "driver.hpp"
+#include "contraction.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -12,16 +12,8 @@ template <class P, class Size, bool Chunked>
 void run_groups(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        Driver<P, Size, Chunked> driver(job, task, g, scratch);
-        if (phases & SWEEP) {
-            // (chunks are swept with a right-hand side always, of zeros where there is none: less to compile)
-            if constexpr (Chunked) {
-                driver.template sweep_all<true>();
-            } else {
-                job.has_rhs ? driver.template sweep_all<true>() : driver.template sweep_all<false>();
-            }
-        }
-        if (phases & FORWARD) driver.forward();
+        Contraction<P, Size, Chunked> driver(job, task, g, scratch);
+        if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
         if (phases & BACK) driver.back();
         if (phases & CONTRACT) driver.contract();
     }
@@ -43,9 +35,12 @@ template <class P, class Size>
 void run_shared(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        Driver<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
+        Contraction<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
         if (phases & SWEEP) driver.replay_all();
-        if (phases & FORWARD) driver.forward();
+        if (phases & FORWARD) {
+            driver.start_forward();
+            driver.forward(0, 0, job.T);
+        }
         if (phases & BACK) driver.back();
         if (phases & CONTRACT) driver.contract();
     }
@@ -57,6 +52,7 @@ void record_shared(const Job& job, void* scratch) {
     Job one = job;
     one.batch = one.lanes = one.groups = one.tasks = 1;
     one.factor = one.z = nullptr;
+    one.n_again = 0;
     Driver<P, Sized, false, ScalarOf<P>>(one, 0, 0, scratch).record(
         static_cast<ScalarOf<P>*>(job.factor), static_cast<ScalarOf<P>*>(job.tape)
     );
@@ -71,6 +67,7 @@ SharedSizes shared_sizes(const Job& job) {
     Job one = job;
     one.tape = &one;  // (the factor needs no room in the scratch)
     one.z = nullptr;
+    one.n_again = 0;
     return {
         D::sizes(one, 0).scratch + packs * sizeof(P),
         size_t(job.T) * size_t(D::factor_entries(job)) * item,
@@ -91,8 +88,8 @@ void run(const Job& job, int phases, Index task, void* scratch) {
 
 template <class P, class Size>
 Sizes sizes(const Job& job, int phases) {
-    return job.C > 1 ? Driver<P, SizeInChunks<Size>, true>::sizes(job, phases)
-                     : Driver<P, Size, false>::sizes(job, phases);
+    return job.C > 1 ? Contraction<P, SizeInChunks<Size>, true>::sizes(job, phases)
+                     : Contraction<P, Size, false>::sizes(job, phases);
 }
 
 // The reduced problem of a system: one lane.

@@ -1,5 +1,7 @@
 #include "threads.hpp"
 
+#include <exception>
+
 #if defined(_OPENMP)
 #include <omp.h>
 #include <pthread.h>
@@ -50,12 +52,21 @@ int max_threads() {
 void parallel_for(Index count, int threads, const std::function<void(Index)>& f) {
     if (threads > count) threads = int(count);
     if (threads <= 1) return run_all(count, f);
+    std::exception_ptr error;  // one that leaves the region would end the process
 #pragma omp parallel num_threads(threads)
     {
         [[maybe_unused]] const SubnormalsToZero guard{};
 #pragma omp for schedule(dynamic, 1)
-        for (Index i = 0; i < count; ++i) f(i);
+        for (Index i = 0; i < count; ++i) {
+            try {
+                f(i);
+            } catch (...) {
+#pragma omp critical(smnn_error)
+                error = std::current_exception();
+            }
+        }
     }
+    if (error) std::rethrow_exception(error);
 }
 
 #else

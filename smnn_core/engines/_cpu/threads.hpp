@@ -11,7 +11,8 @@ namespace smnn {
 // its threads) and in a build without OpenMP.
 int max_threads();
 
-// f(0) .. f(count-1), on up to `threads` threads; results below the smallest normal number are zero in it.
+// f(0) .. f(count-1), on up to `threads` threads; results below the smallest normal number are zero in it. Throws what
+// one of them throws, once all are done.
 void parallel_for(Index count, int threads, const std::function<void(Index)>& f);
 
 }  // namespace smnn

@@ -78,6 +78,7 @@ class CupyDevice:
     index: int
     xp: Namespace
     grain: host.Grain
+    stage: bool = True
 
     def empty(self, shape: Shape, dtype: str) -> Array:
         return self.cupy.empty(shape, dtype)

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from .layout import chain_job, point_job
+from .tiles import PITCH, STAGED, TILES, WARP, WARPS, points
 
-BLOCK = 128
+BLOCK = WARPS * WARP
 """Threads of a block."""
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
@@ -48,9 +49,20 @@ class Specialization:
             "SMNN_EXTRA": int(self.extra_rows),
             "SMNN_CHUNKED": int(self.chunked),
             "SMNN_BLOCK": BLOCK,
+            "SMNN_PITCH": PITCH,
+            **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
+
+    def tiles(self, kernel: str) -> dict[str, int]:
+        """The points of each tile of a kernel."""
+        return points(kernel, self.dtype, self.V, self.K, self.Q)
+
+    def _tile_sizes(self, kernel: str) -> str:
+        """`TileSizes`."""
+        sizes = self.tiles(kernel)
+        return ",".join(str(sizes.get(name, 0)) for name in TILES)
 
     @property
     def source(self) -> str:

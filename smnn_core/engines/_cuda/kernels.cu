@@ -1,7 +1,7 @@
 // The kernels of one problem size and dtype: what host.py launches. Lanes beyond the last have nothing to do.
 //
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
-// is divided), SMNN_BLOCK (threads), the sizes of both jobs as the host lays them out, and those of tiles.
+// is divided), SMNN_BLOCK (threads), SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of tiles.
 #include "points.hpp"
 #include "separators.hpp"
 
@@ -56,6 +56,7 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
         NAME(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {                \
         using namespace smnn::SMNN_LEVEL;                                                                       \
         __shared__ MemoryOf<TILES> memory[SMNN_BLOCK / WARP];                                                   \
+        static_assert(sizeof(memory) <= SMNN_SHARED, "tiles take more shared memory than a block has");         \
         PointsOf<TILES>(job, this_thread(), memory[threadIdx.x / WARP]).BODY();                                 \
     }
 

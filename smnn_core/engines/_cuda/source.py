@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from .layout import chain_job, point_job
-from .tiles import PITCH, STAGED, TILES, WARP, WARPS, points
+from .tiles import PITCH, SHARED, STAGED, TILES, WARP, WARPS, points
 
 BLOCK = WARPS * WARP
 """Threads of a block."""
@@ -49,6 +49,7 @@ class Specialization:
             "SMNN_EXTRA": int(self.extra_rows),
             "SMNN_CHUNKED": int(self.chunked),
             "SMNN_BLOCK": BLOCK,
+            "SMNN_SHARED": SHARED,
             "SMNN_PITCH": PITCH,
             **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,

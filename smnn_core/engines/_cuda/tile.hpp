@@ -34,6 +34,22 @@ struct WarpLanes {
     }
 };
 
+// From global to shared memory, done when `copies_done` is: past the registers, where the device can do so.
+template <class T>
+SMNN_INLINE void copy_later(T* to, const T* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(from), "n"(sizeof(T)) : "memory");
+#else
+    *to = *from;
+#endif
+}
+SMNN_INLINE void copies_done() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 template <class T, int Points, int Count, bool Before = false>
 struct Tile {
     static constexpr int points = Points, count = Count, before = Before, run = Points * Count;
@@ -49,6 +65,7 @@ struct Tile {
     template <class F>
     SMNN_INLINE static void each(const WarpLanes& lanes, int first, F f) {
         int lane = lane_of_warp() / run, e = lane_of_warp() % run;
+#pragma unroll 4
         for (int i = 0; i < run; ++i) {
             const int there = lanes.length[lane] - first;
             const int skipped = Before && first + lanes.start[lane] == 0 ? Count : 0;
@@ -63,7 +80,7 @@ struct Tile {
     }
     SMNN_INLINE void fetch(const WarpLanes& lanes, int first) {
         each(lanes, first, [&](int lane, int e) {
-            data[e * PITCH + lane] = origin[lane][Index(first) * Count + e];
+            copy_later(data + e * PITCH + lane, origin[lane] + Index(first) * Count + e);
         });
     }
     // to (batch, times, count)
@@ -125,6 +142,7 @@ SMNN_INLINE void fetch(const WarpLanes& lanes, int t, int edge, Staged&... field
         if (edge & (fewest - 1)) return;
         __syncwarp();
         (fields.fetch(lanes, t, edge), ...);
+        copies_done();
         __syncwarp();
     }
 }

@@ -18,11 +18,10 @@ from .layout import FIELDS, N_GRADIENTS
 
 WARP, WARPS = 32, 4
 """Lanes of a tile, and warps of a block."""
-PITCH = WARP + 1
-"""From one number of a lane to the next in a tile: one more than lanes, so that both lie in different banks."""
 SHARED = 48 << 10
 """Bytes of shared memory that a block may take without asking for more."""
-
+PITCH = WARP + 1
+"""From one number of a lane to the next in a tile: one more than lanes, so that both lie in different banks."""
 TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", "y", "g", "x")
 """What may be staged, in the order of `TileSizes`."""
 STAGED = {
@@ -32,8 +31,9 @@ STAGED = {
     "contract": ("coefficients", "rhs", "step_sizes", "y", "g"),
 }
 """By kernel. In `contract`, gradients take the places of what they are gradients of."""
-RUN = {"sweep": 96, "forward": 96, "back": 96, "contract": 64}
-"""Bytes of a run, at most: what shared memory has room for at the threads that registers have room for."""
+RUN, LONGEST_RUN = 48, 96
+"""Bytes of a run: of several points at most, and of one point. Longer runs save little, as a run of 48 bytes touches
+two or three sectors for the one and a half that it needs, and cost the shared memory that more threads could use."""
 
 
 def points(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, int]:
@@ -45,16 +45,19 @@ def points(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, int]:
 def _points(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple[str, int], ...]:
     n = V * K
     counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1, "y": n, "g": n, "x": n}
-    run = RUN[kernel]
-    while True:
-        # the largest powers of two, 0 where there is no room for a point
-        sizes = {name: 1 << (run // (counts[name] * itemsize)).bit_length() >> 1 for name in STAGED[kernel]}
-        need = WARP * 16 + sum(
-            -(-size * counts[name] * PITCH * itemsize // 8) * 8 + WARP * 8 for name, size in sizes.items()
-        )
-        if WARPS * need <= SHARED:
-            return tuple((name, size) for name, size in sizes.items() if size)
-        run //= 2
+    lines = {name: counts[name] * itemsize for name in STAGED[kernel]}
+    sizes = {
+        name: 1 << max(RUN // line, 1).bit_length() - 1 if line <= LONGEST_RUN else 0 for name, line in lines.items()
+    }
+    while WARPS * _bytes([sizes[name] * lines[name] for name in sizes]) > SHARED:
+        longest = max(sizes, key=lambda name: sizes[name] * lines[name])
+        sizes[longest] //= 2
+    return tuple((name, size) for name, size in sizes.items() if size)
+
+
+def _bytes(runs: Sequence[int]) -> int:
+    """`WarpMemory`, at the most: what threads know of each other's lanes, and tiles, with where their lanes lie."""
+    return WARP * 16 + sum(-(-run * PITCH // 8) * 8 + WARP * 8 for run in runs if run) + 8
 
 
 def far_apart(x: Array, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:

@@ -52,9 +52,7 @@ class Emulator:
 
     xp = array_api_compat.numpy
 
-    def __init__(
-        self, grain: host.Grain, *, block: int = 32, backwards: bool = False, stage: bool = True
-    ) -> None:
+    def __init__(self, grain: host.Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
         self.grain, self.block, self.backwards, self.stage = grain, block, backwards, stage
         self.launched: list[str] = []
         self._guarded: list[tuple[np.ndarray, np.ndarray]] = []

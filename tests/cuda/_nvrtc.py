@@ -74,7 +74,8 @@ def _bytes(get_size, get, program: ctypes.c_void_p) -> bytes:
 
 
 def report(module: Specialization, architecture: str) -> Report:
-    """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of shared memory of a block.
+    """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
+
     Kept in build/.
     """
     major, minor = ctypes.c_int(), ctypes.c_int()

@@ -30,7 +30,14 @@ def gpu_check():
 def test_dry_run_names_every_step(gpu_check, capsys) -> None:
     assert gpu_check.main(["--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for what in ("tests, CuPy", "tests, PyTorch", "tests, JAX", "compute-sanitizer, memcheck", "lorenz", "longest, unstaged"):
+    for what in (
+        "tests, CuPy",
+        "tests, PyTorch",
+        "tests, JAX",
+        "compute-sanitizer, memcheck",
+        "lorenz",
+        "longest, unstaged",
+    ):
         assert what in printed
 
 

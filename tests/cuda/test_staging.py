@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
-from _emulator import COMPILER, Emulator
+from _emulator import COMPILER, FLAGS, HERE, Emulator
 from _engine_cases import gradients_by_name, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,10 +160,31 @@ def test_a_wrong_place_in_the_tile_shows(grain, monkeypatch) -> None:
     """The host's idea of the padding is not the kernels': what nobody copied is NaN, or another's."""
     problem = random_problem(np.random.default_rng(6), (33,), 20, 1, 3, 1)
     expected = results(Emulator(grain, stage=False), problem)
-    monkeypatch.setattr(tiles, "PITCH", tiles.PITCH + 1)
+
+    def displaced(job: np.ndarray, sizes: dict[str, tiles.Tile], lines: dict[int, tuple[int, ...]]) -> np.ndarray:
+        wrong = {name: tile._replace(pitch=tile.pitch + 1) for name, tile in sizes.items()}
+        return tiles.staged(job, wrong, lines)
+
+    monkeypatch.setattr(host, "staged", displaced)
     found = results(Emulator(grain), problem)
     for name in ("y", "normal solve", "coefficients", "rhs", "step_sizes"):
         assert not np.array_equal(found[name], expected[name]), name
+
+
+@needs_compiler
+@pytest.mark.parametrize(("waiting", "well"), [(32, True), (0, True), (31, False), (1, False)])
+def test_the_emulator_finds_threads_that_wait_for_one_that_is_done(waiting, well, tmp_path) -> None:
+    """What a device would hang on, or do wrong."""
+    (tmp_path / "kernel.cpp").write_text(f"""
+        #include <type_traits>
+        #include "grid.hpp"
+        __shared__ int used;
+        void kernel(int) {{ if (int(threadIdx.x) < {waiting}) __syncwarp(); used = 0; }}
+        extern "C" int run() {{ int job = 0; return run_grid<int>(kernel, 1, 32, false, &job); }}
+    """)
+    made = tmp_path / "kernel.so"
+    subprocess.run([COMPILER, *FLAGS, f"-I{HERE}", str(tmp_path / "kernel.cpp"), "-o", str(made)], check=True)
+    assert bool(ctypes.CDLL(str(made)).run()) is well
 
 
 @pytest.mark.parametrize(
@@ -189,9 +212,22 @@ def test_lanes_that_lie_far_apart(shape, order, batch_strides, chunked, far) -> 
     st.integers(1, 40),
 )
 def test_tiles_fit_in_shared_memory(kernel, dtype, V, K, Q) -> None:
-    sizes = tiles.points(kernel, dtype, V, K, Q)
-    assert set(sizes) <= set(tiles.STAGED[kernel])
-    assert all(size & (size - 1) == 0 for size in sizes.values())
+    found = tiles.tiles_of(kernel, dtype, V, K, Q)
+    assert set(found) <= set(tiles.STAGED[kernel])
     counts = {"coefficients": Q * V * K, "rhs": Q, "weights.equation": Q, "step_sizes": 1}
-    need = sum(size * counts.get(name, V * K) * tiles.PITCH for name, size in sizes.items())
-    assert tiles.WARPS * need * np.dtype(dtype).itemsize < tiles.SHARED
+    need = 0
+    for name, (points, pitch) in found.items():
+        assert points & (points - 1) == 0
+        assert pitch > tiles.WARP
+        need += tiles.WARPS * points * counts.get(name, V * K) * pitch * np.dtype(dtype).itemsize
+    assert need < tiles.SHARED
+
+
+@given(st.sampled_from([4, 8]), st.integers(3, 24), st.integers(0, 31))
+def test_threads_that_copy_seldom_meet_in_a_bank(itemsize, count, step) -> None:
+    """Neither all lanes of one number, nor neighbouring numbers of a few lanes; where they meet, in pairs."""
+    together = tiles.BANKS // itemsize
+    pitch = tiles._pitch(count * itemsize)
+    numbers = np.arange(step * together, (step + 1) * together) % (count * tiles.WARP)
+    banks = (numbers % count * pitch + numbers // count) % together
+    assert np.unique(banks, return_counts=True)[1].max() <= 2

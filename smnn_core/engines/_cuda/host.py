@@ -155,7 +155,7 @@ class Call:
         self.arrays: list[Array] = [x if x is None else addressable(device.xp, x) for x in arrays]
         self.kept = kept or self._room_for_factor()
         self.job = np.zeros(1, point_job(self.dtype))
-        self.lines: dict[int, Shape] = {}
+        self.lines: dict[int, Shape] = {}  # see `staged`
         self._lay_out()
         n = system.n
         self.z = self._empty(self.job, "z", (self._points_kept, n, self.lanes))
@@ -196,9 +196,7 @@ class Call:
         """The job but for the memory of its results."""
         system, job = self.system, self.job[0]
         fields = [
-            (f, x, core)
-            for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False))
-            if x is not None
+            (f, x, core) for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False)) if x is not None
         ]
         flags = self.kept.undetermined
         strides = [strides_of(x, len(self.batch) + len(core)) for _, x, core in fields]

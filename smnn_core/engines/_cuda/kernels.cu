@@ -1,7 +1,8 @@
 // The kernels of one problem size and dtype: what host.py launches. Lanes beyond the last have nothing to do.
 //
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
-// is divided), SMNN_BLOCK (threads), SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of tiles.
+// is divided), SMNN_BLOCK (threads), SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of
+// the tiles of each kernel (tiles.py).
 #include "points.hpp"
 #include "separators.hpp"
 
@@ -13,16 +14,16 @@ using Scalar = SMNN_SCALAR;
 constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9);
 using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
 struct SweepTiles {
-    static constexpr TileSizes points{SMNN_TILES_SWEEP};
+    static constexpr TileSizes sizes{SMNN_TILES_SWEEP};
 };
 struct ForwardTiles {
-    static constexpr TileSizes points{SMNN_TILES_FORWARD};
+    static constexpr TileSizes sizes{SMNN_TILES_FORWARD};
 };
 struct BackTiles {
-    static constexpr TileSizes points{SMNN_TILES_BACK};
+    static constexpr TileSizes sizes{SMNN_TILES_BACK};
 };
 struct ContractTiles {
-    static constexpr TileSizes points{SMNN_TILES_CONTRACT};
+    static constexpr TileSizes sizes{SMNN_TILES_CONTRACT};
 };
 template <class Tiles>
 using MemoryOf = WarpMemory<Scalar, D, Tiles>;

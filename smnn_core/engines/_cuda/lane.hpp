@@ -82,7 +82,7 @@ struct Staged {
     SMNN_INLINE T outside(int t, I... i) const {
         if constexpr (points > 0) {
             // (the strides are those of the tile)
-            const int e = int(field.offset(0, i...)) / PITCH;
+            const int e = int(field.offset(0, i...)) / TileOf::pitch;
             if (field.in.staged) return tile.origin[lane_of_warp()][Index(t + TileOf::before) * TileOf::count + e];
             return field(t + TileOf::before, i...);
         } else {
@@ -119,7 +119,7 @@ struct Place {
     }
     SMNN_INLINE void put(int t, int e, T x) const {
         Index to = Index(slot_of<TileOf>(out.staged, t)) * count + e;
-        if constexpr (points > 0) to *= out.staged ? PITCH : 1;
+        if constexpr (points > 0) to *= out.staged ? TileOf::pitch : 1;
         at[to] = x;
     }
     SMNN_INLINE void flush(const WarpLanes& lanes, int t) const {

@@ -30,7 +30,7 @@ struct Points {
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
           longest(Division{job_.points, job_.chunks}.longest()),
           memory(memory_) {
-        memory.lanes.enter(lane.system, lane.start, lane.length);
+        if constexpr (Memory::any) memory.lanes.enter(lane.system, lane.start, lane.length);
     }
 
     // What is kept of a point, as the compiler knows it, or does not (see Dimensions).

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from .layout import chain_job, point_job
-from .tiles import PITCH, SHARED, STAGED, TILES, WARP, WARPS, points
+from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 
 BLOCK = WARPS * WARP
 """Threads of a block."""
@@ -50,20 +50,19 @@ class Specialization:
             "SMNN_CHUNKED": int(self.chunked),
             "SMNN_BLOCK": BLOCK,
             "SMNN_SHARED": SHARED,
-            "SMNN_PITCH": PITCH,
             **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
 
-    def tiles(self, kernel: str) -> dict[str, int]:
-        """The points of each tile of a kernel."""
-        return points(kernel, self.dtype, self.V, self.K, self.Q)
+    def tiles(self, kernel: str) -> dict[str, Tile]:
+        """The tiles of a kernel on points."""
+        return tiles_of(kernel, self.dtype, self.V, self.K, self.Q)
 
     def _tile_sizes(self, kernel: str) -> str:
         """`TileSizes`."""
-        sizes = self.tiles(kernel)
-        return ",".join(str(sizes.get(name, 0)) for name in TILES)
+        tiles = self.tiles(kernel)
+        return ",".join("{{{},{}}}".format(*tiles.get(name, (0, 0))) for name in TILES)
 
     @property
     def source(self) -> str:

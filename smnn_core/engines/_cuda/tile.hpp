@@ -12,13 +12,16 @@ namespace smnn {
 namespace SMNN_LEVEL {
 
 constexpr int WARP = 32;
-constexpr int PITCH = SMNN_PITCH;  // from one number of a lane to the next
 
 SMNN_INLINE int lane_of_warp() { return int(threadIdx.x % WARP); }
 
-// Points of the tiles of a kernel, 0 where there is none: see tiles.py.
+// The tiles of a kernel: see tiles.py.
+struct TileSize {
+    int points;  // 0: none
+    int pitch;   // from one number of a lane to the next
+};
 struct TileSizes {
-    int c, b, w_equation, s, y, g, x;
+    TileSize c, b, w_equation, s, y, g, x;
 };
 
 // What the threads of a warp know of each other's lanes.
@@ -50,12 +53,12 @@ SMNN_INLINE void copies_done() {
 #endif
 }
 
-template <class T, int Points, int Count, bool Before = false>
+template <class T, int Points, int Pitch, int Count, bool Before = false>
 struct Tile {
-    static constexpr int points = Points, count = Count, before = Before, run = Points * Count;
+    static constexpr int points = Points, pitch = Pitch, count = Count, before = Before, run = Points * Count;
     static_assert((Points & (Points - 1)) == 0, "slots are points modulo a power of two");
 
-    T data[run * PITCH];
+    T data[run * Pitch];
     const T* origin[WARP];  // of an input: its first point in each lane, less `before`
 
     SMNN_INLINE T* mine() { return data + lane_of_warp(); }
@@ -80,39 +83,41 @@ struct Tile {
     }
     SMNN_INLINE void fetch(const WarpLanes& lanes, int first) {
         each(lanes, first, [&](int lane, int e) {
-            copy_later(data + e * PITCH + lane, origin[lane] + Index(first) * Count + e);
+            copy_later(data + e * Pitch + lane, origin[lane] + Index(first) * Count + e);
         });
     }
     // to (batch, times, count)
     SMNN_INLINE void flush(const WarpLanes& lanes, int first, T* to, int times) const {
         each(lanes, first, [&](int lane, int e) {
             const Index point = lanes.system[lane] * times + lanes.start[lane] + first - Before;
-            to[point * Count + e] = data[e * PITCH + lane];
+            to[point * Count + e] = data[e * Pitch + lane];
         });
     }
 };
 
 // No tile: what would be staged is always read or written in place.
-template <class T, int Count, bool Before>
-struct Tile<T, 0, Count, Before> {
+template <class T, int Pitch, int Count, bool Before>
+struct Tile<T, 0, Pitch, Count, Before> {
     static constexpr int points = 0;
 };
 
-using NoTile = Tile<void, 0, 0>;
+using NoTile = Tile<void, 0, 0, 0>;
 
 // What one warp shares.
 template <class T, class D, class Sizes>
 struct WarpMemory {
-    static constexpr TileSizes points = Sizes::points;
+    static constexpr TileSizes sizes = Sizes::sizes;
+    static constexpr bool any = sizes.c.points || sizes.b.points || sizes.w_equation.points || sizes.s.points ||
+                                sizes.y.points || sizes.g.points || sizes.x.points;
 
     WarpLanes lanes;
-    Tile<T, points.c, D::Q * D::n> c;
-    Tile<T, points.b, D::Q> b;
-    Tile<T, points.w_equation, D::Q> w_equation;
-    Tile<T, points.s, 1, true> s;
-    Tile<T, points.y, D::n, true> y;
-    Tile<T, points.g, D::n> g;
-    Tile<T, points.x, D::n> x;
+    Tile<T, sizes.c.points, sizes.c.pitch, D::Q * D::n> c;
+    Tile<T, sizes.b.points, sizes.b.pitch, D::Q> b;
+    Tile<T, sizes.w_equation.points, sizes.w_equation.pitch, D::Q> w_equation;
+    Tile<T, sizes.s.points, sizes.s.pitch, 1, true> s;
+    Tile<T, sizes.y.points, sizes.y.pitch, D::n, true> y;
+    Tile<T, sizes.g.points, sizes.g.pitch, D::n> g;
+    Tile<T, sizes.x.points, sizes.x.pitch, D::n> x;
 };
 
 // Where the lane of this thread keeps point t: in the slot of a tile, or in place.

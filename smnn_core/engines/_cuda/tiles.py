@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,8 @@ WARP, WARPS = 32, 4
 """Lanes of a tile, and warps of a block."""
 SHARED = 48 << 10
 """Bytes of shared memory that a block may take without asking for more."""
-PITCH = WARP + 1
-"""From one number of a lane to the next in a tile: one more than lanes, so that both lie in different banks."""
+BANKS = 128
+"""Bytes that shared memory moves at a time: a number for each thread of a warp, or of half a warp in float64."""
 TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", "y", "g", "x")
 """What may be staged, in the order of `TileSizes`."""
 STAGED = {
@@ -36,28 +37,45 @@ RUN, LONGEST_RUN = 48, 96
 two or three sectors for the one and a half that it needs, and cost the shared memory that more threads could use."""
 
 
-def points(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, int]:
-    """The points of each tile of a kernel, a power of two; what has no tile is not named."""
-    return dict(_points(kernel, np.dtype(dtype).itemsize, V, K, Q))
+class Tile(NamedTuple):
+    """One field's, as `TileSize`."""
+
+    points: int
+    """a power of two"""
+    pitch: int
+    """from one number of a lane to the next: its lanes, padded"""
+
+
+def tiles_of(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, Tile]:
+    """The tiles of a kernel; what has none is not named."""
+    return dict(_tiles_of(kernel, np.dtype(dtype).itemsize, V, K, Q))
 
 
 @cache
-def _points(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple[str, int], ...]:
+def _tiles_of(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple[str, Tile], ...]:
     n = V * K
     counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1, "y": n, "g": n, "x": n}
     lines = {name: counts[name] * itemsize for name in STAGED[kernel]}
-    sizes = {
+    if lines.get("coefficients", 0) > LONGEST_RUN:
+        return ()  # most of what the kernel reads would not be staged
+    points = {
         name: 1 << max(RUN // line, 1).bit_length() - 1 if line <= LONGEST_RUN else 0 for name, line in lines.items()
     }
-    while WARPS * _bytes([sizes[name] * lines[name] for name in sizes]) > SHARED:
-        longest = max(sizes, key=lambda name: sizes[name] * lines[name])
-        sizes[longest] //= 2
-    return tuple((name, size) for name, size in sizes.items() if size)
+    while True:
+        runs = {name: points[name] * lines[name] for name in points if points[name]}
+        tiles = {name: Tile(points[name], _pitch(run)) for name, run in runs.items()}
+        # (`WarpMemory`: what threads know of each other's lanes, and tiles, with where their lanes lie)
+        if WARPS * (WARP * 16 + 16 + sum(runs[name] * tiles[name].pitch + WARP * 8 + 8 for name in runs)) <= SHARED:
+            return tuple(tiles.items())
+        points[max(runs, key=lambda name: runs[name])] //= 2
 
 
-def _bytes(runs: Sequence[int]) -> int:
-    """`WarpMemory`, at the most: what threads know of each other's lanes, and tiles, with where their lanes lie."""
-    return WARP * 16 + sum(-(-run * PITCH // 8) * 8 + WARP * 8 for run in runs if run) + 8
+def _pitch(run: int) -> int:
+    """Such that threads that copy (several runs at a time, one after the other) seldom meet in a bank.
+
+    Number e of lane l lies in bank e pitch + l, and pitch - WARP lanes are copied at a time.
+    """
+    return WARP + -(-BANKS // run)
 
 
 def far_apart(x: Array, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:
@@ -78,27 +96,27 @@ def far_apart(x: Array, core: Shape, batch_strides: Sequence[int], chunked: bool
     return chunked or not batch_strides or batch_strides[-1] not in (0, 1)
 
 
-def staged(job: np.ndarray, sizes: dict[str, int], lines: dict[int, Shape]) -> np.ndarray:
+def staged(job: np.ndarray, tiles: dict[str, Tile], lines: dict[int, Shape]) -> np.ndarray:
     """The job, with what is staged as it lies in tiles.
 
     Args:
-        sizes: of the tiles of the kernel, see `points`.
+        tiles: of the kernel.
         lines: the fields that are `far_apart`, with what they have at a point.
     """
-    if not sizes:
+    if not tiles:
         return job
     job = job.copy()
     fields, gradients, x = job["in"][0], job["gradient"][0], job["x"][0]
     for f, inner in lines.items():
-        if FIELDS[f] in sizes:
-            strides = [PITCH]
+        if FIELDS[f] in tiles:
+            strides = [tiles[FIELDS[f]].pitch]
             for size in reversed(inner):
                 strides.insert(0, strides[0] * size)
             to = fields[f]
             to["staged"], to["time"], to["inner"][3 - len(inner) :] = -1, strides[0], strides[1:]
     for f in range(N_GRADIENTS):
-        if FIELDS[f] in sizes and gradients[f]["data"] and not gradients[f]["over_time"]:
+        if FIELDS[f] in tiles and gradients[f]["data"] and not gradients[f]["over_time"]:
             gradients[f]["staged"] = -1
-    if "x" in sizes and x["data"]:
+    if "x" in tiles and x["data"]:
         job["x"]["staged"] = -1
     return job

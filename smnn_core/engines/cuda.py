@@ -5,11 +5,11 @@ level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the prob
 takes seconds, and kept on disk by CuPy. Work goes to CuPy's current stream, memory comes from CuPy's pool, and nothing
 waits for the device: systems without a unique solution come back as NaN.
 
-What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the caller
-lie as they do: where the batch comes first, as is usual, what neighbouring threads need lies far apart, and the threads
-of a warp copy runs of points through shared memory instead (`_cuda/tiles.py` says which fields, `_cuda/tile.hpp` how).
-Batches that lie last in memory, and inputs that systems share, are read in place. What this saves has not been measured
-yet: `make gpu-check` times it with and without.
+What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the
+caller lie as they do: where the batch comes first, as is usual, what neighbouring threads need lies far apart, and the
+threads of a warp copy runs of points through shared memory (`_cuda/tiles.py` says which fields, `_cuda/tile.hpp` how).
+Batches that lie last in memory, and inputs that systems share, are read in place. What this saves is not measured yet:
+`make gpu-check` times it with and without.
 
 This module imports CuPy only when it is given CuPy arrays, or asked to describe itself.
 """

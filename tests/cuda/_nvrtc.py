@@ -25,8 +25,12 @@ MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
     for dtype, V, K, Q in [("float64", 1, 3, 1), ("float32", 1, 3, 1), ("float64", 1, 5, 1), ("float64", 3, 3, 3)]
     for chunked in (False, True)
-] + [Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True)]
-"""The sizes of the benchmarks, unrolled and looped code, both precisions, every branch of the sources."""
+] + [
+    Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True),
+    Specialization("float64", 2, 3, 2, extra_rows=False, chunked=True),
+]
+"""The sizes of the benchmarks, unrolled and looped code, with tiles and without, both precisions, every branch of the
+sources."""
 
 Report = dict[str, dict[str, int]]
 

@@ -91,7 +91,7 @@ def test_results_are_those_without_staging_to_the_bit(batch, T, size, grain, T_i
 
 
 @needs_compiler
-@pytest.mark.parametrize("size", [(3, 3, 3, "taylor", "float64"), (1, 2, 1, "hermite", "float32")])
+@pytest.mark.parametrize("size", [(2, 3, 2, "taylor", "float64"), (1, 2, 1, "hermite", "float32")])
 @pytest.mark.parametrize("grain", [RAGGED, WHOLE], ids=["divided", "whole"])
 def test_looped_code_and_large_blocks(size, grain) -> None:
     problem = mixed_problem(np.random.default_rng(2), (35,), 17, size, 2)
@@ -223,11 +223,11 @@ def test_tiles_fit_in_shared_memory(kernel, dtype, V, K, Q) -> None:
     assert need < tiles.SHARED
 
 
-@given(st.sampled_from([4, 8]), st.integers(3, 24), st.integers(0, 31))
-def test_threads_that_copy_seldom_meet_in_a_bank(itemsize, count, step) -> None:
-    """Neither all lanes of one number, nor neighbouring numbers of a few lanes; where they meet, in pairs."""
+@given(st.sampled_from([4, 8]), st.integers(3, 24))
+def test_threads_that_copy_seldom_meet_in_a_bank(itemsize, count) -> None:
+    """All threads of a warp in float32, of half a warp in float64."""
     together = tiles.BANKS // itemsize
-    pitch = tiles._pitch(count * itemsize)
-    numbers = np.arange(step * together, (step + 1) * together) % (count * tiles.WARP)
-    banks = (numbers % count * pitch + numbers // count) % together
-    assert np.unique(banks, return_counts=True)[1].max() <= 2
+    threads = np.arange(tiles.WARP // count * count).reshape(-1)
+    for some in np.split(threads, range(together, threads.size, together)):
+        banks = (some % count * tiles._pitch(count, itemsize) + some // count) % together
+        assert np.unique(banks, return_counts=True)[1].max() <= (1 if itemsize == 4 else 2)

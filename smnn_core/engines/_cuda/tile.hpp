@@ -56,7 +56,9 @@ SMNN_INLINE void copies_done() {
 template <class T, int Points, int Pitch, int Count, bool Before = false>
 struct Tile {
     static constexpr int points = Points, pitch = Pitch, count = Count, before = Before, run = Points * Count;
+    static constexpr int together = WARP / run;  // lanes that are copied at a time
     static_assert((Points & (Points - 1)) == 0, "slots are points modulo a power of two");
+    static_assert(run <= WARP, "a run is copied at once");
 
     T data[run * Pitch];
     const T* origin[WARP];  // of an input: its first point in each lane, less `before`
@@ -67,18 +69,14 @@ struct Tile {
     // the neighbouring thread. What the lane does not have is left out.
     template <class F>
     SMNN_INLINE static void each(const WarpLanes& lanes, int first, F f) {
-        int lane = lane_of_warp() / run, e = lane_of_warp() % run;
-#pragma unroll 4
-        for (int i = 0; i < run; ++i) {
-            const int there = lanes.length[lane] - first;
-            const int skipped = Before && first + lanes.start[lane] == 0 ? Count : 0;
-            if (e >= skipped && e < (there < Points ? there : Points) * Count) f(lane, e);
-            lane += WARP / run;
-            e += WARP % run;
-            if (e >= run) {
-                e -= run;
-                ++lane;
-            }
+        const int e = lane_of_warp() % run, one = lane_of_warp() / run, point = first + e / Count;
+        if (one >= together) return;
+        const bool opening = Before && point == 0;
+#pragma unroll 2
+        for (int i = 0; i < (WARP + together - 1) / together; ++i) {
+            const int lane = one + i * together;
+            if (WARP % together && lane >= WARP) break;
+            if (point < lanes.length[lane] && !(opening && lanes.start[lane] == 0)) f(lane, e);
         }
     }
     SMNN_INLINE void fetch(const WarpLanes& lanes, int first) {

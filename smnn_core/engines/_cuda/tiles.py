@@ -35,6 +35,8 @@ STAGED = {
 RUN, LONGEST_RUN = 48, 96
 """Bytes of a run: of several points at most, and of one point. Longer runs save little, as a run of 48 bytes touches
 two or three sectors for the one and a half that it needs, and cost the shared memory that more threads could use."""
+LARGEST = 8
+"""Unknowns of a point, at most: with more, kernels have no registers to spare for copies."""
 
 
 class Tile(NamedTuple):
@@ -56,26 +58,26 @@ def _tiles_of(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple
     n = V * K
     counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1, "y": n, "g": n, "x": n}
     lines = {name: counts[name] * itemsize for name in STAGED[kernel]}
-    if lines.get("coefficients", 0) > LONGEST_RUN:
-        return ()  # most of what the kernel reads would not be staged
+    if n > LARGEST or lines.get("coefficients", 0) > LONGEST_RUN:
+        return ()  # (without its coefficients, most of what a kernel reads would not be staged)
     points = {
         name: 1 << max(RUN // line, 1).bit_length() - 1 if line <= LONGEST_RUN else 0 for name, line in lines.items()
     }
     while True:
         runs = {name: points[name] * lines[name] for name in points if points[name]}
-        tiles = {name: Tile(points[name], _pitch(run)) for name, run in runs.items()}
+        tiles = {name: Tile(points[name], _pitch(run // itemsize, itemsize)) for name, run in runs.items()}
         # (`WarpMemory`: what threads know of each other's lanes, and tiles, with where their lanes lie)
         if WARPS * (WARP * 16 + 16 + sum(runs[name] * tiles[name].pitch + WARP * 8 + 8 for name in runs)) <= SHARED:
             return tuple(tiles.items())
         points[max(runs, key=lambda name: runs[name])] //= 2
 
 
-def _pitch(run: int) -> int:
-    """Such that threads that copy (several runs at a time, one after the other) seldom meet in a bank.
+def _pitch(count: int, itemsize: int) -> int:
+    """Such that threads that copy `count` numbers of each of a few lanes seldom meet in a bank.
 
-    Number e of lane l lies in bank e pitch + l, and pitch - WARP lanes are copied at a time.
+    Number e of lane l lies in bank e pitch + l, and pitch - WARP lanes are moved at a time.
     """
-    return WARP + -(-BANKS // run)
+    return WARP + max(BANKS // itemsize // count, 1)
 
 
 def far_apart(x: Array, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:

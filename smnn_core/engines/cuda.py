@@ -5,6 +5,12 @@ level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the prob
 takes seconds, and kept on disk by CuPy. Work goes to CuPy's current stream, memory comes from CuPy's pool, and nothing
 waits for the device: systems without a unique solution come back as NaN.
 
+What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the
+caller lie as they do: where the batch comes first, as is usual, what neighbouring threads need lies far apart, and the
+threads of a warp copy runs of points through shared memory (`_cuda/tiles.py` says which fields, `_cuda/tile.hpp` how).
+Batches that lie last in memory, and inputs that systems share, are read in place. What this saves is not measured yet:
+`make gpu-check` times it with and without.
+
 This module imports CuPy only when it is given CuPy arrays, or asked to describe itself.
 """
 
@@ -78,6 +84,8 @@ class CupyDevice:
     index: int
     xp: Namespace
     grain: host.Grain
+    stage: bool = True
+    """whether fields whose lanes lie far apart go through shared memory; the results are the same to the bit"""
 
     def empty(self, shape: Shape, dtype: str) -> Array:
         return self.cupy.empty(shape, dtype)

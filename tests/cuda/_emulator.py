@@ -52,8 +52,8 @@ class Emulator:
 
     xp = array_api_compat.numpy
 
-    def __init__(self, grain: host.Grain, *, block: int = 32, backwards: bool = False) -> None:
-        self.grain, self.block, self.backwards = grain, block, backwards
+    def __init__(self, grain: host.Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
+        self.grain, self.block, self.backwards, self.stage = grain, block, backwards, stage
         self.launched: list[str] = []
         self._guarded: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -79,8 +79,9 @@ class Emulator:
         self.launched.append(kernel)
         blocks = -(-threads // self.block)
         memory = job.ctypes.data_as(ctypes.c_void_p)
-        missing = library(module).launch(kernel.encode(), blocks, self.block, int(self.backwards), memory)
-        assert not missing, f"{module} has no kernel {kernel}"
+        wrong = library(module).launch(kernel.encode(), blocks, self.block, int(self.backwards), memory)
+        assert wrong != 1, f"{module} has no kernel {kernel}"
+        assert not wrong, f"{kernel}: threads of a warp wait for one that is done"
         self.check_guards()
 
     def check_guards(self) -> None:

@@ -25,14 +25,19 @@ MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
     for dtype, V, K, Q in [("float64", 1, 3, 1), ("float32", 1, 3, 1), ("float64", 1, 5, 1), ("float64", 3, 3, 3)]
     for chunked in (False, True)
-] + [Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True)]
-"""The sizes of the benchmarks, unrolled and looped code, both precisions, every branch of the sources."""
+] + [
+    Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True),
+    Specialization("float64", 2, 3, 2, extra_rows=False, chunked=True),
+]
+"""The sizes of the benchmarks, unrolled and looped code, with tiles and without, both precisions, every branch of the
+sources."""
 
 Report = dict[str, dict[str, int]]
 
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<kernel>\w+)'.*?(?P<stack>\d+) bytes stack frame, "
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
+    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers"
+    r"(?:[^\n]*?, (?P<shared>\d+) bytes smem)?",
     re.DOTALL,
 )
 
@@ -73,7 +78,10 @@ def _bytes(get_size, get, program: ctypes.c_void_p) -> bytes:
 
 
 def report(module: Specialization, architecture: str) -> Report:
-    """What each kernel needs: registers, and bytes of spills and of the whole stack frame. Kept in build/."""
+    """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
+
+    Kept in build/.
+    """
     major, minor = ctypes.c_int(), ctypes.c_int()
     library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     text = "\n".join([module.source, architecture, f"{major.value}.{minor.value}", *NVRTC_OPTIONS])
@@ -86,6 +94,7 @@ def report(module: Specialization, architecture: str) -> Report:
                 "registers": int(match["registers"]),
                 "spills": int(match["stores"]) + int(match["loads"]),
                 "stack": int(match["stack"]),
+                "shared": int(match["shared"] or 0),
             }
             for match in _ENTRY.finditer(log)
         }
@@ -100,6 +109,7 @@ def with_room(need: dict[str, int]) -> dict[str, int]:
     return {
         "registers": min(255, -(-need["registers"] * 9 // 8 // 8) * 8),
         **{name: -(-need[name] * 5 // 4 // 64) * 64 for name in ("spills", "stack")},
+        "shared": need["shared"],  # (what the sources say)
     }
 
 

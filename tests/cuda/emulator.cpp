@@ -1,4 +1,5 @@
-// kernels.cu for the CPU: launch by name. Returns 0, or 1 where there is no such kernel.
+// kernels.cu for the CPU: launch by name. Returns 0, 1 where there is no such kernel, or 2 where threads of a warp wait
+// for one that is done.
 #include <type_traits>
 
 #include "grid.hpp"
@@ -6,10 +7,9 @@
 #include "kernels.cu"
 
 extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int backwards, const void* job) {
-#define KERNEL(NAME)                                          \
-    if (std::strcmp(name, #NAME) == 0) {                      \
-        run_grid(NAME, blocks, threads, backwards != 0, job); \
-        return 0;                                             \
+#define KERNEL(NAME)                                                               \
+    if (std::strcmp(name, #NAME) == 0) {                                           \
+        return run_grid(NAME, blocks, threads, backwards != 0, job) ? 0 : 2;       \
     }
     KERNEL(smnn_sweep)
     KERNEL(smnn_forward)

@@ -1,28 +1,93 @@
-// A grid of threads on the CPU, one after the other, so that a C++ compiler can run kernels.cu as it is.
+// A grid on the CPU, so that a C++ compiler can run kernels.cu as it is: one warp after the other, the threads of a warp as
+// coroutines that change places at its barriers.
 #pragma once
+
+#include <ucontext.h>
 
 #include <cstring>
 #include <string>
+#include <vector>
 
 #define __global__
 #define __grid_constant__
 #define __launch_bounds__(...)
+// Shared memory of all kernels lies in one section, to be overwritten between blocks.
+#define __shared__ alignas(16) __attribute__((section("smnn_shared"))) static
+extern char __start_smnn_shared[], __stop_smnn_shared[];
+__attribute__((used)) __shared__ char smnn_shared_is_there[16];  // (a section that is empty has no name)
 
 struct Coordinate {
     unsigned x;
 };
 static Coordinate threadIdx, blockIdx, blockDim;
 
-template <class Job>
-void run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {
-    std::remove_const_t<Job> job;
-    std::memcpy(&job, memory, sizeof(job));
-    blockDim.x = threads;
-    const unsigned long long all = 1ull * blocks * threads;
-    for (unsigned long long i = 0; i < all; ++i) {
-        const unsigned long long thread = backwards ? all - 1 - i : i;
-        blockIdx.x = unsigned(thread / threads);
-        threadIdx.x = unsigned(thread % threads);
-        kernel(job);
+// The threads of a warp; each runs until it comes to a barrier, or to its end.
+struct Warp {
+    static constexpr unsigned SIZE = 32;
+    static constexpr std::size_t STACK = 256 << 10;
+
+    std::vector<char> stacks = std::vector<char>(SIZE * STACK);
+    ucontext_t threads[SIZE], scheduler;
+    bool done[SIZE];
+    unsigned current;
+    void (*kernel)(const void*);
+    const void* job;
+
+    static Warp& instance() {
+        static Warp warp;
+        return warp;
     }
+    static void enter() {
+        Warp& warp = instance();
+        warp.kernel(warp.job);
+        warp.done[warp.current] = true;
+        swapcontext(&warp.threads[warp.current], &warp.scheduler);
+    }
+    void barrier() { swapcontext(&threads[current], &scheduler); }
+
+    // Threads first to first + 31 of the block, in order or backwards. False where some wait at a barrier that others
+    // do not come to.
+    bool run(unsigned first, bool backwards) {
+        for (unsigned i = 0; i < SIZE; ++i) {
+            getcontext(&threads[i]);
+            threads[i].uc_stack.ss_sp = stacks.data() + i * STACK;
+            threads[i].uc_stack.ss_size = STACK;
+            threads[i].uc_link = nullptr;
+            makecontext(&threads[i], &Warp::enter, 0);
+            done[i] = false;
+        }
+        for (;;) {
+            unsigned finished = 0;
+            for (unsigned i = 0; i < SIZE; ++i) {
+                current = backwards ? SIZE - 1 - i : i;
+                threadIdx.x = first + current;
+                swapcontext(&scheduler, &threads[current]);
+                finished += done[current];
+            }
+            if (finished) return finished == SIZE;
+        }
+    }
+};
+
+inline void __syncwarp() { Warp::instance().barrier(); }
+
+template <class Job>
+bool run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {
+    static std::remove_const_t<Job> job;
+    static void (*the_kernel)(Job);
+    std::memcpy(&job, memory, sizeof(job));
+    the_kernel = kernel;
+    blockDim.x = threads;
+    Warp& warp = Warp::instance();
+    warp.kernel = [](const void* given) { the_kernel(*static_cast<const std::remove_const_t<Job>*>(given)); };
+    warp.job = &job;
+    const unsigned warps = threads / Warp::SIZE, all = blocks * warps;
+    for (unsigned i = 0; i < all; ++i) {
+        const unsigned one = backwards ? all - 1 - i : i;
+        blockIdx.x = one / warps;
+        // (NaN, as a number)
+        std::memset(__start_smnn_shared, 0xff, __stop_smnn_shared - __start_smnn_shared);
+        if (!warp.run(one % warps * Warp::SIZE, backwards)) return false;
+    }
+    return true;
 }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from smnn_core.engines import cuda
+from smnn_core.engines._cuda import host
 
 PATH = Path(__file__).parents[2] / "tools" / "gpu_check.py"
 
@@ -26,7 +30,14 @@ def gpu_check():
 def test_dry_run_names_every_step(gpu_check, capsys) -> None:
     assert gpu_check.main(["--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for what in ("tests, CuPy", "tests, PyTorch", "tests, JAX", "compute-sanitizer, memcheck", "lorenz", "longest"):
+    for what in (
+        "tests, CuPy",
+        "tests, PyTorch",
+        "tests, JAX",
+        "compute-sanitizer, memcheck",
+        "lorenz",
+        "longest, unstaged",
+    ):
         assert what in printed
 
 
@@ -90,3 +101,17 @@ def test_the_other_layout_holds_the_same_numbers(gpu_check) -> None:
     y = gpu_check.batch_last(x)
     np.testing.assert_array_equal(y, x)
     assert y.strides == (8, 64, 32)
+
+
+def test_unstaged_cases_are_those_of_the_same_sizes(gpu_check) -> None:
+    by_name = {case.name: case for case in gpu_check.cases()}
+    for name in ("wide", "longest"):
+        assert replace(by_name[name + gpu_check.UNSTAGED], name=name) == by_name[name]
+
+
+def test_devices_are_unstaged_for_a_while(gpu_check, monkeypatch) -> None:
+    device = cuda.CupyDevice(None, 0, np, host.Grain(lanes=1))
+    monkeypatch.setattr(cuda, "_device", lambda index: device)
+    with gpu_check.unstaged():
+        assert not cuda._device(0).stage
+    assert cuda._device(0).stage

@@ -36,6 +36,7 @@ from .layout import (
     strides_of,
 )
 from .source import Specialization
+from .tiles import far_apart, staged
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Device(Protocol):
     def xp(self) -> Namespace: ...
     @property
     def grain(self) -> Grain: ...
+    @property
+    def stage(self) -> bool: ...  # whether fields whose lanes lie far apart go through shared memory, see `tiles`
     def empty(self, shape: Shape, dtype: str) -> Array: ...
     def zeros(self, shape: Shape, dtype: str) -> Array: ...
     def address(self, x: Array) -> int: ...
@@ -152,6 +155,7 @@ class Call:
         self.arrays: list[Array] = [x if x is None else addressable(device.xp, x) for x in arrays]
         self.kept = kept or self._room_for_factor()
         self.job = np.zeros(1, point_job(self.dtype))
+        self.lines: dict[int, Shape] = {}  # see `staged`
         self._lay_out()
         n = system.n
         self.z = self._empty(self.job, "z", (self._points_kept, n, self.lanes))
@@ -192,12 +196,10 @@ class Call:
         """The job but for the memory of its results."""
         system, job = self.system, self.job[0]
         fields = [
-            (job["in"][f], x, len(core))
-            for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False))
-            if x is not None
+            (f, x, core) for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False)) if x is not None
         ]
         flags = self.kept.undetermined
-        strides = [strides_of(x, len(self.batch) + rank) for _, x, rank in fields]
+        strides = [strides_of(x, len(self.batch) + len(core)) for _, x, core in fields]
         shape, merged = merge_axes(
             self.batch, [s[: len(self.batch)] for s in [*strides, strides_of(flags, len(self.batch) + 1)]]
         )
@@ -205,8 +207,10 @@ class Call:
         systems["bad"], systems["undetermined"] = map(self.device.address, (self.kept.bad, flags))
         systems["flag_strides"][: len(shape)], systems["flag_strides"][MAX_AXES] = merged.pop(), 1
         systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), self.count
-        for (to, x, rank), all_strides, batch in zip(fields, strides, merged, strict=True):
-            time, *inner = all_strides[len(all_strides) - rank :]
+        for (f, x, core), all_strides, batch in zip(fields, strides, merged, strict=True):
+            to, (time, *inner) = job["in"][f], all_strides[len(self.batch) :]
+            if far_apart(x, core, batch, self.chunked):
+                self.lines[f] = core[1:]
             to["data"], to["time"] = self.device.address(x), time
             to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, batch
         # without orders there are no initial rows
@@ -220,7 +224,8 @@ class Call:
     def launch(self, kernel: str) -> None:
         """A kernel on points."""
         if self.count:
-            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, self.job)
+            tiles = self.module.tiles(kernel) if self.device.stage else {}
+            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, staged(self.job, tiles, self.lines))
 
     def eliminate(self) -> None:
         """The factor, and z with R y = z."""
@@ -251,7 +256,7 @@ class Call:
         """x with R x = z, (*batch, T, V, K)."""
         system = self.system
         self.separators()
-        x = self._empty(self.job, "x", (*self.batch, system.n_steps, system.V, system.K))
+        x = self._empty(self.job["x"], "data", (*self.batch, system.n_steps, system.V, system.K))
         self.launch("back")
         return x
 

@@ -16,15 +16,17 @@ enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y,
 // An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast; no data: zeros.
 struct Input {
     const void* data;
+    Index staged;    // -1: lanes lie in one line each, and `time` and `inner` are strides in a tile; else 0
     Index time;
     Index inner[3];  // of the last three axes, in front zeros
     Index batch[MAX_AXES];
 };
 
-// The gradient of a field: (batch, time, count), or summed over the points of each lane, (batch, chunks, count).
+// x, or the gradient of a field: (batch, time, count), or summed over the points of each lane, (batch, chunks, count).
 struct Output {
     void* data;
     Index over_time;
+    Index staged;  // -1: through a tile; else 0
 };
 
 // How systems lie in the arrays that are shared by points and separators.
@@ -56,7 +58,7 @@ struct PointJob {
     Systems systems;
     Input in[FIELDS];
     Output gradient[SMOOTHNESS_RHS];
-    void* x;           // (batch, T, n): solution of a solve or a normal solve
+    Output x;          // (batch, T, n): solution of a solve or a normal solve
     void* factor;      // (points, entries, lanes)
     void* z;           // (points, n, lanes)
     void* ends;        // (CarriedLayout<true>, lanes)

@@ -1,7 +1,8 @@
 // The kernels of one problem size and dtype: what host.py launches. Lanes beyond the last have nothing to do.
 //
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
-// is divided), and the sizes of both jobs as the host lays them out.
+// is divided), SMNN_BLOCK (threads), SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of
+// the tiles of each kernel (tiles.py).
 #include "points.hpp"
 #include "separators.hpp"
 
@@ -12,7 +13,22 @@ using Scalar = SMNN_SCALAR;
 // Unrolled where most of it stays in registers: up to n = 5, and n = 9 where nothing is carried to a left separator.
 constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9);
 using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
-using PointsOf = Points<Scalar, D, SMNN_CHUNKED>;
+struct SweepTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_SWEEP};
+};
+struct ForwardTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_FORWARD};
+};
+struct BackTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_BACK};
+};
+struct ContractTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_CONTRACT};
+};
+template <class Tiles>
+using MemoryOf = WarpMemory<Scalar, D, Tiles>;
+template <class Tiles>
+using PointsOf = Points<Scalar, D, SMNN_CHUNKED, MemoryOf<Tiles>>;
 template <bool Chunked>
 using SeparatorsOf = Separators<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n, Chunked>;
 
@@ -35,10 +51,20 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
         }                                                                                                       \
     }
 
-SMNN_KERNEL(smnn_sweep, PointJob, job.chunks, PointsOf(job, number).sweep())
-SMNN_KERNEL(smnn_forward, PointJob, job.chunks, PointsOf(job, number).forward())
-SMNN_KERNEL(smnn_back, PointJob, job.chunks, PointsOf(job, number).back())
-SMNN_KERNEL(smnn_contract, PointJob, job.chunks, PointsOf(job, number).contract())
+// All threads of a warp go to the end, those beyond the last lane as well: they take part in copying.
+#define SMNN_POINTS_KERNEL(NAME, TILES, BODY)                                                                   \
+    extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
+        NAME(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {                \
+        using namespace smnn::SMNN_LEVEL;                                                                       \
+        __shared__ MemoryOf<TILES> memory[SMNN_BLOCK / WARP];                                                   \
+        static_assert(sizeof(memory) <= SMNN_SHARED, "tiles take more shared memory than a block has");         \
+        PointsOf<TILES>(job, this_thread(), memory[threadIdx.x / WARP]).BODY();                                 \
+    }
+
+SMNN_POINTS_KERNEL(smnn_sweep, SweepTiles, sweep)
+SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
+SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
+SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
 
 #if SMNN_CHUNKED
 SMNN_KERNEL(smnn_chain_sweep, ChainJob, job.chunks, SeparatorsOf<true>(job, number).sweep())

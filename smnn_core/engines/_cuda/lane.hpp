@@ -4,14 +4,20 @@
 #include "../kernels/pack.hpp"
 #include "job.hpp"
 #include "size.hpp"
+#include "tile.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
 struct Lane {
     Index number, system;
-    int chunk, start, length;
+    int chunk, start, length;  // length 0: a thread without a lane, which stands by that of another
 
+    // `lanes`: as many as there are
+    SMNN_INLINE Lane(Index number_, int total, int chunks, Index lanes)
+        : Lane(number_ < lanes ? number_ : lanes - 1, total, chunks) {
+        if (number_ >= lanes) length = 0;
+    }
     SMNN_INLINE Lane(Index number_, int total, int chunks)
         : number(number_), system(number_ / chunks), chunk(int(number_ % chunks)) {
         const Division division{total, chunks};
@@ -26,38 +32,125 @@ struct Field_ {
     const T* at;
     const Input& in;
 
+    SMNN_INLINE Field_(const T* at_, const Input& in_) : at(at_), in(in_) {}
     SMNN_INLINE Field_(const Systems& systems, const Input& in_, const Lane& lane)
-        : at(static_cast<const T*>(in_.data) + systems.offset(lane.system, in_.batch) + Index(lane.start) * in_.time),
-          in(in_) {}
-    SMNN_INLINE bool there() const { return in.data != nullptr; }
-    SMNN_INLINE T operator()(int t) const { return at[Index(t) * in.time]; }
-    SMNN_INLINE T operator()(int t, int i) const { return at[Index(t) * in.time + i * in.inner[2]]; }
-    SMNN_INLINE T operator()(int t, int i, int j) const {
-        return at[Index(t) * in.time + i * in.inner[1] + j * in.inner[2]];
+        : Field_(of(systems, in_, lane) + Index(lane.start) * in_.time, in_) {}
+    SMNN_INLINE static const T* of(const Systems& systems, const Input& in, const Lane& lane) {
+        return static_cast<const T*>(in.data) + systems.offset(lane.system, in.batch);
     }
-    SMNN_INLINE T operator()(int t, int i, int j, int k) const {
-        return at[Index(t) * in.time + i * in.inner[0] + j * in.inner[1] + k * in.inner[2]];
+    SMNN_INLINE bool there() const { return in.data != nullptr; }
+    template <class... I>
+    SMNN_INLINE T operator()(int t, I... i) const {
+        return at[offset(t, i...)];
+    }
+    SMNN_INLINE Index offset(int t) const { return Index(t) * in.time; }
+    SMNN_INLINE Index offset(int t, int i) const { return Index(t) * in.time + i * in.inner[2]; }
+    SMNN_INLINE Index offset(int t, int i, int j) const {
+        return Index(t) * in.time + i * in.inner[1] + j * in.inner[2];
+    }
+    SMNN_INLINE Index offset(int t, int i, int j, int k) const {
+        return Index(t) * in.time + i * in.inner[0] + j * in.inner[1] + k * in.inner[2];
+    }
+};
+
+// A field that may be staged; `outside`: at a point that no tile holds.
+template <class T, class TileOf>
+struct Staged {
+    static constexpr int points = TileOf::points;
+
+    TileOf& tile;
+    Field_<T> field;
+
+    SMNN_INLINE Staged(const Systems& systems, const Input& in, const Lane& lane, TileOf& tile_)
+        : tile(tile_), field(place(systems, in, lane, tile_), in) {}
+    SMNN_INLINE static const T* place(const Systems& systems, const Input& in, const Lane& lane, TileOf& tile) {
+        const T* at = Field_<T>::of(systems, in, lane);
+        if constexpr (points > 0) {
+            at += Index(lane.start - TileOf::before) * (in.staged ? Index(TileOf::count) : in.time);
+            tile.origin[lane_of_warp()] = at;
+            return in.staged ? tile.mine() : at;
+        } else {
+            return at + Index(lane.start) * in.time;
+        }
+    }
+    SMNN_INLINE bool there() const { return field.there(); }
+    template <class... I>
+    SMNN_INLINE T operator()(int t, I... i) const {
+        return field(slot_of<TileOf>(field.in.staged, t), i...);
+    }
+    template <class... I>
+    SMNN_INLINE T outside(int t, I... i) const {
+        if constexpr (points > 0) {
+            // (the strides are those of the tile)
+            const int e = int(field.offset(0, i...)) / TileOf::pitch;
+            if (field.in.staged) return tile.origin[lane_of_warp()][Index(t + TileOf::before) * TileOf::count + e];
+            return field(t + TileOf::before, i...);
+        } else {
+            return field(t, i...);
+        }
+    }
+    SMNN_INLINE void fetch(const WarpLanes& lanes, int t, int edge) const {
+        if constexpr (points > 0) {
+            if (field.in.staged && (edge & (points - 1)) == 0) tile.fetch(lanes, t & -points);
+        }
+    }
+};
+
+// Where the results of a lane go, `count` numbers for each of `times` points or steps of a system; or, over time, for the
+// lane as a whole.
+template <class T, class Count, class TileOf>
+struct Place {
+    static constexpr int points = TileOf::points;
+
+    const Output& out;
+    const Count count;
+    const int times;
+    TileOf& tile;
+    T* const at;
+
+    SMNN_INLINE Place(const Output& out_, const Lane& lane, int times_, Count count_, TileOf& tile_)
+        : out(out_), count(count_), times(times_), tile(tile_), at(first(out_, lane, times_, count_, tile_)) {}
+    SMNN_INLINE static T* first(const Output& out, const Lane& lane, int times, int count, TileOf& tile) {
+        T* at = static_cast<T*>(out.data);
+        if (out.over_time) return at + lane.number * count;
+        at += (lane.system * times + lane.start) * count;
+        if constexpr (points > 0) return out.staged ? tile.mine() : at - TileOf::before * count;
+        return at;
+    }
+    SMNN_INLINE void put(int t, int e, T x) const {
+        Index to = Index(slot_of<TileOf>(out.staged, t)) * count + e;
+        if constexpr (points > 0) to *= out.staged ? TileOf::pitch : 1;
+        at[to] = x;
+    }
+    SMNN_INLINE void flush(const WarpLanes& lanes, int t) const {
+        if constexpr (points > 0) {
+            if (out.staged && (t & (points - 1)) == 0) tile.flush(lanes, t, static_cast<T*>(out.data), times);
+        }
     }
 };
 
 // Points are counted from the first of the lane. The step into point t is number t - 1.
-template <class T, class D>
+template <class T, class D, class Memory>
 struct LaneRows {
     using Size = typename SizeOf<D::unrolled>::template type<D>;
 
     const PointJob<T>& job;
     const Lane& lane;
     const Size size;
-    const Field_<T> c_, b_, w_equation_, s_, w_smoothness_, u_, w_initial_, smoothness_rhs_;
+    const Staged<T, decltype(Memory::c)> c_;
+    const Staged<T, decltype(Memory::b)> b_;
+    const Staged<T, decltype(Memory::w_equation)> w_equation_;
+    const Staged<T, decltype(Memory::s)> s_;
+    const Field_<T> w_smoothness_, u_, w_initial_, smoothness_rhs_;
 
-    SMNN_INLINE LaneRows(const PointJob<T>& job_, const Lane& lane_)
+    SMNN_INLINE LaneRows(const PointJob<T>& job_, const Lane& lane_, Memory& memory)
         : job(job_),
           lane(lane_),
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
-          c_(job_.systems, job_.in[C], lane_),
-          b_(job_.systems, job_.in[B], lane_),
-          w_equation_(job_.systems, job_.in[W_EQUATION], lane_),
-          s_(job_.systems, job_.in[S], lane_),
+          c_(job_.systems, job_.in[C], lane_, memory.c),
+          b_(job_.systems, job_.in[B], lane_, memory.b),
+          w_equation_(job_.systems, job_.in[W_EQUATION], lane_, memory.w_equation),
+          s_(job_.systems, job_.in[S], lane_, memory.s),
           w_smoothness_(job_.systems, job_.in[W_SMOOTHNESS], lane_),
           u_(job_.systems, job_.in[U], lane_),
           w_initial_(job_.systems, job_.in[W_INITIAL], lane_),
@@ -69,7 +162,7 @@ struct LaneRows {
     SMNN_INLINE bool is_first(int t) const { return lane.start + t == 0; }
     SMNN_INLINE T s(int t) const { return is_first(t) ? T(0) : s_(t - 1); }
     // a step at point t: that into it, or out of the first
-    SMNN_INLINE T near(int t) const { return s_(is_first(t) ? t : t - 1); }
+    SMNN_INLINE T near(int t) const { return is_first(t) ? s_.outside(t) : s_(t - 1); }
     SMNN_INLINE T w_smoothness(int t) const { return is_first(t) ? T(0) : w_smoothness_(t - 1); }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_.there(); }
     SMNN_INLINE T smoothness_rhs(int t, int v, int i) const {

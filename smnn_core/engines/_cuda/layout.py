@@ -22,9 +22,16 @@ N_GRADIENTS = 7
 _pointer, _index, _int = np.uint64, np.int64, np.int32
 
 _input = np.dtype(
-    [("data", _pointer), ("time", _index), ("inner", _index, (3,)), ("batch", _index, (MAX_AXES,))], align=True
+    [
+        ("data", _pointer),
+        ("staged", _index),
+        ("time", _index),
+        ("inner", _index, (3,)),
+        ("batch", _index, (MAX_AXES,)),
+    ],
+    align=True,
 )
-_output = np.dtype([("data", _pointer), ("over_time", _index)], align=True)
+_output = np.dtype([("data", _pointer), ("over_time", _index), ("staged", _index)], align=True)
 _systems = np.dtype(
     [
         ("bad", _pointer),
@@ -41,12 +48,13 @@ _systems = np.dtype(
 @cache
 def point_job(dtype: str) -> np.dtype[np.void]:
     """`PointJob`."""
-    pointers = ("x", "factor", "z", "ends", "passed", "separators")
+    pointers = ("factor", "z", "ends", "passed", "separators")
     return np.dtype(
         [
             ("systems", _systems),
             ("in", _input, (len(FIELDS),)),
             ("gradient", _output, (N_GRADIENTS,)),
+            ("x", _output),
             *((name, _pointer) for name in pointers),
             *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from .layout import chain_job, point_job
+from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 
-BLOCK = 128
+BLOCK = WARPS * WARP
 """Threads of a block."""
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
@@ -48,9 +49,20 @@ class Specialization:
             "SMNN_EXTRA": int(self.extra_rows),
             "SMNN_CHUNKED": int(self.chunked),
             "SMNN_BLOCK": BLOCK,
+            "SMNN_SHARED": SHARED,
+            **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
+
+    def tiles(self, kernel: str) -> dict[str, Tile]:
+        """The tiles of a kernel on points."""
+        return tiles_of(kernel, self.dtype, self.V, self.K, self.Q)
+
+    def _tile_sizes(self, kernel: str) -> str:
+        """`TileSizes`."""
+        tiles = self.tiles(kernel)
+        return ",".join("{{{},{}}}".format(*tiles.get(name, (0, 0))) for name in TILES)
 
     @property
     def source(self) -> str:

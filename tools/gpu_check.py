@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -18,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from gpu_report import Results, Row, report, write
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("numpy", "cupy", "torch", "jax")
@@ -38,21 +39,6 @@ AGREEMENT = 1e-9
 """Relative difference of well-conditioned problems in float64: eps times condition numbers up to 10^6."""
 ON_DEVICE = {"cupy": "cuda", "torch": "cuda", "jax": "gpu"}
 """Libraries, and what each calls the device."""
-
-Row = dict[str, Any]
-
-
-@dataclass
-class Results:
-    """What the report tells."""
-
-    machine: dict[str, str] = field(default_factory=dict)
-    tests: list[Row] = field(default_factory=list)
-    """name, passed, detail"""
-    benchmarks: list[Row] = field(default_factory=list)
-    """case, dtype, seconds, graph_seconds, published_seconds, bytes (None: not measured, see note), note"""
-    copy_bandwidth: dict[str, float] = field(default_factory=dict)
-    """bytes read and written per second, by dtype"""
 
 
 class Clock:
@@ -83,7 +69,7 @@ def commands() -> dict[str, list[str]]:
     for library in ON_DEVICE:
         result[f"{library} on the device against NumPy"] = [*this, "--compare", library]
     small = [*this, "--small"]
-    for tool in ("memcheck", "initcheck"):
+    for tool in ("memcheck", "initcheck", "racecheck"):
         result[f"compute-sanitizer, {tool}"] = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *small]
     return result
 
@@ -333,9 +319,6 @@ def benchmark(results: Results, clock: Clock) -> None:
             results.benchmarks.append(row)
 
 
-# Report ---------------------------------------------------------------------------------------------------------------
-
-
 def machine() -> dict[str, str]:
     """Card, driver and versions."""
     result = {"python": platform.python_version(), "platform": platform.platform()}
@@ -350,56 +333,6 @@ def machine() -> dict[str, str]:
         except ImportError:
             result[name] = "not installed"
     return result
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-
-
-def milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1e3 * seconds:.3g}"
-
-
-def benchmark_row(row: Row, copies: dict[str, float]) -> list[str]:
-    """One case: times, how many times faster, and how much of the bandwidth of copying it reaches."""
-    best = row["graph_seconds"] or row["seconds"]
-    ratio = f"{row['published_seconds'] / best:.1f}" if row["published_seconds"] and best else ""
-    share = f"{row['bytes'] / best / copies[row['dtype']]:.0%}" if row["bytes"] and best else ""
-    times = [milliseconds(row[name]) for name in ("seconds", "graph_seconds", "published_seconds")]
-    return [row["case"], row["dtype"], *times, ratio, share, row["note"]]
-
-
-def report(results: Results) -> str:
-    """The report as Markdown."""
-    verdicts = {True: "passed", False: "**failed**", None: "not run"}
-    tests = [[row["name"], verdicts[row["passed"]], row["detail"]] for row in results.tests]
-    copies = [f"{dtype}: {x / 1e9:.0f} GB/s" for dtype, x in results.copy_bandwidth.items()]
-    header = ["case", "dtype", "ms", "ms, graph", "published, ms", "times faster", "of copy bandwidth", "note"]
-    lines = [
-        "# GPU check",
-        "",
-        *table(["", ""], [[name, value] for name, value in results.machine.items()]),
-        "",
-        "## Tests",
-        "",
-        *table(["what", "result", "detail"], tests),
-        "",
-        "## Forward + backward",
-        "",
-        f"Copying moves {', '.join(copies) or '(not measured)'}, read and written. The published algorithm is block",
-        "Cholesky in PyTorch as one CUDA graph; bandwidth counts what the algorithm must move.",
-        "",
-        *table(header, [benchmark_row(row, results.copy_bandwidth) for row in results.benchmarks]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write(results: Results, folder: Path) -> None:
-    """report.md and results.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(report(results), encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(vars(results), indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -14,17 +14,14 @@ import pytest
 from smnn_core.engines import cuda
 from smnn_core.engines._cuda import host
 
-PATH = Path(__file__).parents[2] / "tools" / "gpu_check.py"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
 def gpu_check():
-    spec = importlib.util.spec_from_file_location("gpu_check", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module  # where dataclasses look for annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["gpu_check"]
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("gpu_check")
+    sys.path.remove(str(TOOLS))
 
 
 def test_dry_run_names_every_step(gpu_check, capsys) -> None:

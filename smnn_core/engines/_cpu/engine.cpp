@@ -9,8 +9,9 @@ namespace {
 
 // A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// A factor from this size on is written past the caches.
+// A factor from this size on, of blocks up to this n, is written past the caches: larger blocks wait for arithmetic anyway.
 constexpr size_t STREAMED_BYTES = size_t(32) << 20;
+constexpr int STREAMED_UNKNOWNS = 5;
 
 // The buffers of one call, beyond those of the factor.
 struct Work {
@@ -92,7 +93,7 @@ std::shared_ptr<Factor> make_factor(Call& call, Keep keep) {
     factor->n_again = again;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
-    call.job.streams = bytes > STREAMED_BYTES;
+    call.job.streams = bytes > STREAMED_BYTES && call.job.n <= STREAMED_UNKNOWNS;
     if (call.chunked()) {
         const size_t reduced = size_t(call.job.batch) * size_t(call.job.C * 2 * call.job.n * call.job.n) * call.item();
         factor->reduced = Buffer(reduced);

@@ -325,6 +325,33 @@ def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
     np.testing.assert_array_equal(part, kept[5:, :, 0])
 
 
+@given(st.integers(2, 9), st.integers(2, 5), st.sampled_from(["float64", "float32"]), st.integers(0, 2**32 - 1))
+def test_rows_that_start_with_zeros(T, K, dtype, seed) -> None:
+    """Single equations with zeros among coefficients and weights, against the dense problem of each member."""
+    rng = np.random.default_rng(seed)
+    B = 20
+
+    def some_zero(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) * rng.integers(0, 2, shape)).astype(dtype)
+
+    arguments = some_zero(B, T, 1, 1, K), some_zero(B, T, 1), some_zero(B, 2, 1, K), np.ones((B, T - 1), dtype)
+    zero_or_one = [rng.integers(0, 4, shape) > 0 for shape in [(B, T, 1), (B, 2, 1, K), (B, T - 1)]]
+    exact, weights = (smnn.Weights(*(w.astype(x) for w in zero_or_one)) for x in ("float64", dtype))
+    A, d = smnn.dense_system(*(x.astype(np.float64) for x in arguments), weights=exact)
+    values = np.linalg.svd(A, compute_uv=False)
+    determined, singular = values[:, -1] > 1e-3 * values[:, 0], values[:, -1] < 1e-12 * values[:, 0]
+    y, factor = cpu.solve_problem(Problem.build(*arguments, weights=weights))
+    flags = np.zeros(B, bool) if factor.undetermined is None else factor.undetermined.any(-1)
+    assert not flags[determined].any()
+    assert flags[singular].all()
+    for i in np.nonzero(determined)[0]:
+        expected = np.linalg.lstsq(A[i], d[i])[0]
+        residual = np.abs(A[i] @ expected - d[i]).max()
+        cond = values[i, 0] / values[i, -1]
+        tolerance = 50 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
+        assert_near(y[i].ravel(), expected.astype(dtype), tolerance, f"member {i}")
+
+
 @settings(max_examples=6)
 @given(
     st.sampled_from([(), (3,), (40,)]),

@@ -89,12 +89,15 @@ struct Fixed {
     static constexpr Int<V_ * K_ + Q_> rows{};
     // Loops over columns are unrolled where everything fits the registers.
     static constexpr bool small = V_ * K_ <= 4;
+    // Eliminated by rotations (rotate.hpp), where time is not divided.
+    static constexpr bool rotations = V_ == 1;
 };
 
 // ... or at run time.
 struct Sized {
     static constexpr bool fixed = false;
     static constexpr bool small = false;
+    static constexpr bool rotations = false;
     int V, K, Q, n, rows;
     int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
 };

@@ -8,12 +8,18 @@
 // last point of the chunk before. Row j is stored as 1 / R[j,j], R[j,j+1..], N[j,0..], L[j,0..], where N has the columns
 // of the variables up to that of column j: the smoothness rows couple each variable to itself, and elimination in the
 // order of the variables fills no others.
+//
+// By rotations (rotate.hpp) the rows have a leading 1 and a weight d, of which 1 / d is stored: R^T D R in the place of
+// R^T R.
 #pragma once
 
 #include "base.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
+
+template <class Size, bool Chunked>
+constexpr bool is_weighted = Size::rotations && !Chunked;
 
 template <bool Chunked>
 struct FactorLayout {
@@ -27,6 +33,14 @@ struct FactorLayout {
     SMNN_INLINE constexpr int next(int j) const { return row(j) + n - j; }
     SMNN_INLINE constexpr int left(int j) const { return next(j) + K * (j / K + 1); }
     SMNN_INLINE constexpr int entries() const { return row(n); }
+};
+
+// The constants of a scheme for K orders.
+template <class T>
+struct SchemeRows {
+    const T* S;       // (2K, 2K) upper triangular: [S11 S12; 0 S22]
+    const T* norm2;   // (2K) squared norms of its columns
+    T tolerance2;     // a pivot is zero where its square is below this times the squared norm of its column
 };
 
 // The state that a sweep carries from point to point, as it lies in memory between blocks of points.

@@ -17,6 +17,10 @@ SMNN_INLINE P entry(const F& x) {
     }
 }
 
+// Whether rows have a leading 1 and a weight. A factor that all lanes share never has.
+template <class P, class Size, bool Chunked, class F>
+constexpr bool has_weights = is_weighted<Size, Chunked> && sizeof(F) == sizeof(P);
+
 // x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
 // x[t0]. All of f, z and x start at point t0; x may be z.
 template <class P, class Size, bool Chunked, class F = P>
@@ -41,14 +45,14 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, 
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
                 sum -= entry<P>(ft[at.row(j) + 1 + i]) * next_x[j + 1 + i];
             });
-            next_x[j] = sum * entry<P>(ft[at.row(j)]);
+            next_x[j] = has_weights<P, Size, Chunked, F> ? sum : sum * entry<P>(ft[at.row(j)]);
             xt[j] = next_x[j];
         });
     }
     if constexpr (Size::fixed) next_x.save(after, size.n);
 }
 
-// w[t] for t = t0 .. t1-1, from g. `before` (n) holds what the points before subtract from g[t0], on return what point
+// w[t] for t = t0 .. t1-1, from g; R^T D w = g where rows have weights D. `before` (n) holds what the points before subtract from g[t0], on return what point
 // t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the left separator. w may be g.
 template <class P, class Size, bool Chunked, class F = P>
 SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w) {
@@ -62,8 +66,8 @@ SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* 
             before[j] = splat<P>(0);
         }
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P x = wt[j] * entry<P>(ft[at.row(j)]);
-            wt[j] = x;
+            const P x = has_weights<P, Size, Chunked, F> ? wt[j] : wt[j] * entry<P>(ft[at.row(j)]);
+            wt[j] = wt[j] * entry<P>(ft[at.row(j)]);
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * x; });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += entry<P>(ft[at.next(j) + k]) * x; });
             if constexpr (Chunked) {

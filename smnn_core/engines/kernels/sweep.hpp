@@ -19,19 +19,11 @@
 #pragma once
 
 #include "factor.hpp"
-#include "reflect.hpp"
+#include "rotate.hpp"
 #include "tape.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
-
-// The constants of a scheme for K orders.
-template <class T>
-struct SchemeRows {
-    const T* S;       // (2K, 2K) upper triangular: [S11 S12; 0 S22]
-    const T* norm2;   // (2K) squared norms of its columns
-    T tolerance2;     // a pivot is zero where its square is below this times the squared norm of its column
-};
 
 // The workspace, in packs, of a sweep whose sizes are known at run time (0 otherwise).
 template <class Size>
@@ -400,6 +392,18 @@ struct Sweep {
     }
 };
 
+// How a sweep eliminates: by reflections, or by rotations where its size says so (see rotate.hpp).
+template <bool ByRotations>
+struct Elimination {
+    template <class P, class Size, bool Chunked, bool Rhs, class Record>
+    using State = Sweep<P, Size, Chunked, Rhs, Record>;
+};
+template <>
+struct Elimination<true> {
+    template <class P, class Size, bool, bool Rhs, class>
+    using State = Rotations<P, Size, Rhs>;
+};
+
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1. Reflections go to the tape, if it is one.
 template <class P, class Size, bool Chunked, bool Rhs, class Rows, class Record = NoTape>
@@ -407,7 +411,9 @@ SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
     P* workspace, P* f, P* f_z, Record* tape = nullptr
 ) {
-    Sweep<P, Size, Chunked, Rhs, Record> state(size, scheme, carried, workspace, tape ? *tape : Record{});
+    constexpr bool by_rotations = is_weighted<Size, Chunked>;
+    using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs, Record>;
+    State state(size, scheme, carried, workspace, tape ? *tape : Record{});
     const FactorLayout<Chunked> at{size.n, size.K};
     if (t0 > 0) state.load(carried);
     for (int t = t0; t < t1; ++t) {
@@ -419,6 +425,7 @@ SMNN_OUTLINE void sweep(
         state.arrive(rows, t);
         if (rows.has_initial(t)) {
             state.save(carried);
+            if constexpr (by_rotations) State::to_plain(carried);
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
                     P value = splat<P>(0);
@@ -428,6 +435,7 @@ SMNN_OUTLINE void sweep(
                     );
                 }
             }
+            if constexpr (by_rotations) State::to_weighted(carried);
             state.load(carried);
         }
     }
@@ -441,7 +449,9 @@ SMNN_OUTLINE void finish(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,
     P* workspace, P* f, P* f_z
 ) {
-    Sweep<P, Size, false, Rhs> state(size, scheme, carried, workspace);
+    typename Elimination<is_weighted<Size, false>>::template State<P, Size, false, Rhs, NoTape> state(
+        size, scheme, carried, workspace
+    );
     state.load(carried);
     state.finish(rows, t, f, f_z);
 }

@@ -1,0 +1,324 @@
+// Elimination of single equations without square roots: the sweep of sweep.hpp by fast Givens rotations.
+//
+// A row is kept as a multiple of itself and a weight e, the square of that factor. The triangle's rows have a leading 1
+// and a weight d. A row (b, x) of weight e goes into the row (1, r) of weight d with
+//
+//     d' = d + e b^2,   r' = (d r + e b x) / d',   x' = x - b r,   e' = e d / d'
+//
+// which leaves the sum of squares what it was: d' r'^2 + e' x'^2 = d r^2 + e x^2. There is one division where a reflection
+// has a root and then a division, less arithmetic, and rotations of different rows do not wait for each other. Sources:
+// Gentleman, J. Inst. Maths Applics 12, 1973; Golub, Van Loan, Matrix Computations, section 5.1.13.
+//
+// Either row's new value is as accurate as that row, whichever is the larger: unlike reflections, rotations need no
+// exchange of rows, which takes branches that depend on the data. Where a whole column is zero, the triangle's row keeps its
+// other entries with a leading 0, which a negative weight tells; for such rows, and for zeros at the top of a column, there
+// are `exchange` and `find_top`.
+#pragma once
+
+#include "factor.hpp"
+#include "tape.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class P, class Size, bool Rhs>
+struct Rotations {
+    using T = typename Lanes<P>::Scalar;
+    static constexpr int n = Capacity<Size>::n, R = Capacity<Size>::rows;
+    static_assert(decltype(Size::V)::value == 1, "one variable");
+
+    const Size& size;
+    const SchemeRows<T>& scheme;
+    NoTape tape;
+
+    // carried from point to point: rows of the triangle, right-hand side, weights, and squared norms of columns
+    P own[n * n], z[n], weight[n], norm2[n];
+    // the rows below it: at the current point, at the next one, right-hand side, weights
+    P x_own[n * n], x_next[R * n], x_z[R], x_weight[R];
+    // the triangle's columns at the next point, and 1 / weight
+    P top_next[n * n], inverse[n];
+    P p[n], norm2_next[n];
+
+    SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P*, P*, NoTape tape_ = {})
+        : size(size_), scheme(scheme_), tape(tape_) {}
+
+    // In memory the weights lie in the places of the leading entries.
+    SMNN_INLINE void load(const P* memory) {
+        const CarriedLayout<false> at{n};
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                if (k > j) own[j * n + k] = memory[at.own() + j * n + k];
+            });
+            weight[j] = memory[at.own() + j * n + j];
+            z[j] = memory[at.z() + j];
+            norm2[j] = memory[at.norm2() + j];
+        });
+    }
+    SMNN_INLINE void save(P* memory) const {
+        const CarriedLayout<false> at{n};
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                if (k > j) memory[at.own() + j * n + k] = own[j * n + k];
+            });
+            memory[at.own() + j * n + j] = weight[j];
+            memory[at.z() + j] = z[j];
+            memory[at.norm2() + j] = norm2[j];
+        });
+    }
+
+    // The same as rows without weights.
+    SMNN_OUTLINE static void to_plain(P* memory) {
+        const CarriedLayout<false> at{n};
+        for (int j = 0; j < n; ++j) {
+            P& leading = memory[at.own() + j * n + j];
+            const P factor = root(magnitude(leading));
+            for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
+            memory[at.z() + j] *= factor;
+            leading = select(leading < splat<P>(0), splat<P>(0), factor);
+        }
+    }
+    SMNN_OUTLINE static void to_weighted(P* memory) {
+        const CarriedLayout<false> at{n};
+        const P zero = splat<P>(0), one = splat<P>(1);
+        for (int j = 0; j < n; ++j) {
+            P& leading = memory[at.own() + j * n + j];
+            const auto none = leading * leading == zero;
+            const P factor = one / select(none, one, leading);
+            for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
+            memory[at.z() + j] *= factor;
+            leading = select(none, -one, leading * leading);
+        }
+    }
+
+    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * n + j]); }
+
+    // The rows [S11 S12] of the step into point t, times its powers p.
+    template <class Rows>
+    SMNN_INLINE void set_rows(const Rows& rows, int t) {
+        repeat(size.n, [&](auto i) SMNN_LAMBDA {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                if (i <= k) x_own[i * n + k] = S(i, k) * p[k];
+                x_next[i * n + k] = S(i, n + k) * p[k];
+            });
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { top_next[i * n + k] = splat<P>(0); });
+            x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, 0, i) : splat<P>(0);
+            x_weight[i] = splat<P>(1);
+            norm2_next[i] = splat<P>(scheme.norm2[n + i]) * p[i] * p[i];
+        });
+    }
+
+    template <class Rows>
+    SMNN_INLINE void start(const Rows& rows) {
+        repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = splat<P>(0); });
+        set_rows(rows, 0);
+    }
+
+    // From the point before t towards t: its final rows go to f and f_z.
+    template <class Rows>
+    SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
+        const P one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
+        const P s = rows.s(t);
+        p[0] = rows.w_smoothness(t);
+        repeat(size.n, [&](auto o) SMNN_LAMBDA {
+            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
+        });
+        set_rows(rows, t);
+        const FactorLayout<false> at{n, n};
+        auto bad_any = one < one, negative = bad_any;
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { negative = negative | (weight[j] < splat<P>(0)); });
+        const bool degenerate = any(negative);
+        // row j with the row below that starts in column j as well, then with the one that did so a column before, ...
+        repeat(size.n, [&](auto final) SMNN_LAMBDA {
+            constexpr int j = decltype(final)::value;
+            repeat(Int<n - j>(), [&](auto i) SMNN_LAMBDA { rotate<j + decltype(i)::value, decltype(i)::value>(degenerate); });
+            const P total = norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j];
+            const auto bad = weight[j] <= tolerance2 * total;
+            bad_any = bad_any | bad;
+            f[at.row(j)] = select(bad, one, inverse[j]);
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                if (k > j) f[at.row(j) + k - j] = own[j * n + k];
+                f[at.next(j) + k] = top_next[j * n + k];
+            });
+            if constexpr (Rhs) f_z[j] = z[j];
+        });
+        if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
+    }
+
+    // Row i below into row j of the triangle, in column j.
+    template <int j, int i>
+    SMNN_INLINE void rotate(bool degenerate) {
+        P b = x_own[i * n + j];
+        if (degenerate) b = exchange<j, i>(b);
+        const Turn turn(b, weight[j], x_weight[i], inverse[j]);
+        repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
+            constexpr int k = j + 1 + decltype(k_)::value;
+            turn(own[j * n + k], x_own[i * n + k]);
+        });
+        repeat(size.n, [&](auto k) SMNN_LAMBDA { turn(top_next[j * n + k], x_next[i * n + k]); });
+        if constexpr (Rhs) turn(z[j], x_z[i]);
+        if (RESCALES && turn.small) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                if (k > j) x_own[i * n + k] *= turn.scale;
+                x_next[i * n + k] *= turn.scale;
+            });
+            if constexpr (Rhs) x_z[i] *= turn.scale;
+        }
+    }
+
+    // A rotation. Takes d and e to what they are after it, and leaves 1 / d.
+    //
+    // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it has to be multiplied
+    // by `scale` afterwards: else its weight might vanish in the n rotations that it goes through.
+    struct Turn {
+        P b, c, s, scale;
+        bool small;
+
+        SMNN_INLINE Turn(const P& b_, P& d, P& e, P& inverse) : b(b_) {
+            const P eb = e * b, sum = d + eb * b;
+            inverse = reciprocal(sum);
+            c = d * inverse;
+            s = eb * inverse;
+            e = e * c;
+            d = sum;
+            small = false;
+            if constexpr (RESCALES) {
+                const auto mask = c < splat<P>(SMALL_WEIGHT);
+                small = any(mask);
+                if (small) {
+                    scale = select(mask, reciprocal(b), splat<P>(1));
+                    e = select(mask, e * b * b, e);
+                }
+            }
+        }
+        SMNN_INLINE void operator()(P& r, P& x) const {
+            const P kept = r;
+            r = c * kept + s * x;
+            x -= b * kept;
+        }
+    };
+
+    // Where row j of the triangle has a leading 0, and the row below has not, they change places. Returns the leading entry
+    // of the row below.
+    template <int j, int i>
+    SMNN_INLINE P exchange(const P& b) {
+        const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], square = x_weight[i] * b * b;
+        const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j]);
+        const auto mask = select(d < zero, select(square <= noise, zero, one), zero) != zero;  // (not a number: one)
+        const P factor = reciprocal(select(mask, b, one));
+        const auto swap = [&](P& top, P& x) SMNN_LAMBDA {
+            const P kept = top;
+            top = select(mask, x * factor, top);
+            x = select(mask, kept, x);
+        };
+        repeat(size.n, [&](auto k) SMNN_LAMBDA {
+            if (k > j) swap(own[j * n + k], x_own[i * n + k]);
+            swap(top_next[j * n + k], x_next[i * n + k]);
+        });
+        if constexpr (Rhs) swap(z[j], x_z[i]);
+        weight[j] = select(mask, square, d);
+        x_weight[i] = select(mask, -d, x_weight[i]);
+        return select(d < zero, zero, b);
+    }
+
+    // At point t: the rows that departure left and the equations become the triangle.
+    template <class Rows>
+    SMNN_INLINE void arrive(const Rows& rows, int t) {
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const P w = rows.w_equation(t, q);
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                const P x = w * rows.c(t, q, k);
+                norm2_next[k] += x * x;
+                x_next[(n + q) * n + k] = x;
+            });
+            if constexpr (Rhs) x_z[n + q] = w * rows.b(t, q);
+            x_weight[n + q] = splat<P>(1);
+        });
+        repeat(size.n, [&](auto j_) SMNN_LAMBDA {
+            constexpr int j = decltype(j_)::value;
+            take_top<j>();
+            repeat(Int<R - 1 - j>(), [&](auto i_) SMNN_LAMBDA {
+                constexpr int i = j + 1 + decltype(i_)::value;
+                const Turn turn(x_next[i * n + j], weight[j], x_weight[i], inverse[j]);
+                repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
+                    constexpr int k = j + 1 + decltype(k_)::value;
+                    turn(own[j * n + k], x_next[i * n + k]);
+                });
+                if constexpr (Rhs) turn(z[j], x_z[i]);
+                if (RESCALES && turn.small) {
+                    repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_next[i * n + j + 1 + k] *= turn.scale; });
+                    if constexpr (Rhs) x_z[i] *= turn.scale;
+                }
+            });
+            norm2[j] = norm2_next[j];
+        });
+    }
+
+    // Row j of the triangle from the first of the rows below that are left.
+    template <int j>
+    SMNN_INLINE void take_top() {
+        P leading = x_next[j * n + j];
+        weight[j] = x_weight[j] * leading * leading;
+        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) leading = find_top<j>();
+        const P factor = reciprocal(leading);
+        repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
+            constexpr int k = j + 1 + decltype(k_)::value;
+            own[j * n + k] = x_next[j * n + k] * factor;
+        });
+        if constexpr (Rhs) z[j] = x_z[j] * factor;
+    }
+
+    // Where that starts with zero, from the next one that does not. Returns its leading entry, 1 where all are zero.
+    template <int j>
+    SMNN_INLINE P find_top() {
+        const P zero = splat<P>(0), one = splat<P>(1), noise = noise_in(norm2_next[j]);
+        repeat(Int<R - 1 - j>(), [&](auto i_) SMNN_LAMBDA {
+            constexpr int i = j + 1 + decltype(i_)::value;
+            const P square = x_weight[i] * x_next[i * n + j] * x_next[i * n + j];
+            const auto mask = select(weight[j] <= noise, select(square <= noise, zero, one), zero) != zero;
+            repeat(Int<n - j>(), [&](auto k) SMNN_LAMBDA {
+                swap_lanes(mask, x_next[j * n + j + k], x_next[i * n + j + k]);
+            });
+            if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[i]);
+            swap_lanes(mask, x_weight[j], x_weight[i]);
+            weight[j] = select(mask, square, weight[j]);
+        });
+        const auto none = weight[j] <= noise;
+        // (never zero itself: then a rotation by a row that starts with zero changes nothing)
+        weight[j] = select(none, -x_weight[j] - splat<P>(SMALLEST), weight[j]);
+        repeat(Int<R - 1 - j>(), [&](auto i) SMNN_LAMBDA {
+            P& below = x_next[(j + 1 + i) * n + j];
+            below = select(none, zero, below);
+        });
+        return select(none, one, x_next[j * n + j]);
+    }
+    // The square of a leading entry that is a zero, not computed exactly, in a column of this squared norm; in one that is
+    // infinite, none is.
+    SMNN_INLINE static P noise_in(const P& column_norm2) {
+        const P zero = splat<P>(0), noise = splat<P>(NOISE2) * column_norm2;
+        return select(noise - noise == zero, noise, zero);
+    }
+    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-50) : T(1e-28);
+    static constexpr bool RESCALES = sizeof(T) == 4;
+    static constexpr T SMALL_WEIGHT = T(1e-7);
+    static constexpr T SMALLEST = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
+
+    // The final rows of the last point, which has no next one.
+    template <class Rows>
+    SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
+        const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
+        const FactorLayout<false> at{n, n};
+        auto bad_any = one < one;
+        for (int i = 0; i < at.entries(); ++i) f[i] = zero;
+        for (int j = 0; j < n; ++j) {
+            const auto bad = weight[j] <= tolerance2 * norm2[j];
+            bad_any = bad_any | bad;
+            f[at.row(j)] = one / select(bad, one, weight[j]);
+            for (int k = j + 1; k < n; ++k) f[at.row(j) + k - j] = own[j * n + k];
+            if constexpr (Rhs) f_z[j] = z[j];
+        }
+        if (any(bad_any)) rows.mark_undetermined(t, bad_any);
+    }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -79,10 +79,10 @@ struct Rotations {
     }
     SMNN_OUTLINE static void to_weighted(P* memory) {
         const CarriedLayout<false> at{n};
-        const P zero = splat<P>(0), one = splat<P>(1);
+        const P one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
-            const auto none = leading * leading == zero;
+            const auto none = leading * leading <= noise_in(memory[at.norm2() + j]);
             const P factor = one / select(none, one, leading);
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
             memory[at.z() + j] *= factor;

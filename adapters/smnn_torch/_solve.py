@@ -52,8 +52,8 @@ def solve_ode(
         weights: numbers or tensors that broadcast against the rows; zero removes a row.
         engine: "auto", or the name of one of the engines that `smnn_core.show_config` lists.
         check: raise on singular systems also where looking means waiting for a device.
-        recompute: keep nothing of the factor and eliminate again where it is wanted: a third of the memory for long
-            sequences, in up to twice the time. Compiled functions never keep it from one pass to the next; with this,
+        recompute: keep nothing of the factor and eliminate again where it is wanted: about half of the memory for long
+            sequences, at the price of time. Compiled functions never keep it from one pass to the next; with this,
             not within a pass either.
 
     Returns:

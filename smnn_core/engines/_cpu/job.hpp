@@ -68,7 +68,7 @@ struct Job {
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries)
-    void* checkpoints;       // (groups, segments - 1, CarriedLayout): what the sweep carries into each segment
+    void* checkpoints;       // (groups, n_again - 1, CarriedLayout): what the sweep carries into those segments
     void* tape;              // where all systems share the left-hand side: its reflections, and `factor` is (points,
                              // entries), both in numbers
     void* z;                 // (groups, points, n): z, then w, then x

@@ -1,6 +1,8 @@
 #include "threads.hpp"
 
+#include <atomic>
 #include <exception>
+#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -49,20 +51,40 @@ int max_threads() {
     return forked || omp_in_parallel() ? 1 : omp_get_max_threads();
 }
 
+namespace {
+
+// What is left of the range of one thread; a cache line each.
+struct alignas(64) Range {
+    std::atomic<Index> next;
+    Index end;
+};
+
+}  // namespace
+
+// Every thread has its own part of the range, the same one in every call: what it wrote then, or read, may still lie in its
+// cache. One that has nothing left helps the others.
 void parallel_for(Index count, int threads, const std::function<void(Index)>& f) {
     if (threads > count) threads = int(count);
     if (threads <= 1) return run_all(count, f);
+    std::vector<Range> ranges{size_t(threads)};
+    for (int k = 0; k < threads; ++k) {
+        ranges[size_t(k)].next = count * k / threads;
+        ranges[size_t(k)].end = count * (k + 1) / threads;
+    }
     std::exception_ptr error;  // one that leaves the region would end the process
 #pragma omp parallel num_threads(threads)
     {
         [[maybe_unused]] const SubnormalsToZero guard{};
-#pragma omp for schedule(dynamic, 1)
-        for (Index i = 0; i < count; ++i) {
-            try {
-                f(i);
-            } catch (...) {
+        const int own = omp_get_thread_num();
+        for (int k = 0; k < threads; ++k) {
+            Range& range = ranges[size_t((own + k) % threads)];
+            for (Index i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
+                try {
+                    f(i);
+                } catch (...) {
 #pragma omp critical(smnn_error)
-                error = std::current_exception();
+                    error = std::current_exception();
+                }
             }
         }
     }

@@ -101,7 +101,7 @@ struct Pack {
 
     SMNN_INLINE static Pack splat(T x) {
         Pack p;
-        for (int u = 0; u < U; ++u) p.v[u] = x - V{};
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = x - V{}; });
         return p;
     }
     SMNN_INLINE T get(int i) const { return v[i / N][i % N]; }
@@ -113,7 +113,7 @@ struct Pack {
 #define SMNN_OPERATOR(OP)                                               \
     SMNN_INLINE friend Pack operator OP(const Pack& a, const Pack& b) { \
         Pack p;                                                         \
-        for (int u = 0; u < U; ++u) p.v[u] = a.v[u] OP b.v[u];          \
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = a.v[u] OP b.v[u]; });          \
         return p;                                                       \
     }
     SMNN_OPERATOR(+)
@@ -123,7 +123,7 @@ struct Pack {
 #undef SMNN_OPERATOR
     SMNN_INLINE friend Pack operator-(const Pack& a) {
         Pack p;
-        for (int u = 0; u < U; ++u) p.v[u] = -a.v[u];
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = -a.v[u]; });
         return p;
     }
 };
@@ -140,7 +140,7 @@ struct Mask {
 
     SMNN_INLINE friend Mask operator|(const Mask& a, const Mask& b) {
         Mask r;
-        for (int u = 0; u < U; ++u) r.m[u] = a.m[u] | b.m[u];
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = a.m[u] | b.m[u]; });
         return r;
     }
 };
@@ -149,7 +149,7 @@ struct Mask {
     template <class T, int N, int U>                                                                   \
     SMNN_INLINE Mask<T, N, U> operator OP(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {            \
         Mask<T, N, U> r;                                                                               \
-        for (int u = 0; u < U; ++u) r.m[u] = a.v[u] OP b.v[u];                                         \
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = a.v[u] OP b.v[u]; });                                         \
         return r;                                                                                      \
     }
 SMNN_COMPARISON(<)
@@ -160,7 +160,7 @@ SMNN_COMPARISON(!=)
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> select(const Mask<T, N, U>& mask, const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
     Pack<T, N, U> p;
-    for (int u = 0; u < U; ++u) p.v[u] = mask.m[u] ? a.v[u] : b.v[u];
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = mask.m[u] ? a.v[u] : b.v[u]; });
     return p;
 }
 template <class T, int N, int U>
@@ -184,7 +184,7 @@ SMNN_INLINE bool any(const Mask<T, N, U>& mask) {
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> root(const Pack<T, N, U>& x) {
     Pack<T, N, U> p;
-    for (int u = 0; u < U; ++u) p.v[u] = vector_root<T, N>(x.v[u]);
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = vector_root<T, N>(x.v[u]); });
     return p;
 }
 // 1 / x, to within two units in the last place. From an estimate of 14 bits by Newton's method, where there is one: that
@@ -211,7 +211,7 @@ SMNN_INLINE typename Vector<T, N>::type vector_reciprocal(typename Vector<T, N>:
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> reciprocal(const Pack<T, N, U>& x) {
     Pack<T, N, U> p;
-    for (int u = 0; u < U; ++u) p.v[u] = vector_reciprocal<T, N>(x.v[u]);
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = vector_reciprocal<T, N>(x.v[u]); });
     return p;
 }
 // all bits but the sign
@@ -226,7 +226,7 @@ SMNN_INLINE Pack<T, N, U> magnitude(const Pack<T, N, U>& x) {
     const auto low = magnitude_bits<T, N>();
     using I = typename Vector<typename Bits<T>::type, N>::type;
     Pack<T, N, U> p;
-    for (int u = 0; u < U; ++u) p.v[u] = (typename Vector<T, N>::type)((I)x.v[u] & low);
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = (typename Vector<T, N>::type)((I)x.v[u] & low); });
     return p;
 }
 template <class T, int N, int U>
@@ -234,7 +234,7 @@ SMNN_INLINE Pack<T, N, U> with_sign(const Pack<T, N, U>& x, const Pack<T, N, U>&
     const auto low = magnitude_bits<T, N>();
     using I = typename Vector<typename Bits<T>::type, N>::type;
     Pack<T, N, U> p;
-    for (int u = 0; u < U; ++u) p.v[u] = (typename Vector<T, N>::type)(((I)x.v[u] & low) | ((I)sign.v[u] & ~low));
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = (typename Vector<T, N>::type)(((I)x.v[u] & low) | ((I)sign.v[u] & ~low)); });
     return p;
 }
 

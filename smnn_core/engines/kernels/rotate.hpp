@@ -38,9 +38,17 @@ struct Rotations {
     // the triangle's columns at the next point, and 1 / weight
     P top_next[n * n], inverse[n];
     P p[n], norm2_next[n];
+    bool degenerate = false;  // some row of the triangle has a leading 0
 
     SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P*, P*, NoTape tape_ = {})
-        : size(size_), scheme(scheme_), tape(tape_) {}
+        : size(size_), scheme(scheme_), tape(tape_) {
+        // (compilers do not see that `load` or `start` comes first)
+        const P zero = splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * n + k] = zero; });
+            z[j] = weight[j] = norm2[j] = zero;
+        });
+    }
 
     // In memory the weights lie in the places of the leading entries.
     SMNN_INLINE void load(const P* memory) {
@@ -53,6 +61,9 @@ struct Rotations {
             z[j] = memory[at.z() + j];
             norm2[j] = memory[at.norm2() + j];
         });
+        auto negative = weight[0] < splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { negative = negative | (weight[j] < splat<P>(0)); });
+        degenerate = any(negative);
     }
     SMNN_INLINE void save(P* memory) const {
         const CarriedLayout<false> at{n};
@@ -92,25 +103,21 @@ struct Rotations {
 
     SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * n + j]); }
 
-    // The rows [S11 S12] of the step into point t, times its powers p.
+    // Row i of [S11 S12] of the step into point t, times its powers p.
     template <class Rows>
-    SMNN_INLINE void set_rows(const Rows& rows, int t) {
-        repeat(size.n, [&](auto i) SMNN_LAMBDA {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (i <= k) x_own[i * n + k] = S(i, k) * p[k];
-                x_next[i * n + k] = S(i, n + k) * p[k];
-            });
-            repeat(size.n, [&](auto k) SMNN_LAMBDA { top_next[i * n + k] = splat<P>(0); });
-            x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, 0, i) : splat<P>(0);
-            x_weight[i] = splat<P>(1);
-            norm2_next[i] = splat<P>(scheme.norm2[n + i]) * p[i] * p[i];
+    SMNN_INLINE void set_row(const Rows& rows, int t, int i) {
+        repeat(size.n, [&](auto k) SMNN_LAMBDA {
+            if (i <= k) x_own[i * n + k] = S(i, k) * p[k];
+            x_next[i * n + k] = S(i, n + k) * p[k];
         });
+        x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, 0, i) : splat<P>(0);
+        x_weight[i] = splat<P>(1);
     }
 
     template <class Rows>
     SMNN_INLINE void start(const Rows& rows) {
-        repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = splat<P>(0); });
-        set_rows(rows, 0);
+        repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = norm2_next[o] = splat<P>(0); });
+        repeat(size.n, [&](auto i) SMNN_LAMBDA { set_row(rows, 0, i); });
     }
 
     // From the point before t towards t: its final rows go to f and f_z.
@@ -122,16 +129,17 @@ struct Rotations {
         repeat(size.n, [&](auto o) SMNN_LAMBDA {
             if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
         });
-        set_rows(rows, t);
         const FactorLayout<false> at{n, n};
-        auto bad_any = one < one, negative = bad_any;
-        repeat(size.n, [&](auto j) SMNN_LAMBDA { negative = negative | (weight[j] < splat<P>(0)); });
-        const bool degenerate = any(negative);
+        auto bad_any = one < one;
         // row j with the row below that starts in column j as well, then with the one that did so a column before, ...
         repeat(size.n, [&](auto final) SMNN_LAMBDA {
             constexpr int j = decltype(final)::value;
-            repeat(Int<n - j>(), [&](auto i) SMNN_LAMBDA { rotate<j + decltype(i)::value, decltype(i)::value>(degenerate); });
-            const P total = norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j];
+            repeat(Int<n - j>(), [&](auto i) SMNN_LAMBDA {
+                if (j == 0) set_row(rows, t, i);
+                rotate<j + decltype(i)::value, decltype(i)::value>();
+            });
+            const P square = p[j] * p[j], total = norm2[j] + splat<P>(scheme.norm2[j]) * square;
+            norm2_next[j] = splat<P>(scheme.norm2[n + j]) * square;
             const auto bad = weight[j] <= tolerance2 * total;
             bad_any = bad_any | bad;
             f[at.row(j)] = select(bad, one, inverse[j]);
@@ -146,15 +154,26 @@ struct Rotations {
 
     // Row i below into row j of the triangle, in column j.
     template <int j, int i>
-    SMNN_INLINE void rotate(bool degenerate) {
+    SMNN_INLINE void rotate() {
         P b = x_own[i * n + j];
+        // (at the next point row j has zeros before its first rotation)
+        constexpr bool first = i == j;
+        if (first && degenerate) repeat(size.n, [&](auto k) SMNN_LAMBDA { top_next[j * n + k] = splat<P>(0); });
         if (degenerate) b = exchange<j, i>(b);
         const Turn turn(b, weight[j], x_weight[i], inverse[j]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
             constexpr int k = j + 1 + decltype(k_)::value;
             turn(own[j * n + k], x_own[i * n + k]);
         });
-        repeat(size.n, [&](auto k) SMNN_LAMBDA { turn(top_next[j * n + k], x_next[i * n + k]); });
+        repeat(size.n, [&](auto k) SMNN_LAMBDA {
+            P &top = top_next[j * n + k], &x = x_next[i * n + k];
+            if (first) {
+                const P entry = turn.s * x;
+                top = degenerate ? entry + top : entry;  // (one that was exchanged: x is 0)
+            } else {
+                turn(top, x);
+            }
+        });
         if constexpr (Rhs) turn(z[j], x_z[i]);
         if (RESCALES && turn.small) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
@@ -223,6 +242,7 @@ struct Rotations {
     // At point t: the rows that departure left and the equations become the triangle.
     template <class Rows>
     SMNN_INLINE void arrive(const Rows& rows, int t) {
+        degenerate = false;
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
             const P w = rows.w_equation(t, q);
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
@@ -283,6 +303,7 @@ struct Rotations {
             weight[j] = select(mask, square, weight[j]);
         });
         const auto none = weight[j] <= noise;
+        degenerate = degenerate || any(none);
         // (never zero itself: then a rotation by a row that starts with zero changes nothing)
         weight[j] = select(none, -x_weight[j] - splat<P>(SMALLEST), weight[j]);
         repeat(Int<R - 1 - j>(), [&](auto i) SMNN_LAMBDA {

@@ -426,15 +426,17 @@ SMNN_OUTLINE void sweep(
         if (rows.has_initial(t)) {
             state.save(carried);
             if constexpr (by_rotations) State::to_plain(carried);
+            Record record = state.tape;  // (what belongs to the state itself could not lie in registers then)
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
                     P value = splat<P>(0);
                     if constexpr (Rhs) value = rows.u(t, v, r);
                     take_initial_row<P, Chunked, Rhs>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace, state.tape
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace, record
                     );
                 }
             }
+            state.tape = record;
             if constexpr (by_rotations) State::to_weighted(carried);
             state.load(carried);
         }

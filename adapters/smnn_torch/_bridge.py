@@ -226,7 +226,7 @@ def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Proble
     known = _known.get(key)
     if known is not None:
         steps = _view(s)
-        if np.count_nonzero(steps) == steps.size:
+        if steps.all():
             like, is_tensor = known
             weights = like.system.weights
             if True in is_tensor:

@@ -116,6 +116,16 @@ class System:
         arrays = (self.coefficients, self.step_sizes, weights.equation, weights.initial, weights.smoothness)
         return all(can_look(x) for x in arrays)
 
+    @property
+    def is_finite(self) -> Array:
+        """Which batch members have no infinite or undefined entry, bool, (*batch,)."""
+        xp, w = self.xp, self.weights
+        finite = xp.ones(self.batch, dtype=xp.bool, device=self.device)
+        cores = (self.coefficients, 4), (self.step_sizes, 1), (w.equation, 2), (w.initial, 3), (w.smoothness, 1)
+        for x, rank in cores:
+            finite = finite & xp.all(xp.isfinite(x), axis=tuple(range(max(x.ndim - rank, 0), x.ndim)))
+        return finite
+
     @staticmethod
     def build(
         coefficients: Array,

@@ -310,5 +310,7 @@ def raise_if_singular(system: System, factor: Factor, check: bool) -> None:
         return
     xp = system.xp
     if bool(xp.any(flags)):
+        flags = flags & system.is_finite[..., None]  # the pivots of an infinite system say nothing
+    if bool(xp.any(flags)):
         *batch, time = (int(axis[0]) for axis in xp.nonzero(flags))
         raise SingularSystemError(tuple(batch), time)

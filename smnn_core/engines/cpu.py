@@ -211,11 +211,7 @@ def _undetermined(system: System) -> np.ndarray:
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
     call = _Call.of(system)
     _kernels.solve(*call.head(system.batch, call.inputs, flags), None)
-    w = system.weights
-    ranks = (system.coefficients, 4), (system.step_sizes, 1), (w.equation, 2), (w.initial, 3), (w.smoothness, 1)
-    for x, rank in ranks:  # a pivot of a system with infinite entries says nothing: it is not finite, not singular
-        finite = np.isfinite(x).all(axis=tuple(range(max(x.ndim - rank, 0), x.ndim)))
-        flags &= finite[..., None]
+    flags &= system.is_finite[..., None]  # a pivot of an infinite system is not finite, which says nothing
     return flags
 
 

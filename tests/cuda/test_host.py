@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import smnn_core as smnn
 from smnn_core import _gradient
 from smnn_core._problem import Problem, Rows
+from smnn_core._solve import raise_if_singular
 from smnn_core.engines import array_api
 from smnn_core.engines._cuda import host, layout
 
@@ -186,9 +187,30 @@ def test_input_that_is_not_finite_stays_with_its_system(value) -> None:
     c = problem.system.coefficients.copy()
     c[1, 11] = value
     broken = Problem.build(c, problem.rhs, problem.initial_values, problem.system.step_sizes)
-    y, _ = host.solve_problem(Emulator(FINE), broken)
+    y, factor = host.solve_problem(Emulator(FINE), broken)
     np.testing.assert_array_equal(y[[0, 2]], expected[[0, 2]])
     assert not np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("field", ["coefficients", "step_sizes", "equation", "initial", "smoothness"])
+def test_an_infinite_system_is_not_called_singular(field: str) -> None:
+    """Its pivots are no larger than those of columns of infinite norm."""
+    problem = random_problem(np.random.default_rng(8), (3,), 24, 1, 3, 1)
+    system, T_init, R_init = problem.system, *problem.initial_values.shape[-3::2]
+    fields = {
+        "coefficients": system.coefficients.copy(),
+        "step_sizes": np.broadcast_to(system.step_sizes, (3, 23)).copy(),
+        "equation": np.ones((3, 24, 1)),
+        "initial": np.ones((3, T_init, 1, R_init)),
+        "smoothness": np.ones((3, 23)),
+    }
+    fields[field][1].flat[0] = np.inf
+    c, s, *weights = fields.values()
+    broken = Problem.build(c, problem.rhs, problem.initial_values, s, weights=smnn.Weights(*weights))
+    for grain in (FINE, COARSE, WHOLE):
+        y, factor = host.solve_problem(Emulator(grain), broken)
+        assert not np.isfinite(y[1]).all()
+        raise_if_singular(broken.system, factor, check=True)
 
 
 def test_an_empty_batch_launches_nothing() -> None:

@@ -6,14 +6,16 @@ grid, the field of the window ahead is the solution of one linear ODE of order R
     c_0 y + c_1 y' + c_2 y'' + c_3 y''' + c_4 y'''' = b,    y(0) = u(x), the last field given,
 
 whose coefficients c (T, R+1), right-hand side b (T,), initial derivatives and step size come from convolutional
-networks that see the window given: the ODE knows its neighbours through these only. `Convolutional` has the same
-networks, which predict the increments themselves.
+networks that see the window given: the ODE knows its neighbours through these only. It may get to know them better: in
+a second look, further networks see the solutions of the window ahead, all points of the grid side by side, and correct
+the ODEs, which are solved again (as waveform relaxation couples systems that are solved one by one: Lelarasmee et al.,
+IEEE Trans. CAD 1, 1982). `Convolutional` has the same networks, which predict the increments themselves.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network on the circle: (B, n_in, X) to (B, n_out, X).
+    """A residual network on the circle: (B, n_in, X) to (B, n_out, X), by features (B, width, X).
 
     Args:
         n_in: channels in.
@@ -63,46 +65,64 @@ class ResNet(nn.Module):
             self.last.weight.mul_(SPREAD)
             self.last.bias.zero_()
 
+    def features(self, x: Tensor, before: Tensor | float = 0.0) -> Tensor:
+        """Features that go on from those of another network."""
+        return self.blocks(before + _circular(self.first, x))
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """(B, n_out, X)."""
+        return self.last(functional.gelu(features))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_out, X)."""
-        return self.last(functional.gelu(self.blocks(_circular(self.first, x))))
+        return self.outputs(self.features(x))
 
 
 class Mechanistic(nn.Module):
     """The next window as the solution of one ODE per point of the grid.
 
     Of two networks, one gives the left-hand side, coefficients and step size, the other the right-hand side and the
-    initial derivatives; a single one gives all. The start is y' = 0, persistence, up to small random numbers. The unit
-    of time is a matter of scale: networks give increments per window of T-1 steps, which `per_window` translates.
+    initial derivatives; a single one gives all. In a second look and after, networks go on from the features of those
+    before them, and add to what these gave. The start is y' = 0, persistence, up to small random numbers. The unit of
+    time is a matter of scale: networks give increments per window of T-1 steps, which `per_window` translates.
 
     Args:
         scale: of the fields, which the networks see divided by it.
         n_networks: 1 or 2.
+        n_blocks: of the networks of each look.
         step_size: where the step sizes start; they stay within half of it.
         scheme: as for `solve_ode`.
-        network: arguments of `ResNet`.
+        network: other arguments of `ResNet`.
     """
 
     def __init__(
-        self, scale: float, n_networks: int, *, step_size: float, scheme: Scheme = TAYLOR, **network: int
+        self,
+        scale: float,
+        n_networks: int,
+        *,
+        n_blocks: Sequence[int],
+        step_size: float,
+        scheme: Scheme = TAYLOR,
+        **network: int,
     ) -> None:
         super().__init__()
         self.scale, self.step_size, self.scheme = scale, step_size, scheme
         self.sizes = [WINDOW * (ORDER + 1), 1, WINDOW, ORDER - 1]  # of coefficients, step, right-hand side, derivatives
         outputs = [sum(self.sizes)] if n_networks == 1 else [sum(self.sizes[:2]), sum(self.sizes[2:])]
-        self.networks = nn.ModuleList([ResNet(WINDOW, n, **network) for n in outputs])
+        self.looks = nn.ModuleList()
+        for look, blocks in enumerate(n_blocks):
+            n_in = WINDOW if look == 0 else WINDOW - 1
+            self.looks.append(nn.ModuleList([ResNet(n_in, n, n_blocks=blocks, **network) for n in outputs]))
         self.register_buffer("start", torch.eye(ORDER + 1)[1], persistent=False)
         # d_r (T s)^r / r! is what y^(r)(0) = d_r adds to y by the end of the window
         orders = torch.arange(1.0, ORDER)
         per_window = torch.exp(torch.lgamma(orders + 1)) / ((WINDOW - 1) * step_size) ** orders
         self.register_buffer("per_window", per_window, persistent=False)
 
-    def ode(self, window: Tensor) -> ODE:
-        """The ODEs of a window (B, T, X), batch axes (B, X), in units of `scale`."""
-        u = window / self.scale
-        outputs = torch.cat([network(u) for network in self.networks], dim=1)
+    def ode(self, last: Tensor, outputs: Tensor) -> ODE:
+        """The ODEs, batch axes (B, X), that start from a field (B, X), of what the networks give, (B, n, X)."""
         c, s, b, d = outputs.movedim(1, -1).split(self.sizes, dim=-1)
-        initial = torch.cat([u[:, -1, :, None], d * self.per_window], dim=-1)
+        initial = torch.cat([last[..., None], d * self.per_window], dim=-1)
         return ODE(
             coefficients=(self.start + SPREAD * c.unflatten(-1, (WINDOW, ORDER + 1)))[..., None, None, :],
             rhs=(b * self.per_window[0])[..., None],
@@ -112,8 +132,15 @@ class Mechanistic(nn.Module):
 
     def forward(self, window: Tensor) -> Tensor:
         """The next window (B, T, X), which begins where the one given, (B, T, X), ends."""
-        y = solve_ode(*self.ode(window), scheme=self.scheme)
-        return self.scale * y[..., 0, 0].movedim(-1, 1)
+        seen = window / self.scale
+        last, outputs, features = seen[:, -1], 0.0, [0.0] * len(self.looks[0])
+        for networks in self.looks:
+            features = [network.features(seen, before) for network, before in zip(networks, features, strict=True)]
+            given = [network.outputs(x) for network, x in zip(networks, features, strict=True)]
+            outputs = outputs + torch.cat(given, dim=1)
+            y = solve_ode(*self.ode(last, outputs), scheme=self.scheme)[..., 0, 0].movedim(-1, 1)
+            seen = (y - last[:, None])[:, 1:]
+        return self.scale * y
 
 
 class Convolutional(nn.Module):
@@ -170,15 +197,17 @@ def relative_error(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def seconds_per_step(model: Mechanistic, window: Tensor, repeats: int = 20) -> tuple[float, float]:
-    """Of a forward and backward pass, the fastest of some: of the whole model, and of the solver in it."""
+    """Of a forward and backward pass, the fastest of some: of the whole model, and of all its solves."""
 
     def whole() -> None:
         model(window).sum().backward()
 
-    parameters = [x.detach().requires_grad_() for x in model.ode(window)]
+    outputs = window.new_zeros(len(window), sum(model.sizes), window.shape[-1])
+    parameters = [x.detach().requires_grad_() for x in model.ode(window[:, -1], outputs)]
 
     def solver() -> None:
-        solve_ode(*parameters, scheme=model.scheme).sum().backward()
+        for _ in model.looks:
+            solve_ode(*parameters, scheme=model.scheme).sum().backward()
 
     def seconds(run: Callable[[], None]) -> float:
         began = time.perf_counter()

@@ -5,15 +5,15 @@
 Ten points in time of the field go in, the next ten come out, of which the first is the last one given; predictions are
 fed back 16 times (144 points). Convolutional networks give an ODE of order 4 at every point of the grid, and the
 library solves them all at once: a batch of 16 windows is 4096 systems. The loss is the mean over windows of the summed
-absolute error. Compared with a network of the same size that predicts the increments directly, trained for as many
+absolute error. Compared with a network of as many parameters that predicts the increments directly, trained for as many
 steps on the same batches, and with persistence. Ends with a table, a picture and metrics.json in examples/output/kdv/.
 
     python examples/kdv.py [--quick | --smoke] [--seed 0] [--device cuda] [--resume]
 
 Source: experiment and configuration (no option: two ResNets of 10 blocks, 64 filters, kernel 9; 512 trajectories, 10
 epochs; Adam at 1e-4, halved on plateaus; a GPU is advisable) from Chen et al., Scalable Mechanistic Neural Networks,
-ICLR 2025. `--quick` has one smaller network, one epoch and a learning rate that rises and falls once. The
-trajectories, and the sign convention, are those of `_kdv_data.py`; the models are in `_kdv_model.py`.
+ICLR 2025. `--quick` has one smaller network that looks twice, one epoch, and a learning rate that rises and falls
+once. The trajectories, and the sign convention, are those of `_kdv_data.py`; the models are in `_kdv_model.py`.
 
 Error: Σ_x (predicted - true)² / Σ_x predicted², averaged over test trajectories and the first 40 predicted points, as
 published, or over all 144.
@@ -22,7 +22,7 @@ published, or over all 144.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import cos, pi
 from typing import Any
 
@@ -75,25 +75,63 @@ class Configuration:
     steps: int
     batch: int
     n_networks: int
+    n_blocks: tuple[int, ...]
+    """of the networks of each look"""
     width: int
-    n_blocks: int
     kernel: int
+    convolutional_width: int
+    """for as many parameters"""
     learning_rate: float
     step_size: float
     """of the ODEs, where learning starts"""
     plateaus: bool
     """halve the learning rate where the loss no longer falls; else let it rise for a tenth of the steps, then fall"""
 
-    @property
-    def network(self) -> dict[str, int]:
-        """Arguments of a `ResNet`."""
-        return {"width": self.width, "n_blocks": self.n_blocks, "kernel": self.kernel}
+    def mechanistic(self, scale: float) -> Mechanistic:
+        """The model, untrained."""
+        network = {"width": self.width, "kernel": self.kernel}
+        return Mechanistic(scale, self.n_networks, n_blocks=self.n_blocks, step_size=self.step_size, **network)
+
+    def convolutional(self, scale: float) -> Convolutional:
+        """What it is compared with, untrained."""
+        network = {"width": self.convolutional_width, "kernel": self.kernel}
+        return Convolutional(scale, self.n_networks, n_blocks=sum(self.n_blocks), **network)
 
 
+PUBLISHED_RUN = Configuration(
+    n_train=512,
+    n_test=128,
+    n_windows=16,
+    steps=10 * 512 * STARTS // 16,
+    batch=16,
+    n_networks=2,
+    n_blocks=(10,),
+    width=64,
+    kernel=9,
+    convolutional_width=64,
+    learning_rate=1e-4,
+    step_size=0.05,
+    plateaus=True,
+)
+QUICK_RUN = Configuration(
+    n_train=512,
+    n_test=64,
+    n_windows=16,
+    steps=4000,
+    batch=16,
+    n_networks=1,
+    n_blocks=(1, 2),
+    width=32,
+    kernel=9,
+    convolutional_width=34,
+    learning_rate=3e-3,
+    step_size=1 / (WINDOW - 1),
+    plateaus=False,
+)
 SIZES = {
-    "full": Configuration(512, 128, 16, 10 * 512 * STARTS // 16, 16, 2, 64, 10, 9, 1e-4, 0.05, plateaus=True),
-    "quick": Configuration(512, 64, 16, 4000, 16, 1, 32, 3, 9, 3e-3, 1 / (WINDOW - 1), plateaus=False),
-    "smoke": Configuration(4, 2, 2, 4, 4, 2, 8, 1, 3, 3e-3, 1 / (WINDOW - 1), plateaus=False),
+    "full": PUBLISHED_RUN,
+    "quick": QUICK_RUN,
+    "smoke": replace(QUICK_RUN, n_train=4, n_test=2, n_windows=2, steps=4, batch=4, width=8, convolutional_width=8),
 }
 PLATEAU = 1000
 """Steps over which the loss is averaged to see whether it falls."""
@@ -262,14 +300,12 @@ def main() -> None:
     scale = u.std().item()
     print(f"{len(u)} trajectories of {N_TIMES} points in time x {u.shape[-1]} in space; {size.batch} windows a batch")
 
-    models: dict[str, nn.Module] = {}
+    models: dict[str, Any] = {}
     results = []
     for name in ("mechanistic", "convolutional"):
         torch.manual_seed(arguments.seed)
-        if name == "mechanistic":
-            models[name] = Mechanistic(scale, size.n_networks, step_size=size.step_size, **size.network).to(u.device)
-        else:
-            models[name] = Convolutional(scale, size.n_networks, **size.network).to(u.device)
+        model = size.mechanistic(scale) if name == "mechanistic" else size.convolutional(scale)
+        models[name] = model.to(u.device)
         training = train(name, models[name], u, size, arguments)
         results.append(evaluate(name, models[name], true, size.n_windows, training.seconds))
     results.append(evaluate("persistence", Persistence(), true, size.n_windows))

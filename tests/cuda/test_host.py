@@ -187,7 +187,7 @@ def test_input_that_is_not_finite_stays_with_its_system(value) -> None:
     c = problem.system.coefficients.copy()
     c[1, 11] = value
     broken = Problem.build(c, problem.rhs, problem.initial_values, problem.system.step_sizes)
-    y, factor = host.solve_problem(Emulator(FINE), broken)
+    y, _ = host.solve_problem(Emulator(FINE), broken)
     np.testing.assert_array_equal(y[[0, 2]], expected[[0, 2]])
     assert not np.isfinite(y[1]).all()
 

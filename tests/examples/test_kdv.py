@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_a_batch_is_its_members(fields: data.Fields) -> None:
     np.testing.assert_allclose(batch[1], alone[0], atol=1e-14)
 
 
-NETWORK = {"width": 6, "n_blocks": 1, "kernel": 5}
+NETWORK = {"width": 6, "kernel": 5}
 
 
 @pytest.fixture
@@ -91,40 +92,55 @@ def window() -> torch.Tensor:
     return torch.randn(2, models.WINDOW, 32, generator=torch.Generator().manual_seed(0))
 
 
-def small(name: str, n_networks: int = 2) -> torch.nn.Module:
+def small(name: str, n_networks: int = 2, n_blocks: tuple[int, ...] = (1,)) -> torch.nn.Module:
     torch.manual_seed(1)
     if name == "mechanistic":
-        return models.Mechanistic(0.5, n_networks, step_size=0.05, **NETWORK)
-    return models.Convolutional(0.5, n_networks, **NETWORK)
+        return models.Mechanistic(0.5, n_networks, n_blocks=n_blocks, step_size=0.05, **NETWORK)
+    return models.Convolutional(0.5, n_networks, n_blocks=sum(n_blocks), **NETWORK)
 
 
+def silence(model: torch.nn.Module) -> None:
+    for network in model.modules():
+        if isinstance(network, models.ResNet):
+            torch.nn.init.zeros_(network.last.weight)
+
+
+@pytest.mark.parametrize("n_blocks", [(1,), (1, 1)])
 @pytest.mark.parametrize("n_networks", [1, 2])
 @pytest.mark.parametrize("name", ["mechanistic", "convolutional"])
-def test_networks_that_say_nothing_give_persistence(name: str, n_networks: int, window: torch.Tensor) -> None:
-    model = small(name, n_networks)
-    for network in model.networks:
-        torch.nn.init.zeros_(network.last.weight)
+def test_networks_that_say_nothing_give_persistence(
+    name: str, n_networks: int, n_blocks: tuple[int, ...], window: torch.Tensor
+) -> None:
+    model = small(name, n_networks, n_blocks)
+    silence(model)
     torch.testing.assert_close(model(window), models.Persistence()(window), rtol=0, atol=1e-5)
 
 
 def test_increments_of_the_mechanistic_model_are_per_window(window: torch.Tensor) -> None:
     """A first derivative and a right-hand side of 1, all else 0: a straight line that rises by the scale."""
     model = small("mechanistic")
-    for network in model.networks:
-        torch.nn.init.zeros_(network.last.weight)
-    torch.nn.init.ones_(model.networks[1].last.bias[: models.WINDOW + 1])
+    silence(model)
+    torch.nn.init.ones_(model.looks[0][1].last.bias[: models.WINDOW + 1])
     line = 0.5 * torch.linspace(0, 1, models.WINDOW)[:, None]
     torch.testing.assert_close(model(window), window[:, -1:] + line, rtol=0, atol=1e-5)
 
 
+def test_a_second_look_adds_to_the_first(window: torch.Tensor) -> None:
+    once, twice = small("mechanistic"), small("mechanistic", n_blocks=(1, 1))
+    twice.looks[0].load_state_dict(once.looks[0].state_dict())
+    for network in twice.looks[1]:
+        torch.nn.init.zeros_(network.last.weight)
+    torch.testing.assert_close(twice(window), once(window))
+
+
 @pytest.mark.parametrize("name", ["mechanistic", "convolutional"])
 def test_predictors_commute_with_translations(name: str, window: torch.Tensor) -> None:
-    model = small(name)
+    model = small(name, n_blocks=(1, 1))
     torch.testing.assert_close(model(window.roll(5, -1)), model(window).roll(5, -1), rtol=0, atol=1e-5)
 
 
 def test_every_parameter_of_the_mechanistic_model_learns(window: torch.Tensor) -> None:
-    model = small("mechanistic")
+    model = small("mechanistic", n_blocks=(1, 1))
     model(window).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
 
@@ -156,7 +172,7 @@ def test_stopped_training_resumes_to_the_same_result(
     fields: data.Fields, tmp_path: Path, plateaus: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kdv, "PLATEAU", 2)
-    size = kdv.Configuration(4, 1, 1, 9, 4, 2, **NETWORK, learning_rate=1e-2, step_size=0.1, plateaus=plateaus)
+    size = replace(kdv.SIZES["smoke"], steps=9, batch=4, learning_rate=1e-2, plateaus=plateaus)
     u = torch.tensor(fields.u[:, :, ::8], dtype=torch.float32)
 
     def run(folder: str, resume: bool, stop: bool = False) -> tuple[list[float], list[torch.Tensor]]:

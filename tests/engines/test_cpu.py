@@ -348,7 +348,8 @@ def test_rows_that_start_with_zeros(T, K, dtype, seed) -> None:
         expected = np.linalg.lstsq(A[i], d[i])[0]
         residual = np.abs(A[i] @ expected - d[i]).max()
         cond = values[i, 0] / values[i, -1]
-        tolerance = 50 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
+        # (rotations stay below 50 eps; reflections, which the baseline has for K = 5, reach 200)
+        tolerance = 400 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
         assert_near(y[i].ravel(), expected.astype(dtype), tolerance, f"member {i}")
 
 

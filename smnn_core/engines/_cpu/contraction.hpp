@@ -52,10 +52,10 @@ struct Contraction : Driver<P, Size, Chunked, F> {
         set_border(border, y_lanes);
         for (int t1 = group.longest; t1 > 0;) {
             const int t0 = (t1 - 1) / points * points, before = t0 > 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, true);
-            stage(job, job.in[Y], y_lanes, t0 - before, t1, y);
+            const StagedRows<P> rows = stager.rows(t0, t1, true, Order::BACKWARD);
+            stage(job, job.in[Y], y_lanes, t0 - before, t1, y, Order::BACKWARD);
             spread(job.in[Y], t1 - t0 + before, y);
-            stage(job, job.in[G], g_lanes, t0, t1, g);
+            stage(job, job.in[G], g_lanes, t0, t1, g, Order::BACKWARD);
             spread(job.in[G], t1 - t0, g);
             contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
             if (rows.initial_) contract_initial(rows, t0, t1, y + before * n, z_at(t0));

@@ -74,6 +74,13 @@ struct GradientSink {
             if (length[l] < shortest) shortest = length[l];
         }
         if (shortest > t0) unstage_run(block, Index(shortest - t0) * count, to, group.valid);
+        // blocks are written last to first: what the next one will overwrite (processors foresee streams, not so many
+        // short runs)
+        constexpr Index LINE = 64 / Index(sizeof(T));
+        const Index next = Index(t0 < t1 - t0 ? t0 : t1 - t0) * count;
+        for (int l = 0; l < group.valid; ++l) {
+            for (Index i = 0; i < next; i += LINE) __builtin_prefetch(to[l] - next + i, 1, 2);
+        }
         for (int l = 0; l < group.valid; ++l) {
             const int end = length[l] < t1 ? length[l] : t1;
             for (Index i = Index(shortest > t0 ? shortest - t0 : 0) * count; i < Index(end - t0) * count; ++i) {

@@ -27,9 +27,6 @@ struct StagedRows {
     SMNN_INLINE P w_smoothness(int t) const {
         return t == 0 ? w_first : w_smoothness_[(t - t0) * w_smoothness_step];
     }
-    // where steps out of points are staged
-    SMNN_INLINE const P& s_out(int t) const { return s_[(t - t0) * s_step]; }
-    SMNN_INLINE const P& w_out(int t) const { return w_smoothness_[(t - t0) * w_smoothness_step]; }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_ != nullptr; }
     SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const {
         return smoothness_rhs_[((t - t0) * job->V + v) * 2 * job->K + i];
@@ -111,8 +108,8 @@ struct RowStager {
         return x;
     }
 
-    // Points t0 .. t1-1 with the steps into them or, for `out_of`, out of them.
-    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, bool out_of = false) const {
+    // Points t0 .. t1-1 with the steps into them.
+    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, Order order = Order::FORWARD) const {
         StagedRows<P> r;
         r.job = &job;
         r.group = &group;
@@ -129,19 +126,18 @@ struct RowStager {
         r.u_ = u_;
         r.w_initial_ = w_initial_;
         r.smoothness_rhs_ = with_rhs ? smoothness_rhs_ : nullptr;
-        stage(job, job.in[C], c, t0, t1, c_);
-        stage(job, job.in[W_EQUATION], w_equation, t0, t1, w_equation_);
-        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, b_);
+        stage(job, job.in[C], c, t0, t1, c_, order);
+        stage(job, job.in[W_EQUATION], w_equation, t0, t1, w_equation_, order);
+        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, b_, order);
         if (with_rhs && !job.in[B].data) zero(b_, Index(t1 - t0) * job.Q);
         r.s_first = r.w_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
-        const int skip = !out_of && t0 == 0;
-        const int first = out_of ? t0 : t0 - 1 + skip, last = out_of ? (t1 < group.longest ? t1 : t1 - 1) : t1 - 1;
+        const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
         r.s_ = s_ + (job.in[S].time == 0 ? 0 : skip);
         r.w_smoothness_ = w_smoothness_ + (job.in[W_SMOOTHNESS].time == 0 ? 0 : skip);
         if (last > first) {
-            stage(job, job.in[S], s, first, last, r.s_);
-            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_);
+            stage(job, job.in[S], s, first, last, r.s_, order);
+            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_, order);
         }
         r.s_ = s_;
         r.w_smoothness_ = w_smoothness_;

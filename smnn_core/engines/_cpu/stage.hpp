@@ -46,7 +46,7 @@ template <class P>
 struct LanePointers {
     static constexpr int W = Lanes<P>::count;
     const ScalarOf<P>* at[W];
-    Index ahead = 0;  // to what will be wanted next, for prefetching; 0: the points that follow
+    Index ahead = 0;  // to the next group of lanes, where they are so short that it is what will be wanted next
 
     LanePointers() = default;
     SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group) {
@@ -139,9 +139,14 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* 
     }
 }
 
+// In which order blocks of points are staged: what comes next is prefetched.
+enum class Order { FORWARD, BACKWARD };
+
 // The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time.
 template <class P>
-SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to) {
+SMNN_OUTLINE void stage(
+    const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to, Order order = Order::FORWARD
+) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     if (in.time == 0) t1 = t0 + 1;
@@ -154,7 +159,8 @@ SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& 
         const T* from[W];
         for (int l = 0; l < W; ++l) from[l] = lanes.at[l] + Index(t0) * in.time;
         const Index count = Index(t1 - t0) * in.count;
-        stage_run(from, count, lanes.ahead ? lanes.ahead : count, to);
+        const Index next = order == Order::FORWARD ? count : -count;
+        stage_run(from, count, lanes.ahead ? lanes.ahead : next, to);
     } else {
         for (int t = t0; t < t1; ++t) {
             for (int e = 0; e < in.count; ++e, ++to) {

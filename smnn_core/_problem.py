@@ -18,6 +18,11 @@ __all__ = ["Gradients", "Problem", "Rows", "System", "Weights"]
 
 ArrayOrNumber = Any
 
+ZERO_STEP = (
+    "step_sizes contains a zero: two time points cannot coincide. Merge them, or, for padding, keep any non-zero step "
+    "and set weights.equation to zero there."
+)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -189,10 +194,7 @@ class System:
             device=device,
         )
         if can_look(step_sizes) and bool(xp.any(step_sizes == 0)):
-            raise ArgumentError(
-                "step_sizes contains a zero: two time points cannot coincide. Merge them, or, for padding, keep any "
-                "non-zero step and set weights.equation to zero there."
-            )
+            raise ArgumentError(ZERO_STEP)
         return system
 
 

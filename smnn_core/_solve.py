@@ -12,7 +12,7 @@ from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import Gradients, Problem, System, Weights
 from ._schemes import TAYLOR, Scheme
 from .engines import select
-from .engines._contract import Factor
+from .engines._contract import ALL, Factor
 
 __all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
 
@@ -267,10 +267,10 @@ def solve_problem(
     return y, factor
 
 
-def adjoint(problem: Problem, factor: Factor, y: Array, g: Array) -> Gradients:
-    """The gradients of L with respect to all inputs, from g = dL/dy; fused where the engine can."""
+def adjoint(problem: Problem, factor: Factor, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+    """The gradients of L with respect to all inputs, or those wanted, from g = dL/dy; fused where the engine can."""
     if hasattr(factor, "adjoint"):
-        return factor.adjoint(problem, y, g)
+        return factor.adjoint(problem, y, g, wanted)
     return _gradient.solve_pullback(problem, y, factor.normal_solve(g), g)
 
 
@@ -278,6 +278,7 @@ def adjoint_without_factor(
     problem: Problem,
     y: Array,
     g: Array,
+    wanted: Gradients = ALL,
     *,
     engine: str = "auto",
     eliminated: System | None = None,
@@ -292,8 +293,8 @@ def adjoint_without_factor(
     system = problem.system if eliminated is None else eliminated
     chosen = select(engine, system)
     if hasattr(chosen, "adjoint"):
-        return chosen.adjoint(problem, y, g, lean=lean)
-    return adjoint(problem, chosen.factorize(system), y, g)
+        return chosen.adjoint(problem, y, g, wanted, lean=lean)
+    return adjoint(problem, chosen.factorize(system), y, g, wanted)
 
 
 def raise_if_singular(system: System, factor: Factor, check: bool) -> None:

@@ -22,7 +22,7 @@ from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._solve import adjoint as core_adjoint
 from smnn_core._solve import adjoint_without_factor, raise_if_singular, solve_problem
 from smnn_core.engines import array_api, select
-from smnn_core.engines._contract import Factor
+from smnn_core.engines._contract import ALL, Factor
 
 from . import _cuda
 
@@ -162,19 +162,29 @@ def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
     )
 
 
-def adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
-    """The gradients with respect to all inputs of y = least_squares(...), in one go; in the arrays of the engine."""
+def adjoint(
+    how: Statement,
+    keep: Keep,
+    lhs: Sequence[Any],
+    b: Tensor,
+    u: Tensor,
+    y: Tensor,
+    g: Tensor,
+    wanted: Gradients = ALL,
+) -> Gradients:
+    """The gradients with respect to all inputs of y = least_squares(...), or those wanted (see `engines._contract`), in
+    one go; in the arrays of the engine."""
     if keep.kept is None and how.recompute:
         new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
         with _calls_on(new.system):
             y_, g_ = _like(new.system, y), _like(new.system, g)
-            return adjoint_without_factor(new, y_, g_, engine=how.engine, lean=how.lean)
+            return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, lean=how.lean)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     if problem is None:
         problem = Problem(system, _like(system, b), _like(system, u), tuple(y.shape[:-3]))
         solution = _like(system, y)
     with _calls_on(system):
-        return core_adjoint(problem, factor, solution, _like(system, g))
+        return core_adjoint(problem, factor, solution, _like(system, g), wanted)
 
 
 def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:
@@ -219,21 +229,19 @@ def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Proble
     """The problem, checked, in the arrays of the engine that will serve it.
 
     Most problems look like the last one. Shapes that a compiled engine has served before are not checked again, which
-    takes longer than solving a small problem; only the values of the steps are.
+    takes longer than solving a small problem; the values of the steps, that engine checks itself.
     """
     c, s, *w = lhs
     key = (how, *[(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in (*lhs, b, u)])
     known = _known.get(key)
     if known is not None:
-        steps = _view(s)
-        if steps.all():
-            like, is_tensor = known
-            weights = like.system.weights
-            if True in is_tensor:
-                parts = zip(w, vars(weights).values(), is_tensor, strict=True)
-                weights = Weights(*(_view(x) if changes else number for x, number, changes in parts))
-            system = _with(like.system, coefficients=_view(c), step_sizes=steps, weights=weights)
-            return _with(like, system=system, rhs=_view(b), initial_values=_view(u))
+        like, is_tensor = known
+        weights = like.system.weights
+        if True in is_tensor:
+            parts = zip(w, vars(weights).values(), is_tensor, strict=True)
+            weights = Weights(*(_view(x) if changes else number for x, number, changes in parts))
+        system = _with(like.system, coefficients=_view(c), step_sizes=_view(s), weights=weights)
+        return _with(like, system=system, rhs=_view(b), initial_values=_view(u))
 
     def build(arrays: Callable[[Any], Any]) -> Problem:
         return Problem.build(

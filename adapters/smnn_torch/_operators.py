@@ -68,7 +68,7 @@ class LeastSquares(Function):
             return (None,) * 10
         how, keep, *lhs, b, u, σ, y = _saved(ctx)
         if σ is None and not _differentiable(g):
-            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g), None
+            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g, _wanted(ctx)), None
         else:
             gradients, dσ = _gradients(how, keep, lhs, b, u, σ, y, g)
         return None, None, *_needed(ctx, (*bridge.in_order(gradients), dσ))
@@ -151,10 +151,12 @@ def _gradients(
     return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
 
 
-def _adjoint(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor) -> Gradients:
+def _adjoint(
+    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor, wanted: Gradients
+) -> Gradients:
     if not ops.is_plain((g,) if keep.kept is not None else (*lhs, b, u, y, g)):
         return ops.adjoint(how, lhs, b, u, y, g)
-    return bridge.adjoint(how, keep, lhs, b, u, y, g)
+    return bridge.adjoint(how, keep, lhs, b, u, y, g, wanted)
 
 
 def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
@@ -230,6 +232,12 @@ def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
         saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in _saved(ctx)]
         with full_precision(saved[-1]):
             yield saved
+
+
+def _wanted(ctx: Any) -> Gradients:
+    """Which gradients autograd asks for."""
+    c, s, *w, b, u, _ = ctx.needs_input_grad[2:]
+    return Gradients(c, b, u, s, Weights(*w))
 
 
 def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:

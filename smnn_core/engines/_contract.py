@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from .._problem import Problem, Rows, System
+from .._problem import Gradients, Problem, Rows, System, Weights
 
 Array = Any
 
@@ -34,10 +35,11 @@ class Engine(Protocol):
     """A way to eliminate.
 
     An engine may offer `solve_problem(problem, lean=False) -> (y, Factor)`, factor and solution in one sweep,
-    `normal_solve(system, g)`, the same for M^-1 g without the factor, its factors `adjoint(problem, y, g) ->
-    Gradients`, normal solve and contraction, and itself `adjoint(problem, y, g, lean=False)`, the same where no factor
-    is at hand; where they are missing the core composes them. `lean` asks for as little memory as the engine can do
-    with, at the price of time.
+    `normal_solve(system, g)`, the same for M^-1 g without the factor, its factors `adjoint(problem, y, g, wanted=ALL)
+    -> Gradients`, normal solve and contraction, and itself `adjoint(problem, y, g, wanted=ALL, lean=False)`, the same
+    where no factor is at hand; where they are missing the core composes them. `wanted` has a bool in the place of every
+    gradient: those that are not wanted may be None. `lean` asks for as little memory as the engine can
+    do with, at the price of time.
     """
 
     name: str
@@ -57,3 +59,19 @@ class FusedEngine(Engine, Protocol):
     """An engine that factors and solves in one sweep."""
 
     def solve_problem(self, problem: Problem, *, lean: bool = False) -> tuple[Array, Factor]: ...
+
+
+def by_field(gradients: Gradients) -> tuple[Any, ...]:
+    """Gradients, or which are wanted, in the order of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
+    c, b, u, s, w = gradients
+    return c, b, w.equation, s, w.smoothness, u, w.initial
+
+
+def from_fields(values: Iterable[Any]) -> Gradients:
+    """The inverse of `by_field`."""
+    c, b, w_equation, s, w_smoothness, u, w_initial = values
+    return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+
+
+ALL = from_fields([True] * 7)
+"""Every gradient is wanted."""

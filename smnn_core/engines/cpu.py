@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
-from .._problem import Gradients, Problem, Rows, System, Weights
+from .._errors import ArgumentError
+from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
+from ._contract import ALL, by_field, from_fields
 
 _kernels: Any
 try:
@@ -155,14 +157,17 @@ class CpuFactor:
         _kernels.normal_solve(*call.head(batch, call.inputs, _cell()), self.kept, _addressable(g), x)
         return self._masked(x)
 
-    def adjoint(self, problem: Problem, y: Array, g: Array, *, lean: bool = False) -> Gradients:
-        """Normal solve, and contraction into all gradients."""
+    def adjoint(
+        self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False
+    ) -> Gradients:
+        """Normal solve, and contraction into all gradients, or those wanted."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
-        gradients = tuple([_empty(x.shape, y.dtype) for x in call.inputs])
+        gradients = tuple(
+            [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
+        )
         head = call.head(problem.batch, call.inputs, _cell())
         _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients, lean)
-        c, b, w_equation, s, w_smoothness, u, w_initial = gradients
-        return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+        return from_fields(gradients)
 
     def _masked(self, x: np.ndarray) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
@@ -175,7 +180,9 @@ def factorize(system: System) -> CpuFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
     call = _Call.of(system)
     flag = _cell()
-    kept, singular = _kernels.solve(*call.head(system.batch, call.inputs, flag), None)
+    kept, singular, zero_step = _kernels.solve(*call.head(system.batch, call.inputs, flag), None)
+    if zero_step:
+        raise ArgumentError(ZERO_STEP)
     return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
 
 
@@ -186,7 +193,9 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
     system = problem.system
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
-    kept, singular = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y, lean)
+    kept, singular, zero_step = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y, lean)
+    if zero_step:
+        raise ArgumentError(ZERO_STEP)
     factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
     return factor._masked(y), factor
 
@@ -200,10 +209,10 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
 
 
-def adjoint(problem: Problem, y: Array, g: Array, *, lean: bool = False) -> Gradients:
-    """All gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
+def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False) -> Gradients:
+    """The gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
     call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, lean=lean)
+    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
 
 
 def _undetermined(system: System) -> np.ndarray:

@@ -26,7 +26,8 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
-from .._problem import Problem, System
+from .._problem import Gradients, Problem, System
+from ._contract import ALL
 from ._cuda import host
 from ._cuda.layout import MAX_K, too_many_axes
 from ._cuda.source import BLOCK, NVRTC_OPTIONS, Specialization
@@ -145,10 +146,10 @@ class CudaFactor:
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.normal_solve(g)
 
-    def adjoint(self, problem: Problem, y: Array, g: Array) -> Any:
-        """Normal solve, and contraction into all gradients."""
+    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+        """Normal solve, and contraction into all gradients, or those wanted."""
         with self.device.cupy.cuda.Device(self.device.index):
-            return self.factor.adjoint(problem, y, g)
+            return self.factor.adjoint(problem, y, g, wanted)
 
 
 def factorize(system: System) -> CudaFactor:

@@ -14,6 +14,7 @@ from _engine_cases import gradients_by_name, random_problem
 import smnn_core as smnn
 from smnn_core._problem import Problem
 from smnn_core.engines import cuda, select
+from smnn_core.engines._contract import by_field, from_fields
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.source import BLOCK, NVRTC_OPTIONS
 
@@ -92,6 +93,9 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     gradients = found_factor.adjoint(given, found, g.view(DeviceArray))
     for name, value in gradients_by_name(factor.adjoint(problem, y, g)).items():
         np.testing.assert_array_equal(gradients_by_name(gradients)[name], value)
+    only = found_factor.adjoint(given, found, g.view(DeviceArray), from_fields(i == 3 for i in range(7)))
+    assert [x is not None for x in by_field(only)] == [i == 3 for i in range(7)]
+    np.testing.assert_array_equal(only.step_sizes, gradients.step_sizes)
     assert found_factor.nbytes == factor.nbytes
     assert len(cupy.compiled) == 1
 

@@ -17,6 +17,7 @@ import smnn_core as smnn
 from smnn_core import _gradient
 from smnn_core._problem import Gradients, Problem, Rows, System
 from smnn_core.engines import array_api, cpu
+from smnn_core.engines._contract import by_field, from_fields
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
@@ -239,6 +240,53 @@ def test_a_gradient_of_one_number_is_spread() -> None:
     ones = named(factor.adjoint(problem, y, np.ones_like(y)))
     for name, value in named(factor.adjoint(problem, y, np.broadcast_to(np.float64(1), y.shape))).items():
         np.testing.assert_array_equal(value, ones[name], err_msg=name)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("batch", "T"), [((), 500), ((3,), 31), ((50,), 20), ((0,), 5)])
+def test_only_gradients_that_are_wanted(batch, T, shared) -> None:
+    """Each of them alone is what it is among all."""
+    problem = random_problem(np.random.default_rng(14), batch, T, 1, 3, 1)
+    if shared and 0 not in batch:
+        system = problem.system
+        first = (0,) * len(batch)
+        problem = Problem.build(
+            system.coefficients[first][:1], problem.rhs, problem.initial_values, system.step_sizes[first][:1]
+        )
+    y, factor = cpu.solve_problem(problem)
+    expected = by_field(factor.adjoint(problem, y, y))
+    for i in range(len(expected)):
+        wanted = from_fields(k == i for k in range(len(expected)))
+        for found in (factor.adjoint(problem, y, y, wanted), cpu.adjoint(problem, y, y, wanted, lean=True)):
+            np.testing.assert_allclose(by_field(found)[i], expected[i], rtol=1e-9, atol=1e-12, err_msg=str(i))
+            assert [k for k, x in enumerate(by_field(found)) if x is not None] == [i]
+        np.testing.assert_array_equal(by_field(factor.adjoint(problem, y, y, wanted))[i], expected[i])
+
+
+@pytest.mark.parametrize(("batch", "T"), [((), 500), ((3,), 31), ((50,), 20)])
+def test_steps_of_zero_are_found_wherever_they_are(batch, T) -> None:
+    problem = random_problem(np.random.default_rng(15), batch, T, 1, 3, 1)
+    cpu.solve_problem(problem)
+    s = problem.system.step_sizes
+    flat = s.reshape(-1, T - 1)
+    for member in {0, len(flat) // 2, len(flat) - 1}:
+        for t in {*range(min(T - 1, 40)), T // 2, T - 2}:
+            kept = flat[member, t]
+            flat[member, t] = -0.0 if t % 2 else 0.0
+            with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+                cpu.solve_problem(problem)
+            flat[member, t] = kept
+    cpu.solve_problem(problem)
+
+
+def test_a_shared_step_of_zero_is_found() -> None:
+    problem = random_problem(np.random.default_rng(16), (50,), 20, 1, 3, 1)
+    steps = problem.system.step_sizes[0]
+    same = Problem.build(problem.system.coefficients[0], problem.rhs, problem.initial_values, steps)
+    cpu.solve_problem(same)
+    steps[7] = 0
+    with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+        cpu.solve_problem(same)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (50,)])

@@ -148,6 +148,7 @@ class Call {
         job.undetermined = static_cast<unsigned char*>(undetermined.data);
         job.undetermined_strides = undetermined_.data();
         job.any_undetermined = &any_undetermined_;
+        job.any_zero_step = &any_zero_step_;
     }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -161,7 +162,9 @@ class Call {
         return true;
     }
 
-    bool any_undetermined() const { return any_undetermined_ != 0; }
+    Solved solved(std::shared_ptr<Factor> factor) const {
+        return {std::move(factor), any_undetermined_ != 0, any_zero_step_ != 0};
+    }
     bool chunked() const { return job.C > 1; }
 
     void run(int phases) {
@@ -188,7 +191,7 @@ class Call {
     std::array<Layout, FIELDS> layouts_;
     std::vector<Index> undetermined_;
     std::vector<char> constants_;
-    int any_undetermined_ = 0;
+    int any_undetermined_ = 0, any_zero_step_ = 0;
 
     void set_input(Field f, const View& view) {
         if (!view.data) return;

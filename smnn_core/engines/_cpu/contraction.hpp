@@ -11,7 +11,7 @@ template <class P, class Size, bool Chunked, class F = P>
 struct Contraction : Driver<P, Size, Chunked, F> {
     using Base = Driver<P, Size, Chunked, F>;
     using Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager, Base::task, Base::workspace;
-    using Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::take, Base::z_at;
+    using Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take, Base::z_at;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
@@ -46,19 +46,24 @@ struct Contraction : Driver<P, Size, Chunked, F> {
         GradientSink<P> dws(job, group, W_SMOOTHNESS, 1, job.T - 1, task, memory, points);
         const LanePointers<P> y_lanes(job, job.in[Y], group), g_lanes(job, job.in[G], group);
         P* y = take(Index(points + 1) * n);
-        P* g = take(Index(points) * n);
+        P* const g_block = job.stages_once ? nullptr : take(Index(points) * n);
         P* equations = take(contract_workspace(n, job.K, Q));
         Border border{take(n), take(n), {take(n), take(n)}, {take(n), take(n)}};
         set_border(border, y_lanes);
+        const bool initial_wanted = job.gradient[U].data || job.gradient[W_INITIAL].data;
         for (int t1 = group.longest; t1 > 0;) {
             const int t0 = (t1 - 1) / points * points, before = t0 > 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, true, Order::BACKWARD);
+            const StagedRows<P> rows = stager.rows(t0, t1, true, Order::BACKWARD, job.stages_once);
             stage(job, job.in[Y], y_lanes, t0 - before, t1, y, Order::BACKWARD);
             spread(job.in[Y], t1 - t0 + before, y);
-            stage(job, job.in[G], g_lanes, t0, t1, g, Order::BACKWARD);
-            spread(job.in[G], t1 - t0, g);
+            const P* g = staged_g + Index(t0) * n;
+            if (!job.stages_once) {
+                stage(job, job.in[G], g_lanes, t0, t1, g_block, Order::BACKWARD);
+                spread(job.in[G], t1 - t0, g_block);
+                g = g_block;
+            }
             contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
-            if (rows.initial_) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
+            if (rows.initial_ && initial_wanted) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
             dc.flush(t0, t1, point_length);
             db.flush(t0, t1, point_length);
             dw.flush(t0, t1, point_length);
@@ -184,13 +189,12 @@ struct Contraction : Driver<P, Size, Chunked, F> {
                 const int at = group.start[l] + t;
                 if (at >= job.T_init) break;
                 const Index to = (group.system[l] * job.T_init + at) * initial;
-                T* du = static_cast<T*>(job.gradient[U].data) + to;
-                T* dw = static_cast<T*>(job.gradient[W_INITIAL].data) + to;
+                T *du = static_cast<T*>(job.gradient[U].data), *dw = static_cast<T*>(job.gradient[W_INITIAL].data);
                 for (int e = 0; e < initial; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init, j = (t - t0) * job.n + v * job.K + r;
                     const T w = rows.w_initial(t, v, r).get(l), u = rows.u(t, v, r).get(l), x = lambda[j].get(l);
-                    du[e] = w * w * x;
-                    dw[e] = 2 * w * x * (u - y[j].get(l));
+                    if (du) du[to + e] = w * w * x;
+                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l));
                 }
             }
         }

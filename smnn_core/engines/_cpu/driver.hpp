@@ -54,6 +54,7 @@ struct Driver {
     int present;
     P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
     P *before, *left_sum;   // state of `forward`
+    P* staged_g = nullptr;  // all of g, where it is staged once
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
@@ -84,6 +85,7 @@ struct Driver {
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
         if (!job.z) packs += Index(longest(job)) * n;
+        if (job.stages_once) packs += Index(job.T) * n;
         packs += 10 * n + contraction_packs;
         const size_t pack = sizeof(P);
         return {
@@ -130,6 +132,7 @@ struct Driver {
         workspace = take(workspace_packs(job));
         before = take(job.n);
         left_sum = take(job.n);
+        if (job.stages_once) staged_g = take(Index(job.T) * job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
@@ -205,6 +208,7 @@ struct Driver {
             const bool partial = t0 >= group.shortest;
             if (partial) copy(saved, carried);
             const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
+            if (!again) rows.mark_zero_steps(t1);
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
             const Index skip = t0 > 0 ? 0 : factor_entries(job);
@@ -250,6 +254,7 @@ struct Driver {
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest, skip = t0 == 0;
             const StagedRows<P> rows = stager.rows(t0, t1, false);
+            rows.mark_zero_steps(t1);
             sweep<P, Size, Chunked, false>(
                 size, constants, rows, t0, t1, carried, workspace, f - skip * entries, f_z - skip * job.n, &tape
             );
@@ -281,10 +286,11 @@ struct Driver {
                     before_these[job.n + j] = left_sum[j];
                 }
             }
-            stage(job, in, g, t0, t1, z_at(t0));
-            spread(in, t1 - t0, z_at(t0));
+            P* const g_now = staged_g ? staged_g + Index(t0) * job.n : z_at(t0);
+            stage(job, in, g, t0, t1, g_now);
+            spread(in, t1 - t0, g_now);
             substitute_forward<P, Size, Chunked, F>(
-                size, t0, t1, factor_at(k, t0), z_at(t0), before, left_sum, z_at(t0)
+                size, t0, t1, factor_at(k, t0), g_now, before, left_sum, z_at(t0)
             );
             if (partial) {
                 keep_where_shorter(t0 + 1, before, before_these, job.n);

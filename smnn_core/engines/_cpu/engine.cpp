@@ -116,6 +116,7 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     } else if (!factor) {
         own = make_factor(call, keep);
         phases |= SWEEP;
+        call.job.stages_once = contract && !call.chunked() && call.kernels.sizes(call.job, 0).segments == 1;
     }
     if (!factor) factor = own.get();
     if (factor) use(call, *factor);
@@ -137,14 +138,14 @@ Solved solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
 ) {
     Call call(shape, scheme, arrays, undetermined, 0);
-    if (call.job.batch == 0) return {nullptr, false};
+    if (call.job.batch == 0) return call.solved(nullptr);
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
     const bool shared = call.shares_lhs();
     auto factor = shared ? make_shared_factor(call) : make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
     if (factor) use(call, *factor);
     Work work(call, call.chunked() || (factor && !shared));
-    if (shared && !y) return {factor, call.any_undetermined()};
+    if (shared && !y) return call.solved(factor);
     if (!call.chunked()) {
         call.run(y ? SWEEP | BACK : SWEEP);
     } else {
@@ -152,7 +153,7 @@ Solved solve(
         call.reduce(false);
         if (y) call.run(BACK);
     }
-    return {factor, call.any_undetermined()};
+    return call.solved(factor);
 }
 
 void normal_solve(
@@ -172,7 +173,9 @@ void adjoint(
     Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
     std::vector<GradientOf> out;
     out.reserve(SMOOTHNESS_RHS);
-    for (int f = C; f < SMOOTHNESS_RHS; ++f) out.emplace_back(call, Field(f), gradients[size_t(f)]);
+    for (int f = C; f < SMOOTHNESS_RHS; ++f) {
+        if (gradients[size_t(f)].data) out.emplace_back(call, Field(f), gradients[size_t(f)]);
+    }
     for (GradientOf& gradient : out) gradient.allocate();
     solve_normal(call, factor, true, lean ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();

@@ -51,6 +51,7 @@ using Arrays = std::array<View, FIELDS>;
 struct Solved {
     std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `lean`
     bool any_undetermined;
+    bool any_zero_step;              // of which nothing else is said
 };
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
@@ -65,8 +66,8 @@ void normal_solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
 );
 
-// The gradients of L with respect to the fields C .. W_INITIAL into `gradients`, contiguous and of the shape of their
-// fields, from arrays[Y] = y and arrays[G] = dL/dy.
+// The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
+// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy.
 void adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
     const Arrays& gradients, bool lean

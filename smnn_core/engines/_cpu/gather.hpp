@@ -39,6 +39,7 @@ struct GradientSink {
     // The lane's points t0 .. t1-1; it has `length` of them.
     SMNN_OUTLINE void flush(int t0, int t1, const int* length) {
         switch (out.gather) {
+            case Gather::NONE: break;
             case Gather::PER_SYSTEM: write(t0, t1, length); break;
             case Gather::OVER_TIME: sum_over_time(t0, t1, length); break;
             case Gather::OVER_BATCH: sum_over_batch(t0, t1, length); break;
@@ -59,6 +60,7 @@ struct GradientSink {
         const Index at = Index(group.start[l]) + t;
         T* data = static_cast<T*>(out.data);
         switch (out.gather) {
+            case Gather::NONE: break;
             case Gather::PER_SYSTEM: data[group.system[l] * times + at] = x; break;
             case Gather::OVER_TIME: sums[l] += x; break;
             case Gather::OVER_BATCH: data[task * times + at] += x; break;

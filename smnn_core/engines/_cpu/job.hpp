@@ -26,13 +26,14 @@ struct Input {
 
 // How the gradient of a field is gathered.
 enum class Gather {
+    NONE,        // it is not wanted
     PER_SYSTEM,  // data: (batch, time, count)
     OVER_TIME,   // the field is constant in time; data: (batch, chunks, count), to be summed over the chunks
     OVER_BATCH,  // the field is shared by the batch; data: (tasks, time, count), zero at first, to be summed over the tasks
 };
 struct Output {
     void* data = nullptr;
-    Gather gather = Gather::PER_SYSTEM;
+    Gather gather = Gather::NONE;
 };
 
 // What a task does with its group of lanes, in this order.
@@ -50,6 +51,7 @@ struct Job {
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool streams;            // what is kept of the factor is too large for the caches
+    bool stages_once;        // a task sweeps and contracts the same points, few enough to keep what it staged of them
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
@@ -65,6 +67,7 @@ struct Job {
     unsigned char* undetermined;         // bool, strides below
     const Index* undetermined_strides;
     int* any_undetermined;
+    int* any_zero_step;
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries)

@@ -21,6 +21,9 @@ using smnn::Factor;
 using smnn::Index;
 using smnn::View;
 
+// Where an array without elements lies that says it lies nowhere.
+double nowhere;
+
 // A buffer held for the time of a call.
 class Held {
    public:
@@ -102,8 +105,6 @@ class Request {
         if (array.is_none()) return;
         inputs_[field] = std::make_unique<Held>(array, false, format_);
         arrays[field] = inputs_[field]->view;
-        // an array without elements may lie nowhere
-        static double nowhere;
         if (!arrays[field].data) arrays[field].data = &nowhere;
     }
 
@@ -139,7 +140,7 @@ nb::tuple solve(
             request.shape, request.scheme, request.arrays, request.undetermined, out ? out->view.data : nullptr, lean
         );
     }
-    return nb::make_tuple(solved.factor, solved.any_undetermined);
+    return nb::make_tuple(solved.factor, solved.any_undetermined, solved.any_zero_step);
 }
 
 void normal_solve(
@@ -167,9 +168,11 @@ void adjoint(
     std::array<std::unique_ptr<Held>, smnn::SMOOTHNESS_RHS> outs;
     Arrays out;
     for (size_t f = 0; f < outs.size(); ++f) {
+        if (gradients[f].is_none()) continue;
         outs[f] = std::make_unique<Held>(gradients[f], true, request.format());
         outs[f]->require(request.arrays[f].shape);
         out[f] = outs[f]->view;
+        if (!out[f].data) out[f].data = &nowhere;
     }
     nb::gil_scoped_release release;
     smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);

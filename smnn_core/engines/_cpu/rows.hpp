@@ -38,6 +38,14 @@ struct StagedRows {
         return w_initial_[((t - t0) * job->V + v) * job->R_init + r];
     }
 
+    // Looks at the steps into the points of the block, up to t1. (That into the first point of a system is staged as any.)
+    SMNN_OUTLINE void mark_zero_steps(int t1) const {
+        const P zero = splat<P>(0);
+        auto found = s(t0) == zero;
+        for (int t = t0 + 1; t < t1; ++t) found = found | (s(t) == zero);
+        if (any(found)) __atomic_store_n(job->any_zero_step, 1, __ATOMIC_RELAXED);
+    }
+
     // In a chunk the last point is a separator: its pivots are tested in the reduced problem.
     template <class M>
     SMNN_OUTLINE void mark_undetermined(int t, const M& mask) const {
@@ -69,11 +77,14 @@ struct RowStager {
     LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs;
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
 
+    // points that there is room for: those of a block, or all
+    static Index room(const Job& job, int points) { return job.stages_once && job.T > points ? job.T : points; }
+
     // packs of memory for blocks of `points` points
     static Index memory(const Job& job, int points) {
         const int initial = job.V * job.R_init, smoothness = 2 * job.n;
-        return Index(points) * (job.Q * job.n + 2 * job.Q + 2 + (job.T_init ? 2 * initial : 0) +
-                                (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
+        return room(job, points) * (job.Q * job.n + 2 * job.Q + 2) +
+               Index(points) * ((job.T_init ? 2 * initial : 0) + (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
     }
 
     SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, P*& memory, int points) : job(job_), group(group_) {
@@ -85,20 +96,20 @@ struct RowStager {
         if (job.T_init) w_initial = LanePointers<P>(job, job.in[W_INITIAL], group);
         if (job.T_init && job.in[U].data) u = LanePointers<P>(job, job.in[U], group);
         if (job.in[SMOOTHNESS_RHS].data) smoothness_rhs = LanePointers<P>(job, job.in[SMOOTHNESS_RHS], group);
-        const auto take = [&](int count) {
+        const auto take = [&](Index packs) {
             P* at = memory;
-            memory += Index(points) * count;
+            memory += packs;
             return at;
         };
-        c_ = take(job.Q * job.n);
-        b_ = take(job.Q);
-        w_equation_ = take(job.Q);
-        s_ = take(1);
-        w_smoothness_ = take(1);
-        const int initial = job.T_init ? job.V * job.R_init : 0;
-        u_ = take(initial);
-        w_initial_ = take(initial);
-        smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(2 * job.n) : nullptr;
+        const Index all = room(job, points), initial = job.T_init ? job.V * job.R_init : 0;
+        c_ = take(all * job.Q * job.n);
+        b_ = take(all * job.Q);
+        w_equation_ = take(all * job.Q);
+        s_ = take(all);
+        w_smoothness_ = take(all);
+        u_ = take(points * initial);
+        w_initial_ = take(points * initial);
+        smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(Index(points) * 2 * job.n) : nullptr;
     }
 
     // One number per lane of a step: that into the lane's first point (-1), where there is one.
@@ -108,8 +119,10 @@ struct RowStager {
         return x;
     }
 
-    // Points t0 .. t1-1 with the steps into them.
-    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, Order order = Order::FORWARD) const {
+    // Points t0 .. t1-1 with the steps into them. `lhs_is_there`: staged by an earlier call, where all have room.
+    SMNN_OUTLINE StagedRows<P> rows(
+        int t0, int t1, bool with_rhs, Order order = Order::FORWARD, bool lhs_is_there = false
+    ) const {
         StagedRows<P> r;
         r.job = &job;
         r.group = &group;
@@ -120,27 +133,29 @@ struct RowStager {
         r.w_equation_step = step(W_EQUATION);
         r.s_step = step(S);
         r.w_smoothness_step = step(W_SMOOTHNESS);
-        r.c_ = c_;
-        r.b_ = b_;
-        r.w_equation_ = w_equation_;
+        const Index before = job.stages_once ? t0 : 0;
+        r.c_ = c_ + before * job.Q * job.n;
+        r.b_ = b_ + before * job.Q;
+        r.w_equation_ = w_equation_ + before * job.Q;
         r.u_ = u_;
         r.w_initial_ = w_initial_;
         r.smoothness_rhs_ = with_rhs ? smoothness_rhs_ : nullptr;
-        stage(job, job.in[C], c, t0, t1, c_, order);
-        stage(job, job.in[W_EQUATION], w_equation, t0, t1, w_equation_, order);
-        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, b_, order);
-        if (with_rhs && !job.in[B].data) zero(b_, Index(t1 - t0) * job.Q);
+        if (!lhs_is_there) {
+            stage(job, job.in[C], c, t0, t1, r.c_, order);
+            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, order);
+        }
+        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, r.b_, order);
+        if (with_rhs && !job.in[B].data) zero(r.b_, Index(t1 - t0) * job.Q);
         r.s_first = r.w_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
         const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
-        r.s_ = s_ + (job.in[S].time == 0 ? 0 : skip);
-        r.w_smoothness_ = w_smoothness_ + (job.in[W_SMOOTHNESS].time == 0 ? 0 : skip);
-        if (last > first) {
-            stage(job, job.in[S], s, first, last, r.s_, order);
-            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_, order);
+        r.s_ = s_ + before;
+        r.w_smoothness_ = w_smoothness_ + before;
+        if (last > first && !lhs_is_there) {
+            const int skip_s = job.in[S].time == 0 ? 0 : skip, skip_w = job.in[W_SMOOTHNESS].time == 0 ? 0 : skip;
+            stage(job, job.in[S], s, first, last, r.s_ + skip_s, order);
+            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w, order);
         }
-        r.s_ = s_;
-        r.w_smoothness_ = w_smoothness_;
         if (t0 == 0) {
             r.s_first = before_first(s, job.in[S]);
             r.w_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
@@ -175,7 +190,9 @@ struct RowStager {
     SMNN_OUTLINE void stage_initial(int t0, int t1, bool with_rhs) const {
         const Input &in_w = job.in[W_INITIAL], &in_u = job.in[U];
         P *to_w = w_initial_, *to_u = u_;
-        for (int t = t0; t < t1; ++t) {
+        // (of points after these, no lane has initial rows: see `has_initial`)
+        const int end = job.T_init - group.first_start;
+        for (int t = t0; t < t1 && t < end; ++t) {
             for (int e = 0; e < in_w.count; ++e, ++to_w, ++to_u) {
                 for (int l = 0; l < W; ++l) {
                     const bool there = group.start[l] + t < job.T_init;

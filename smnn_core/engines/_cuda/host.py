@@ -21,8 +21,9 @@ from typing import Protocol
 import numpy as np
 
 from ..._arrays import Array, Namespace, Shape, broadcast_shapes, sum_to_shape
-from ..._problem import Gradients, Problem, Rows, System, Weights
+from ..._problem import Gradients, Problem, Rows, System
 from ..._schemes import Scheme
+from .._contract import ALL, by_field, from_fields
 from ..cpu import _scheme_rows as triangular_rows
 from .layout import (
     FIELDS,
@@ -354,8 +355,8 @@ class DeviceFactor:
         batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
         return self._normal(batch, [*_inputs(self.system), None, None, g]).solution()
 
-    def adjoint(self, problem: Problem, y: Array, g: Array) -> Gradients:
-        """Normal solve, and contraction into all gradients."""
+    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+        """Normal solve, and contraction into all gradients; those that are not wanted are not summed, and left out."""
         inputs = _inputs(problem.system, problem.rhs, problem.initial_values)
         call = self._normal(problem.batch, [*inputs, None, y, g])
         buffers = list(_gradient_buffers(call))
@@ -363,10 +364,10 @@ class DeviceFactor:
         call.launch("back")  # in place, as there is no room for x
         call.launch("contract")
         xp = self.device.xp
-        c, b, w_equation, s, w_smoothness, u, w_initial = (
-            sum_to_shape(xp, buffer, tuple(x.shape)) for buffer, x in zip(buffers, inputs, strict=True)
+        return from_fields(
+            sum_to_shape(xp, buffer, tuple(x.shape)) if take else None
+            for buffer, x, take in zip(buffers, inputs, by_field(wanted), strict=True)
         )
-        return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
 
 
 def _gradient_buffers(call: Call) -> Iterator[Array]:

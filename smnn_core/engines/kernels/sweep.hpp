@@ -269,19 +269,16 @@ struct Sweep {
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
             f[at.row(j)] = select(bad, one, H.inverse_diagonal());
-            repeat(after, [&](auto i) SMNN_LAMBDA {
+            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
-                apply(H, column, below, own[j * size.n + k], x_own + k * size.n);
-                f[at.row(j) + 1 + i] = own[j * size.n + k];
+                return Column<P>{&own[j * size.n + k], x_own + k * size.n, &f[at.row(j) + 1 + i]};
             });
-            repeat(through, [&](auto k) SMNN_LAMBDA {
-                apply(H, column, below, top_next[k], x_next + k * size.rows);
-                f[at.next(j) + k] = top_next[k];
+            apply_to(H, column, below, through, [&](auto k) SMNN_LAMBDA {
+                return Column<P>{&top_next[k], x_next + k * size.rows, &f[at.next(j) + k]};
             });
             if constexpr (Chunked) {
-                repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                    apply(H, column, below, left[j * size.n + k], x_left + k * size.rows);
-                    f[at.left(j) + k] = left[j * size.n + k];
+                apply_to(H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    return Column<P>{&left[j * size.n + k], x_left + k * size.rows, &f[at.left(j) + k]};
                 });
             }
             if constexpr (Rhs) {
@@ -328,17 +325,15 @@ struct Sweep {
             const auto H = reflect(*top, column, below);
             tape.close(H, column, below);
             own[j * size.n + j] = H.diagonal;
-            repeat(after, [&](auto i) SMNN_LAMBDA {
+            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
-                P* other = x_next + k * size.rows + j;
-                apply(H, column, below, other[0], other + 1);
-                own[j * size.n + k] = other[0];
+                P* const other = x_next + k * size.rows + j;
+                return Column<P>{other, other + 1, &own[j * size.n + k]};
             });
             if constexpr (Chunked) {
-                repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                    P* other = x_left + k * size.rows + j;
-                    apply(H, column, below, other[0], other + 1);
-                    left[j * size.n + k] = other[0];
+                apply_to(H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    P* const other = x_left + k * size.rows + j;
+                    return Column<P>{other, other + 1, &left[j * size.n + k]};
                 });
             }
             if constexpr (Rhs) {
@@ -365,9 +360,10 @@ struct Sweep {
             });
             const auto H = reflect(edge[j * size.n + j], column, below);
             edge[j * size.n + j] = H.diagonal;
-            repeat(after, [&](auto i) SMNN_LAMBDA {
+            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
-                apply(H, column, below, edge[j * size.n + k], x_left + k * size.rows + size.n);
+                P* const top = &edge[j * size.n + k];
+                return Column<P>{top, x_left + k * size.rows + size.n, top};
             });
             if constexpr (Rhs) apply(H, column, below, edge_z[j], x_z + size.n);
         });

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -68,7 +69,7 @@ class LeastSquares(Function):
             return (None,) * 10
         how, keep, *lhs, b, u, σ, y = _saved(ctx)
         if σ is None and not _differentiable(g):
-            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g, _wanted(ctx)), None
+            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g, _wanted(ctx.needs_input_grad)), None
         else:
             gradients, dσ = _gradients(how, keep, lhs, b, u, σ, y, g)
         return None, None, *_needed(ctx, (*bridge.in_order(gradients), dσ))
@@ -234,9 +235,10 @@ def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
             yield saved
 
 
-def _wanted(ctx: Any) -> Gradients:
+@lru_cache(maxsize=128)
+def _wanted(needs_input_grad: tuple[bool, ...]) -> Gradients:
     """Which gradients autograd asks for."""
-    c, s, *w, b, u, _ = ctx.needs_input_grad[2:]
+    c, s, *w, b, u, _ = needs_input_grad[2:]
     return Gradients(c, b, u, s, Weights(*w))
 
 

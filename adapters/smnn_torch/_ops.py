@@ -74,9 +74,12 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
 
 def is_plain(values: Sequence[Any]) -> bool:
     """Whether engines can take these tensors: they have values, and no dispatch mode wants to see the op."""
-    return not torch._C._len_torch_dispatch_stack() and all(
-        type(x) in PLAIN and not x.is_meta and not is_legacy_batched(x) for x in values if isinstance(x, Tensor)
-    )
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    for x in values:
+        if isinstance(x, Tensor) and (type(x) not in PLAIN or x.is_meta or is_legacy_batched(x)):
+            return False
+    return True
 
 
 PLAIN = (Tensor, torch.nn.Parameter)

@@ -72,7 +72,7 @@ class Kept(NamedTuple):
 
 
 class Keep:
-    """Where a solve leaves its factor for its derivatives: one object for a solve and everything derived from it.
+    """Where a solve leaves its factor for its derivatives.
 
     It passes through autograd and functorch as an argument that they do not look into. It stays empty where the factor
     is to be computed again (`Statement.recompute`).
@@ -82,6 +82,10 @@ class Keep:
 
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept
+
+    def for_others(self) -> Keep:
+        """The factor, for solves with other right-hand sides: their adjoints must not take this solve's solution."""
+        return Keep(self.kept and self.kept._replace(problem=None, y=None))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, pickled or not, eliminates again."""

@@ -230,9 +230,10 @@ def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
     tangents of this level taken off the saved tensors, it is right.
     """
     with forward_ad._set_fwd_grad_enabled(True):
-        saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in _saved(ctx)]
+        how, keep, *tensors = _saved(ctx)
+        saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in tensors]
         with full_precision(saved[-1]):
-            yield saved
+            yield [how, keep.for_others(), *saved]
 
 
 @lru_cache(maxsize=128)

@@ -148,6 +148,7 @@ class Factorization:
         if torch.compiler.is_compiling():
             return ops.call("least_squares", self._how, self._lhs, b, u, None)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
+        prepare(self._how, self._keep, self._lhs, self._n_steps)  # (where this is a copy: without a right-hand side)
         return least_squares(self._how, self._keep, *self._lhs, b, u, None)
 
     def normal_solve(self, g: Tensor) -> Tensor:

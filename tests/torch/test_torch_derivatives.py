@@ -133,6 +133,38 @@ def test_third_derivatives_agree(make: Any, transforms: tuple[Callable[..., Any]
     torch.testing.assert_close(derivative(transforms), reference)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("dual_numbers", [False, True])
+@pytest.mark.parametrize("i", ALL)
+def test_tangents_are_differentiated_in_reverse_outside_the_transform(
+    make: Any, i: int, dual_numbers: bool, recompute: bool
+) -> None:
+    inputs = make((2,), grad=True)
+    direction = torch.randn_like(inputs[i])
+
+    def tangent(*x: Tensor) -> Tensor:
+        def function(xi: Tensor) -> Tensor:
+            return st.solve_ode(*x[:i], xi, *x[i + 1 :], recompute=recompute)
+
+        if not dual_numbers:
+            return jvp(function, (x[i],), (direction,))[1]
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(function(forward_ad.make_dual(x[i], direction))).tangent
+
+    found = torch.autograd.grad(tangent(*inputs).tanh().sum(), inputs, allow_unused=True)
+    step = 1e-5
+
+    def change(*x: Tensor) -> Tensor:
+        forth, back = (
+            st.solve_ode(*x[:i], x[i] + sign * step * direction, *x[i + 1 :], recompute=recompute) for sign in (1, -1)
+        )
+        return ((forth - back) / (2 * step)).tanh().sum()
+
+    expected = torch.autograd.grad(change(*inputs), inputs)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.zeros_like(y) if x is None else x, y, rtol=1e-4, atol=1e-5)
+
+
 def test_vmapped_hessians_are_those_of_a_loop(make: Any) -> None:
     inputs = make((3,))
     mapped = vmap(hessian(loss, ALL))(*inputs)

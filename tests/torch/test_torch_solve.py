@@ -175,6 +175,9 @@ def test_factorization_is_copied_and_pickled_by_eliminating_again(make: Any, tmp
     torch.save(f, tmp_path / "factorization.pt")
     for other in (copy.deepcopy(f), torch.load(tmp_path / "factorization.pt", weights_only=False)):
         torch.testing.assert_close(other.solve(b, u), f.solve(b, u))
+        many = torch.randn((3, *b.shape), dtype=b.dtype, requires_grad=True)  # another batch than at the first call
+        found, expected = (torch.autograd.grad(x.solve(many, u).tanh().sum(), many) for x in (other, f))
+        torch.testing.assert_close(found, expected)
     assert repr(f).startswith("Factorization(coefficients: (5, 1, 1, 3), step_sizes: (4,), T=5")
 
 

@@ -8,8 +8,8 @@ grid, the field of the window ahead is the solution of one linear ODE of order R
 whose coefficients c (T, R+1), right-hand side b (T,), initial derivatives and step size come from convolutional
 networks that see the window given: the ODE knows its neighbours through these only. It may get to know them better: in
 a second look, further networks see the solutions of the window ahead, all points of the grid side by side, and correct
-the ODEs, which are solved again (as waveform relaxation couples systems that are solved one by one: Lelarasmee et al.,
-IEEE Trans. CAD 1, 1982). `Convolutional` has the same networks, which predict the increments themselves.
+the ODEs, which are solved again, and so on (as waveform relaxation couples systems that are solved one by one: Lelarasmee
+et al., IEEE Trans. CAD 1, 1982). The last networks may look several times. `Convolutional` has the same networks, which predict the increments themselves.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Mechanistic(nn.Module):
         scale: of the fields, which the networks see divided by it.
         n_networks: 1 or 2.
         n_blocks: of the networks of each look.
+        again: how many more times those of the last look do so, from the second on.
         step_size: where the step sizes start; they stay within half of it.
         scheme: as for `solve_ode`.
         network: other arguments of `ResNet`.
@@ -101,12 +102,16 @@ class Mechanistic(nn.Module):
         n_networks: int,
         *,
         n_blocks: Sequence[int],
+        again: int = 0,
         step_size: float,
         scheme: Scheme = TAYLOR,
         **network: int,
     ) -> None:
         super().__init__()
+        if again and len(n_blocks) < 2:
+            raise ValueError("again: the networks of the first look see another window than those after it.")
         self.scale, self.step_size, self.scheme = scale, step_size, scheme
+        self.n_looks = len(n_blocks) + again
         self.sizes = [WINDOW * (ORDER + 1), 1, WINDOW, ORDER - 1]  # of coefficients, step, right-hand side, derivatives
         outputs = [sum(self.sizes)] if n_networks == 1 else [sum(self.sizes[:2]), sum(self.sizes[2:])]
         self.looks = nn.ModuleList()
@@ -134,7 +139,8 @@ class Mechanistic(nn.Module):
         """The next window (B, T, X), which begins where the one given, (B, T, X), ends."""
         seen = window / self.scale
         last, outputs, features = seen[:, -1], 0.0, [0.0] * len(self.looks[0])
-        for networks in self.looks:
+        for look in range(self.n_looks):
+            networks = self.looks[min(look, len(self.looks) - 1)]
             features = [network.features(seen, before) for network, before in zip(networks, features, strict=True)]
             given = [network.outputs(x) for network, x in zip(networks, features, strict=True)]
             outputs = outputs + torch.cat(given, dim=1)
@@ -206,7 +212,7 @@ def seconds_per_step(model: Mechanistic, window: Tensor, repeats: int = 20) -> t
     parameters = [x.detach().requires_grad_() for x in model.ode(window[:, -1], outputs)]
 
     def solver() -> None:
-        for _ in model.looks:
+        for _ in range(model.n_looks):
             solve_ode(*parameters, scheme=model.scheme).sum().backward()
 
     def seconds(run: Callable[[], None]) -> float:

@@ -12,7 +12,7 @@ steps on the same batches, and with persistence. Ends with a table, a picture an
 
 Source: experiment and configuration (no option: two ResNets of 10 blocks, 64 filters, kernel 9; 512 trajectories, 10
 epochs; Adam at 1e-4, halved on plateaus; a GPU is advisable) from Chen et al., Scalable Mechanistic Neural Networks,
-ICLR 2025. `--quick` has one smaller network that looks twice, one epoch, and a learning rate that rises and falls
+ICLR 2025. `--quick` has smaller networks that look three times, one epoch, and a learning rate that rises and falls
 once. The trajectories, and the sign convention, are those of `_kdv_data.py`; the models are in `_kdv_model.py`.
 
 Error: Σ_x (predicted - true)² / Σ_x predicted², averaged over test trajectories and the first 40 predicted points, as
@@ -77,6 +77,8 @@ class Configuration:
     n_networks: int
     n_blocks: tuple[int, ...]
     """of the networks of each look"""
+    again: int
+    """how many more times the last networks look"""
     width: int
     kernel: int
     convolutional_width: int
@@ -90,7 +92,8 @@ class Configuration:
     def mechanistic(self, scale: float) -> Mechanistic:
         """The model, untrained."""
         network = {"width": self.width, "kernel": self.kernel}
-        return Mechanistic(scale, self.n_networks, n_blocks=self.n_blocks, step_size=self.step_size, **network)
+        looks = {"n_blocks": self.n_blocks, "again": self.again}
+        return Mechanistic(scale, self.n_networks, **looks, step_size=self.step_size, **network)
 
     def convolutional(self, scale: float) -> Convolutional:
         """What it is compared with, untrained."""
@@ -106,6 +109,7 @@ PUBLISHED_RUN = Configuration(
     batch=16,
     n_networks=2,
     n_blocks=(10,),
+    again=0,
     width=64,
     kernel=9,
     convolutional_width=64,
@@ -115,12 +119,13 @@ PUBLISHED_RUN = Configuration(
 )
 QUICK_RUN = Configuration(
     n_train=512,
-    n_test=64,
+    n_test=256,
     n_windows=16,
     steps=4000,
     batch=16,
     n_networks=1,
     n_blocks=(1, 2),
+    again=1,
     width=32,
     kernel=9,
     convolutional_width=34,

@@ -92,10 +92,10 @@ def window() -> torch.Tensor:
     return torch.randn(2, models.WINDOW, 32, generator=torch.Generator().manual_seed(0))
 
 
-def small(name: str, n_networks: int = 2, n_blocks: tuple[int, ...] = (1,)) -> torch.nn.Module:
+def small(name: str, n_networks: int = 2, n_blocks: tuple[int, ...] = (1,), again: int = 0) -> torch.nn.Module:
     torch.manual_seed(1)
     if name == "mechanistic":
-        return models.Mechanistic(0.5, n_networks, n_blocks=n_blocks, step_size=0.05, **NETWORK)
+        return models.Mechanistic(0.5, n_networks, n_blocks=n_blocks, again=again, step_size=0.05, **NETWORK)
     return models.Convolutional(0.5, n_networks, n_blocks=sum(n_blocks), **NETWORK)
 
 
@@ -131,6 +131,15 @@ def test_a_second_look_adds_to_the_first(window: torch.Tensor) -> None:
     for network in twice.looks[1]:
         torch.nn.init.zeros_(network.last.weight)
     torch.testing.assert_close(twice(window), once(window))
+
+
+def test_networks_that_look_again_are_copies_of_themselves(window: torch.Tensor) -> None:
+    again, copied = small("mechanistic", n_blocks=(1, 1), again=1), small("mechanistic", n_blocks=(1, 1, 1))
+    for look, networks in enumerate(copied.looks):
+        networks.load_state_dict(again.looks[min(look, 1)].state_dict())
+    torch.testing.assert_close(again(window), copied(window))
+    with pytest.raises(ValueError, match="again"):
+        small("mechanistic", again=1)
 
 
 @pytest.mark.parametrize("name", ["mechanistic", "convolutional"])

@@ -8,8 +8,9 @@ grid, the field of the window ahead is the solution of one linear ODE of order R
 whose coefficients c (T, R+1), right-hand side b (T,), initial derivatives and step size come from convolutional
 networks that see the window given: the ODE knows its neighbours through these only. It may get to know them better: in
 a second look, further networks see the solutions of the window ahead, all points of the grid side by side, and correct
-the ODEs, which are solved again, and so on (as waveform relaxation couples systems that are solved one by one: Lelarasmee
-et al., IEEE Trans. CAD 1, 1982). The last networks may look several times. `Convolutional` has the same networks, which predict the increments themselves.
+the ODEs, which are solved again, and so on, as waveform relaxation couples systems that are solved one by one
+(Lelarasmee et al., IEEE Trans. CAD 1, 1982). The last networks may look several times. `Convolutional` has the same
+networks, which predict the increments themselves.
 """
 
 from __future__ import annotations

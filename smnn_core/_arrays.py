@@ -92,6 +92,16 @@ def _is_sharded(*arrays: Array) -> bool:
     return any(compat.is_jax_array(x) and len(x.devices()) > 1 for x in arrays)
 
 
+def owned(x: Array) -> Array:
+    """A copy, that nobody else writes to; it takes no more memory where x repeats itself (strides of 0)."""
+    if not compat.is_array_api_obj(x) or compat.is_jax_array(x):
+        return x  # immutable
+    xp = compat.array_namespace(x)
+    strides = x.stride() if compat.is_torch_array(x) else getattr(x, "strides", (1,) * x.ndim)
+    once = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)] if 0 in strides else x
+    return xp.broadcast_to(xp.asarray(once, copy=True), x.shape)
+
+
 def is_tracer(x: Array) -> bool:
     """Whether x stands for values that are not there yet (a JAX tracer, a torch fake tensor or compilation)."""
     if is_numpy(x):

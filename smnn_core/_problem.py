@@ -164,6 +164,8 @@ class System:
         Q, V, K = coefficients.shape[-3:]
         scheme.rows(K)
         T_init, R_init = n_initial_steps, n_initial_orders
+        _check_integer("n_initial_steps", T_init)
+        _check_integer("n_initial_orders", R_init)
         _check_initial(T_init, R_init, T, K)
 
         device = device_of(coefficients)
@@ -299,8 +301,7 @@ def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], 
         lengths["weights.smoothness"] = _from_steps(weights["weights.smoothness"].shape[-1])
     known = {name: length for name, length in lengths.items() if length != 1}
     if n_steps is not None:
-        if isinstance(n_steps, bool) or not hasattr(n_steps, "__index__"):
-            raise TypeError(f"n_steps must be an integer or None, got {type(n_steps).__name__}.")
+        _check_integer("n_steps", n_steps, " or None")
         known = {"n_steps": int(n_steps), **known}
     if not known:
         raise ArgumentError(
@@ -317,6 +318,11 @@ def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], 
     if T < 2:
         raise ShapeError(f"{first} implies T = {T} time points; at least 2 are needed.")
     return T
+
+
+def _check_integer(name: str, value: Any, alternative: str = "") -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer{alternative}, got {type(value).__name__}.")
 
 
 def _from_steps(length: int) -> int:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import comb, factorial, isfinite
 
 import numpy as np
@@ -69,7 +68,7 @@ class Scheme:
             SchemeError: if the matrices are malformed or inconsistent (see `matrices`).
         """
         pair = _checked(name, F, G)
-        return Scheme(name, citation, partial(_always, pair))
+        return Scheme(name, citation, _Always(pair))
 
     def matrices(self, K: int) -> tuple[np.ndarray, np.ndarray]:
         """The matrices F and G for K derivative orders (R = K-1), each of shape (m, K), float64.
@@ -111,10 +110,15 @@ def _defects(F: Matrix, G: Matrix, degree: int) -> list[float]:
     return [sum(f[o] * at_0[o] + g[o] * at_1[o] for o in orders) for f, g in zip(F, G, strict=True)]
 
 
-def _always(pair: Matrices, K: int) -> Matrices:
-    """A rule that can be pickled."""
-    del K
-    return pair
+@dataclass(frozen=True)
+class _Always:
+    """A rule that can be compared and pickled: the same pair for every K."""
+
+    pair: Matrices
+
+    def __call__(self, K: int) -> Matrices:
+        del K
+        return self.pair
 
 
 def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:

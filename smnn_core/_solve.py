@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import _constraints, _gradient
-from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, size, without_derivatives
+from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
 from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import Gradients, Problem, System, Weights
 from ._schemes import TAYLOR, Scheme
@@ -86,7 +86,7 @@ def solve_ode_vjp(
     Returns:
         y as from `solve_ode`, and vjp(g) for g = dL/dy of y's shape, which gives dL with respect to every input as
         `Gradients`, each in the shape of its input (summed over axes along which the input was broadcast). The factor
-        of the solve is kept and used by every call of vjp.
+        of the solve is kept for the calls of vjp, where that is faster than eliminating again.
 
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
@@ -115,7 +115,12 @@ def factorize(
     engine: str = "auto",
     check: bool = False,
 ) -> Factorization:
-    """Eliminates the left-hand side once, for any number of right-hand sides.
+    """A left-hand side for any number of right-hand sides, which are not known yet: checked and eliminated.
+
+    The arrays are copied: what happens to them afterwards does not matter. The factor that is kept is the triangular
+    one, which `Factorization.normal_solve` needs; `Factorization.solve` takes the reflections as well. The array API
+    engine keeps them, too; the compiled ones eliminate again at every call of it. Give many right-hand sides in one
+    call: a left-hand side that all share is eliminated once for all of them.
 
     Args:
         n_initial_steps: T_init of the initial values to come.
@@ -131,6 +136,12 @@ def factorize(
         n_steps=n_steps,
         scheme=scheme,
         weights=weights,
+    )
+    system = replace(
+        system,
+        coefficients=owned(system.coefficients),
+        step_sizes=owned(system.step_sizes),
+        weights=Weights(*map(owned, vars(system.weights).values())),
     )
     factor = select(engine, system).factorize(system)
     raise_if_singular(system, factor, check)

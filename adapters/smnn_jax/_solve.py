@@ -67,7 +67,9 @@ def solve_ode(
         y, (..., T, V, R+1), in the dtype of the inputs.
 
     Raises:
-        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError: before any work.
+        EngineError: if there is no engine of that name, before any work; if it refuses the problem (see
+            `smnn_core.show_config`), its reason comes in an error of JAX, as the platform is known only then.
         SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
             device, such a batch member comes back as NaN instead.
     """

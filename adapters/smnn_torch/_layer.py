@@ -171,8 +171,13 @@ class MechanisticODE(nn.Module):
         self.sources = {name: "constant" if isinstance(x, Tensor) else x for name, x in sources.items()}
         for name, source in sources.items():
             if isinstance(source, Tensor):
+                shape = self.shapes[name]
+                own = tuple(source.shape[-len(shape) :])
+                core = {"coefficients": (1, 2, 3), "rhs": (1,), "initial_values": (1,), "step_sizes": ()}[name]
+                if len(own) < len(shape) or any(own[i] != shape[i] for i in core):
+                    raise ShapeError(f"the constant {name} must have shape (..., {str(shape)[1:-1]}); got {own}.")
                 self.register_buffer(f"constant_{name}", source.detach().clone())
-                self.shapes[name] = tuple(source.shape[-len(self.shapes[name]) :])
+                self.shapes[name] = own
             elif source == "shared":
                 self.register_parameter(
                     f"shared_{name}", nn.Parameter(torch.empty(self._learned_shape(name), **factory))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from smnn_core import ArgumentError, ShapeError, Weights
+from smnn_core import ArgumentError, NamespaceError, ShapeError, Weights
 
-from ._solve import Factorization, factorize, solve_ode
+from ._solve import Factorization, factorize, refuse_gradients, solve_ode
 
 __all__ = ["ode_forward"]
 
@@ -64,6 +64,11 @@ def ode_forward(
             "solve_ode is the more accurate alternative."
         )
     c, b, u, s = coefficients, rhs_equation, init_vars, steps
+    for name, x, rank in (("coefficients", c, 4), ("rhs_equation", b, 2), ("init_vars", u, 3), ("steps", s, 1)):
+        if not isinstance(x, Tensor):
+            raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
+        if x.ndim < rank:
+            raise ShapeError(f"{name} must have at least {rank} axes; got shape {tuple(x.shape)}.")
     if is_step_dim_first:
         c, b, u, s = (x.movedim(0, -rank) for x, rank in ((c, 4), (b, 2), (u, 3), (s, 1)))
     if n_steps is None and c.shape[-4] == b.shape[-2] == s.shape[-1] == 1:
@@ -77,6 +82,7 @@ def ode_forward(
         u = u.expand(*u.shape[:-3], n_init_var_steps, *u.shape[-2:])
     weights = Weights(weight_equation, weight_init_var, weight_smooth)
     if frozen_lhs_cache_version > 0:
+        refuse_gradients((c, s, *vars(weights).values()))
         if frozen_lhs_cache_version not in _frozen:
             _frozen[frozen_lhs_cache_version] = factorize(
                 c, s, n_initial_steps=u.shape[-3], n_initial_orders=u.shape[-1], n_steps=n_steps, weights=weights

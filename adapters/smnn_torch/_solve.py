@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from smnn_core import TAYLOR, ArgumentError, NamespaceError, Scheme, Weights
+from smnn_core._arrays import owned
 from smnn_core._problem import Problem, check_weights
 from smnn_core._solve import check_states
 
@@ -21,6 +23,7 @@ __all__ = ["Factorization", "factorize", "solve_ode"]
 
 UNIT = Weights()
 LHS = ("coefficients", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness")
+NUMBERS = (float, Tensor, int, np.number, torch.SymFloat, torch.SymInt)
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -85,7 +88,7 @@ def factorize(
     engine: str = "auto",
     check: bool = False,
 ) -> Factorization:
-    """`smnn_core.factorize` for tensors: eliminates a frozen left-hand side once, for any number of right-hand sides.
+    """`smnn_core.factorize` for tensors: a frozen left-hand side, copied, for any number of right-hand sides.
 
     Args:
         coefficients: (..., T or 1, Q, V, R+1), without a gradient.
@@ -107,16 +110,24 @@ def factorize(
         SingularSystemError: as `solve_ode`.
     """
     lhs = tuple(_checked({"coefficients": coefficients, "step_sizes": step_sizes}, weights))
+    refuse_gradients(lhs)
+    how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
+    keep, lhs = Keep(), tuple(map(owned, lhs))
+    n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
+    return Factorization(how._replace(n_steps=n_steps), keep, lhs, n_steps)
+
+
+def refuse_gradients(lhs: Sequence[Any]) -> None:
+    """
+    Raises:
+        ArgumentError: if a frozen left-hand side (coefficients, step sizes, weights) requires a gradient.
+    """
     for name, x in zip(LHS, lhs, strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ArgumentError(
                 f"{name} requires a gradient, which a frozen left-hand side does not give: pass {name}.detach(), or "
                 "solve with solve_ode."
             )
-    how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
-    keep = Keep()
-    n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
-    return Factorization(how._replace(n_steps=n_steps), keep, lhs, n_steps)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -173,7 +184,12 @@ def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> l
     kind = values[0].device.type
     if weights is not None:
         check_weights(weights)
-        values += (weights.equation, weights.initial, weights.smoothness)
+        for name, w in vars(weights).items():
+            if not isinstance(w, NUMBERS):
+                raise NamespaceError(
+                    f"weights.{name} must be a number or a torch.Tensor, got {type(w).__name__}: use torch.as_tensor."
+                )
+            values.append(w)
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from .._problem import Gradients, Problem, Rows, System, Weights
+from .._problem import Gradients, Rows, System, Weights
 
 Array = Any
 
@@ -53,12 +53,6 @@ class Engine(Protocol):
         ...
 
     def factorize(self, system: System) -> Factor: ...
-
-
-class FusedEngine(Engine, Protocol):
-    """An engine that factors and solves in one sweep."""
-
-    def solve_problem(self, problem: Problem, *, lean: bool = False) -> tuple[Array, Factor]: ...
 
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:

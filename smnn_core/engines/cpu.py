@@ -164,9 +164,13 @@ class CpuFactor:
         gradients = tuple(
             [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
         )
-        head = call.head(problem.batch, call.inputs, _cell())
+        flag = _cell()
+        head = call.head(problem.batch, call.inputs, flag)
         _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients, lean)
-        return from_fields(gradients)
+        result = from_fields(gradients)
+        if self.undetermined is not None or flag[0]:
+            _mask_gradients(problem, result, _undetermined(problem.system))
+        return result
 
     def _masked(self, x: np.ndarray) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
@@ -212,6 +216,17 @@ def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, le
     """The gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
     call = _Call.of(problem.system, problem.rhs, problem.initial_values)
     return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
+
+
+def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray) -> None:
+    """NaN for what batch members that have undetermined points contribute to."""
+    bad = np.broadcast_to(undetermined.any(axis=-1), problem.batch)
+    for x, rank in zip(by_field(gradients), (4, 2, 2, 1, 1, 3, 3), strict=True):
+        if x is not None:
+            batch = x.shape[: max(x.ndim - rank, 0)]
+            lead = tuple(range(bad.ndim - len(batch)))
+            summed = tuple(i + len(lead) for i, length in enumerate(batch) if length == 1)
+            x[np.squeeze(bad.any(axis=lead + summed, keepdims=True), axis=lead)] = np.nan
 
 
 def _undetermined(system: System) -> np.ndarray:

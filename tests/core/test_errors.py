@@ -77,6 +77,13 @@ def test_unknown_number_of_time_points() -> None:
         smnn.solve_ode(np.ones((1, 1, 1, 2)), np.ones((1, 1)), np.ones((1, 1, 1)), np.ones(1))
 
 
+def test_numbers_of_initial_values_must_be_integers() -> None:
+    with pytest.raises(TypeError, match=r"n_initial_steps must be an integer, got float"):
+        smnn.factorize(np.ones((4, 1, 1, 2)), np.ones(3), n_initial_steps=1.0, n_initial_orders=1)
+    with pytest.raises(TypeError, match=r"n_initial_orders must be an integer, got NoneType"):
+        smnn.factorize(np.ones((4, 1, 1, 2)), np.ones(3), n_initial_steps=1, n_initial_orders=None)
+
+
 def test_n_steps_must_be_an_integer() -> None:
     with pytest.raises(TypeError, match="n_steps must be an integer or None, got float"):
         smnn.solve_ode(**arguments(n_steps=6.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from _assert import assert_close, eps
 from _backends import Backend
 from _oracle import normal_matrix
@@ -11,6 +12,7 @@ from _strategies import ProblemData, problems
 from hypothesis import given, settings
 
 import smnn_core as smnn
+from smnn_core._arrays import owned
 
 
 def factorize(data: ProblemData, backend: Backend, engine: str = "auto") -> smnn.Factorization:
@@ -90,3 +92,25 @@ def test_serves_more_right_hand_sides_than_left_hand_sides(backend: Backend) -> 
     for i in np.ndindex(2, 3):
         oracle = dense_solve(c[i[0], 0], b[i[1]], u[i], s)
         assert np.all(np.abs(y[i] - oracle.y) <= oracle.tolerance(eps("float64")))
+
+
+def test_what_happens_to_the_arrays_afterwards_does_not_matter(backend: Backend) -> None:
+    if "jax" in backend.name:
+        pytest.skip("JAX arrays do not change")
+    rng = np.random.default_rng(0)
+    c, s, w = (backend.asarray(x) for x in (rng.normal(size=(5, 1, 1, 3)), np.full(4, 0.3), rng.uniform(1, 2, (5, 1))))
+    b, u, g = (backend.asarray(rng.normal(size=shape)) for shape in ((5, 1), (1, 1, 2), (5, 1, 3)))
+    f = smnn.factorize(c, s, n_initial_steps=1, n_initial_orders=2, weights=smnn.Weights(equation=w))
+    before = f.solve(b, u), f.normal_solve(g)
+    for x in (c, s, w):
+        x *= 2
+    for found, expected in zip((f.solve(b, u), f.normal_solve(g)), before, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(found), backend.to_numpy(expected))
+
+
+def test_copies_take_no_more_memory_where_arrays_repeat_themselves() -> None:
+    x = np.broadcast_to(np.arange(3.0)[:, None], (4, 3, 5))
+    copy = owned(x)
+    np.testing.assert_array_equal(copy, x)
+    assert copy.strides == (0, 8, 0)
+    assert not np.shares_memory(copy, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from math import factorial
 
 import numpy as np
@@ -55,8 +56,16 @@ def test_one_of_your_own() -> None:
     np.testing.assert_array_equal(
         smnn.solve_ode(*arguments, scheme=own), smnn.solve_ode(*arguments, scheme=smnn.HERMITE)
     )
-    assert own == own
+
+
+def test_those_of_the_same_matrices_are_equal() -> None:
+    """So that compilers that know one know the other."""
+    matrices = smnn.HERMITE.matrices(3)
+    own, same = (smnn.Scheme.from_matrices(*matrices, name="mine") for _ in range(2))
+    assert own == same == pickle.loads(pickle.dumps(own))
+    assert len({own, same}) == 1
     assert own != smnn.HERMITE
+    assert own != smnn.Scheme.from_matrices(*smnn.TAYLOR.matrices(3), name="mine")
 
 
 @pytest.mark.parametrize(

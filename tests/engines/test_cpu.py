@@ -242,6 +242,24 @@ def test_a_gradient_of_one_number_is_spread() -> None:
         np.testing.assert_array_equal(value, ones[name], err_msg=name)
 
 
+@pytest.mark.parametrize("shared_steps", [False, True])
+def test_gradients_of_singular_members_are_nan(shared_steps: bool) -> None:
+    """And what they are summed into; all others are what they are."""
+    rng = np.random.default_rng(0)
+    regular = random_problem(rng, (3,), 6, 1, 3, 1)
+    c, s = regular.system.coefficients.copy(), np.full((5,) if shared_steps else (3, 5), 0.3)
+    c[1] = 0.0
+    problem = Problem.build(c, regular.rhs, regular.initial_values[..., :1], s)
+    g = rng.normal(size=(3, 6, 1, 3))
+    oracle = array_api.factorize(problem.system)
+    expected = _gradient.solve_pullback(problem, oracle.solve(problem.rows), oracle.normal_solve(g), g)
+    y, factor = cpu.solve_problem(problem)
+    for found in (factor.adjoint(problem, y, g), cpu.adjoint(problem, y, g)):
+        for x, other in zip(by_field(found), by_field(expected), strict=True):
+            np.testing.assert_array_equal(np.isnan(x), np.isnan(other))
+        assert np.isnan(found.coefficients).any(axis=(1, 2, 3, 4)).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("batch", "T"), [((), 500), ((3,), 31), ((50,), 20), ((0,), 5)])
 def test_only_gradients_that_are_wanted(batch, T, shared) -> None:

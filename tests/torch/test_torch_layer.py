@@ -135,6 +135,16 @@ def test_extra_repr_says_what_is_learned() -> None:
         ({"step_bounds": (-0.1, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
         ({"step_bounds": (0.2, 0.3)}, smnn.ArgumentError, "step_bounds must be two numbers of one sign"),
         ({"fixed_coefficients": torch.zeros(7)}, smnn.ShapeError, r"fixed_coefficients must have shape \(1, 1, 3\)"),
+        (
+            {"coefficients": torch.zeros(1, 3)},
+            smnn.ShapeError,
+            r"the constant coefficients must have shape \(\.\.\., 1, 1, 1, 3\); got \(1, 3\)",
+        ),
+        (
+            {"rhs": torch.zeros(8, 2)},
+            smnn.ShapeError,
+            r"the constant rhs must have shape \(\.\.\., \d+, 1\); got \(8, 2\)",
+        ),
         ({"time_invariant": "rhs"}, smnn.ArgumentError, r"must be a collection of names, such as \['rhs'\]"),
         ({"weights": 0.5}, TypeError, r"weights must be Weights\(.*got float"),
         ({"normalized": True, "n_equations": 2}, smnn.ArgumentError, "normalized needs as many equations"),
@@ -235,12 +245,21 @@ class TestOdeForward:
             )
             with pytest.raises(smnn.ArgumentError, match="coefficients requires a gradient"):
                 st.ode_forward(c.requires_grad_(), b, u, s, frozen_lhs_cache_version=8)
+            with pytest.raises(smnn.ArgumentError, match="coefficients requires a gradient"):
+                st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)  # known already
         finally:
             st.ode_forward.clear_frozen()
 
     def test_what_it_cannot_do(self, make: Any) -> None:
         with pytest.raises(smnn.ArgumentError, match="central rows tie three time points together"):
             st.ode_forward(*make(), enable_central_smoothness=True)
+
+    def test_arguments_that_are_no_tensors_or_have_too_few_axes(self, make: Any) -> None:
+        c, b, u, s = make((), T=6)
+        with pytest.raises(smnn.NamespaceError, match=r"rhs_equation must be a torch\.Tensor, got list"):
+            st.ode_forward(c, b.tolist(), u, s)
+        with pytest.raises(smnn.ShapeError, match=r"init_vars must have at least 3 axes; got shape \(2,\)"):
+            st.ode_forward(c, b, u[0, 0], s, is_step_dim_first=True)
         c, b, u, s = make(T=6)
         with pytest.raises(smnn.ShapeError, match="init_vars has 2 time points, n_init_var_steps says 3"):
             st.ode_forward(c, b, torch.cat([u, u]), s, n_init_var_steps=3)

@@ -199,6 +199,9 @@ class TestErrors:
     def test_weights_of_another_type(self, make: Any) -> None:
         with pytest.raises(TypeError, match="weights must be Weights"):
             st.solve_ode(*make(), weights=2.0)
+        for w in (np.ones((5, 1)), [1.0]):
+            with pytest.raises(smnn.NamespaceError, match=r"weights\.equation must be a number or a torch\.Tensor"):
+                st.solve_ode(*make(T=5), weights=st.Weights(equation=w))
 
     def test_mixed_dtypes(self, make: Any) -> None:
         c, b, u, s = make()

@@ -181,10 +181,4 @@ void adjoint(
     for (GradientOf& gradient : out) gradient.finish();
 }
 
-Plan plan(const Shape& shape) {
-    const Kernels kernels = level().find(shape.V, shape.K, shape.Q, false, shape.is_double);
-    const Division division = divide(product(shape.batch), shape.T, shape.V * shape.K, kernels.lanes);
-    return {division.C, kernels.lanes, division.threads, kernels.compiled_for_size};
-}
-
 }  // namespace smnn

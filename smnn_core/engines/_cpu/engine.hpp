@@ -73,11 +73,4 @@ void adjoint(
     const Arrays& gradients, bool lean
 );
 
-// How a problem would be divided: chunks per system, lanes of a pack, and whether its size was known at compile time.
-struct Plan {
-    int C, lanes, threads;
-    bool compiled_for_size;
-};
-Plan plan(const Shape& shape);
-
 }  // namespace smnn

@@ -100,7 +100,6 @@ struct SharedSizes {
 // The kernels of one instruction set, dtype and problem size.
 struct Kernels {
     int lanes;
-    bool compiled_for_size;
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);

@@ -17,7 +17,7 @@ using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
 template <class P, class Size>
 constexpr Kernels kernels() {
     using One = Native<ScalarOf<P>, 1>;
-    return {Lanes<P>::count,    Size::fixed,        sizes<P, Size>,   run<P, Size>,
+    return {Lanes<P>::count,    sizes<P, Size>,     run<P, Size>,
             shared_sizes<One>, record_shared<One>, reduce_system<P>, reduce_system_normal<P>};
 }
 

@@ -195,8 +195,7 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
 NB_MODULE(_kernels, m) {
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
     nb::class_<Factor>(m, "Factor")
-        .def_ro("nbytes", &Factor::bytes)
-        .def_ro("chunks", &Factor::C);
+        .def_ro("nbytes", &Factor::bytes);
     m.def(
         "solve", &solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"), nb::arg("tolerance"),
         nb::arg("inputs"), nb::arg("undetermined"), nb::arg("y").none(), nb::arg("lean") = false
@@ -212,15 +211,6 @@ NB_MODULE(_kernels, m) {
         nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
     );
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));
-    m.def(
-        "plan",
-        [](const Sizes& sizes, std::vector<Index> batch, bool is_double) {
-            const smnn::Plan p = smnn::plan(shape_of(sizes, std::move(batch), is_double));
-            return nb::make_tuple(p.C, p.lanes, p.threads, p.compiled_for_size);
-        },
-        nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"),
-        "Chunks per system, lanes of a pack, threads, and whether the kernels were compiled for this size."
-    );
     m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
     m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });
     m.def("max_threads", &smnn::max_threads);

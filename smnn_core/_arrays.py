@@ -94,8 +94,8 @@ def _is_sharded(*arrays: Array) -> bool:
 
 def owned(x: Array) -> Array:
     """A copy, that nobody else writes to; it takes no more memory where x repeats itself (strides of 0)."""
-    if not compat.is_array_api_obj(x) or compat.is_jax_array(x):
-        return x  # immutable
+    if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or isinstance(x, np.generic):
+        return x  # immutable, or a number
     xp = compat.array_namespace(x)
     strides = x.stride() if compat.is_torch_array(x) else getattr(x, "strides", (1,) * x.ndim)
     once = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)] if 0 in strides else x

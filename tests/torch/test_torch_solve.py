@@ -162,6 +162,13 @@ def test_factorize_solves_and_is_differentiable_in_the_rhs(make: Any) -> None:
     assert torch.autograd.gradcheck(f.normal_solve, g.requires_grad_(), fast_mode=True, check_forward_ad=True)
 
 
+def test_factorization_with_weights_that_are_numbers_of_numpy(make: Any) -> None:
+    c, b, u, s = make(T=5)
+    shape = {"n_initial_steps": 1, "n_initial_orders": 2}
+    found, expected = (st.factorize(c, s, **shape, weights=st.Weights(equation=w)) for w in (np.float64(2), 2.0))
+    torch.testing.assert_close(found.solve(b, u), expected.solve(b, u))
+
+
 def test_factorize_refuses_a_left_hand_side_that_wants_a_gradient(make: Any) -> None:
     c, _, _, s = make(T=5, grad=True)
     with pytest.raises(smnn.ArgumentError, match=r"coefficients requires a gradient.*coefficients\.detach"):

@@ -86,7 +86,8 @@ def solve_ode_vjp(
     Returns:
         y as from `solve_ode`, and vjp(g) for g = dL/dy of y's shape, which gives dL with respect to every input as
         `Gradients`, each in the shape of its input (summed over axes along which the input was broadcast). The factor
-        of the solve is kept for the calls of vjp, where that is faster than eliminating again.
+        of the solve is kept for the calls of vjp, where that is faster than eliminating again. vjp looks at the inputs
+        and at y: neither may be changed in place before it is called (write `y - target`, not `y -= target`).
 
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """

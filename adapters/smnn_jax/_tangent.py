@@ -140,7 +140,8 @@ def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) ->
 
     # one vector per batch member: custom_linear_solve transposes only where all of its right-hand side moves
     def pack(f: Sequence[Array], h: Array) -> Array:
-        return jnp.concatenate([jnp.reshape(part, (*h.shape[:-3], -1)) for part in (*f, h)], axis=-1)
+        parts = zip((*f, h), shapes, strict=True)
+        return jnp.concatenate([jnp.reshape(x, (*h.shape[:-3], math.prod(shape))) for x, shape in parts], axis=-1)
 
     def unpack(z: Array) -> tuple[Rows, Array]:
         ends = accumulate(math.prod(shape) for shape in shapes)

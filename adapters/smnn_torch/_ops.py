@@ -105,7 +105,7 @@ def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Tensor], Sequence[A
     """The arguments of an op as those of an operator."""
     lhs, rest = args[:N_LHS], args[N_LHS:-N_HOW]
     n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check, lean = args[-N_HOW:]
-    scheme = BUILT_IN[name] if name in BUILT_IN else _scheme(name, int(lhs[0].shape[-1]), tuple(F), tuple(G))
+    scheme = BUILT_IN[name] if not F else _scheme(name, int(lhs[0].shape[-1]), tuple(F), tuple(G))
     return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, lean=lean), lhs, rest
 
 

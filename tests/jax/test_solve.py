@@ -70,7 +70,12 @@ def test_no_initial_values_and_time_invariant_inputs():
 
 def test_empty_batch():
     c, b, u, s = np.ones((0, 4, 1, 1, 2)), np.ones((4, 1)), np.ones((1, 1, 1)), np.array([0.1])
-    assert jax.jit(smnn_jax.solve_ode)(*map(jnp.asarray, (c, b, u, s))).shape == (0, 4, 1, 2)
+    arrays = [jnp.asarray(x) for x in (c, b, u, s)]
+    assert jax.jit(smnn_jax.solve_ode)(*arrays).shape == (0, 4, 1, 2)
+    gradients = jax.grad(lambda *x: smnn_jax.solve_ode(*x).sum(), (0, 1, 2, 3))(*arrays)
+    for x, gradient in zip(arrays, gradients, strict=True):
+        np.testing.assert_array_equal(gradient, jnp.zeros_like(x))
+    assert jax.jvp(lambda c: smnn_jax.solve_ode(c, *arrays[1:]), arrays[:1], arrays[:1])[1].shape == (0, 4, 1, 2)
 
 
 def test_donated_buffers(arguments):

@@ -69,6 +69,13 @@ def test_inductor(make: Any) -> None:
     torch.testing.assert_close(value_and_gradients(compiled, inputs), value_and_gradients(model, inputs))
 
 
+def test_schemes_are_known_by_their_matrices_not_their_names(make: Any) -> None:
+    c, b, u, s = make(T=6)
+    mine = smnn.Scheme.from_matrices(*smnn.TAYLOR.matrices(c.shape[-1]), name="hermite")
+    compiled = torch.compile(lambda c: st.solve_ode(c, b, u, s, scheme=mine), backend="eager")
+    torch.testing.assert_close(compiled(c), st.solve_ode(c, b, u, s, scheme=smnn.TAYLOR))
+
+
 @pytest.mark.parametrize(
     "options", [{"scheme": st.HERMITE}, {"scheme": custom_scheme(3)}, {"n_steps": 8}, {"check": True}]
 )

@@ -12,8 +12,8 @@ TIMEOUT := $(if $(shell command -v timeout),timeout 1200)
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
-# OpenMP threads that wait spin for milliseconds, which starves whatever else runs, themselves included: on two busy cores
-# training takes some 25 times as long as with this. Without spinning it takes half as long again on two that are idle.
+# OpenMP threads that wait spin for milliseconds, which starves whatever else runs, themselves included, on busy cores; not
+# to spin at all takes longer on idle ones.
 demo test test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
 .PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize aarch64 clean

@@ -143,6 +143,13 @@ def _jax_constant(function: str) -> Any:
     return constant
 
 
+def has_zero(xp: Namespace, x: Array) -> bool:
+    """Whether an entry is zero, where values can be read."""
+    if is_numpy(x):
+        return not np.logical_and.reduce(x, axis=None)
+    return bool(xp.any(x == 0))
+
+
 def device_of(x: Array) -> Any:
     """Where new arrays that meet x belong; None leaves that to the library (x is traced, or of JAX, which knows)."""
     return None if is_tracer(x) or compat.is_jax_array(x) else compat.device(x)

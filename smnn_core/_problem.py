@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, number
+from ._arrays import (
+    Array,
+    Namespace,
+    Shape,
+    broadcast_shapes,
+    can_look,
+    common_namespace,
+    device_of,
+    has_zero,
+    is_numpy,
+    number,
+)
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
 __all__ = ["Gradients", "Problem", "Rows", "System", "Weights"]
 
 ArrayOrNumber = Any
+_T = TypeVar("_T", "Problem", "System")
 
 ZERO_STEP = (
     "step_sizes contains a zero: two time points cannot coincide. Merge them, or, for padding, keep any non-zero step "
@@ -142,8 +154,12 @@ class System:
         scheme: Scheme,
         weights: Weights,
         right_hand_side: Mapping[str, Array] | None = None,
+        values: bool = True,
     ) -> System:
-        """Checks the arguments that make up A and W, together with those of the right-hand side where there is one."""
+        """Checks the arguments that make up A and W, together with those of the right-hand side where there is one.
+
+        Without `values` it looks at shapes alone, for callers who leave the system to an engine, which looks itself.
+        """
         if not isinstance(scheme, Scheme):
             raise TypeError(
                 f"scheme must be a Scheme (TAYLOR, HERMITE or Scheme.from_matrices(F, G)), got {type(scheme).__name__}."
@@ -195,9 +211,17 @@ class System:
             ),
             device=device,
         )
-        if can_look(step_sizes) and bool(xp.any(step_sizes == 0)):
-            raise ArgumentError(ZERO_STEP)
+        if values:
+            system.check_values()
         return system
+
+    def check_values(self) -> None:
+        """
+        Raises:
+            ArgumentError: if a step size is zero, where looking costs nothing.
+        """
+        if can_look(self.step_sizes) and has_zero(self.xp, self.step_sizes):
+            raise ArgumentError(ZERO_STEP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +254,38 @@ class Problem:
         n_steps: int | None = None,
         scheme: Scheme = TAYLOR,
         weights: Weights = Weights(),
+        values: bool = True,
     ) -> Problem:
-        """Checks all arguments of `smnn_core.solve_ode`; see there for shapes and errors."""
+        """Checks all arguments of `smnn_core.solve_ode`; see there for shapes and errors, and `System.build`.
+
+        Most problems look like one before them, and checking takes longer than solving a small one: what it finds out
+        depends on shapes and numbers alone, and is remembered for NumPy arrays.
+        """
+        arrays = coefficients, step_sizes, rhs, initial_values
+        key = _appearance(arrays, n_steps, scheme, weights)
+        if key is not None and key in _known:
+            problem = _known[key]._with_arrays(*arrays, weights)
+        else:
+            problem = Problem._checked(*arrays, n_steps, scheme, weights)
+            if key is not None:
+                if len(_known) >= MOST_KNOWN:
+                    _known.clear()
+                none = Weights(*(None if is_numpy(w) else w for w in vars(weights).values()))
+                _known[key] = problem._with_arrays(None, None, None, None, none)
+        if values:
+            problem.system.check_values()
+        return problem
+
+    @staticmethod
+    def _checked(
+        coefficients: Array,
+        step_sizes: Array,
+        rhs: Array,
+        initial_values: Array,
+        n_steps: int | None,
+        scheme: Scheme,
+        weights: Weights,
+    ) -> Problem:
         common_namespace({"coefficients": coefficients, "initial_values": initial_values})
         _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
         system = System.build(
@@ -243,6 +297,7 @@ class Problem:
             scheme=scheme,
             weights=weights,
             right_hand_side={"rhs": rhs, "initial_values": initial_values},
+            values=False,
         )
         return Problem._of(system, rhs, initial_values)
 
@@ -266,6 +321,46 @@ class Problem:
             }
         )
         return Problem(system, rhs, initial_values, batch)
+
+    def _with_arrays(
+        self, coefficients: Array, step_sizes: Array, rhs: Array, initial_values: Array, weights: Weights
+    ) -> Problem:
+        """The same problem for other arrays of the same shapes; weights that are numbers are those that it has."""
+        given, own = vars(weights).values(), self.system.weights
+        if all([isinstance(w, (int, float)) for w in given]):
+            weights = own
+        else:
+            pairs = zip(given, vars(own).values(), strict=True)
+            weights = Weights(*(mine if isinstance(w, (int, float)) else w for w, mine in pairs))
+        system = _copy(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=weights)
+        return _copy(self, system=system, rhs=rhs, initial_values=initial_values)
+
+
+_known: dict[Any, Problem] = {}
+"""Problems that were checked before, without their arrays, by `_appearance`."""
+MOST_KNOWN = 1024
+
+
+def _appearance(arrays: tuple[Array, ...], n_steps: Any, scheme: Any, weights: Any) -> Any:
+    """What checking looks at, if all arrays are of NumPy and of one dtype; None where it must look closer."""
+    if not (isinstance(scheme, Scheme) and isinstance(weights, Weights) and (n_steps is None or type(n_steps) is int)):
+        return None
+    key = [scheme, n_steps, getattr(arrays[0], "dtype", None)]
+    for x in (*arrays, *vars(weights).values()):
+        if is_numpy(x) and x.dtype == key[2]:
+            key.append(x.shape)
+        elif isinstance(x, (int, float)):
+            key.append(x)
+        else:
+            return None
+    return tuple(key)
+
+
+def _copy(x: _T, **changes: Any) -> _T:
+    """A copy of a frozen dataclass with other fields, as `dataclasses.replace` in a tenth of its time."""
+    copy = object.__new__(type(x))
+    copy.__dict__.update(x.__dict__, **changes)
+    return copy
 
 
 def check_weights(weights: Any) -> None:

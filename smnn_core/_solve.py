@@ -65,7 +65,7 @@ def solve_ode(
     here by orthogonal elimination over time (Gargir, Toledo, IPDPS 2025) instead of the normal equations.
     """
     arrays, weights = _constants("solve_ode", (coefficients, rhs, initial_values, step_sizes), weights)
-    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights)
+    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
     return solve_problem(problem, engine=engine, check=check)[0]
 
 
@@ -92,7 +92,7 @@ def solve_ode_vjp(
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
     arrays, weights = _constants("solve_ode_vjp", (coefficients, rhs, initial_values, step_sizes), weights)
-    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights)
+    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
     y, factor = solve_problem(problem, engine=engine, check=check)
 
     def vjp(g: Array) -> Gradients:
@@ -137,6 +137,7 @@ def factorize(
         n_steps=n_steps,
         scheme=scheme,
         weights=weights,
+        values=False,
     )
     system = replace(
         system,

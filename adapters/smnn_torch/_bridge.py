@@ -224,54 +224,23 @@ def in_order(gradients: Gradients) -> tuple[Any, ...]:
     return c, s, w.equation, w.initial, w.smoothness, b, u
 
 
-_known: dict[Any, tuple[Problem, list[bool]]] = {}
-"""Problems that compiled engines have served, by what was said and shown, without the arrays; and which weights were
-tensors. All else that checking finds out is the same for all arguments of the same shapes."""
-
-
 def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Problem:
-    """The problem, checked, in the arrays of the engine that will serve it.
-
-    Most problems look like the last one. Shapes that a compiled engine has served before are not checked again, which
-    takes longer than solving a small problem; the values of the steps, that engine checks itself.
-    """
+    """The problem, checked, in the arrays of the engine that will serve it, which looks at the values of the steps."""
     c, s, *w = lhs
-    key = (how, *[(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in (*lhs, b, u)])
-    known = _known.get(key)
-    if known is not None:
-        like, is_tensor = known
-        weights = like.system.weights
-        if True in is_tensor:
-            parts = zip(w, vars(weights).values(), is_tensor, strict=True)
-            weights = Weights(*(_view(x) if changes else number for x, number, changes in parts))
-        system = _with(like.system, coefficients=_view(c), step_sizes=_view(s), weights=weights)
-        return _with(like, system=system, rhs=_view(b), initial_values=_view(u))
 
     def build(arrays: Callable[[Any], Any]) -> Problem:
         return Problem.build(
-            *(arrays(x) for x in (c, b, u, s)),
+            arrays(c),
+            arrays(b),
+            arrays(u),
+            arrays(s),
             n_steps=how.n_steps,
             scheme=how.scheme,
             weights=Weights(*map(arrays, w)),
+            values=False,
         )
 
-    problem = _for_engine(how, (*lhs, b, u), build)
-    if isinstance(problem.rhs, np.ndarray):
-        if len(_known) >= 1024:
-            _known.clear()
-        is_tensor = [isinstance(x, Tensor) for x in w]
-        values = vars(problem.system.weights).values()
-        numbers = Weights(*(None if changes else x for x, changes in zip(values, is_tensor, strict=True)))
-        system = _with(problem.system, coefficients=None, step_sizes=None, weights=numbers)
-        _known[key] = _with(problem, system=system, rhs=None, initial_values=None), is_tensor
-    return problem
-
-
-def _with(x: T_, **changes: Any) -> T_:
-    """A copy of a frozen dataclass with other fields, as `dataclasses.replace` in a tenth of its time."""
-    copy = object.__new__(type(x))
-    copy.__dict__.update(x.__dict__, **changes)
-    return copy
+    return _for_engine(how, (*lhs, b, u), build)
 
 
 def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[[Any], Any]], T_]) -> T_:
@@ -279,8 +248,8 @@ def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[
     tensors = [x for x in given if isinstance(x, Tensor)]
     dtype = tensors[0].dtype
     view = None
-    if dtype in FLOATS and all(x.dtype == dtype for x in tensors):
-        if all(x.is_cpu for x in tensors):
+    if dtype in FLOATS and all([x.dtype == dtype for x in tensors]):
+        if all([x.is_cpu for x in tensors]):
             view = _view
         elif how.engine in ("auto", "cuda") and _cuda.serves(tensors):
             view = _cuda.view

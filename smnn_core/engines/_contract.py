@@ -52,7 +52,9 @@ class Engine(Protocol):
         """One line for `show_config`: available or why not, SIMD level, threads, devices."""
         ...
 
-    def factorize(self, system: System) -> Factor: ...
+    def factorize(self, system: System) -> Factor:
+        """Eliminates. Raises what `System.check_values` does, where looking costs nothing."""
+        ...
 
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:

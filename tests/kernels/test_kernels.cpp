@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <new>
 #include <numeric>
 #include <random>
@@ -30,18 +31,21 @@ void expect_near(double actual, double expected, double tolerance, const char* w
     ++failures;
 }
 
-View contiguous(std::vector<double>& data, std::vector<Index> shape) {
-    View view;
-    view.data = data.data();
-    view.strides.assign(shape.size(), 1);
-    for (size_t i = shape.size(); i-- > 1;) view.strides[i - 1] = view.strides[i] * shape[i];
-    view.shape = std::move(shape);
-    return view;
+// A place that views can point to until the end.
+const Index* lasting(std::vector<Index> values) {
+    static std::deque<std::vector<Index>> all;
+    return all.emplace_back(std::move(values)).data();
+}
+
+View contiguous(std::vector<double>& data, const std::vector<Index>& shape) {
+    std::vector<Index> strides(shape.size(), 1);
+    for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
+    return {data.data(), int(shape.size()), lasting(shape), lasting(strides)};
 }
 
 // y' = f by one row per order: y[t,o] + s y[t,o+1] - y[t+1,o] for o < K-1, and a light last row; with `extra`, rows that
 // touch the next point alone as well.
-smnn::Scheme scheme(int K, bool extra) {
+std::vector<double> scheme_rows(int K, bool extra) {
     const int width = 2 * K;
     std::vector<double> rows(size_t(width * width), 0.0);
     for (int o = 0; o < K; ++o) {
@@ -50,16 +54,16 @@ smnn::Scheme scheme(int K, bool extra) {
         rows[size_t(o * width + K + o)] = o + 1 < K ? -1 : -0.1;
         if (extra) rows[size_t((K + o) * width + K + o)] = 0.3;
     }
-    return {rows, 8 * 2.2e-16 * K};
+    return rows;
 }
 
 struct Case {
     Shape shape;
-    smnn::Scheme scheme;
+    std::vector<double> rows;
     std::vector<double> data[smnn::SMOOTHNESS_RHS];
     std::vector<Index> sizes[smnn::SMOOTHNESS_RHS];
 
-    Case(Shape s, bool extra, unsigned seed) : shape(s), scheme(::scheme(s.K, extra)) {
+    Case(Shape s, bool extra, unsigned seed) : shape(s), rows(scheme_rows(s.K, extra)) {
         std::mt19937 random(seed);
         std::uniform_real_distribution<double> uniform(-0.4, 0.4);
         const auto with_batch = [&](std::vector<Index> core) {
@@ -100,6 +104,7 @@ struct Case {
         }
         return all;
     }
+    smnn::Scheme scheme() const { return {rows.data(), 8 * 2.2e-16 * shape.K}; }
     Index systems() const { return shape.batch.empty() ? 1 : shape.batch[0]; }
     size_t unknowns() const { return size_t(systems()) * size_t(shape.T * shape.V * shape.K); }
     std::vector<Index> y_shape() const {
@@ -113,17 +118,13 @@ struct Case {
 struct Flag {
     unsigned char value = 0;
     View view;
-    Flag() {
-        view.data = &value;
-        view.shape = {1};
-        view.strides = {1};
-    }
+    Flag() : view{&value, 1, lasting({1}), lasting({1})} {}
 };
 
 std::vector<double> solve(Case& c, bool lean = false) {
     std::vector<double> y(c.unknowns());
     Flag flag;
-    smnn::solve(c.shape, c.scheme, c.arrays(), flag.view, y.data(), lean);
+    smnn::solve(c.shape, c.scheme(), c.arrays(), flag.view, y.data(), lean);
     return y;
 }
 
@@ -157,7 +158,7 @@ std::vector<double> dense(Case& c) {
                 for (int o = 0; o < 2 * s.K; ++o) {
                     const double power = std::pow(c.data[smnn::S][size_t(t)], o % s.K);
                     r[size_t((t + o / s.K) * n + v * s.K + o % s.K)] =
-                        ws * power * c.scheme.rows[size_t(i * 2 * s.K + o)];
+                        ws * power * c.rows[size_t(i * 2 * s.K + o)];
                 }
             }
         }
@@ -203,11 +204,11 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     }
     Flag flag;
     Arrays arrays = c.arrays();
-    const smnn::Solved kept = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr, false);
+    const smnn::Solved kept = smnn::solve(c.shape, c.scheme(), arrays, flag.view, nullptr, false);
     arrays[smnn::G] = contiguous(g, c.y_shape());
-    smnn::normal_solve(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), x.data());
+    smnn::normal_solve(c.shape, c.scheme(), arrays, flag.view, kept.factor.get(), x.data());
     arrays[smnn::G] = contiguous(h, c.y_shape());
-    smnn::normal_solve(c.shape, c.scheme, arrays, flag.view, nullptr, z.data());
+    smnn::normal_solve(c.shape, c.scheme(), arrays, flag.view, nullptr, z.data());
     const double left = std::inner_product(h.begin(), h.end(), x.begin(), 0.0);
     const double right = std::inner_product(g.begin(), g.end(), z.begin(), 0.0);
     expect_near(left, right, 1e-8 * (std::abs(left) + double(y.size())), "symmetry", shape);
@@ -221,7 +222,7 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     std::vector<double> y_copy = y;
     arrays[smnn::Y] = contiguous(y_copy, c.y_shape());
     arrays[smnn::G] = contiguous(g, c.y_shape());
-    smnn::adjoint(c.shape, c.scheme, arrays, flag.view, kept.factor.get(), gradients, false);
+    smnn::adjoint(c.shape, c.scheme(), arrays, flag.view, kept.factor.get(), gradients, false);
     for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
         Case plus = c, minus = c;
         double along = 0;
@@ -249,8 +250,8 @@ void check_segments(const Shape& shape, unsigned seed) {
     std::vector<double> y(c.unknowns()), g(c.unknowns());
     Flag flag;
     Arrays arrays = c.arrays();
-    const smnn::Solved part = smnn::solve(c.shape, c.scheme, arrays, flag.view, y.data(), false);
-    const smnn::Solved whole = smnn::solve(c.shape, c.scheme, arrays, flag.view, nullptr, false);
+    const smnn::Solved part = smnn::solve(c.shape, c.scheme(), arrays, flag.view, y.data(), false);
+    const smnn::Solved whole = smnn::solve(c.shape, c.scheme(), arrays, flag.view, nullptr, false);
     const std::vector<double> lean = solve(c, true);
     for (size_t i = 0; i < y.size(); ++i) expect_near(lean[i], y[i], 1e-10, "lean solution", shape);
 
@@ -266,7 +267,7 @@ void check_segments(const Shape& shape, unsigned seed) {
             values[f].resize(c.data[f].size() + 1);
             gradients[f] = contiguous(values[f], c.sizes[f]);
         }
-        smnn::adjoint(c.shape, c.scheme, arrays, flag.view, factor, gradients, is_lean);
+        smnn::adjoint(c.shape, c.scheme(), arrays, flag.view, factor, gradients, is_lean);
         return values;
     };
     const auto expected = adjoint(whole.factor.get(), false);

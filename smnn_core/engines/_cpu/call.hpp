@@ -3,8 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -27,9 +28,9 @@ constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 // Below this many steps of packs, times n^2, threads cost more than they bring.
 constexpr double WORTH_THREADS = 2500;
 
-Index product(const std::vector<Index>& shape) {
+Index product(const Index* shape, size_t rank) {
     Index result = 1;
-    for (Index size : shape) result *= size;
+    for (size_t i = 0; i < rank; ++i) result *= shape[i];
     return result;
 }
 
@@ -58,61 +59,90 @@ Division divide(Index batch, int T, int n, int W) {
     return best;
 }
 
-// A view seen as (batch..., time, inner...): strides, 0 where it is broadcast.
-struct Layout {
-    std::vector<Index> batch, offsets;
-    Index time = 0;
-    bool shared = true, contiguous = false;
-    int inner = 1;
+// Small arrays for the time of a call, most of which need nothing from the heap.
+class Arena {
+   public:
+    template <class T>
+    T* take(size_t count) {
+        static_assert(sizeof(T) <= 8 && alignof(T) <= 8);
+        const size_t words = (count * sizeof(T) + 7) / 8;
+        if (used_ + words <= room_.size()) {
+            used_ += words;
+            return reinterpret_cast<T*>(room_.data() + used_ - words);
+        }
+        more_.push_back(std::make_unique<double[]>(words));
+        return reinterpret_cast<T*>(more_.back().get());
+    }
+
+   private:
+    std::array<double, 1024> room_;
+    size_t used_ = 0;
+    std::vector<std::unique_ptr<double[]>> more_;
 };
 
-Layout lay_out(const View& view, const std::vector<Index>& batch, Index time, const std::vector<Index>& inner) {
-    std::vector<Index> full = batch;
-    full.push_back(time);
-    full.insert(full.end(), inner.begin(), inner.end());
-    if (view.shape.size() > full.size()) throw std::invalid_argument("an array has more axes than the problem");
-    std::vector<Index> strides(full.size(), 0);
-    const size_t missing = full.size() - view.shape.size();
-    for (size_t i = 0; i < view.shape.size(); ++i) {
-        const Index size = view.shape[i], wanted = full[i + missing];
-        if (size != wanted && size != 1) throw std::invalid_argument("an array does not broadcast to the problem");
-        strides[i + missing] = size == 1 ? 0 : view.strides[i];
-    }
-    Layout layout;
-    layout.batch.assign(strides.begin(), strides.begin() + long(batch.size()));
-    for (size_t i = 0; i < batch.size(); ++i) layout.shared = layout.shared && (layout.batch[i] == 0 || batch[i] == 1);
-    layout.time = strides[batch.size()];
-    layout.offsets = {0};
-    for (size_t i = 0; i < inner.size(); ++i) {
-        std::vector<Index> next;
-        for (Index offset : layout.offsets) {
-            for (Index k = 0; k < inner[i]; ++k) next.push_back(offset + k * strides[batch.size() + 1 + i]);
-        }
-        layout.offsets = std::move(next);
-    }
-    const Index count = Index(layout.offsets.size());
-    layout.contiguous = layout.time == count || (layout.time == 0 && count > 0);
-    for (Index e = 0; e < count; ++e) layout.contiguous = layout.contiguous && layout.offsets[size_t(e)] == e;
-    return layout;
-}
-
+// The axes of a field behind those of the batch.
 struct Axes {
     Index time;
-    std::vector<Index> inner;
+    int n_inner;
+    std::array<Index, 3> inner;
 };
 
 Axes axes(const Shape& s, Field field) {
     switch (field) {
-        case C: return {s.T, {s.Q, s.V, s.K}};
+        case C: return {s.T, 3, {s.Q, s.V, s.K}};
         case B:
-        case W_EQUATION: return {s.T, {s.Q}};
+        case W_EQUATION: return {s.T, 1, {s.Q}};
         case S:
-        case W_SMOOTHNESS: return {s.T - 1, {}};
+        case W_SMOOTHNESS: return {s.T - 1, 0, {}};
         case U:
-        case W_INITIAL: return {s.T_init, {s.V, s.R_init}};
-        case SMOOTHNESS_RHS: return {s.T - 1, {s.V, 2 * s.K}};
-        default: return {s.T, {s.V, s.K}};
+        case W_INITIAL: return {s.T_init, 2, {s.V, s.R_init}};
+        case SMOOTHNESS_RHS: return {s.T - 1, 2, {s.V, 2 * s.K}};
+        default: return {s.T, 2, {s.V, s.K}};
     }
+}
+
+// A view seen as (batch..., time, inner...): strides, 0 where it is broadcast.
+struct Layout {
+    const Index* batch = nullptr;
+    Index time = 0;
+    const Index* offsets = nullptr;  // (count): where the entries of one time point lie
+    Index count = 0;
+    bool shared = true, contiguous = false;
+};
+
+Layout lay_out(const View& view, const std::vector<Index>& batch, const Axes& axes, Arena& arena) {
+    const int n_batch = int(batch.size()), missing = n_batch + 1 + axes.n_inner - view.rank;
+    if (missing < 0) throw std::invalid_argument("an array has more axes than the problem");
+    const auto stride = [&](int axis, Index wanted) -> Index {
+        if (axis < missing) return 0;
+        const Index size = view.shape[axis - missing];
+        if (size != wanted && size != 1) throw std::invalid_argument("an array does not broadcast to the problem");
+        return size == 1 ? 0 : view.strides[axis - missing];
+    };
+    Layout layout;
+    Index* strides = arena.take<Index>(batch.size());
+    for (int i = 0; i < n_batch; ++i) {
+        strides[i] = stride(i, batch[size_t(i)]);
+        layout.shared = layout.shared && (strides[i] == 0 || batch[size_t(i)] == 1);
+    }
+    layout.batch = strides;
+    layout.time = stride(n_batch, axes.time);
+
+    Index count = 1;
+    for (int i = 0; i < axes.n_inner; ++i) count *= axes.inner[size_t(i)];
+    Index* offsets = arena.take<Index>(size_t(std::max<Index>(count, 1)));
+    offsets[0] = 0;
+    Index filled = 1;
+    for (int i = 0; i < axes.n_inner; ++i) {
+        const Index size = axes.inner[size_t(i)], step = stride(n_batch + 1 + i, size);
+        for (Index e = filled * size; e-- > 0;) offsets[e] = offsets[e / size] + e % size * step;
+        filled *= size;
+    }
+    layout.offsets = offsets;
+    layout.count = count;
+    layout.contiguous = layout.time == count || (layout.time == 0 && count > 0);
+    for (Index e = 0; e < count; ++e) layout.contiguous = layout.contiguous && offsets[e] == e;
+    return layout;
 }
 
 // Everything that a job points to.
@@ -123,7 +153,7 @@ class Call {
     int threads;
 
     Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, int C_of_factor)
-        : kernels(level().find(shape.V, shape.K, shape.Q, scheme.extra_rows(), shape.is_double)), shape_(shape) {
+        : shape_(shape) {
         job.V = shape.V;
         job.K = shape.K;
         job.Q = shape.Q;
@@ -131,22 +161,24 @@ class Call {
         job.T = shape.T;
         job.T_init = shape.R_init > 0 ? shape.T_init : 0;
         job.R_init = shape.R_init;
-        job.batch = product(shape.batch);
+        job.batch = product(shape.batch.data(), shape.batch.size());
         job.n_batch_axes = int(shape_.batch.size());
         job.batch_shape = shape_.batch.data();
+        set_scheme(scheme);
+        kernels = level().find(shape.V, shape.K, shape.Q, job.extra_rows, shape.is_double);
         const Division division = divide(job.batch, shape.T, job.n, kernels.lanes);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
         job.lanes = job.batch * job.C;
         job.groups = (job.lanes + kernels.lanes - 1) / kernels.lanes;
         job.tasks = job.groups;
-        set_scheme(scheme);
         for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
-        const Layout flags = lay_out(undetermined, shape_.batch, shape_.T, {});
-        undetermined_ = flags.batch;
-        undetermined_.push_back(flags.time);
+        const Layout flags = lay_out(undetermined, shape_.batch, {shape_.T, 0, {}}, arena);
+        Index* strides = arena.take<Index>(shape_.batch.size() + 1);
+        std::copy_n(flags.batch, shape_.batch.size(), strides);
+        strides[shape_.batch.size()] = flags.time;
         job.undetermined = static_cast<unsigned char*>(undetermined.data);
-        job.undetermined_strides = undetermined_.data();
+        job.undetermined_strides = strides;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
     }
@@ -182,53 +214,47 @@ class Call {
         });
     }
 
-    const Layout& layout(Field f) const { return layouts_[size_t(f)]; }
     const Shape& shape() const { return shape_; }
     size_t item() const { return shape_.is_double ? 8 : 4; }
 
+    Arena arena;
+
    private:
-    Shape shape_;
-    std::array<Layout, FIELDS> layouts_;
-    std::vector<Index> undetermined_;
-    std::vector<char> constants_;
+    const Shape& shape_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
 
     void set_input(Field f, const View& view) {
         if (!view.data) return;
-        const Axes a = axes(shape_, f);
-        Layout& layout = layouts_[size_t(f)] = lay_out(view, shape_.batch, a.time, a.inner);
-        Input& in = job.in[f];
-        in.data = view.data;
-        in.batch = layout.batch.data();
-        in.time = layout.time;
-        in.offsets = layout.offsets.data();
-        in.count = int(layout.offsets.size());
-        in.contiguous = layout.contiguous;
-        in.shared = layout.shared;
+        const Layout layout = lay_out(view, shape_.batch, axes(shape_, f), arena);
+        job.in[f] = {
+            view.data,         layout.batch,      layout.time,  layout.offsets,
+            int(layout.count), layout.contiguous, layout.shared,
+        };
     }
 
     void set_scheme(const Scheme& scheme) {
+        job.tolerance2 = scheme.tolerance * scheme.tolerance;
+        shape_.is_double ? set_scheme_rows<double>(scheme.rows) : set_scheme_rows<float>(scheme.rows);
+    }
+
+    // The rows in the type of the arrays, and the squared norms of their columns.
+    template <class T>
+    void set_scheme_rows(const double* rows) {
         const size_t width = size_t(2 * shape_.K);
-        std::vector<double> values = scheme.rows;
-        if (values.size() != width * width) throw std::invalid_argument("the scheme has the wrong size");
+        T* values = arena.take<T>(width * width);
+        T* norm2 = arena.take<T>(width);
         for (size_t j = 0; j < width; ++j) {
             double sum = 0;
-            for (size_t i = 0; i < width; ++i) sum += values[i * width + j] * values[i * width + j];
-            values.push_back(sum);
-        }
-        constants_.resize(values.size() * 8);
-        for (size_t i = 0; i < values.size(); ++i) {
-            if (shape_.is_double) {
-                std::memcpy(&constants_[i * 8], &values[i], 8);
-            } else {
-                const float x = float(values[i]);
-                std::memcpy(&constants_[i * 4], &x, 4);
+            for (size_t i = 0; i < width; ++i) {
+                const double x = rows[i * width + j];
+                values[i * width + j] = T(x);
+                sum += x * x;
+                if (i >= width / 2 && x != 0) job.extra_rows = true;
             }
+            norm2[j] = T(sum);
         }
-        job.extra_rows = scheme.extra_rows();
-        job.scheme_rows = constants_.data();
-        job.scheme_norm2 = constants_.data() + width * width * item();
-        job.tolerance2 = scheme.tolerance * scheme.tolerance;
+        job.scheme_rows = values;
+        job.scheme_norm2 = norm2;
     }
 };
 

@@ -10,10 +10,12 @@
 
 namespace smnn {
 
-// An array: strides in elements.
+// An array; its shape and its strides, in elements, lie elsewhere.
 struct View {
     void* data = nullptr;
-    std::vector<Index> shape, strides;
+    int rank = 0;
+    const Index* shape = nullptr;
+    const Index* strides = nullptr;
 };
 
 struct Shape {
@@ -24,16 +26,8 @@ struct Shape {
 
 // The smoothness rows of a scheme in triangular form: (2K, 2K), row by row.
 struct Scheme {
-    std::vector<double> rows;
+    const double* rows;
     double tolerance;  // a pivot below this times the norm of its column is zero
-
-    // whether the lower K rows, which touch the next point alone, are there
-    bool extra_rows() const {
-        for (size_t i = rows.size() / 2; i < rows.size(); ++i) {
-            if (rows[i] != 0) return true;
-        }
-        return false;
-    }
 };
 
 // What elimination leaves for later solves, of the systems of one batch. With a tape it is that of one left-hand side,

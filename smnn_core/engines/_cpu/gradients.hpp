@@ -12,10 +12,9 @@ namespace {
 
 // The sum of a gradient over the axes along which its field is broadcast.
 template <class T>
-void sum_to_field(const Call& call, Field f, const T* from, Index systems, Index repeats, Index times, View to) {
-    const Axes a = axes(call.shape(), f);
-    const Layout layout = lay_out(to, call.shape().batch, a.time, a.inner);
-    const Index count = Index(layout.offsets.size()), size = product(to.shape);
+void sum_to_field(Call& call, Field f, const T* from, Index systems, Index repeats, Index times, const View& to) {
+    const Layout layout = lay_out(to, call.shape().batch, axes(call.shape(), f), call.arena);
+    const Index count = layout.count, size = product(to.shape, size_t(to.rank));
     const std::vector<Index>& batch = call.shape().batch;
     std::vector<double> sums(size_t(size), 0.0);
     for (Index b = 0; b < systems; ++b) {
@@ -27,7 +26,7 @@ void sum_to_field(const Call& call, Field f, const T* from, Index systems, Index
         for (Index r = 0; r < repeats; ++r) {
             for (Index t = 0; t < times; ++t) {
                 for (Index e = 0; e < count; ++e) {
-                    sums[size_t(offset + t * layout.time + layout.offsets[size_t(e)])] += double(*from++);
+                    sums[size_t(offset + t * layout.time + layout.offsets[e])] += double(*from++);
                 }
             }
         }
@@ -40,12 +39,12 @@ class GradientOf {
    public:
     GradientOf(Call& call, Field field, const View& to) : call_(call), field_(field), to_(to) {
         const Axes a = axes(call.shape(), field);
-        const Layout layout = lay_out(to, call.shape().batch, a.time, a.inner);
-        const Index count = Index(layout.offsets.size()), batch = call.job.batch;
+        const Layout layout = lay_out(to, call.shape().batch, a, call.arena);
+        const Index count = layout.count, batch = call.job.batch;
         Output& out = call.job.gradient[field];
         const bool per_point = field != U && field != W_INITIAL;
         times_ = a.time;
-        if (batch > 0 && product(to.shape) == batch * a.time * count) {
+        if (batch > 0 && product(to.shape, size_t(to.rank)) == batch * a.time * count) {
             out = {to.data, Gather::PER_SYSTEM};
             direct_ = true;
             return;

@@ -1,11 +1,13 @@
 // The Python module: arrays come as objects with the buffer protocol, which gives any strides and asks for no copy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
+#include <algorithm>
+#include <array>
 #include <string>
 
 #include "engine.hpp"
@@ -28,35 +30,42 @@ double nowhere;
 class Held {
    public:
     Held() = default;
-    Held(nb::handle object, bool writable, const char* formats) {
-        const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) throw nb::python_error();
-        held_ = true;
-        if (!buffer_.format || std::string(formats).find(buffer_.format) == std::string::npos) {
-            throw nb::type_error((std::string("expected a buffer of format ") + formats).c_str());
-        }
-        if (Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) fail("misaligned");
-        for (int i = 0; i < buffer_.ndim; ++i) {
-            view.shape.push_back(buffer_.shape[i]);
-            if (buffer_.strides[i] % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
-            view.strides.push_back(buffer_.strides[i] / buffer_.itemsize);
-        }
-        view.data = buffer_.buf;
-    }
     Held(const Held&) = delete;
     Held& operator=(const Held&) = delete;
     ~Held() {
         if (held_) PyBuffer_Release(&buffer_);
     }
 
+    // `type` as in the format of the buffer
+    void hold(nb::handle object, bool writable, char type) {
+        const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) throw nb::python_error();
+        held_ = true;
+        const char* format = buffer_.format;
+        if (!format || format[0] != type || format[1] != 0) {
+            throw nb::type_error((std::string("expected a buffer of format ") + type).c_str());
+        }
+        if (buffer_.ndim > PyBUF_MAX_NDIM) fail("more axes than buffers may have");
+        if (Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) fail("misaligned");
+        for (int i = 0; i < buffer_.ndim; ++i) {
+            shape_[i] = buffer_.shape[i];
+            if (buffer_.strides[i] % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
+            strides_[i] = buffer_.strides[i] / buffer_.itemsize;
+        }
+        // (an array without elements may say that it lies nowhere)
+        view = {buffer_.buf ? buffer_.buf : &nowhere, buffer_.ndim, shape_, strides_};
+    }
+
     // An array to write: of this shape, and its elements one after another.
-    void require(const std::vector<Index>& shape) const {
+    void require(const Index* shape, size_t rank) const {
         Index stride = 1;
         bool dense = true;
-        for (size_t i = view.shape.size(); i-- > 0; stride *= view.shape[i]) {
+        for (int i = view.rank; i-- > 0; stride *= view.shape[i]) {
             dense = dense && (view.shape[i] == 1 || view.strides[i] == stride);
         }
-        if (view.shape != shape || (!dense && stride != 0)) fail("another shape or layout than the result");
+        if (size_t(view.rank) != rank || !std::equal(shape, shape + rank, view.shape) || (!dense && stride != 0)) {
+            fail("another shape or layout than the result");
+        }
     }
 
     View view;
@@ -64,18 +73,14 @@ class Held {
    private:
     Py_buffer buffer_{};
     bool held_ = false;
+    Index shape_[PyBUF_MAX_NDIM], strides_[PyBUF_MAX_NDIM];
     [[noreturn]] static void fail(const char* what) {
         throw nb::value_error((std::string("a buffer has ") + what).c_str());
     }
 };
 
 // T, V, K, Q, T_init, R_init
-using Sizes = std::vector<int>;
-
-smnn::Shape shape_of(const Sizes& sizes, std::vector<Index> batch, bool is_double) {
-    if (sizes.size() != 6) throw nb::value_error("expected the sizes T, V, K, Q, T_init, R_init");
-    return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, std::move(batch)};
-}
+using Sizes = std::array<int, 6>;
 
 // The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none.
 class Request {
@@ -89,38 +94,36 @@ class Request {
         const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme_rows, double tolerance,
         nb::tuple inputs, nb::handle flags
     )
-        : shape(shape_of(sizes, std::move(batch), is_double)),
-          format_(is_double ? "d" : "f"),
-          scheme_(scheme_rows, false, "d"),
-          flags_(flags, true, "?") {
+        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, std::move(batch)} {
         if (inputs.size() > smnn::FIELDS) throw nb::value_error("too many arrays");
         for (size_t f = 0; f < inputs.size(); ++f) hold(f, inputs[f]);
-        const auto* rows = static_cast<const double*>(scheme_.view.data);
-        scheme.rows.assign(rows, rows + 4 * shape.K * shape.K);
-        scheme.tolerance = tolerance;
+        scheme_.hold(scheme_rows, false, 'd');
+        const Index width = 2 * shape.K, expected[] = {width, width};
+        scheme_.require(expected, 2);
+        scheme = {static_cast<const double*>(scheme_.view.data), tolerance};
+        flags_.hold(flags, true, '?');
         undetermined = flags_.view;
     }
 
     void hold(size_t field, nb::handle array) {
         if (array.is_none()) return;
-        inputs_[field] = std::make_unique<Held>(array, false, format_);
-        arrays[field] = inputs_[field]->view;
-        if (!arrays[field].data) arrays[field].data = &nowhere;
+        inputs_[field].hold(array, false, type());
+        arrays[field] = inputs_[field].view;
     }
 
-    const char* format() const { return format_; }
-
-    // (batch..., T, V, K)
-    std::vector<Index> solution_shape() const {
-        std::vector<Index> result = shape.batch;
-        for (int size : {shape.T, shape.V, shape.K}) result.push_back(size);
-        return result;
+    // Holds an array to write, (batch..., T, V, K).
+    void hold_solution(Held& held, nb::handle array) const {
+        held.hold(array, true, type());
+        std::vector<Index> expected = shape.batch;
+        expected.insert(expected.end(), {shape.T, shape.V, shape.K});
+        held.require(expected.data(), expected.size());
     }
+
+    char type() const { return shape.is_double ? 'd' : 'f'; }
 
    private:
-    const char* format_;
     Held scheme_, flags_;
-    std::array<std::unique_ptr<Held>, smnn::FIELDS> inputs_;
+    std::array<Held, smnn::FIELDS> inputs_;
 };
 
 nb::tuple solve(
@@ -128,16 +131,13 @@ nb::tuple solve(
     nb::handle undetermined, nb::handle y, bool lean
 ) {
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
-    std::unique_ptr<Held> out;
-    if (!y.is_none()) {
-        out = std::make_unique<Held>(y, true, request.format());
-        out->require(request.solution_shape());
-    }
+    Held out;
+    if (!y.is_none()) request.hold_solution(out, y);
     smnn::Solved solved;
     {
         nb::gil_scoped_release release;
         solved = smnn::solve(
-            request.shape, request.scheme, request.arrays, request.undetermined, out ? out->view.data : nullptr, lean
+            request.shape, request.scheme, request.arrays, request.undetermined, out.view.data, lean
         );
     }
     return nb::make_tuple(solved.factor, solved.any_undetermined, solved.any_zero_step);
@@ -149,8 +149,8 @@ void normal_solve(
 ) {
     Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
     request.hold(smnn::G, g);
-    Held out(x, true, request.format());
-    out.require(request.solution_shape());
+    Held out;
+    request.hold_solution(out, x);
     nb::gil_scoped_release release;
     smnn::normal_solve(
         request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
@@ -165,14 +165,13 @@ void adjoint(
     request.hold(smnn::Y, y);
     request.hold(smnn::G, g);
     if (gradients.size() != smnn::SMOOTHNESS_RHS) throw nb::value_error("expected a gradient for each input");
-    std::array<std::unique_ptr<Held>, smnn::SMOOTHNESS_RHS> outs;
+    std::array<Held, smnn::SMOOTHNESS_RHS> outs;
     Arrays out;
     for (size_t f = 0; f < outs.size(); ++f) {
         if (gradients[f].is_none()) continue;
-        outs[f] = std::make_unique<Held>(gradients[f], true, request.format());
-        outs[f]->require(request.arrays[f].shape);
-        out[f] = outs[f]->view;
-        if (!out[f].data) out[f].data = &nowhere;
+        outs[f].hold(gradients[f], true, request.type());
+        outs[f].require(request.arrays[f].shape, size_t(request.arrays[f].rank));
+        out[f] = outs[f].view;
     }
     nb::gil_scoped_release release;
     smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);

@@ -1,5 +1,8 @@
 """The CUDA engine for CuPy arrays: the kernels of the CPU engine, one thread a lane, compiled at run time by NVRTC.
 
+What a thread sweeps stays in its registers up to five unknowns per point. Larger lanes are swept by teams of threads,
+which divide the columns and work in shared memory (`kernels/team.hpp`; `_cuda/source.py` says how large they are).
+
 Where the batch alone does not fill the device, time is divided into chunks, and the separators between them again,
 level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the problem when they are first needed, which
 takes seconds, and kept on disk by CuPy. Work goes to CuPy's current stream, memory comes from CuPy's pool, and nothing
@@ -30,7 +33,7 @@ from .._problem import Gradients, Problem, System
 from ._contract import ALL
 from ._cuda import host
 from ._cuda.layout import MAX_K, too_many_axes
-from ._cuda.source import BLOCK, NVRTC_OPTIONS, Specialization
+from ._cuda.source import NVRTC_OPTIONS, Specialization
 
 name = "cuda"
 
@@ -97,10 +100,10 @@ class CupyDevice:
     def address(self, x: Array) -> int:
         return int(x.data.ptr)
 
-    def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None:
-        function = _kernel(self.cupy, self.index, module, kernel)
+    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
+        function, block = _kernel(self.cupy, self.index, module, kernel), module.block(kernel)
         # a structured array of one element is passed by value
-        function((math.ceil(threads / BLOCK),), (BLOCK,), (job,))
+        function((math.ceil(lanes * module.team(kernel) / block),), (block,), (job,))
 
 
 @lru_cache(maxsize=16)

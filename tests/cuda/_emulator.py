@@ -75,11 +75,12 @@ class Emulator:
     def address(self, x: np.ndarray) -> int:
         return x.ctypes.data
 
-    def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None:
+    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
         self.launched.append(kernel)
-        blocks = -(-threads // self.block)
+        block = min(self.block, module.block(kernel))
+        blocks = -(-lanes * module.team(kernel) // block)
         memory = job.ctypes.data_as(ctypes.c_void_p)
-        wrong = library(module).launch(kernel.encode(), blocks, self.block, int(self.backwards), memory)
+        wrong = library(module).launch(kernel.encode(), blocks, block, int(self.backwards), memory)
         assert wrong != 1, f"{module} has no kernel {kernel}"
         assert not wrong, f"{kernel}: threads of a warp wait for one that is done"
         self.check_guards()

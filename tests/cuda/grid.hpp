@@ -29,6 +29,7 @@ struct Warp {
     std::vector<char> stacks = std::vector<char>(SIZE * STACK);
     ucontext_t threads[SIZE], scheduler;
     bool done[SIZE];
+    unsigned arrived[SIZE];  // how often each came to a barrier
     unsigned current;
     void (*kernel)(const void*);
     const void* job;
@@ -43,7 +44,16 @@ struct Warp {
         warp.done[warp.current] = true;
         swapcontext(&warp.threads[warp.current], &warp.scheduler);
     }
-    void barrier() { swapcontext(&threads[current], &scheduler); }
+    // until all members have come to it
+    void barrier(unsigned members) {
+        const unsigned me = current, now = ++arrived[me];
+        bool waits = true;
+        while (waits) {
+            swapcontext(&threads[me], &scheduler);
+            waits = false;
+            for (unsigned i = 0; i < SIZE; ++i) waits = waits || ((members >> i & 1) && arrived[i] < now);
+        }
+    }
 
     // Threads first to first + 31 of the block, in order or backwards. False where some wait at a barrier that others
     // do not come to.
@@ -55,21 +65,25 @@ struct Warp {
             threads[i].uc_link = nullptr;
             makecontext(&threads[i], &Warp::enter, 0);
             done[i] = false;
+            arrived[i] = 0;
         }
-        for (;;) {
-            unsigned finished = 0;
+        for (unsigned before = 0;;) {
+            unsigned finished = 0, moved = 0;
             for (unsigned i = 0; i < SIZE; ++i) {
                 current = backwards ? SIZE - 1 - i : i;
                 threadIdx.x = first + current;
-                swapcontext(&scheduler, &threads[current]);
+                if (!done[current]) swapcontext(&scheduler, &threads[current]);
                 finished += done[current];
+                moved += arrived[current] + done[current];
             }
-            if (finished) return finished == SIZE;
+            if (finished == SIZE) return true;
+            if (moved == before) return false;
+            before = moved;
         }
     }
 };
 
-inline void __syncwarp() { Warp::instance().barrier(); }
+inline void __syncwarp(unsigned members = ~0u) { Warp::instance().barrier(members); }
 
 template <class Job>
 bool run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {

@@ -52,8 +52,8 @@ class Cupy:
             def launch(grid, block, arguments):
                 (job,) = arguments
                 assert job.shape == (1,)
-                assert block == (BLOCK,)
-                self.emulator.launch(module, name, grid[0] * block[0], job)
+                assert block == (module.block(name),)
+                self.emulator.launch(module, name, grid[0] * block[0] // module.team(name), job)
 
             return launch
 

@@ -1,10 +1,11 @@
 // The kernels of one problem size and dtype: what host.py launches. Lanes beyond the last have nothing to do.
 //
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
-// is divided), SMNN_BLOCK (threads), SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of
-// the tiles of each kernel (tiles.py).
+// is divided), SMNN_BLOCK (threads), SMNN_TEAM (threads that sweep a lane) and SMNN_TEAMS (of a block that sweeps),
+// SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of the tiles of each kernel (tiles.py).
 #include "points.hpp"
 #include "separators.hpp"
+#include "team.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -61,16 +62,63 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
         PointsOf<TILES>(job, this_thread(), memory[threadIdx.x / WARP]).BODY();                                 \
     }
 
+// Sweeps: by a thread, or by a team in shared memory, `room`, where a lane takes more than a thread has registers for.
+#if SMNN_TEAM > 1
+namespace smnn {
+namespace SMNN_LEVEL {
+
+struct NoTiles {
+    static constexpr TileSizes sizes{};
+};
+using SweepD = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, false>;
+using SweepMemory = WarpMemory<Scalar, SweepD, NoTiles>;
+using SweepPoints = Points<Scalar, SweepD, SMNN_CHUNKED, SweepMemory>;
+using SweepTeam = Team<SMNN_TEAM, SweepD::rows>;
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn
+
+#define SMNN_ROOM(NUMBERS)                                                                                      \
+    __shared__ Scalar rooms[SMNN_TEAMS][NUMBERS];                                                               \
+    static_assert(sizeof(rooms) <= SMNN_SHARED, "teams take more shared memory than a block has");              \
+    Scalar* const room = rooms[threadIdx.x / SMNN_TEAM];
+
+extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
+    smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {
+    using namespace smnn::SMNN_LEVEL;
+    SMNN_ROOM(SweepPoints::ROOM)
+    SweepMemory none;
+    SweepPoints(job, this_thread() / SMNN_TEAM, none).sweep(room, SweepTeam());
+}
+#else
+namespace smnn {
+namespace SMNN_LEVEL {
+using SweepTeam = Alone;
+}
+}  // namespace smnn
+
+#define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
+
 SMNN_POINTS_KERNEL(smnn_sweep, SweepTiles, sweep)
+#endif
 SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
 SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
 SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
 
 #if SMNN_CHUNKED
-SMNN_KERNEL(smnn_chain_sweep, ChainJob, job.chunks, SeparatorsOf<true>(job, number).sweep())
+#define SMNN_SEPARATORS_SWEEP(NAME, LANES, DIVIDED)                                                             \
+    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)                                         \
+        NAME(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {                \
+        using namespace smnn::SMNN_LEVEL;                                                                       \
+        SMNN_ROOM(SeparatorsOf<DIVIDED>::ROOM)                                                                  \
+        const Index number = this_thread() / SMNN_TEAM;                                                         \
+        if (number < job.systems.count * (LANES)) SeparatorsOf<DIVIDED>(job, number).sweep(room, SweepTeam());  \
+    }
+
+SMNN_SEPARATORS_SWEEP(smnn_chain_sweep, job.chunks, true)
+SMNN_SEPARATORS_SWEEP(smnn_last_sweep, 1, false)
 SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SeparatorsOf<true>(job, number).forward())
 SMNN_KERNEL(smnn_chain_back, ChainJob, job.chunks, SeparatorsOf<true>(job, number).back())
-SMNN_KERNEL(smnn_last_sweep, ChainJob, 1, SeparatorsOf<false>(job, number).sweep())
 SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SeparatorsOf<false>(job, number).forward())
 SMNN_KERNEL(smnn_last_back, ChainJob, 1, SeparatorsOf<false>(job, number).back())
 #endif

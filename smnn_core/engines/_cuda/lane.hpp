@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels/pack.hpp"
+#include "../kernels/team.hpp"
 #include "job.hpp"
 #include "size.hpp"
 #include "tile.hpp"
@@ -183,10 +184,10 @@ SMNN_INLINE void load(const void* from, Index first, int count, Index stride, T*
     const T* at = static_cast<const T*>(from) + first;
     for (int e = 0; e < count; ++e) to[e] = at[e * stride];
 }
-template <class T>
-SMNN_INLINE void store(void* to, Index first, int count, Index stride, const T* from) {
+template <class T, class Team = Alone>
+SMNN_INLINE void store(void* to, Index first, int count, Index stride, const T* from, Team team = {}) {
     T* at = static_cast<T*>(to) + first;
-    for (int e = 0; e < count; ++e) at[e * stride] = from[e];
+    team.share(count, [&](int e) { at[e * stride] = from[e]; });
 }
 
 template <class T>

@@ -39,20 +39,31 @@ struct Points {
     // Where a point of this lane lies in it.
     SMNN_INLINE Index at(int t, int count) const { return Index(t) * count * lanes + lane.number; }
 
-    SMNN_INLINE void sweep() const {
+    // What a lane is swept in. A thread has arrays of its own instead, a team this much of shared memory.
+    static constexpr int ROOM = CARRIED + D::workspace + ENTRIES + n;
+
+    SMNN_INLINE void sweep() const { sweep(nullptr, Alone()); }
+    template <class Team>
+    SMNN_INLINE void sweep(T* room, Team team) const {
+        constexpr bool own = Team::size == 1;
         const SchemeRows<T> scheme{job.scheme_rows, job.scheme_norm2, job.tolerance2};
         const LaneRows<T, D, Memory> rows(job, lane, memory);
-        T carried[CARRIED], workspace[D::workspace];
-        Sweep<T, Size, Chunked, true> state(size, scheme, carried, workspace);
+        Array<T, own ? CARRIED : 0> carried(room, CARRIED);
+        Array<T, own ? D::workspace : 0> workspace(room, D::workspace);
+        using Entries = Array<T, own ? ENTRIES : 0>;
+        using Column = Array<T, own ? n : 0>;
+        Sweep<T, Size, Chunked, true, NoTape, Team> state(size, scheme, carried, workspace, {}, team);
         for (int t = 0; t < longest; ++t) {
             fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
             if (t >= lane.length) continue;
             if (t == 0) {
                 state.start(rows);
             } else {
-                T f[ENTRIES], z[n];
+                T* at = room;
+                Entries f(at, ENTRIES);
+                Column z(at, n);
                 state.depart(rows, t, f, z);
-                keep(t - 1, f, z);
+                keep(t - 1, f, z, team);
             }
             state.arrive(rows, t);
             if (rows.has_initial(t)) {
@@ -60,7 +71,7 @@ struct Points {
                 for (int e = 0; e < size.V * job.R_init; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init;
                     take_initial_row<T, Chunked, true>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace, state.tape
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace, state.tape, team
                     );
                 }
                 state.load(carried);
@@ -69,11 +80,13 @@ struct Points {
         if (lane.length == 0) return;
         if constexpr (Chunked) {
             state.save(carried);
-            store(job.ends, lane.number, carried_entries(), lanes, carried);
+            store<T>(job.ends, lane.number, carried_entries(), lanes, carried, team);
         } else {
-            T f[ENTRIES], z[n];
+            T* at = room;
+            Entries f(at, ENTRIES);
+            Column z(at, n);
             state.finish(rows, lane.length - 1, f, z);
-            keep(lane.length - 1, f, z);
+            keep(lane.length - 1, f, z, team);
         }
     }
 
@@ -137,9 +150,10 @@ struct Points {
     SMNN_INLINE void contract() const;
 
    private:
-    SMNN_INLINE void keep(int t, const T* f, const T* z) const {
-        store(job.factor, at(t, entries()), entries(), lanes, f);
-        store(job.z, at(t, size.n), size.n, lanes, z);
+    template <class Team>
+    SMNN_INLINE void keep(int t, const T* f, const T* z, Team team) const {
+        store(job.factor, at(t, entries()), entries(), lanes, f, team);
+        store(job.z, at(t, size.n), size.n, lanes, z, team);
     }
 
     // x, in the place of z, at point t of the lane, or at the one before its first or after its last
@@ -217,7 +231,9 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
     T c[Q * n], b[Q], w[Q], g[n], workspace[contract_workspace(n, D::K, Q)];
     const auto solution_at = [&](int t, T* x_at) {
         solution(t, x_at);
-        if (bad) x_at[0] = not_a_number<T>();
+        if (bad) {
+            for (int j = 0; j < size.n; ++j) x_at[j] = not_a_number<T>();
+        }
     };
     const auto read = [&](int t, T* y_at, T* x_at) {
         for (int j = 0; j < size.n; ++j) y_at[j] = y_(t, j / size.K, j % size.K);

@@ -10,6 +10,7 @@ namespace SMNN_LEVEL {
 template <class T, class Count, int N, bool Chunked>
 struct Separators {
     static constexpr int ENTRIES = CHAIN_ENTRIES<N, Chunked>;
+    static constexpr int ROOM = ENTRIES + N + ChainSweep<T, Count, N, Chunked>::ROOM;
 
     const ChainJob<T>& job;
     const Count n;
@@ -27,21 +28,30 @@ struct Separators {
           lanes(job_.systems.count * job_.chunks),
           first(lane.system * total + lane.start) {}
 
-    SMNN_INLINE void sweep() const {
-        ChainSweep<T, Count, N, Chunked> state(n);
+    // `room`: shared memory for a team, ROOM numbers.
+    template <class Team>
+    SMNN_INLINE void sweep(T* room, Team team) const {
+        constexpr bool own = Team::size == 1;
+        using Entries = Array<T, own ? ENTRIES : 0>;
+        using Column = Array<T, own ? N : 0>;
+        ChainSweep<T, Count, N, Chunked, Team> state(n, own ? nullptr : room + ENTRIES + N, team);
         state.start(item(0));
         for (int k = 0; k + 1 < lane.length; ++k) {
-            T f[ENTRIES], z[N];
+            T* at = room;
+            Entries f(at, ENTRIES);
+            Column z(at, N);
             if (state.advance(item(k + 1), job.tolerance2, f, z)) mark(k);
-            keep(k, f, z);
+            keep(k, f, z, team);
         }
         if constexpr (Chunked) {
             T* to = static_cast<T*>(job.next_ends) + lane.number;
             state.leave([&](int e, T x) { to[e * lanes] = x; });
         } else {
-            T f[ENTRIES], z[N];
+            T* at = room;
+            Entries f(at, ENTRIES);
+            Column z(at, N);
             if (state.finish(job.tolerance2, f, z)) mark(lane.length - 1);
-            keep(lane.length - 1, f, z);
+            keep(lane.length - 1, f, z, team);
         }
     }
 
@@ -107,9 +117,10 @@ struct Separators {
         return [from, stride](int e) { return from[e * stride]; };
     }
 
-    SMNN_INLINE void keep(int k, const T* f, const T* z) const {
-        store(job.factor, first + k, entries(), items, f);
-        store(job.z, first + k, n, items, z);
+    template <class Team>
+    SMNN_INLINE void keep(int k, const T* f, const T* z, Team team) const {
+        store(job.factor, first + k, entries(), items, f, team);
+        store(job.z, first + k, n, items, z, team);
     }
 
     // Item k of a level is the last of chunk k one level below.

@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from .layout import chain_job, point_job
 from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 
 BLOCK = WARPS * WARP
-"""Threads of a block."""
+"""Threads of a block, where each has a lane of its own."""
+ALONE = 5
+"""Unknowns of a point that a thread can sweep in registers, at most."""
+TEAMS = 8, 16, 32
+"""Threads that sweep a larger lane together; the more, the less memory the lanes of a warp take."""
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
@@ -49,14 +55,40 @@ class Specialization:
             "SMNN_EXTRA": int(self.extra_rows),
             "SMNN_CHUNKED": int(self.chunked),
             "SMNN_BLOCK": BLOCK,
+            "SMNN_TEAM": self.team("smnn_sweep"),
+            "SMNN_TEAMS": self.block("smnn_sweep") // self.team("smnn_sweep"),
             "SMNN_SHARED": SHARED,
             **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
 
+    def team(self, kernel: str) -> int:
+        """How many threads work on a lane: several where it is swept in more than one has registers for."""
+        if not kernel.endswith("_sweep") or self.V * self.K <= ALONE:
+            return 1
+        return next((team for team in TEAMS if self._room * (WARP // team) <= SHARED), 1)
+
+    def block(self, kernel: str) -> int:
+        """Threads of a block."""
+        team = self.team(kernel)
+        return BLOCK if team == 1 else WARP * min(WARPS, SHARED // (self._room * (WARP // team)))
+
+    @property
+    def _room(self) -> int:
+        """Bytes of `Points::ROOM`, where sizes are not unrolled, or `Separators::ROOM`."""
+        n, K = self.V * self.K, self.K
+        rows = n + n * self.extra_rows + self.Q
+        carried = 3 * n * n + 4 * n if self.chunked else n * n + 2 * n
+        workspace = K + n * n + 2 * n + 2 * n * rows + rows
+        entries = n * (n + 1) // 2 + K * K * self.V * (self.V + 1) // 2 + (n * n if self.chunked else 0)
+        points, separators = carried + workspace + entries + n, (9 * n * n + 6 * n) * self.chunked
+        return max(points, separators) * np.dtype(self.dtype).itemsize
+
     def tiles(self, kernel: str) -> dict[str, Tile]:
         """The tiles of a kernel on points."""
+        if self.team(f"smnn_{kernel}") > 1:
+            return {}  # (neighbours read neighbours)
         return tiles_of(kernel, self.dtype, self.V, self.K, self.Q)
 
     def _tile_sizes(self, kernel: str) -> str:

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "pack.hpp"
+#include "team.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -92,18 +93,18 @@ struct Column {
     P* result;  // where the new top goes as well
 };
 
-// H of columns 0 .. columns-1: column(k) is a Column. Where sizes are known at run time only, loops are short and sums
-// wait for each other: packs take two columns at a time.
-template <class P, class Rows, class Columns, class At>
-SMNN_INLINE void apply_to(const Reflection<P>& H, const P* x, Rows rows, Columns columns, At column) {
-    repeat(columns, [&](auto k) SMNN_LAMBDA {
+// H of columns 0 .. columns-1, by the members of a team: column(k) is a Column. Where sizes are known at run time only,
+// loops are short and sums wait for each other: packs take two columns at a time.
+template <class Team, class P, class Rows, class Columns, class At>
+SMNN_INLINE void apply_to(const Team& team, const Reflection<P>& H, const P* x, Rows rows, Columns columns, At column) {
+    team.share(columns, [&](auto k) SMNN_LAMBDA {
         const Column<P> one = column(k);
         apply(H, x, rows, *one.top, one.below);
         *one.result = *one.top;
     });
 }
 template <class P, class At>
-SMNN_INLINE void apply_to(const Reflection<P>& H, const P* x, int rows, int columns, At column) {
+SMNN_INLINE void apply_to(const Alone&, const Reflection<P>& H, const P* x, int rows, int columns, At column) {
     int k = 0;
     if (Lanes<P>::count > 1) {
         for (; k + 1 < columns; k += 2) {

@@ -36,51 +36,60 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
 }
 
 // One initial row `weight y[column] = value` taken into the carried state, which lies in memory.
-template <class P, bool Chunked, bool Rhs, class Record>
-SMNN_OUTLINE void take_initial_row(int n, int column, P weight, P value, P* carried, P* row, Record& tape) {
+template <class P, bool Chunked, bool Rhs, class Record, class Team = Alone>
+SMNN_OUTLINE void take_initial_row(
+    int n, int column, P weight, P value, P* carried, P* row, Record& tape, const Team& team = {}
+) {
     const CarriedLayout<Chunked> at{n};
     P* left_row = row + n;
-    for (int j = 0; j < 2 * n; ++j) row[j] = splat<P>(0);
-    row[column] = weight;
+    for (int j = team.first(0); j < 2 * n; j += team.size) row[j] = splat<P>(0);
+    team.sync();
+    if (team.leads()) row[column] = weight;
+    team.sync();
     P rhs = weight * value;
     const Int<1> one_row{};
     for (int j = column; j < n; ++j) {
         P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j;
         tape.open(1);
-        raise(top[j], row + j, one_row, [&](int, const auto& mask) {
+        auto pivot = team.pivot(top[j], row + j, one_row);
+        raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
             tape.exchange(0);
-            for (int k = j + 1; k < n; ++k) swap_lanes(mask, top[k], row[k]);
+            for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], row[k]);
             if constexpr (Chunked) {
-                for (int k = 0; k < n; ++k) swap_lanes(mask, left[k], left_row[k]);
+                for (int k = team.first(0); k < n; k += team.size) swap_lanes(mask, left[k], left_row[k]);
             }
-            if constexpr (Rhs) swap_lanes(mask, *z, rhs);
+            if (Rhs && team.leads()) swap_lanes(mask, *z, rhs);
         });
-        const auto H = reflect(top[j], row + j, one_row);
-        tape.close(H, row + j, 1);
-        top[j] = H.diagonal;
-        for (int k = j + 1; k < n; ++k) apply(H, row + j, one_row, top[k], row + k);
+        const auto H = reflect(pivot.top, pivot.below, one_row);
+        tape.close(H, pivot.below, 1);
+        for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], row + k);
         if constexpr (Chunked) {
-            for (int k = 0; k < n; ++k) apply(H, row + j, one_row, left[k], left_row + k);
+            for (int k = team.first(0); k < n; k += team.size) apply(H, pivot.below, one_row, left[k], left_row + k);
         }
-        if constexpr (Rhs) apply(H, row + j, one_row, *z, &rhs);
+        if (Rhs && team.leads()) apply(H, pivot.below, one_row, *z, &rhs);
+        team.sync();
+        if (team.leads()) top[j] = H.diagonal;
     }
     if constexpr (Chunked) {
         for (int j = 0; j < n; ++j) {
             P *top = carried + at.edge() + j * n, *z = carried + at.edge_z() + j;
-            raise(top[j], left_row + j, one_row, [&](int, const auto& mask) {
-                for (int k = j + 1; k < n; ++k) swap_lanes(mask, top[k], left_row[k]);
-                if constexpr (Rhs) swap_lanes(mask, *z, rhs);
+            auto pivot = team.pivot(top[j], left_row + j, one_row);
+            raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
+                for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], left_row[k]);
+                if (Rhs && team.leads()) swap_lanes(mask, *z, rhs);
             });
-            const auto H = reflect(top[j], left_row + j, one_row);
-            top[j] = H.diagonal;
-            for (int k = j + 1; k < n; ++k) apply(H, left_row + j, one_row, top[k], left_row + k);
-            if constexpr (Rhs) apply(H, left_row + j, one_row, *z, &rhs);
+            const auto H = reflect(pivot.top, pivot.below, one_row);
+            for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], left_row + k);
+            if (Rhs && team.leads()) apply(H, pivot.below, one_row, *z, &rhs);
+            team.sync();
+            if (team.leads()) top[j] = H.diagonal;
         }
     }
-    carried[at.norm2() + column] += weight * weight;
+    if (team.leads()) carried[at.norm2() + column] += weight * weight;
+    team.sync();
 }
 
-template <class P, class Size, bool Chunked, bool Rhs, class Record = NoTape>
+template <class P, class Size, bool Chunked, bool Rhs, class Record = NoTape, class Team = Alone>
 struct Sweep {
     using T = typename Lanes<P>::Scalar;
     using Cap = Capacity<Size>;
@@ -90,6 +99,7 @@ struct Sweep {
     const Size& size;
     const SchemeRows<T>& scheme;
     Record tape;
+    const Team team;
 
     // carried from point to point (see CarriedLayout)
     Piece<Cap::n * Cap::n> own;
@@ -109,10 +119,11 @@ struct Sweep {
     Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
     Piece<Cap::rows> x_z;
 
-    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Record tape_ = {})
+    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Record tape_ = {}, Team team_ = {})
         : size(size_),
           scheme(scheme_),
           tape(tape_),
+          team(team_),
           own(carried, size_.n * size_.n),
           z(carried, size_.n),
           norm2(carried, size_.n),
@@ -172,7 +183,7 @@ struct Sweep {
     template <class Rows>
     SMNN_INLINE void set_next(const Rows& rows, int t) {
         const P zero = splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        team.share(size.n, [&](auto j) SMNN_LAMBDA {
             const int v = j / size.K, o = j % size.K;
             repeat(size.n, [&](auto i) SMNN_LAMBDA {
                 x_next[j * size.rows + i] = i / size.K == v ? S(i % size.K, size.K + o) * p[o] : zero;
@@ -187,8 +198,10 @@ struct Sweep {
             }
         });
         if constexpr (Rhs) {
-            repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
-            if (rows.has_smoothness_rhs()) {
+            if (team.leads()) {
+                repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
+            }
+            if (team.leads() && rows.has_smoothness_rhs()) {
                 repeat(size.n, [&](auto i) SMNN_LAMBDA {
                     x_z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, i % size.K);
                 });
@@ -210,12 +223,12 @@ struct Sweep {
             repeat(size.K, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
         }
         set_next(rows, 0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        team.share(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(size.n, [&](auto i) SMNN_LAMBDA { own[j * size.n + i] = zero; });
             z[j] = zero;
         });
         if constexpr (Chunked) {
-            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            team.share(size.n, [&](auto j) SMNN_LAMBDA {
                 const int v = j / size.K, o = j % size.K;
                 repeat(size.n, [&](auto i) SMNN_LAMBDA {
                     const bool coupled = i / size.K == v && i <= j;
@@ -226,6 +239,7 @@ struct Sweep {
                 edge_z[j] = zero;
             });
         }
+        team.sync();
     }
 
     // From the point before t towards t: its final rows go to f and f_z.
@@ -234,12 +248,13 @@ struct Sweep {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         set_powers(rows, t);
         set_next(rows, t);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        team.share(size.n, [&](auto j) SMNN_LAMBDA {
             const int v = j / size.K, o = j % size.K;
             repeat(next(j), [&](auto i) SMNN_LAMBDA {
                 x_own[j * size.n + i] = i / size.K == v ? S(i % size.K, o) * p[o] : zero;
             });
         });
+        team.sync();
         const FactorLayout<Chunked> at{size.n, size.K};
         auto bad_any = one == zero;
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
@@ -247,44 +262,48 @@ struct Sweep {
             const auto below = next(j);
             const auto after = unroll_if_small<Size>(columns_after(size, j));
             const auto through = unroll_if_small<Size>(columns_through(size, j));
-            P* column = x_own + j * size.n;
-            repeat(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
+            auto pivot = team.pivot(own[j * size.n + j], x_own + j * size.n, below);
+            P* const column = pivot.below;
+            team.share(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
             tape.open(below);
-            raise(own[j * size.n + j], column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
                 tape.exchange(i);
-                repeat(after, [&](auto k) SMNN_LAMBDA {
+                team.share(after, [&](auto k) SMNN_LAMBDA {
                     swap_lanes(mask, own[j * size.n + j + 1 + k], x_own[(j + 1 + k) * size.n + i]);
                 });
-                repeat(through, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, top_next[k], x_next[k * size.rows + i]); });
+                team.share(through, [&](auto k) SMNN_LAMBDA {
+                    swap_lanes(mask, top_next[k], x_next[k * size.rows + i]);
+                });
                 if constexpr (Chunked) {
-                    repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    team.share(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
                         swap_lanes(mask, left[j * size.n + k], x_left[k * size.rows + i]);
                     });
                 }
-                if constexpr (Rhs) swap_lanes(mask, z[j], x_z[i]);
+                if (Rhs && team.leads()) swap_lanes(mask, z[j], x_z[i]);
             });
-            const auto H = reflect(own[j * size.n + j], column, below);
+            const auto H = reflect(pivot.top, column, below);
             tape.close(H, column, below);
             const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
-            f[at.row(j)] = select(bad, one, H.inverse_diagonal());
-            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
+            if (team.leads()) f[at.row(j)] = select(bad, one, H.inverse_diagonal());
+            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 return Column<P>{&own[j * size.n + k], x_own + k * size.n, &f[at.row(j) + 1 + i]};
             });
-            apply_to(H, column, below, through, [&](auto k) SMNN_LAMBDA {
+            apply_to(team, H, column, below, through, [&](auto k) SMNN_LAMBDA {
                 return Column<P>{&top_next[k], x_next + k * size.rows, &f[at.next(j) + k]};
             });
             if constexpr (Chunked) {
-                apply_to(H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                apply_to(team, H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
                     return Column<P>{&left[j * size.n + k], x_left + k * size.rows, &f[at.left(j) + k]};
                 });
             }
-            if constexpr (Rhs) {
+            if (Rhs && team.leads()) {
                 apply(H, column, below, z[j], x_z.data);
                 f_z[j] = z[j];
             }
+            team.sync();
         });
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
     }
@@ -295,53 +314,58 @@ struct Sweep {
         const int first = size.n + size.extra;
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
             const P w = rows.w_equation(t, q);
-            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            team.share(size.n, [&](auto j) SMNN_LAMBDA {
                 const P x = w * rows.c(t, q, j);
                 norm2_next[j] += x * x;
                 x_next[j * size.rows + first + q] = x;
             });
-            if constexpr (Rhs) x_z[first + q] = w * rows.b(t, q);
+            if (Rhs && team.leads()) x_z[first + q] = w * rows.b(t, q);
         });
+        team.sync();
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const auto below = rows_after(size, j);
             const auto after = unroll_if_small<Size>(columns_after(size, j));
-            P* top = x_next + j * size.rows + j;
-            P* column = top + 1;
+            P* const top = x_next + j * size.rows + j;
+            auto pivot = team.pivot(*top, top + 1, below);
+            P* const column = pivot.below;
             tape.open(below);
-            raise(*top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
                 tape.exchange(i);
-                repeat(after, [&](auto k) SMNN_LAMBDA {
+                team.share(after, [&](auto k) SMNN_LAMBDA {
                     P* other = x_next + (j + 1 + k) * size.rows + j;
                     swap_lanes(mask, other[0], other[1 + i]);
                 });
                 if constexpr (Chunked) {
-                    repeat(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                    team.share(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
                         P* other = x_left + k * size.rows + j;
                         swap_lanes(mask, other[0], other[1 + i]);
                     });
                 }
-                if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
+                if (Rhs && team.leads()) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
             });
-            const auto H = reflect(*top, column, below);
+            const auto H = reflect(pivot.top, column, below);
             tape.close(H, column, below);
-            own[j * size.n + j] = H.diagonal;
-            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
+            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 P* const other = x_next + k * size.rows + j;
                 return Column<P>{other, other + 1, &own[j * size.n + k]};
             });
             if constexpr (Chunked) {
-                apply_to(H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
+                apply_to(team, H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
                     P* const other = x_left + k * size.rows + j;
                     return Column<P>{other, other + 1, &left[j * size.n + k]};
                 });
             }
-            if constexpr (Rhs) {
-                P* other = x_z + j;
-                apply(H, column, below, other[0], other + 1);
-                z[j] = other[0];
+            if (team.leads()) {
+                own[j * size.n + j] = H.diagonal;
+                if constexpr (Rhs) {
+                    P* other = x_z + j;
+                    apply(H, column, below, other[0], other + 1);
+                    z[j] = other[0];
+                }
+                norm2[j] = norm2_next[j];
             }
-            norm2[j] = norm2_next[j];
+            team.sync();
         });
         if constexpr (Chunked) leave_to_edge();
     }
@@ -351,22 +375,25 @@ struct Sweep {
         const auto below = rows_after(size, last_column(size));
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const auto after = unroll_if_small<Size>(columns_after(size, j));
-            P* column = x_left + j * size.rows + size.n;
-            raise(edge[j * size.n + j], column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                repeat(after, [&](auto k) SMNN_LAMBDA {
+            auto pivot = team.pivot(edge[j * size.n + j], x_left + j * size.rows + size.n, below);
+            P* const column = pivot.below;
+            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
+                team.share(after, [&](auto k) SMNN_LAMBDA {
                     swap_lanes(mask, edge[j * size.n + j + 1 + k], x_left[(j + 1 + k) * size.rows + size.n + i]);
                 });
-                if constexpr (Rhs) swap_lanes(mask, edge_z[j], x_z[size.n + i]);
+                if (Rhs && team.leads()) swap_lanes(mask, edge_z[j], x_z[size.n + i]);
             });
-            const auto H = reflect(edge[j * size.n + j], column, below);
-            edge[j * size.n + j] = H.diagonal;
-            apply_to(H, column, below, after, [&](auto i) SMNN_LAMBDA {
+            const auto H = reflect(pivot.top, column, below);
+            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 P* const top = &edge[j * size.n + k];
                 return Column<P>{top, x_left + k * size.rows + size.n, top};
             });
-            if constexpr (Rhs) apply(H, column, below, edge_z[j], x_z + size.n);
+            if (Rhs && team.leads()) apply(H, column, below, edge_z[j], x_z + size.n);
+            team.sync();
+            if (team.leads()) edge[j * size.n + j] = H.diagonal;
         });
+        team.sync();
     }
 
     // The final rows of the last point, which has no next one.
@@ -375,15 +402,17 @@ struct Sweep {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         const FactorLayout<Chunked> at{size.n, size.K};
         auto bad_any = one == zero;
-        for (int i = 0; i < at.entries(); ++i) f[i] = zero;
-        for (int j = 0; j < size.n; ++j) {
+        team.share(at.entries(), [&](int i) { f[i] = zero; });
+        team.sync();
+        team.share(int(size.n), [&](int j) {
             const P diagonal = own[j * size.n + j];
             const auto bad = diagonal * diagonal <= tolerance2 * norm2[j];
             bad_any = bad_any | bad;
             f[at.row(j)] = one / select(bad, one, diagonal);
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
             if constexpr (Rhs) f_z[j] = z[j];
-        }
+        });
+        team.sync();
         if (any(bad_any)) rows.mark_undetermined(t, bad_any);
     }
 };

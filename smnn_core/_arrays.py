@@ -55,6 +55,11 @@ def common_namespace(arrays: Mapping[str, Array]) -> Namespace:
                 f"{name} must be an array, got {type(x).__name__}: convert it to an array of the library of the "
                 "other arguments (NumPy, CuPy, PyTorch, JAX, ...)."
             )
+        if isinstance(x, np.ma.MaskedArray):
+            raise NamespaceError(
+                f"{name} is a masked array, and masks would be ignored: pass {name}.filled(0) and, for data that are "
+                "missing, weights that are zero there (weights.equation, weights.initial)."
+            )
     namespaces = {name: compat.array_namespace(x) for name, x in arrays.items()}
     xp = namespaces[first]
     for name, x in arrays.items():
@@ -97,6 +102,7 @@ def owned(x: Array) -> Array:
     if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or isinstance(x, np.generic):
         return x  # immutable, or a number
     xp = compat.array_namespace(x)
+    x = x.detach() if compat.is_torch_array(x) else x
     strides = x.stride() if compat.is_torch_array(x) else getattr(x, "strides", (1,) * x.ndim)
     once = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)] if 0 in strides else x
     return xp.broadcast_to(xp.asarray(once, copy=True), x.shape)

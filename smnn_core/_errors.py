@@ -48,8 +48,9 @@ class SingularSystemError(np.linalg.LinAlgError):
     """The least-squares problem has no unique minimiser.
 
     Found where a diagonal entry of the triangular factor is below 8 n eps times the norm of its column. Rounding can
-    hide it: where solutions of the homogeneous problem grow by many orders of magnitude over a long sequence, as t^2
-    does, so do the errors in that entry, and the solution comes back large instead.
+    hide it: where solutions of the homogeneous problem grow over the sequence, as t does and more so t^2, the errors in
+    that entry grow as well, and the solution comes back large instead. In float32, systems look singular whose numbers
+    have squares beyond its range, as the powers of very short or long steps may: take another unit of time.
 
     Attributes:
         batch_index: the first batch member concerned, a tuple of ints (empty without batch axes).

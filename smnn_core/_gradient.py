@@ -74,8 +74,8 @@ def equation_correction(system: System, rest: Array) -> Array:
     p = xp.flip(powers(xp, s, system.K), axis=-1)[..., None, :]
     C = (system.weights.equation[..., None, None] * system.coefficients) * p[..., None, :, :]
     C = xp.reshape(C, (*C.shape[:-2], n))
-    norm = xp.sqrt(xp.sum(C * C, axis=-1, keepdims=True))
-    norm = xp.where(norm == 0, xp.ones_like(norm), norm)
+    norm2 = xp.sum(C * C, axis=-1, keepdims=True)
+    norm = xp.sqrt(xp.where(norm2 == 0, xp.ones_like(norm2), norm2))  # (the root of 0 has no derivative)
     C = C / norm
     rest = rest * p
     rest = C @ xp.reshape(rest, (*rest.shape[:-2], n, 1))

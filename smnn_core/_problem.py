@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 from ._arrays import (
@@ -263,8 +264,9 @@ class Problem:
         """
         arrays = coefficients, step_sizes, rhs, initial_values
         key = _appearance(arrays, n_steps, scheme, weights)
-        if key is not None and key in _known:
-            problem = _known[key]._with_arrays(*arrays, weights)
+        known = None if key is None else _known.get(key)
+        if known is not None:
+            problem = known._with_arrays(*arrays, weights)
         else:
             problem = Problem._checked(*arrays, n_steps, scheme, weights)
             if key is not None:
@@ -326,12 +328,8 @@ class Problem:
         self, coefficients: Array, step_sizes: Array, rhs: Array, initial_values: Array, weights: Weights
     ) -> Problem:
         """The same problem for other arrays of the same shapes; weights that are numbers are those that it has."""
-        given, own = vars(weights).values(), self.system.weights
-        if all([isinstance(w, (int, float)) for w in given]):
-            weights = own
-        else:
-            pairs = zip(given, vars(own).values(), strict=True)
-            weights = Weights(*(mine if isinstance(w, (int, float)) else w for w, mine in pairs))
+        given, own = vars(weights), vars(self.system.weights)
+        weights = Weights(*[own[k] if isinstance(w, (int, float)) else w for k, w in given.items()])
         system = _copy(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=weights)
         return _copy(self, system=system, rhs=rhs, initial_values=initial_values)
 
@@ -416,8 +414,12 @@ def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], 
 
 
 def _check_integer(name: str, value: Any, alternative: str = "") -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer{alternative}, got {type(value).__name__}.")
+    try:
+        index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer{alternative}, got {type(value).__name__}.") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer{alternative}, got bool.")
 
 
 def _from_steps(length: int) -> int:

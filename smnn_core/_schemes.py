@@ -49,16 +49,28 @@ class Scheme:
     Args:
         name: how the scheme is shown.
         citation: where its rows come from.
-        rule: maps K to (F, G), two (m, K) matrices. For one pair of matrices of your own use
+        rule: maps K to (F, G), two (m, K) matrices, and always to the same: what follows from them is remembered. It
+            must be hashable, as functions and frozen dataclasses are. For one pair of matrices of your own use
             `Scheme.from_matrices`.
 
     Two schemes are equal when they have the same name, citation and rule.
+
+    Raises:
+        SchemeError: if the rule is not hashable.
     """
 
     name: str
     citation: str
     rule: Callable[[int], tuple[MatrixLike, MatrixLike]] = field(repr=False)
     _known: dict[int, Matrices] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.rule)
+        except TypeError as error:
+            raise SchemeError(
+                f"scheme {self.name!r}: the rule must be hashable ({error}): a function, or a frozen dataclass."
+            ) from None
 
     @staticmethod
     def from_matrices(F: MatrixLike, G: MatrixLike, *, name: str = "custom", citation: str = "user-defined") -> Scheme:

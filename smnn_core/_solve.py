@@ -12,7 +12,7 @@ from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import Gradients, Problem, System, Weights
 from ._schemes import TAYLOR, Scheme
 from .engines import select
-from .engines._contract import ALL, Factor
+from .engines._contract import ALL, Engine, Factor
 
 __all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
 
@@ -145,9 +145,7 @@ def factorize(
         step_sizes=owned(system.step_sizes),
         weights=Weights(*map(owned, vars(system.weights).values())),
     )
-    factor = select(engine, system).factorize(system)
-    raise_if_singular(system, factor, check)
-    return Factorization(system, factor)
+    return Factorization(system, eliminate(select(engine, system), system, check=check))
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,14 +268,28 @@ def solve_problem(
     problem: Problem, *, engine: str = "auto", check: bool = False, lean: bool = False
 ) -> tuple[Array, Factor]:
     """The solution of a checked problem and the factor that its adjoint needs; `lean` as in `engines._contract`."""
-    chosen = select(engine, problem.system)
-    if hasattr(chosen, "solve_problem"):
-        y, factor = chosen.solve_problem(problem, lean=lean)
-    else:
-        factor = chosen.factorize(problem.system)
-        y = factor.solve(problem.rows)
+    return solve_with(select(engine, problem.system), problem, check=check, lean=lean)
+
+
+def solve_with(engine: Engine, problem: Problem, *, check: bool, lean: bool) -> tuple[Array, Factor]:
+    """`solve_problem` with an engine that was selected; looks at the values that were not checked."""
+    if not hasattr(engine, "solve_problem"):
+        factor = eliminate(engine, problem.system, check=check)
+        return factor.solve(problem.rows), factor
+    if not getattr(engine, "checks_values", False):
+        problem.system.check_values()
+    y, factor = engine.solve_problem(problem, lean=lean)
     raise_if_singular(problem.system, factor, check)
     return y, factor
+
+
+def eliminate(engine: Engine, system: System, *, check: bool) -> Factor:
+    """The factor; looks at the values that were not checked."""
+    if not getattr(engine, "checks_values", False):
+        system.check_values()
+    factor = engine.factorize(system)
+    raise_if_singular(system, factor, check)
+    return factor
 
 
 def adjoint(problem: Problem, factor: Factor, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:

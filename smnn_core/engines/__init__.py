@@ -20,6 +20,8 @@ def select(engine: str, system: System) -> Engine:
     Raises:
         EngineError: if there is no such engine, or it refuses the system (with its reason).
     """
+    if not isinstance(engine, str):
+        raise EngineError(f"engine must be a string, 'auto' or a name, got {type(engine).__name__}.")
     if engine == "auto":
         return next(e for e in ENGINES.values() if e.refusal(system) is None)
     if engine not in ENGINES:

@@ -39,7 +39,8 @@ class Engine(Protocol):
     -> Gradients`, normal solve and contraction, and itself `adjoint(problem, y, g, wanted=ALL, lean=False)`, the same
     where no factor is at hand; where they are missing the core composes them. `wanted` has a bool in the place of every
     gradient: those that are not wanted may be None. `lean` asks for as little memory as the engine can
-    do with, at the price of time.
+    do with, at the price of time. With `checks_values = True` it says that it raises what `System.check_values` does
+    itself; else the core looks before it asks.
     """
 
     name: str
@@ -52,9 +53,7 @@ class Engine(Protocol):
         """One line for `show_config`: available or why not, SIMD level, threads, devices."""
         ...
 
-    def factorize(self, system: System) -> Factor:
-        """Eliminates. Raises what `System.check_values` does, where looking costs nothing."""
-        ...
+    def factorize(self, system: System) -> Factor: ...
 
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:

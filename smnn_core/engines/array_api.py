@@ -123,7 +123,6 @@ class ArrayFactor:
 
 def factorize(system: System) -> ArrayFactor:
     """Eliminates all points: linear work, log2(T) levels."""
-    system.check_values()
     xp = system.xp
     own, left, right = blocks(system)
     levels, own, left, _, norms = eliminate(system, own, left, right, column_norms(xp, own, left, right))

@@ -36,6 +36,7 @@ except ImportError as error:
     _missing = f"the compiled kernels are not there ({error}): install with a C++17 compiler at hand."
 
 name = "cpu"
+checks_values = True
 
 
 def refusal(system: System) -> str | None:
@@ -181,6 +182,8 @@ class CpuFactor:
 
 def factorize(system: System) -> CpuFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
+    if 0 in system.batch:
+        system.check_values()  # (kernels look at what they solve)
     call = _Call.of(system)
     flag = _cell()
     kept, singular, zero_step = _kernels.solve(*call.head(system.batch, call.inputs, flag), None)
@@ -194,6 +197,8 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
     times that of inputs that vary with batch and time, or nothing (`lean`). What is not kept is eliminated again.
     """
     system = problem.system
+    if 0 in problem.batch:
+        system.check_values()
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
     kept, singular, zero_step = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y, lean)
@@ -245,7 +250,8 @@ def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
     missing = 2 * K - S.shape[0]
     # rows that all vanish for polynomials of degree K-1 have rank K: what is left of the others is rounding
     S[K:][np.abs(S[K:]).max(axis=1, initial=0.0) <= 1e-13 * np.abs(S).max()] = 0.0
-    return np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
+    rows, columns = np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(rows), columns  # (traced by Dynamo, numpy.linalg.qr gives transposed arrays)
 
 
 def _rotated(system: System, x: np.ndarray) -> np.ndarray:

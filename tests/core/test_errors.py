@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import array_api_strict
@@ -216,3 +217,44 @@ class TestAutomaticDifferentiation:
         for derive in (jax.grad, jax.jacfwd):
             with pytest.raises(smnn.ArgumentError, match=r"cannot be differentiated.*smnn_jax"):
                 derive(f)(arrays["step_sizes"])
+
+
+@pytest.mark.parametrize("engine", ["auto", "cpu", "array_api", "other"])
+@pytest.mark.parametrize("batch", [(), (0,), (3,)])
+def test_steps_of_zero_are_found_by_every_engine(engine: str, batch: tuple[int, ...], monkeypatch: Any) -> None:
+    """In the first call and in those after it; "other" does not look at values itself."""
+    from smnn_core.engines import ENGINES, array_api, cpu
+
+    if engine == "cpu" and cpu._kernels is None:
+        pytest.skip("the kernels are not compiled here")
+    names = "name", "refusal", "describe", "factorize"
+    monkeypatch.setitem(ENGINES, "other", SimpleNamespace(**{k: getattr(array_api, k) for k in names}))
+    good = arguments(
+        rhs=np.ones((*batch, T, Q)), coefficients=np.broadcast_to(arguments()["coefficients"], (*batch, T, Q, V, K))
+    )
+    smnn.solve_ode(**good, engine=engine)
+    bad = {**good, "step_sizes": np.where(np.arange(T - 1) == 2, 0.0, 0.1)}
+    for _ in range(2):
+        with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+            smnn.solve_ode(**bad, engine=engine)
+        with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+            smnn.factorize(bad["coefficients"], bad["step_sizes"], n_initial_steps=1, n_initial_orders=2, engine=engine)
+
+
+@pytest.mark.parametrize("engine", [None, True, b"cpu", ["cpu"], np])
+def test_engines_are_named(engine: Any) -> None:
+    with pytest.raises(smnn.EngineError, match="engine must be a string, 'auto' or a name, got"):
+        smnn.solve_ode(**arguments(), engine=engine)
+
+
+def test_masked_arrays() -> None:
+    rhs = np.ma.array(np.ones((T, Q)), mask=np.eye(T, Q, dtype=bool))
+    with pytest.raises(smnn.NamespaceError, match=r"rhs is a masked array, .*pass rhs\.filled\(0\)"):
+        smnn.solve_ode(**arguments(rhs=rhs))
+
+
+def test_sizes_that_are_no_integers() -> None:
+    for n_steps in (np.array([T]), 2.5, "6", True):
+        with pytest.raises(TypeError, match="n_steps must be an integer or None, got"):
+            smnn.solve_ode(**arguments(), n_steps=n_steps)
+    smnn.solve_ode(**arguments(), n_steps=np.int64(T))

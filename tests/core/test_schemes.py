@@ -87,3 +87,14 @@ def test_wrong_number_of_orders() -> None:
     own = smnn.Scheme.from_matrices(*smnn.HERMITE.matrices(3))
     with pytest.raises(smnn.SchemeError, match="has matrices for K = 3 derivative orders, the problem has K = 4"):
         smnn.solve_ode(np.ones((5, 1, 1, 4)), np.ones((5, 1)), np.ones((1, 1, 2)), np.ones(4), scheme=own)
+
+
+def test_rules_are_hashable() -> None:
+    class Rule:
+        __hash__ = None
+
+        def __call__(self, K):
+            return smnn.TAYLOR.matrices(K)
+
+    with pytest.raises(smnn.SchemeError, match="scheme 'mine': the rule must be hashable"):
+        smnn.Scheme("mine", "", Rule())

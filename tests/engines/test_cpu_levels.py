@@ -74,3 +74,30 @@ if child == 0:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert run(["-c", code], OMP_NUM_THREADS="2").returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_other_threads_solve() -> None:
+    """One of them may hold the memory pool at that time."""
+    code = """
+import os, threading, time, numpy as np, smnn_core as smnn
+c, b, u, s = np.ones((64, 1, 1, 2)), np.ones((64, 1)), np.ones((1, 1, 1)), np.full(63, 0.1)
+solve = lambda: smnn.solve_ode(c, b, u, s, engine='cpu')
+def loop():
+    while True: solve()
+for _ in range(4): threading.Thread(target=loop, daemon=True).start()
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    child = os.fork()
+    if child == 0:
+        solve()
+        os._exit(0)
+    late = time.monotonic() + 10
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > late:
+            os.kill(child, 9)
+            os._exit(3)
+        time.sleep(0.0005)
+os._exit(0)
+"""
+    assert run(["-c", code], OMP_NUM_THREADS="1").returncode == 0

@@ -6,6 +6,9 @@
 #include <utility>
 #include <vector>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -35,6 +38,10 @@ struct Block {
 };
 
 std::mutex mutex;
+#if !defined(_WIN32)
+// A child of fork has the mutex as it was: taken for good, if another thread had it.
+const int fork_handlers = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
+#endif
 std::vector<Block>& pool() {
     static auto* blocks = new std::vector<Block>;  // never destroyed: buffers may outlive static objects
     return *blocks;
@@ -53,6 +60,9 @@ void* allocate(size_t bytes) {
 }  // namespace
 
 Buffer::Buffer(size_t bytes) {
+#if !defined(_WIN32)
+    (void)fork_handlers;
+#endif
     if (bytes == 0) return;
     {
         std::lock_guard<std::mutex> lock(mutex);

@@ -46,14 +46,16 @@ class Held {
             throw nb::type_error((std::string("expected a buffer of format ") + type).c_str());
         }
         if (buffer_.ndim > PyBUF_MAX_NDIM) fail("more axes than buffers may have");
-        if (Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) fail("misaligned");
+        if (buffer_.len > 0 && Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) {
+            fail("elements that are not aligned");
+        }
         for (int i = 0; i < buffer_.ndim; ++i) {
             shape_[i] = buffer_.shape[i];
             if (buffer_.strides[i] % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
             strides_[i] = buffer_.strides[i] / buffer_.itemsize;
         }
         // (an array without elements may say that it lies nowhere)
-        view = {buffer_.buf ? buffer_.buf : &nowhere, buffer_.ndim, shape_, strides_};
+        view = {buffer_.len > 0 ? buffer_.buf : &nowhere, buffer_.ndim, shape_, strides_};
     }
 
     // An array to write: of this shape, and its elements one after another.
@@ -192,6 +194,8 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+    // a factor that a global variable still holds at the end is no leak
+    nb::set_leak_warnings(false);
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
     nb::class_<Factor>(m, "Factor")
         .def_ro("nbytes", &Factor::bytes);

@@ -20,9 +20,9 @@ from smnn_core import Scheme
 from smnn_core._arrays import Shape, broadcast_shapes
 from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._solve import adjoint as core_adjoint
-from smnn_core._solve import adjoint_without_factor, raise_if_singular, solve_problem
+from smnn_core._solve import adjoint_without_factor, eliminate, solve_with
 from smnn_core.engines import array_api, select
-from smnn_core.engines._contract import ALL, Factor
+from smnn_core.engines._contract import ALL, Engine, Factor
 
 from . import _cuda
 
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 NOTHING = nullcontext()
-FLOATS = (torch.float32, torch.float64)
 T_ = TypeVar("T_", Problem, System)
 
 
@@ -95,9 +94,9 @@ class Keep:
 def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
     if keep.kept is None and σ is None:
-        problem = _problem(how, lhs, b, u)
+        engine, problem = _problem(how, lhs, b, u)
         with _calls_on(problem.system):
-            y, factor = solve_problem(problem, engine=how.engine, check=how.check, lean=how.lean)
+            y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
         if not how.recompute:
             keep.kept = Kept(problem.system, factor, problem, y)
         return tensor(y)
@@ -179,7 +178,7 @@ def adjoint(
     """The gradients with respect to all inputs of y = least_squares(...), or those wanted (see `engines._contract`), in
     one go; in the arrays of the engine."""
     if keep.kept is None and how.recompute:
-        new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
+        _, new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
         with _calls_on(new.system):
             y_, g_ = _like(new.system, y), _like(new.system, g)
             return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, lean=how.lean)
@@ -195,23 +194,9 @@ def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None)
     """The factor that is kept, or else a new one."""
     if keep.kept is not None:
         return keep.kept
-    c, s, *w = lhs
-
-    def build(arrays: Callable[[Any], Any]) -> System:
-        return System.build(
-            arrays(c),
-            arrays(s),
-            n_initial_steps=how.n_initial_steps,
-            n_initial_orders=how.n_initial_orders,
-            n_steps=n_steps,
-            scheme=how.scheme,
-            weights=Weights(*map(arrays, w)),
-        )
-
-    system = _for_engine(how, lhs, build)
+    engine, system = _for_engine(how._replace(n_steps=n_steps), _build_system, lhs)
     with _calls_on(system):
-        factor = select(how.engine, system).factorize(system)
-        raise_if_singular(system, factor, how.check)
+        factor = eliminate(engine, system, check=how.check)
     kept = Kept(system, factor)
     if not how.recompute:
         keep.kept = kept
@@ -224,66 +209,77 @@ def in_order(gradients: Gradients) -> tuple[Any, ...]:
     return c, s, w.equation, w.initial, w.smoothness, b, u
 
 
-def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> Problem:
-    """The problem, checked, in the arrays of the engine that will serve it, which looks at the values of the steps."""
-    c, s, *w = lhs
-
-    def build(arrays: Callable[[Any], Any]) -> Problem:
-        return Problem.build(
-            arrays(c),
-            arrays(b),
-            arrays(u),
-            arrays(s),
-            n_steps=how.n_steps,
-            scheme=how.scheme,
-            weights=Weights(*map(arrays, w)),
-            values=False,
-        )
-
-    return _for_engine(how, (*lhs, b, u), build)
+def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> tuple[Engine, Problem]:
+    """The engine that will serve, and the problem, checked, in its arrays; it looks at their values itself."""
+    return _for_engine(how, _build_problem, (*lhs, b, u))
 
 
-def _for_engine(how: Statement, given: Sequence[Any], build: Callable[[Callable[[Any], Any]], T_]) -> T_:
-    """What `build` makes of the arrays that the engine takes: NumPy or CuPy arrays, or tensors."""
-    tensors = [x for x in given if isinstance(x, Tensor)]
-    dtype = tensors[0].dtype
-    view = None
-    if dtype in FLOATS and all([x.dtype == dtype for x in tensors]):
-        if all([x.is_cpu for x in tensors]):
-            view = _view
-        elif how.engine in ("auto", "cuda") and _cuda.serves(tensors):
-            view = _cuda.view
-    if view is not None:
-        result = build(view)
-        system = result.system if isinstance(result, Problem) else result
-        if select(how.engine, system) is not array_api:
-            return result
-    return build(_plain)
+def _build_problem(how: Statement, c: Any, s: Any, w_e: Any, w_i: Any, w_s: Any, b: Any, u: Any) -> Problem:
+    weights = Weights(w_e, w_i, w_s)
+    return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
 
 
-def _plain(x: Any) -> Any:
-    return x.detach() if isinstance(x, Tensor) else x
+def _build_system(how: Statement, c: Any, s: Any, *w: Any) -> System:
+    return System.build(
+        c,
+        s,
+        n_initial_steps=how.n_initial_steps,
+        n_initial_orders=how.n_initial_orders,
+        n_steps=how.n_steps,
+        scheme=how.scheme,
+        weights=Weights(*w),
+        values=False,
+    )
 
 
-def _view(x: Any) -> Any:
-    """A CPU tensor as a NumPy array on the same memory, without its graph (`force`)."""
-    return x.numpy(force=True) if isinstance(x, Tensor) else x
+def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) -> tuple[Engine, T_]:
+    """The engine, and what `build` makes of the arrays that it takes: NumPy or CuPy arrays, or tensors."""
+    arrays = _on_cpu(given)
+    if arrays is None and how.engine in ("auto", "cuda"):
+        arrays = _cuda.arrays(given)
+    if arrays is not None:
+        result = build(how, *arrays)
+        engine = _engine(how, result)
+        if engine is not array_api:
+            return engine, result
+    result = build(how, *(x.detach() if isinstance(x, Tensor) else x for x in given))
+    return _engine(how, result), result
+
+
+def _engine(how: Statement, built: Problem | System) -> Engine:
+    return select(how.engine, built.system if isinstance(built, Problem) else built)
+
+
+def _on_cpu(given: Sequence[Any]) -> list[Any] | None:
+    """CPU tensors of one dtype that engines know as NumPy arrays on the same memory, without their graphs (`force`);
+    None where there are others."""
+    dtype = given[0].dtype
+    if dtype not in _cuda.FLOATS:
+        return None
+    arrays = []
+    for x in given:
+        if isinstance(x, Tensor):
+            if x.dtype is not dtype or not x.is_cpu:
+                return None
+            x = x.numpy(force=True)
+        arrays.append(x)
+    return arrays
 
 
 def _like(system: System, x: Tensor) -> Any:
     """x as the kind of array that the system is made of."""
     c = system.coefficients
     if isinstance(c, np.ndarray):
-        return _view(x)
-    return _plain(x) if isinstance(c, Tensor) else _cuda.view(x)
+        return x.numpy(force=True)
+    return x.detach() if isinstance(c, Tensor) else _cuda.view(x)
 
 
 def tensor(x: Any) -> Tensor:
     """The same memory as a tensor."""
-    if isinstance(x, Tensor):
-        return x
     if isinstance(x, np.ndarray):
         return torch.from_numpy(x)
+    if isinstance(x, Tensor):
+        return x
     return _cuda.tensor(x) if compat.is_cupy_array(x) else torch.from_numpy(np.asarray(x))
 
 

@@ -15,13 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["current", "serves", "tensor", "view"]
+__all__ = ["FLOATS", "arrays", "current", "tensor", "view"]
 
 
-def serves(tensors: Sequence[Tensor]) -> bool:
-    """Whether these can be CuPy arrays: on one CUDA device, and CuPy is there."""
-    first = tensors[0].device
-    return first.type == "cuda" and all(x.device == first for x in tensors) and cupy() is not None
+FLOATS = (torch.float32, torch.float64)
+"""What compiled engines compute in."""
+
+
+def arrays(given: Sequence[Any]) -> list[Any] | None:
+    """Tensors of one dtype and CUDA device as CuPy arrays; None where there are others, or no CuPy."""
+    first = given[0]
+    same = all(x.device == first.device and x.dtype == first.dtype for x in given if isinstance(x, Tensor))
+    if first.is_cuda and first.dtype in FLOATS and same and cupy() is not None:
+        return [view(x) for x in given]
+    return None
 
 
 @cache

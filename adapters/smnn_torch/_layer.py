@@ -135,21 +135,27 @@ class MechanisticODE(nn.Module):
         self.reset_parameters()
 
     def _fix_coefficients(self, fixed: Tensor | None, normalized: bool, factory: dict[str, Any]) -> None:
-        """Buffers: fixed numbers, and where each coefficient is found in (learned, fixed)."""
+        """Buffers: fixed numbers, where each coefficient is found in (learned, fixed), and where those learned start.
+
+        Worked out on the CPU, as the layer may be made on the meta device.
+        """
         Q, V, K = self.shapes["coefficients"][1:]
-        values = torch.full((Q, V, K), torch.nan, **factory)
+        on_cpu = {**factory, "device": "cpu"}
+        values = torch.full((Q, V, K), torch.nan, **on_cpu)
         if fixed is not None:
             try:
-                values = values.copy_(torch.as_tensor(fixed, **factory))
+                values = values.copy_(torch.as_tensor(fixed, **on_cpu))
             except RuntimeError as error:
                 raise ShapeError(
                     f"fixed_coefficients must have shape {(Q, V, K)} (NaN where they are learned); got "
                     f"{tuple(torch.as_tensor(fixed).shape)}."
                 ) from error
+        if bool(values.isinf().any()):
+            raise ArgumentError("fixed_coefficients must be finite, or NaN where they are learned.")
         if normalized:
             if Q != V:
                 raise ArgumentError(f"normalized needs as many equations as variables; got Q = {Q} and V = {V}.")
-            highest, identity = values[:, :, -1], torch.eye(Q, **factory)
+            highest, identity = values[:, :, -1], torch.eye(Q, **on_cpu)
             if not bool((highest.isnan() | (highest == identity)).all()):
                 raise ArgumentError(
                     f"normalized fixes the coefficients of order {K - 1} to the identity, fixed_coefficients to "
@@ -158,14 +164,20 @@ class MechanisticODE(nn.Module):
                 )
             highest.copy_(identity)
         free = values.isnan().flatten()
-        self.register_buffer("fixed_coefficients", values.flatten()[~free])
-        self.register_buffer(
-            "_place", torch.cat([free.nonzero(), (~free).nonzero()]).flatten().argsort(), persistent=False
-        )
         self.n_free = int(free.sum())
-        start = torch.zeros(Q, V, K, **factory)
+        start = torch.zeros(Q, V, K, **on_cpu)
         start[range(min(Q, V)), range(min(Q, V)), -1] = 1
-        self.register_buffer("_start", start.flatten()[free], persistent=False)
+        constants = {
+            "fixed_coefficients": values.flatten()[~free],
+            "_place": torch.cat([free.nonzero(), (~free).nonzero()]).flatten().argsort(),
+            "_start": start.flatten()[free],
+        }
+        self._constants = {name: x.tolist() for name, x in constants.items()}
+        for name, x in constants.items():
+            # (device None is PyTorch's default device, which may be another one now)
+            empty = torch.empty(x.shape, dtype=x.dtype, device=factory["device"])
+            self.register_buffer(name, empty, persistent=not name.startswith("_"))
+        self.register_load_state_dict_post_hook(_fill_what_is_not_saved)
 
     def _take_sources(self, sources: dict[str, Source], factory: dict[str, Any]) -> None:
         self.sources = {name: "constant" if isinstance(x, Tensor) else x for name, x in sources.items()}
@@ -219,15 +231,23 @@ class MechanisticODE(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Starts again: see the class."""
+        self._fill(*self._constants)
         if self.head is not None:
             self.head.weight.normal_(0, SPREAD / self.n_features**0.5)
             for name, part in zip(self.sampled, self.head.bias.split(list(self.sampled.values())), strict=True):
                 part.copy_(self._center(name).flatten())
         for name, source in self.sources.items():
             if source == "shared":
-                shared = self.get_parameter(f"shared_{name}")
+                shared = getattr(self, f"shared_{name}")
                 spread = 0.0 if name == "step_sizes" else SPREAD
                 shared.copy_(self._center(name) + spread * torch.randn_like(shared))
+
+    @torch.no_grad()
+    def _fill(self, *names: str) -> None:
+        """Writes constants to their buffers, which have no values yet after `to_empty`."""
+        for name in names:
+            buffer = self.get_buffer(name)
+            buffer.copy_(torch.tensor(self._constants[name], dtype=buffer.dtype, device="cpu"))
 
     def _center(self, name: str) -> Tensor:
         """Where what is learned starts."""
@@ -274,7 +294,7 @@ class MechanisticODE(nn.Module):
         values = {**given, **self._sample(features)}
         for name, source in self.sources.items():
             if source == "shared":
-                values[name] = self._finish(name, self.get_parameter(f"shared_{name}"))
+                values[name] = self._finish(name, getattr(self, f"shared_{name}"))
             elif source == "constant":
                 values[name] = self.get_buffer(f"constant_{name}")
         return ODE(**values)
@@ -298,6 +318,8 @@ class MechanisticODE(nn.Module):
         """From what is learned to the parameter of the ODE."""
         if name == "coefficients":
             fixed = self.fixed_coefficients.expand(*learned.shape[:-1], -1)
+            if len(self.fixed_coefficients):  # these keep their digits under autocast
+                learned = learned.to(torch.promote_types(learned.dtype, fixed.dtype))
             everything = torch.cat([learned, fixed.to(learned.dtype)], dim=-1)
             return everything.index_select(-1, self._place).unflatten(-1, self.shapes[name][1:])
         if name == "step_sizes":
@@ -318,6 +340,10 @@ class MechanisticODE(nn.Module):
             f"T_init={T_init}, R_init={R_init}, {sources}, {len(self.fixed_coefficients)} coefficients fixed, "
             f"scheme={self.scheme.name!r}"
         )
+
+
+def _fill_what_is_not_saved(layer: MechanisticODE, _: Any) -> None:
+    layer._fill("_place", "_start")
 
 
 def _checked_names(time_invariant: Collection[str]) -> frozenset[str]:

@@ -45,7 +45,10 @@ def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
 
 
 def normal_solve(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-    """`NormalSolve.apply`."""
+    """`NormalSolve.apply`, or its op: tensors batched by `is_grads_batched` have their graph below the batch."""
+    *lhs, h = tensors
+    if any(isinstance(x, Tensor) and ops.is_legacy_batched(x) for x in tensors):
+        return ops.call("normal_solve", how._replace(n_steps=h.shape[-3]), lhs, h)
     return NormalSolve.apply(how, keep, *tensors)
 
 
@@ -68,7 +71,7 @@ class LeastSquares(Function):
         if g is None:
             return (None,) * 10
         how, keep, *lhs, b, u, σ, y = _saved(ctx)
-        if σ is None and not _differentiable(g):
+        if σ is None and not _differentiable(g, *lhs, b, u, y):
             gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g, _wanted(ctx.needs_input_grad)), None
         else:
             gradients, dσ = _gradients(how, keep, lhs, b, u, σ, y, g)
@@ -121,7 +124,7 @@ class NormalSolve(Function):
         if g is None:
             return (None,) * 8
         how, keep, *lhs, h, x = _saved(ctx)
-        λ = NormalSolve.apply(how, keep, *lhs, g)
+        λ = normal_solve(how, keep, *lhs, g)
         with full_precision(x):
             gradients = normal_pullback(system_of(how, lhs, x.shape[-3]), x, h, λ, g)
         return None, None, *_needed(ctx, (*bridge.in_order(gradients)[:5], sum_to_shape(xp, λ, tuple(h.shape))))
@@ -146,7 +149,7 @@ def _gradients(
     how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor, g: Tensor
 ) -> tuple[Gradients, Tensor | None]:
     """The gradients with respect to all inputs of y = least_squares(...), and σ, themselves differentiable."""
-    λ = NormalSolve.apply(how, keep, *lhs, g)
+    λ = normal_solve(how, keep, *lhs, g)
     with full_precision(y):
         gradients, dσ = least_squares_pullback(_problem_of(how, lhs, b, u, σ, y), y, λ, g)
     return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
@@ -188,9 +191,13 @@ def _functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def _differentiable(g: Tensor) -> bool:
-    """Whether what is computed from g now may be differentiated or transformed again."""
-    return torch.is_grad_enabled() or _functorch_is_active() or ops.is_legacy_batched(g)
+def _differentiable(g: Tensor, *others: Any) -> bool:
+    """Whether what is computed from these now may be differentiated or transformed again, or has tangents."""
+    if torch.is_grad_enabled() or _functorch_is_active() or ops.is_legacy_batched(g):
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in (g, *others))
 
 
 def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:

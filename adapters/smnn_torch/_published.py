@@ -84,6 +84,8 @@ def ode_forward(
     if frozen_lhs_cache_version > 0:
         refuse_gradients((c, s, *vars(weights).values()))
         if frozen_lhs_cache_version not in _frozen:
+            if n_steps is None and b.shape[-2] != 1:
+                n_steps = b.shape[-2]
             _frozen[frozen_lhs_cache_version] = factorize(
                 c, s, n_initial_steps=u.shape[-3], n_initial_orders=u.shape[-1], n_steps=n_steps, weights=weights
             )

@@ -76,6 +76,7 @@ def solve_ode(
     return least_squares(how, Keep(), *lhs, b, u, None)
 
 
+@torch.compiler.disable  # there is nothing in it for a graph: a compiled function breaks here, and goes on after it
 def factorize(
     coefficients: Tensor,
     step_sizes: Tensor,
@@ -89,6 +90,8 @@ def factorize(
     check: bool = False,
 ) -> Factorization:
     """`smnn_core.factorize` for tensors: a frozen left-hand side, copied, for any number of right-hand sides.
+
+    Not part of a graph: call it outside of compiled functions, which a call inside breaks in two.
 
     Args:
         coefficients: (..., T or 1, Q, V, R+1), without a gradient.
@@ -105,12 +108,19 @@ def factorize(
         a `Factorization`, whose solutions are differentiable in the right-hand side.
 
     Raises:
-        ArgumentError: if the left-hand side requires a gradient, which it would not get: detach it, or use `solve_ode`.
+        ArgumentError: if the left-hand side requires a gradient, which it would not get: detach it, or use `solve_ode`;
+            and if a transform of `torch.func` is looking at it.
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
     lhs = tuple(_checked({"coefficients": coefficients, "step_sizes": step_sizes}, weights))
     refuse_gradients(lhs)
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if any(isinstance(x, Tensor) and wrapped(x) for x in lhs):
+        raise ArgumentError(
+            "factorize cannot be given tensors that a transform of torch.func (vmap, jvp, ...) is looking at: call it "
+            "outside of the transform, or solve_ode inside."
+        )
     how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
     keep, lhs = Keep(), tuple(map(owned, lhs))
     n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
@@ -189,7 +199,7 @@ def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> l
                 raise NamespaceError(
                     f"weights.{name} must be a number or a torch.Tensor, got {type(w).__name__}: use torch.as_tensor."
                 )
-            values.append(w)
+            values.append(float(w) if isinstance(w, np.number) else w)
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
     return values

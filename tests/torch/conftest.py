@@ -69,14 +69,14 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from smnn_torch import _bridge
 
     calls: list[Any] = []
-    solve_problem = _bridge.solve_problem
+    solve_with = _bridge.solve_with
 
-    def spy(problem: Any, **options: Any) -> Any:
-        y, factor = solve_problem(problem, **options)
+    def spy(engine: Any, problem: Any, **options: Any) -> Any:
+        y, factor = solve_with(engine, problem, **options)
         calls.append((problem, y, factor))
         return y, factor
 
-    monkeypatch.setattr(_bridge, "solve_problem", spy)
+    monkeypatch.setattr(_bridge, "solve_with", spy)
     return calls
 
 

@@ -271,3 +271,72 @@ def test_gradients_of_a_batch_of_directions(make: Any) -> None:
     for i, direction in enumerate(directions):
         one = torch.autograd.grad(y, inputs, direction, retain_graph=True)
         torch.testing.assert_close([g[i] for g in batched], list(one))
+
+
+@pytest.mark.parametrize("how", ["weight", "coefficients"])
+@pytest.mark.parametrize("engine", ["auto", "array_api"])
+def test_second_derivatives_where_an_equation_is_missing(make: Any, how: str, engine: str) -> None:
+    """A row of zeros has a norm without a derivative."""
+    c, b, u, s = make(T=5)
+    mask = torch.ones(5, 1, dtype=torch.float64)
+    if how == "weight":
+        mask[2] = 0
+    else:
+        c[2] = 0
+
+    def f(*inputs: Tensor) -> Tensor:
+        y = st.solve_ode(*inputs, weights=st.Weights(mask), engine=engine)
+        return y.tanh().sum()
+
+    inputs = tuple(x.requires_grad_() for x in (c, b, u, s))
+    first = torch.autograd.grad(f(*inputs), inputs, create_graph=True)
+    size = sum(g.square().sum() for g in first)
+    found = torch.autograd.grad(size, inputs)
+    # forward over reverse does not meet the derivative of the norm
+    _, expected = jvp(grad(f, ALL), inputs, tuple(2 * g.detach() for g in first))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["auto", "array_api"])
+@pytest.mark.parametrize("i", ALL)
+def test_tangents_pass_through_a_backward_pass(make: Any, i: int, engine: str) -> None:
+    """Forward over reverse with dual numbers and `torch.autograd.grad`, which does not ask for a graph."""
+    inputs = list(make())
+    v = torch.randn(inputs[i].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def f(x: Tensor) -> Tensor:
+        return st.solve_ode(*inputs[:i], x, *inputs[i + 1 :], engine=engine).tanh().sum()
+
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(inputs[i].clone().requires_grad_(), v)
+        (g,) = torch.autograd.grad(f(x), x)
+        found = forward_ad.unpack_dual(g).tangent
+    torch.testing.assert_close(found, jvp(grad(f), (inputs[i],), (v,))[1])
+
+
+def test_tangents_of_the_loss_alone(make: Any) -> None:
+    """The solution has none: they come with dL/dy."""
+    inputs = make(grad=True)
+    target, v = torch.ones(4, 1, 3, dtype=torch.float64), torch.full((4, 1, 3), 0.5, dtype=torch.float64)
+    with forward_ad.dual_level():
+        y = st.solve_ode(*inputs)
+        g = torch.autograd.grad((y * forward_ad.make_dual(target, v)).sum(), inputs)
+        found = [forward_ad.unpack_dual(x).tangent for x in g]
+    torch.testing.assert_close(found, list(torch.autograd.grad((st.solve_ode(*inputs) * v).sum(), inputs)))
+
+
+@pytest.mark.parametrize("i", [0, 2, 3])
+def test_derivatives_of_a_vectorised_jacobian(make: Any, i: int) -> None:
+    inputs = list(make())
+
+    def f(x: Tensor) -> Tensor:
+        return st.solve_ode(*inputs[:i], x, *inputs[i + 1 :]).tanh()
+
+    x = inputs[i].clone().requires_grad_()
+    found, expected = (
+        torch.autograd.grad(
+            torch.autograd.functional.jacobian(f, x, create_graph=True, vectorize=vectorize).square().sum(), x
+        )
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(found, expected)

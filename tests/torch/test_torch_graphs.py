@@ -211,3 +211,17 @@ def test_meta_tensors_follow_real_ones(make: Any) -> None:
     assert y.shape == (2, 6, 2, 3)
     for x, gradient in zip(inputs, torch.autograd.grad(y.sum(), inputs, create_graph=True), strict=True):
         assert gradient.shape == x.shape
+
+
+def test_what_dynamo_traces_is_not_remembered_wrongly(make: Any) -> None:
+    """A compiled function that factorizes comes first, and leaves its constants to all that follow."""
+    from smnn_core.engines import cpu
+
+    cpu._scheme_rows.cache_clear()
+    c, b, u, s = make()
+
+    def frozen(c: Tensor, b: Tensor) -> Tensor:
+        return st.factorize(c, s, n_initial_steps=1, n_initial_orders=2).solve(b, u)
+
+    torch.testing.assert_close(torch.compile(frozen, backend="eager")(c, b), frozen(c, b))
+    torch.testing.assert_close(st.solve_ode(c, b, u, s), frozen(c, b))

@@ -247,6 +247,9 @@ class TestOdeForward:
                 st.ode_forward(c.requires_grad_(), b, u, s, frozen_lhs_cache_version=8)
             with pytest.raises(smnn.ArgumentError, match="coefficients requires a gradient"):
                 st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)  # known already
+            c = c.detach()[:1]
+            by_rhs = st.ode_forward(c, b, u, s[:1], frozen_lhs_cache_version=9)  # T is that of rhs alone
+            torch.testing.assert_close(by_rhs, st.ode_forward(c, b, u, s[:1]))
         finally:
             st.ode_forward.clear_frozen()
 
@@ -263,3 +266,41 @@ class TestOdeForward:
         c, b, u, s = make(T=6)
         with pytest.raises(smnn.ShapeError, match="init_vars has 2 time points, n_init_var_steps says 3"):
             st.ode_forward(c, b, torch.cat([u, u]), s, n_init_var_steps=3)
+
+
+def test_functions_of_the_parameters(features: Tensor) -> None:
+    """`torch.func.functional_call` puts plain tensors in the place of parameters."""
+    layer = net()
+    parameters = {name: x.detach() for name, x in layer.named_parameters()}
+
+    def f(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (features,)).square().sum()
+
+    found = torch.func.grad(f)(parameters)
+    layer(features).square().sum().backward()
+    for name, x in layer.named_parameters():
+        torch.testing.assert_close(found[name], x.grad)
+
+
+def test_made_on_the_meta_device(features: Tensor) -> None:
+    options = {"order": 2, "normalized": True, "fixed_coefficients": torch.tensor([NAN, 0.25, NAN])}
+    layer = net(**options)
+    empty = net(**options, device="meta").to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(empty(features), layer(features))
+    again = net(**options, device="meta").to_empty(device="cpu")
+    again.reset_parameters()
+    coefficients = again.ode(features).coefficients
+    assert (coefficients[..., 1:] == torch.tensor([0.25, 1.0], dtype=torch.float64)).all()
+
+
+def test_fixed_coefficients_keep_their_digits_under_autocast(features: Tensor) -> None:
+    layer = st.MechanisticODE(5, n_steps=6, fixed_coefficients=torch.tensor([NAN, 0.3, 1.0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        coefficients = layer.ode(features.float()).coefficients
+    assert (coefficients[..., 1] == torch.tensor(0.3)).all()
+
+
+def test_fixed_coefficients_must_be_finite() -> None:
+    with pytest.raises(smnn.ArgumentError, match="fixed_coefficients must be finite, or NaN where they are learned"):
+        net(fixed_coefficients=torch.tensor([NAN, torch.inf, 1.0]))

@@ -259,3 +259,26 @@ def test_nan_in_one_member_leaves_the_others(make: Any) -> None:
     torch.testing.assert_close(y[[0, 2]], clean[[0, 2]], rtol=0, atol=0)
     for g, e in zip(gradients(y, (c, u, s)), gradients(clean, (c, u, s)), strict=True):
         torch.testing.assert_close(g[[0, 2]], e[[0, 2]])
+
+
+@pytest.mark.parametrize("engine", ["auto", "array_api"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_are_numpy_numbers(make: Any, dtype: torch.dtype, engine: str) -> None:
+    inputs = make(dtype=dtype)
+    weights = st.Weights(np.float32(2), np.int64(3), np.float64(0.5))
+    found = st.solve_ode(*inputs, weights=weights, engine=engine)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, st.solve_ode(*inputs, weights=st.Weights(2.0, 3.0, 0.5), engine=engine))
+
+
+def test_a_parameter_factorized_without_gradients(make: Any) -> None:
+    c, b, u, s = make()
+    with torch.no_grad():
+        factorization = st.factorize(torch.nn.Parameter(c), s, n_initial_steps=1, n_initial_orders=2)
+    assert not factorization.solve(b, u).requires_grad
+
+
+def test_factorize_inside_a_transform(make: Any) -> None:
+    c, b, u, s = make((3,))
+    with pytest.raises(smnn.ArgumentError, match=r"factorize cannot be given tensors that a transform of torch\.func"):
+        torch.func.vmap(lambda c: st.factorize(c, s[0], n_initial_steps=1, n_initial_orders=2).solve(b[0], u[0]))(c)

@@ -94,7 +94,7 @@ def test_any_batch_and_time_in_any_division_and_order_of_threads(
 def test_sizes_schemes_and_dtypes(V, K, Q, scheme, dtype, grain, backwards) -> None:
     """Threads and teams of 8 and 16, unrolled and looped code, rows of the scheme on the next point alone, single
     precision. Members of a team run one after the other between barriers, in both orders: a barrier too few shows."""
-    problem = random_problem(np.random.default_rng(2), (3,), 31, V, K, Q, scheme=scheme, T_init=2, dtype=dtype)
+    problem = random_problem(np.random.default_rng(2), (3,), 31, V, K, Q, scheme=scheme, T_init=12, dtype=dtype)
     check(problem, grain, backwards=backwards)
 
 

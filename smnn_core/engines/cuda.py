@@ -1,7 +1,8 @@
 """The CUDA engine for CuPy arrays: the kernels of the CPU engine, one thread a lane, compiled at run time by NVRTC.
 
-What a thread sweeps stays in its registers up to five unknowns per point. Larger lanes are swept by teams of threads,
-which divide the columns and work in shared memory (`kernels/team.hpp`; `_cuda/source.py` says how large they are).
+What a thread sweeps stays in its registers up to five unknowns per point (four in chunks). Larger lanes are swept by
+teams of threads, which divide the columns and work in shared memory (`kernels/team.hpp`; `_cuda/source.py` says how
+large they are).
 
 Where the batch alone does not fill the device, time is divided into chunks, and the separators between them again,
 level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the problem when they are first needed, which

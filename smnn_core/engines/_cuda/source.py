@@ -19,7 +19,7 @@ from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 BLOCK = WARPS * WARP
 """Threads of a block, where each has a lane of its own."""
 ALONE = 5
-"""Unknowns of a point that a thread can sweep in registers, at most."""
+"""Unknowns of a point that a thread can sweep in registers, at most; one less in chunks, whose rows are longer."""
 TEAMS = 8, 16, 32
 """Threads that sweep a larger lane together; the more, the less memory the lanes of a warp take."""
 
@@ -65,7 +65,8 @@ class Specialization:
 
     def team(self, kernel: str) -> int:
         """How many threads work on a lane: several where it is swept in more than one has registers for."""
-        if not kernel.endswith("_sweep") or self.V * self.K <= ALONE:
+        n, alone = self.V * self.K, ALONE - self.chunked
+        if not kernel.endswith("_sweep") or n <= alone:
             return 1
         return next((team for team in TEAMS if self._room * (WARP // team) <= SHARED), 1)
 

@@ -153,7 +153,7 @@ SMNN_INLINE int unroll_if_small(int count) {
     return count;
 }
 
-// An array of N elements of its own, or (N = 0, sizes known at run time) a piece of a workspace.
+// An array of N elements of its own, or (N = 0: sizes known at run time, or a team) a piece of a workspace.
 template <class P, int N>
 struct Array {
     P data[N];

@@ -76,7 +76,6 @@ def solve_ode(
     return least_squares(how, Keep(), *lhs, b, u, None)
 
 
-@torch.compiler.disable  # there is nothing in it for a graph: a compiled function breaks here, and goes on after it
 def factorize(
     coefficients: Tensor,
     step_sizes: Tensor,
@@ -91,7 +90,7 @@ def factorize(
 ) -> Factorization:
     """`smnn_core.factorize` for tensors: a frozen left-hand side, copied, for any number of right-hand sides.
 
-    Not part of a graph: call it outside of compiled functions, which a call inside breaks in two.
+    There is nothing in it for a graph: call it outside of compiled functions.
 
     Args:
         coefficients: (..., T or 1, Q, V, R+1), without a gradient.
@@ -116,7 +115,7 @@ def factorize(
     lhs = tuple(_checked({"coefficients": coefficients, "step_sizes": step_sizes}, weights))
     refuse_gradients(lhs)
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if any(isinstance(x, Tensor) and wrapped(x) for x in lhs):
+    if not torch.compiler.is_compiling() and any(isinstance(x, Tensor) and wrapped(x) for x in lhs):
         raise ArgumentError(
             "factorize cannot be given tensors that a transform of torch.func (vmap, jvp, ...) is looking at: call it "
             "outside of the transform, or solve_ode inside."

@@ -124,3 +124,10 @@ def test_kernels_refuse_arrays_that_do_not_fit() -> None:
     for wrong in (np.empty((3, 1, 3)), np.empty((4, 3, 1)).transpose(0, 2, 1)[::-1], np.empty((4, 1, 3), np.float32)):
         with pytest.raises((ValueError, TypeError)):
             cpu._kernels.solve(*head, wrong)
+
+
+def test_arrays_without_elements_lie_anywhere() -> None:
+    c, b, _, s = arguments(V=2, K=1)
+    u = np.zeros((1, 2, 0), [("pad", "u1"), ("value", "f8")])["value"]
+    expected = smnn.solve_ode(c, b, np.zeros((1, 2, 0)), s, engine="cpu")
+    np.testing.assert_array_equal(smnn.solve_ode(c, b, u, s, engine="cpu"), expected)

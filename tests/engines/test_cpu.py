@@ -474,3 +474,82 @@ def test_results_below_the_smallest_normal_number_are_zero(batch, dtype) -> None
     assert ((y == 0) | (abs(y) >= tiny)).all()
     half = np.full(100, tiny, dtype) / 2  # the caller's arithmetic is not changed
     assert (half > 0).all()
+
+
+def short_steps(
+    rng: np.random.Generator, batch: int, T: int, V: int, K: int, *, lhs: int | None = None, scheme: str = "hermite"
+) -> Problem:
+    """y'' + ... = ... of which only two orders have coefficients; the numbers are those of float32, the type float64."""
+    lhs = batch if lhs is None else lhs
+    c = np.zeros((lhs, T, V, V, K))
+    c[..., :2] = rng.uniform(-0.4, 0.4, (lhs, T, V, V, 2))
+    for v in range(V):
+        c[..., v, v, :3] = rng.uniform(0.5, 2, (lhs, T, 3))
+    arrays = (
+        c,
+        rng.uniform(-1, 1, (batch, 1, V)) * np.cos(0.02 * np.arange(T)[:, None]),
+        rng.uniform(-1, 1, (batch, 1, V, 2)),
+        rng.uniform(0.01, 0.02, (lhs, T - 1)),
+    )
+    arrays = tuple(x.astype("float32").astype("float64") for x in arrays)
+    return Problem.build(*arrays, scheme=SCHEMES[scheme] or custom_scheme(K))
+
+
+def in_float32(problem: Problem) -> Problem:
+    system = problem.system
+    arrays = (system.coefficients, problem.rhs, problem.initial_values, system.step_sizes)
+    return Problem.build(*(x.astype("float32") for x in arrays), scheme=system.scheme)
+
+
+def worst_order(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest error over the largest value, for the order for which that is largest; no member is taken for others."""
+    error, size = (np.abs(x).max(axis=(1, 2)) for x in (found - expected, expected))
+    return float((error / size).max())
+
+
+@pytest.mark.parametrize("scheme", ["taylor", "hermite", "custom"])
+@pytest.mark.parametrize(
+    ("batch", "T", "V", "K", "lhs"),
+    [(1, 30, 1, 5, None), (1, 900, 1, 4, None), (5, 333, 1, 4, None), (37, 100, 1, 5, None), (67, 100, 1, 3, 1)]
+    + [(3, 200, 2, 4, None), (40, 60, 2, 4, None), (1, 300, 3, 3, None), (40, 150, 1, 4, 1)],
+)
+def test_float32_is_refined_to_its_precision(
+    batch: int, T: int, V: int, K: int, lhs: int | None, scheme: str
+) -> None:
+    """Without refinement, the largest errors are between 3e-5 and 1e-2."""
+    problem = short_steps(np.random.default_rng(0), batch, T, V, K, lhs=lhs, scheme=scheme)
+    exact, _ = cpu.solve_problem(problem)
+    single = in_float32(problem)
+    for lean in (False, True):
+        y, factor = cpu.solve_problem(single, lean=lean)
+        assert worst_order(y, exact) < 2e-5
+        np.testing.assert_array_equal(factor.solve(single.rows), y)
+    np.testing.assert_array_equal(cpu.factorize(single.system).solve(single.rows), y)
+
+
+def test_right_hand_sides_of_smoothness_rows_are_refined_with() -> None:
+    rng = np.random.default_rng(1)
+    for problem in (short_steps(rng, 1, 400, 1, 4), short_steps(rng, 20, 50, 2, 4, lhs=1)):
+        smoothness = 1e-6 * rng.uniform(-1, 1, (*problem.batch, problem.system.n_steps - 1, problem.system.V, 4))
+        smoothness = smoothness.astype("float32")
+        rows = Rows(problem.rhs, problem.initial_values, smoothness.astype("float64"))
+        exact = cpu.factorize(problem.system).solve(rows)
+        single = in_float32(problem)
+        y = cpu.factorize(single.system).solve(Rows(single.rhs, single.initial_values, smoothness))
+        assert worst_order(y, exact) < 2e-5
+
+
+def test_what_is_refined_leaves_other_members_alone() -> None:
+    """Members with short and with long steps in one batch: each comes out as among its like."""
+    problem = in_float32(short_steps(np.random.default_rng(2), 50, 40, 1, 4))
+    system = problem.system
+
+    def solve(factor: np.ndarray) -> np.ndarray:
+        arrays = (system.coefficients, problem.rhs, problem.initial_values, system.step_sizes * factor)
+        return cpu.solve_problem(Problem.build(*arrays, scheme=system.scheme))[0]
+
+    short = np.arange(50) % 3 == 0
+    factors = np.where(short, 1, 64).astype("float32")[:, None]
+    mixed = solve(factors)
+    np.testing.assert_array_equal(mixed[short], solve(np.ones_like(factors))[short])
+    np.testing.assert_array_equal(mixed[~short], solve(np.full_like(factors, 64))[~short])

@@ -214,6 +214,33 @@ class Call {
         });
     }
 
+    // From now on magnitudes of the solution are noted, by which `refine` judges.
+    void note_magnitudes() {
+        magnitudes_ = Buffer(size_t(job.groups) * size_t(kernels.lanes * (1 + 2 * job.V)) * item());
+        job.magnitudes = magnitudes_.data();
+    }
+
+    // What runs from now on corrects the solution in job.x; false where there is nothing to correct.
+    bool refine() {
+        to_refine_.assign(size_t(job.batch), 0);
+        bool any = false;
+        for (Index lane = 0; lane < job.lanes; lane += job.C) {
+            const bool worth = is_worth_refining(lane);
+            to_refine_[size_t(lane / job.C)] = worth;
+            any = any || worth;
+        }
+        job.magnitudes = nullptr;
+        job.to_refine = to_refine_.data();
+        if (!any) return false;
+        Index* strides = arena.take<Index>(shape_.batch.size());
+        Index stride = Index(job.T) * job.n;
+        for (size_t i = shape_.batch.size(); i-- > 0; stride *= shape_.batch[i]) strides[i] = stride;
+        Index* offsets = arena.take<Index>(size_t(job.n));
+        for (int j = 0; j < job.n; ++j) offsets[j] = j;
+        job.in[Y] = {job.x, strides, job.n, offsets, job.n, true, false};
+        return job.refines = true;
+    }
+
     const Shape& shape() const { return shape_; }
     size_t item() const { return shape_.is_double ? 8 : 4; }
 
@@ -222,6 +249,29 @@ class Call {
    private:
     const Shape& shape_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
+    Buffer magnitudes_;
+    std::vector<unsigned char> to_refine_;
+
+    // The system whose lanes begin with this one.
+    bool is_worth_refining(Index first) const {
+        const float* all = static_cast<const float*>(magnitudes_.data());
+        const auto of = [&](Index lane, int e) {
+            const Index W = kernels.lanes;
+            return double(all[(lane / W * (1 + 2 * job.V) + e) * W + lane % W]);
+        };
+        double step = of(first, 0);
+        for (Index lane = first + 1; lane < first + job.C; ++lane) step = std::min(step, of(lane, 0));
+        const double power = std::pow(step, job.K - 1);
+        for (int v = 0; v < job.V; ++v) {
+            double y = 0, derivative = 0;
+            for (Index lane = first; lane < first + job.C; ++lane) {
+                y = std::max(y, of(lane, 1 + 2 * v));
+                derivative = std::max(derivative, of(lane, 2 + 2 * v));
+            }
+            if (power * derivative < WORTH_REFINING * y) return true;
+        }
+        return false;
+    }
 
     void set_input(Field f, const View& view) {
         if (!view.data) return;
@@ -234,6 +284,7 @@ class Call {
 
     void set_scheme(const Scheme& scheme) {
         job.tolerance2 = scheme.tolerance * scheme.tolerance;
+        job.scheme_rows_in_double = scheme.rows;
         shape_.is_double ? set_scheme_rows<double>(scheme.rows) : set_scheme_rows<float>(scheme.rows);
     }
 

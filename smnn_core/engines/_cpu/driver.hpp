@@ -54,6 +54,7 @@ struct Driver {
     int present;
     P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
     P *before, *left_sum;   // state of `forward`
+    P* magnitudes = nullptr;  // see Job
     P* staged_g = nullptr;  // all of g, where it is staged once
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
@@ -132,6 +133,7 @@ struct Driver {
         workspace = take(workspace_packs(job));
         before = take(job.n);
         left_sum = take(job.n);
+        if (job.magnitudes) magnitudes = static_cast<P*>(job.magnitudes) + group_ * (1 + 2 * job.V);
         if (job.stages_once) staged_g = take(Index(job.T) * job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
@@ -196,6 +198,18 @@ struct Driver {
         for (int i = 0; i < carried_entries(job); ++i) to[i] = from[i];
     }
 
+    // What is swept: the problem, or its residuals. Right-hand sides do not matter where only the factor is wanted again.
+    template <bool Rhs>
+    StagedRows<P> staged(int t0, int t1, bool again) const {
+        if (Rhs && job.refines && !again) return stager.residuals(size, t0, t1);
+        const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
+        if (magnitudes && !again) {
+            const P none = splat<P>(T(1e30));
+            magnitudes[0] = rows.smallest_step(t1, t0 > 0 ? magnitudes[0] : none);
+        }
+        return rows;
+    }
+
     template <bool Rhs>
     SMNN_OUTLINE void sweep_segment(int k, bool again) {
         const SchemeRows<T> constants = scheme();
@@ -207,7 +221,7 @@ struct Driver {
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
             const bool partial = t0 >= group.shortest;
             if (partial) copy(saved, carried);
-            const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
+            const StagedRows<P> rows = staged<Rhs>(t0, t1, again);
             if (!again) rows.mark_zero_steps(t1);
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
@@ -234,7 +248,7 @@ struct Driver {
         P *z_now = carried, *x_z = workspace;
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
-            const StagedRows<P> rows = stager.rows(t0, t1, true);
+            const StagedRows<P> rows = staged<true>(t0, t1, false);
             replay_points<P, Size>(size, rows, t0, t1, tape, z_now, x_z, t0 > 0 ? z_at(t0 - 1) : z_at(0) - job.n);
             t0 = t1;
         }
@@ -371,8 +385,26 @@ struct Driver {
         substitute_back<P, Size, Chunked, F>(size, t0, t1, factor_at(k, t0), z_at(t0), left, after, z_at(t0));
     }
 
+    // From the last point to the first.
+    SMNN_OUTLINE void note_magnitudes(int t0, int t1, const P* x) const {
+        for (int v = 0; v < job.V; ++v) {
+            for (int derivative = 0; derivative < 2; ++derivative) {
+                P& largest = magnitudes[1 + 2 * v + derivative];
+                if (t1 == group.longest) largest = splat<P>(0);
+                const P* at = x + v * job.K + derivative * (job.K - 1);
+                for (int t = t0; t < t1; ++t, at += job.n) {
+                    const P value = magnitude(*at);
+                    largest = select(largest < value, value, largest);
+                }
+            }
+        }
+    }
+
     void write(int t0, int t1) const {
-        if (job.x) write_points(job, group, t0, t1, z_at(t0), job.x);
+        if (!job.x) return;
+        if (magnitudes) note_magnitudes(t0, t1, z_at(t0));
+        if (job.refines) stager.correct(t0, t1, z_at(t0));
+        write_points(job, group, t0, t1, z_at(t0), job.x);
     }
 };
 

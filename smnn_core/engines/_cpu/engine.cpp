@@ -146,13 +146,16 @@ Solved solve(
     if (factor) use(call, *factor);
     Work work(call, call.chunked() || (factor && !shared));
     if (shared && !y) return call.solved(factor);
-    if (!call.chunked()) {
-        call.run(y ? SWEEP | BACK : SWEEP);
-    } else {
+    const auto run = [&] {
+        if (!call.chunked()) return call.run(y ? SWEEP | BACK : SWEEP);
         call.run(SWEEP);
         call.reduce(false);
         if (y) call.run(BACK);
-    }
+    };
+    const bool may_refine = y && !shape.is_double;
+    if (may_refine) call.note_magnitudes();
+    run();
+    if (may_refine && call.refine()) run();
     return call.solved(factor);
 }
 

@@ -52,12 +52,16 @@ struct Job {
     bool has_rhs;            // sweep with right-hand side
     bool streams;            // what is kept of the factor is too large for the caches
     bool stages_once;        // a task sweeps and contracts the same points, few enough to keep what it staged of them
+    bool refines;            // a solution, in[Y], is to be corrected: sweeps take its residuals for right-hand sides, and
+                             // what they give is added to it
+    const unsigned char* to_refine;  // (batch): for which systems
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
     // the type of the arrays
     const void* scheme_rows;
     const void* scheme_norm2;
+    const double* scheme_rows_in_double;
     bool extra_rows;         // whether it has rows on the next point alone
     double tolerance2;       // squared
 
@@ -77,6 +81,8 @@ struct Job {
     void* z;                 // (groups, points, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
     void* passed;            // (groups, 2, n): what FORWARD passes to the separators
+    void* magnitudes;        // (groups, 1 + 2 V): the smallest step of each lane, the largest y and highest derivative of
+                             // each variable; null: not wanted
     void* reduced;           // (batch, C, 2, n, n)
     void* separators;        // (batch, C, n)
 };
@@ -85,6 +91,12 @@ struct Job {
 // in the second level of cache) is one segment. Others have segments of about the second size, but of as many points that
 // what a sweep carries into each of them is small beside its factor.
 constexpr Index CACHED_BYTES = 400 * 1024, SEGMENT_BYTES = 64 * 1024, SEGMENT_POINTS = 16;
+
+// A solution is worth correcting where, of some variable, the highest derivative is small beside the value in the units of
+// the steps, s^R |y^(R)| below this times |y|: its error is that of y, 1e-7 |y|, over s^R and more. Measured on random
+// equations of orders 1 to 3, R up to 4, T = 100 and 1000, steps 0.01 to 0.5: where it is left out, errors of y are below
+// 2e-5 (median 7e-7), those of the highest derivative below 2e-4 (median 8e-7).
+constexpr double WORTH_REFINING = 1.0 / 64;
 
 struct Sizes {
     size_t scratch;          // bytes of a task

@@ -8,10 +8,22 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// Whether a group has nothing to do: none of its systems is to be refined.
+template <class P>
+bool is_done(const Job& job, Index group) {
+    if (!job.refines) return false;
+    constexpr int W = Lanes<P>::count;
+    for (Index lane = group * W; lane < (group + 1) * W && lane < job.lanes; ++lane) {
+        if (job.to_refine[lane / job.C]) return false;
+    }
+    return true;
+}
+
 template <class P, class Size, bool Chunked>
 void run_groups(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
+        if (is_done<P>(job, g)) continue;
         Contraction<P, Size, Chunked> driver(job, task, g, scratch);
         if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
         if (phases & BACK) driver.back();
@@ -35,6 +47,7 @@ template <class P, class Size>
 void run_shared(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
+        if (is_done<P>(job, g)) continue;
         Contraction<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
         if (phases & SWEEP) driver.replay_all();
         if (phases & FORWARD) {

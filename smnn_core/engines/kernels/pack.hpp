@@ -42,6 +42,18 @@ SMNN_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
 
+// A pack of float in twice the precision, and back.
+template <class P>
+struct Wider;
+template <>
+struct Wider<float> {
+    using type = double;
+};
+template <class P>
+using WideOf = typename Wider<P>::type;
+SMNN_INLINE double widen(float x) { return x; }
+SMNN_INLINE float narrow(double x) { return float(x); }
+
 // a and b change places in the lanes of the mask
 template <class M, class P>
 SMNN_INLINE void swap_lanes(const M& mask, P& a, P& b) {
@@ -133,6 +145,32 @@ struct Lanes<Pack<T, N, U>> {
     using Scalar = T;
     static constexpr int count = N * U;
 };
+
+template <int N, int U>
+struct Wider<Pack<float, N, U>> {
+    using type = Pack<double, N / 2, 2 * U>;
+};
+template <int N, int U>
+SMNN_INLINE Pack<double, N / 2, 2 * U> widen(const Pack<float, N, U>& x) {
+    Pack<double, N / 2, 2 * U> p;
+    typename Vector<float, N / 2>::type half[2 * U];
+    static_assert(sizeof(half) == sizeof(x.v), "vectors divide into halves");
+    __builtin_memcpy(half, x.v, sizeof(half));
+    repeat(Int<2 * U>(), [&](auto u) SMNN_LAMBDA {
+        p.v[u] = __builtin_convertvector(half[u], typename Vector<double, N / 2>::type);
+    });
+    return p;
+}
+template <int N, int U>
+SMNN_INLINE Pack<float, 2 * N, U / 2> narrow(const Pack<double, N, U>& x) {
+    Pack<float, 2 * N, U / 2> p;
+    typename Vector<float, N>::type half[U];
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA {
+        half[u] = __builtin_convertvector(x.v[u], typename Vector<float, N>::type);
+    });
+    __builtin_memcpy(p.v, half, sizeof(half));
+    return p;
+}
 
 template <class T, int N, int U>
 struct Mask {

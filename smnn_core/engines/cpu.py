@@ -4,6 +4,8 @@ The kernels (`engines/kernels`, one C++ source for all instruction sets and devi
 the batch alone does not fill the lanes, time is divided into chunks that are eliminated side by side, and the points
 between them form a small problem of the same form. This module lays out the call and leaves the work to `_kernels`.
 
+Solutions in float32 are refined once, with residuals in float64, where rounding would show (kernels/residual.hpp).
+
 The factor is kept only where that is cheaper than eliminating again: where time is divided into chunks, or where it
 does not fit the cache. Results are the same from run to run for a given number of threads and instruction set.
 

@@ -186,6 +186,54 @@ def test_left_hand_side_shared_by_many_right_hand_sides(sizes, scheme, dtype) ->
     check_against_oracle(Problem.of(system, rhs, initial))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("sizes", [(1, 3, 1), (2, 3, 2)])
+@pytest.mark.parametrize(
+    ("lhs", "steps", "rhs", "initial"),
+    [
+        ((3, 1), (), (3, 40), (40,)),
+        ((3,), (3,), (40, 3), (40, 1)),
+        ((2, 1, 3), (2, 1, 1), (2, 37, 3), (1, 37, 1)),
+        ((1, 3, 1, 1), (2, 1, 1, 1), (2, 1, 5, 9), (3, 1, 9)),
+    ],
+)
+def test_left_hand_sides_shared_along_some_axes(lhs, steps, rhs, initial, sizes, dtype) -> None:
+    """Each is eliminated once: what is kept is what replaying takes, where lanes as short as these keep nothing."""
+    (V, K, Q), T = sizes, 20
+    rng = np.random.default_rng(9)
+    weights = smnn.Weights(
+        rng.uniform(1, 2, (*lhs, T, Q)).astype(dtype), 1.0, rng.uniform(1, 2, (T - 1,)).astype(dtype)
+    )
+    whole = random_problem(rng, lhs, T, V, K, Q, dtype=dtype, weights=weights).system
+    shapes = (*steps, T - 1), (*rhs, T, Q), (*initial, 1, V, K)
+    s, b, u = (rng.uniform(0.2, 0.5, shape).astype(dtype) for shape in shapes)
+    problem = Problem.build(whole.coefficients, b, u, s, weights=weights)
+    check_against_oracle(problem)
+    _, factor = cpu.solve_problem(problem)
+    one = Problem.build(whole.coefficients[(0,) * len(lhs)], b, u, s[(0,) * len(steps)], weights=smnn.Weights())
+    _, alone = cpu.solve_problem(one)
+    assert factor.nbytes == alone.nbytes * np.prod(np.broadcast_shapes(lhs, steps))
+
+
+def test_one_of_several_shared_left_hand_sides_is_singular_or_has_a_zero_step() -> None:
+    rng = np.random.default_rng(10)
+    regular = random_problem(rng, (3, 1), 20, 1, 3, 1).system
+    b, u = rng.uniform(-1, 1, (3, 50, 20, 1)), rng.uniform(-1, 1, (50, 1, 1, 1))
+    expected, _ = cpu.solve_problem(Problem.build(regular.coefficients, b, u, regular.step_sizes))
+    c, s = regular.coefficients.copy(), regular.step_sizes.copy()
+    c[1] = 0.0
+    problem = Problem.build(c, b, u, s)
+    y, factor = cpu.solve_problem(problem)
+    assert factor.undetermined.any(axis=-1).tolist() == [[False], [True], [False]]
+    assert np.isnan(y[1]).all()
+    np.testing.assert_array_equal(y[[0, 2]], expected[[0, 2]])
+    gradients = factor.adjoint(problem, y, np.ones_like(y))
+    assert np.isnan(gradients.coefficients).any(axis=(1, 2, 3, 4, 5)).tolist() == [False, True, False]
+    s[2, 0, 5] = 0.0
+    with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+        smnn.solve_ode(regular.coefficients, b, u, s, engine="cpu")
+
+
 def test_smoothness_right_hand_sides_of_a_shared_left_hand_side() -> None:
     rng = np.random.default_rng(7)
     system = random_problem(rng, (), 40, 2, 3, 2).system
@@ -479,7 +527,7 @@ def test_results_below_the_smallest_normal_number_are_zero(batch, dtype) -> None
 def short_steps(
     rng: np.random.Generator, batch: int, T: int, V: int, K: int, *, lhs: int | None = None, scheme: str = "hermite"
 ) -> Problem:
-    """y'' + ... = ... of which only two orders have coefficients; the numbers are those of float32, the type float64."""
+    """Second-order equations; the numbers are those of float32, the type float64."""
     lhs = batch if lhs is None else lhs
     c = np.zeros((lhs, T, V, V, K))
     c[..., :2] = rng.uniform(-0.4, 0.4, (lhs, T, V, V, 2))
@@ -502,7 +550,7 @@ def in_float32(problem: Problem) -> Problem:
 
 
 def worst_order(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest error over the largest value, for the order for which that is largest; no member is taken for others."""
+    """The largest error over the largest value of a member and order, where that is largest."""
     error, size = (np.abs(x).max(axis=(1, 2)) for x in (found - expected, expected))
     return float((error / size).max())
 
@@ -510,12 +558,19 @@ def worst_order(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("scheme", ["taylor", "hermite", "custom"])
 @pytest.mark.parametrize(
     ("batch", "T", "V", "K", "lhs"),
-    [(1, 30, 1, 5, None), (1, 900, 1, 4, None), (5, 333, 1, 4, None), (37, 100, 1, 5, None), (67, 100, 1, 3, 1)]
-    + [(3, 200, 2, 4, None), (40, 60, 2, 4, None), (1, 300, 3, 3, None), (40, 150, 1, 4, 1)],
+    [
+        (1, 30, 1, 5, None),
+        (1, 900, 1, 4, None),
+        (5, 333, 1, 4, None),
+        (37, 100, 1, 5, None),
+        (67, 100, 1, 3, 1),
+        (3, 200, 2, 4, None),
+        (40, 60, 2, 4, None),
+        (1, 300, 3, 3, None),
+        (40, 150, 1, 4, 1),
+    ],
 )
-def test_float32_is_refined_to_its_precision(
-    batch: int, T: int, V: int, K: int, lhs: int | None, scheme: str
-) -> None:
+def test_float32_is_refined_to_its_precision(batch: int, T: int, V: int, K: int, lhs: int | None, scheme: str) -> None:
     """Without refinement, the largest errors are between 3e-5 and 1e-2."""
     problem = short_steps(np.random.default_rng(0), batch, T, V, K, lhs=lhs, scheme=scheme)
     exact, _ = cpu.solve_problem(problem)

@@ -181,18 +181,12 @@ class Call {
         job.undetermined_strides = strides;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
+        if (!chunked()) gather_by_lhs();
     }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
 
-    // Whether all systems have the same left-hand side, and are enough to fill packs of their own.
-    bool shares_lhs() const {
-        if (chunked() || job.batch < kernels.lanes || job.batch < 2) return false;
-        for (Field f : {C, W_EQUATION, S, W_SMOOTHNESS, W_INITIAL}) {
-            if (!job.in[f].shared) return false;
-        }
-        return true;
-    }
+    bool shares_lhs() const { return job.n_lhs > 0; }
 
     Solved solved(std::shared_ptr<Factor> factor) const {
         return {std::move(factor), any_undetermined_ != 0, any_zero_step_ != 0};
@@ -216,7 +210,7 @@ class Call {
 
     // From now on magnitudes of the solution are noted, by which `refine` judges.
     void note_magnitudes() {
-        magnitudes_ = Buffer(size_t(job.groups) * size_t(kernels.lanes * (1 + 2 * job.V)) * item());
+        magnitudes_.resize(size_t(job.lanes) * size_t(1 + 2 * job.V));
         job.magnitudes = magnitudes_.data();
     }
 
@@ -224,9 +218,9 @@ class Call {
     bool refine() {
         to_refine_.assign(size_t(job.batch), 0);
         bool any = false;
-        for (Index lane = 0; lane < job.lanes; lane += job.C) {
-            const bool worth = is_worth_refining(lane);
-            to_refine_[size_t(lane / job.C)] = worth;
+        for (Index system = 0; system < job.batch; ++system) {
+            const bool worth = is_worth_refining(system);
+            to_refine_[size_t(system)] = worth;
             any = any || worth;
         }
         job.magnitudes = nullptr;
@@ -249,28 +243,56 @@ class Call {
    private:
     const Shape& shape_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
-    Buffer magnitudes_;
+    std::vector<float> magnitudes_;
     std::vector<unsigned char> to_refine_;
 
-    // The system whose lanes begin with this one.
-    bool is_worth_refining(Index first) const {
-        const float* all = static_cast<const float*>(magnitudes_.data());
-        const auto of = [&](Index lane, int e) {
-            const Index W = kernels.lanes;
-            return double(all[(lane / W * (1 + 2 * job.V) + e) * W + lane % W]);
+    bool is_worth_refining(Index system) const {
+        const auto of = [&](int chunk, int e) {
+            return double(magnitudes_[size_t((system * job.C + chunk) * (1 + 2 * job.V) + e)]);
         };
-        double step = of(first, 0);
-        for (Index lane = first + 1; lane < first + job.C; ++lane) step = std::min(step, of(lane, 0));
+        double step = of(0, 0);
+        for (int k = 1; k < job.C; ++k) step = std::min(step, of(k, 0));
         const double power = std::pow(step, job.K - 1);
         for (int v = 0; v < job.V; ++v) {
             double y = 0, derivative = 0;
-            for (Index lane = first; lane < first + job.C; ++lane) {
-                y = std::max(y, of(lane, 1 + 2 * v));
-                derivative = std::max(derivative, of(lane, 2 + 2 * v));
+            for (int k = 0; k < job.C; ++k) {
+                y = std::max(y, of(k, 1 + 2 * v));
+                derivative = std::max(derivative, of(k, 2 + 2 * v));
             }
             if (power * derivative < WORTH_REFINING * y) return true;
         }
         return false;
+    }
+
+    // Systems that share a left-hand side, enough of them to fill packs of their own: one elimination takes as long as that
+    // of a pack.
+    void gather_by_lhs() {
+        const size_t rank = shape_.batch.size();
+        Index n_lhs = 1, n_repeats = 1;
+        const auto differ = [&](size_t axis) {
+            for (Field f : {C, W_EQUATION, S, W_SMOOTHNESS, W_INITIAL}) {
+                if (job.in[f].data && job.in[f].batch[axis] != 0) return true;
+            }
+            return false;
+        };
+        for (size_t i = 0; i < rank; ++i) (differ(i) ? n_lhs : n_repeats) *= shape_.batch[i];
+        if (job.batch == 0 || n_repeats < 2 || n_repeats < kernels.lanes * (n_lhs > 1 ? 2 : 1)) return;
+        Index *lhs = arena.take<Index>(size_t(n_lhs)), *repeat = arena.take<Index>(size_t(n_repeats));
+        lhs[0] = repeat[0] = 0;
+        Index lhs_filled = 1, repeats_filled = 1, stride = job.batch;
+        for (size_t i = 0; i < rank; ++i) {
+            const bool own = differ(i);
+            Index *to = own ? lhs : repeat, &filled = own ? lhs_filled : repeats_filled;
+            const Index size = shape_.batch[i];
+            stride /= size;
+            for (Index e = filled * size; e-- > 0;) to[e] = to[e / size] + e % size * stride;
+            filled *= size;
+        }
+        job.n_lhs = n_lhs;
+        job.n_repeats = n_repeats;
+        job.lhs = lhs;
+        job.repeat = repeat;
+        job.groups = job.tasks = n_lhs * ((n_repeats + kernels.lanes - 1) / kernels.lanes);
     }
 
     void set_input(Field f, const View& view) {

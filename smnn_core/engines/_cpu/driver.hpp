@@ -54,7 +54,7 @@ struct Driver {
     int present;
     P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
     P *before, *left_sum;   // state of `forward`
-    P* magnitudes = nullptr;  // see Job
+    P* magnitudes = nullptr;  // see Job::magnitudes
     P* staged_g = nullptr;  // all of g, where it is staged once
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
@@ -86,6 +86,7 @@ struct Driver {
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
         if (!job.z) packs += Index(longest(job)) * n;
+        if (job.magnitudes) packs += 1 + 2 * job.V;
         if (job.stages_once) packs += Index(job.T) * n;
         packs += 10 * n + contraction_packs;
         const size_t pack = sizeof(P);
@@ -121,7 +122,7 @@ struct Driver {
           stager(job_, group, memory, points) {
         const Index all = longest(job);
         kept = static_cast<F*>(job.factor);
-        if (kept && !shared) kept += group_ * points_kept(job) * factor_entries(job);
+        if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
         passing = job.n_again > 0 ? take(Index(segment + 1) * factor_entries(job)) : nullptr;
         discarded = job.n_again > 0 ? take(Index(points) * job.n) : nullptr;
         present = -1;
@@ -133,10 +134,12 @@ struct Driver {
         workspace = take(workspace_packs(job));
         before = take(job.n);
         left_sum = take(job.n);
-        if (job.magnitudes) magnitudes = static_cast<P*>(job.magnitudes) + group_ * (1 + 2 * job.V);
+        if (job.magnitudes) magnitudes = take(1 + 2 * job.V);
         if (job.stages_once) staged_g = take(Index(job.T) * job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
+
+    Index left_hand_side(Index group_) const { return group_ / (job.groups / job.n_lhs); }
 
     P* take(Index packs) {
         P* at = memory;
@@ -185,6 +188,7 @@ struct Driver {
             if (phases & FORWARD) forward(k, first_row(k), k < last ? first_row(k + 1) : rows_);
         }
         if (phases & FORWARD) end_forward();
+        if (magnitudes) store_magnitudes(0, 1);
     }
 
     // The factor of a segment that is gone.
@@ -242,9 +246,8 @@ struct Driver {
         }
     }
 
-    // Right-hand sides through the reflections of a left-hand side that all share.
-    SMNN_OUTLINE void replay_all() {
-        const T* tape = static_cast<const T*>(job.tape);
+    // Right-hand sides through the reflections of the left-hand side that they share; the tape of one.
+    SMNN_OUTLINE void replay_all(const T* tape) {
         P *z_now = carried, *x_z = workspace;
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
@@ -253,6 +256,7 @@ struct Driver {
             t0 = t1;
         }
         for (int j = 0; j < job.n; ++j) z_at(group.longest - 1)[j] = z_now[j];
+        if (magnitudes) store_magnitudes(0, 1);
     }
 
     // Eliminates the left-hand side of the first lane: its factor and its reflections, as numbers.
@@ -375,6 +379,7 @@ struct Driver {
             write(t0, t1);
             t1 = t0;
         }
+        if (magnitudes) store_magnitudes(1, 1 + 2 * job.V);
     }
 
     void back_block(int t0, int t1, const P* left, P* after) {
@@ -397,6 +402,14 @@ struct Driver {
                     largest = select(largest < value, value, largest);
                 }
             }
+        }
+    }
+
+    // Entries first .. last-1.
+    SMNN_OUTLINE void store_magnitudes(int first, int last) const {
+        for (int l = 0; l < group.valid; ++l) {
+            float* to = job.magnitudes + (group.system[l] * job.C + group.chunk[l]) * (1 + 2 * job.V);
+            for (int e = first; e < last; ++e) to[e] = float(magnitudes[e].get(l));
         }
     }
 

@@ -48,18 +48,21 @@ void use(Call& call, const Factor& factor) {
     call.job.tape = factor.tape.data();
 }
 
-// Eliminates the left-hand side that all systems share.
+// Eliminates the left-hand sides that systems share.
 std::shared_ptr<Factor> make_shared_factor(Call& call) {
     const SharedSizes sizes = call.kernels.shared_sizes(call.job);
     auto factor = std::make_shared<Factor>();
     factor->batch = call.shape().batch;
     factor->C = 1;
     factor->n_again = 0;
-    factor->factor = Buffer(sizes.factor);
-    factor->tape = Buffer(sizes.tape);
-    factor->bytes = sizes.factor + sizes.tape;
+    const size_t n_lhs = size_t(call.job.n_lhs);
+    factor->factor = Buffer(n_lhs * sizes.factor);
+    factor->tape = Buffer(n_lhs * sizes.tape);
+    factor->bytes = n_lhs * (sizes.factor + sizes.tape);
     use(call, *factor);
-    call.kernels.record(call.job, thread_scratch(sizes.scratch));
+    parallel_for(call.job.n_lhs, call.threads, [&](Index k) {
+        call.kernels.record(call.job, k, thread_scratch(sizes.scratch));
+    });
     return factor;
 }
 
@@ -109,6 +112,7 @@ const Factor* fitting(const Factor* factor, const Shape& shape) {
 // λ = M^-1 g, written where job.x says and, for the adjoint, contracted into gradients.
 void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (call.job.batch == 0) return;
+    if (factor && bool(factor->tape) != call.shares_lhs()) factor = nullptr;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
     if (!factor && call.shares_lhs()) {

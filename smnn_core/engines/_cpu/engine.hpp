@@ -30,8 +30,8 @@ struct Scheme {
     double tolerance;  // a pivot below this times the norm of its column is zero
 };
 
-// What elimination leaves for later solves, of the systems of one batch. With a tape it is that of one left-hand side,
-// which all of them share.
+// What elimination leaves for later solves, of the systems of one batch. With a tape it is that of the left-hand sides
+// which they share.
 struct Factor {
     std::vector<Index> batch;
     int C, n_again;

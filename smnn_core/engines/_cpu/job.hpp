@@ -48,6 +48,11 @@ struct Job {
     int C;                   // chunks per system
     Index lanes;             // batch * C
     Index groups;            // of as many lanes as a pack has
+    // Where several systems share a left-hand side, all lanes of a group do. System r of left-hand side k is number
+    // lhs[k] + repeat[r]; the first groups are those of the first left-hand side.
+    Index n_lhs, n_repeats;  // n_lhs = 0: none is shared
+    const Index* lhs;        // (n_lhs)
+    const Index* repeat;     // (n_repeats)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool streams;            // what is kept of the factor is too large for the caches
@@ -74,17 +79,17 @@ struct Job {
     int* any_zero_step;
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
-    void* factor;            // (groups, points kept, entries)
+    void* factor;            // (groups, points kept, entries); where left-hand sides are shared, in numbers, (n_lhs,
+                             // points, entries)
     void* checkpoints;       // (groups, n_again - 1, CarriedLayout): what the sweep carries into those segments
-    void* tape;              // where all systems share the left-hand side: its reflections, and `factor` is (points,
-                             // entries), both in numbers
+    void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
     void* z;                 // (groups, points, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
     void* passed;            // (groups, 2, n): what FORWARD passes to the separators
-    void* magnitudes;        // (groups, 1 + 2 V): the smallest step of each lane, the largest y and highest derivative of
-                             // each variable; null: not wanted
     void* reduced;           // (batch, C, 2, n, n)
     void* separators;        // (batch, C, n)
+    float* magnitudes;       // (lanes, 1 + 2 V): the smallest step, the largest y and highest derivative of each variable;
+                             // null: not wanted
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
@@ -106,7 +111,7 @@ struct Sizes {
 };
 
 struct SharedSizes {
-    size_t scratch, factor, tape;  // bytes, for a left-hand side that all systems share
+    size_t scratch, factor, tape;  // bytes, for one left-hand side that systems share
 };
 
 // The kernels of one instruction set, dtype and problem size.
@@ -115,7 +120,7 @@ struct Kernels {
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);
-    void (*record)(const Job&, void* scratch);  // factor and tape of the left-hand side that all systems share
+    void (*record)(const Job&, Index k, void* scratch);  // factor and tape of left-hand side k, which systems share
     void (*reduce)(const Job&, Index system, void* scratch);         // separators := R^-1 z
     void (*reduce_normal)(const Job&, Index system, void* scratch);  // separators := M^-1 g
 };

@@ -1,5 +1,5 @@
-// What the engine calls of one instruction set: groups of lanes through the phases of a job, the left-hand side that all
-// systems share, and the reduced problem of the separators.
+// What the engine calls of one instruction set: groups of lanes through the phases of a job, left-hand sides that systems
+// share, and the reduced problem of the separators.
 #pragma once
 
 #include "../kernels/reduced.hpp"
@@ -10,11 +10,11 @@ namespace SMNN_LEVEL {
 
 // Whether a group has nothing to do: none of its systems is to be refined.
 template <class P>
-bool is_done(const Job& job, Index group) {
+bool is_done(const Job& job, Index g) {
     if (!job.refines) return false;
-    constexpr int W = Lanes<P>::count;
-    for (Index lane = group * W; lane < (group + 1) * W && lane < job.lanes; ++lane) {
-        if (job.to_refine[lane / job.C]) return false;
+    const Group<P> group(job, g);
+    for (int l = 0; l < group.valid; ++l) {
+        if (job.to_refine[group.system[l]]) return false;
     }
     return true;
 }
@@ -43,13 +43,20 @@ struct IfSmall<true, Size> {
 template <class Size>
 using SizeInChunks = typename IfSmall<Size::small, Size>::type;
 
+// The reflections of one left-hand side, in numbers.
+SMNN_OUTLINE Index tape_numbers(const Job& job) {
+    const Index initial = Index(job.T_init) * job.V * job.R_init;
+    return tape_entries(job.n, size_of<Sized>(job).rows, job.T, initial);
+}
+
 template <class P, class Size>
 void run_shared(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
         if (is_done<P>(job, g)) continue;
         Contraction<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
-        if (phases & SWEEP) driver.replay_all();
+        const Index k = driver.left_hand_side(g);
+        if (phases & SWEEP) driver.replay_all(static_cast<const ScalarOf<P>*>(job.tape) + k * tape_numbers(job));
         if (phases & FORWARD) {
             driver.start_forward();
             driver.forward(0, 0, job.T);
@@ -59,15 +66,18 @@ void run_shared(const Job& job, int phases, Index task, void* scratch) {
     }
 }
 
-// Eliminates a left-hand side that all systems share, in a pack P of lanes that are all alike.
+// Eliminates left-hand side k, which systems share, in a pack P of lanes that are all alike.
 template <class P>
-void record_shared(const Job& job, void* scratch) {
+void record_shared(const Job& job, Index k, void* scratch) {
+    using T = ScalarOf<P>;
+    using D = Driver<P, Sized, false, T>;
     Job one = job;
-    one.batch = one.lanes = one.groups = one.tasks = 1;
+    one.batch = one.lanes = one.groups = one.tasks = one.n_lhs = one.n_repeats = 1;
+    one.lhs = job.lhs + k;
     one.factor = one.z = nullptr;
     one.n_again = 0;
-    Driver<P, Sized, false, ScalarOf<P>>(one, 0, 0, scratch).record(
-        static_cast<ScalarOf<P>*>(job.factor), static_cast<ScalarOf<P>*>(job.tape)
+    D(one, 0, 0, scratch).record(
+        static_cast<T*>(job.factor) + k * job.T * D::factor_entries(job), static_cast<T*>(job.tape) + k * tape_numbers(job)
     );
 }
 
@@ -76,7 +86,6 @@ SharedSizes shared_sizes(const Job& job) {
     using D = Driver<P, Sized, false, ScalarOf<P>>;
     const size_t item = sizeof(ScalarOf<P>), n = size_t(job.n);
     const size_t packs = size_t(block_points<P>(job)) * (size_t(D::factor_entries(job)) + n);
-    const Index rows = size_of<Sized>(job).rows, initial = Index(job.T_init) * job.V * job.R_init;
     Job one = job;
     one.tape = &one;  // (the factor needs no room in the scratch)
     one.z = nullptr;
@@ -84,7 +93,7 @@ SharedSizes shared_sizes(const Job& job) {
     return {
         D::sizes(one, 0).scratch + packs * sizeof(P),
         size_t(job.T) * size_t(D::factor_entries(job)) * item,
-        size_t(tape_entries(job.n, int(rows), job.T, initial)) * item,
+        size_t(tape_numbers(job)) * item,
     };
 }
 

@@ -22,15 +22,17 @@ struct Group {
     int longest, shortest, first_start;
 
     SMNN_OUTLINE Group(const Job& job, Index group) {
-        const Index first = group * W;
-        valid = job.lanes - first < W ? int(job.lanes - first) : W;
+        // (groups of one left-hand side)
+        const Index alike = job.n_lhs ? job.groups / job.n_lhs : 1, k = group / alike;
+        const Index first = (job.n_lhs ? group % alike : group) * W, all = job.n_lhs ? job.n_repeats : job.lanes;
+        valid = all - first < W ? int(all - first) : W;
         const int base = job.T / job.C, longer = job.T % job.C;
         longest = base + (longer > 0);
         shortest = base;
         first_start = job.T;
         for (int l = 0; l < W; ++l) {
             const Index lane = first + (l < valid ? l : valid - 1);
-            system[l] = lane / job.C;
+            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : lane / job.C;
             chunk[l] = int(lane % job.C);
             // the longer chunks come last
             const int extra = chunk[l] - (job.C - longer);

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <new>
 #include <numeric>
 #include <random>
@@ -37,7 +38,8 @@ const Index* lasting(std::vector<Index> values) {
     return all.emplace_back(std::move(values)).data();
 }
 
-View contiguous(std::vector<double>& data, const std::vector<Index>& shape) {
+template <class T>
+View contiguous(std::vector<T>& data, const std::vector<Index>& shape) {
     std::vector<Index> strides(shape.size(), 1);
     for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
     return {data.data(), int(shape.size()), lasting(shape), lasting(strides)};
@@ -282,6 +284,39 @@ void check_segments(const Shape& shape, unsigned seed) {
     }
 }
 
+// Short steps in float, which is refined, against the same numbers in double; the left-hand side may be shared along axes
+// of the batch: `lhs` is its batch, of as many axes.
+void check_refinement(const Shape& shape, const std::vector<Index>& lhs, unsigned seed) {
+    Case c(shape, false, seed);
+    for (double& x : c.data[smnn::S]) x *= 0.02;
+    const auto product = [](const std::vector<Index>& sizes) {
+        return size_t(std::accumulate(sizes.begin(), sizes.end(), Index(1), std::multiplies<Index>()));
+    };
+    std::copy(lhs.begin(), lhs.end(), c.sizes[smnn::C].begin());
+    std::copy(lhs.begin(), lhs.end(), c.sizes[smnn::W_SMOOTHNESS].begin());
+    Shape single = shape;
+    single.is_double = false;
+    std::vector<float> data[smnn::SMOOTHNESS_RHS];
+    Arrays arrays;
+    for (size_t f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+        c.data[f].resize(product(c.sizes[f]));
+        data[f].assign(c.data[f].begin(), c.data[f].end());
+        c.data[f].assign(data[f].begin(), data[f].end());
+        arrays[f] = contiguous(data[f], c.sizes[f]);
+    }
+    std::vector<float> y(product(c.y_shape()));
+    std::vector<double> exact(y.size());
+    for (bool lean : {false, true}) {
+        Flag flag;
+        smnn::Scheme scheme{c.rows.data(), 8 * 1.2e-7 * shape.K};
+        smnn::solve(single, scheme, arrays, flag.view, y.data(), lean);
+        smnn::solve(shape, c.scheme(), c.arrays(), flag.view, exact.data(), lean);
+        double size = 0;
+        for (double x : exact) size = std::max(size, std::abs(x));
+        for (size_t i = 0; i < y.size(); ++i) expect_near(y[i], exact[i], 1e-5 * size, "refined solution", shape);
+    }
+}
+
 void check_errors_of_threads() {
     bool caught = false;
     try {
@@ -316,6 +351,12 @@ int main() {
     check_segments({700, 1, 3, 1, 700, 3, true, {20}}, ++seed);     // kept whole
     check_segments({8000, 1, 3, 1, 8000, 3, true, {40}}, ++seed);   // and, with wide vectors, written past the caches
     check_segments({900, 1, 5, 1, 900, 5, true, {20}}, ++seed);     // kept in part
+    check_refinement({40, 1, 4, 1, 1, 3, true, {21}}, {21}, ++seed);
+    check_refinement({333, 1, 3, 1, 1, 2, true, {1}}, {1}, ++seed);  // in chunks
+    check_refinement({700, 2, 3, 2, 1, 3, true, {3}}, {3}, ++seed);
+    check_refinement({30, 1, 3, 1, 1, 3, true, {67}}, {1}, ++seed);  // one left-hand side
+    check_refinement({30, 2, 3, 2, 1, 3, true, {3, 35}}, {3, 1}, ++seed);
+    check_refinement({30, 1, 3, 1, 1, 3, true, {2, 18, 3, 2}}, {1, 1, 3, 1}, ++seed);
     const Shape none{7, 1, 3, 1, 1, 3, true, {0}};
     check(none, false, ++seed);
     std::printf(failures ? "%d failures\n" : "all kernel tests passed\n", failures);

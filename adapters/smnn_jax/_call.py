@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -60,7 +61,11 @@ def _partitioned(operator: str, static: Static) -> Callable[..., list[Array]]:
         if not all(isinstance(x.sharding, NamedSharding) for x in (*operands, *results)):
             return mesh, alone, *_without_mesh(operands, results)
         batch = results[0].shape[: len(operands[0].shape) - core]
-        spec = _first_axes(results[0], len(batch))
+        # a device's share must be whole: what XLA pads it with is no problem to solve
+        spec = [
+            name if n % _devices(mesh, name) == 0 else None
+            for name, n in zip(_first_axes(results[0], len(batch)), batch, strict=True)
+        ]
         own = [[name if n == full else None for name, n, full in zip(spec, x.shape, batch)] for x in operands]  # noqa: B905
         return (
             mesh,
@@ -85,6 +90,11 @@ def _partitioned(operator: str, static: Static) -> Callable[..., list[Array]]:
     function = custom_partitioning(execute)
     function.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return function
+
+
+def _devices(mesh: Any, names: Any) -> int:
+    """Over how many an array axis is sharded."""
+    return math.prod(mesh.shape[name] for name in (names if isinstance(names, tuple) else (names,)) if name)
 
 
 def _first_axes(x: Any, count: int) -> tuple[Any, ...]:
@@ -129,7 +139,6 @@ def _execute(operator: str, static: Static, *operands: Array) -> list[Array]:
     """A custom call where an engine runs on the memory of the device, else traced."""
     if static.engine == "array_api" or not _ffi.available(jax.default_backend()):
         return OPERATORS[operator](static, operands)
-    _ffi.register()
     # Any computation that all operands enter has the type of the results, with the axes of a shard_map along which they
     # vary; it is never carried out.
     value = sum(jnp.sum(x) for x in operands)

@@ -152,9 +152,19 @@ def _call(frame: list[int]) -> tuple[str, Static, list[int], list[int]]:
     return *Static.decode(ctypes.string_at(text, length)), operands, results
 
 
+STEP_SIZES = 1
+"""Which operand they are, of every operator."""
+
+
 def _execute_on_host(frame: list[int]) -> None:
-    operator, static, operands, results = _call(frame)
-    for to, x in zip(results, OPERATORS[operator](static, [_numpy(x, READ) for x in operands]), strict=True):
+    operator, static, addresses, results = _call(frame)
+    operands = [_numpy(x, READ) for x in addresses]
+    steps = operands[STEP_SIZES]
+    if not steps.all():
+        # An error of one device would leave the others waiting for it: a system with a step of zero comes back as NaN,
+        # like one without a unique solution.
+        operands[STEP_SIZES] = np.where(steps == 0, np.nan, steps)
+    for to, x in zip(results, OPERATORS[operator](static, operands), strict=True):
         _numpy(to, WRITE)[...] = x
 
 
@@ -235,9 +245,8 @@ def _drain() -> None:
         time.sleep(0.02)
 
 
-@cache
 def register() -> None:
-    """Makes the handlers known to XLA, once."""
+    """Makes the handlers known to XLA; once, before any program that calls them is compiled or loaded."""
     atexit.register(_drain)
     for platform, handler in _HANDLERS.items():
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler), platform=platform)

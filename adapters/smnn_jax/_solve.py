@@ -71,7 +71,7 @@ def solve_ode(
         EngineError: if there is no engine of that name, before any work; if it refuses the problem (see
             `smnn_core.show_config`), its reason comes in an error of JAX, as the platform is known only then.
         SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
-            device, such a batch member comes back as NaN instead.
+            device, such a batch member comes back as NaN instead, and so does one with a step of zero.
     """
     weights = _typed(weights, rhs)
     with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at

@@ -28,14 +28,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from smnn_core import _constraints as rows
 from smnn_core._arrays import sum_to_shape
@@ -45,6 +43,7 @@ from smnn_core._problem import Problem, Rows, System
 from ._call import call
 from ._mesh import vary_like
 from ._operators import CORE_AXES, PROBLEM_AXES, SYSTEM_AXES, Static, batch_shape
+from ._primitive import Traced
 from ._time import ChunkFactor, drop_halo, with_halo
 
 Array = Any
@@ -86,7 +85,10 @@ def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Arr
         r = rows.weighted(problem.system.weights, residual(problem, y_halo))
         return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(static, problem.system, ρ)
 
-    point = tuple(jnp.broadcast_to(getattr(inputs, k), dx.shape) for k, dx in zip(moving, tangents, strict=True))
+    point = tuple(getattr(inputs, k) for k in moving)
+    # (either may have a batch axis along which the other does not vary)
+    shapes = [jnp.broadcast_shapes(x.shape, dx.shape) for x, dx in zip(point, tangents, strict=True)]
+    point, tangents = (tuple(map(jnp.broadcast_to, xs, shapes)) for xs in (point, tangents))
     _, change = jax.jvp(optimality, (point,), (tangents,))
     return [_augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))]
 
@@ -206,37 +208,12 @@ def _problem(static: Static, inputs: Inputs) -> Problem:
     return Problem(system_of(static, inputs), inputs.rhs, inputs.initial_values, ())
 
 
-class _Map:
-    """A function of the inputs, y, and more operands in which it is linear, as a primitive with a transpose of its own.
-
-    All operands and results have batch axes in front, which `vmap` adds to.
-    """
+class _Map(Traced):
+    """A function of the inputs, y, and more operands in which it is linear, with a transpose of its own."""
 
     def __init__(self, name: str, function: Callable[..., list[Array]], differentiable: Callable[..., list[Array]]):
+        super().__init__(name, function, ("static", "moving"))
         self.differentiable = differentiable
-        self.function = jax.jit(function, static_argnames=("static", "moving"))
-        self.primitive = primitive = Primitive(name)
-        primitive.multiple_results = True
-        primitive.def_impl(lambda *operands, call, **options: self.function(*operands, **options))
-        # the program is traced where it is bound, in the mesh that is current there
-        primitive.def_abstract_eval(lambda *types, call, **options: call.out_avals)
-        mlir.register_lowering(
-            primitive, mlir.lower_fun(lambda *operands, call, **options: jaxpr_as_fun(call)(*operands))
-        )
-        batching.primitive_batchers[primitive] = self._batched
-        ad.primitive_jvps[primitive] = self._jvp
-
-    def __call__(self, *operands: Array, **options: Any) -> list[Array]:
-        call = jax.make_jaxpr(partial(self.function, **options))(*operands)
-        return self.primitive.bind(*operands, call=call, **options)
-
-    def _batched(
-        self, operands: Sequence[Array], axes: Sequence[int | None], call: Any, **options: Any
-    ) -> tuple[list[Array], list[int]]:
-        del call
-        moved = [x[None] if i is None else jnp.moveaxis(x, i, 0) for x, i in zip(operands, axes, strict=True)]
-        results = self(*moved, **options)
-        return results, [0] * len(results)
 
     def _jvp(
         self, primals: Sequence[Array], tangents: Sequence[Array], call: Any, **options: Any

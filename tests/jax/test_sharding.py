@@ -106,6 +106,23 @@ def test_vmap_over_the_sharded_axis(arguments):
     close(compiled(sharded), solve(**arguments))
 
 
+@pytest.mark.parametrize("rows", [slice(3, None), slice(1), slice(6)], ids=str)
+def test_a_batch_that_the_devices_cannot_share_evenly(arguments, rows):
+    """What XLA pads their shares with, zeros among it, is not solved."""
+    m = mesh(AxisType.Auto)
+    arguments["step_sizes"] = jnp.broadcast_to(arguments["step_sizes"], (8, *arguments["step_sizes"].shape))
+
+    def part(x):
+        names = ("step_sizes", *SPECS)
+        return loss(x | {k: jnp.concatenate([x[k][rows], x[k][:1]]) for k in names})
+
+    sharded = {
+        k: jax.device_put(x, NamedSharding(m, P("x") if k == "step_sizes" else SPECS.get(k, P())))
+        for k, x in arguments.items()
+    }
+    close(jax.jit(jax.value_and_grad(part))(sharded), jax.jit(jax.value_and_grad(part))(arguments))
+
+
 def test_sharded_time_is_gathered_not_split(arguments):
     """Without `time_axis` no device can solve a part of a trajectory: XLA brings it together first."""
     m = jax.make_mesh((5,), ("t",), axis_types=(AxisType.Auto,), devices=jax.devices()[:5])

@@ -115,11 +115,44 @@ class TestErrors:
         with pytest.raises(smnn.EngineError, match="unknown engine 'fast'"):
             solve(**on_jax(arguments), engine="fast")
 
+    def test_zero_step_that_is_traced_makes_its_system_nan(self, arguments):
+        """An error of one device would leave the others waiting."""
+        x = on_jax(arguments)
+        steps = jnp.broadcast_to(x["step_sizes"], (8, x["step_sizes"].size))
+        good = jax.jit(lambda s: solve(**(x | {"step_sizes": s})))
+        y = good(steps.at[3, 1].set(0))
+        others = np.delete(np.arange(8), 3)
+        np.testing.assert_array_equal(y[others], good(steps)[others])
+        assert jnp.isnan(y[3]).all()
+        gradient = jax.jit(jax.grad(lambda s: jnp.sum(solve(**(x | {"step_sizes": s})))))(steps.at[3, 1].set(0))
+        assert jnp.isnan(gradient).any(axis=1).tolist() == [i == 3 for i in range(8)]
+
     def test_zero_step_known_under_jit(self, arguments):
         arguments = on_jax(arguments)
         s = arguments.pop("step_sizes").at[1].set(0)
         with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
             jax.jit(lambda rest: solve(step_sizes=s, **rest))(arguments)
+
+
+def test_weights_pass_through_transforms(arguments):
+    x = on_jax(arguments)
+    weights = smnn_jax.Weights(x.pop("equation"), x.pop("initial"), x.pop("smoothness"))
+    f = lambda weights: jnp.sum(smnn_jax.solve_ode(**x, weights=weights))  # noqa: E731
+    np.testing.assert_allclose(jax.jit(f)(weights), f(weights), rtol=1e-12)
+    gradient = jax.grad(f)(weights)
+    assert {k: g.shape for k, g in vars(gradient).items()} == {k: w.shape for k, w in vars(weights).items()}
+    assert jax.tree.map(lambda w: 2 * w, smnn_jax.Weights(1.0, 2.0, 3.0)) == smnn_jax.Weights(2.0, 4.0, 6.0)
+
+
+def test_a_compiled_program_that_was_saved_runs_after_the_import_alone(tmp_path):
+    begin = (
+        "import pickle, jax, numpy as np; import smnn_jax; from jax.experimental import serialize_executable as se; "
+    )
+    begin += "x = [np.ones(shape, np.float32) for shape in ((4, 1, 1, 3), (4, 1), (1, 1, 2), (3,))]; "
+    path = str(tmp_path / "program")
+    run(f"{begin}pickle.dump(se.serialize(jax.jit(smnn_jax.solve_ode).lower(*x).compile()), open({path!r}, 'wb'))")
+    loaded = f"{begin}print(se.deserialize_and_load(*pickle.load(open({path!r}, 'rb')))(*x).shape)"
+    assert run(loaded) == "(4, 1, 3)"
 
 
 class TestSingular:

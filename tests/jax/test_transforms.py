@@ -168,6 +168,51 @@ class TestVmap:
         close(y[1, 2], f(b[1], u[2]))
 
 
+def test_vmap_of_forward_mode(small):
+    """A mapped primal with a tangent that is not, and the other way round."""
+    batch = {k: jnp.stack([x, 1.01 * x]) for k, x in small.items()}
+
+    def forward(x, dx):
+        return jax.jvp(lambda x: solve(**x), (x,), (dx,))[1]
+
+    def product(x, dx):
+        return jax.jvp(jax.grad(loss), (x,), (dx,))[1]
+
+    for f in (forward, product):
+        for axes in ((0, None), (None, 0)):
+            arguments = [batch if axis == 0 else small for axis in axes]
+            members = [{k: x[i] for k, x in batch.items()} for i in range(2)]
+            loop = [f(*(member if axis == 0 else small for axis in axes)) for member in members]
+            close(jax.vmap(f, in_axes=axes)(*arguments), jax.tree.map(lambda *x: jnp.stack(x), *loop))
+    for name in NAMES:
+
+        def jacobian(x, name=name):
+            return jax.jacfwd(lambda x: solve(**(small | {name: x})))(x)
+
+        close(jax.vmap(jacobian)(batch[name]), jnp.stack([jacobian(x) for x in batch[name]]))
+
+
+def test_second_derivatives_through_a_scan(small):
+    """Whatever the outer mode: a scan that was differentiated in reverse is differentiated again."""
+
+    def roll(scale, scan):
+        def step(u, _):
+            return jnp.sin(solve(**(small | {"initial_values": u}))[-1:, :, :2]), None
+
+        u = scale * small["initial_values"]
+        if scan:
+            return jnp.sum(jax.lax.scan(step, u, None, length=2)[0])
+        return jnp.sum(step(step(u, None)[0], None)[0])
+
+    expected = jax.hessian(roll)(1.0, False)
+    for second in (
+        jax.hessian,
+        lambda f: jax.grad(jax.grad(f)),
+        lambda f: jax.jit(jax.jacrev(jax.jacfwd(f)), static_argnums=1),
+    ):
+        close(second(roll)(1.0, True), expected)
+
+
 def test_checkpoint(small):
     gradient = jax.jit(jax.grad(jax.checkpoint(loss)))(small)
     close(gradient, jax.jit(jax.grad(loss))(small))

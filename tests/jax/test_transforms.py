@@ -178,14 +178,15 @@ def test_vmap_of_forward_mode(small):
     def product(x, dx):
         return jax.jvp(jax.grad(loss), (x,), (dx,))[1]
 
-    for f in (forward, product):
-        for axes in ((0, None), (None, 0)):
-            arguments = [batch if axis == 0 else small for axis in axes]
-            members = [{k: x[i] for k, x in batch.items()} for i in range(2)]
-            loop = [f(*(member if axis == 0 else small for axis in axes)) for member in members]
-            close(jax.vmap(f, in_axes=axes)(*arguments), jax.tree.map(lambda *x: jnp.stack(x), *loop))
-    for name in NAMES:
+    members = [{k: x[i] for k, x in batch.items()} for i in range(2)]
+    for f, axes in ((forward, (0, None)), (forward, (None, 0)), (product, (0, None))):
+        f = jax.jit(f)
+        loop = [f(*(member if axis == 0 else small for axis in axes)) for member in members]
+        arguments = [batch if axis == 0 else small for axis in axes]
+        close(jax.vmap(f, in_axes=axes)(*arguments), jax.tree.map(lambda *x: jnp.stack(x), *loop))
+    for name in ("step_sizes", "rhs"):
 
+        @jax.jit
         def jacobian(x, name=name):
             return jax.jacfwd(lambda x: solve(**(small | {name: x})))(x)
 

@@ -140,7 +140,7 @@ def draw_ratios(results: Results) -> Figure:
     names = list(dict.fromkeys(case for case, *_ in rows))
     width = 0.8 / len(kinds)
     for i, (dtype, what) in enumerate(kinds):
-        heights = [next(r for *key, r in rows if key == [name, dtype, what]) for name in names]
+        heights = [next((r for *key, r in rows if key == [name, dtype, what]), 0.0) for name in names]
         offset = (i - (len(kinds) - 1) / 2) * width
         axes.bar([x + offset for x in range(len(names))], heights, width, label=f"{what}, {dtype}")
     for x, name in enumerate(names):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from ._arrays import (
     Array,
     Namespace,
@@ -26,7 +28,7 @@ from ._arrays import (
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
-__all__ = ["Gradients", "Problem", "Rows", "System", "Weights"]
+__all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights"]
 
 ArrayOrNumber = Any
 _T = TypeVar("_T", "Problem", "System")
@@ -50,6 +52,10 @@ class Weights:
     equation: ArrayOrNumber = 1.0
     initial: ArrayOrNumber = 1.0
     smoothness: ArrayOrNumber = 1.0
+
+
+UNIT = Weights()
+"""All rows count the same."""
 
 
 class Rows(NamedTuple):
@@ -254,7 +260,7 @@ class Problem:
         *,
         n_steps: int | None = None,
         scheme: Scheme = TAYLOR,
-        weights: Weights = Weights(),
+        weights: Weights = UNIT,
         values: bool = True,
     ) -> Problem:
         """Checks all arguments of `smnn_core.solve_ode`; see there for shapes and errors, and `System.build`.
@@ -263,7 +269,7 @@ class Problem:
         depends on shapes and numbers alone, and is remembered for NumPy arrays.
         """
         arrays = coefficients, step_sizes, rhs, initial_values
-        key = _appearance(arrays, n_steps, scheme, weights)
+        key = _appearance(*arrays, n_steps, scheme, weights)
         known = None if key is None else _known.get(key)
         if known is not None:
             problem = known._with_arrays(*arrays, weights)
@@ -328,9 +334,11 @@ class Problem:
         self, coefficients: Array, step_sizes: Array, rhs: Array, initial_values: Array, weights: Weights
     ) -> Problem:
         """The same problem for other arrays of the same shapes; weights that are numbers are those that it has."""
-        given, own = vars(weights), vars(self.system.weights)
-        weights = Weights(*[own[k] if isinstance(w, (int, float)) else w for k, w in given.items()])
-        system = _copy(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=weights)
+        own = self.system.weights
+        if weights is not UNIT:
+            pairs = zip(vars(weights).values(), vars(own).values(), strict=True)
+            own = Weights(*[number if isinstance(w, (int, float)) else w for w, number in pairs])
+        system = _copy(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=own)
         return _copy(self, system=system, rhs=rhs, initial_values=initial_values)
 
 
@@ -339,19 +347,28 @@ _known: dict[Any, Problem] = {}
 MOST_KNOWN = 1024
 
 
-def _appearance(arrays: tuple[Array, ...], n_steps: Any, scheme: Any, weights: Any) -> Any:
+def _appearance(
+    c: Array, s: Array, b: Array, u: Array, n_steps: int | None, scheme: Scheme, weights: Weights
+) -> tuple[Any, ...] | None:
     """What checking looks at, if all arrays are of NumPy and of one dtype; None where it must look closer."""
-    if not (isinstance(scheme, Scheme) and isinstance(weights, Weights) and (n_steps is None or type(n_steps) is int)):
+    if not (type(c) is type(s) is type(b) is type(u) is np.ndarray) or type(scheme) is not Scheme:
         return None
-    key = [scheme, n_steps, getattr(arrays[0], "dtype", None)]
-    for x in (*arrays, *vars(weights).values()):
-        if is_numpy(x) and x.dtype == key[2]:
-            key.append(x.shape)
-        elif isinstance(x, (int, float)):
-            key.append(x)
-        else:
+    dtype = c.dtype
+    if not (dtype is s.dtype is b.dtype is u.dtype) or not (n_steps is None or type(n_steps) is int):
+        return None
+    of_weights: list[Any] | None = None
+    if weights is not UNIT:
+        if not isinstance(weights, Weights):
             return None
-    return tuple(key)
+        of_weights = []
+        for x in vars(weights).values():
+            if is_numpy(x) and x.dtype is dtype:
+                of_weights.append(x.shape)
+            elif isinstance(x, (int, float)):
+                of_weights.append(x)
+            else:
+                return None
+    return scheme, n_steps, dtype, of_weights and tuple(of_weights), c.shape, s.shape, b.shape, u.shape
 
 
 def _copy(x: _T, **changes: Any) -> _T:

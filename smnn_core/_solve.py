@@ -9,14 +9,12 @@ from typing import NamedTuple
 from . import _constraints, _gradient
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
 from ._errors import ArgumentError, ShapeError, SingularSystemError
-from ._problem import Gradients, Problem, System, Weights
+from ._problem import UNIT, Gradients, Problem, System, Weights
 from ._schemes import TAYLOR, Scheme
 from .engines import select
 from .engines._contract import ALL, Engine, Factor
 
 __all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
-
-UNIT = Weights()
 
 
 def solve_ode(

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 import smnn_core
 from smnn_core import TAYLOR, ArgumentError, EngineError, Scheme, Weights
 from smnn_core._arrays import can_look, is_tracer
-from smnn_core._problem import Problem
+from smnn_core._problem import UNIT, Problem
 from smnn_core.engines import ENGINES, select
 
 from ._least_squares import Inputs, least_squares
@@ -24,8 +24,6 @@ from ._split import check_time_axis, split_least_squares
 Array = Any
 
 __all__ = ["solve_ode"]
-
-UNIT = Weights()
 
 
 def solve_ode(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import array_api_compat as compat
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from smnn_core import Scheme
 from smnn_core._arrays import Shape, broadcast_shapes
-from smnn_core._problem import Gradients, Problem, Rows, System, Weights
+from smnn_core._problem import UNIT, Gradients, Problem, Rows, System, Weights
 from smnn_core._solve import adjoint as core_adjoint
 from smnn_core._solve import adjoint_without_factor, eliminate, solve_with
 from smnn_core.engines import array_api, select
@@ -34,7 +35,10 @@ __all__ = [
     "batch_of_lhs",
     "full_precision",
     "in_order",
+    "is_legacy_batched",
+    "is_plain",
     "least_squares",
+    "least_squares_on_cpu",
     "normal_solve",
     "prepare",
     "tensor",
@@ -94,14 +98,52 @@ class Keep:
 def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
     if keep.kept is None and σ is None:
-        engine, problem = _problem(how, lhs, b, u)
-        with _calls_on(problem.system):
-            y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
-        if not how.recompute:
-            keep.kept = Kept(problem.system, factor, problem, y)
-        return tensor(y)
+        return _solved(how, keep, *_problem(how, lhs, b, u))
     n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
     return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
+
+
+def least_squares_on_cpu(
+    how: Statement, keep: Keep, numbers: Sequence[float], c: Tensor, s: Tensor, b: Tensor, u: Tensor
+) -> Tensor | None:
+    """`least_squares` with weights that are numbers and a new factor, for plain tensors on the CPU: the shortest way to
+    a compiled engine. None where it does not lead there."""
+    given = c, s, b, u
+    if keep.kept is not None or torch._C._len_torch_dispatch_stack() or not PLAIN.issuperset(map(type, given)):
+        return None
+    if not (c.is_cpu and s.is_cpu and b.is_cpu and u.is_cpu and c.dtype is s.dtype is b.dtype is u.dtype):
+        return None
+    if c.dtype not in _cuda.FLOATS:
+        return None
+    try:
+        c, s, b, u = [x.numpy(force=True) for x in given]
+    except RuntimeError:  # asked for in advance, this would take longer than all else here
+        if any(map(is_legacy_batched, given)):
+            return None
+        raise
+    weights = _weights(*numbers)
+    problem = Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
+    engine = _engine(how, problem)
+    if engine.name != array_api.name:
+        return _solved(how, keep, engine, problem)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _weights(equation: float, initial: float, smoothness: float) -> Weights:
+    """Weights that are numbers, which are not made again for every call."""
+    weights = Weights(equation, initial, smoothness)
+    return UNIT if weights == UNIT else weights
+
+
+def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Tensor:
+    """The solution; what its derivatives need is kept."""
+    system = problem.system
+    with _calls_on(system):
+        y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
+    if not how.recompute:
+        keep.kept = Kept(system, factor, problem, y)
+    return tensor(y)
 
 
 def normal_solve(how: Statement, keep: Keep, lhs: Sequence[Any], h: Tensor) -> Tensor:
@@ -240,7 +282,7 @@ def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) 
     if arrays is not None:
         result = build(how, *arrays)
         engine = _engine(how, result)
-        if engine is not array_api:
+        if engine.name != array_api.name:
             return engine, result
     result = build(how, *(x.detach() if isinstance(x, Tensor) else x for x in given))
     return _engine(how, result), result
@@ -276,11 +318,26 @@ def _like(system: System, x: Tensor) -> Any:
 
 def tensor(x: Any) -> Tensor:
     """The same memory as a tensor."""
-    if isinstance(x, np.ndarray):
+    if type(x) is np.ndarray:
         return torch.from_numpy(x)
     if isinstance(x, Tensor):
         return x
     return _cuda.tensor(x) if compat.is_cupy_array(x) else torch.from_numpy(np.asarray(x))
+
+
+def is_plain(values: Sequence[Any]) -> bool:
+    """Whether engines can take these tensors: they have values, and no dispatch mode wants to see the op."""
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    for x in values:
+        if isinstance(x, Tensor) and (type(x) not in PLAIN or x.is_meta or is_legacy_batched(x)):
+            return False
+    return True
+
+
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from smnn_core import TAYLOR, ArgumentError, Scheme, ShapeError, Weights
-from smnn_core._problem import check_weights
+from smnn_core._problem import UNIT, check_weights
 
-from ._solve import UNIT, solve_ode
+from ._solve import solve_ode
 
 __all__ = ["ODE", "MechanisticODE"]
 

@@ -39,15 +39,20 @@ __all__ = ["LeastSquares", "NormalSolve", "least_squares", "normal_solve", "syst
 
 
 def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-    """`LeastSquares.apply`, in eager mode without the work that only functorch needs."""
-    function = LeastSquares if _functorch_is_active() else _EagerLeastSquares
-    return function.apply(how, keep, *tensors)
+    """`LeastSquares.apply`; without the work that only other transforms need where there is none but reverse mode."""
+    c, s, *weights, b, u, σ = tensors
+    if σ is not None or not _NUMBERS.issuperset(map(type, weights)) or _forward_mode_is_on() or _functorch_is_active():
+        return LeastSquares.apply(how, keep, *tensors)
+    return _ReverseModeLeastSquares.apply((how, keep, weights), c, s, b, u)
+
+
+_NUMBERS = frozenset((float, int))
 
 
 def normal_solve(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
     """`NormalSolve.apply`, or its op: tensors batched by `is_grads_batched` have their graph below the batch."""
     *lhs, h = tensors
-    if any(isinstance(x, Tensor) and ops.is_legacy_batched(x) for x in tensors):
+    if any(isinstance(x, Tensor) and bridge.is_legacy_batched(x) for x in tensors):
         return ops.call("normal_solve", how._replace(n_steps=h.shape[-3]), lhs, h)
     return NormalSolve.apply(how, keep, *tensors)
 
@@ -58,7 +63,7 @@ class LeastSquares(Function):
     @staticmethod
     def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
         *lhs, b, u, σ = tensors
-        if not ops.is_plain(tensors):
+        if not bridge.is_plain(tensors):
             return ops.least_squares(how, lhs, b, u, σ)
         return bridge.least_squares(how, keep, lhs, b, u, σ)
 
@@ -71,10 +76,8 @@ class LeastSquares(Function):
         if g is None:
             return (None,) * 10
         how, keep, *lhs, b, u, σ, y = _saved(ctx)
-        if σ is None and not _differentiable(g, *lhs, b, u, y):
-            gradients, dσ = _adjoint(how, keep, lhs, b, u, y, g, _wanted(ctx.needs_input_grad)), None
-        else:
-            gradients, dσ = _gradients(how, keep, lhs, b, u, σ, y, g)
+        wanted = _wanted(*ctx.needs_input_grad[2:9])
+        gradients, dσ = _pull_back(how, keep, lhs, b, u, σ, y, g, wanted)
         return None, None, *_needed(ctx, (*bridge.in_order(gradients), dσ))
 
     @staticmethod
@@ -93,16 +96,41 @@ class LeastSquares(Function):
         return LeastSquares.apply(how, keep, *_with_batch_in_front("least_squares", in_dims[2:], tensors)), 0
 
 
-class _EagerLeastSquares(LeastSquares):
-    """The same, as a function without `setup_context`: PyTorch then neither binds nor looks for functorch."""
+class _ReverseModeLeastSquares(Function):
+    """((how, keep, weights), c, s, b, u) -> y, for weights that are numbers, outside of functorch and forward mode.
+
+    Without `setup_context`, for which PyTorch binds arguments, and with as few arguments as possible.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        y = LeastSquares.forward(*inputs)
-        _save(ctx, *inputs, y)
+    def forward(
+        ctx: Any, others: tuple[Statement, Keep, Sequence[float]], c: Tensor, s: Tensor, b: Tensor, u: Tensor
+    ) -> Tensor:
+        how, keep, weights = others
+        y = bridge.least_squares_on_cpu(how, keep, weights, c, s, b, u)
+        if y is None:
+            y = LeastSquares.forward(how, keep, c, s, *weights, b, u, None)
+        ctx.set_materialize_grads(False)
+        ctx.statement = how, weights
+        ctx.save_for_backward(c, s, b, u, y, _token(keep))
         return y
 
-    setup_context = Function.setup_context
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        if g is None:
+            return (None,) * 5
+        how, weights = ctx.statement
+        c, s, b, u, y, token = ctx.saved_tensors
+        _, of_c, of_s, of_b, of_u = ctx.needs_input_grad
+        wanted = _wanted(of_c, of_s, False, False, False, of_b, of_u)
+        (dc, db, du, ds, _), _ = _pull_back(how, _kept(token), (c, s, *weights), b, u, None, y, g, wanted)
+        return (
+            None,
+            bridge.tensor(dc) if of_c else None,
+            bridge.tensor(ds) if of_s else None,
+            bridge.tensor(db) if of_b else None,
+            bridge.tensor(du) if of_u else None,
+        )
 
 
 class NormalSolve(Function):
@@ -111,7 +139,7 @@ class NormalSolve(Function):
     @staticmethod
     def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
         *lhs, h = tensors
-        if not ops.is_plain(tensors):
+        if not bridge.is_plain(tensors):
             return ops.normal_solve(how, lhs, h)
         return bridge.normal_solve(how, keep, lhs, h)
 
@@ -145,6 +173,24 @@ class NormalSolve(Function):
         return NormalSolve.apply(how, keep, *_with_batch_in_front("normal_solve", in_dims[2:], tensors)), 0
 
 
+def _pull_back(
+    how: Statement,
+    keep: Keep,
+    lhs: Sequence[Any],
+    b: Tensor,
+    u: Tensor,
+    σ: Tensor | None,
+    y: Tensor,
+    g: Tensor,
+    wanted: Gradients,
+) -> tuple[Gradients, Any]:
+    """The gradients, or those wanted, with respect to all inputs of y = least_squares(...), and σ: in tensors where
+    they may be differentiated again, else in arrays of the engine."""
+    if σ is None and not _differentiable(g, *lhs, b, u, y):
+        return _adjoint(how, keep, lhs, b, u, y, g, wanted), None
+    return _gradients(how, keep, lhs, b, u, σ, y, g)
+
+
 def _gradients(
     how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor, g: Tensor
 ) -> tuple[Gradients, Tensor | None]:
@@ -158,7 +204,7 @@ def _gradients(
 def _adjoint(
     how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor, wanted: Gradients
 ) -> Gradients:
-    if not ops.is_plain((g,) if keep.kept is not None else (*lhs, b, u, y, g)):
+    if not bridge.is_plain((g,) if keep.kept is not None else (*lhs, b, u, y, g)):
         return ops.adjoint(how, lhs, b, u, y, g)
     return bridge.adjoint(how, keep, lhs, b, u, y, g, wanted)
 
@@ -191,28 +237,25 @@ def _functorch_is_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def _forward_mode_is_on() -> bool:
+    """Whether tensors may have tangents."""
+    return forward_ad._current_level >= 0
+
+
 def _differentiable(g: Tensor, *others: Any) -> bool:
     """Whether what is computed from these now may be differentiated or transformed again, or has tangents."""
-    if torch.is_grad_enabled() or _functorch_is_active() or ops.is_legacy_batched(g):
+    if torch.is_grad_enabled() or _functorch_is_active() or bridge.is_legacy_batched(g):
         return True
-    if forward_ad._current_level < 0:
+    if not _forward_mode_is_on():
         return False
     return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in (g, *others))
 
 
 def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
-    """Saves inputs and result for both modes.
-
-    The factor hangs on a tensor that is saved with them, not on ctx: so it is freed with them after a backward pass,
-    and dropped and made again with them by `torch.utils.checkpoint`.
-    """
+    """Saves inputs and result for both modes."""
     ctx.set_materialize_grads(False)
     ctx.how = how
-    token = None
-    if keep.kept is not None:
-        token = torch.empty(0)
-        token.keep = keep
-    saved = [*tensors, token]
+    saved = [*tensors, _token(keep)]
     ctx.numbers = numbers = [(i, w) for i, w in enumerate(tensors[2:5], 2) if not isinstance(w, Tensor)]
     for i, _ in numbers:
         saved[i] = None
@@ -225,8 +268,28 @@ def _saved(ctx: Any) -> list[Any]:
     *tensors, token = ctx.saved_tensors
     for i, w in ctx.numbers:
         tensors[i] = w
-    keep = getattr(token, "keep", None) or Keep()  # hooks on saved tensors, such as `save_on_cpu`, may give a copy
-    return [ctx.how, keep, *tensors]
+    return [ctx.how, _kept(token), *tensors]
+
+
+def _token(keep: Keep) -> Tensor | None:
+    """A tensor that carries the factor, to be saved with the others.
+
+    The factor does not hang on ctx: so it is freed with what is saved after a backward pass, and dropped and made again
+    with that by `torch.utils.checkpoint`.
+    """
+    if keep.kept is None:
+        return None
+    token = _NOTHING.detach()  # quicker than a new one
+    token.keep = keep
+    return token
+
+
+_NOTHING = torch.empty(0, device="cpu")
+
+
+def _kept(token: Tensor | None) -> Keep:
+    """What `_token` was given; hooks on saved tensors, such as `save_on_cpu`, may have made a copy without it."""
+    return getattr(token, "keep", None) or Keep()
 
 
 @contextmanager
@@ -244,10 +307,9 @@ def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
 
 
 @lru_cache(maxsize=128)
-def _wanted(needs_input_grad: tuple[bool, ...]) -> Gradients:
+def _wanted(c: bool, s: bool, w_e: bool, w_i: bool, w_s: bool, b: bool, u: bool) -> Gradients:
     """Which gradients autograd asks for."""
-    c, s, *w, b, u, _ = needs_input_grad[2:]
-    return Gradients(c, b, u, s, Weights(*w))
+    return Gradients(c, b, u, s, Weights(w_e, w_i, w_s))
 
 
 def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:

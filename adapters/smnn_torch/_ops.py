@@ -26,7 +26,7 @@ from smnn_core._problem import Gradients, Problem
 from . import _bridge as bridge
 from ._bridge import Keep, Statement
 
-__all__ = ["adjoint", "call", "differentiate", "is_legacy_batched", "is_plain", "least_squares", "normal_solve"]
+__all__ = ["adjoint", "call", "differentiate", "least_squares", "normal_solve"]
 
 LHS = "Tensor coefficients, Tensor step_sizes, Tensor w_equation, Tensor w_initial, Tensor w_smoothness"
 HOW = (
@@ -70,21 +70,6 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
     return getattr(torch.ops.smnn, name)(
         c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check, how.lean
     )
-
-
-def is_plain(values: Sequence[Any]) -> bool:
-    """Whether engines can take these tensors: they have values, and no dispatch mode wants to see the op."""
-    if torch._C._len_torch_dispatch_stack():
-        return False
-    for x in values:
-        if isinstance(x, Tensor) and (type(x) not in PLAIN or x.is_meta or is_legacy_batched(x)):
-            return False
-    return True
-
-
-PLAIN = (Tensor, torch.nn.Parameter)
-is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""Whether a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
 
 
 def differentiate(name: str, function: Callable[..., Any]) -> None:

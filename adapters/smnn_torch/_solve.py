@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smnn_core import TAYLOR, ArgumentError, NamespaceError, Scheme, Weights
 from smnn_core._arrays import owned
-from smnn_core._problem import Problem, check_weights
+from smnn_core._problem import UNIT, Problem, check_weights
 from smnn_core._solve import check_states
 
 from . import _ops as ops
@@ -21,7 +21,6 @@ from ._operators import least_squares, normal_solve, system_of
 
 __all__ = ["Factorization", "factorize", "solve_ode"]
 
-UNIT = Weights()
 LHS = ("coefficients", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness")
 NUMBERS = (float, Tensor, int, np.number, torch.SymFloat, torch.SymInt)
 HALVES = (torch.float16, torch.bfloat16)
@@ -66,14 +65,14 @@ def solve_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
         SingularSystemError: as `smnn_core.solve_ode`.
     """
-    tensors = {"coefficients": coefficients, "step_sizes": step_sizes, "rhs": rhs, "initial_values": initial_values}
-    c, s, b, u, *w = _checked(tensors, weights)
-    lhs = c, s, *w
-    T_init, R_init = (u.shape[-3], u.shape[-1]) if u.ndim >= 3 else (0, 0)
+    names = "coefficients", "step_sizes", "rhs", "initial_values"
+    c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
+    shape = u.shape
+    T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
     how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute, lean=recompute)
     if torch.compiler.is_compiling():
-        return ops.call("least_squares", how, lhs, b, u, None)
-    return least_squares(how, Keep(), *lhs, b, u, None)
+        return ops.call("least_squares", how, (c, s, *w), b, u, None)
+    return least_squares(how, Keep(), c, s, *w, b, u, None)
 
 
 def factorize(
@@ -112,7 +111,7 @@ def factorize(
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
-    lhs = tuple(_checked({"coefficients": coefficients, "step_sizes": step_sizes}, weights))
+    lhs = tuple(_checked(LHS[:2], (coefficients, step_sizes), weights))
     refuse_gradients(lhs)
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if not torch.compiler.is_compiling() and any(isinstance(x, Tensor) and wrapped(x) for x in lhs):
@@ -164,7 +163,7 @@ class Factorization:
         Raises:
             ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
         """
-        b, u = _checked({"rhs": rhs, "initial_values": initial_values})
+        b, u = _checked(("rhs", "initial_values"), (rhs, initial_values))
         if torch.compiler.is_compiling():
             return ops.call("least_squares", self._how, self._lhs, b, u, None)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
@@ -177,28 +176,36 @@ class Factorization:
         Raises:
             ShapeError, DTypeError, NamespaceError, DeviceError: if g does not fit the left-hand side.
         """
-        (g,) = _checked({"g": g})
+        (g,) = _checked(("g",), (g,))
         if torch.compiler.is_compiling():
             return ops.call("normal_solve", self._how, self._lhs, g)
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
 
 
-def _checked(tensors: Mapping[str, Tensor], weights: Weights | None = None) -> list[Any]:
+def _checked(names: Sequence[str], tensors: Sequence[Tensor], weights: Weights | None = None) -> Sequence[Any]:
     """The arguments, and the weights, as they are; under autocast, those in half precision in float32."""
-    for name, x in tensors.items():
+    for x in tensors:
         if not isinstance(x, Tensor):
+            name = next(name for name, y in zip(names, tensors, strict=True) if y is x)
             raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
-    values: list[Any] = list(tensors.values())
+    values: tuple[Any, ...] = (*tensors, *(() if weights is None else _values(weights)))
     kind = values[0].device.type
-    if weights is not None:
-        check_weights(weights)
-        for name, w in vars(weights).items():
-            if not isinstance(w, NUMBERS):
-                raise NamespaceError(
-                    f"weights.{name} must be a number or a torch.Tensor, got {type(w).__name__}: use torch.as_tensor."
-                )
-            values.append(float(w) if isinstance(w, np.number) else w)
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
+    return values
+
+
+def _values(weights: Weights) -> Sequence[Any]:
+    """The three weights: tensors, or numbers of Python."""
+    if weights is UNIT:
+        return 1.0, 1.0, 1.0
+    check_weights(weights)
+    values = []
+    for name, w in vars(weights).items():
+        if not isinstance(w, NUMBERS):
+            raise NamespaceError(
+                f"weights.{name} must be a number or a torch.Tensor, got {type(w).__name__}: use torch.as_tensor."
+            )
+        values.append(float(w) if isinstance(w, np.number) else w)
     return values

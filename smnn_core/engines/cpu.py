@@ -78,23 +78,29 @@ class _Call(NamedTuple):
 
     @staticmethod
     def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
-        w = system.weights
-        inputs = (system.coefficients, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial)
-        c = system.coefficients
+        c, w = system.coefficients, system.weights
+        inputs = c, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial
+        if not _kernels.addressable(inputs):
+            inputs = tuple(map(_addressable, inputs))
         Q, V, K = c.shape[-3:]
+        is_double = c.dtype == _DOUBLE
         return _Call(
             (system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders),
-            c.dtype == np.float64,
+            is_double,
             _scheme_rows(system.scheme, K)[0],
-            8 * V * K * (_EPS64 if c.dtype == np.float64 else _EPS32),
-            tuple(x if x is None else _addressable(x) for x in inputs),
+            8 * V * K * (_EPS64 if is_double else _EPS32),
+            inputs,
         )
 
-    def head(self, batch: Shape, inputs: tuple[Array, ...], undetermined: np.ndarray) -> tuple[Any, ...]:
-        """The arguments that all kernels share."""
-        return self.sizes, batch, self.is_double, self.scheme, self.tolerance, inputs, undetermined
+    def head(
+        self, batch: Shape, inputs: tuple[Array, ...] | None = None, undetermined: np.ndarray | None = None
+    ) -> tuple[Any, ...]:
+        """The arguments that all kernels share; with `undetermined` they note there which points are."""
+        sizes, is_double, scheme, tolerance, own = self
+        return sizes, batch, is_double, scheme, tolerance, own if inputs is None else inputs, undetermined
 
 
+_DOUBLE = np.dtype(np.float64)
 _EPS64, _EPS32 = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 
 
@@ -106,17 +112,12 @@ provide fresh pages than the kernels to fill them."""
 def _empty(shape: Shape, dtype: Any) -> np.ndarray:
     """As np.empty; the memory returns to the pool with the last reference to the array."""
     if prod(shape) * dtype.itemsize < POOLED_BYTES:
-        return np.empty(shape, dtype=dtype)
+        return np.empty(shape, dtype)
     result: np.ndarray = _kernels.empty(shape, dtype.itemsize == 8)
     return result
 
 
-def _cell() -> np.ndarray:
-    """Where kernels note that some time point is undetermined, without saying which."""
-    return np.zeros((1,), dtype=np.bool_)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CpuFactor:
     """The factor of a system: see `engines._contract.Factor`."""
 
@@ -148,7 +149,7 @@ class CpuFactor:
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
         y = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-        _kernels.solve(*call.head(batch, inputs, _cell()), y)
+        _kernels.solve(*call.head(batch, inputs), y)
         return self._masked(y)
 
     def normal_solve(self, g: Array) -> np.ndarray:
@@ -156,7 +157,7 @@ class CpuFactor:
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
         x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
         call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
-        _kernels.normal_solve(*call.head(batch, call.inputs, _cell()), self.kept, _addressable(g), x)
+        _kernels.normal_solve(*call.head(batch), self.kept, _addressable(g), x)
         return self._masked(x)
 
     def adjoint(
@@ -167,11 +168,10 @@ class CpuFactor:
         gradients = tuple(
             [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
         )
-        flag = _cell()
-        head = call.head(problem.batch, call.inputs, flag)
-        _kernels.adjoint(*head, self.kept, _addressable(y), _addressable(g), gradients, lean)
+        y, g = _addressable(y), _addressable(g)
+        singular = _kernels.adjoint(*call.head(problem.batch), self.kept, y, g, gradients, lean)
         result = from_fields(gradients)
-        if self.undetermined is not None or flag[0]:
+        if singular or self.undetermined is not None:
             _mask_gradients(problem, result, _undetermined(problem.system))
         return result
 
@@ -187,8 +187,7 @@ def factorize(system: System) -> CpuFactor:
     if 0 in system.batch:
         system.check_values()  # (kernels look at what they solve)
     call = _Call.of(system)
-    flag = _cell()
-    kept, singular, zero_step = _kernels.solve(*call.head(system.batch, call.inputs, flag), None)
+    kept, singular, zero_step = _kernels.solve(*call.head(system.batch), None)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
@@ -203,7 +202,7 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
         system.check_values()
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
-    kept, singular, zero_step = _kernels.solve(*call.head(problem.batch, call.inputs, _cell()), y, lean)
+    kept, singular, zero_step = _kernels.solve(*call.head(problem.batch), y, lean)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
@@ -212,11 +211,11 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
 
 def normal_solve(system: System, g: Array) -> np.ndarray:
     """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
-    call, flag = _Call.of(system), _cell()
+    call = _Call.of(system)
     batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
     x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-    _kernels.normal_solve(*call.head(batch, call.inputs, flag), None, _addressable(g), x)
-    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if flag.any() else x
+    singular = _kernels.normal_solve(*call.head(batch), None, _addressable(g), x)
+    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if singular else x
 
 
 def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False) -> Gradients:
@@ -262,8 +261,10 @@ def _rotated(system: System, x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x @ Q.astype(x.dtype))
 
 
-def _addressable(x: Array) -> np.ndarray:
+def _addressable(x: Array) -> Array:
     """The array itself; a copy where its elements do not lie at multiples of their size."""
+    if x is None:
+        return None
     flags = x.flags
     if flags.aligned and flags.c_contiguous:
         return x

@@ -115,10 +115,10 @@ def test_kernels_refuse_arrays_that_do_not_fit() -> None:
     """Below the checks of the public functions the kernels have their own."""
     call = cpu._Call.of(system_of(np.ones((4, 1, 1, 3))), np.ones((4, 1)), np.ones((1, 1, 1)))
     y = np.empty((4, 1, 3))
-    head = call.head((), call.inputs, cpu._cell())
+    head = call.head(())
     for c in (np.ones((5, 1, 1, 3)), np.ones((4, 1, 1, 3), np.float32), misaligned(np.ones((4, 1, 1, 3)))):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(*call.head((), (c, *call.inputs[1:]), cpu._cell()), y)
+            cpu._kernels.solve(*call.head((), (c, *call.inputs[1:])), y)
     with pytest.raises(TypeError, match="incompatible function arguments"):
         cpu._kernels.solve((4, 1, 3), *head[1:], y)
     for wrong in (np.empty((3, 1, 3)), np.empty((4, 3, 1)).transpose(0, 2, 1)[::-1], np.empty((4, 1, 3), np.float32)):

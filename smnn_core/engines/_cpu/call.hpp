@@ -189,9 +189,10 @@ class Call {
     bool shares_lhs() const { return job.n_lhs > 0; }
 
     Solved solved(std::shared_ptr<Factor> factor) const {
-        return {std::move(factor), any_undetermined_ != 0, any_zero_step_ != 0};
+        return {std::move(factor), any_undetermined(), any_zero_step_ != 0};
     }
     bool chunked() const { return job.C > 1; }
+    bool any_undetermined() const { return any_undetermined_ != 0; }
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;

@@ -163,16 +163,17 @@ Solved solve(
     return call.solved(factor);
 }
 
-void normal_solve(
+bool normal_solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
 ) {
     factor = fitting(factor, shape);
     Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
     call.job.x = x;
     solve_normal(call, factor, false, Keep::SOME);
+    return call.any_undetermined();
 }
 
-void adjoint(
+bool adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
     const Arrays& gradients, bool lean
 ) {
@@ -186,6 +187,7 @@ void adjoint(
     for (GradientOf& gradient : out) gradient.allocate();
     solve_normal(call, factor, true, lean ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();
+    return call.any_undetermined();
 }
 
 }  // namespace smnn

@@ -55,14 +55,14 @@ Solved solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
 );
 
-// x = M^-1 g with arrays[G] = g.
-void normal_solve(
+// x = M^-1 g with arrays[G] = g. Returns whether some time point is undetermined: where it eliminates to find out.
+bool normal_solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
 );
 
 // The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
-// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy.
-void adjoint(
+// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy. Returns what `normal_solve` does.
+bool adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
     const Arrays& gradients, bool lean
 );

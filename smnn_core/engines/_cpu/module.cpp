@@ -84,7 +84,8 @@ class Held {
 // T, V, K, Q, T_init, R_init
 using Sizes = std::array<int, 6>;
 
-// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none.
+// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none; and flags of the time
+// points that are undetermined, or None where it is enough to know whether any is.
 class Request {
    public:
     smnn::Shape shape;
@@ -103,8 +104,12 @@ class Request {
         const Index width = 2 * shape.K, expected[] = {width, width};
         scheme_.require(expected, 2);
         scheme = {static_cast<const double*>(scheme_.view.data), tolerance};
-        flags_.hold(flags, true, '?');
-        undetermined = flags_.view;
+        if (flags.is_none()) {
+            undetermined = {&somewhere_, 0, nullptr, nullptr};
+        } else {
+            flags_.hold(flags, true, '?');
+            undetermined = flags_.view;
+        }
     }
 
     void hold(size_t field, nb::handle array) {
@@ -125,6 +130,7 @@ class Request {
 
    private:
     Held scheme_, flags_;
+    unsigned char somewhere_ = 0;
     std::array<Held, smnn::FIELDS> inputs_;
 };
 
@@ -145,7 +151,7 @@ nb::tuple solve(
     return nb::make_tuple(solved.factor, solved.any_undetermined, solved.any_zero_step);
 }
 
-void normal_solve(
+bool normal_solve(
     const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
     nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle g, nb::handle x
 ) {
@@ -154,12 +160,12 @@ void normal_solve(
     Held out;
     request.hold_solution(out, x);
     nb::gil_scoped_release release;
-    smnn::normal_solve(
+    return smnn::normal_solve(
         request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
     );
 }
 
-void adjoint(
+bool adjoint(
     const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
     nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients, bool lean
 ) {
@@ -176,7 +182,21 @@ void adjoint(
         out[f] = outs[f].view;
     }
     nb::gil_scoped_release release;
-    smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);
+    return smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);
+}
+
+// Whether the elements of all arrays lie at multiples of their size, as kernels want them; None is no array.
+bool addressable(nb::tuple arrays) {
+    for (nb::handle array : arrays) {
+        if (array.is_none()) continue;
+        Py_buffer buffer;
+        if (PyObject_GetBuffer(array.ptr(), &buffer, PyBUF_STRIDES) != 0) throw nb::python_error();
+        bool fits = buffer.len == 0 || Index(reinterpret_cast<size_t>(buffer.buf)) % buffer.itemsize == 0;
+        for (int i = 0; i < buffer.ndim; ++i) fits = fits && buffer.strides[i] % buffer.itemsize == 0;
+        PyBuffer_Release(&buffer);
+        if (!fits) return false;
+    }
+    return true;
 }
 
 // An array whose memory comes from the engine's pool, and goes back there.
@@ -201,18 +221,19 @@ NB_MODULE(_kernels, m) {
         .def_ro("nbytes", &Factor::bytes);
     m.def(
         "solve", &solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"), nb::arg("tolerance"),
-        nb::arg("inputs"), nb::arg("undetermined"), nb::arg("y").none(), nb::arg("lean") = false
+        nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("y").none(), nb::arg("lean") = false
     );
     m.def(
         "normal_solve", &normal_solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
-        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("g"),
+        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("g"),
         nb::arg("x")
     );
     m.def(
         "adjoint", &adjoint, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
-        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined"), nb::arg("factor").none(), nb::arg("y"),
+        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("y"),
         nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
     );
+    m.def("addressable", &addressable, nb::arg("arrays"));
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));
     m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
     m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });

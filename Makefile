@@ -63,7 +63,7 @@ test-docs: docs $(VENV)/.test
 docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
-bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.overhead_torch

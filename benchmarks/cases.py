@@ -13,7 +13,7 @@ import smnn_torch
 from smnn_core.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
 from smnn_core.engines import ENGINES
 
-__all__ = ["CASES", "DTYPES", "SCALING", "SOLVERS", "Case", "forward", "forward_backward"]
+__all__ = ["BATCHES", "CASES", "DTYPES", "ENGINE_ALONE", "SCALING", "SOLVERS", "Case", "forward", "forward_backward"]
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -76,6 +76,9 @@ CASES = (
 
 SCALING = Case("scaling", 64, 10_000, 1, 3, 1, target=0)
 """The shape of `scaling`, whose batch and T vary."""
+BATCHES = (1, 64)
+ENGINE_ALONE = "smnn, engine alone"
+"""The name of a solver that only `scaling` times."""
 
 Solve = Callable[..., Tensor]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cases import CASES
+from .cases import BATCHES, CASES, ENGINE_ALONE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,16 +77,16 @@ def _memory(results: Results) -> Iterator[str]:
 
 
 def _scaling(results: Results) -> Iterator[str]:
-    yield "Nanoseconds per system and time point, float64, V = 1, K = 3, Q = 1"
+    yield "Nanoseconds per system and time point, float64, V = 1, K = 3, Q = 1; engine alone: checked, on one thread"
     lengths = sorted({r["T"] for r in results["scaling"]})
-    yield f"{'':46}" + "".join(f"{f'T = 10^{len(str(T)) - 1}':>12}" for T in lengths)
+    yield f"{'':50}" + "".join(f"{f'T = 10^{len(str(T)) - 1}':>12}" for T in lengths)
     for (solver, what, batch), times in _series(results):
         cells = "".join(f"{times[T]:12.1f}" if T in times else f"{'-':>12}" for T in lengths)
-        yield f"{solver:16}{what:20}{f'batch {batch}':10}{cells}"
+        yield f"{solver:20}{what:20}{f'batch {batch}':10}{cells}"
     for r in results["flatness"]:
         missed = " MISSED" if r["ratio"] > FLATNESS_BOUND else ""
         yield (
-            f"smnn, batch {r['batch']}, {r['what']}, T = {r['T'][0]} to {r['T'][1]}: largest / smallest "
+            f"{r['solver']}, batch {r['batch']}, {r['what']}, T = {r['T'][0]} to {r['T'][1]}: largest / smallest "
             f"{r['ratio']:.2f}x (target: at most {FLATNESS_BOUND}x){missed}"
         )
 
@@ -159,7 +159,8 @@ def draw_scaling(results: Results) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    colours = {(OURS, 1): "C0", (OURS, 64): "C1", (BASELINE, 1): "C5", (BASELINE, 64): "C4"}
+    solvers = OURS, BASELINE, ENGINE_ALONE
+    colours = {(solver, batch): f"C{2 * i + j}" for i, solver in enumerate(solvers) for j, batch in enumerate(BATCHES)}
     for (solver, what, batch), times in _series(results):
         T = sorted(times)
         style = {

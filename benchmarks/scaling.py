@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from smnn_core._problem import Problem
+from smnn_core._solve import adjoint, solve_problem
+
 from . import memory
-from .cases import SCALING, SOLVERS, forward, forward_backward
+from .cases import BATCHES, ENGINE_ALONE, SCALING, SOLVERS, forward, forward_backward
 from .timing import measure
 
 __all__ = ["Scaling", "flatness", "points", "scaling"]
 
-BATCHES = (1, 64)
 BASELINE_LIMIT = 10_000
 """Longer sequences are too slow for the sequential baseline."""
 
@@ -36,35 +42,54 @@ def points(quick: bool) -> list[tuple[int, int]]:
 
 
 def scaling(batch: int, T: int) -> Iterator[Scaling]:
-    """One second-order equation per system, float64; nothing where memory does not suffice."""
+    """One second-order equation per system, float64; nothing where memory does not suffice.
+
+    Through the adapter on all threads, and for the engine alone on one: what frameworks and threads cost a call, and
+    threads gain on long sequences, hides how time grows.
+    """
     case = replace(SCALING, batch=batch, T=T)
     numbers = 5 * (1 + _extra_memory()) + 3  # per time point: inputs, what solving takes, dL/dy
     if 8 * batch * T * numbers > 0.9 * _free_memory():
         return
     inputs, g = case.inputs("float64"), case.cotangent("float64")
     for what in ("forward", "forward + backward"):
-        functions = {}
+        functions: dict[str, Callable[[], Any]] = {}
         for name in ("smnn", "smnn_cholesky"):
             if name == "smnn" or T <= BASELINE_LIMIT:
                 solve = SOLVERS[name]
                 functions[name] = forward(solve, inputs) if what == "forward" else forward_backward(solve, inputs, g)
-        for name, timing in measure(functions).items():
+        timings = measure(functions)
+        with threadpool_limits(1):
+            timings |= measure({ENGINE_ALONE: _engine(inputs, None if what == "forward" else g)})
+        for name, timing in timings.items():
             yield Scaling(name, what, batch, T, 1e9 * timing.seconds / (batch * T), timing.runs)
+
+
+def _engine(inputs: tuple[Tensor, ...], g: Tensor | None) -> Callable[[], Any]:
+    """The engine's calls for a problem that is checked: solve, and adjoint where there is a g."""
+    problem = Problem.build(*(x.numpy() for x in inputs))
+
+    def run() -> Any:
+        y, factor = solve_problem(problem)
+        return y if g is None else adjoint(problem, factor, y, g.numpy())
+
+    return run
 
 
 def flatness(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The largest over the smallest time per point from T = 10^3 on, for the library."""
     found = []
-    for batch in BATCHES:
-        for what in ("forward", "forward + backward"):
-            times = {
-                r["T"]: r["nanoseconds"]
-                for r in results
-                if (r["solver"], r["batch"], r["what"]) == ("smnn", batch, what) and r["T"] >= 1000
-            }
-            if len(times) > 1:
-                ratio = max(times.values()) / min(times.values())
-                found.append({"batch": batch, "what": what, "T": [min(times), max(times)], "ratio": ratio})
+    for solver, batch, what in product(("smnn", ENGINE_ALONE), BATCHES, ("forward", "forward + backward")):
+        times = {
+            r["T"]: r["nanoseconds"]
+            for r in results
+            if (r["solver"], r["batch"], r["what"]) == (solver, batch, what) and r["T"] >= 1000
+        }
+        if len(times) > 1:
+            ratio = max(times.values()) / min(times.values())
+            found.append(
+                {"solver": solver, "batch": batch, "what": what, "T": [min(times), max(times)], "ratio": ratio}
+            )
     return found
 
 

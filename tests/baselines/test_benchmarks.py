@@ -80,7 +80,7 @@ def test_the_tables_say_what_was_measured(monkeypatch):
         "memory": [{"case": "lorenz", "dtype": "float64", "solver": "smnn", "ratio": 7.0}],
         "banded": [],
         "scaling": [],
-        "flatness": [{"batch": 1, "what": "forward", "T": [1000, 10000], "ratio": 2.0}],
+        "flatness": [{"solver": "smnn", "batch": 1, "what": "forward", "T": [1000, 10000], "ratio": 2.0}],
         "peak": {"GB/s": 10.0, "GFLOP/s": 10.0, "how": "measured"},
     }
     results["roofline"] = program.measure_roofline(results)

@@ -54,44 +54,34 @@ template <class P, class Size>
 SMNN_INLINE StepGradients<P> contract_step(
     const Size& size, const typename Lanes<P>::Scalar* S, P s, P w, State<P> at0, State<P> at1, Pull<P> pull0, Pull<P> pull1
 ) {
-    const P zero = splat<P>(0), w2 = w * w;
+    const P zero = splat<P>(0), one = splat<P>(1), w2 = w * w;
     P ds = zero, dw = zero;
     repeat(size.n, [&](auto j) SMNN_LAMBDA { pull0.lambda[j] = pull0.y[j] = pull1.lambda[j] = pull1.y[j] = zero; });
+    // Row i of variable v; it starts with column `first` of the current point. Products a with y and λ, and S^T a, which
+    // is the pull but for w^2 and the powers of s.
     const auto rows_of = [&](int v, auto i, auto first) SMNN_LAMBDA {
-        // products of row i with y and λ, and of its derivative in s; it starts with column `first` of the current point
-        P a_y = zero, a_lambda = zero, d_y = zero, d_lambda = zero;
-        P p = splat<P>(1), dp = zero;
+        P a_y = zero, a_lambda = zero, p = one;
         repeat(size.K, [&](auto o) SMNN_LAMBDA {
             const int j = v * size.K + o;
             const P S0 = splat<P>(S[i * 2 * size.K + o]), S1 = splat<P>(S[i * 2 * size.K + size.K + o]);
-            P row_y = S1 * at1.y[j], row_lambda = S1 * at1.lambda[j];
+            a_y += S1 * (p * at1.y[j]);
+            a_lambda += S1 * (p * at1.lambda[j]);
             if (first <= o) {
-                row_y += S0 * at0.y[j];
-                row_lambda += S0 * at0.lambda[j];
+                a_y += S0 * (p * at0.y[j]);
+                a_lambda += S0 * (p * at0.lambda[j]);
             }
-            a_y += p * row_y;
-            a_lambda += p * row_lambda;
-            d_y += dp * row_y;
-            d_lambda += dp * row_lambda;
-            dp = splat<P>(o + 1) * p;
             p = p * s;
         });
-        ds -= a_y * d_lambda + a_lambda * d_y;
         dw -= a_lambda * a_y;
-        a_y = w2 * a_y;
-        a_lambda = w2 * a_lambda;
-        p = splat<P>(1);
         repeat(size.K, [&](auto o) SMNN_LAMBDA {
             const int j = v * size.K + o;
-            const P S1 = splat<P>(S[i * 2 * size.K + size.K + o]) * p;
+            const P S0 = splat<P>(S[i * 2 * size.K + o]), S1 = splat<P>(S[i * 2 * size.K + size.K + o]);
             pull1.y[j] += S1 * a_y;
             pull1.lambda[j] += S1 * a_lambda;
             if (first <= o) {
-                const P S0 = splat<P>(S[i * 2 * size.K + o]) * p;
                 pull0.y[j] += S0 * a_y;
                 pull0.lambda[j] += S0 * a_lambda;
             }
-            p = p * s;
         });
     };
     for (int v = 0; v < size.V; ++v) {
@@ -99,9 +89,28 @@ SMNN_INLINE StepGradients<P> contract_step(
         if (size.extra > 0) {
             for (int i = size.K; i < 2 * size.K; ++i) rows_of(v, i, i);
         }
+        P p = one, dp = zero;
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
+            const int j = v * size.K + o;
+            if (o > 0) {
+                ds -= dp * (at1.y[j] * pull1.lambda[j] + at1.lambda[j] * pull1.y[j] + at0.y[j] * pull0.lambda[j] +
+                            at0.lambda[j] * pull0.y[j]);
+            }
+            const P scale = w2 * p;
+            pull0.lambda[j] = scale * pull0.lambda[j];
+            pull0.y[j] = scale * pull0.y[j];
+            pull1.lambda[j] = scale * pull1.lambda[j];
+            pull1.y[j] = scale * pull1.y[j];
+            dp = splat<P>(o + 1) * p;
+            p = p * s;
+        });
     }
     return {w2 * ds, splat<P>(2) * w * dw};
 }
+
+// The squared norm from which on a single equation is corrected: one that has an inverse.
+template <class T>
+constexpr T least_norm2 = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
 
 // (C C^T + DAMPING) e = e for two right-hand sides in place, by Cholesky; C (Q, n).
 template <class P>
@@ -151,6 +160,7 @@ SMNN_INLINE void contract_equations(
     P* workspace
 ) {
     using Cap = Capacity<Size>;
+    using T = typename Lanes<P>::Scalar;
     const P zero = splat<P>(0), one = splat<P>(1);
     const int n = size.n, Q = size.Q;
     Array<P, contract_workspace(Cap::n, Cap::K, Cap::rows - Cap::n)> memory(workspace, 0);
@@ -158,9 +168,9 @@ SMNN_INLINE void contract_equations(
     P* rest_lambda = memory;
     P* rest_r = rest_lambda + n;
     P* p = rest_r + n;       // |s|^(K-1-o)
-    P* C = p + size.K;       // (Q, n): rows of norm 1, or 0
+    P* C = p + size.K;       // (Q, n): rows of norm 1, or 0; a single one as it is
     P* gram = C + Q * n;     // (Q, Q)
-    P* inverse = gram + Q * Q;
+    P* inverse = gram + Q * Q;  // of norms; of a single one, of its square
     P* v = inverse + Q;      // W A λ ...
     P* rho = v + Q;          // ... and W r
     P* r = rho + Q;
@@ -192,8 +202,9 @@ SMNN_INLINE void contract_equations(
             rest_lambda[j] -= c * w_v;
             rest_r[j] -= c * w_rho;
         });
-        const auto empty = norm2 == zero;
-        inverse[q] = select(empty, zero, one / root(select(empty, one, norm2)));
+        const auto empty = norm2 <= splat<P>(Q == 1 ? least_norm2<T> : T(0));
+        const P norm2_ = select(empty, one, norm2);
+        inverse[q] = select(empty, zero, Q == 1 ? reciprocal(norm2_) : one / root(norm2_));
     });
     repeat(size.n, [&](auto j) SMNN_LAMBDA {
         rest_lambda[j] = rest_lambda[j] * p[j % size.K];
@@ -202,7 +213,7 @@ SMNN_INLINE void contract_equations(
     repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
         P of_lambda = zero, of_r = zero;
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            C[q * n + j] = C[q * n + j] * inverse[q];
+            if (Q > 1) C[q * n + j] = C[q * n + j] * inverse[q];
             of_lambda += C[q * n + j] * rest_lambda[j];
             of_r += C[q * n + j] * rest_r[j];
         });

@@ -21,16 +21,7 @@ namespace {
 constexpr size_t ALIGNMENT = 64;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
 
-// What the pool keeps at most: a sixteenth of the machine's memory.
 constexpr size_t KEPT_BLOCKS = 16;
-size_t kept_bytes() {
-#if defined(__linux__)
-    static const size_t bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 16;
-    return bytes;
-#else
-    return size_t(256) << 20;
-#endif
-}
 
 struct Block {
     void* data;
@@ -58,6 +49,15 @@ void* allocate(size_t bytes) {
 }
 
 }  // namespace
+
+size_t pool_bytes() {
+#if defined(__linux__)
+    static const size_t bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGE_SIZE)) / 16;
+    return bytes;
+#else
+    return size_t(256) << 20;
+#endif
+}
 
 Buffer::Buffer(size_t bytes) {
 #if !defined(_WIN32)
@@ -96,7 +96,7 @@ Buffer::~Buffer() {
         blocks.push_back({data_, bytes_});
         size_t total = 0;
         for (const Block& block : blocks) total += block.bytes;
-        while (!blocks.empty() && (total > kept_bytes() || blocks.size() > KEPT_BLOCKS)) {
+        while (!blocks.empty() && (total > pool_bytes() || blocks.size() > KEPT_BLOCKS)) {
             total -= blocks.front().bytes;
             dropped.push_back(blocks.front().data);
             blocks.erase(blocks.begin());

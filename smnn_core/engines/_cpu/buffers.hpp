@@ -22,6 +22,9 @@ class Buffer {
     size_t bytes_ = 0;
 };
 
+// What the pool keeps at most: a sixteenth of the machine's memory, where that is known.
+size_t pool_bytes();
+
 // At least that much memory for the calling thread alone, until its next call.
 void* thread_scratch(size_t bytes);
 

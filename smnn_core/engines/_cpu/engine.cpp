@@ -78,7 +78,10 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     if (keep == Keep::ALL || size_t(job.groups) * whole.factor <= SMALL_BYTES) return 0;
     // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
-    const double points = 0.85 * allowed / whole.entries * whole.points;
+    const double by_inputs = 0.85 * allowed / whole.entries * whole.points;
+    // and no more than half of what the pool keeps: fresh pages may take several times as long as eliminating again
+    const double by_pool = 0.5 * double(pool_bytes()) / (double(job.groups) * double(whole.factor)) * whole.points;
+    const double points = std::min(by_inputs, by_pool);
     int again = 0;
     while (again < whole.segments && whole.points - again * whole.segment > points) ++again;
     return again;

@@ -608,3 +608,18 @@ def test_what_is_refined_leaves_other_members_alone() -> None:
     mixed = solve(factors)
     np.testing.assert_array_equal(mixed[short], solve(np.ones_like(factors))[short])
     np.testing.assert_array_equal(mixed[~short], solve(np.full_like(factors, 64))[~short])
+
+
+def test_what_is_refined_leaves_the_factor_alone() -> None:
+    """The factor that is kept is that of all members, though only some are swept once more."""
+    rng = np.random.default_rng(3)
+    problem = in_float32(short_steps(rng, 70, 400, 1, 4))
+    system = problem.system
+    steps = system.step_sizes * np.where(np.arange(70) % 3 == 0, 1, 64).astype("float32")[:, None]
+    problem = Problem.build(system.coefficients, problem.rhs, problem.initial_values, steps, scheme=system.scheme)
+    y, factor = cpu.solve_problem(problem)
+    assert factor.nbytes > 0
+    g = rng.standard_normal(y.shape).astype("float32")
+    kept, fresh = factor.adjoint(problem, y, g), cpu.adjoint(problem, y, g, lean=True)
+    for a, b in zip(by_field(kept), by_field(fresh), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -227,6 +227,7 @@ class Call {
         job.magnitudes = nullptr;
         job.to_refine = to_refine_.data();
         if (!any) return false;
+        if (!chunked() && !shares_lhs()) choose_to_refine();
         Index* strides = arena.take<Index>(shape_.batch.size());
         Index stride = Index(job.T) * job.n;
         for (size_t i = shape_.batch.size(); i-- > 0; stride *= shape_.batch[i]) strides[i] = stride;
@@ -246,6 +247,20 @@ class Call {
     int any_undetermined_ = 0, any_zero_step_ = 0;
     std::vector<float> magnitudes_;
     std::vector<unsigned char> to_refine_;
+    std::vector<Index> chosen_;
+
+    // From now on lanes are those systems that are to be refined, few as a rule. What is kept of the factor is of all.
+    void choose_to_refine() {
+        for (Index system = 0; system < job.batch; ++system) {
+            if (to_refine_[size_t(system)]) chosen_.push_back(system);
+        }
+        job.chosen = chosen_.data();
+        job.lanes = Index(chosen_.size());
+        job.groups = job.tasks = (job.lanes + kernels.lanes - 1) / kernels.lanes;
+        job.factor = nullptr;
+        job.streams = false;
+        job.n_again = kernels.sizes(job, 0).segments;
+    }
 
     bool is_worth_refining(Index system) const {
         const auto of = [&](int chunk, int e) {

@@ -60,6 +60,8 @@ struct Job {
     bool refines;            // a solution, in[Y], is to be corrected: sweeps take its residuals for right-hand sides, and
                              // what they give is added to it
     const unsigned char* to_refine;  // (batch): for which systems
+    const Index* chosen;     // (lanes): the systems that lanes are; null: all, in their order. Not of systems that are divided
+                             // or share a left-hand side
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in

@@ -32,7 +32,7 @@ struct Group {
         first_start = job.T;
         for (int l = 0; l < W; ++l) {
             const Index lane = first + (l < valid ? l : valid - 1);
-            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : lane / job.C;
+            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : job.chosen ? job.chosen[lane] : lane / job.C;
             chunk[l] = int(lane % job.C);
             // the longer chunks come last
             const int extra = chunk[l] - (job.C - longer);
@@ -69,7 +69,7 @@ struct LanePointers {
         }
         // a short lane is read through soon: the next group is what the processor does not foresee
         const bool is_short = Index(group.longest) * in.count * Index(sizeof(ScalarOf<P>)) < SHORT_BYTES;
-        if (job.C == 1 && is_short && !in.shared) ahead = W * in.batch[job.n_batch_axes - 1];
+        if (job.C == 1 && is_short && !in.shared && !job.chosen) ahead = W * in.batch[job.n_batch_axes - 1];
     }
 
    private:

@@ -32,6 +32,7 @@ __all__ = [
     "Kept",
     "Statement",
     "adjoint",
+    "adjoint_on_cpu",
     "batch_of_lhs",
     "full_precision",
     "in_order",
@@ -98,7 +99,9 @@ class Keep:
 def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
     if keep.kept is None and σ is None:
-        return _solved(how, keep, *_problem(how, lhs, b, u))
+        engine, problem = _problem(how, lhs, b, u)
+        with _calls_on(problem.system):
+            return _solved(how, keep, engine, problem)
     n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
     return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
 
@@ -123,10 +126,10 @@ def least_squares_on_cpu(
         raise
     weights = _weights(*numbers)
     problem = Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
-    engine = _engine(how, problem)
-    if engine.name != array_api.name:
-        return _solved(how, keep, engine, problem)
-    return None
+    engine = select(how.engine, problem.system)
+    if engine.name == array_api.name:
+        return None
+    return _solved(how, keep, engine, problem)
 
 
 @lru_cache(maxsize=256)
@@ -138,11 +141,9 @@ def _weights(equation: float, initial: float, smoothness: float) -> Weights:
 
 def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Tensor:
     """The solution; what its derivatives need is kept."""
-    system = problem.system
-    with _calls_on(system):
-        y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
+    y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
     if not how.recompute:
-        keep.kept = Kept(system, factor, problem, y)
+        keep.kept = Kept(problem.system, factor, problem, y)
     return tensor(y)
 
 
@@ -230,6 +231,18 @@ def adjoint(
         solution = _like(system, y)
     with _calls_on(system):
         return core_adjoint(problem, factor, solution, _like(system, g), wanted)
+
+
+def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
+    """`adjoint` with what `least_squares_on_cpu` kept, for a g that has values: the gradients of c, s, b and u that are
+    wanted. None where nothing was kept there."""
+    kept = keep.kept
+    if kept is None or kept.problem is None or type(kept.y) is not np.ndarray:
+        return None
+    if torch._C._len_torch_dispatch_stack() or type(g) not in PLAIN or not g.is_cpu:
+        return None
+    dc, db, du, ds, _ = core_adjoint(kept.problem, kept.factor, kept.y, g.numpy(force=True), wanted)
+    return [None if x is None else torch.from_numpy(x) for x in (dc, ds, db, du)]
 
 
 def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:

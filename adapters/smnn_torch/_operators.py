@@ -123,7 +123,12 @@ class _ReverseModeLeastSquares(Function):
         c, s, b, u, y, token = ctx.saved_tensors
         _, of_c, of_s, of_b, of_u = ctx.needs_input_grad
         wanted = _wanted(of_c, of_s, False, False, False, of_b, of_u)
-        (dc, db, du, ds, _), _ = _pull_back(how, _kept(token), (c, s, *weights), b, u, None, y, g, wanted)
+        keep = _kept(token)
+        if not _differentiable(g, c, s, b, u, y):
+            gradients = bridge.adjoint_on_cpu(keep, g, wanted)
+            if gradients is not None:
+                return None, *gradients
+        (dc, db, du, ds, _), _ = _pull_back(how, keep, (c, s, *weights), b, u, None, y, g, wanted)
         return (
             None,
             bridge.tensor(dc) if of_c else None,

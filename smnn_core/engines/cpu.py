@@ -69,10 +69,8 @@ def describe() -> str:
 class _Call(NamedTuple):
     """What every call of the kernels needs of a system."""
 
-    sizes: tuple[int, ...]
-    is_double: bool
-    scheme: np.ndarray
-    tolerance: float
+    form: Any
+    """`_kernels.Form`: sizes, dtype and scheme"""
     inputs: tuple[Array, ...]
     """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial"""
 
@@ -83,21 +81,14 @@ class _Call(NamedTuple):
         if not _kernels.addressable(inputs):
             inputs = tuple(map(_addressable, inputs))
         Q, V, K = c.shape[-3:]
-        is_double = c.dtype == _DOUBLE
-        return _Call(
-            (system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders),
-            is_double,
-            _scheme_rows(system.scheme, K)[0],
-            8 * V * K * (_EPS64 if is_double else _EPS32),
-            inputs,
-        )
+        sizes = system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders
+        return _Call(_form(sizes, c.dtype == _DOUBLE, system.scheme), inputs)
 
-    def head(
-        self, batch: Shape, inputs: tuple[Array, ...] | None = None, undetermined: np.ndarray | None = None
-    ) -> tuple[Any, ...]:
-        """The arguments that all kernels share; with `undetermined` they note there which points are."""
-        sizes, is_double, scheme, tolerance, own = self
-        return sizes, batch, is_double, scheme, tolerance, own if inputs is None else inputs, undetermined
+
+@lru_cache(maxsize=1024)
+def _form(sizes: tuple[int, ...], is_double: bool, scheme: Scheme) -> Any:
+    _, V, K, *_ = sizes
+    return _kernels.Form(sizes, is_double, _scheme_rows(scheme, K)[0], 8 * V * K * (_EPS64 if is_double else _EPS32))
 
 
 _DOUBLE = np.dtype(np.float64)
@@ -149,7 +140,7 @@ class CpuFactor:
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
         y = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-        _kernels.solve(*call.head(batch, inputs), y)
+        _kernels.solve(call.form, batch, inputs, None, y)
         return self._masked(y)
 
     def normal_solve(self, g: Array) -> np.ndarray:
@@ -157,7 +148,7 @@ class CpuFactor:
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
         x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
         call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
-        _kernels.normal_solve(*call.head(batch), self.kept, _addressable(g), x)
+        _kernels.normal_solve(call.form, batch, call.inputs, None, self.kept, _addressable(g), x)
         return self._masked(x)
 
     def adjoint(
@@ -165,11 +156,15 @@ class CpuFactor:
     ) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
+        dtype = y.dtype
         gradients = tuple(
-            [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
+            [
+                (np.empty(x.shape, dtype) if x.nbytes < POOLED_BYTES else _empty(x.shape, dtype)) if take else None
+                for x, take in zip(call.inputs, by_field(wanted), strict=True)
+            ]
         )
         y, g = _addressable(y), _addressable(g)
-        singular = _kernels.adjoint(*call.head(problem.batch), self.kept, y, g, gradients, lean)
+        singular = _kernels.adjoint(call.form, problem.batch, call.inputs, None, self.kept, y, g, gradients, lean)
         result = from_fields(gradients)
         if singular or self.undetermined is not None:
             _mask_gradients(problem, result, _undetermined(problem.system))
@@ -187,7 +182,7 @@ def factorize(system: System) -> CpuFactor:
     if 0 in system.batch:
         system.check_values()  # (kernels look at what they solve)
     call = _Call.of(system)
-    kept, singular, zero_step = _kernels.solve(*call.head(system.batch), None)
+    kept, singular, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None, None)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
@@ -203,7 +198,7 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
         system.check_values()
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
-    kept, singular, zero_step = _kernels.solve(*call.head(problem.batch), y, lean)
+    kept, singular, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, None, y, lean)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
@@ -215,7 +210,7 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     call = _Call.of(system)
     batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
     x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-    singular = _kernels.normal_solve(*call.head(batch), None, _addressable(g), x)
+    singular = _kernels.normal_solve(call.form, batch, call.inputs, None, None, _addressable(g), x)
     return CpuFactor(system, call, None, _undetermined(system))._masked(x) if singular else x
 
 
@@ -240,7 +235,7 @@ def _undetermined(system: System) -> np.ndarray:
     """Which points are undetermined, (*system.batch, T): eliminates again, as only a failure asks for this."""
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
     call = _Call.of(system)
-    _kernels.solve(*call.head(system.batch, call.inputs, flags), None)
+    _kernels.solve(call.form, system.batch, call.inputs, flags, None)
     flags &= system.is_finite[..., None]  # a pivot of an infinite system is not finite, which says nothing
     return flags
 

@@ -115,15 +115,20 @@ def test_kernels_refuse_arrays_that_do_not_fit() -> None:
     """Below the checks of the public functions the kernels have their own."""
     call = cpu._Call.of(system_of(np.ones((4, 1, 1, 3))), np.ones((4, 1)), np.ones((1, 1, 1)))
     y = np.empty((4, 1, 3))
-    head = call.head(())
     for c in (np.ones((5, 1, 1, 3)), np.ones((4, 1, 1, 3), np.float32), misaligned(np.ones((4, 1, 1, 3)))):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(*call.head((), (c, *call.inputs[1:])), y)
+            cpu._kernels.solve(call.form, (), (c, *call.inputs[1:]), None, y)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        cpu._kernels.solve((4, 1, 3), *head[1:], y)
+        cpu._kernels.solve((4, 1, 3), (), call.inputs, None, y)
     for wrong in (np.empty((3, 1, 3)), np.empty((4, 3, 1)).transpose(0, 2, 1)[::-1], np.empty((4, 1, 3), np.float32)):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(*head, wrong)
+            cpu._kernels.solve(call.form, (), call.inputs, None, wrong)
+    sizes = (4, 1, 3, 1, 1, 1)
+    for wrong in (np.eye(5), np.eye(6, dtype=np.float32), misaligned(np.eye(6))):
+        with pytest.raises((ValueError, TypeError)):
+            cpu._kernels.Form(sizes, True, wrong, 1e-15)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        cpu._kernels.Form(sizes[:3], True, np.eye(6), 1e-15)
 
 
 def test_arrays_without_elements_lie_anywhere() -> None:

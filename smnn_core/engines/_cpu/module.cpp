@@ -84,6 +84,23 @@ class Held {
 // T, V, K, Q, T_init, R_init
 using Sizes = std::array<int, 6>;
 
+// What a problem is, whatever its arrays and their batch: sizes, dtype and scheme. Made once for all that look alike.
+struct Form {
+    smnn::Shape shape;
+    std::vector<double> scheme_rows;
+    double tolerance;
+
+    Form(const Sizes& sizes, bool is_double, nb::handle rows, double tolerance_)
+        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, {}}, tolerance(tolerance_) {
+        Held held;
+        held.hold(rows, false, 'd');
+        const Index width = 2 * shape.K, expected[] = {width, width};
+        held.require(expected, 2);
+        const auto* first = static_cast<const double*>(held.view.data);
+        scheme_rows.assign(first, first + width * width);
+    }
+};
+
 // The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none; and flags of the time
 // points that are undetermined, or None where it is enough to know whether any is.
 class Request {
@@ -93,17 +110,11 @@ class Request {
     smnn::Scheme scheme;
     View undetermined;
 
-    Request(
-        const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme_rows, double tolerance,
-        nb::tuple inputs, nb::handle flags
-    )
-        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, std::move(batch)} {
+    Request(const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle flags)
+        : shape(form.shape), scheme{form.scheme_rows.data(), form.tolerance} {
+        shape.batch = std::move(batch);
         if (inputs.size() > smnn::FIELDS) throw nb::value_error("too many arrays");
         for (size_t f = 0; f < inputs.size(); ++f) hold(f, inputs[f]);
-        scheme_.hold(scheme_rows, false, 'd');
-        const Index width = 2 * shape.K, expected[] = {width, width};
-        scheme_.require(expected, 2);
-        scheme = {static_cast<const double*>(scheme_.view.data), tolerance};
         if (flags.is_none()) {
             undetermined = {&somewhere_, 0, nullptr, nullptr};
         } else {
@@ -129,16 +140,15 @@ class Request {
     char type() const { return shape.is_double ? 'd' : 'f'; }
 
    private:
-    Held scheme_, flags_;
+    Held flags_;
     unsigned char somewhere_ = 0;
     std::array<Held, smnn::FIELDS> inputs_;
 };
 
 nb::tuple solve(
-    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
-    nb::handle undetermined, nb::handle y, bool lean
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, nb::handle y, bool lean
 ) {
-    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    Request request(form, std::move(batch), inputs, undetermined);
     Held out;
     if (!y.is_none()) request.hold_solution(out, y);
     smnn::Solved solved;
@@ -152,10 +162,10 @@ nb::tuple solve(
 }
 
 bool normal_solve(
-    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
-    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle g, nb::handle x
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, std::shared_ptr<Factor> factor,
+    nb::handle g, nb::handle x
 ) {
-    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    Request request(form, std::move(batch), inputs, undetermined);
     request.hold(smnn::G, g);
     Held out;
     request.hold_solution(out, x);
@@ -166,10 +176,10 @@ bool normal_solve(
 }
 
 bool adjoint(
-    const Sizes& sizes, std::vector<Index> batch, bool is_double, nb::handle scheme, double tolerance, nb::tuple inputs,
-    nb::handle undetermined, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients, bool lean
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, std::shared_ptr<Factor> factor,
+    nb::handle y, nb::handle g, nb::tuple gradients, bool lean
 ) {
-    Request request(sizes, std::move(batch), is_double, scheme, tolerance, inputs, undetermined);
+    Request request(form, std::move(batch), inputs, undetermined);
     request.hold(smnn::Y, y);
     request.hold(smnn::G, g);
     if (gradients.size() != smnn::SMOOTHNESS_RHS) throw nb::value_error("expected a gradient for each input");
@@ -219,19 +229,22 @@ NB_MODULE(_kernels, m) {
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
     nb::class_<Factor>(m, "Factor")
         .def_ro("nbytes", &Factor::bytes);
+    nb::class_<Form>(m, "Form")
+        .def(
+            nb::init<const Sizes&, bool, nb::handle, double>(), nb::arg("sizes"), nb::arg("is_double"), nb::arg("scheme"),
+            nb::arg("tolerance")
+        );
     m.def(
-        "solve", &solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"), nb::arg("tolerance"),
-        nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("y").none(), nb::arg("lean") = false
+        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("undetermined").none(),
+        nb::arg("y").none(), nb::arg("lean") = false
     );
     m.def(
-        "normal_solve", &normal_solve, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
-        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("g"),
-        nb::arg("x")
+        "normal_solve", &normal_solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"),
+        nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("g"), nb::arg("x")
     );
     m.def(
-        "adjoint", &adjoint, nb::arg("sizes"), nb::arg("batch"), nb::arg("is_double"), nb::arg("scheme"),
-        nb::arg("tolerance"), nb::arg("inputs"), nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("y"),
-        nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
+        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("undetermined").none(),
+        nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
     );
     m.def("addressable", &addressable, nb::arg("arrays"));
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));

@@ -501,11 +501,33 @@ def test_how_much_of_a_factor_is_kept(batch) -> None:
 
 
 def test_many_segments_in_chunks() -> None:
-    T = 200_001
+    """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/call.hpp)."""
+    T = 300_001
     problem = random_problem(np.random.default_rng(6), (), T, 1, 3, 1, T_init=T)
     y, _ = cpu.solve_problem(problem)
     expected = array_api.factorize(problem.system).solve(problem.rows)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize(("dtype", "T"), [("float64", 5500), ("float32", 9500)])
+def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(dtype, T, lean) -> None:
+    """A batch whose arrays are so large that they are read in another order, and its quarters; refined in float32."""
+    rng = np.random.default_rng(4)
+    problem = short_steps(rng, 64, T, 1, 3, scheme="taylor")
+    problem = in_float32(problem) if dtype == "float32" else problem
+    g = rng.standard_normal((64, T, 1, 3)).astype(dtype)
+    c, b, u, s = problem.system.coefficients, problem.rhs, problem.initial_values, problem.system.step_sizes
+    assert c.nbytes + g.nbytes > 12 << 20
+
+    def solve(part: slice) -> list[np.ndarray]:
+        problem = Problem.build(c[part], b[part], u[part], s[part])
+        y, factor = cpu.solve_problem(problem, lean=lean)
+        return [y, *(x for x in by_field(factor.adjoint(problem, y, g[part], lean=lean)) if x.ndim > 1)]
+
+    quarters = [solve(slice(i, i + 16)) for i in range(0, 64, 16)]
+    for whole, *parts in zip(solve(slice(None)), *quarters, strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the processor is left as it is")

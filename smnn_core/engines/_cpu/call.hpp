@@ -22,6 +22,9 @@ namespace {
 constexpr double CHUNKED_COST = 2.2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
+// What is larger than this does not lie in caches when a call starts.
+constexpr size_t FAR_BYTES = size_t(12) << 20;
+
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
@@ -173,6 +176,8 @@ class Call {
         job.groups = (job.lanes + kernels.lanes - 1) / kernels.lanes;
         job.tasks = job.groups;
         for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
+        const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n);
+        job.arrays_are_far = numbers * item() > FAR_BYTES;
         const Layout flags = lay_out(undetermined, shape_.batch, {shape_.T, 0, {}}, arena);
         Index* strides = arena.take<Index>(shape_.batch.size() + 1);
         std::copy_n(flags.batch, shape_.batch.size(), strides);

@@ -10,8 +10,8 @@ namespace SMNN_LEVEL {
 template <class P, class Size, bool Chunked, class F = P>
 struct Contraction : Driver<P, Size, Chunked, F> {
     using Base = Driver<P, Size, Chunked, F>;
-    using Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager, Base::task, Base::workspace;
-    using Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take, Base::z_at;
+    using Base::ahead, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager, Base::task;
+    using Base::workspace, Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take, Base::z_at;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
@@ -53,23 +53,25 @@ struct Contraction : Driver<P, Size, Chunked, F> {
         const bool initial_wanted = job.gradient[U].data || job.gradient[W_INITIAL].data;
         for (int t1 = group.longest; t1 > 0;) {
             const int t0 = (t1 - 1) / points * points, before = t0 > 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, true, Order::BACKWARD, job.stages_once);
-            stage(job, job.in[Y], y_lanes, t0 - before, t1, y, Order::BACKWARD);
+            const Course down{-points, job.arrays_are_far};
+            const StagedRows<P> rows = stager.rows(t0, t1, true, down, job.stages_once);
+            stage(job, job.in[Y], y_lanes, t0 - before, t1, y, down, &ahead);
             spread(job.in[Y], t1 - t0 + before, y);
             const P* g = staged_g + Index(t0) * n;
             if (!job.stages_once) {
-                stage(job, job.in[G], g_lanes, t0, t1, g_block, Order::BACKWARD);
+                stage(job, job.in[G], g_lanes, t0, t1, g_block, down, &ahead);
                 spread(job.in[G], t1 - t0, g_block);
                 g = g_block;
             }
             contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
+            ahead.clear();
             if (rows.initial_ && initial_wanted) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
-            dc.flush(t0, t1, point_length);
-            db.flush(t0, t1, point_length);
-            dw.flush(t0, t1, point_length);
+            dc.flush(t0, t1, point_length, ahead);
+            db.flush(t0, t1, point_length, ahead);
+            dw.flush(t0, t1, point_length, ahead);
             if (t1 - 1 > t0 - before) {
-                ds.flush(t0 - before, t1 - 1, step_length);
-                dws.flush(t0 - before, t1 - 1, step_length);
+                ds.flush(t0 - before, t1 - 1, step_length, ahead);
+                dws.flush(t0 - before, t1 - 1, step_length, ahead);
             }
             t1 = t0;
         }
@@ -91,6 +93,7 @@ struct Contraction : Driver<P, Size, Chunked, F> {
         Array<P, Capacity<Size>::n> in_lambda(room, n), in_y(room, n), next_lambda(room, n), next_y(room, n);
         for (int t = t1 - 1; t >= t0; --t) {
             const int i = t - t0;
+            ahead.fetch(i, i + 1, t1 - t0);
             const State<P> at{y + i * n, z_at(t)};
             const Pull<P> in{in_lambda, in_y}, next{next_lambda, next_y};
             if (t > 0 || Chunked) {

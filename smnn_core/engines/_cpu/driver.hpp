@@ -48,10 +48,12 @@ struct Driver {
     const int rows_;        // points of the longest lane that leave rows: all, or in a chunk all but the last
     const int common_rows;  // those that all lanes have
     P* memory;
+    Ahead<P> ahead;
     RowStager<P> stager;
     F* kept;                // the factor from segment n_again on
     P* passing;             // the factor of the segment `present`
     int present;
+    bool on_the_way_back = false;  // the next segment is the one before
     P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
     P *before, *left_sum;   // state of `forward`
     P* magnitudes = nullptr;  // see Job::magnitudes
@@ -119,7 +121,7 @@ struct Driver {
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
-          stager(job_, group, memory, points) {
+          stager(job_, group, ahead, memory, points) {
         const Index all = longest(job);
         kept = static_cast<F*>(job.factor);
         if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
@@ -161,6 +163,18 @@ struct Driver {
 
     SchemeRows<T> scheme() const {
         return {static_cast<const T*>(job.scheme_rows), static_cast<const T*>(job.scheme_norm2), T(job.tolerance2)};
+    }
+
+    // Work on the points t0 .. t1-1 of a block, in parts where memory for the next one is to be asked for in between.
+    template <class Work>
+    SMNN_INLINE void in_parts(int t0, int t1, Work work) {
+        const int some = ahead.any() ? Ahead<P>::SOME : points;
+        for (int from = t0; from < t1; from += some) {
+            const int to = from + some < t1 ? from + some : t1;
+            ahead.fetch(from - t0, to - t0, t1 - t0);
+            work(from, to);
+        }
+        ahead.clear();
     }
 
     // to := to where the lane has point t, from elsewhere
@@ -206,7 +220,7 @@ struct Driver {
     template <bool Rhs>
     StagedRows<P> staged(int t0, int t1, bool again) const {
         if (Rhs && job.refines && !again) return stager.residuals(size, t0, t1);
-        const StagedRows<P> rows = stager.rows(t0, t1, Rhs);
+        const StagedRows<P> rows = stager.rows(t0, t1, Rhs, {on_the_way_back ? -segment : points, false});
         if (magnitudes && !again) {
             const P none = splat<P>(T(1e30));
             magnitudes[0] = rows.smallest_step(t1, t0 > 0 ? magnitudes[0] : none);
@@ -233,7 +247,12 @@ struct Driver {
             const bool by_stream = block && k >= job.n_again;
             P* f = (by_stream ? block : factor_at(k, before_)) - skip;
             P* fz = again ? discarded : t0 > 0 ? z_at(before_) : z_at(0) - job.n;
-            sweep<P, Size, Chunked, Rhs>(size, constants, rows, t0, t1, carried, workspace, f, fz);
+            in_parts(t0, t1, [&](int from, int to) {
+                const Index done = from - t0;
+                sweep<P, Size, Chunked, Rhs>(
+                    size, constants, rows, from, to, carried, workspace, f + done * factor_entries(job), fz + done * job.n
+                );
+            });
             if constexpr (can_stream<P>) {
                 if (by_stream) stream(factor_at(k, before_), block, Index(t1 - t0) * factor_entries(job) - skip);
             }
@@ -252,7 +271,10 @@ struct Driver {
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
             const StagedRows<P> rows = staged<true>(t0, t1, false);
-            replay_points<P, Size>(size, rows, t0, t1, tape, z_now, x_z, t0 > 0 ? z_at(t0 - 1) : z_at(0) - job.n);
+            in_parts(t0, t1, [&](int from, int to) {
+                P* const f_z = from > 0 ? z_at(from - 1) : z_at(0) - job.n;
+                replay_points<P, Size>(size, rows, from, to, tape, z_now, x_z, f_z);
+            });
             t0 = t1;
         }
         for (int j = 0; j < job.n; ++j) z_at(group.longest - 1)[j] = z_now[j];
@@ -271,11 +293,12 @@ struct Driver {
         };
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest, skip = t0 == 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, false);
+            const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false});
             rows.mark_zero_steps(t1);
             sweep<P, Size, Chunked, false>(
                 size, constants, rows, t0, t1, carried, workspace, f - skip * entries, f_z - skip * job.n, &tape
             );
+            ahead.clear();
             keep(t0 - 1 + skip, t1 - t0 - skip);
             if (t1 == group.longest) {
                 finish<P, Size, false>(size, constants, rows, t1 - 1, carried, workspace, f, f_z);
@@ -305,11 +328,13 @@ struct Driver {
                 }
             }
             P* const g_now = staged_g ? staged_g + Index(t0) * job.n : z_at(t0);
-            stage(job, in, g, t0, t1, g_now);
+            stage(job, in, g, t0, t1, g_now, {points, false}, &ahead);
             spread(in, t1 - t0, g_now);
-            substitute_forward<P, Size, Chunked, F>(
-                size, t0, t1, factor_at(k, t0), g_now, before, left_sum, z_at(t0)
-            );
+            in_parts(t0, t1, [&](int from, int to) {
+                substitute_forward<P, Size, Chunked, F>(
+                    size, from, to, factor_at(k, from), g_now + Index(from - t0) * job.n, before, left_sum, z_at(from)
+                );
+            });
             if (partial) {
                 keep_where_shorter(t0 + 1, before, before_these, job.n);
                 keep_where_shorter(t0 + 1, left_sum, before_these + job.n, job.n);
@@ -355,6 +380,7 @@ struct Driver {
         const int n = job.n;
         P* after = take(n);
         P* left = take(n);
+        on_the_way_back = true;
         for (int j = 0; j < n; ++j) after[j] = left[j] = splat<P>(0);
         int t1 = group.longest;
         if (Chunked) {
@@ -387,7 +413,12 @@ struct Driver {
         if constexpr (!shared) {
             if (k < job.n_again && k != present) eliminate_again(k);
         }
-        substitute_back<P, Size, Chunked, F>(size, t0, t1, factor_at(k, t0), z_at(t0), left, after, z_at(t0));
+        F* const f = factor_at(k, t0);
+        if (job.factor_is_far && k >= job.n_again) {
+            touch_down(f, Index(t1 - t0) * factor_entries(job));
+            touch_down(z_at(t0), Index(t1 - t0) * job.n);
+        }
+        substitute_back<P, Size, Chunked, F>(size, t0, t1, f, z_at(t0), left, after, z_at(t0));
     }
 
     // From the last point to the first.

@@ -9,6 +9,8 @@ namespace {
 
 // A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
+// What a call needs beside factor, solution and gradients, as a rule.
+constexpr double ELSE_BYTES = 150e3;
 // A factor from this size on, of blocks up to this n, is written past the caches: larger blocks wait for arithmetic anyway.
 constexpr size_t STREAMED_BYTES = size_t(32) << 20;
 constexpr int STREAMED_UNKNOWNS = 5;
@@ -46,6 +48,7 @@ void use(Call& call, const Factor& factor) {
     call.job.factor = factor.factor.data();
     call.job.reduced = factor.reduced.data();
     call.job.tape = factor.tape.data();
+    call.job.factor_is_far = factor.bytes > FAR_BYTES;
 }
 
 // Eliminates the left-hand sides that systems share.
@@ -76,11 +79,13 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     // (a lane that stays in the cache is eliminated again faster than read back)
     if (keep == Keep::NONE || (!call.chunked() && whole.segments == 1)) return whole.segments;
     if (keep == Keep::ALL || size_t(job.groups) * whole.factor <= SMALL_BYTES) return 0;
-    // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint
+    // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint; and some
+    // memory for all else
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
-    const double by_inputs = 0.85 * allowed / whole.entries * whole.points;
+    const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
+    const double by_inputs = (most - std::min(0.15 * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
     // and no more than half of what the pool keeps: fresh pages may take several times as long as eliminating again
-    const double by_pool = 0.5 * double(pool_bytes()) / (double(job.groups) * double(whole.factor)) * whole.points;
+    const double by_pool = 0.5 * double(pool_bytes()) / all * whole.points;
     const double points = std::min(by_inputs, by_pool);
     int again = 0;
     while (again < whole.segments && whole.points - again * whole.segment > points) ++again;

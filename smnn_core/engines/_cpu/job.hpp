@@ -55,7 +55,9 @@ struct Job {
     const Index* repeat;     // (n_repeats)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
-    bool streams;            // what is kept of the factor is too large for the caches
+    bool arrays_are_far;     // inputs and results come from memory, not from a cache
+    bool factor_is_far;      // and so does what is kept of the factor
+    bool streams;            // which is so large that it is written past the caches as well
     bool stages_once;        // a task sweeps and contracts the same points, few enough to keep what it staged of them
     bool refines;            // a solution, in[Y], is to be corrected: sweeps take its residuals for right-hand sides, and
                              // what they give is added to it

@@ -84,6 +84,7 @@ struct RowStager {
 
     const Job& job;
     const Group<P>& group;
+    Ahead<P>& ahead;
     LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs, y;
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_, *y_;
 
@@ -99,7 +100,8 @@ struct RowStager {
     }
     static bool has_smoothness_rhs(const Job& job) { return job.in[SMOOTHNESS_RHS].data || job.refines; }
 
-    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, P*& memory, int points) : job(job_), group(group_) {
+    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points)
+        : job(job_), group(group_), ahead(ahead_) {
         c = LanePointers<P>(job, job.in[C], group);
         w_equation = LanePointers<P>(job, job.in[W_EQUATION], group);
         s = LanePointers<P>(job, job.in[S], group);
@@ -134,9 +136,7 @@ struct RowStager {
     }
 
     // Points t0 .. t1-1 with the steps into them. `lhs_is_there`: staged by an earlier call, where all have room.
-    SMNN_OUTLINE StagedRows<P> rows(
-        int t0, int t1, bool with_rhs, Order order = Order::FORWARD, bool lhs_is_there = false
-    ) const {
+    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, Course course, bool lhs_is_there = false) const {
         StagedRows<P> r;
         r.job = &job;
         r.group = &group;
@@ -155,10 +155,10 @@ struct RowStager {
         r.w_initial_ = w_initial_;
         r.smoothness_rhs_ = with_rhs && job.in[SMOOTHNESS_RHS].data ? smoothness_rhs_ : nullptr;
         if (!lhs_is_there) {
-            stage(job, job.in[C], c, t0, t1, r.c_, order);
-            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, order);
+            stage(job, job.in[C], c, t0, t1, r.c_, course, &ahead);
+            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, course, &ahead);
         }
-        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, r.b_, order);
+        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, r.b_, course, &ahead);
         if (with_rhs && !job.in[B].data) zero(r.b_, Index(t1 - t0) * job.Q);
         r.s_first = r.w_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
@@ -167,8 +167,8 @@ struct RowStager {
         r.w_smoothness_ = w_smoothness_ + before;
         if (last > first && !lhs_is_there) {
             const int skip_s = job.in[S].time == 0 ? 0 : skip, skip_w = job.in[W_SMOOTHNESS].time == 0 ? 0 : skip;
-            stage(job, job.in[S], s, first, last, r.s_ + skip_s, order);
-            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w, order);
+            stage(job, job.in[S], s, first, last, r.s_ + skip_s, course, &ahead);
+            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w, course, &ahead);
         }
         if (t0 == 0) {
             r.s_first = before_first(s, job.in[S]);
@@ -186,9 +186,9 @@ struct RowStager {
     // The same with what the solution in[Y] leaves of the right-hand sides in their place.
     template <class Size>
     SMNN_OUTLINE StagedRows<P> residuals(const Size& size, int t0, int t1) const {
-        StagedRows<P> r = rows(t0, t1, true);
+        StagedRows<P> r = rows(t0, t1, true, {t1 - t0, false});
         if constexpr (sizeof(T) == sizeof(float)) {
-            stage_solution(t0, t1);
+            stage_solution(t0, t1, {t1 - t0, false}, &ahead);
             if (r.initial_) {
                 P* u_now = u_;
                 for (int t = t0; t < t1 && r.has_initial(t); ++t) {
@@ -222,7 +222,7 @@ struct RowStager {
 
     // x := the solution in[Y] + x at points t0 .. t1-1, where it is to be refined.
     SMNN_OUTLINE void correct(int t0, int t1, P* x) const {
-        stage_solution(t0, t1);
+        stage_solution(t0, t1, {t0 - t1, job.arrays_are_far});
         P wanted;
         for (int l = 0; l < W; ++l) wanted.set(l, job.to_refine[group.system[l]]);
         const auto unwanted = wanted == splat<P>(0);
@@ -238,10 +238,10 @@ struct RowStager {
     }
 
     // y of the points t0-1 .. t1-1; zero before the first point of a system
-    SMNN_OUTLINE void stage_solution(int t0, int t1) const {
+    SMNN_OUTLINE void stage_solution(int t0, int t1, Course course, Ahead<P>* to_note = nullptr) const {
         const Input& in = job.in[Y];
         const int before = t0 > 0;
-        stage(job, in, y, t0 - before, t1, y_ + (1 - before) * job.n);
+        stage(job, in, y, t0 - before, t1, y_ + (1 - before) * job.n, course, to_note);
         if (before) return;
         for (int l = 0; l < W; ++l) {
             for (int j = 0; j < job.n; ++j) y_[j].set(l, group.start[l] > 0 ? y.at[l][in.offsets[j] - in.time] : T(0));

@@ -190,7 +190,7 @@ def factorize(system: System) -> CpuFactor:
 
 def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, CpuFactor]:
     """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below six
-    times that of inputs that vary with batch and time, up to a thirty-second of the machine's, or nothing (`lean`).
+    times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing (`lean`).
     What is not kept is eliminated again.
     """
     system = problem.system

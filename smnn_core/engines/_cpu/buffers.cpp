@@ -22,10 +22,14 @@ constexpr size_t ALIGNMENT = 64;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
 
 constexpr size_t KEPT_BLOCKS = 16;
+// Blocks from this size on are lent to the operating system, up to so many times what the pool keeps for itself.
+constexpr size_t LENT_BYTES = 4 * HUGE_PAGE;
+constexpr size_t LENT_POOLS = 8;
 
 struct Block {
     void* data;
     size_t bytes;
+    bool is_lent;  // the operating system may take its pages
 };
 
 std::mutex mutex;
@@ -36,6 +40,32 @@ const int fork_handlers = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock
 std::vector<Block>& pool() {
     static auto* blocks = new std::vector<Block>;  // never destroyed: buffers may outlive static objects
     return *blocks;
+}
+
+// The bytes of all blocks, and of those that the pool keeps for itself.
+struct Total {
+    size_t all = 0, own = 0;
+};
+Total total() {
+    Total result;
+    for (const Block& block : pool()) {
+        result.all += block.bytes;
+        result.own += block.is_lent ? 0 : block.bytes;
+    }
+    return result;
+}
+
+// Lets the operating system have the pages of a block whose contents do not matter any more; false where it cannot.
+bool lend(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_FREE)
+    const size_t page = size_t(sysconf(_SC_PAGE_SIZE)), start = reinterpret_cast<size_t>(data);
+    const size_t first = (start + page - 1) / page * page, last = (start + bytes) / page * page;
+    return first < last && madvise(reinterpret_cast<void*>(first), last - first, MADV_FREE) == 0;
+#else
+    (void)data;
+    (void)bytes;
+    return false;
+#endif
 }
 
 void* allocate(size_t bytes) {
@@ -89,19 +119,21 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 Buffer::~Buffer() {
     if (!data_) return;
+    std::unique_lock<std::mutex> lock(mutex);
+    const bool too_much = bytes_ >= LENT_BYTES && total().own + bytes_ > pool_bytes();
+    lock.unlock();  // (lending takes long; the block is not yet another's)
+    const bool is_lent = too_much && lend(data_, bytes_);
     std::vector<void*> dropped;
-    {
-        std::lock_guard<std::mutex> lock(mutex);
-        auto& blocks = pool();
-        blocks.push_back({data_, bytes_});
-        size_t total = 0;
-        for (const Block& block : blocks) total += block.bytes;
-        while (!blocks.empty() && (total > pool_bytes() || blocks.size() > KEPT_BLOCKS)) {
-            total -= blocks.front().bytes;
-            dropped.push_back(blocks.front().data);
-            blocks.erase(blocks.begin());
-        }
+    lock.lock();
+    auto& blocks = pool();
+    blocks.push_back({data_, bytes_, is_lent});
+    Total sum = total();
+    while (!blocks.empty() && (sum.own > pool_bytes() || sum.all > LENT_POOLS * pool_bytes() || blocks.size() > KEPT_BLOCKS)) {
+        dropped.push_back(blocks.front().data);
+        blocks.erase(blocks.begin());
+        sum = total();
     }
+    lock.unlock();
     for (void* block : dropped) std::free(block);
 }
 

@@ -84,9 +84,9 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
     const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
     const double by_inputs = (most - std::min(0.15 * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
-    // and no more than half of what the pool keeps: fresh pages may take several times as long as eliminating again
-    const double by_pool = 0.5 * double(pool_bytes()) / all * whole.points;
-    const double points = std::min(by_inputs, by_pool);
+    // and no more than a quarter of the machine's memory
+    const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
+    const double points = std::min(by_inputs, by_machine);
     int again = 0;
     while (again < whole.segments && whole.points - again * whole.segment > points) ++again;
     return again;

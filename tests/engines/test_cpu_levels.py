@@ -101,3 +101,22 @@ while time.monotonic() < end:
 os._exit(0)
 """
     assert run(["-c", code], OMP_NUM_THREADS="1").returncode == 0
+
+
+def test_the_interpreter_ends_while_threads_that_nobody_joins_solve() -> None:
+    code = """
+import threading, numpy as np, smnn_core as smnn
+c, b, u, s = np.ones((64, 4000, 1, 1, 2)), np.ones((4000, 1)), np.ones((1, 1, 1)), np.full(3999, 0.1)
+started = threading.Barrier(4)
+def loop():
+    started.wait()
+    while True:
+        y, vjp = smnn.solve_ode_vjp(c, b, u, s, engine='cpu')
+        vjp(y)
+for _ in range(3): threading.Thread(target=loop, daemon=True).start()
+started.wait()
+smnn.solve_ode(c, b, u, s, engine='cpu')
+"""
+    for _ in range(3):
+        result = run(["-c", code])
+        assert result.returncode == 0, result.stderr

@@ -8,7 +8,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <string>
+#include <thread>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 #include "engine.hpp"
 #include "levels.hpp"
@@ -22,6 +29,41 @@ using smnn::Arrays;
 using smnn::Factor;
 using smnn::Index;
 using smnn::View;
+
+// Calls that are under way without the interpreter's lock, and whether the interpreter is about to end. Both change with the
+// lock held.
+std::atomic<int> calls_without_lock{0};
+bool is_ending = false;
+
+// Gives the interpreter's lock up while it lives. A thread that asks for it again when there is no interpreter any more is
+// ended then and there, and with it, in the middle of C++, the process: an interpreter that ends waits for such calls, and
+// later ones, of threads that nobody joins, keep the lock.
+class WithoutLock {
+   public:
+    WithoutLock() {
+        if (is_ending) return;
+        ++calls_without_lock;
+        state_ = PyEval_SaveThread();
+    }
+    ~WithoutLock() {
+        if (!state_) return;
+        PyEval_RestoreThread(state_);
+        --calls_without_lock;
+    }
+    WithoutLock(const WithoutLock&) = delete;
+    WithoutLock& operator=(const WithoutLock&) = delete;
+
+   private:
+    PyThreadState* state_ = nullptr;
+};
+
+void wait_for_calls() {
+    is_ending = true;
+    while (calls_without_lock > 0) {
+        nb::gil_scoped_release release;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
 
 // Where an array without elements lies that says it lies nowhere.
 double nowhere;
@@ -153,7 +195,7 @@ nb::tuple solve(
     if (!y.is_none()) request.hold_solution(out, y);
     smnn::Solved solved;
     {
-        nb::gil_scoped_release release;
+        const WithoutLock guard;
         solved = smnn::solve(
             request.shape, request.scheme, request.arrays, request.undetermined, out.view.data, lean
         );
@@ -169,7 +211,7 @@ bool normal_solve(
     request.hold(smnn::G, g);
     Held out;
     request.hold_solution(out, x);
-    nb::gil_scoped_release release;
+    const WithoutLock guard;
     return smnn::normal_solve(
         request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
     );
@@ -191,7 +233,7 @@ bool adjoint(
         outs[f].require(request.arrays[f].shape, size_t(request.arrays[f].rank));
         out[f] = outs[f].view;
     }
-    nb::gil_scoped_release release;
+    const WithoutLock guard;
     return smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);
 }
 
@@ -226,6 +268,12 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
 NB_MODULE(_kernels, m) {
     // a factor that a global variable still holds at the end is no leak
     nb::set_leak_warnings(false);
+    nb::module_::import_("atexit").attr("register")(nb::cpp_function(&wait_for_calls));
+#if !defined(_WIN32)
+    // a forked child has no other threads, whatever they were doing
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { calls_without_lock = 0; });
+    (void)registered;
+#endif
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
     nb::class_<Factor>(m, "Factor")
         .def_ro("nbytes", &Factor::bytes);

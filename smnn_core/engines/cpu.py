@@ -156,12 +156,8 @@ class CpuFactor:
     ) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
-        dtype = y.dtype
         gradients = tuple(
-            [
-                (np.empty(x.shape, dtype) if x.nbytes < POOLED_BYTES else _empty(x.shape, dtype)) if take else None
-                for x, take in zip(call.inputs, by_field(wanted), strict=True)
-            ]
+            [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
         )
         y, g = _addressable(y), _addressable(g)
         singular = _kernels.adjoint(call.form, problem.batch, call.inputs, None, self.kept, y, g, gradients, lean)

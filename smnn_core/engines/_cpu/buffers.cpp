@@ -20,11 +20,12 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
+// Blocks from this size on lie in huge pages, and may be lent to the operating system: all together up to so many times
+// what the pool keeps for itself.
+constexpr size_t LARGE_BLOCK = 4 * HUGE_PAGE;
+constexpr size_t LENT_POOLS = 8;
 
 constexpr size_t KEPT_BLOCKS = 16;
-// Blocks from this size on are lent to the operating system, up to so many times what the pool keeps for itself.
-constexpr size_t LENT_BYTES = 4 * HUGE_PAGE;
-constexpr size_t LENT_POOLS = 8;
 
 struct Block {
     void* data;
@@ -69,7 +70,7 @@ bool lend(void* data, size_t bytes) {
 }
 
 void* allocate(size_t bytes) {
-    const size_t alignment = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+    const size_t alignment = bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT;
     void* data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (!data) throw std::bad_alloc();
 #if defined(__linux__)
@@ -120,18 +121,20 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 Buffer::~Buffer() {
     if (!data_) return;
     std::unique_lock<std::mutex> lock(mutex);
-    const bool too_much = bytes_ >= LENT_BYTES && total().own + bytes_ > pool_bytes();
+    const bool too_much = bytes_ >= LARGE_BLOCK && total().own + bytes_ > pool_bytes();
     lock.unlock();  // (lending takes long; the block is not yet another's)
     const bool is_lent = too_much && lend(data_, bytes_);
     std::vector<void*> dropped;
     lock.lock();
     auto& blocks = pool();
     blocks.push_back({data_, bytes_, is_lent});
-    Total sum = total();
-    while (!blocks.empty() && (sum.own > pool_bytes() || sum.all > LENT_POOLS * pool_bytes() || blocks.size() > KEPT_BLOCKS)) {
+    const auto keeps_too_much = [&] {
+        const Total sum = total();
+        return sum.own > pool_bytes() || sum.all > LENT_POOLS * pool_bytes() || blocks.size() > KEPT_BLOCKS;
+    };
+    while (!blocks.empty() && keeps_too_much()) {
         dropped.push_back(blocks.front().data);
         blocks.erase(blocks.begin());
-        sum = total();
     }
     lock.unlock();
     for (void* block : dropped) std::free(block);

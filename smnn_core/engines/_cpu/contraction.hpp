@@ -11,7 +11,8 @@ template <class P, class Size, bool Chunked, class F = P>
 struct Contraction : Driver<P, Size, Chunked, F> {
     using Base = Driver<P, Size, Chunked, F>;
     using Base::ahead, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager, Base::task;
-    using Base::workspace, Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take, Base::z_at;
+    using Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take;
+    using Base::workspace, Base::z_at;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 

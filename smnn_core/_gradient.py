@@ -65,28 +65,32 @@ def equation_correction(system: System, rest: Array) -> Array:
     """What to add to the equation rows of v, (..., T, Q), where `rest` = g - (W A)^T v, (..., T, V, K), should be zero.
 
     The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
-    with the Q x Q normal equations, damped: what is corrected was nearly right, and rows may depend on each other.
+    with the Q x Q normal equations, damped: what is corrected was nearly right, rows may depend on each other, and one
+    that is nearly zero says nothing. Hence sqrt(DAMPING) y in all norms.
     """
     xp, Q, n = system.xp, system.Q, system.n
     s = xp.abs(system.step_sizes)
     if s.shape[-1] > 1:
         s = concat(xp, [s[..., :1], s], axis=-1)
     p = xp.flip(powers(xp, s, system.K), axis=-1)[..., None, :]
-    C = (system.weights.equation[..., None, None] * system.coefficients) * p[..., None, :, :]
+    w = system.weights.equation[..., None]
+    C = (w[..., None] * system.coefficients) * p[..., None, :, :]
     C = xp.reshape(C, (*C.shape[:-2], n))
-    norm2 = xp.sum(C * C, axis=-1, keepdims=True)
+    least = w * p[..., :1]  # (..., T, Q, 1)
+    norm2 = xp.sum(C * C, axis=-1, keepdims=True) + DAMPING * least * least
     norm = xp.sqrt(xp.where(norm2 == 0, xp.ones_like(norm2), norm2))  # (the root of 0 has no derivative)
     C = C / norm
     rest = rest * p
     rest = C @ xp.reshape(rest, (*rest.shape[:-2], n, 1))
     if Q == 1:
         return (rest / norm)[..., 0]
-    gram = C @ xp.matrix_transpose(C) + DAMPING * xp.eye(Q, dtype=system.dtype, device=system.device)
+    one = xp.eye(Q, dtype=system.dtype, device=system.device)
+    gram = (1 - one) * (C @ xp.matrix_transpose(C)) + (1 + DAMPING) * one
     return (xp.linalg.solve(gram, rest) / norm)[..., 0]
 
 
 DAMPING = 1e-4
-"""Relative to a row of norm 1: of an error, this much is left at most where rows are independent."""
+"""Relative to a row of norm 1, or y alone: of an error, this much is left where rows are independent."""
 
 
 def corrected(system: System, v: Rows, g: Array | None = None) -> Rows:

@@ -126,6 +126,26 @@ def test_equals_finite_differences(data: ProblemData) -> None:
         assert abs(np.sum(found[key] * direction) - expected) <= 1e-9 * condition * scale, key
 
 
+@pytest.mark.parametrize("engine", [None, "array_api"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (3, 2)], ids=str)
+def test_equations_that_are_almost_zero(engine: str | None, shape: tuple[int, int]) -> None:
+    """What the correction of such a row might do is limited: in float32 the gradients keep six digits."""
+    rng = np.random.default_rng(2)
+    (Q, K), T = shape, 5
+    c = rng.normal(size=(T, Q, 1, K))
+    c[2, -1] *= 1e-7
+    inputs = c, rng.normal(size=(T, Q)), rng.normal(size=(1, 1, K)), np.full(T - 1, 0.5)
+    inputs = tuple(x.astype(np.float32) for x in inputs)
+    options = {} if engine is None else {"engine": engine}
+    y, single = smnn.solve_ode_vjp(*inputs, **options)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    exact = smnn.solve_ode_vjp(*(x.astype(np.float64) for x in inputs), **options)[1](g.astype(np.float64))
+    for name, value in flat(single(g)).items():
+        if value is not None:
+            expected = flat(exact)[name]
+            np.testing.assert_allclose(value, expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
+
+
 def test_gradient_of_a_repeated_input_is_the_sum() -> None:
     rng = np.random.default_rng(5)
     T, batch = 6, 4

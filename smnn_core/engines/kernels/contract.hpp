@@ -112,14 +112,14 @@ SMNN_INLINE StepGradients<P> contract_step(
 template <class T>
 constexpr T least_norm2 = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
 
-// (C C^T + DAMPING) e = e for two right-hand sides in place, by Cholesky; C (Q, n).
+// (C C^T with the diagonal 1 + DAMPING) e = e for two right-hand sides in place, by Cholesky; C (Q, n).
 template <class P>
 SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, P* e0, P* e1) {
     const P one = splat<P>(1);
     for (int i = 0; i < Q; ++i) {
         for (int k = 0; k <= i; ++k) {
-            P sum = splat<P>(i == k ? DAMPING : 0);
-            for (int j = 0; j < n; ++j) sum += C[i * n + j] * C[k * n + j];
+            P sum = splat<P>(i == k ? 1 + DAMPING : 0);
+            for (int j = 0; i != k && j < n; ++j) sum += C[i * n + j] * C[k * n + j];
             for (int l = 0; l < k; ++l) sum -= gram[i * Q + l] * gram[k * Q + l];
             // (the diagonal holds its inverse)
             gram[i * Q + k] = i == k ? one / root(sum) : sum * gram[k * Q + k];
@@ -168,7 +168,7 @@ SMNN_INLINE void contract_equations(
     P* rest_lambda = memory;
     P* rest_r = rest_lambda + n;
     P* p = rest_r + n;       // |s|^(K-1-o)
-    P* C = p + size.K;       // (Q, n): rows of norm 1, or 0; a single one as it is
+    P* C = p + size.K;       // (Q, n): rows of norm 1 at most; a single one as it is
     P* gram = C + Q * n;     // (Q, Q)
     P* inverse = gram + Q * Q;  // of norms; of a single one, of its square
     P* v = inverse + Q;      // W A λ ...
@@ -184,7 +184,8 @@ SMNN_INLINE void contract_equations(
     });
     repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q);
-        P A_lambda = zero, residual = rows.b(t, q), norm2 = zero;
+        const P least = w * p[0];
+        P A_lambda = zero, residual = rows.b(t, q), norm2 = splat<P>(DAMPING) * least * least;
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const P c = rows.c(t, q, j);
             A_lambda += c * at.lambda[j];

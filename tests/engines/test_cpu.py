@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _strategies import custom_scheme, problems
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import smnn_core as smnn
@@ -465,17 +465,24 @@ def test_memory_beyond_what_is_kept_is_lent_to_the_operating_system() -> None:
     assert all((x[:some] == i).all() for i, x in enumerate(arrays))
 
 
-@given(st.integers(2, 9), st.integers(2, 5), st.sampled_from(["float64", "float32"]), st.integers(0, 2**32 - 1))
-def test_rows_that_start_with_zeros(T, K, dtype, seed) -> None:
-    """Single equations with zeros among coefficients and weights, against the dense problem of each member."""
+@example(1, 3, 5, "float32", 151761)  # at one point a column is rounding errors alone, whose squares vanish
+@given(
+    st.integers(1, 2),
+    st.integers(2, 9),
+    st.integers(2, 5),
+    st.sampled_from(["float64", "float32"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_rows_that_start_with_zeros(V, T, K, dtype, seed) -> None:
+    """Equations with zeros among coefficients and weights, against the dense problem of each member."""
     rng = np.random.default_rng(seed)
     B = 20
 
     def some_zero(*shape: int) -> np.ndarray:
         return (rng.normal(size=shape) * rng.integers(0, 2, shape)).astype(dtype)
 
-    arguments = some_zero(B, T, 1, 1, K), some_zero(B, T, 1), some_zero(B, 2, 1, K), np.ones((B, T - 1), dtype)
-    zero_or_one = [rng.integers(0, 4, shape) > 0 for shape in [(B, T, 1), (B, 2, 1, K), (B, T - 1)]]
+    arguments = some_zero(B, T, V, V, K), some_zero(B, T, V), some_zero(B, 2, V, K), np.ones((B, T - 1), dtype)
+    zero_or_one = [rng.integers(0, 4, shape) > 0 for shape in [(B, T, V), (B, 2, V, K), (B, T - 1)]]
     exact, weights = (smnn.Weights(*(w.astype(x) for w in zero_or_one)) for x in ("float64", dtype))
     A, d = smnn.dense_system(*(x.astype(np.float64) for x in arguments), weights=exact)
     values = np.linalg.svd(A, compute_uv=False)
@@ -488,8 +495,8 @@ def test_rows_that_start_with_zeros(T, K, dtype, seed) -> None:
         expected = np.linalg.lstsq(A[i], d[i])[0]
         residual = np.abs(A[i] @ expected - d[i]).max()
         cond = values[i, 0] / values[i, -1]
-        # (rotations stay below 50 eps; reflections, which the baseline has for K = 5, reach 200)
-        tolerance = 400 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
+        # (rotations, and reflections, which the baseline has for K = 5, stay below 25 eps in 10^5 examples)
+        tolerance = 100 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
         assert_near(y[i].ravel(), expected.astype(dtype), tolerance, f"member {i}")
 
 

@@ -25,15 +25,40 @@ struct Reflection {
     SMNN_INLINE P inverse_diagonal() const { return v0 * inverse; }
 };
 
+// Squares below the least normal number are lost: in a sum below SMALL_SQUARE, that number over the rounding error, this is
+// no longer a rounding error. UPSCALE takes entries to where their squares count.
+template <class T>
+constexpr T LEAST = T(sizeof(T) == 8 ? 0x1p-1022 : 0x1p-126);
+template <class T>
+constexpr T SMALL_SQUARE = LEAST<T> * T(sizeof(T) == 8 ? 0x1p+52 : 0x1p+23);
+template <class T>
+constexpr T UPSCALE = T(sizeof(T) == 8 ? 0x1p+512 : 0x1p+64);
+
+// |(a, x)|^2, as exact for what is left of a column that vanishes as for any other: of these rounding errors a reflection
+// will be made, and one with a wrong norm is not orthogonal.
 template <class P, class Rows>
-SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
-    const P zero = splat<P>(0);
+SMNN_INLINE P squared_norm(const P& a, const P* x, Rows rows) {
+    using T = typename Lanes<P>::Scalar;
     P sum = a * a;
     repeat(rows, [&](auto i) SMNN_LAMBDA { sum += x[i] * x[i]; });
+    const auto small = sum < splat<P>(SMALL_SQUARE<T>);
+    if (any(small)) {
+        const P up = splat<P>(UPSCALE<T>), down = splat<P>(1 / UPSCALE<T>);
+        P scaled = (a * up) * (a * up);
+        repeat(rows, [&](auto i) SMNN_LAMBDA { scaled += (x[i] * up) * (x[i] * up); });
+        sum = select(small, scaled * down * down, sum);
+    }
+    return sum;
+}
+
+template <class P, class Rows>
+SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
+    using T = typename Lanes<P>::Scalar;
     // (the shortest way from the column to the inverse: a sweep waits for little else)
-    const P norm = root(sum), size = magnitude(a);
+    const P sum = squared_norm(a, x, rows), norm = root(sum), size = magnitude(a);
     const P h = sum + size * norm;
-    return {with_sign(size + norm, a), select(h == zero, zero, splat<P>(-1) / h), with_sign(norm, -a)};
+    const auto none = h < splat<P>(LEAST<T>);
+    return {with_sign(size + norm, a), select(none, splat<P>(0), splat<P>(-1) / h), with_sign(norm, -a)};
 }
 
 // An entry replaces the top where it is this much larger: nearly equal ones need no exchange.

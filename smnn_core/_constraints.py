@@ -16,6 +16,7 @@ __all__ = [
     "apply",
     "apply_transpose",
     "gradient_of_product",
+    "initial_transpose",
     "tangent_of_product",
     "tangent_of_product_transpose",
     "weighted",
@@ -50,7 +51,7 @@ def _smoothness_transpose(system: System, p: Array, x: Array) -> Array:
     return concat(xp, [at_t, edge], axis=-3) + concat(xp, [edge, at_next], axis=-3)
 
 
-def _initial_transpose(system: System, x: Array) -> Array:
+def initial_transpose(system: System, x: Array) -> Array:
     """Rows y[t,v,r], t < T_init, r < R_init, transposed: x padded with zeros to (..., T, V, K)."""
     xp, lead = system.xp, tuple(x.shape[:-3])
     T, V, K = system.n_steps, system.V, system.K
@@ -75,7 +76,7 @@ def apply(system: System, y: Array) -> Rows:
 
 def apply_transpose(system: System, x: Rows) -> Array:
     """A^T x: (..., T, V, K)."""
-    result = _equation_transpose(system, system.coefficients, x.equation) + _initial_transpose(system, x.initial)
+    result = _equation_transpose(system, system.coefficients, x.equation) + initial_transpose(system, x.initial)
     if x.smoothness is not None:
         p = powers(system.xp, system.step_sizes, system.K)
         result = result + _smoothness_transpose(system, p, x.smoothness)

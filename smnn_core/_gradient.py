@@ -66,7 +66,7 @@ def equation_correction(system: System, rest: Array) -> Array:
 
     The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
     with the Q x Q normal equations, damped: what is corrected was nearly right, rows may depend on each other, and one
-    that is nearly zero says nothing. Hence sqrt(DAMPING) y in all norms.
+    that is small beside the other rows of its point says little. Hence a part of these, and of w[q] y, in its norm.
     """
     xp, Q, n = system.xp, system.Q, system.n
     s = xp.abs(system.step_sizes)
@@ -76,8 +76,8 @@ def equation_correction(system: System, rest: Array) -> Array:
     w = system.weights.equation[..., None]
     C = (w[..., None] * system.coefficients) * p[..., None, :, :]
     C = xp.reshape(C, (*C.shape[:-2], n))
-    least = w * p[..., :1]  # (..., T, Q, 1)
-    norm2 = xp.sum(C * C, axis=-1, keepdims=True) + DAMPING * least * least
+    others = w * w * p[..., :1] ** 2 + _other_rows(system, p)[..., None, None]
+    norm2 = xp.sum(C * C, axis=-1, keepdims=True) + OTHER_ROWS * others
     norm = xp.sqrt(xp.where(norm2 == 0, xp.ones_like(norm2), norm2))  # (the root of 0 has no derivative)
     C = C / norm
     rest = rest * p
@@ -89,8 +89,23 @@ def equation_correction(system: System, rest: Array) -> Array:
     return (xp.linalg.solve(gram, rest) / norm)[..., 0]
 
 
+def _other_rows(system: System, p: Array) -> Array:
+    """The squared norms of initial rows and of one step at each point, multiplied by p = s^(R-o): (..., T)."""
+    xp, T, w = system.xp, system.n_steps, system.weights
+    ones = xp.ones(
+        (system.n_initial_steps, system.V, system.n_initial_orders), dtype=system.dtype, device=system.device
+    )
+    initial = xp.sum(rows.initial_transpose(system, w.initial * w.initial * ones) * p * p, axis=(-2, -1))
+    step = w.smoothness * xp.ones((T - 1,), dtype=system.dtype, device=system.device)
+    step = concat(xp, [step[..., :1], step], axis=-1) * p[..., 0, 0]
+    return initial + step * step
+
+
 DAMPING = 1e-4
-"""Relative to a row of norm 1, or y alone: of an error, this much is left where rows are independent."""
+"""Relative to rows of norm 1: of an error, this much is left where they are independent."""
+OTHER_ROWS = 1e-2
+"""How much of the squared norm of a point's other rows, s^(2R) and more, damps: rounding errors of g and of these rows
+enter a correction at most 1 / OTHER_ROWS times as large as v, and little is left where an equation outweighs them."""
 
 
 def corrected(system: System, v: Rows, g: Array | None = None) -> Rows:

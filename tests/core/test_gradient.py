@@ -126,24 +126,45 @@ def test_equals_finite_differences(data: ProblemData) -> None:
         assert abs(np.sum(found[key] * direction) - expected) <= 1e-9 * condition * scale, key
 
 
+def check_float32(
+    inputs: tuple[np.ndarray, ...], weights: smnn.Weights, engine: str | None, names: tuple[str, ...], tolerance: float
+) -> None:
+    """The gradients in float32 against float64, relative to the largest entry of each."""
+    options = {} if engine is None else {"engine": engine}
+    y, single = smnn.solve_ode_vjp(*(x.astype(np.float32) for x in inputs), weights=weights, **options)
+    g = np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
+    rounded = (x.astype(np.float32).astype(np.float64) for x in inputs)
+    exact = flat(smnn.solve_ode_vjp(*rounded, weights=weights, **options)[1](g.astype(np.float64)))
+    found = flat(single(g))
+    for name in names:
+        atol = tolerance * np.abs(exact[name]).max()
+        np.testing.assert_allclose(found[name], exact[name], rtol=0, atol=atol, err_msg=name)
+
+
+SHAPES = [(1, 1), (2, 1), (1, 3), (3, 2)]
+"""Q, K"""
+
+
 @pytest.mark.parametrize("engine", [None, "array_api"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (3, 2)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equations_that_are_almost_zero(engine: str | None, shape: tuple[int, int]) -> None:
-    """What the correction of such a row might do is limited: in float32 the gradients keep six digits."""
     rng = np.random.default_rng(2)
     (Q, K), T = shape, 5
     c = rng.normal(size=(T, Q, 1, K))
     c[2, -1] *= 1e-7
     inputs = c, rng.normal(size=(T, Q)), rng.normal(size=(1, 1, K)), np.full(T - 1, 0.5)
-    inputs = tuple(x.astype(np.float32) for x in inputs)
-    options = {} if engine is None else {"engine": engine}
-    y, single = smnn.solve_ode_vjp(*inputs, **options)
-    g = rng.normal(size=y.shape).astype(np.float32)
-    exact = smnn.solve_ode_vjp(*(x.astype(np.float64) for x in inputs), **options)[1](g.astype(np.float64))
-    for name, value in flat(single(g)).items():
-        if value is not None:
-            expected = flat(exact)[name]
-            np.testing.assert_allclose(value, expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
+    check_float32(inputs, smnn.Weights(), engine, ("coefficients", "rhs", "initial_values", "step_sizes"), 1e-5)
+
+
+@pytest.mark.parametrize("engine", [None, "array_api"])
+@pytest.mark.parametrize("strong", ["initial", "smoothness"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equations_that_weigh_little_beside_other_rows(engine: str | None, strong: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    (Q, K), T = shape, 5
+    inputs = rng.normal(size=(T, Q, 1, K)), rng.normal(size=(T, Q)), rng.normal(size=(T, 1, K)), np.full(T - 1, 0.8)
+    weights = smnn.Weights(equation=1e-2, **{strong: 30.0})
+    check_float32(inputs, weights, engine, ("coefficients", "rhs"), 3e-4)
 
 
 def test_gradient_of_a_repeated_input_is_the_sum() -> None:

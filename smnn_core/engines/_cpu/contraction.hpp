@@ -124,9 +124,9 @@ struct Contraction : Driver<P, Size, Chunked, F> {
                 keep_where_shorter(t, border.out.lambda, border.end.lambda, n);
                 keep_where_shorter(t, border.out.y, border.end.y, n);
             }
-            if (rows.has_initial(t)) pull_initial<P>(size, rows, t, at, in);
+            const P initial_norm2 = rows.has_initial(t) ? pull_initial<P>(size, rows, t, rows.s(t), at, in) : splat<P>(0);
             contract_equations<P>(
-                size, rows, t, rows.s(t), at, g + i * n, in,
+                size, rows, t, rows.s(t), rows.w_near(t), initial_norm2, at, g + i * n, in,
                 PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}, equations
             );
         }

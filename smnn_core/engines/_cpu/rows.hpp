@@ -18,8 +18,8 @@ struct StagedRows {
     int t0;  // first point of the block
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
     int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
-    P s_first, w_first;                                               // the step from the left separator
-    bool initial_;                                                    // some point of the block has initial rows
+    P s_first, w_first, w_near_first;  // the step from the left separator
+    bool initial_;  // some point of the block has initial rows
 
     SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
     SMNN_INLINE const P& b(int t, int q) const { return b_[(t - t0) * b_step + q]; }
@@ -28,6 +28,8 @@ struct StagedRows {
     SMNN_INLINE P w_smoothness(int t) const {
         return t == 0 ? w_first : w_smoothness_[(t - t0) * w_smoothness_step];
     }
+    // the weight of a step at point t, as s(t): that into it, or out of the first
+    SMNN_INLINE P w_near(int t) const { return t == 0 ? w_near_first : w_smoothness(t); }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_ != nullptr; }
     SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const {
         return smoothness_rhs_[((t - t0) * job->V + v) * 2 * job->K + i];
@@ -160,7 +162,7 @@ struct RowStager {
         }
         if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, r.b_, course, &ahead);
         if (with_rhs && !job.in[B].data) zero(r.b_, Index(t1 - t0) * job.Q);
-        r.s_first = r.w_first = splat<P>(0);
+        r.s_first = r.w_first = r.w_near_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
         const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
         r.s_ = s_ + before;
@@ -172,7 +174,7 @@ struct RowStager {
         }
         if (t0 == 0) {
             r.s_first = before_first(s, job.in[S]);
-            r.w_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
+            r.w_first = r.w_near_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
             for (int l = 0; l < W; ++l) {
                 if (group.start[l] == 0) r.w_first.set(l, 0);
             }

@@ -256,7 +256,7 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
             out_y[j] = pull_y[j];
             g[j] = g_(t, j / size.K, j % size.K);
         }
-        const T near = rows.near(t);  // (before the gradient of the step takes its place)
+        const T near = rows.near(t), w_near = rows.w_near(t);  // (before the gradient of the step takes its place)
         if (lane.start + t > 0) {
             read(t - 1, y_before, x_before);
             const auto step = step_into(t, rows.s(t));
@@ -267,9 +267,11 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
                 out_y[j] += in_y[j];
             }
         }
-        if (rows.has_initial(t)) pull_initial<T>(size, rows, t, State<T>{y, x}, Pull<T>{out_x, out_y});
+        const State<T> at{y, x};
+        const Pull<T> pull{out_x, out_y};
+        const T initial_norm2 = rows.has_initial(t) ? pull_initial<T>(size, rows, t, near, at, pull) : T(0);
         contract_equations<T>(
-            size, rows, t, near, State<T>{y, x}, g, Pull<T>{out_x, out_y}, PointGradients<T>{c, b, w}, workspace
+            size, rows, t, near, w_near, initial_norm2, at, g, pull, PointGradients<T>{c, b, w}, workspace
         );
         dc.put_all(t, c);
         db.put_all(t, b);

@@ -45,8 +45,8 @@ struct State {
 // The workspace, in packs, of `contract_equations` where sizes are known at run time.
 SMNN_INLINE constexpr int contract_workspace(int n, int K, int Q) { return 2 * n + K + Q * n + Q * Q + 7 * Q; }
 
-// The damping of the correction; as in smnn_core/_gradient.py.
-constexpr double DAMPING = 1e-4;
+// How the correction is damped; as in smnn_core/_gradient.py.
+constexpr double DAMPING = 1e-4, OTHER_ROWS = 1e-2;
 
 // The smoothness rows of a step s with weight w, from a point (0) to the next (1): gradients, and what the rows give to
 // either point.
@@ -141,23 +141,27 @@ SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, P* e0, P* e1) 
     }
 }
 
-// The initial rows of point t, added to what the steps give to it.
+// The initial rows of point t, added to what the steps give to it. Returns their squared norm, multiplied by |s|^(K-1-o).
 template <class P, class Size, class Rows>
-SMNN_OUTLINE void pull_initial(const Size& size, const Rows& rows, int t, State<P> at, Pull<P> pull) {
+SMNN_OUTLINE P pull_initial(const Size& size, const Rows& rows, int t, P s, State<P> at, Pull<P> pull) {
+    P norm2 = splat<P>(0);
     for (int e = 0; e < size.V * rows.n_initial_orders(); ++e) {
         const int v = e / rows.n_initial_orders(), r = e % rows.n_initial_orders(), j = v * size.K + r;
-        const P w = rows.w_initial(t, v, r);
+        P w = rows.w_initial(t, v, r);
         pull.lambda[j] += w * w * at.lambda[j];
         pull.y[j] -= w * w * (rows.u(t, v, r) - at.y[j]);
+        for (int o = r + 1; o < size.K; ++o) w *= s;
+        norm2 += w * w;
     }
+    return norm2;
 }
 
-// The equations of point t, where the steps around it and its initial rows give `pull`, g is dL/dy and s a step at the
-// point: gradients.
+// The equations of point t, where the steps around it and its initial rows give `pull`, g is dL/dy, s a step at the point
+// and w_step its weight, and `initial_norm2` what `pull_initial` returns: gradients.
 template <class P, class Size, class Rows>
 SMNN_INLINE void contract_equations(
-    const Size& size, const Rows& rows, int t, P s, State<P> at, const P* g, Pull<P> pull, const PointGradients<P>& out,
-    P* workspace
+    const Size& size, const Rows& rows, int t, P s, P w_step, P initial_norm2, State<P> at, const P* g, Pull<P> pull,
+    const PointGradients<P>& out, P* workspace
 ) {
     using Cap = Capacity<Size>;
     using T = typename Lanes<P>::Scalar;
@@ -178,14 +182,14 @@ SMNN_INLINE void contract_equations(
     P* e_r = e_lambda + Q;
     p[size.K - 1] = one;
     for (int o = size.K - 1; o > 0; --o) p[o - 1] = p[o] * magnitude(s);
+    const P p2 = p[0] * p[0], others = w_step * w_step * p2 + initial_norm2;
     repeat(size.n, [&](auto j) SMNN_LAMBDA {
         rest_lambda[j] = g[j] - pull.lambda[j];
         rest_r[j] = pull.y[j];
     });
     repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q);
-        const P least = w * p[0];
-        P A_lambda = zero, residual = rows.b(t, q), norm2 = splat<P>(DAMPING) * least * least;
+        P A_lambda = zero, residual = rows.b(t, q), norm2 = splat<P>(OTHER_ROWS) * (w * w * p2 + others);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             const P c = rows.c(t, q, j);
             A_lambda += c * at.lambda[j];

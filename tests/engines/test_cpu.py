@@ -533,6 +533,19 @@ def test_how_much_of_a_factor_is_kept(batch) -> None:
     assert cpu.solve_problem(problem, lean=True)[1].nbytes == 0
 
 
+@pytest.mark.parametrize(("B", "kept"), [(128, True), (4000, False)])
+def test_factors_of_short_lanes_are_kept_where_they_fit_into_caches(B, kept) -> None:
+    """They are eliminated again faster than read from memory; where a factor is itself wanted, it is there."""
+    problem = random_problem(np.random.default_rng(8), (B,), 50, 1, 3, 1)
+    y, factor = cpu.solve_problem(problem)
+    whole = cpu.factorize(problem.system)
+    assert whole.nbytes >= 15 * problem.rhs.nbytes
+    assert factor.nbytes == (whole.nbytes if kept else 0)
+    g = np.random.default_rng(9).normal(size=y.shape)
+    for first, second in zip(factor.adjoint(problem, y, g)[:4], whole.adjoint(problem, y, g)[:4], strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
+
+
 def test_many_segments_in_chunks() -> None:
     """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/call.hpp)."""
     T = 300_001

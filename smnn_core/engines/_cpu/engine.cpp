@@ -9,20 +9,28 @@ namespace {
 
 // A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
+// Lanes that stay in the second level of cache are eliminated again faster than a factor larger than this is written and read
+// back: it would not stay there from one call to the next.
+constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule.
 constexpr double ELSE_BYTES = 150e3;
 // A factor from this size on, of blocks up to this n, is written past the caches: larger blocks wait for arithmetic anyway.
 constexpr size_t STREAMED_BYTES = size_t(32) << 20;
 constexpr int STREAMED_UNKNOWNS = 5;
 
+// Whether undivided lanes are one segment, which stays in the second level of cache.
+bool is_short(const Call& call) {
+    return !call.chunked() && !call.shares_lhs() && call.kernels.sizes(call.job, 0).segments == 1;
+}
+
 // The buffers of one call, beyond those of the factor.
 struct Work {
     Buffer z, checkpoints, ends, passed, reduced, separators;
 
-    Work(Call& call, bool with_z) {
+    Work(Call& call, bool with_factor) {
         const Sizes sizes = call.kernels.sizes(call.job, 0);
         const size_t groups = size_t(call.job.groups);
-        if (with_z) {
+        if (call.chunked() || (with_factor && !is_short(call))) {
             z = Buffer(groups * sizes.z);
             call.job.z = z.data();
         }
@@ -76,9 +84,9 @@ enum class Keep { ALL, SOME, NONE };
 // Segments, the first ones, that are eliminated again rather than kept.
 int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     const Job& job = call.job;
-    // (a lane that stays in the cache is eliminated again faster than read back)
-    if (keep == Keep::NONE || (!call.chunked() && whole.segments == 1)) return whole.segments;
-    if (keep == Keep::ALL || size_t(job.groups) * whole.factor <= SMALL_BYTES) return 0;
+    const size_t bytes = size_t(job.groups) * whole.factor;
+    if (keep == Keep::NONE || (keep == Keep::SOME && is_short(call) && bytes > NEAR_BYTES)) return whole.segments;
+    if (keep == Keep::ALL || bytes <= SMALL_BYTES) return 0;
     // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint; and some
     // memory for all else
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
@@ -126,13 +134,13 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (!factor && call.shares_lhs()) {
         own = make_shared_factor(call);
     } else if (!factor) {
-        own = make_factor(call, keep);
+        own = make_factor(call, is_short(call) ? Keep::NONE : keep);
         phases |= SWEEP;
-        call.job.stages_once = contract && !call.chunked() && call.kernels.sizes(call.job, 0).segments == 1;
+        call.job.stages_once = contract && is_short(call);
     }
     if (!factor) factor = own.get();
     if (factor) use(call, *factor);
-    Work work(call, call.chunked() || (factor && !factor->tape));
+    Work work(call, factor && !factor->tape);
     if (!call.chunked()) {
         call.run(phases);
         return;
@@ -156,7 +164,7 @@ Solved solve(
     const bool shared = call.shares_lhs();
     auto factor = shared ? make_shared_factor(call) : make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
     if (factor) use(call, *factor);
-    Work work(call, call.chunked() || (factor && !shared));
+    Work work(call, factor && !shared);
     if (shared && !y) return call.solved(factor);
     const auto run = [&] {
         if (!call.chunked()) return call.run(y ? SWEEP | BACK : SWEEP);

@@ -495,7 +495,7 @@ def test_rows_that_start_with_zeros(V, T, K, dtype, seed) -> None:
         expected = np.linalg.lstsq(A[i], d[i])[0]
         residual = np.abs(A[i] @ expected - d[i]).max()
         cond = values[i, 0] / values[i, -1]
-        # (rotations, and reflections, which the baseline has for K = 5, stay below 25 eps in 10^5 examples)
+        # (for rotations as for reflections, which the baseline has for K = 5)
         tolerance = 100 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
         assert_near(y[i].ravel(), expected.astype(dtype), tolerance, f"member {i}")
 

@@ -500,6 +500,46 @@ def test_rows_that_start_with_zeros(V, T, K, dtype, seed) -> None:
         assert_near(y[i].ravel(), expected.astype(dtype), tolerance, f"member {i}")
 
 
+@example(28, 3, "taylor", "float32", 986)
+@example(58, 3, "taylor", "float32", 789)
+@given(
+    st.integers(20, 90),
+    st.integers(2, 3),
+    st.sampled_from(["taylor", "hermite"]),
+    st.sampled_from(["float64", "float32"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_zeros_and_weights_in_chunks(T, K, scheme, dtype, seed) -> None:
+    """What reaches the left separator of a chunk may be zero, or a rounding error, in some of its columns."""
+    rng = np.random.default_rng(seed)
+    T_init = int(rng.choice([1, T]))
+
+    def spread(decades: float, *shape: int) -> np.ndarray:
+        return 10 ** rng.uniform(-decades, decades, shape)
+
+    def some_zero(x: np.ndarray) -> np.ndarray:
+        return x * (rng.uniform(size=x.shape) < rng.choice([0.2, 0.6, 1]))
+
+    coefficients = some_zero(rng.normal(size=(T, 1, 1, K))) * spread(rng.choice([0, 1, 3]), T, 1, 1, K)
+    values = rng.normal(size=(T, 1)), rng.normal(size=(T_init, 1, K))
+    arguments = [x.astype(dtype) for x in (coefficients, *values, spread(0.5, T - 1) * rng.choice([0.2, 0.01]))]
+    weights = some_zero(spread(1, T, 1)), some_zero(spread(1, T_init, 1, K)), spread(1, T - 1)
+    exact = smnn.Weights(*(w.astype(dtype).astype(np.float64) for w in weights))
+    A, d = smnn.dense_system(*(x.astype(np.float64) for x in arguments), scheme=SCHEMES[scheme], weights=exact)
+    columns = np.linalg.norm(A, axis=0)
+    singular_values = np.linalg.svd(A / np.where(columns == 0, 1, columns), compute_uv=False)
+    cond = singular_values[0] / max(singular_values[-1], 1e-300)
+    if cond > 1e3:
+        return
+    used = smnn.Weights(*(w.astype(dtype) for w in weights))
+    y, factor = cpu.solve_problem(Problem.build(*arguments, scheme=SCHEMES[scheme], weights=used))
+    assert factor.undetermined is None
+    expected, *_ = np.linalg.lstsq(A / columns, d)
+    residual = np.abs(A / columns @ expected - d).max()
+    tolerance = 10 * np.finfo(dtype).eps * (cond * np.abs(expected).max() + cond**2 * residual)
+    np.testing.assert_allclose(y.ravel() * columns, expected, rtol=0, atol=tolerance)
+
+
 @settings(max_examples=6)
 @given(
     st.sampled_from([(), (3,), (40,)]),

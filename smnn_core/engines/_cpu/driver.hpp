@@ -257,6 +257,7 @@ struct Driver {
                 if (by_stream) stream(factor_at(k, before_), block, Index(t1 - t0) * factor_entries(job) - skip);
             }
             if (partial) keep_where_shorter(t0, carried, saved, carried_entries(job));
+            if (Chunked && t1 == group.longest) end_chunk<P, Size>(carried);
             if (!Chunked && t1 == group.longest) {
                 P* z_end = again ? discarded : z_at(t1 - 1);
                 finish<P, Size, Rhs>(size, constants, rows, t1 - 1, carried, workspace, factor_at(k, t1 - 1), z_end);

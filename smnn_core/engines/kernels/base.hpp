@@ -89,7 +89,7 @@ struct Fixed {
     static constexpr Int<V_ * K_ + Q_> rows{};
     // Loops over columns are unrolled where everything fits the registers.
     static constexpr bool small = V_ * K_ <= 4;
-    // Eliminated by rotations (rotate.hpp), where time is not divided.
+    // Eliminated by rotations (rotate.hpp).
     static constexpr bool rotations = V_ == 1;
 };
 

@@ -18,8 +18,8 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class Size, bool Chunked>
-constexpr bool is_weighted = Size::rotations && !Chunked;
+template <class Size>
+constexpr bool is_weighted = Size::rotations;
 
 template <bool Chunked>
 struct FactorLayout {

@@ -21,7 +21,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class P, class Size, bool Rhs>
+template <class P, class Size, bool Chunked, bool Rhs>
 struct Rotations {
     using T = typename Lanes<P>::Scalar;
     static constexpr int n = Capacity<Size>::n, R = Capacity<Size>::rows;
@@ -35,6 +35,10 @@ struct Rotations {
     P own[n * n], z[n], weight[n], norm2[n];
     // the rows below it: at the current point, at the next one, right-hand side, weights
     P x_own[n * n], x_next[R * n], x_z[R], x_weight[R];
+    // in a chunk, the columns of either at the left separator, and the rows that touch nothing else
+    static constexpr int SQUARE = Chunked ? n * n : 1;
+    P left[SQUARE], x_left[Chunked ? R * n : 1];
+    P edge[SQUARE], edge_z[n], edge_weight[n], edge_norm2[n], edge_noise[n];
     // the triangle's columns at the next point, and 1 / weight
     P top_next[n * n], inverse[n];
     P p[n], norm2_next[n];
@@ -47,12 +51,16 @@ struct Rotations {
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * n + k] = zero; });
             z[j] = weight[j] = norm2[j] = zero;
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = edge[j * n + k] = zero; });
+                edge_z[j] = edge_weight[j] = edge_norm2[j] = edge_noise[j] = zero;
+            }
         });
     }
 
     // In memory the weights lie in the places of the leading entries.
     SMNN_INLINE void load(const P* memory) {
-        const CarriedLayout<false> at{n};
+        const CarriedLayout<Chunked> at{n};
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) own[j * n + k] = memory[at.own() + j * n + k];
@@ -60,13 +68,23 @@ struct Rotations {
             weight[j] = memory[at.own() + j * n + j];
             z[j] = memory[at.z() + j];
             norm2[j] = memory[at.norm2() + j];
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                    left[j * n + k] = memory[at.left() + j * n + k];
+                    if (k > j) edge[j * n + k] = memory[at.edge() + j * n + k];
+                });
+                edge_weight[j] = memory[at.edge() + j * n + j];
+                edge_z[j] = memory[at.edge_z() + j];
+                edge_norm2[j] = memory[at.edge_norm2() + j];
+                edge_noise[j] = noise_in(edge_norm2[j]);
+            }
         });
         auto negative = weight[0] < splat<P>(0);
         repeat(size.n, [&](auto j) SMNN_LAMBDA { negative = negative | (weight[j] < splat<P>(0)); });
         degenerate = any(negative);
     }
     SMNN_INLINE void save(P* memory) const {
-        const CarriedLayout<false> at{n};
+        const CarriedLayout<Chunked> at{n};
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) memory[at.own() + j * n + k] = own[j * n + k];
@@ -74,22 +92,38 @@ struct Rotations {
             memory[at.own() + j * n + j] = weight[j];
             memory[at.z() + j] = z[j];
             memory[at.norm2() + j] = norm2[j];
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                    memory[at.left() + j * n + k] = left[j * n + k];
+                    if (k > j) memory[at.edge() + j * n + k] = edge[j * n + k];
+                });
+                memory[at.edge() + j * n + j] = edge_weight[j];
+                memory[at.edge_z() + j] = edge_z[j];
+                memory[at.edge_norm2() + j] = edge_norm2[j];
+            }
         });
     }
 
     // The same as rows without weights.
     SMNN_OUTLINE static void to_plain(P* memory) {
-        const CarriedLayout<false> at{n};
+        const CarriedLayout<Chunked> at{n};
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
             const P factor = root(magnitude(leading));
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
             memory[at.z() + j] *= factor;
             leading = select(leading < splat<P>(0), splat<P>(0), factor);
+            if constexpr (Chunked) {
+                for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
+                P& edge_leading = memory[at.edge() + j * n + j];
+                edge_leading = root(edge_leading);
+                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_leading;
+                memory[at.edge_z() + j] *= edge_leading;
+            }
         }
     }
     SMNN_OUTLINE static void to_weighted(P* memory) {
-        const CarriedLayout<false> at{n};
+        const CarriedLayout<Chunked> at{n};
         const P one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
@@ -98,6 +132,17 @@ struct Rotations {
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
             memory[at.z() + j] *= factor;
             leading = select(none, -one, leading * leading);
+            if constexpr (Chunked) {
+                for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
+                P& edge_leading = memory[at.edge() + j * n + j];
+                // (what is nothing to its column may be raised to the noise in it, and then the row is as any other)
+                const P zero = splat<P>(0), square = edge_leading * edge_leading, noise = noise_in(memory[at.edge_norm2() + j]);
+                const P raised = select(square <= noise, root(noise), edge_leading);
+                const P edge_factor = select(raised == zero, zero, one / select(raised == zero, one, raised));
+                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_factor;
+                memory[at.edge_z() + j] *= edge_factor;
+                edge_leading = raised * raised;
+            }
         }
     }
 
@@ -114,22 +159,48 @@ struct Rotations {
         x_weight[i] = splat<P>(1);
     }
 
+    // w s^o of the step into point t
+    template <class Rows>
+    SMNN_INLINE void set_powers(const Rows& rows, int t) {
+        const P s = rows.s(t);
+        p[0] = rows.w_smoothness(t);
+        repeat(size.n, [&](auto o) SMNN_LAMBDA {
+            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
+        });
+    }
+
+    // Puts the sweep before its first point. A chunk starts with the step from the separator, whose weight is zero in a
+    // lane that has none.
     template <class Rows>
     SMNN_INLINE void start(const Rows& rows) {
-        repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = norm2_next[o] = splat<P>(0); });
+        const P zero = splat<P>(0);
+        if constexpr (Chunked) {
+            set_powers(rows, 0);
+        } else {
+            repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
+        }
+        repeat(size.n, [&](auto o) SMNN_LAMBDA { norm2_next[o] = splat<P>(scheme.norm2[n + o]) * p[o] * p[o]; });
         repeat(size.n, [&](auto i) SMNN_LAMBDA { set_row(rows, 0, i); });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto i) SMNN_LAMBDA {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                    x_left[i * n + k] = i <= k ? x_own[i * n + k] : zero;
+                    edge[i * n + k] = zero;
+                });
+                edge_z[i] = zero;
+                edge_weight[i] = zero;
+                edge_norm2[i] = splat<P>(scheme.norm2[i]) * p[i] * p[i];
+                edge_noise[i] = noise_in(edge_norm2[i]);
+            });
+        }
     }
 
     // From the point before t towards t: its final rows go to f and f_z.
     template <class Rows>
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         const P one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
-        const P s = rows.s(t);
-        p[0] = rows.w_smoothness(t);
-        repeat(size.n, [&](auto o) SMNN_LAMBDA {
-            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
-        });
-        const FactorLayout<false> at{n, n};
+        set_powers(rows, t);
+        const FactorLayout<Chunked> at{n, n};
         auto bad_any = one < one;
         // row j with the row below that starts in column j as well, then with the one that did so a column before, ...
         repeat(size.n, [&](auto final) SMNN_LAMBDA {
@@ -146,6 +217,7 @@ struct Rotations {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) f[at.row(j) + k - j] = own[j * n + k];
                 f[at.next(j) + k] = top_next[j * n + k];
+                if constexpr (Chunked) f[at.left(j) + k] = left[j * n + k];
             });
             if constexpr (Rhs) f_z[j] = z[j];
         });
@@ -156,9 +228,14 @@ struct Rotations {
     template <int j, int i>
     SMNN_INLINE void rotate() {
         P b = x_own[i * n + j];
-        // (at the next point row j has zeros before its first rotation)
+        // (before their first rotation row j has zeros at the next point, and row i at the left separator)
         constexpr bool first = i == j;
-        if (first && degenerate) repeat(size.n, [&](auto k) SMNN_LAMBDA { top_next[j * n + k] = splat<P>(0); });
+        if (first && degenerate) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                top_next[j * n + k] = splat<P>(0);
+                if constexpr (Chunked) x_left[i * n + k] = splat<P>(0);
+            });
+        }
         if (degenerate) b = exchange<j, i>(b);
         const Turn turn(b, weight[j], x_weight[i], inverse[j]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
@@ -174,11 +251,23 @@ struct Rotations {
                 turn(top, x);
             }
         });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                P &top = left[j * n + k], &x = x_left[i * n + k];
+                if (first && !degenerate) {
+                    x = -(turn.b * top);
+                    top = turn.c * top;
+                } else {
+                    turn(top, x);
+                }
+            });
+        }
         if constexpr (Rhs) turn(z[j], x_z[i]);
         if (RESCALES && turn.small) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) x_own[i * n + k] *= turn.scale;
                 x_next[i * n + k] *= turn.scale;
+                if constexpr (Chunked) x_left[i * n + k] *= turn.scale;
             });
             if constexpr (Rhs) x_z[i] *= turn.scale;
         }
@@ -197,8 +286,36 @@ struct Rotations {
             inverse = reciprocal(sum);
             c = d * inverse;
             s = eb * inverse;
-            e = e * c;
             d = sum;
+            reduce(e);
+        }
+
+        // Of a row that stays where it is for many points, and that may be empty: of weight 0. Where nothing is added c is 1
+        // exactly: a rounding error of 1 / d would be the same at every point, and they would add up.
+        SMNN_INLINE static Turn to_stay(const P& b, P& d, P& e) {
+            const P one = splat<P>(1);
+            Turn turn;
+            turn.b = b;
+            const P eb = e * b, sum = d + eb * b, inverse = reciprocal(select(sum == splat<P>(0), one, sum));
+            turn.s = eb * inverse;
+            const P added = turn.s * b;
+            turn.c = select(added < splat<P>(T(0.5)), one - added, d * inverse);
+            d = sum;
+            turn.reduce(e);
+            return turn;
+        }
+
+        SMNN_INLINE void operator()(P& r, P& x) const {
+            const P kept = r;
+            r = c * kept + s * x;
+            x -= b * kept;
+        }
+
+       private:
+        Turn() = default;
+
+        SMNN_INLINE void reduce(P& e) {
+            e = e * c;
             small = false;
             if constexpr (RESCALES) {
                 const auto mask = c < splat<P>(SMALL_WEIGHT);
@@ -208,11 +325,6 @@ struct Rotations {
                     e = select(mask, e * b * b, e);
                 }
             }
-        }
-        SMNN_INLINE void operator()(P& r, P& x) const {
-            const P kept = r;
-            r = c * kept + s * x;
-            x -= b * kept;
         }
     };
 
@@ -232,6 +344,7 @@ struct Rotations {
         repeat(size.n, [&](auto k) SMNN_LAMBDA {
             if (k > j) swap(own[j * n + k], x_own[i * n + k]);
             swap(top_next[j * n + k], x_next[i * n + k]);
+            if constexpr (Chunked) swap(left[j * n + k], x_left[i * n + k]);
         });
         if constexpr (Rhs) swap(z[j], x_z[i]);
         weight[j] = select(mask, square, d);
@@ -249,6 +362,7 @@ struct Rotations {
                 const P x = w * rows.c(t, q, k);
                 norm2_next[k] += x * x;
                 x_next[(n + q) * n + k] = x;
+                if constexpr (Chunked) x_left[(n + q) * n + k] = splat<P>(0);
             });
             if constexpr (Rhs) x_z[n + q] = w * rows.b(t, q);
             x_weight[n + q] = splat<P>(1);
@@ -263,13 +377,45 @@ struct Rotations {
                     constexpr int k = j + 1 + decltype(k_)::value;
                     turn(own[j * n + k], x_next[i * n + k]);
                 });
+                if constexpr (Chunked) {
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA { turn(left[j * n + k], x_left[i * n + k]); });
+                }
                 if constexpr (Rhs) turn(z[j], x_z[i]);
                 if (RESCALES && turn.small) {
                     repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_next[i * n + j + 1 + k] *= turn.scale; });
+                    if constexpr (Chunked) {
+                        repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * n + k] *= turn.scale; });
+                    }
                     if constexpr (Rhs) x_z[i] *= turn.scale;
                 }
             });
             norm2[j] = norm2_next[j];
+        });
+        if constexpr (Chunked) leave_to_edge();
+    }
+
+    // The rows below the triangle touch the left separator alone. A row of the edge has the weight 0 until one arrives that
+    // does not start with zero.
+    SMNN_INLINE void leave_to_edge() {
+        repeat(Int<R - n>(), [&](auto q) SMNN_LAMBDA {
+            constexpr int i = n + decltype(q)::value;
+            repeat(size.n, [&](auto j_) SMNN_LAMBDA {
+                constexpr int j = decltype(j_)::value;
+                // (what comes from the separator decays, as a rule, until it is nothing)
+                const P b = x_left[i * n + j], zero = splat<P>(0);
+                const P taken = select(x_weight[i] * b * b <= edge_noise[j], zero, b);
+                if (!any(taken != zero)) return;
+                const Turn turn = Turn::to_stay(taken, edge_weight[j], x_weight[i]);
+                repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
+                    constexpr int k = j + 1 + decltype(k_)::value;
+                    turn(edge[j * n + k], x_left[i * n + k]);
+                });
+                if constexpr (Rhs) turn(edge_z[j], x_z[i]);
+                if (RESCALES && turn.small) {
+                    repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_left[i * n + j + 1 + k] *= turn.scale; });
+                    if constexpr (Rhs) x_z[i] *= turn.scale;
+                }
+            });
         });
     }
 
@@ -284,6 +430,9 @@ struct Rotations {
             constexpr int k = j + 1 + decltype(k_)::value;
             own[j * n + k] = x_next[j * n + k] * factor;
         });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = x_left[j * n + k] * factor; });
+        }
         if constexpr (Rhs) z[j] = x_z[j] * factor;
     }
 
@@ -298,6 +447,9 @@ struct Rotations {
             repeat(Int<n - j>(), [&](auto k) SMNN_LAMBDA {
                 swap_lanes(mask, x_next[j * n + j + k], x_next[i * n + j + k]);
             });
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, x_left[j * n + k], x_left[i * n + k]); });
+            }
             if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[i]);
             swap_lanes(mask, x_weight[j], x_weight[i]);
             weight[j] = select(mask, square, weight[j]);
@@ -327,7 +479,7 @@ struct Rotations {
     template <class Rows>
     SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
-        const FactorLayout<false> at{n, n};
+        const FactorLayout<Chunked> at{n, n};
         auto bad_any = one < one;
         for (int i = 0; i < at.entries(); ++i) f[i] = zero;
         for (int j = 0; j < n; ++j) {

@@ -18,8 +18,8 @@ SMNN_INLINE P entry(const F& x) {
 }
 
 // Whether rows have a leading 1 and a weight. A factor that all lanes share never has.
-template <class P, class Size, bool Chunked, class F>
-constexpr bool has_weights = is_weighted<Size, Chunked> && sizeof(F) == sizeof(P);
+template <class P, class Size, class F>
+constexpr bool has_weights = is_weighted<Size> && sizeof(F) == sizeof(P);
 
 // x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
 // x[t0]. All of f, z and x start at point t0; x may be z.
@@ -45,7 +45,7 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, 
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
                 sum -= entry<P>(ft[at.row(j) + 1 + i]) * next_x[j + 1 + i];
             });
-            next_x[j] = has_weights<P, Size, Chunked, F> ? sum : sum * entry<P>(ft[at.row(j)]);
+            next_x[j] = has_weights<P, Size, F> ? sum : sum * entry<P>(ft[at.row(j)]);
             xt[j] = next_x[j];
         });
     }
@@ -66,7 +66,7 @@ SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* 
             before[j] = splat<P>(0);
         }
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P x = has_weights<P, Size, Chunked, F> ? wt[j] : wt[j] * entry<P>(ft[at.row(j)]);
+            const P x = has_weights<P, Size, F> ? wt[j] : wt[j] * entry<P>(ft[at.row(j)]);
             wt[j] = wt[j] * entry<P>(ft[at.row(j)]);
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * x; });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += entry<P>(ft[at.next(j) + k]) * x; });

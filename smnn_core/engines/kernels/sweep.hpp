@@ -425,8 +425,8 @@ struct Elimination {
 };
 template <>
 struct Elimination<true> {
-    template <class P, class Size, bool, bool Rhs, class>
-    using State = Rotations<P, Size, Rhs>;
+    template <class P, class Size, bool Chunked, bool Rhs, class>
+    using State = Rotations<P, Size, Chunked, Rhs>;
 };
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
@@ -436,7 +436,7 @@ SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
     P* workspace, P* f, P* f_z, Record* tape = nullptr
 ) {
-    constexpr bool by_rotations = is_weighted<Size, Chunked>;
+    constexpr bool by_rotations = is_weighted<Size>;
     using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs, Record>;
     State state(size, scheme, carried, workspace, tape ? *tape : Record{});
     const FactorLayout<Chunked> at{size.n, size.K};
@@ -470,13 +470,19 @@ SMNN_OUTLINE void sweep(
     if (tape) *tape = state.tape;
 }
 
+// What a sweep has left at the end of a chunk becomes rows without weights, for the problem of the separators.
+template <class P, class Size>
+SMNN_INLINE void end_chunk(P* carried) {
+    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(carried);
+}
+
 // The final rows of the last point of a system that is not divided into chunks.
 template <class P, class Size, bool Rhs, class Rows>
 SMNN_OUTLINE void finish(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,
     P* workspace, P* f, P* f_z
 ) {
-    typename Elimination<is_weighted<Size, false>>::template State<P, Size, false, Rhs, NoTape> state(
+    typename Elimination<is_weighted<Size>>::template State<P, Size, false, Rhs, NoTape> state(
         size, scheme, carried, workspace
     );
     state.load(carried);

@@ -23,7 +23,7 @@ constexpr double CHUNKED_COST = 2.2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
 // What is larger than this does not lie in caches when a call starts.
-constexpr size_t FAR_BYTES = size_t(12) << 20;
+constexpr size_t FAR_BYTES = size_t(8) << 20;
 
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
@@ -208,10 +208,8 @@ class Call {
         });
     }
     void reduce(bool normal) {
-        const size_t scratch = size_t(5 * job.n * job.n + 5 * job.n) * 8;
-        parallel_for(job.batch, threads, [&](Index system) {
-            (normal ? kernels.reduce_normal : kernels.reduce)(job, system, thread_scratch(scratch));
-        });
+        const auto one = normal ? kernels.reduce_normal : kernels.reduce;
+        parallel_for(job.batch, threads, [&](Index system) { one(job, system); });
     }
 
     // From now on magnitudes of the solution are noted, by which `refine` judges.

@@ -331,6 +331,9 @@ struct Driver {
             P* const g_now = staged_g ? staged_g + Index(t0) * job.n : z_at(t0);
             stage(job, in, g, t0, t1, g_now, {points, false}, &ahead);
             spread(in, t1 - t0, g_now);
+            if (job.factor_is_far && k >= job.n_again) {
+                touch(factor_at(k, t0), Index(t1 - t0) * factor_entries(job), false);
+            }
             in_parts(t0, t1, [&](int from, int to) {
                 substitute_forward<P, Size, Chunked, F>(
                     size, from, to, factor_at(k, from), g_now + Index(from - t0) * job.n, before, left_sum, z_at(from)
@@ -416,8 +419,8 @@ struct Driver {
         }
         F* const f = factor_at(k, t0);
         if (job.factor_is_far && k >= job.n_again) {
-            touch_down(f, Index(t1 - t0) * factor_entries(job));
-            touch_down(z_at(t0), Index(t1 - t0) * job.n);
+            touch(f, Index(t1 - t0) * factor_entries(job), true);
+            touch(z_at(t0), Index(t1 - t0) * job.n, true);
         }
         substitute_back<P, Size, Chunked, F>(size, t0, t1, f, z_at(t0), left, after, z_at(t0));
     }

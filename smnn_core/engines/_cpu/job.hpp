@@ -123,8 +123,8 @@ struct Kernels {
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);
     void (*record)(const Job&, Index k, void* scratch);  // factor and tape of left-hand side k, which systems share
-    void (*reduce)(const Job&, Index system, void* scratch);         // separators := R^-1 z
-    void (*reduce_normal)(const Job&, Index system, void* scratch);  // separators := M^-1 g
+    void (*reduce)(const Job&, Index system);         // separators := R^-1 z
+    void (*reduce_normal)(const Job&, Index system);  // separators := M^-1 g
 };
 
 // The largest n that kernels with sizes known at run time serve.

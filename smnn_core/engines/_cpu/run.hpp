@@ -2,7 +2,7 @@
 // share, and the reduced problem of the separators.
 #pragma once
 
-#include "../kernels/reduced.hpp"
+#include "../kernels/chain.hpp"
 #include "contraction.hpp"
 
 namespace smnn {
@@ -114,30 +114,49 @@ Sizes sizes(const Job& job, int phases) {
                      : Contraction<P, Size, false>::sizes(job, phases);
 }
 
-// The reduced problem of a system: one lane.
-template <class P>
-void reduce_system(const Job& job, Index system, void* scratch) {
-    using T = ScalarOf<P>;
-    constexpr int W = Lanes<P>::count;
-    const int n = job.n, C = job.C;
-    const int entries = CarriedLayout<true>{n}.entries();
-    const P* ends = static_cast<const P*>(job.ends);
-    const auto chunk = [&](int k, int e) {
-        const Index lane_ = system * C + k;
-        return ends[lane_ / W * entries + e].get(int(lane_ % W));
-    };
-    const auto mark = [&](int k, bool) {
-        const int longer = job.T % C, extra = k + 1 - (C - longer);
-        StagedRows<P>::mark(job, system, (k + 1) * (job.T / C) + (extra > 0 ? extra : 0) - 1);
-    };
-    T* factor = static_cast<T*>(job.reduced) + system * C * 2 * n * n;
-    T* x = static_cast<T*>(job.separators) + system * C * n;
-    reduce(Reduction<T>{n, C, T(job.tolerance2), factor, x}, chunk, mark, static_cast<T*>(scratch));
-    reduced_back(n, C, factor, x, x);
+// The separators of a system are a chain, which one lane sweeps in numbers.
+
+// The last point of chunk k.
+SMNN_INLINE Index separator_point(const Job& job, int k) {
+    const int longer = job.T % job.C, extra = k + 1 - (job.C - longer);
+    return (k + 1) * Index(job.T / job.C) + (extra > 0 ? extra : 0) - 1;
+}
+
+// x := R^-1 x
+template <class T>
+void separators_back(int n, int C, const T* factor, T* x) {
+    const T none[LARGEST] = {};
+    for (int k = C - 1; k >= 0; --k) {
+        const T* next = k + 1 < C ? x + (k + 1) * n : none;
+        chain_back<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, next, nullptr, x + k * n);
+    }
 }
 
 template <class P>
-void reduce_system_normal(const Job& job, Index system, void*) {
+void reduce_system(const Job& job, Index system) {
+    using T = ScalarOf<P>;
+    constexpr int W = Lanes<P>::count;
+    const int n = job.n, C = job.C, entries = CarriedLayout<true>{n}.entries();
+    const P* ends = static_cast<const P*>(job.ends);
+    const auto item = [&](int k) {
+        const Index lane_ = system * C + k;
+        return [at = ends + lane_ / W * entries, l = int(lane_ % W)](int e) { return at[e].get(l); };
+    };
+    T* factor = static_cast<T*>(job.reduced) + system * C * 2 * n * n;
+    T* x = static_cast<T*>(job.separators) + system * C * n;
+    ChainSweep<T, int, LARGEST, false> sweep(n);
+    sweep.start(item(0));
+    for (int k = 0; k < C; ++k) {
+        T *f = factor + Index(k) * 2 * n * n, *z = x + k * n;
+        const bool bad =
+            k + 1 < C ? sweep.advance(item(k + 1), T(job.tolerance2), f, z) : sweep.finish(T(job.tolerance2), f, z);
+        if (bad) StagedRows<P>::mark(job, system, int(separator_point(job, k)));
+    }
+    separators_back(n, C, factor, x);
+}
+
+template <class P>
+void reduce_system_normal(const Job& job, Index system) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     const int n = job.n, C = job.C;
@@ -151,19 +170,17 @@ void reduce_system_normal(const Job& job, Index system, void*) {
         rest /= job.batch_shape[axis];
     }
     const T* g = static_cast<const T*>(in.data) + offset;
-    const int base = job.T / C, longer = job.T % C;
+    T before[LARGEST] = {};
     for (int k = 0; k < C; ++k) {
-        const int extra = k + 1 - (C - longer);
-        const Index t = (k + 1) * Index(base) + (extra > 0 ? extra : 0) - 1;
-        const Index lane_ = system * C + k;
+        const Index t = separator_point(job, k), lane_ = system * C + k;
         for (int j = 0; j < n; ++j) {
             T sum = g[t * in.time + in.offsets[j]] - passed[lane_ / W * 2 * n + j].get(int(lane_ % W));
             if (k + 1 < C) sum -= passed[(lane_ + 1) / W * 2 * n + n + j].get(int((lane_ + 1) % W));
-            x[k * n + j] = sum;
+            x[k * n + j] = sum - before[j];
         }
+        chain_forward<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, before, nullptr);
     }
-    reduced_forward(n, C, factor, x);
-    reduced_back(n, C, factor, x, x);
+    separators_back(n, C, factor, x);
 }
 
 }  // namespace SMNN_LEVEL

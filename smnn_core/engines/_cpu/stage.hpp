@@ -233,12 +233,14 @@ struct Course {
     bool down;  // the block itself is read from its last number to its first
 };
 
-// Has memory come closer that is about to be read upwards, one of many blocks on the way down.
+// Has memory come closer that is about to be read, one of many blocks on the way up or down: nothing but reads keeps more of
+// them under way than work on what they bring.
 template <class F>
-SMNN_INLINE void touch_down(const F* from, Index count) {
+SMNN_INLINE void touch(const F* from, Index count, bool down) {
     constexpr Index LINE = 64;
     const auto* at = reinterpret_cast<const volatile char*>(from);
-    for (Index i = (count * Index(sizeof(F)) - 1) / LINE * LINE; i >= 0; i -= LINE) (void)at[i];
+    const Index lines = (count * Index(sizeof(F)) + LINE - 1) / LINE;
+    for (Index i = 0; i < lines; ++i) (void)at[(down ? lines - 1 - i : i) * LINE];
 }
 
 // The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time.

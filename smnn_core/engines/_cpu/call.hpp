@@ -17,9 +17,9 @@
 namespace smnn {
 namespace {
 
-// Chunks: the cost of a step relative to one of an undivided sweep, of a separator relative to a step of a pack, and the
-// fewest points of a chunk. Measured, n = 3 and 9.
-constexpr double CHUNKED_COST = 2.2, SEPARATOR_COST = 1.5;
+// Chunks: the cost of a lane's step relative to one of an undivided sweep, of a separator relative to a step of a pack, and
+// the fewest points of a chunk. Measured, n = 3 and 9.
+constexpr double CHUNKED_COST = 2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
 // What is larger than this does not lie in caches when a call starts.
@@ -42,17 +42,19 @@ struct Division {
     int threads;
 };
 
-Division divide(Index batch, int T, int n, int W) {
+Division divide(Index batch, int T, int n, int W, int W_in_chunks) {
     const int threads = max_threads();
     const double packs = std::ceil(double(batch) / W);
     if (packs * T * n * n < WORTH_THREADS && batch >= W) return {1, 1};
     Division best{1, threads};
     double least = std::ceil(packs / threads) * T;
-    const Index most = std::min<Index>({T / SHORTEST_CHUNK, Index(2) * W * threads / std::max<Index>(batch, 1), 4096});
+    const double step = CHUNKED_COST * W_in_chunks / W;
+    const Index filled = Index(2) * W_in_chunks * threads / std::max<Index>(batch, 1);
+    const Index most = std::min<Index>({T / SHORTEST_CHUNK, filled, 4096});
     for (int C = 2; C <= most; ++C) {
-        const double rounds = std::ceil(std::ceil(double(batch) * C / W) / threads);
+        const double rounds = std::ceil(std::ceil(double(batch) * C / W_in_chunks) / threads);
         const double systems = std::ceil(double(batch) / threads);
-        const double cost = rounds * (T / C + 1) * CHUNKED_COST + systems * C * SEPARATOR_COST;
+        const double cost = rounds * (T / C + 1) * step + systems * C * SEPARATOR_COST;
         if (cost < least) {
             least = cost;
             best.C = C;
@@ -169,11 +171,12 @@ class Call {
         job.batch_shape = shape_.batch.data();
         set_scheme(scheme);
         kernels = level().find(shape.V, shape.K, shape.Q, job.extra_rows, shape.is_double);
-        const Division division = divide(job.batch, shape.T, job.n, kernels.lanes);
+        const Division division = divide(job.batch, shape.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
         job.lanes = job.batch * job.C;
-        job.groups = (job.lanes + kernels.lanes - 1) / kernels.lanes;
+        const int lanes = chunked() ? kernels.lanes_in_chunks : kernels.lanes;
+        job.groups = (job.lanes + lanes - 1) / lanes;
         job.tasks = job.groups;
         for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
         const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n);

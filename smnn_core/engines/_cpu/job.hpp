@@ -118,7 +118,7 @@ struct SharedSizes {
 
 // The kernels of one instruction set, dtype and problem size.
 struct Kernels {
-    int lanes;
+    int lanes, lanes_in_chunks;  // of a pack
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);

@@ -14,11 +14,12 @@ namespace SMNN_LEVEL {
 template <class T, int U>
 using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
 
+// P: the packs of undivided time. Chunks have more columns, and too few registers for several vectors in flight.
 template <class P, class Size>
 constexpr Kernels kernels() {
     using One = Native<ScalarOf<P>, 1>;
-    return {Lanes<P>::count,    sizes<P, Size>,     run<P, Size>,
-            shared_sizes<One>, record_shared<One>, reduce_system<P>, reduce_system_normal<P>};
+    return {Lanes<P>::count,    Lanes<One>::count,  sizes<P, One, Size>, run<P, One, Size>,
+            shared_sizes<One>, record_shared<One>, reduce_system<One>,  reduce_system_normal<One>};
 }
 
 // The sizes that are known at compile time: single equations of the usual orders. Larger sizes gain a fifth at most, and

@@ -31,18 +31,6 @@ void run_groups(const Job& job, int phases, Index task, void* scratch) {
     }
 }
 
-// Chunks of larger problems are swept by the kernels for any size: they gain little there, and take long to compile.
-template <bool Small, class Size>
-struct IfSmall {
-    using type = Sized;
-};
-template <class Size>
-struct IfSmall<true, Size> {
-    using type = Size;
-};
-template <class Size>
-using SizeInChunks = typename IfSmall<Size::small, Size>::type;
-
 // The reflections of one left-hand side, in numbers.
 SMNN_OUTLINE Index tape_numbers(const Job& job) {
     const Index initial = Index(job.T_init) * job.V * job.R_init;
@@ -97,20 +85,21 @@ SharedSizes shared_sizes(const Job& job) {
     };
 }
 
-template <class P, class Size>
+// P: the packs of undivided time, Chunks: those of chunks.
+template <class P, class Chunks, class Size>
 void run(const Job& job, int phases, Index task, void* scratch) {
     if (job.tape) {
         run_shared<P, Size>(job, phases, task, scratch);
     } else if (job.C > 1) {
-        run_groups<P, SizeInChunks<Size>, true>(job, phases, task, scratch);
+        run_groups<Chunks, Size, true>(job, phases, task, scratch);
     } else {
         run_groups<P, Size, false>(job, phases, task, scratch);
     }
 }
 
-template <class P, class Size>
+template <class P, class Chunks, class Size>
 Sizes sizes(const Job& job, int phases) {
-    return job.C > 1 ? Contraction<P, SizeInChunks<Size>, true>::sizes(job, phases)
+    return job.C > 1 ? Contraction<Chunks, Size, true>::sizes(job, phases)
                      : Contraction<P, Size, false>::sizes(job, phases);
 }
 

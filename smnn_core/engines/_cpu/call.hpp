@@ -18,7 +18,7 @@ namespace smnn {
 namespace {
 
 // Chunks: the cost of a lane's step relative to one of an undivided sweep, of a separator relative to a step of a pack, and
-// the fewest points of a chunk. Measured, n = 3 and 9.
+// the fewest points of a chunk. Rough: they depend on n and the processor, and matter where a batch nearly fills the lanes.
 constexpr double CHUNKED_COST = 2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 

@@ -560,11 +560,9 @@ def test_a_factor_that_is_kept_in_part() -> None:
     check_against_oracle(problem)
 
 
-@pytest.mark.parametrize("batch", [(), (40,)])
-def test_how_much_of_a_factor_is_kept(batch) -> None:
+def test_how_much_of_a_factor_is_kept() -> None:
     """All where it is itself wanted; what six times the inputs allow with y and for the adjoint; nothing."""
-    T = 12_000
-    problem = random_problem(np.random.default_rng(6), batch, T, 1, 3, 1)
+    problem = random_problem(np.random.default_rng(6), (), 12_000, 1, 3, 1)
     whole = cpu.factorize(problem.system).nbytes
     some = cpu.solve_problem(problem)[1].nbytes
     inputs = problem.rhs.nbytes * 5  # coefficients, rhs, step sizes
@@ -572,6 +570,30 @@ def test_how_much_of_a_factor_is_kept(batch) -> None:
     assert 0 < some <= whole
     assert 4 * inputs < some + gradients_y_and_λ < 6 * inputs
     assert cpu.solve_problem(problem, lean=True)[1].nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "T", "sizes", "kept"),
+    [
+        ((40,), 1000, (1, 3, 1), True),
+        ((40,), 4000, (1, 3, 1), False),
+        ((40,), 4000, (2, 2, 2), True),
+        ((), 60_000, (1, 3, 1), False),
+    ],
+)
+def test_a_factor_that_is_far_is_eliminated_again_where_kernels_are_fast(batch, T, sizes, kept) -> None:
+    problem = random_problem(np.random.default_rng(7), batch, T, *sizes)
+    y, factor = cpu.solve_problem(problem)
+    assert (factor.nbytes > 0) == kept
+    whole = cpu.factorize(problem.system)
+    size = np.abs(y).max()
+    np.testing.assert_allclose(y, whole.solve(problem.rows), rtol=0, atol=1e-11 * size)
+    g = np.random.default_rng(8).normal(size=y.shape)
+    x = whole.normal_solve(g)
+    np.testing.assert_allclose(factor.normal_solve(g), x, rtol=0, atol=1e-9 * np.abs(x).max())
+    for first, second in zip(by_field(factor.adjoint(problem, y, g)), by_field(whole.adjoint(problem, y, g)), strict=True):
+        if second is not None:
+            np.testing.assert_allclose(first, second, rtol=0, atol=1e-9 * np.abs(second).max(initial=0))
 
 
 @pytest.mark.parametrize(("B", "kept"), [(128, True), (4000, False)])
@@ -614,8 +636,10 @@ def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(dtype, T, lea
 
     with threadpool_limits(1):  # (for more threads time would be divided, that of the quarters further)
         results, *quarters = map(solve, [slice(None), *(slice(i, i + 16) for i in range(0, 64, 16))])
-    for whole, *parts in zip(results, *quarters, strict=True):
-        np.testing.assert_array_equal(whole, np.concatenate(parts))
+    for i, (whole, *parts) in enumerate(zip(results, *quarters, strict=True)):
+        # (the quarters keep their factor if not lean, the whole does not: gradients may be rounded otherwise)
+        tolerance = 0 if lean or i == 0 else 1000 * np.finfo(dtype).eps * np.abs(whole).max()
+        np.testing.assert_allclose(whole, np.concatenate(parts), rtol=0, atol=tolerance)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the processor is left as it is")
@@ -685,11 +709,14 @@ def test_float32_is_refined_to_its_precision(batch: int, T: int, V: int, K: int,
     problem = short_steps(np.random.default_rng(0), batch, T, V, K, lhs=lhs, scheme=scheme)
     exact, _ = cpu.solve_problem(problem)
     single = in_float32(problem)
-    for lean in (False, True):
-        y, factor = cpu.solve_problem(single, lean=lean)
+    kept, lean = (cpu.solve_problem(single, lean=lean) for lean in (False, True))
+    for y, factor in (kept, lean):
         assert worst_order(y, exact) < 2e-5
-        np.testing.assert_array_equal(factor.solve(single.rows), y)
-    np.testing.assert_array_equal(cpu.factorize(single.system).solve(single.rows), y)
+        np.testing.assert_array_equal(factor.solve(single.rows), kept[0])
+    np.testing.assert_array_equal(cpu.factorize(single.system).solve(single.rows), kept[0])
+    # (where time is divided, separators are columns of a factor that is kept, and part of the right-hand sides of one that is
+    # not; elsewhere there is no difference)
+    assert worst_order(lean[0], kept[0].astype(float)) < 2e-6
 
 
 def test_right_hand_sides_of_smoothness_rows_are_refined_with() -> None:

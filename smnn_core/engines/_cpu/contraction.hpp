@@ -1,4 +1,7 @@
-// The last phase of an adjoint: λ, where `back` left it, with y into the gradients of all inputs.
+// The last phase of an adjoint: λ, where `back` left it, with y into the gradients of all inputs, segment by segment.
+//
+// What is gathered at a point takes the steps on either side. Of the last point of a chunk the one behind it is the next
+// lane's: both leave what they give to it in `passed`, and it comes last.
 #pragma once
 
 #include "../kernels/contract.hpp"
@@ -10,104 +13,178 @@ namespace SMNN_LEVEL {
 template <class P, class Size, bool Chunked, class F = P>
 struct Contraction : Driver<P, Size, Chunked, F> {
     using Base = Driver<P, Size, Chunked, F>;
-    using Base::ahead, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager, Base::task;
-    using Base::keep_where_shorter, Base::longest, Base::separator, Base::spread, Base::staged_g, Base::take;
-    using Base::workspace, Base::z_at;
+    using Base::ahead, Base::group, Base::job, Base::memory, Base::points, Base::segment, Base::size, Base::stager;
+    using Base::end_of, Base::first_row, Base::group_index, Base::last_segment, Base::separator, Base::set_zero;
+    using Base::spread, Base::staged_g, Base::take, Base::task, Base::workspace, Base::z_at;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
     using Base::Base;
 
-    static Sizes sizes(const Job& job, int phases) { return Base::sizes(job, phases & CONTRACT ? packs(job) : 0); }
+    static Sizes sizes(const Job& job, int phases) { return Base::sizes(job, phases & (CONTRACT | ENDS) ? packs(job) : 0); }
     static Index packs(const Job& job) {
         const int points = block_points<P>(job), n = job.n;
-        return Index(2 * points + 1) * n + 14 * n + contract_workspace(n, job.K, job.Q) +
+        return Index(2 * points + 1) * n + 10 * n + contract_workspace(n, job.K, job.Q) +
                GradientSink<P>::memory(job.Q * n, points) + 2 * GradientSink<P>::memory(job.Q, points) +
                2 * GradientSink<P>::memory(1, points);
     }
 
-    // Neighbours in time of what lies in blocks: y and λ before the first point of every lane, and what the step out of
-    // its last point gives to that point (zero where there is none).
-    struct Border {
-        P *y, *lambda;
-        Pull<P> out, end;
+    // Where the gradients of points go, and those of steps.
+    struct PointSinks {
+        GradientSink<P> c, b, w;
+
+        explicit PointSinks(Contraction& self)
+            : c(self.job, self.group, C, self.job.Q * self.job.n, self.job.T, self.task, self.memory, self.points),
+              b(self.job, self.group, B, self.job.Q, self.job.T, self.task, self.memory, self.points),
+              w(self.job, self.group, W_EQUATION, self.job.Q, self.job.T, self.task, self.memory, self.points) {}
+
+        PointGradients<P> at(int i) const { return {c.block + i * c.count, b.block + i * b.count, w.block + i * w.count}; }
+        void flush(int t0, int t1, const int* length, Ahead<P>& ahead) {
+            c.flush(t0, t1, length, ahead);
+            b.flush(t0, t1, length, ahead);
+            w.flush(t0, t1, length, ahead);
+        }
+        void finish(bool add) {
+            c.finish(add);
+            b.finish(add);
+            w.finish(add);
+        }
+    };
+    struct StepSinks {
+        GradientSink<P> s, w;
+
+        explicit StepSinks(Contraction& self)
+            : s(self.job, self.group, S, 1, self.job.T - 1, self.task, self.memory, self.points),
+              w(self.job, self.group, W_SMOOTHNESS, 1, self.job.T - 1, self.task, self.memory, self.points) {}
     };
 
-    SMNN_OUTLINE void contract() {
-        const int n = job.n, Q = job.Q;
-        int point_length[W], step_length[W];
-        for (int l = 0; l < W; ++l) {
-            point_length[l] = group.length[l];
-            step_length[l] = group.length[l] - 1;
-        }
-        GradientSink<P> dc(job, group, C, Q * n, job.T, task, memory, points);
-        GradientSink<P> db(job, group, B, Q, job.T, task, memory, points);
-        GradientSink<P> dw(job, group, W_EQUATION, Q, job.T, task, memory, points);
-        GradientSink<P> ds(job, group, S, 1, job.T - 1, task, memory, points);
-        GradientSink<P> dws(job, group, W_SMOOTHNESS, 1, job.T - 1, task, memory, points);
+    // `back`, and the gradients of each segment.
+    SMNN_OUTLINE void back_and_contract() {
+        const int n = job.n;
+        int length[W];
+        for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
+        const int* const length_of_points = Chunked ? length : group.length;
+        PointSinks at_points(*this);
+        StepSinks at_steps(*this);
         const LanePointers<P> y_lanes(job, job.in[Y], group), g_lanes(job, job.in[G], group);
-        P* y = take(Index(points + 1) * n);
-        P* const g_block = job.stages_once ? nullptr : take(Index(points) * n);
-        P* equations = take(contract_workspace(n, job.K, Q));
-        Border border{take(n), take(n), {take(n), take(n)}, {take(n), take(n)}};
+        P* const y = take(Index(points + 1) * n);
+        P* const g_block = take(Index(points) * n);
+        P* const equations = take(contract_workspace(n, job.K, job.Q));
+        const Border border{take(n), take(n), {take(n), take(n)}};
         set_border(border, y_lanes);
         const bool initial_wanted = job.gradient[U].data || job.gradient[W_INITIAL].data;
-        for (int t1 = group.longest; t1 > 0;) {
-            const int t0 = (t1 - 1) / points * points, before = t0 > 0;
-            const Course down{-points, job.arrays_are_far};
-            const StagedRows<P> rows = stager.rows(t0, t1, true, down, job.stages_once);
-            stage(job, job.in[Y], y_lanes, t0 - before, t1, y, down, &ahead);
-            spread(job.in[Y], t1 - t0 + before, y);
-            const P* g = staged_g + Index(t0) * n;
-            if (!job.stages_once) {
-                stage(job, job.in[G], g_lanes, t0, t1, g_block, down, &ahead);
-                spread(job.in[G], t1 - t0, g_block);
-                g = g_block;
+        Base::back([&](int k) {
+            const int start = k * segment;
+            const bool are_there = k < job.n_again;  // rows and g
+            for (int t1 = end_of(k); t1 > start;) {
+                const int t0 = start + (t1 - 1 - start) / points * points, before = t0 > 0;
+                const Course down{-points, job.arrays_are_far};
+                const StagedRows<P> rows = stager.rows(t0, t1, true, down, are_there ? start : t0, are_there);
+                stage(job, job.in[Y], y_lanes, t0 - before, t1, y, down, &ahead);
+                spread(job.in[Y], t1 - t0 + before, y);
+                const P* g = staged_g + Index(t0 - first_row(k)) * n;
+                if (!are_there) {
+                    stage(job, job.in[G], g_lanes, t0, t1, g_block, down, &ahead);
+                    spread(job.in[G], t1 - t0, g_block);
+                    g = g_block;
+                }
+                contract_block(rows, t0, t1, y + before * n, g, z_at(k, t0), border, equations, at_points, at_steps);
+                ahead.clear();
+                if (rows.initial_ && initial_wanted) contract_initial(rows, t0, t1, y + before * n, z_at(k, t0));
+                at_points.flush(t0, t1, length_of_points, ahead);
+                if (t1 - 1 > t0 - before) {
+                    at_steps.s.flush(t0 - before, t1 - 1, length, ahead);
+                    at_steps.w.flush(t0 - before, t1 - 1, length, ahead);
+                }
+                t1 = t0;
             }
-            contract_block(rows, t0, t1, y + before * n, g, border, equations, dc, db, dw, ds, dws);
-            ahead.clear();
-            if (rows.initial_ && initial_wanted) contract_initial(rows, t0, t1, y + before * n, z_at(t0));
-            dc.flush(t0, t1, point_length, ahead);
-            db.flush(t0, t1, point_length, ahead);
-            dw.flush(t0, t1, point_length, ahead);
-            if (t1 - 1 > t0 - before) {
-                ds.flush(t0 - before, t1 - 1, step_length, ahead);
-                dws.flush(t0 - before, t1 - 1, step_length, ahead);
-            }
-            t1 = t0;
-        }
-        dc.finish();
-        db.finish();
-        dw.finish();
-        ds.finish();
-        dws.finish();
+        });
+        at_points.finish(false);
+        at_steps.s.finish(false);
+        at_steps.w.finish(false);
     }
 
-    // Points t0 .. t1-1 and the steps into them; y[0] is that of t0, y[-1] the one before where t0 > 0.
+    // The last points of chunks.
+    SMNN_OUTLINE void contract_ends() {
+        const int n = job.n;
+        PointSinks sinks(*this);
+        const LanePointers<P> y_lanes(job, job.in[Y], group), g_lanes(job, job.in[G], group);
+        P *const y = take(n), *const g = take(n), *const lambda = take(n);
+        P* const equations = take(contract_workspace(n, job.K, job.Q));
+        const Pull<P> in{take(n), take(n)};
+        separator(0, lambda);
+        for (int t = group.shortest - 1; t < group.longest; ++t) {
+            int length[W];
+            for (int l = 0; l < W; ++l) length[l] = group.length[l] == t + 1 ? t + 1 : 0;
+            const Course none{0, false};
+            const StagedRows<P> rows = stager.rows(t, t + 1, true, none, t);
+            stage(job, job.in[Y], y_lanes, t, t + 1, y, none);
+            stage(job, job.in[G], g_lanes, t, t + 1, g, none);
+            sum_passed(in);
+            const State<P> at{y, lambda};
+            const P initial_norm2 = rows.has_initial(t) ? pull_initial<P>(size, rows, t, rows.s(t), at, in) : splat<P>(0);
+            contract_equations<P>(
+                size, rows, t, rows.s(t), rows.w_near(t), initial_norm2, at, g, in, sinks.at(0), equations
+            );
+            ahead.clear();
+            sinks.flush(t, t + 1, length, ahead);
+            ahead.clear();
+        }
+        sinks.finish(true);
+    }
+
+ private:
+    // Neighbours in time of what lies in blocks: y and λ before the first point of every lane, and what the step out of
+    // its last point gives to that point.
+    struct Border {
+        P *y, *lambda;
+        Pull<P> out;
+    };
+
+    // Of `passed`: what the steps into and out of the last point of a lane give to it.
+    P* passed(Index group_, int which) const { return static_cast<P*>(job.passed) + (group_ * 4 + which) * job.n; }
+    static constexpr int IN = 0, OUT = 2;
+
+    void sum_passed(const Pull<P>& sum) const {
+        for (int j = 0; j < 2 * job.n; ++j) {
+            P& to = j < job.n ? sum.lambda[j] : sum.y[j - job.n];
+            to = passed(group_index(), IN)[j];
+            for (int l = 0; l < W; ++l) {
+                const Index next = group.system[l] * job.C + group.chunk[l] + 1;
+                if (group.chunk[l] + 1 < job.C) to.set(l, to.get(l) + passed(next / W, OUT)[j].get(int(next % W)));
+            }
+        }
+    }
+
+    // Points t0 .. t1-1 and the steps into them; y[0] is that of t0, y[-1] the one before where t0 > 0, and so for lambda.
     SMNN_OUTLINE void contract_block(
-        const StagedRows<P>& rows, int t0, int t1, const P* y, const P* g, Border& border, P* equations,
-        GradientSink<P>& dc, GradientSink<P>& db, GradientSink<P>& dw, GradientSink<P>& ds, GradientSink<P>& dws
+        const StagedRows<P>& rows, int t0, int t1, const P* y, const P* g, const P* lambda, const Border& border, P* equations,
+        PointSinks& at_points, StepSinks& at_steps
     ) {
-        const int n = job.n, Q = job.Q;
+        const int n = job.n;
         const T* S_rows = static_cast<const T*>(job.scheme_rows);
         P* room = workspace;
         Array<P, Capacity<Size>::n> in_lambda(room, n), in_y(room, n), next_lambda(room, n), next_y(room, n);
         for (int t = t1 - 1; t >= t0; --t) {
             const int i = t - t0;
             ahead.fetch(i, i + 1, t1 - t0);
-            const State<P> at{y + i * n, z_at(t)};
+            const State<P> at{y + i * n, lambda + i * n};
             const Pull<P> in{in_lambda, in_y}, next{next_lambda, next_y};
             if (t > 0 || Chunked) {
-                const State<P> from = t > 0 ? State<P>{at.y - n, z_at(t - 1)} : State<P>{border.y, border.lambda};
+                const State<P> from = t > 0 ? State<P>{at.y - n, at.lambda - n} : State<P>{border.y, border.lambda};
                 const auto step = contract_step<P>(
                     size, S_rows, rows.s(t), rows.w_smoothness(t), from, at, next, in
                 );
                 if (t > 0) {
                     const int to = t0 > 0 ? i : i - 1;
-                    ds.block[to] = step.s;
-                    dws.block[to] = step.w_smoothness;
+                    at_steps.s.block[to] = step.s;
+                    at_steps.w.block[to] = step.w_smoothness;
                 } else {
-                    put_first_step(step, ds, dws);
+                    put_first_step(step, at_steps);
+                    pass(OUT, next, [&](int) { return true; });
+                }
+                if (Chunked && t >= group.shortest - 1) {
+                    pass(IN, in, [&](int l) { return t == group.length[l] - 1; });
                 }
             } else {
                 repeat(size.n, [&](auto j) SMNN_LAMBDA {
@@ -120,68 +197,43 @@ struct Contraction : Driver<P, Size, Chunked, F> {
                 border.out.lambda[j] = next_lambda[j];
                 border.out.y[j] = next_y[j];
             });
-            if (Chunked && t >= group.shortest) {
-                keep_where_shorter(t, border.out.lambda, border.end.lambda, n);
-                keep_where_shorter(t, border.out.y, border.end.y, n);
-            }
             const P initial_norm2 = rows.has_initial(t) ? pull_initial<P>(size, rows, t, rows.s(t), at, in) : splat<P>(0);
             contract_equations<P>(
-                size, rows, t, rows.s(t), rows.w_near(t), initial_norm2, at, g + i * n, in,
-                PointGradients<P>{dc.block + i * Q * n, db.block + i * Q, dw.block + i * Q}, equations
+                size, rows, t, rows.s(t), rows.w_near(t), initial_norm2, at, g + i * n, in, at_points.at(i), equations
             );
         }
     }
 
-    // The gradients of the step from the left separator into a chunk.
-    SMNN_OUTLINE void put_first_step(const StepGradients<P>& step, GradientSink<P>& ds, GradientSink<P>& dws) const {
-        for (int l = 0; l < group.valid; ++l) {
-            if (group.start[l] == 0) continue;
-            ds.put(l, -1, step.s.get(l));
-            dws.put(l, -1, step.w_smoothness.get(l));
+    template <class Of>
+    SMNN_OUTLINE void pass(int which, const Pull<P>& pull, Of of) const {
+        P* const to = passed(group_index(), which);
+        for (int l = 0; l < W; ++l) {
+            for (int j = 0; of(l) && j < job.n; ++j) {
+                to[j].set(l, pull.lambda[j].get(l));
+                to[job.n + j].set(l, pull.y[j].get(l));
+            }
         }
     }
 
-    SMNN_OUTLINE void set_border(const Border& border, const LanePointers<P>& y_lanes) {
-        const int n = job.n;
-        const P zero = splat<P>(0);
-        for (int j = 0; j < n; ++j) {
-            border.y[j] = border.lambda[j] = border.out.lambda[j] = border.out.y[j] = zero;
-            border.end.lambda[j] = border.end.y[j] = zero;
+    // The gradients of the step from the left separator into a chunk.
+    SMNN_OUTLINE void put_first_step(const StepGradients<P>& step, StepSinks& sinks) const {
+        for (int l = 0; l < group.valid; ++l) {
+            if (group.start[l] == 0) continue;
+            sinks.s.put(l, -1, step.s.get(l));
+            sinks.w.put(l, -1, step.w_smoothness.get(l));
         }
+    }
+
+    SMNN_OUTLINE void set_border(const Border& border, const LanePointers<P>& y_lanes) const {
+        set_zero(border.y);
+        set_zero(border.lambda);
+        set_zero(border.out.y);
+        set_zero(border.out.lambda);
         if (!Chunked) return;
         separator(-1, border.lambda);
-        // the last point, and the one after it: the first of the next lane
-        P *y0 = take(n), *lambda0 = take(n), *y1 = take(n), *lambda1 = take(n);
-        P s = splat<P>(1), w = zero;
-        const Input &in_y = job.in[Y], &in_s = job.in[S], &in_w = job.in[W_SMOOTHNESS];
-        const Index group_packs = Index(longest(job)) * n;
+        const Input& in = job.in[Y];
         for (int l = 0; l < W; ++l) {
-            const int last = group.length[l] - 1;
-            const Index next = group.system[l] * job.C + group.chunk[l] + 1;
-            const bool more = group.chunk[l] + 1 < job.C;
-            const P* first = static_cast<const P*>(job.z) + next / W * group_packs;
-            for (int j = 0; j < n; ++j) {
-                const T* at = y_lanes.at[l] + in_y.offsets[j];
-                if (group.start[l] > 0) border.y[j].set(l, at[-in_y.time]);
-                y0[j].set(l, at[last * in_y.time]);
-                y1[j].set(l, more ? at[(last + 1) * in_y.time] : T(0));
-                lambda0[j].set(l, z_at(last)[j].get(l));
-                lambda1[j].set(l, more ? first[j].get(int(next % W)) : T(0));
-            }
-            if (more) {
-                s.set(l, stager.s.at[l][last * in_s.time]);
-                w.set(l, stager.w_smoothness.at[l][last * in_w.time]);
-            }
-        }
-        // (what it gives to the next point is the next lane's business)
-        P *pull_lambda = take(n), *pull_y = take(n);
-        contract_step<P>(
-            size, static_cast<const T*>(job.scheme_rows), s, w, State<P>{y0, lambda0}, State<P>{y1, lambda1}, border.end,
-            Pull<P>{pull_lambda, pull_y}
-        );
-        for (int j = 0; j < n; ++j) {
-            border.out.lambda[j] = border.end.lambda[j];
-            border.out.y[j] = border.end.y[j];
+            for (int j = 0; group.start[l] > 0 && j < job.n; ++j) border.y[j].set(l, y_lanes.at[l][in.offsets[j] - in.time]);
         }
     }
 

@@ -2,7 +2,8 @@
 //
 // Lanes are divided into segments. Of the first ones the factor is not kept, but exists one segment at a time, small enough
 // for the second level of cache: the sweep leaves its state where each of them starts, and on the way back they are
-// eliminated again from there, the last one first. That is more arithmetic, and a small part of the memory.
+// eliminated again from there, the last one first. That is more arithmetic, and a small part of the memory. In a chunk the
+// separator on the left is known by then: it goes to the right-hand side, and what is eliminated again is no chunk any more.
 #pragma once
 
 #include "../kernels/substitute.hpp"
@@ -51,13 +52,15 @@ struct Driver {
     Ahead<P> ahead;
     RowStager<P> stager;
     F* kept;                // the factor from segment n_again on
-    P* passing;             // the factor of the segment `present`
-    int present;
+    P* passing;             // the factor of the segment `present`, one of those before, and its z
+    P* passing_z;
+    int present = -1;
     bool on_the_way_back = false;  // the next segment is the one before
-    P *z, *carried, *saved, *workspace, *checkpoints, *discarded;
+    P* z;                   // of the segments from n_again on
+    P *carried, *saved, *workspace, *checkpoints;
     P *before, *left_sum;   // state of `forward`
     P* magnitudes = nullptr;  // see Job::magnitudes
-    P* staged_g = nullptr;  // all of g, where it is staged once
+    P* staged_g = nullptr;  // of the segment `present`, where it is contracted too
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
@@ -77,28 +80,38 @@ struct Driver {
     static Index points_kept(const Job& job) {
         return job.n_again < n_segments(job) ? longest(job) - first_row(job, job.n_again) : 0;
     }
-    static Index checkpoint_packs(const Job& job) {
-        return job.n_again > 1 ? Index(job.n_again - 1) * carried_entries(job) : 0;
+    // Of a checkpoint: the state without the edge of a chunk, and `before`. That of the first segment of a chunk is behind
+    // its first point.
+    static int state_entries(const Job& job) {
+        return Chunked ? CarriedLayout<true>{job.n}.edge() : carried_entries(job);
+    }
+    static Index checkpoint_packs(const Job& job) { return Index(job.n_again) * (state_entries(job) + job.n); }
+    // Points of a segment, and the one before it.
+    static Index passing_points(const Job& job) { return job.n_again > 0 ? segment_points(job) + 1 : 0; }
+    // Points that rows are staged of.
+    static int staged_points(const Job& job) {
+        const int points = block_points<P>(job), all = segment_points(job);
+        return job.contracts && job.n_again > 0 && all > points ? all : points;
     }
 
     static Sizes sizes(const Job& job, Index contraction_packs) {
         const int points = block_points<P>(job), n = job.n;
-        Index packs = RowStager<P>::memory(job, points) + 2 * carried_entries(job) + workspace_packs(job);
-        if (job.n_again > 0) packs += Index(segment_points(job) + 1) * factor_entries(job) + Index(points) * n;
+        Index packs = RowStager<P>::memory(job, points, staged_points(job)) + 2 * carried_entries(job) + workspace_packs(job);
+        packs += passing_points(job) * (factor_entries(job) + n);
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
-        if (!job.z) packs += Index(longest(job)) * n;
+        if (!job.z) packs += points_kept(job) * n;
         if (job.magnitudes) packs += 1 + 2 * job.V;
-        if (job.stages_once) packs += Index(job.T) * n;
+        if (job.contracts) packs += passing_points(job) * n;
         packs += 10 * n + contraction_packs;
         const size_t pack = sizeof(P);
         return {
             size_t(packs) * pack + 64,
             size_t(points_kept(job)) * factor_entries(job) * pack,
-            size_t(longest(job)) * n * pack,
+            size_t(points_kept(job)) * n * pack,
             size_t(checkpoint_packs(job)) * pack,
             size_t(CarriedLayout<true>{n}.entries()) * pack,
-            size_t(2 * n) * pack,
+            size_t(4 * n) * pack,
             n_segments(job),
             segment_points(job),
             longest(job),
@@ -121,14 +134,13 @@ struct Driver {
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
-          stager(job_, group, ahead, memory, points) {
-        const Index all = longest(job);
+          stager(job_, group, ahead, memory, points, staged_points(job_)) {
         kept = static_cast<F*>(job.factor);
         if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
-        passing = job.n_again > 0 ? take(Index(segment + 1) * factor_entries(job)) : nullptr;
-        discarded = job.n_again > 0 ? take(Index(points) * job.n) : nullptr;
-        present = -1;
-        z = job.z ? static_cast<P*>(job.z) + group_ * all * job.n : take(all * job.n);
+        passing = take(passing_points(job) * factor_entries(job));
+        passing_z = take(passing_points(job) * job.n);
+        const Index kept_z = points_kept(job) * job.n;
+        z = job.z ? static_cast<P*>(job.z) + group_ * kept_z : take(kept_z);
         checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * checkpoint_packs(job)
                                       : take(checkpoint_packs(job));
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries(job) : take(carried_entries(job));
@@ -137,7 +149,7 @@ struct Driver {
         before = take(job.n);
         left_sum = take(job.n);
         if (job.magnitudes) magnitudes = take(1 + 2 * job.V);
-        if (job.stages_once) staged_g = take(Index(job.T) * job.n);
+        if (job.contracts) staged_g = take(passing_points(job) * job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
@@ -152,14 +164,24 @@ struct Driver {
     int last_segment() const { return (group.longest - 1) / segment; }
     int segment_of(int t) const { return t + 1 < group.longest ? (t + 1) / segment : last_segment(); }
     int first_row(int k) const { return first_row(job, k); }
-    // where the factor of a point of segment k lies
+    int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
+    // where the factor of a point of segment k lies, and its z
     F* factor_at(int k, int t) const {
         if constexpr (!shared) {
-            if (k < job.n_again) return passing + Index(t - first_row(k)) * factor_entries(job);
+            if (k < job.n_again) return passing + Index(t - first_row(k)) * entries_of(k);
         }
         return kept + Index(t - first_row(job.n_again)) * factor_entries(job);
     }
-    P* z_at(int t) const { return z + Index(t) * job.n; }
+    int entries_of(int k) const {
+        return Chunked && on_the_way_back && k < job.n_again ? FactorLayout<false>{job.n, job.K}.entries() : factor_entries(job);
+    }
+    P* z_at(int k, int t) const {
+        return k < job.n_again ? passing_z + Index(t - first_row(k)) * job.n : z + Index(t - first_row(job.n_again)) * job.n;
+    }
+    // Whether rows of segment k stay where they are until it is contracted.
+    bool keeps_rows(int k) const {
+        return job.contracts && k < job.n_again && (on_the_way_back || (!Chunked && k == last_segment()));
+    }
 
     SchemeRows<T> scheme() const {
         return {static_cast<const T*>(job.scheme_rows), static_cast<const T*>(job.scheme_norm2), T(job.tolerance2)};
@@ -191,36 +213,74 @@ struct Driver {
     SMNN_OUTLINE void eliminate(int phases) {
         if (phases & FORWARD) start_forward();
         const int last = last_segment();
+        const bool again = !(phases & SWEEP);
         for (int k = 0; k <= last; ++k) {
-            if (k > 0 && k < job.n_again) copy(checkpoint(k), carried);
-            if (phases & SWEEP) {
-                // (chunks are swept with a right-hand side always, of zeros where there is none: less to compile)
-                Chunked || job.has_rhs ? sweep_segment<true>(k, false) : sweep_segment<Chunked>(k, false);
-            } else if (k < job.n_again) {
-                sweep_segment<Chunked>(k, true);
+            if (k < job.n_again) {
+                copy(checkpoint(k), carried, state_entries(job));
+                if (phases & FORWARD) copy(checkpoint(k) + state_entries(job), before, job.n);
             }
-            if (phases & FORWARD) forward(k, first_row(k), k < last ? first_row(k + 1) : rows_);
+            if (!again || k < job.n_again) {
+                const bool keep = (phases & FORWARD) || k >= job.n_again || (!Chunked && k == last);
+                sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
+            }
+            if (phases & FORWARD) forward<Chunked>(k, first_row(k), k < last ? first_row(k + 1) : rows_);
         }
         if (phases & FORWARD) end_forward();
         if (magnitudes) store_magnitudes(0, 1);
     }
 
-    // The factor of a segment that is gone.
-    SMNN_OUTLINE void eliminate_again(int k) {
-        if (k > 0) copy(carried, checkpoint(k));
-        sweep_segment<Chunked>(k, true);
+    // The factor of a segment that is gone, and its z or, where there are no right-hand sides, w. In a chunk, without the
+    // columns at the left separator, whose x is known.
+    SMNN_OUTLINE void eliminate_again(int k, const P* left) {
+        const CarriedLayout<Chunked> at{job.n};
+        P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
+        copy(state, from, state_entries(job));
+        copy(before, from + state_entries(job), job.n);
+        if constexpr (Chunked) {
+            if (!job.has_rhs) join_to_before(from, left);
+            for (int j = 0; j < job.n; ++j) {
+                for (int i = 0; i < job.n; ++i) state[at.z() + j] -= from[at.left() + j * job.n + i] * left[i];
+            }
+        }
+        sweep_segment<false>(k, state, job.has_rhs, true, true);
+        if (!job.has_rhs) {
+            const int last = last_segment();
+            forward<false>(k, first_row(k), k < last ? first_row(k + 1) : rows_);
+        }
     }
 
-    P* checkpoint(int k) const { return checkpoints + Index(k - 1) * carried_entries(job); }
-    void copy(P* to, const P* from) const {
-        for (int i = 0; i < carried_entries(job); ++i) to[i] = from[i];
+    // With x at the left separator known, the rows (own, left) that a checkpoint holds add own^T left x to `before`.
+    SMNN_OUTLINE void join_to_before(const P* state, const P* left) const {
+        const CarriedLayout<true> at{job.n};
+        const P zero = splat<P>(0), one = splat<P>(1);
+        for (int j = 0; j < job.n; ++j) {
+            const P* const own = state + at.own() + j * job.n;
+            P x = zero, leading = own[j];
+            for (int i = 0; i < job.n; ++i) x += state[at.left() + j * job.n + i] * left[i];
+            if constexpr (is_weighted<Size>) {
+                x *= select(leading < zero, -leading, one / leading);
+                leading = select(leading < zero, zero, leading);
+            }
+            before[j] += leading * x;
+            for (int i = j + 1; i < job.n; ++i) before[i] += own[i] * x;
+        }
     }
 
-    // What is swept: the problem, or its residuals. Right-hand sides do not matter where only the factor is wanted again.
+    P* checkpoint(int k) const { return checkpoints + Index(k) * (state_entries(job) + job.n); }
+    static void copy(P* to, const P* from, int count) {
+        for (int i = 0; i < count; ++i) to[i] = from[i];
+    }
+
+    // What is swept: the problem, or its residuals.
     template <bool Rhs>
-    StagedRows<P> staged(int t0, int t1, bool again) const {
-        if (Rhs && job.refines && !again) return stager.residuals(size, t0, t1);
-        const StagedRows<P> rows = stager.rows(t0, t1, Rhs, {on_the_way_back ? -segment : points, false});
+    StagedRows<P> staged(int k, int t0, int t1, bool again) const {
+        const Course course{on_the_way_back ? -segment : points, false};
+        if (Rhs && job.refines) {
+            const bool last_is_corrected = on_the_way_back && t1 == end_of(k) && k < last_segment();
+            return stager.residuals(size, t0, t1, course, on_the_way_back, last_is_corrected);
+        }
+        StagedRows<P> rows = stager.rows(t0, t1, Rhs, course, keeps_rows(k) ? k * segment : t0);
+        rows.marks = !on_the_way_back;
         if (magnitudes && !again) {
             const P none = splat<P>(T(1e30));
             magnitudes[0] = rows.smallest_step(t1, t0 > 0 ? magnitudes[0] : none);
@@ -228,39 +288,59 @@ struct Driver {
         return rows;
     }
 
-    template <bool Rhs>
-    SMNN_OUTLINE void sweep_segment(int k, bool again) {
+    // Lanes as chunks, or not (any more). What is final is kept or, with right-hand sides, not.
+    template <bool InChunk>
+    void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool again) {
+        if constexpr (is_weighted<Size> && InChunk == Chunked) {
+            if (!keep) return sweep_segment<InChunk, true, false>(k, state, again);
+        }
+        with_rhs ? sweep_segment<InChunk, true, true>(k, state, again) : sweep_segment<InChunk, false, true>(k, state, again);
+    }
+
+    template <bool InChunk, bool Rhs, bool Keep>
+    SMNN_OUTLINE void sweep_segment(int k, P* state, bool again) {
         const SchemeRows<T> constants = scheme();
-        if (k < job.n_again) present = k;
-        const int end = k < last_segment() ? (k + 1) * segment : group.longest;
+        const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
+        if (Keep && k < job.n_again) present = k;
+        const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
             const bool ragged = group.shortest < group.longest;
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
-            const bool partial = t0 >= group.shortest;
-            if (partial) copy(saved, carried);
-            const StagedRows<P> rows = staged<Rhs>(t0, t1, again);
+            const bool partial = InChunk && t0 >= group.shortest;
+            if (partial) copy(saved, state, carried_entries(job));
+            StagedRows<P> rows = staged<Rhs>(k, t0, t1, again);
             if (!again) rows.mark_zero_steps(t1);
+            if (on_the_way_back && job.x && job.arrays_are_far) ask_for_points(job, group, t0, t1, job.x, ahead);
+            if (ahead.any()) rows.ahead = &ahead;
+            rows.t1 = t1;
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
-            const Index skip = t0 > 0 ? 0 : factor_entries(job);
-            const bool by_stream = block && k >= job.n_again;
-            P* f = (by_stream ? block : factor_at(k, before_)) - skip;
-            P* fz = again ? discarded : t0 > 0 ? z_at(before_) : z_at(0) - job.n;
-            in_parts(t0, t1, [&](int from, int to) {
+            const Index skip = t0 > 0 ? 0 : 1;
+            const bool by_stream = InChunk == Chunked && block && k >= job.n_again;
+            P* const f = (by_stream ? block : factor_at(k, before_)) - skip * entries;
+            P* const fz = z_at(k, before_) - skip * job.n;
+            const auto part = [&](int from, int to) {
                 const Index done = from - t0;
-                sweep<P, Size, Chunked, Rhs>(
-                    size, constants, rows, from, to, carried, workspace, f + done * factor_entries(job), fz + done * job.n
+                sweep<P, Size, InChunk, Rhs, Keep>(
+                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n
                 );
-            });
-            if constexpr (can_stream<P>) {
-                if (by_stream) stream(factor_at(k, before_), block, Index(t1 - t0) * factor_entries(job) - skip);
+            };
+            const int from = Chunked && t0 == 0 ? 1 : t0;
+            if (InChunk && t0 == 0) {
+                // the checkpoint of the first segment of a chunk
+                part(0, 1);
+                if (k < job.n_again) copy(checkpoint(k), state, state_entries(job));
             }
-            if (partial) keep_where_shorter(t0, carried, saved, carried_entries(job));
-            if (Chunked && t1 == group.longest) end_chunk<P, Size>(carried);
+            part(from, t1);
+            ahead.clear();
+            if constexpr (can_stream<P>) {
+                if (by_stream) stream(factor_at(k, before_), block, (t1 - t0 - skip) * entries);
+            }
+            if (partial) keep_where_shorter(t0, state, saved, carried_entries(job));
+            if (InChunk && t1 == group.longest) end_chunk<P, Size>(state);
             if (!Chunked && t1 == group.longest) {
-                P* z_end = again ? discarded : z_at(t1 - 1);
-                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, carried, workspace, factor_at(k, t1 - 1), z_end);
+                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, factor_at(k, t1 - 1), z_at(k, t1 - 1));
             }
             t0 = t1;
         }
@@ -271,14 +351,14 @@ struct Driver {
         P *z_now = carried, *x_z = workspace;
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
-            const StagedRows<P> rows = staged<true>(t0, t1, false);
+            const StagedRows<P> rows = staged<true>(0, t0, t1, false);
             in_parts(t0, t1, [&](int from, int to) {
-                P* const f_z = from > 0 ? z_at(from - 1) : z_at(0) - job.n;
+                P* const f_z = from > 0 ? z_at(0, from - 1) : z_at(0, 0) - job.n;
                 replay_points<P, Size>(size, rows, from, to, tape, z_now, x_z, f_z);
             });
             t0 = t1;
         }
-        for (int j = 0; j < job.n; ++j) z_at(group.longest - 1)[j] = z_now[j];
+        for (int j = 0; j < job.n; ++j) z_at(0, group.longest - 1)[j] = z_now[j];
         if (magnitudes) store_magnitudes(0, 1);
     }
 
@@ -294,9 +374,9 @@ struct Driver {
         };
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest, skip = t0 == 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false});
+            const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false}, t0);
             rows.mark_zero_steps(t1);
-            sweep<P, Size, Chunked, false>(
+            sweep<P, Size, Chunked, false, true>(
                 size, constants, rows, t0, t1, carried, workspace, f - skip * entries, f_z - skip * job.n, &tape
             );
             ahead.clear();
@@ -310,33 +390,43 @@ struct Driver {
     }
 
     void start_forward() {
-        for (int j = 0; j < job.n; ++j) before[j] = left_sum[j] = splat<P>(0);
+        set_zero(before);
+        set_zero(left_sum);
+    }
+    void set_zero(P* to) const {
+        for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
     }
 
     // w of the points t0 .. end-1 of segment k, in the place of z
+    template <bool InChunk>
     SMNN_OUTLINE void forward(int k, int t0, int end) {
         const Input& in = job.in[G];
         const LanePointers<P> g(job, in, group);
         P* before_these = workspace;
+        const bool keeps_g = keeps_rows(k);
+        const Course course{on_the_way_back ? -segment : points, false};
+        const auto stage_g = [&](int from, int to) {
+            P* const g_now = keeps_g ? staged_g + Index(from - first_row(k)) * job.n : z_at(k, from);
+            stage(job, in, g, from, to, g_now, course, &ahead);
+            spread(in, to - from, g_now);
+            return g_now;
+        };
         while (t0 < end) {
             int t1 = t0 + points < end ? t0 + points : end;
             if (t0 < common_rows && t1 > common_rows) t1 = common_rows;
-            const bool partial = t0 >= common_rows;
+            const bool partial = InChunk && t0 >= common_rows;
             if (partial) {
-                for (int j = 0; j < job.n; ++j) {
-                    before_these[j] = before[j];
-                    before_these[job.n + j] = left_sum[j];
-                }
+                copy(before_these, before, job.n);
+                copy(before_these + job.n, left_sum, job.n);
             }
-            P* const g_now = staged_g ? staged_g + Index(t0) * job.n : z_at(t0);
-            stage(job, in, g, t0, t1, g_now, {points, false}, &ahead);
-            spread(in, t1 - t0, g_now);
-            if (job.factor_is_far && k >= job.n_again) {
-                touch(factor_at(k, t0), Index(t1 - t0) * factor_entries(job), false);
-            }
+            P* const g_now = stage_g(t0, t1);
+            F* const f = factor_at(k, t0);
+            const int entries = FactorLayout<InChunk>{job.n, job.K}.entries();
+            if (job.factor_is_far && k >= job.n_again) touch(f, Index(t1 - t0) * entries, false);
             in_parts(t0, t1, [&](int from, int to) {
-                substitute_forward<P, Size, Chunked, F>(
-                    size, from, to, factor_at(k, from), g_now + Index(from - t0) * job.n, before, left_sum, z_at(from)
+                const Index done = from - t0;
+                substitute_forward<P, Size, InChunk, F>(
+                    size, from, to, f + done * entries, g_now + done * job.n, before, left_sum, z_at(k, from)
                 );
             });
             if (partial) {
@@ -345,11 +435,13 @@ struct Driver {
             }
             t0 = t1;
         }
+        if (keeps_g && end < end_of(k)) stage_g(end, end + 1);
+        ahead.clear();
     }
 
     void end_forward() {
         if (!Chunked) return;
-        P* passed = static_cast<P*>(job.passed) + group_index() * 2 * job.n;
+        P* passed = static_cast<P*>(job.passed) + group_index() * 4 * job.n;
         for (int j = 0; j < job.n; ++j) {
             passed[j] = before[j];
             passed[job.n + j] = left_sum[j];
@@ -379,50 +471,68 @@ struct Driver {
         }
     }
 
-    // From the last block of points to the first; written to job.x where that is wanted.
-    SMNN_OUTLINE void back() {
-        const int n = job.n;
-        P* after = take(n);
-        P* left = take(n);
+    // From the last segment to the first, `then` with each: x is in z_at then, for the points of the segment and for the one
+    // before it. Written to job.x where that is wanted.
+    template <class Then>
+    SMNN_INLINE void back(Then then) {
+        P* const after = take(job.n);
+        P* const left = take(job.n);
         on_the_way_back = true;
-        for (int j = 0; j < n; ++j) after[j] = left[j] = splat<P>(0);
-        int t1 = group.longest;
-        if (Chunked) {
-            P* end = take(n);
-            separator(0, end);
-            separator(-1, left);
-            for (int j = 0; j < n; ++j) z_at(t1 - 1)[j] = after[j] = end[j];
-            write(t1 - 1, t1);
-            --t1;
-            if (group.shortest < group.longest) {
-                // here the shorter lanes have their separator
-                back_block(t1 - 1, t1, left, after);
-                keep_where_shorter(t1, after, end, n);
-                for (int j = 0; j < n; ++j) z_at(t1 - 1)[j] = after[j];
-                write(t1 - 1, t1);
-                --t1;
-            }
-        }
-        while (t1 > 0) {
-            const int first = first_row(segment_of(t1 - 1)), t0 = t1 - points > first ? t1 - points : first;
-            back_block(t0, t1, left, after);
-            write(t0, t1);
-            t1 = t0;
+        if (Chunked || present != last_segment()) present = -1;
+        set_zero(after);
+        set_zero(left);
+        if (Chunked) separator(-1, left);
+        for (int k = last_segment(); k >= 0; --k) {
+            back_segment(k, left, after);
+            then(k);
         }
         if (magnitudes) store_magnitudes(1, 1 + 2 * job.V);
     }
 
-    void back_block(int t0, int t1, const P* left, P* after) {
-        const int k = segment_of(t1 - 1);
+    SMNN_OUTLINE void back_segment(int k, const P* left, P* after) {
         if constexpr (!shared) {
-            if (k < job.n_again && k != present) eliminate_again(k);
+            if (k < job.n_again && k != present) eliminate_again(k, left);
         }
+        int t1 = end_of(k);
+        const bool is_last = k == last_segment();
+        if (!is_last) {
+            --t1;
+            copy(z_at(k, t1), after, job.n);
+        } else if (Chunked) {
+            P* const end = workspace;
+            separator(0, end);
+            copy(z_at(k, --t1), end, job.n);
+            copy(after, end, job.n);
+            write(k, t1, t1 + 1);
+            if (group.shortest < group.longest) {
+                // here the shorter lanes have their separator
+                back_block(k, t1 - 1, t1, left, after);
+                keep_where_shorter(t1, after, end, job.n);
+                copy(z_at(k, --t1), after, job.n);
+                write(k, t1, t1 + 1);
+            }
+        }
+        const int first = first_row(k);
+        while (t1 > first) {
+            const int t0 = t1 - points > first ? t1 - points : first;
+            back_block(k, t0, t1, left, after);
+            write(k, t0, t1);
+            t1 = t0;
+        }
+    }
+
+    void back_block(int k, int t0, int t1, const P* left, P* after) {
         F* const f = factor_at(k, t0);
+        P* const x = z_at(k, t0);
         if (job.factor_is_far && k >= job.n_again) {
             touch(f, Index(t1 - t0) * factor_entries(job), true);
-            touch(z_at(t0), Index(t1 - t0) * job.n, true);
+            touch(x, Index(t1 - t0) * job.n, true);
         }
-        substitute_back<P, Size, Chunked, F>(size, t0, t1, f, z_at(t0), left, after, z_at(t0));
+        if (Chunked && k >= job.n_again) {
+            substitute_back<P, Size, Chunked, F>(size, t0, t1, f, x, left, after, x);
+        } else {
+            substitute_back<P, Size, false, F>(size, t0, t1, f, x, left, after, x);
+        }
     }
 
     // From the last point to the first.
@@ -448,11 +558,12 @@ struct Driver {
         }
     }
 
-    void write(int t0, int t1) const {
+    void write(int k, int t0, int t1) const {
         if (!job.x) return;
-        if (magnitudes) note_magnitudes(t0, t1, z_at(t0));
-        if (job.refines) stager.correct(t0, t1, z_at(t0));
-        write_points(job, group, t0, t1, z_at(t0), job.x);
+        P* const x = z_at(k, t0);
+        if (magnitudes) note_magnitudes(t0, t1, x);
+        if (job.refines) stager.correct(t0, t1, x);
+        write_points(job, group, t0, t1, x, job.x);
     }
 };
 

@@ -1,5 +1,7 @@
 #include "engine.hpp"
 
+#include <cstdint>
+
 #include "call.hpp"
 #include "gradients.hpp"
 
@@ -84,7 +86,8 @@ enum class Keep { ALL, SOME, NONE };
 int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     const Job& job = call.job;
     const size_t bytes = size_t(job.groups) * whole.factor;
-    if (keep == Keep::NONE || (keep == Keep::SOME && is_short(call) && bytes > NEAR_BYTES)) return whole.segments;
+    const size_t most_kept = is_short(call) ? NEAR_BYTES : call.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
+    if (keep == Keep::NONE || (keep == Keep::SOME && bytes > most_kept)) return whole.segments;
     if (keep == Keep::ALL || bytes <= SMALL_BYTES) return 0;
     // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint; and some
     // memory for all else
@@ -132,12 +135,12 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (factor && bool(factor->tape) != call.shares_lhs()) factor = nullptr;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
+    call.job.contracts = contract;
     if (!factor && call.shares_lhs()) {
         own = make_shared_factor(call);
     } else if (!factor) {
         own = make_factor(call, is_short(call) ? Keep::NONE : keep);
         phases |= SWEEP;
-        call.job.stages_once = contract && is_short(call);
     }
     if (!factor) factor = own.get();
     if (factor) use(call, *factor);
@@ -149,8 +152,8 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     call.run(phases & (SWEEP | FORWARD));
     if (phases & SWEEP) call.reduce(false);
     call.reduce(true);
-    call.run(BACK);
-    if (contract) call.run(CONTRACT);  // which looks at the λ of neighbouring chunks
+    call.run(phases & (BACK | CONTRACT));
+    if (contract) call.run(ENDS);
 }
 
 }  // namespace

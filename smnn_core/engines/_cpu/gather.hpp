@@ -46,12 +46,12 @@ struct GradientSink {
         }
     }
 
-    // After the last block.
-    SMNN_OUTLINE void finish() {
+    // After the last block; sums are those of the lane, or added to what it has.
+    SMNN_OUTLINE void finish(bool add) {
         if (out.gather != Gather::OVER_TIME) return;
         for (int l = 0; l < group.valid; ++l) {
             T* at = static_cast<T*>(out.data) + (group.system[l] * job.C + group.chunk[l]) * count;
-            for (int e = 0; e < count; ++e) at[e] = T(sums[e * W + l]);
+            for (int e = 0; e < count; ++e) at[e] = T(sums[e * W + l] + (add ? double(at[e]) : 0));
         }
     }
 
@@ -125,15 +125,27 @@ struct GradientSink {
     }
 };
 
+// Where the point t of each lane lies in data (systems, T, n).
+template <class P>
+SMNN_INLINE void find_points(const Job& job, const Group<P>& group, int t, void* data, ScalarOf<P>** at) {
+    for (int l = 0; l < group.valid; ++l) {
+        at[l] = static_cast<ScalarOf<P>*>(data) + (group.system[l] * job.T + group.start[l] + t) * job.n;
+    }
+}
+
+// Asks for where the points t0 .. t1-1 will be written.
+template <class P>
+SMNN_OUTLINE void ask_for_points(const Job& job, const Group<P>& group, int t0, int t1, void* data, Ahead<P>& ahead) {
+    ScalarOf<P>* to[Lanes<P>::count];
+    find_points(job, group, t0, data, to);
+    ahead.add(to, 0, Index(t1 - t0) * job.n, group.valid, true);
+}
+
 // Writes a block of points of (systems, T, n), every lane up to its length.
 template <class P>
 SMNN_OUTLINE void write_points(const Job& job, const Group<P>& group, int t0, int t1, const P* from, void* data) {
-    using T = ScalarOf<P>;
-    constexpr int W = Lanes<P>::count;
-    T* to[W];
-    for (int l = 0; l < group.valid; ++l) {
-        to[l] = static_cast<T*>(data) + (group.system[l] * job.T + group.start[l] + t0) * job.n;
-    }
+    ScalarOf<P>* to[Lanes<P>::count];
+    find_points(job, group, t0, data, to);
     const int common = t1 < group.shortest ? t1 : group.shortest;
     if (common > t0) unstage_run(from, Index(common - t0) * job.n, job.arrays_are_far, to, group.valid);
     for (int l = 0; l < group.valid; ++l) {

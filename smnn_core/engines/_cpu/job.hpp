@@ -36,8 +36,9 @@ struct Output {
     Gather gather = Gather::NONE;
 };
 
-// What a task does with its group of lanes, in this order.
-enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, CONTRACT = 8 };
+// What a task does with its group of lanes, in this order. CONTRACT goes with BACK; ENDS are those of chunks, after CONTRACT
+// of all groups.
+enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, CONTRACT = 8, ENDS = 16 };
 
 struct Job {
     // sizes
@@ -58,7 +59,7 @@ struct Job {
     bool arrays_are_far;     // inputs and results come from memory, not from a cache
     bool factor_is_far;      // and so does what is kept of the factor
     bool streams;            // which is so large that it is written past the caches as well
-    bool stages_once;        // a task sweeps and contracts the same points, few enough to keep what it staged of them
+    bool contracts;          // gradients are wanted: rows of a segment stay staged from its elimination on
     bool refines;            // a solution, in[Y], is to be corrected: sweeps take its residuals for right-hand sides, and
                              // what they give is added to it
     const unsigned char* to_refine;  // (batch): for which systems
@@ -85,11 +86,11 @@ struct Job {
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries); where left-hand sides are shared, in numbers, (n_lhs,
                              // points, entries)
-    void* checkpoints;       // (groups, n_again - 1, CarriedLayout): what the sweep carries into those segments
+    void* checkpoints;       // (groups, n_again, ...): what the sweep carries into those segments
     void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
-    void* z;                 // (groups, points, n): z, then w, then x
+    void* z;                 // (groups, points kept, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
-    void* passed;            // (groups, 2, n): what FORWARD passes to the separators
+    void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the last points of chunks
     void* reduced;           // (batch, C, 2, n, n)
     void* separators;        // (batch, C, n)
     float* magnitudes;       // (lanes, 1 + 2 V): the smallest step, the largest y and highest derivative of each variable;
@@ -119,6 +120,7 @@ struct SharedSizes {
 // The kernels of one instruction set, dtype and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
+    bool are_fast;               // eliminating again takes less time than a factor that is far
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);

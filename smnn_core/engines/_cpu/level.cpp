@@ -18,8 +18,8 @@ using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
 template <class P, class Size>
 constexpr Kernels kernels() {
     using One = Native<ScalarOf<P>, 1>;
-    return {Lanes<P>::count,    Lanes<One>::count,  sizes<P, One, Size>, run<P, One, Size>,
-            shared_sizes<One>, record_shared<One>, reduce_system<One>,  reduce_system_normal<One>};
+    return {Lanes<P>::count,     Lanes<One>::count,  Size::fixed,        sizes<P, One, Size>,        run<P, One, Size>,
+            shared_sizes<One>, record_shared<One>, reduce_system<One>, reduce_system_normal<One>};
 }
 
 // The sizes that are known at compile time: single equations of the usual orders. Larger sizes gain a fifth at most, and

@@ -20,6 +20,13 @@ struct StagedRows {
     int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
     P s_first, w_first, w_near_first;  // the step from the left separator
     bool initial_;  // some point of the block has initial rows
+    bool marks = true;  // whether points that are undetermined are marked
+    const Ahead<P>* ahead = nullptr;  // what to ask for while a sweep is at points of the block up to t1
+    int t1 = 0;
+
+    SMNN_INLINE void next_point(int t) const {
+        if (ahead) ahead->fetch(t - t0, t - t0 + 1, t1 - t0);
+    }
 
     SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
     SMNN_INLINE const P& b(int t, int q) const { return b_[(t - t0) * b_step + q]; }
@@ -61,6 +68,7 @@ struct StagedRows {
     // In a chunk the last point is a separator: its pivots are tested in the reduced problem.
     template <class M>
     SMNN_OUTLINE void mark_undetermined(int t, const M& mask) const {
+        if (!marks) return;
         for (int l = 0; l < group->valid; ++l) {
             if (!lane(mask, l) || t >= group->length[l] - (job->C > 1)) continue;
             mark(*job, group->system[l], group->start[l] + t);
@@ -89,20 +97,18 @@ struct RowStager {
     Ahead<P>& ahead;
     LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs, y;
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_, *y_;
+    P* y_before_correction;  // of the first of the points that were corrected last
 
-    // points that there is room for: those of a block, or all
-    static Index room(const Job& job, int points) { return job.stages_once && job.T > points ? job.T : points; }
-
-    // packs of memory for blocks of `points` points
-    static Index memory(const Job& job, int points) {
+    // packs of memory for blocks of `points` points, and left-hand sides of `room` points
+    static Index memory(const Job& job, int points, int room) {
         const int initial = job.V * job.R_init, smoothness = 2 * job.n;
-        return room(job, points) * (job.Q * job.n + 2 * job.Q + 2) +
+        return Index(room) * (job.Q * job.n + 2 * job.Q + 2) +
                Index(points) * ((job.T_init ? 2 * initial : 0) + (has_smoothness_rhs(job) ? smoothness : 0)) +
-               (job.refines ? Index(points + 1) * job.n : 0);
+               (job.refines ? Index(points + 2) * job.n : 0);
     }
     static bool has_smoothness_rhs(const Job& job) { return job.in[SMOOTHNESS_RHS].data || job.refines; }
 
-    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points)
+    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points, int room)
         : job(job_), group(group_), ahead(ahead_) {
         c = LanePointers<P>(job, job.in[C], group);
         w_equation = LanePointers<P>(job, job.in[W_EQUATION], group);
@@ -117,7 +123,7 @@ struct RowStager {
             memory += packs;
             return at;
         };
-        const Index all = room(job, points), initial = job.T_init ? job.V * job.R_init : 0;
+        const Index all = room, initial = job.T_init ? job.V * job.R_init : 0;
         c_ = take(all * job.Q * job.n);
         b_ = take(all * job.Q);
         w_equation_ = take(all * job.Q);
@@ -128,6 +134,7 @@ struct RowStager {
         smoothness_rhs_ = has_smoothness_rhs(job) ? take(Index(points) * 2 * job.n) : nullptr;
         if (job.refines) y = LanePointers<P>(job, job.in[Y], group);
         y_ = job.refines ? take(Index(points + 1) * job.n) : nullptr;
+        y_before_correction = job.refines ? take(job.n) : nullptr;
     }
 
     // One number per lane of a step: that into the lane's first point (-1), where there is one.
@@ -137,8 +144,11 @@ struct RowStager {
         return x;
     }
 
-    // Points t0 .. t1-1 with the steps into them. `lhs_is_there`: staged by an earlier call, where all have room.
-    SMNN_OUTLINE StagedRows<P> rows(int t0, int t1, bool with_rhs, Course course, bool lhs_is_there = false) const {
+    // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `lhs_is_there`: staged by an earlier
+    // call.
+    SMNN_OUTLINE StagedRows<P> rows(
+        int t0, int t1, bool with_rhs, Course course, int origin, bool lhs_is_there = false
+    ) const {
         StagedRows<P> r;
         r.job = &job;
         r.group = &group;
@@ -149,7 +159,7 @@ struct RowStager {
         r.w_equation_step = step(W_EQUATION);
         r.s_step = step(S);
         r.w_smoothness_step = step(W_SMOOTHNESS);
-        const Index before = job.stages_once ? t0 : 0;
+        const Index before = t0 - origin;
         r.c_ = c_ + before * job.Q * job.n;
         r.b_ = b_ + before * job.Q;
         r.w_equation_ = w_equation_ + before * job.Q;
@@ -185,12 +195,19 @@ struct RowStager {
         return r;
     }
 
-    // The same with what the solution in[Y] leaves of the right-hand sides in their place.
+    // The same with what the solution in[Y] leaves of the right-hand sides in their place. `on_the_way_back`: the step into
+    // the first point of a lane does not matter, and `last_is_corrected`: so was the last point of these, after they were swept.
     template <class Size>
-    SMNN_OUTLINE StagedRows<P> residuals(const Size& size, int t0, int t1) const {
-        StagedRows<P> r = rows(t0, t1, true, {t1 - t0, false});
+    SMNN_OUTLINE StagedRows<P> residuals(
+        const Size& size, int t0, int t1, Course course, bool on_the_way_back, bool last_is_corrected
+    ) const {
+        StagedRows<P> r = rows(t0, t1, true, course, t0);
+        r.marks = !on_the_way_back;
         if constexpr (sizeof(T) == sizeof(float)) {
-            stage_solution(t0, t1, {t1 - t0, false}, &ahead);
+            stage_solution(t0, t1, course, !on_the_way_back, &ahead);
+            for (int j = 0; last_is_corrected && j < job.n; ++j) {
+                y_[Index(t1 - t0) * job.n + j] = y_before_correction[j];
+            }
             if (r.initial_) {
                 P* u_now = u_;
                 for (int t = t0; t < t1 && r.has_initial(t); ++t) {
@@ -224,7 +241,8 @@ struct RowStager {
 
     // x := the solution in[Y] + x at points t0 .. t1-1, where it is to be refined.
     SMNN_OUTLINE void correct(int t0, int t1, P* x) const {
-        stage_solution(t0, t1, {t0 - t1, job.arrays_are_far});
+        stage_solution(t0, t1, {t0 - t1, job.arrays_are_far}, false);
+        for (int j = 0; j < job.n; ++j) y_before_correction[j] = y_[job.n + j];
         P wanted;
         for (int l = 0; l < W; ++l) wanted.set(l, job.to_refine[group.system[l]]);
         const auto unwanted = wanted == splat<P>(0);
@@ -239,14 +257,16 @@ struct RowStager {
         for (int j = 0; j < job.n; ++j) to[j] = widen(from[j]);
     }
 
-    // y of the points t0-1 .. t1-1; zero before the first point of a system
-    SMNN_OUTLINE void stage_solution(int t0, int t1, Course course, Ahead<P>* to_note = nullptr) const {
+    // y of the points t0-1 .. t1-1; zero before the first point of a system, and of a lane where the one on its left does not
+    // matter
+    SMNN_OUTLINE void stage_solution(int t0, int t1, Course course, bool with_left, Ahead<P>* to_note = nullptr) const {
         const Input& in = job.in[Y];
         const int before = t0 > 0;
         stage(job, in, y, t0 - before, t1, y_ + (1 - before) * job.n, course, to_note);
         if (before) return;
         for (int l = 0; l < W; ++l) {
-            for (int j = 0; j < job.n; ++j) y_[j].set(l, group.start[l] > 0 ? y.at[l][in.offsets[j] - in.time] : T(0));
+            const bool there = with_left && group.start[l] > 0;
+            for (int j = 0; j < job.n; ++j) y_[j].set(l, there ? y.at[l][in.offsets[j] - in.time] : T(0));
         }
     }
 

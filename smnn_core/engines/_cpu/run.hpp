@@ -19,6 +19,17 @@ bool is_done(const Job& job, Index g) {
     return true;
 }
 
+template <class D>
+void go_back(D& driver, int phases) {
+    if (phases & CONTRACT) {
+        driver.back_and_contract();
+    } else if (phases & BACK) {
+        driver.back([](int) {});
+    } else if (phases & ENDS) {
+        driver.contract_ends();
+    }
+}
+
 template <class P, class Size, bool Chunked>
 void run_groups(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
@@ -26,8 +37,7 @@ void run_groups(const Job& job, int phases, Index task, void* scratch) {
         if (is_done<P>(job, g)) continue;
         Contraction<P, Size, Chunked> driver(job, task, g, scratch);
         if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
-        if (phases & BACK) driver.back();
-        if (phases & CONTRACT) driver.contract();
+        go_back(driver, phases);
     }
 }
 
@@ -47,10 +57,9 @@ void run_shared(const Job& job, int phases, Index task, void* scratch) {
         if (phases & SWEEP) driver.replay_all(static_cast<const ScalarOf<P>*>(job.tape) + k * tape_numbers(job));
         if (phases & FORWARD) {
             driver.start_forward();
-            driver.forward(0, 0, job.T);
+            driver.template forward<false>(0, 0, job.T);
         }
-        if (phases & BACK) driver.back();
-        if (phases & CONTRACT) driver.contract();
+        go_back(driver, phases);
     }
 }
 
@@ -163,8 +172,8 @@ void reduce_system_normal(const Job& job, Index system) {
     for (int k = 0; k < C; ++k) {
         const Index t = separator_point(job, k), lane_ = system * C + k;
         for (int j = 0; j < n; ++j) {
-            T sum = g[t * in.time + in.offsets[j]] - passed[lane_ / W * 2 * n + j].get(int(lane_ % W));
-            if (k + 1 < C) sum -= passed[(lane_ + 1) / W * 2 * n + n + j].get(int((lane_ + 1) % W));
+            T sum = g[t * in.time + in.offsets[j]] - passed[lane_ / W * 4 * n + j].get(int(lane_ % W));
+            if (k + 1 < C) sum -= passed[(lane_ + 1) / W * 4 * n + n + j].get(int((lane_ + 1) % W));
             x[k * n + j] = sum - before[j];
         }
         chain_forward<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, before, nullptr);

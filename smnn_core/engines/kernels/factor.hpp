@@ -9,8 +9,7 @@
 // of the variables up to that of column j: the smoothness rows couple each variable to itself, and elimination in the
 // order of the variables fills no others.
 //
-// By rotations (rotate.hpp) the rows have a leading 1 and a weight d, of which 1 / d is stored: R^T D R in the place of
-// R^T R.
+// By rotations (rotate.hpp) row j has the weight 1/d of its leading entry d: R^T D^-1 R in the place of R^T R.
 #pragma once
 
 #include "base.hpp"

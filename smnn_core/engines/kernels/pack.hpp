@@ -33,6 +33,8 @@ SMNN_INLINE double root(double x) { return __builtin_sqrt(x); }
 SMNN_INLINE float root(float x) { return __builtin_sqrtf(x); }
 SMNN_INLINE double reciprocal(double x) { return 1 / x; }
 SMNN_INLINE float reciprocal(float x) { return 1 / x; }
+SMNN_INLINE double rounded(double x) { return x; }
+SMNN_INLINE float rounded(float x) { return x; }
 SMNN_INLINE double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 SMNN_INLINE float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 SMNN_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
@@ -290,6 +292,21 @@ SMNN_INLINE Pack<T, N, U> reciprocal(const Pack<T, N, U>& x) {
     Pack<T, N, U> p;
     repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = vector_reciprocal<T, N>(x.v[u]); });
     return p;
+}
+// x, rounded: a product that compilers could fuse with one of several sums. Which of them they choose may depend on the
+// branch, and branches on other lanes.
+template <class T, int N, int U>
+SMNN_INLINE Pack<T, N, U> rounded(Pack<T, N, U> x) {
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA {
+#if defined(__AVX512F__)
+        __asm__("" : "+v"(x.v[u]));
+#elif defined(__x86_64__)
+        __asm__("" : "+x"(x.v[u]));
+#elif defined(__aarch64__)
+        __asm__("" : "+w"(x.v[u]));
+#endif
+    });
+    return x;
 }
 // all bits but the sign
 template <class T, int N>

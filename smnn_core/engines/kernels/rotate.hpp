@@ -1,19 +1,20 @@
 // Elimination of single equations without square roots: the sweep of sweep.hpp by fast Givens rotations.
 //
-// A row is kept as a multiple of itself and a weight e, the square of that factor. The triangle's rows have a leading 1
-// and a weight d. A row (b, x) of weight e goes into the row (1, r) of weight d with
+// A row is kept as a multiple of itself and a weight, the square of that factor. The triangle's rows have a weight 1/d,
+// where d is their leading entry. A row (b, x) of weight e goes into the row (d, r) of weight 1/d with
 //
-//     d' = d + e b^2,   r' = (d r + e b x) / d',   x' = x - b r,   e' = e d / d'
+//     d' = d + e b^2,   r' = r + e b x,   x' = x - (b / d) r,   e' = e d / d'
 //
-// which leaves the sum of squares what it was: d' r'^2 + e' x'^2 = d r^2 + e x^2. There is one division where a reflection
-// has a root and then a division, less arithmetic, and rotations of different rows do not wait for each other. Sources:
-// Gentleman, J. Inst. Maths Applics 12, 1973; Golub, Van Loan, Matrix Computations, section 5.1.13.
+// which leaves the sum of squares what it was: r'^2 / d' + e' x'^2 = r^2 / d + e x^2. There is one division where a
+// reflection has a root and then a division, two multiplications for an entry of both rows where a rotation has four, and
+// rotations of different rows do not wait for each other. Sources: Gentleman, J. Inst. Maths Applics 12, 1973; Golub, Van
+// Loan, Matrix Computations, section 5.1.13.
 //
 // Either row's new value is as accurate as that row, whichever is the larger: unlike reflections, rotations need no
 // exchange of rows, which takes branches that depend on the data. Where a whole column is zero, the triangle's row keeps its
-// other entries with a leading 0, which a negative weight tells; for such rows, and for zeros at the top of a column, there
-// are `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose rows stay there for
-// all points, and are empty at first: see `leave_to_edge`.
+// other entries with a leading 0 and the weight -d, negative; for such rows, and for zeros at the top of a column, there are
+// `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose rows are empty at first:
+// see `leave_to_edge`.
 #pragma once
 
 #include "factor.hpp"
@@ -32,16 +33,17 @@ struct Rotations {
     const SchemeRows<T>& scheme;
     NoTape tape;
 
-    // carried from point to point: rows of the triangle, right-hand side, weights, and squared norms of columns
-    P own[n * n], z[n], weight[n], norm2[n];
+    // carried from point to point: rows of the triangle, right-hand side, leading entries d (and 1 / d), and squared norms of
+    // columns
+    P own[n * n], z[n], weight[n], inverse[n], norm2[n];
     // the rows below it: at the current point, at the next one, right-hand side, weights
     P x_own[n * n], x_next[R * n], x_z[R], x_weight[R];
     // in a chunk, the columns of either at the left separator, and the rows that touch nothing else
     static constexpr int SQUARE = Chunked ? n * n : 1;
     P left[SQUARE], x_left[Chunked ? R * n : 1];
-    P edge[SQUARE], edge_z[n], edge_weight[n], edge_norm2[n], edge_noise[n];
-    // the triangle's columns at the next point, and 1 / weight
-    P top_next[n * n], inverse[n];
+    P edge[SQUARE], edge_z[n], edge_weight[n], edge_inverse[n], edge_norm2[n], edge_noise[n];
+    // the triangle's columns at the next point
+    P top_next[n * n];
     P p[n], norm2_next[n];
     bool degenerate = false;  // some row of the triangle has a leading 0
 
@@ -51,15 +53,14 @@ struct Rotations {
         const P zero = splat<P>(0);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * n + k] = zero; });
-            z[j] = weight[j] = norm2[j] = zero;
+            z[j] = weight[j] = inverse[j] = norm2[j] = zero;
             if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = edge[j * n + k] = zero; });
-                edge_z[j] = edge_weight[j] = edge_norm2[j] = edge_noise[j] = zero;
+                edge_z[j] = edge_weight[j] = edge_inverse[j] = edge_norm2[j] = edge_noise[j] = zero;
             }
         });
     }
 
-    // In memory the weights lie in the places of the leading entries.
     SMNN_INLINE void load(const P* memory) {
         const CarriedLayout<Chunked> at{n};
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
@@ -67,6 +68,7 @@ struct Rotations {
                 if (k > j) own[j * n + k] = memory[at.own() + j * n + k];
             });
             weight[j] = memory[at.own() + j * n + j];
+            inverse[j] = reciprocal(weight[j]);
             z[j] = memory[at.z() + j];
             norm2[j] = memory[at.norm2() + j];
             if constexpr (Chunked) {
@@ -75,6 +77,7 @@ struct Rotations {
                     if (k > j) edge[j * n + k] = memory[at.edge() + j * n + k];
                 });
                 edge_weight[j] = memory[at.edge() + j * n + j];
+                edge_inverse[j] = inverse_or_one(edge_weight[j]);
                 edge_z[j] = memory[at.edge_z() + j];
                 edge_norm2[j] = memory[at.edge_norm2() + j];
                 edge_noise[j] = noise_in(edge_norm2[j]);
@@ -108,18 +111,20 @@ struct Rotations {
     // The same as rows without weights.
     SMNN_OUTLINE static void to_plain(P* memory) {
         const CarriedLayout<Chunked> at{n};
+        const P zero = splat<P>(0), one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
-            const P factor = root(magnitude(leading));
+            const P weight = root(magnitude(leading)), factor = select(leading < zero, weight, one / weight);
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
             memory[at.z() + j] *= factor;
-            leading = select(leading < splat<P>(0), splat<P>(0), factor);
+            leading = select(leading < zero, zero, weight);
             if constexpr (Chunked) {
                 for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
                 P& edge_leading = memory[at.edge() + j * n + j];
                 edge_leading = root(edge_leading);
-                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_leading;
-                memory[at.edge_z() + j] *= edge_leading;
+                const P edge_factor = select(edge_leading == zero, zero, one / select(edge_leading == zero, one, edge_leading));
+                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_factor;
+                memory[at.edge_z() + j] *= edge_factor;
             }
         }
     }
@@ -129,7 +134,7 @@ struct Rotations {
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
             const auto none = leading * leading <= noise_in(memory[at.norm2() + j]);
-            const P factor = one / select(none, one, leading);
+            const P factor = select(none, one, leading);
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
             memory[at.z() + j] *= factor;
             leading = select(none, -one, leading * leading);
@@ -137,14 +142,18 @@ struct Rotations {
                 for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
                 P& edge_leading = memory[at.edge() + j * n + j];
                 // (what is nothing to its column may be raised to the noise in it, and then the row is as any other)
-                const P zero = splat<P>(0), square = edge_leading * edge_leading, noise = noise_in(memory[at.edge_norm2() + j]);
+                const P square = edge_leading * edge_leading, noise = noise_in(memory[at.edge_norm2() + j]);
                 const P raised = select(square <= noise, root(noise), edge_leading);
-                const P edge_factor = select(raised == zero, zero, one / select(raised == zero, one, raised));
-                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_factor;
-                memory[at.edge_z() + j] *= edge_factor;
+                for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= raised;
+                memory[at.edge_z() + j] *= raised;
                 edge_leading = raised * raised;
             }
         }
+    }
+
+    SMNN_INLINE static P inverse_or_one(const P& x) {
+        const P one = splat<P>(1);
+        return reciprocal(select(x == splat<P>(0), one, x));
     }
 
     SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * n + j]); }
@@ -190,14 +199,15 @@ struct Rotations {
                 });
                 edge_z[i] = zero;
                 edge_weight[i] = zero;
+                edge_inverse[i] = splat<P>(1);
                 edge_norm2[i] = splat<P>(scheme.norm2[i]) * p[i] * p[i];
                 edge_noise[i] = noise_in(edge_norm2[i]);
             });
         }
     }
 
-    // From the point before t towards t: its final rows go to f and f_z.
-    template <class Rows>
+    // From the point before t towards t: its final rows go to f and f_z, where they are kept.
+    template <bool Keep = true, class Rows>
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         const P one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         set_powers(rows, t);
@@ -214,6 +224,7 @@ struct Rotations {
             norm2_next[j] = splat<P>(scheme.norm2[n + j]) * square;
             const auto bad = weight[j] <= tolerance2 * total;
             bad_any = bad_any | bad;
+            if constexpr (!Keep) return;
             f[at.row(j)] = select(bad, one, inverse[j]);
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) f[at.row(j) + k - j] = own[j * n + k];
@@ -238,7 +249,7 @@ struct Rotations {
             });
         }
         if (degenerate) b = exchange<j, i>(b);
-        const Turn turn(b, weight[j], x_weight[i], inverse[j]);
+        const Turn turn(b, weight[j], inverse[j], x_weight[i]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
             constexpr int k = j + 1 + decltype(k_)::value;
             turn(own[j * n + k], x_own[i * n + k]);
@@ -246,7 +257,7 @@ struct Rotations {
         repeat(size.n, [&](auto k) SMNN_LAMBDA {
             P &top = top_next[j * n + k], &x = x_next[i * n + k];
             if (first) {
-                const P entry = turn.s * x;
+                const P entry = turn.eb * x;
                 top = degenerate ? entry + top : entry;  // (one that was exchanged: x is 0)
             } else {
                 turn(top, x);
@@ -256,8 +267,7 @@ struct Rotations {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 P &top = left[j * n + k], &x = x_left[i * n + k];
                 if (first && !degenerate) {
-                    x = -(turn.b * top);
-                    top = turn.c * top;
+                    x = -(turn.g * top);
                 } else {
                     turn(top, x);
                 }
@@ -274,50 +284,42 @@ struct Rotations {
         }
     }
 
-    // A rotation. Takes d and e to what they are after it, and leaves 1 / d.
+    // A rotation. Takes d, 1 / d and e to what they are after it.
     //
     // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it has to be multiplied
     // by `scale` afterwards: else its weight might vanish in the n rotations that it goes through.
     struct Turn {
-        P b, c, s, scale;
-        bool small;
+        P eb, g, scale;
+        bool small = false;
 
-        SMNN_INLINE Turn(const P& b_, P& d, P& e, P& inverse) : b(b_) {
-            const P eb = e * b, sum = d + eb * b;
-            inverse = reciprocal(sum);
-            c = d * inverse;
-            s = eb * inverse;
-            d = sum;
-            reduce(e);
-        }
+        SMNN_INLINE Turn(const P& b, P& d, P& inverse, P& e) { set<false>(b, d, inverse, e); }
 
-        // Of a row that stays where it is for many points, and that may be empty: of weight 0. Where nothing is added c is 1
-        // exactly: a rounding error of 1 / d would be the same at every point, and they would add up.
-        SMNN_INLINE static Turn to_stay(const P& b, P& d, P& e) {
-            const P one = splat<P>(1);
+        // Into a row that may be empty, 0 with d = 0 (and anything for 1 / d).
+        SMNN_INLINE static Turn into_any(const P& b, P& d, P& inverse, P& e) {
             Turn turn;
-            turn.b = b;
-            const P eb = e * b, sum = d + eb * b, inverse = reciprocal(select(sum == splat<P>(0), one, sum));
-            turn.s = eb * inverse;
-            const P added = turn.s * b;
-            turn.c = select(added < splat<P>(T(0.5)), one - added, d * inverse);
-            d = sum;
-            turn.reduce(e);
+            turn.set<true>(b, d, inverse, e);
             return turn;
         }
 
         SMNN_INLINE void operator()(P& r, P& x) const {
             const P kept = r;
-            r = c * kept + s * x;
-            x -= b * kept;
+            r += eb * x;
+            x -= g * kept;
         }
 
        private:
         Turn() = default;
 
-        SMNN_INLINE void reduce(P& e) {
+        template <bool MayBeEmpty>
+        SMNN_INLINE void set(const P& b, P& d, P& inverse, P& e) {
+            eb = rounded(e * b);
+            g = b * inverse;
+            const P sum = d + eb * b;
+            inverse = MayBeEmpty ? inverse_or_one(sum) : reciprocal(sum);
+            P c = d * inverse;
+            if (MayBeEmpty) c = select(b == splat<P>(0), splat<P>(1), c);
+            d = sum;
             e = e * c;
-            small = false;
             if constexpr (RESCALES) {
                 const auto mask = c < splat<P>(SMALL_WEIGHT);
                 small = any(mask);
@@ -336,7 +338,7 @@ struct Rotations {
         const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], square = x_weight[i] * b * b;
         const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j]);
         const auto mask = select(d < zero, select(square <= noise, zero, one), zero) != zero;  // (not a number: one)
-        const P factor = reciprocal(select(mask, b, one));
+        const P factor = x_weight[i] * b;
         const auto swap = [&](P& top, P& x) SMNN_LAMBDA {
             const P kept = top;
             top = select(mask, x * factor, top);
@@ -373,7 +375,7 @@ struct Rotations {
             take_top<j>();
             repeat(Int<R - 1 - j>(), [&](auto i_) SMNN_LAMBDA {
                 constexpr int i = j + 1 + decltype(i_)::value;
-                const Turn turn(x_next[i * n + j], weight[j], x_weight[i], inverse[j]);
+                const Turn turn(x_next[i * n + j], weight[j], inverse[j], x_weight[i]);
                 repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
                     constexpr int k = j + 1 + decltype(k_)::value;
                     turn(own[j * n + k], x_next[i * n + k]);
@@ -395,8 +397,8 @@ struct Rotations {
         if constexpr (Chunked) leave_to_edge();
     }
 
-    // The rows below the triangle touch the left separator alone. A row of the edge has the weight 0 until one arrives that
-    // does not start with zero.
+    // The rows below the triangle touch the left separator alone. A row of the edge is empty until one arrives that does not
+    // start with zero.
     SMNN_INLINE void leave_to_edge() {
         repeat(Int<R - n>(), [&](auto q) SMNN_LAMBDA {
             constexpr int i = n + decltype(q)::value;
@@ -406,7 +408,7 @@ struct Rotations {
                 const P b = x_left[i * n + j], zero = splat<P>(0);
                 const P taken = select(x_weight[i] * b * b <= edge_noise[j], zero, b);
                 if (!any(taken != zero)) return;
-                const Turn turn = Turn::to_stay(taken, edge_weight[j], x_weight[i]);
+                const Turn turn = Turn::into_any(taken, edge_weight[j], edge_inverse[j], x_weight[i]);
                 repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
                     constexpr int k = j + 1 + decltype(k_)::value;
                     turn(edge[j * n + k], x_left[i * n + k]);
@@ -423,10 +425,10 @@ struct Rotations {
     // Row j of the triangle from the first of the rows below that are left.
     template <int j>
     SMNN_INLINE void take_top() {
-        P leading = x_next[j * n + j];
-        weight[j] = x_weight[j] * leading * leading;
-        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) leading = find_top<j>();
-        const P factor = reciprocal(leading);
+        P factor = x_weight[j] * x_next[j * n + j];
+        weight[j] = factor * x_next[j * n + j];
+        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) factor = find_top<j>();
+        inverse[j] = reciprocal(weight[j]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
             constexpr int k = j + 1 + decltype(k_)::value;
             own[j * n + k] = x_next[j * n + k] * factor;
@@ -437,7 +439,7 @@ struct Rotations {
         if constexpr (Rhs) z[j] = x_z[j] * factor;
     }
 
-    // Where that starts with zero, from the next one that does not. Returns its leading entry, 1 where all are zero.
+    // Where that starts with zero, from the next one that does not. Returns the factor from that to row j.
     template <int j>
     SMNN_INLINE P find_top() {
         const P zero = splat<P>(0), one = splat<P>(1), noise = noise_in(norm2_next[j]);
@@ -463,7 +465,7 @@ struct Rotations {
             P& below = x_next[(j + 1 + i) * n + j];
             below = select(none, zero, below);
         });
-        return select(none, one, x_next[j * n + j]);
+        return select(none, one, x_weight[j] * x_next[j * n + j]);
     }
     // The square of a leading entry that is a zero, not computed exactly, in a column of this squared norm; in one that is
     // infinite, none is.
@@ -471,7 +473,7 @@ struct Rotations {
         const P zero = splat<P>(0), noise = splat<P>(NOISE2) * column_norm2;
         return select(noise - noise == zero, noise, zero);
     }
-    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-50) : T(1e-28);
+    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-50) : T(1e-20);
     static constexpr bool RESCALES = sizeof(T) == 4;
     static constexpr T SMALL_WEIGHT = T(1e-7);
     static constexpr T SMALLEST = sizeof(T) == 8 ? T(1e-300) : T(1e-37);

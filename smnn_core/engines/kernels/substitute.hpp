@@ -17,7 +17,7 @@ SMNN_INLINE P entry(const F& x) {
     }
 }
 
-// Whether rows have a leading 1 and a weight. A factor that all lanes share never has.
+// Whether rows have weights 1/d, and so 1/d stands for 1 / R[j,j]. Those of a factor that all lanes share never have.
 template <class P, class Size, class F>
 constexpr bool has_weights = is_weighted<Size> && sizeof(F) == sizeof(P);
 
@@ -45,14 +45,14 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, 
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
                 sum -= entry<P>(ft[at.row(j) + 1 + i]) * next_x[j + 1 + i];
             });
-            next_x[j] = has_weights<P, Size, F> ? sum : sum * entry<P>(ft[at.row(j)]);
+            next_x[j] = sum * entry<P>(ft[at.row(j)]);
             xt[j] = next_x[j];
         });
     }
     if constexpr (Size::fixed) next_x.save(after, size.n);
 }
 
-// w[t] for t = t0 .. t1-1, from g; R^T D w = g where rows have weights D. `before` (n) holds what the points before
+// w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g where rows have weights 1/d. `before` (n) holds what the points before
 // subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the left separator. w may be g.
 template <class P, class Size, bool Chunked, class F = P>
 SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w) {
@@ -66,8 +66,8 @@ SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* 
             before[j] = splat<P>(0);
         }
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P x = has_weights<P, Size, F> ? wt[j] : wt[j] * entry<P>(ft[at.row(j)]);
-            wt[j] = wt[j] * entry<P>(ft[at.row(j)]);
+            const P x = wt[j] * entry<P>(ft[at.row(j)]);
+            if (!has_weights<P, Size, F>) wt[j] = x;
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * x; });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += entry<P>(ft[at.next(j) + k]) * x; });
             if constexpr (Chunked) {

@@ -242,8 +242,8 @@ struct Sweep {
         team.sync();
     }
 
-    // From the point before t towards t: its final rows go to f and f_z.
-    template <class Rows>
+    // From the point before t towards t: its final rows go to f and f_z, kept or not.
+    template <bool Keep = true, class Rows>
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         set_powers(rows, t);
@@ -430,8 +430,9 @@ struct Elimination<true> {
 };
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
-// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1. Reflections go to the tape, if it is one.
-template <class P, class Size, bool Chunked, bool Rhs, class Rows, class Record = NoTape>
+// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
+// be kept. Reflections go to the tape, if it is one.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record = NoTape>
 SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
     P* workspace, P* f, P* f_z, Record* tape = nullptr
@@ -442,10 +443,11 @@ SMNN_OUTLINE void sweep(
     const FactorLayout<Chunked> at{size.n, size.K};
     if (t0 > 0) state.load(carried);
     for (int t = t0; t < t1; ++t) {
+        rows.next_point(t);
         if (t == 0) {
             state.start(rows);
         } else {
-            state.depart(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
+            state.template depart<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
         }
         state.arrive(rows, t);
         if (rows.has_initial(t)) {

@@ -503,6 +503,8 @@ def test_rows_that_start_with_zeros(V, T, K, dtype, seed) -> None:
 
 @example(28, 3, "taylor", "float32", 986)
 @example(58, 3, "taylor", "float32", 789)
+@example(85, 3, "taylor", "float32", 3333591090)
+@example(53, 5, "taylor", "float32", 4251286299)
 @given(
     st.integers(20, 90),
     st.sampled_from([2, 3, 5]),

@@ -286,8 +286,9 @@ struct Rotations {
 
     // A rotation. Takes d, 1 / d and e to what they are after it.
     //
-    // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it has to be multiplied
-    // by `scale` afterwards: else its weight might vanish in the n rotations that it goes through.
+    // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it is given the weight 1,
+    // and has to be multiplied by `scale` afterwards: else its weight might vanish in the n rotations that it goes through,
+    // and its entries, which grow instead, over d might be more than there are numbers for.
     struct Turn {
         P eb, g, scale;
         bool small = false;
@@ -318,16 +319,18 @@ struct Rotations {
             inverse = MayBeEmpty ? inverse_or_one(sum) : reciprocal(sum);
             P c = d * inverse;
             if (MayBeEmpty) c = select(b == splat<P>(0), splat<P>(1), c);
-            d = sum;
-            e = e * c;
             if constexpr (RESCALES) {
+                const P one = splat<P>(1);
                 const auto mask = c < splat<P>(SMALL_WEIGHT);
                 small = any(mask);
                 if (small) {
-                    scale = select(mask, reciprocal(b), splat<P>(1));
-                    e = select(mask, e * b * b, e);
+                    scale = select(mask, root(d) * root(e * inverse), one);
+                    e = select(mask, one, e);
+                    c = select(mask, one, c);
                 }
             }
+            d = sum;
+            e = e * c;
         }
     };
 

@@ -593,7 +593,8 @@ def test_a_factor_that_is_far_is_eliminated_again_where_kernels_are_fast(batch, 
     g = np.random.default_rng(8).normal(size=y.shape)
     x = whole.normal_solve(g)
     np.testing.assert_allclose(factor.normal_solve(g), x, rtol=0, atol=1e-9 * np.abs(x).max())
-    for first, second in zip(by_field(factor.adjoint(problem, y, g)), by_field(whole.adjoint(problem, y, g)), strict=True):
+    gradients = (by_field(x.adjoint(problem, y, g)) for x in (factor, whole))
+    for first, second in zip(*gradients, strict=True):
         if second is not None:
             np.testing.assert_allclose(first, second, rtol=0, atol=1e-9 * np.abs(second).max(initial=0))
 
@@ -716,8 +717,8 @@ def test_float32_is_refined_to_its_precision(batch: int, T: int, V: int, K: int,
         assert worst_order(y, exact) < 2e-5
         np.testing.assert_array_equal(factor.solve(single.rows), kept[0])
     np.testing.assert_array_equal(cpu.factorize(single.system).solve(single.rows), kept[0])
-    # (where time is divided, separators are columns of a factor that is kept, and part of the right-hand sides of one that is
-    # not; elsewhere there is no difference)
+    # (where time is divided, separators are columns of a factor that is kept, and part of the right-hand sides of one
+    # that is not; elsewhere there is no difference)
     assert worst_order(lean[0], kept[0].astype(float)) < 2e-6
 
 

@@ -162,7 +162,6 @@ struct Driver {
     }
 
     int last_segment() const { return (group.longest - 1) / segment; }
-    int segment_of(int t) const { return t + 1 < group.longest ? (t + 1) / segment : last_segment(); }
     int first_row(int k) const { return first_row(job, k); }
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
     // where the factor of a point of segment k lies, and its z
@@ -173,7 +172,8 @@ struct Driver {
         return kept + Index(t - first_row(job.n_again)) * factor_entries(job);
     }
     int entries_of(int k) const {
-        return Chunked && on_the_way_back && k < job.n_again ? FactorLayout<false>{job.n, job.K}.entries() : factor_entries(job);
+        const bool is_plain = Chunked && on_the_way_back && k < job.n_again;
+        return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : factor_entries(job);
     }
     P* z_at(int k, int t) const {
         return k < job.n_again ? passing_z + Index(t - first_row(k)) * job.n : z + Index(t - first_row(job.n_again)) * job.n;

@@ -90,7 +90,7 @@ struct Job {
     void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
     void* z;                 // (groups, points kept, n): z, then w, then x
     void* ends;              // (groups, CarriedLayout<true>)
-    void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the last points of chunks
+    void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the ends of chunks
     void* reduced;           // (batch, C, 2, n, n)
     void* separators;        // (batch, C, n)
     float* magnitudes;       // (lanes, 1 + 2 V): the smallest step, the largest y and highest derivative of each variable;

@@ -196,7 +196,7 @@ struct RowStager {
     }
 
     // The same with what the solution in[Y] leaves of the right-hand sides in their place. `on_the_way_back`: the step into
-    // the first point of a lane does not matter, and `last_is_corrected`: so was the last point of these, after they were swept.
+    // the first point of a lane does not matter. `last_is_corrected`: the last of these points has been by now.
     template <class Size>
     SMNN_OUTLINE StagedRows<P> residuals(
         const Size& size, int t0, int t1, Course course, bool on_the_way_back, bool last_is_corrected

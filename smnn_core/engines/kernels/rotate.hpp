@@ -122,7 +122,8 @@ struct Rotations {
                 for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
                 P& edge_leading = memory[at.edge() + j * n + j];
                 edge_leading = root(edge_leading);
-                const P edge_factor = select(edge_leading == zero, zero, one / select(edge_leading == zero, one, edge_leading));
+                const auto is_empty = edge_leading == zero;
+                const P edge_factor = select(is_empty, zero, one / select(is_empty, one, edge_leading));
                 for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_factor;
                 memory[at.edge_z() + j] *= edge_factor;
             }

@@ -53,7 +53,8 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, 
 }
 
 // w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g where rows have weights 1/d. `before` (n) holds what the points before
-// subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the left separator. w may be g.
+// subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the
+// left separator. w may be g.
 template <class P, class Size, bool Chunked, class F = P>
 SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w) {
     const FactorLayout<Chunked> at{size.n, size.K};

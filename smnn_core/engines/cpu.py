@@ -6,9 +6,9 @@ between them form a small problem of the same form. This module lays out the cal
 
 Solutions in float32 are refined once, with residuals in float64, where rounding would show (kernels/residual.hpp).
 
-The factor is kept only where that is cheaper than eliminating again: where it stays in caches, or where blocks are so
-large that their elimination takes longer than memory. Results are the same from run to run for a given number of
-threads and instruction set.
+The factor is kept only where that is cheaper than eliminating again: where it stays in caches, or where kernels are
+not compiled for the size of the blocks, and take longer than memory. Results are the same from run to run for a given
+number of threads and instruction set.
 
 Environment: SMNN_SIMD=avx512, avx2 or baseline forces an instruction set; OMP_NUM_THREADS and threadpoolctl set the
 number of threads.

@@ -163,6 +163,7 @@ struct Driver {
 
     int last_segment() const { return (group.longest - 1) / segment; }
     int first_row(int k) const { return first_row(job, k); }
+    int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
     // where the factor of a point of segment k lies, and its z
     F* factor_at(int k, int t) const {
@@ -223,7 +224,7 @@ struct Driver {
                 const bool keep = (phases & FORWARD) || k >= job.n_again || (!Chunked && k == last);
                 sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
             }
-            if (phases & FORWARD) forward<Chunked>(k, first_row(k), k < last ? first_row(k + 1) : rows_);
+            if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
         }
         if (phases & FORWARD) end_forward();
         if (magnitudes) store_magnitudes(0, 1);
@@ -243,10 +244,7 @@ struct Driver {
             }
         }
         sweep_segment<false>(k, state, job.has_rhs, true, true);
-        if (!job.has_rhs) {
-            const int last = last_segment();
-            forward<false>(k, first_row(k), k < last ? first_row(k + 1) : rows_);
-        }
+        if (!job.has_rhs) forward<false>(k, first_row(k), end_row(k));
     }
 
     // With x at the left separator known, the rows (own, left) that a checkpoint holds add own^T left x to `before`.
@@ -478,6 +476,7 @@ struct Driver {
         P* const after = take(job.n);
         P* const left = take(job.n);
         on_the_way_back = true;
+        // (what the way forth left there is a chunk's, or of a segment whose rows and g are not staged)
         if (Chunked || present != last_segment()) present = -1;
         set_zero(after);
         set_zero(left);

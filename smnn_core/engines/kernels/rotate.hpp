@@ -12,8 +12,8 @@
 //
 // Either row's new value is as accurate as that row, whichever is the larger: unlike reflections, rotations need no
 // exchange of rows, which takes branches that depend on the data. Where a whole column is zero, the triangle's row keeps its
-// other entries with a leading 0 and the weight -d, negative; for such rows, and for zeros at the top of a column, there are
-// `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose rows are empty at first:
+// other entries with a leading 0, and its weight stands, negative, in the place of d; for such rows, and for zeros at the top
+// of a column, there are `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose rows are empty at first:
 // see `leave_to_edge`.
 #pragma once
 

@@ -244,6 +244,10 @@ def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
     missing = 2 * K - S.shape[0]
     # rows that all vanish for polynomials of degree K-1 have rank K: what is left of the others is rounding
     S[K:][np.abs(S[K:]).max(axis=1, initial=0.0) <= 1e-13 * np.abs(S).max()] = 0.0
+    # rows that vanish for polynomials of degree d have columns up to d of G in the span of as many of F
+    for o in range(min(K, scheme.exactness(K) + 1)):
+        below = S[o + 1 :, K + o]
+        below[np.abs(below) <= 1e-13 * np.abs(S).max()] = 0.0
     rows, columns = np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
     return np.ascontiguousarray(rows), columns  # (traced by Dynamo, numpy.linalg.qr gives transposed arrays)
 

@@ -98,7 +98,8 @@ Buffer::Buffer(size_t bytes) {
     {
         std::lock_guard<std::mutex> lock(mutex);
         auto& blocks = pool();
-        for (size_t i = 0; i < blocks.size(); ++i) {
+        // the one given back last: caches may still hold it
+        for (size_t i = blocks.size(); i-- > 0;) {
             if (blocks[i].bytes < bytes || blocks[i].bytes > 2 * bytes) continue;
             data_ = blocks[i].data;
             bytes_ = blocks[i].bytes;

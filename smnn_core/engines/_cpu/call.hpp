@@ -170,7 +170,7 @@ class Call {
         job.n_batch_axes = int(shape_.batch.size());
         job.batch_shape = shape_.batch.data();
         set_scheme(scheme);
-        kernels = level().find(shape.V, shape.K, shape.Q, job.extra_rows, shape.is_double);
+        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, shape.is_double);
         const Division division = divide(job.batch, shape.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
@@ -338,6 +338,7 @@ class Call {
         const size_t width = size_t(2 * shape_.K);
         T* values = arena.take<T>(width * width);
         T* norm2 = arena.take<T>(width);
+        job.scheme_is_upper = true;
         for (size_t j = 0; j < width; ++j) {
             double sum = 0;
             for (size_t i = 0; i < width; ++i) {
@@ -345,6 +346,7 @@ class Call {
                 values[i * width + j] = T(x);
                 sum += x * x;
                 if (i >= width / 2 && x != 0) job.extra_rows = true;
+                if (i > j % (width / 2) && x != 0) job.scheme_is_upper = false;
             }
             norm2[j] = T(sum);
         }

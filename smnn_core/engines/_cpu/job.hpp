@@ -73,6 +73,7 @@ struct Job {
     const void* scheme_norm2;
     const double* scheme_rows_in_double;
     bool extra_rows;         // whether it has rows on the next point alone
+    bool scheme_is_upper;    // whether S12 is upper triangular too, and there are no such rows
     double tolerance2;       // squared
 
     Input in[FIELDS];
@@ -134,7 +135,7 @@ constexpr int LARGEST = 64;
 
 struct Level {
     const char* name;
-    Kernels (*find)(int V, int K, int Q, bool extra_rows, bool is_double);
+    Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool is_double);
 };
 
 }  // namespace smnn

@@ -28,10 +28,10 @@ constexpr Kernels kernels() {
 constexpr int MAX_LANES = 16;
 
 template <class T>
-Kernels find(int V, int K, int Q, bool extra_rows) {
+Kernels find(int V, int K, int Q, bool scheme_is_upper) {
     using One = Native<T, 1>;
     using Several = Native<T, Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
-    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && !extra_rows; };
+    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && scheme_is_upper; };
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
 #ifndef SMNN_FEW_SIZES
     if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
@@ -40,8 +40,8 @@ Kernels find(int V, int K, int Q, bool extra_rows) {
     return kernels<One, Sized>();
 }
 
-Kernels find(int V, int K, int Q, bool extra_rows, bool is_double) {
-    return is_double ? find<double>(V, K, Q, extra_rows) : find<float>(V, K, Q, extra_rows);
+Kernels find(int V, int K, int Q, bool scheme_is_upper, bool is_double) {
+    return is_double ? find<double>(V, K, Q, scheme_is_upper) : find<float>(V, K, Q, scheme_is_upper);
 }
 
 extern const Level level;

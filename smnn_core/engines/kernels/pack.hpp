@@ -271,21 +271,23 @@ SMNN_INLINE Pack<T, N, U> root(const Pack<T, N, U>& x) {
 template <class T, int N>
 SMNN_INLINE typename Vector<T, N>::type vector_reciprocal(typename Vector<T, N>::type x) {
     using V = typename Vector<T, N>::type;
-    const V zero{};
+    const V one = T(1) - V{};
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64) {
-        const V two = T(2) - zero;
+        // r = (1 - error) / x: 1 / x = r (1 + error + error^2 + ...)
         V r;
         if constexpr (sizeof(T) == 8) {
             r = (V)_mm512_rcp14_pd((__m512d)x);
-            r = r * (two - x * r);
         } else {
             r = (V)_mm512_rcp14_ps((__m512)x);
         }
-        return r * (two - x * r);
+        const V error = one - x * r;
+        r += r * error;
+        if constexpr (sizeof(T) == 8) r += r * (error * error);
+        return r;
     }
 #endif
-    return (T(1) - zero) / x;
+    return one / x;
 }
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> reciprocal(const Pack<T, N, U>& x) {

@@ -37,7 +37,7 @@ struct Rotations {
     // columns
     P own[n * n], z[n], weight[n], inverse[n], norm2[n];
     // the rows below it: at the current point, at the next one, right-hand side, weights
-    P x_own[n * n], x_next[R * n], x_z[R], x_weight[R];
+    P x_own[n * n], x_next[R * n], x_z[R], x_weight[R], x_factor[R];
     // in a chunk, the columns of either at the left separator, and the rows that touch nothing else
     static constexpr int SQUARE = Chunked ? n * n : 1;
     P left[SQUARE], x_left[Chunked ? R * n : 1];
@@ -163,11 +163,12 @@ struct Rotations {
     template <class Rows>
     SMNN_INLINE void set_row(const Rows& rows, int t, int i) {
         repeat(size.n, [&](auto k) SMNN_LAMBDA {
-            if (i <= k) x_own[i * n + k] = S(i, k) * p[k];
+            if (i > k) return;
+            x_own[i * n + k] = S(i, k) * p[k];
             x_next[i * n + k] = S(i, n + k) * p[k];
         });
         x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, 0, i) : splat<P>(0);
-        x_weight[i] = splat<P>(1);
+        x_weight[i] = x_factor[i] = splat<P>(1);
     }
 
     // w s^o of the step into point t
@@ -241,23 +242,25 @@ struct Rotations {
     template <int j, int i>
     SMNN_INLINE void rotate() {
         P b = x_own[i * n + j];
-        // (before their first rotation row j has zeros at the next point, and row i at the left separator)
+        // (before their first rotation row j has zeros at the next point, up to its column i, and row i at the left separator)
         constexpr bool first = i == j;
-        if (first && degenerate) {
+        constexpr auto is_new = [](int k) { return first || k == i; };
+        if (degenerate) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                top_next[j * n + k] = splat<P>(0);
-                if constexpr (Chunked) x_left[i * n + k] = splat<P>(0);
+                if (k >= i && is_new(k)) top_next[j * n + k] = splat<P>(0);
+                if constexpr (Chunked && first) x_left[i * n + k] = splat<P>(0);
             });
+            b = exchange<j, i>(b);
         }
-        if (degenerate) b = exchange<j, i>(b);
-        const Turn turn(b, weight[j], inverse[j], x_weight[i]);
+        const Turn turn(b, weight[j], inverse[j], x_weight[i], x_factor[i]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
             constexpr int k = j + 1 + decltype(k_)::value;
             turn(own[j * n + k], x_own[i * n + k]);
         });
-        repeat(size.n, [&](auto k) SMNN_LAMBDA {
+        repeat(Int<n - i>(), [&](auto k_) SMNN_LAMBDA {
+            constexpr int k = i + decltype(k_)::value;
             P &top = top_next[j * n + k], &x = x_next[i * n + k];
-            if (first) {
+            if (is_new(k)) {
                 const P entry = turn.eb * x;
                 top = degenerate ? entry + top : entry;  // (one that was exchanged: x is 0)
             } else {
@@ -278,7 +281,7 @@ struct Rotations {
         if (RESCALES && turn.small) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 if (k > j) x_own[i * n + k] *= turn.scale;
-                x_next[i * n + k] *= turn.scale;
+                if (k >= i) x_next[i * n + k] *= turn.scale;
                 if constexpr (Chunked) x_left[i * n + k] *= turn.scale;
             });
             if constexpr (Rhs) x_z[i] *= turn.scale;
@@ -287,6 +290,9 @@ struct Rotations {
 
     // A rotation. Takes d, 1 / d and e to what they are after it.
     //
+    // A sweep waits for little else than one weight after the other. Hence e is a product whose second factor comes last:
+    // what that is multiplied by is there before.
+    //
     // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it is given the weight 1,
     // and has to be multiplied by `scale` afterwards: else its weight might vanish in the n rotations that it goes through,
     // and its entries, which grow instead, over d might be more than there are numbers for.
@@ -294,12 +300,19 @@ struct Rotations {
         P eb, g, scale;
         bool small = false;
 
-        SMNN_INLINE Turn(const P& b, P& d, P& inverse, P& e) { set<false>(b, d, inverse, e); }
+        SMNN_INLINE Turn(const P& b, P& d, P& inverse, P& e, P& factor) : g(b * inverse) {
+            set<false>(b, d, inverse, e, factor);
+        }
+        // b_d: b / d
+        SMNN_INLINE Turn(const P& b, const P& b_d, P& d, P& inverse, P& e, P& factor) : g(b_d) {
+            set<false>(b, d, inverse, e, factor);
+        }
 
         // Into a row that may be empty, 0 with d = 0 (and anything for 1 / d).
-        SMNN_INLINE static Turn into_any(const P& b, P& d, P& inverse, P& e) {
+        SMNN_INLINE static Turn into_any(const P& b, P& d, P& inverse, P& e, P& factor) {
             Turn turn;
-            turn.set<true>(b, d, inverse, e);
+            turn.g = b * inverse;
+            turn.set<true>(b, d, inverse, e, factor);
             return turn;
         }
 
@@ -313,15 +326,15 @@ struct Rotations {
         Turn() = default;
 
         template <bool MayBeEmpty>
-        SMNN_INLINE void set(const P& b, P& d, P& inverse, P& e) {
-            eb = rounded(e * b);
-            g = b * inverse;
+        SMNN_INLINE void set(const P& b, P& d, P& inverse, P& e, P& factor) {
+            const P one = splat<P>(1);
+            eb = rounded(e * b * factor);
             const P sum = d + eb * b;
             inverse = MayBeEmpty ? inverse_or_one(sum) : reciprocal(sum);
-            P c = d * inverse;
-            if (MayBeEmpty) c = select(b == splat<P>(0), splat<P>(1), c);
             if constexpr (RESCALES) {
-                const P one = splat<P>(1);
+                P c = d * inverse;
+                if (MayBeEmpty) c = select(b == splat<P>(0), one, c);
+                e *= factor;
                 const auto mask = c < splat<P>(SMALL_WEIGHT);
                 small = any(mask);
                 if (small) {
@@ -329,9 +342,15 @@ struct Rotations {
                     e = select(mask, one, e);
                     c = select(mask, one, c);
                 }
+                factor = c;
+            } else if (MayBeEmpty) {
+                e *= select(b == splat<P>(0), one, d * inverse) * factor;
+                factor = one;
+            } else {
+                e = e * d * factor;
+                factor = inverse;
             }
             d = sum;
-            e = e * c;
         }
     };
 
@@ -339,10 +358,10 @@ struct Rotations {
     // of the row below.
     template <int j, int i>
     SMNN_INLINE P exchange(const P& b) {
-        const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], square = x_weight[i] * b * b;
+        const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], e = x_weight[i] * x_factor[i], square = e * b * b;
         const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j]);
         const auto mask = select(d < zero, select(square <= noise, zero, one), zero) != zero;  // (not a number: one)
-        const P factor = x_weight[i] * b;
+        const P factor = e * b;
         const auto swap = [&](P& top, P& x) SMNN_LAMBDA {
             const P kept = top;
             top = select(mask, x * factor, top);
@@ -350,12 +369,13 @@ struct Rotations {
         };
         repeat(size.n, [&](auto k) SMNN_LAMBDA {
             if (k > j) swap(own[j * n + k], x_own[i * n + k]);
-            swap(top_next[j * n + k], x_next[i * n + k]);
+            if (k >= i) swap(top_next[j * n + k], x_next[i * n + k]);
             if constexpr (Chunked) swap(left[j * n + k], x_left[i * n + k]);
         });
         if constexpr (Rhs) swap(z[j], x_z[i]);
         weight[j] = select(mask, square, d);
         x_weight[i] = select(mask, -d, x_weight[i]);
+        if (i < j) x_factor[i] = select(mask, one, x_factor[i]);  // (1 before the first rotation)
         return select(d < zero, zero, b);
     }
 
@@ -372,22 +392,30 @@ struct Rotations {
                 if constexpr (Chunked) x_left[(n + q) * n + k] = splat<P>(0);
             });
             if constexpr (Rhs) x_z[n + q] = w * rows.b(t, q);
-            x_weight[n + q] = splat<P>(1);
+            x_weight[n + q] = x_factor[n + q] = splat<P>(1);
         });
         repeat(size.n, [&](auto j_) SMNN_LAMBDA {
             constexpr int j = decltype(j_)::value;
-            take_top<j>();
-            repeat(Int<R - 1 - j>(), [&](auto i_) SMNN_LAMBDA {
-                constexpr int i = j + 1 + decltype(i_)::value;
-                const Turn turn(x_next[i * n + j], weight[j], inverse[j], x_weight[i]);
+            const P a_inverse = take_top<j>();
+            repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+                constexpr int i = n + decltype(q)::value;
+                const P b = x_next[i * n + j], b_d = q == 0 ? b * a_inverse : b * inverse[j];
+                const Turn turn(b, b_d, weight[j], inverse[j], x_weight[i], x_factor[i]);
+                const auto take = [&](P& top, const P& first, P& x) SMNN_LAMBDA {
+                    if (q > 0) return turn(top, x);
+                    top += turn.eb * x;
+                    x -= turn.g * first;
+                };
                 repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
                     constexpr int k = j + 1 + decltype(k_)::value;
-                    turn(own[j * n + k], x_next[i * n + k]);
+                    take(own[j * n + k], x_next[j * n + k], x_next[i * n + k]);
                 });
                 if constexpr (Chunked) {
-                    repeat(size.n, [&](auto k) SMNN_LAMBDA { turn(left[j * n + k], x_left[i * n + k]); });
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                        take(left[j * n + k], x_left[j * n + k], x_left[i * n + k]);
+                    });
                 }
-                if constexpr (Rhs) turn(z[j], x_z[i]);
+                if constexpr (Rhs) take(z[j], x_z[j], x_z[i]);
                 if (RESCALES && turn.small) {
                     repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_next[i * n + j + 1 + k] *= turn.scale; });
                     if constexpr (Chunked) {
@@ -410,9 +438,9 @@ struct Rotations {
                 constexpr int j = decltype(j_)::value;
                 // (what comes from the separator decays, as a rule, until it is nothing)
                 const P b = x_left[i * n + j], zero = splat<P>(0);
-                const P taken = select(x_weight[i] * b * b <= edge_noise[j], zero, b);
+                const P taken = select(x_weight[i] * x_factor[i] * b * b <= edge_noise[j], zero, b);
                 if (!any(taken != zero)) return;
-                const Turn turn = Turn::into_any(taken, edge_weight[j], edge_inverse[j], x_weight[i]);
+                const Turn turn = Turn::into_any(taken, edge_weight[j], edge_inverse[j], x_weight[i], x_factor[i]);
                 repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
                     constexpr int k = j + 1 + decltype(k_)::value;
                     turn(edge[j * n + k], x_left[i * n + k]);
@@ -426,13 +454,13 @@ struct Rotations {
         });
     }
 
-    // Row j of the triangle from the first of the rows below that are left.
+    // Row j of the triangle from row j of those that departure left. Returns 1 over the leading entry of the latter.
     template <int j>
-    SMNN_INLINE void take_top() {
-        P factor = x_weight[j] * x_next[j * n + j];
-        weight[j] = factor * x_next[j * n + j];
-        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) factor = find_top<j>();
-        inverse[j] = reciprocal(weight[j]);
+    SMNN_INLINE P take_top() {
+        P a = x_next[j * n + j], a_inverse = reciprocal(a), factor = x_weight[j] * a * x_factor[j];
+        weight[j] = x_weight[j] * (a * a) * x_factor[j];
+        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) find_top<j>(factor, a_inverse);
+        if (size.Q == 0) inverse[j] = reciprocal(weight[j]);
         repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
             constexpr int k = j + 1 + decltype(k_)::value;
             own[j * n + k] = x_next[j * n + k] * factor;
@@ -441,15 +469,16 @@ struct Rotations {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = x_left[j * n + k] * factor; });
         }
         if constexpr (Rhs) z[j] = x_z[j] * factor;
+        return a_inverse;
     }
 
-    // Where that starts with zero, from the next one that does not. Returns the factor from that to row j.
+    // Where that starts with zero, from an equation that does not. (In other lanes nothing changes, to the last bit.)
     template <int j>
-    SMNN_INLINE P find_top() {
+    SMNN_INLINE void find_top(P& factor, P& a_inverse) {
         const P zero = splat<P>(0), one = splat<P>(1), noise = noise_in(norm2_next[j]);
-        repeat(Int<R - 1 - j>(), [&](auto i_) SMNN_LAMBDA {
-            constexpr int i = j + 1 + decltype(i_)::value;
-            const P square = x_weight[i] * x_next[i * n + j] * x_next[i * n + j];
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            constexpr int i = n + decltype(q)::value;
+            const P b = x_next[i * n + j], b_factor = x_weight[i] * b * x_factor[i], square = b_factor * b;
             const auto mask = select(weight[j] <= noise, select(square <= noise, zero, one), zero) != zero;
             repeat(Int<n - j>(), [&](auto k) SMNN_LAMBDA {
                 swap_lanes(mask, x_next[j * n + j + k], x_next[i * n + j + k]);
@@ -459,17 +488,20 @@ struct Rotations {
             }
             if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[i]);
             swap_lanes(mask, x_weight[j], x_weight[i]);
+            swap_lanes(mask, x_factor[j], x_factor[i]);
             weight[j] = select(mask, square, weight[j]);
+            factor = select(mask, b_factor, factor);
         });
         const auto none = weight[j] <= noise;
         degenerate = degenerate || any(none);
         // (never zero itself: then a rotation by a row that starts with zero changes nothing)
-        weight[j] = select(none, -x_weight[j] - splat<P>(SMALLEST), weight[j]);
-        repeat(Int<R - 1 - j>(), [&](auto i) SMNN_LAMBDA {
-            P& below = x_next[(j + 1 + i) * n + j];
+        weight[j] = select(none, -(x_weight[j] * x_factor[j]) - splat<P>(SMALLEST), weight[j]);
+        factor = select(none, one, factor);
+        a_inverse = reciprocal(select(none, one, x_next[j * n + j]));
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            P& below = x_next[(n + q) * n + j];
             below = select(none, zero, below);
         });
-        return select(none, one, x_weight[j] * x_next[j * n + j]);
     }
     // The square of a leading entry that is a zero, not computed exactly, in a column of this squared norm; in one that is
     // infinite, none is.

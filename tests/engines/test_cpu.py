@@ -753,7 +753,7 @@ def test_what_is_refined_leaves_other_members_alone() -> None:
 def test_what_is_refined_leaves_the_factor_alone() -> None:
     """The factor that is kept is that of all members, though only some are swept once more."""
     rng = np.random.default_rng(3)
-    problem = in_float32(short_steps(rng, 70, 1600, 1, 4))
+    problem = in_float32(short_steps(rng, 70, 800, 2, 4))
     system = problem.system
     steps = system.step_sizes * np.where(np.arange(70) % 3 == 0, 1, 64).astype("float32")[:, None]
     problem = Problem.build(system.coefficients, problem.rhs, problem.initial_values, steps, scheme=system.scheme)

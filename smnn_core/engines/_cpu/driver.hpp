@@ -20,8 +20,8 @@ SMNN_INLINE Size size_of(const Job& job) {
         (void)job;
         return Size{};
     } else {
-        const int extra = job.extra_rows ? job.n : 0;
-        return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
+        static_assert(Size::LARGEST == LARGEST, "no column is beyond");
+        return Size(job.V, job.K, job.Q, job.extra_rows ? job.n : 0);
     }
 }
 
@@ -336,7 +336,7 @@ struct Driver {
                 if (by_stream) stream(factor_at(k, before_), block, (t1 - t0 - skip) * entries);
             }
             if (partial) keep_where_shorter(t0, state, saved, carried_entries(job));
-            if (InChunk && t1 == group.longest) end_chunk<P, Size>(state);
+            if (InChunk && t1 == group.longest) end_chunk<P, Size>(size, state);
             if (!Chunked && t1 == group.longest) {
                 finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, factor_at(k, t1 - 1), z_at(k, t1 - 1));
             }

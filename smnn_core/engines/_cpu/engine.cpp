@@ -16,8 +16,8 @@ constexpr size_t SMALL_BYTES = size_t(1) << 19;
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule.
 constexpr double ELSE_BYTES = 150e3;
-// A factor that is far, of blocks up to this n, is written past the caches: larger blocks wait for arithmetic anyway.
-constexpr int STREAMED_UNKNOWNS = 5;
+// A factor larger than this is written past the caches.
+constexpr size_t STREAMED_BYTES = size_t(16) << 20;
 
 // Whether undivided lanes are one segment, which stays in the second level of cache.
 bool is_short(const Call& call) {
@@ -116,7 +116,7 @@ std::shared_ptr<Factor> make_factor(Call& call, Keep keep) {
     factor->bytes = bytes;
     const bool is_far = bytes > FAR_BYTES;
     call.job.arrays_are_far = call.job.arrays_are_far || is_far;
-    call.job.streams = is_far && call.job.n <= STREAMED_UNKNOWNS;
+    call.job.streams = bytes > STREAMED_BYTES;
     if (call.chunked()) {
         const size_t reduced = size_t(call.job.batch) * size_t(call.job.C * 2 * call.job.n * call.job.n) * call.item();
         factor->reduced = Buffer(reduced);

@@ -35,10 +35,10 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper) {
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
 #ifndef SMNN_FEW_SIZES
     if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
-    if (is(1, 4, 1)) return kernels<Several, Fixed<1, 4, 1>>();
-    if (is(1, 5, 1)) return kernels<Several, Fixed<1, 5, 1>>();
+    if (is(1, 4, 1)) return kernels<One, Fixed<1, 4, 1>>();
+    if (is(1, 5, 1)) return kernels<One, Fixed<1, 5, 1>>();
 #endif
-    return kernels<One, Sized>();
+    return scheme_is_upper ? kernels<One, RunTime<true>>() : kernels<One, Sized>();
 }
 
 Kernels find(int V, int K, int Q, bool scheme_is_upper, bool is_double) {

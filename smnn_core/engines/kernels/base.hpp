@@ -75,6 +75,24 @@ SMNN_INLINE constexpr Int<N + 1> next(Int<N>) {
 }
 SMNN_INLINE int next(int i) { return i + 1; }
 
+// i + k of the same kind as both
+template <int N, int M>
+SMNN_INLINE constexpr Int<N + M> plus(Int<N>, Int<M>) {
+    return {};
+}
+SMNN_INLINE int plus(int i, int k) { return i + k; }
+
+// f(begin) .. f(end-1); f sees compile-time numbers where both are.
+template <int A, int B, class F>
+SMNN_INLINE void repeat_from(Int<A>, Int<B>, F f) {
+    auto g = [&](auto i) SMNN_LAMBDA { f(i); };
+    Unrolled<A, (A < B ? B : A)>::run(g);
+}
+template <class F>
+SMNN_INLINE void repeat_from(int begin, int end, F f) {
+    for (int i = begin; i < end; ++i) f(i);
+}
+
 // The sizes of a problem: V variables, K orders, Q equations; n = V K unknowns per point, rows = n + extra + Q. Known at
 // compile time ...
 template <int V_, int K_, int Q_>
@@ -89,18 +107,32 @@ struct Fixed {
     static constexpr Int<V_ * K_ + Q_> rows{};
     // Loops over columns are unrolled where everything fits the registers.
     static constexpr bool small = V_ * K_ <= 4;
-    // Eliminated by rotations (rotate.hpp).
-    static constexpr bool rotations = V_ == 1;
+    static constexpr bool rotations = true;
 };
 
-// ... or at run time.
-struct Sized {
+// ... or at run time, with n up to LARGEST. Eliminated by rotations (rotate.hpp) or by reflections (sweep.hpp).
+template <bool ByRotations>
+struct RunTime {
     static constexpr bool fixed = false;
     static constexpr bool small = false;
-    static constexpr bool rotations = false;
+    static constexpr bool rotations = ByRotations;
     int V, K, Q, n, rows;
     int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
+    static constexpr int LARGEST = 64;
+    // of each column, its order and where the columns of its variable end: divisions take long
+    unsigned char order[LARGEST], end[LARGEST];
+
+    SMNN_INLINE RunTime(int V_, int K_, int Q_, int extra_)
+        : V(V_), K(K_), Q(Q_), n(V_ * K_), rows(V_ * K_ + extra_ + Q_), extra(extra_) {
+        for (int v = 0, j = 0; v < V; ++v) {
+            for (int o = 0; o < K; ++o, ++j) {
+                order[j] = static_cast<unsigned char>(o);
+                end[j] = static_cast<unsigned char>((v + 1) * K);
+            }
+        }
+    }
 };
+using Sized = RunTime<false>;
 
 // The number of columns that belong to the variable of column j and those before it.
 template <class Size, int J>
@@ -111,6 +143,20 @@ SMNN_INLINE auto columns_through(const Size&, Int<J>) {
 template <class Size>
 SMNN_INLINE int columns_through(const Size& size, int j) {
     return (j / size.K + 1) * size.K;
+}
+template <bool ByRotations>
+SMNN_INLINE int columns_through(const RunTime<ByRotations>& size, int j) {
+    return size.end[j];
+}
+
+// The order of the derivative that is column j.
+template <class Size, int J>
+SMNN_INLINE constexpr int order_of(const Size&, Int<J>) {
+    return J % decltype(Size::K)::value;
+}
+template <bool ByRotations>
+SMNN_INLINE int order_of(const RunTime<ByRotations>& size, int j) {
+    return size.order[j];
 }
 
 // The number of columns after column j.
@@ -161,10 +207,10 @@ struct Array {
     SMNN_INLINE P& operator[](int i) { return data[i]; }
     SMNN_INLINE operator P*() { return data; }
     SMNN_INLINE void load(const P* memory, int) {
-        for (int i = 0; i < N; ++i) data[i] = memory[i];
+        repeat(Int<N>(), [&](auto i) SMNN_LAMBDA { data[i] = memory[i]; });
     }
     SMNN_INLINE void save(P* memory, int) const {
-        for (int i = 0; i < N; ++i) memory[i] = data[i];
+        repeat(Int<N>(), [&](auto i) SMNN_LAMBDA { memory[i] = data[i]; });
     }
 };
 template <class P>

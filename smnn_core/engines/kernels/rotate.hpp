@@ -23,93 +23,143 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// The workspace, in packs, of rotations whose sizes are known at run time.
+template <class Size>
+SMNN_INLINE int rotations_workspace(const Size& size) {
+    return size.K + 6 * size.n + 2 * size.n * size.n + size.rows * (2 * size.n + 3);
+}
+
 template <class P, class Size, bool Chunked, bool Rhs>
 struct Rotations {
     using T = typename Lanes<P>::Scalar;
-    static constexpr int n = Capacity<Size>::n, R = Capacity<Size>::rows;
-    static_assert(decltype(Size::V)::value == 1, "one variable");
+    using Cap = Capacity<Size>;
+    template <int N>
+    using Piece = Array<P, N>;
+    static constexpr int SQUARE = Chunked ? Cap::n * Cap::n : Cap::n, BELOW = Chunked ? Cap::n * Cap::rows : Cap::n;
 
     const Size& size;
     const SchemeRows<T>& scheme;
     NoTape tape;
 
-    // carried from point to point: rows of the triangle, right-hand side, leading entries d (and 1 / d), and squared norms of
-    // columns
-    P own[n * n], z[n], weight[n], inverse[n], norm2[n];
-    // the rows below it: at the current point, at the next one, right-hand side, weights
-    P x_own[n * n], x_next[R * n], x_z[R], x_weight[R], x_factor[R];
-    // in a chunk, the columns of either at the left separator, and the rows that touch nothing else
-    static constexpr int SQUARE = Chunked ? n * n : 1;
-    P left[SQUARE], x_left[Chunked ? R * n : 1];
-    P edge[SQUARE], edge_z[n], edge_weight[n], edge_inverse[n], edge_norm2[n], edge_noise[n];
-    // the triangle's columns at the next point
-    P top_next[n * n];
-    P p[n], norm2_next[n];
+    // carried from point to point: rows of the triangle, right-hand side, squared norms of columns; in a chunk, the columns of
+    // the rows at the left separator, and the rows that touch nothing else (see CarriedLayout)
+    Piece<Cap::n * Cap::n> own;
+    Piece<Cap::n> z, norm2;
+    Piece<SQUARE> left, edge;
+    Piece<Cap::n> edge_z, edge_norm2;
+    // and, on the diagonal of either there, the leading entries d; 1 / d
+    Piece<Cap::n> weight, inverse, edge_weight, edge_inverse, edge_noise;
+    // the rows below the triangle: at the current point, at the next one (and the triangle's there), at the left separator,
+    // right-hand side, weights in two factors
+    Piece<Cap::K> p;
+    Piece<Cap::n> norm2_next;
+    Piece<Cap::n * Cap::n> x_own, top_next;
+    Piece<Cap::n * Cap::rows> x_next;
+    Piece<BELOW> x_left;
+    Piece<Cap::rows> x_z, x_weight, x_factor;
     bool degenerate = false;  // some row of the triangle has a leading 0
 
-    SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P*, P*, NoTape tape_ = {})
-        : size(size_), scheme(scheme_), tape(tape_) {
-        // (compilers do not see that `load` or `start` comes first)
-        const P zero = splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * n + k] = zero; });
-            z[j] = weight[j] = inverse[j] = norm2[j] = zero;
-            if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = edge[j * n + k] = zero; });
-                edge_z[j] = edge_weight[j] = edge_inverse[j] = edge_norm2[j] = edge_noise[j] = zero;
-            }
-        });
+    SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, NoTape tape_ = {})
+        : size(size_),
+          scheme(scheme_),
+          tape(tape_),
+          own(carried, size_.n * size_.n),
+          z(carried, size_.n),
+          norm2(carried, size_.n),
+          left(carried, Chunked ? size_.n * size_.n : 0),
+          edge(carried, Chunked ? size_.n * size_.n : 0),
+          edge_z(carried, Chunked ? size_.n : 0),
+          edge_norm2(carried, Chunked ? size_.n : 0),
+          weight(workspace, size_.n),
+          inverse(workspace, size_.n),
+          edge_weight(workspace, size_.n),
+          edge_inverse(workspace, size_.n),
+          edge_noise(workspace, size_.n),
+          p(workspace, size_.K),
+          norm2_next(workspace, size_.n),
+          x_own(workspace, size_.n * size_.n),
+          top_next(workspace, size_.n * size_.n),
+          x_next(workspace, size_.n * size_.rows),
+          x_left(workspace, size_.n * size_.rows),
+          x_z(workspace, size_.rows),
+          x_weight(workspace, size_.rows),
+          x_factor(workspace, size_.rows) {
+        if constexpr (Size::fixed) {
+            // (compilers do not see that `load` or `start` comes first)
+            const P zero = splat<P>(0);
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = zero; });
+                z[j] = weight[j] = inverse[j] = norm2[j] = zero;
+                if constexpr (Chunked) {
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * size.n + k] = edge[j * size.n + k] = zero; });
+                    edge_z[j] = edge_weight[j] = edge_inverse[j] = edge_norm2[j] = edge_noise[j] = zero;
+                }
+            });
+        }
     }
 
     SMNN_INLINE void load(const P* memory) {
-        const CarriedLayout<Chunked> at{n};
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (k > j) own[j * n + k] = memory[at.own() + j * n + k];
-            });
-            weight[j] = memory[at.own() + j * n + j];
-            inverse[j] = reciprocal(weight[j]);
-            z[j] = memory[at.z() + j];
-            norm2[j] = memory[at.norm2() + j];
-            if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                    left[j * n + k] = memory[at.left() + j * n + k];
-                    if (k > j) edge[j * n + k] = memory[at.edge() + j * n + k];
+        const CarriedLayout<Chunked> at{size.n};
+        if constexpr (Size::fixed) {
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                    own[j * size.n + k] = memory[at.own() + j * size.n + k];
+                    if constexpr (Chunked) edge[j * size.n + k] = memory[at.edge() + j * size.n + k];
                 });
-                edge_weight[j] = memory[at.edge() + j * n + j];
+                if constexpr (Chunked) {
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                        left[j * size.n + k] = memory[at.left() + j * size.n + k];
+                    });
+                }
+            });
+            z.load(memory + at.z(), size.n);
+            norm2.load(memory + at.norm2(), size.n);
+            if constexpr (Chunked) {
+                edge_z.load(memory + at.edge_z(), size.n);
+                edge_norm2.load(memory + at.edge_norm2(), size.n);
+            }
+        }
+        degenerate = false;
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            weight[j] = memory[at.own() + j * size.n + j];
+            inverse[j] = reciprocal(weight[j]);
+            degenerate = degenerate | any(weight[j] < splat<P>(0));
+            if constexpr (Chunked) {
+                edge_weight[j] = memory[at.edge() + j * size.n + j];
                 edge_inverse[j] = inverse_or_one(edge_weight[j]);
-                edge_z[j] = memory[at.edge_z() + j];
-                edge_norm2[j] = memory[at.edge_norm2() + j];
                 edge_noise[j] = noise_in(edge_norm2[j]);
             }
         });
-        auto negative = weight[0] < splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA { negative = negative | (weight[j] < splat<P>(0)); });
-        degenerate = any(negative);
     }
-    SMNN_INLINE void save(P* memory) const {
-        const CarriedLayout<Chunked> at{n};
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (k > j) memory[at.own() + j * n + k] = own[j * n + k];
-            });
-            memory[at.own() + j * n + j] = weight[j];
-            memory[at.z() + j] = z[j];
-            memory[at.norm2() + j] = norm2[j];
-            if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                    memory[at.left() + j * n + k] = left[j * n + k];
-                    if (k > j) memory[at.edge() + j * n + k] = edge[j * n + k];
+    SMNN_INLINE void save(P* memory) {
+        const CarriedLayout<Chunked> at{size.n};
+        if constexpr (Size::fixed) {
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                    memory[at.own() + j * size.n + k] = own[j * size.n + k];
+                    if constexpr (Chunked) memory[at.edge() + j * size.n + k] = edge[j * size.n + k];
                 });
-                memory[at.edge() + j * n + j] = edge_weight[j];
-                memory[at.edge_z() + j] = edge_z[j];
-                memory[at.edge_norm2() + j] = edge_norm2[j];
+                if constexpr (Chunked) {
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                        memory[at.left() + j * size.n + k] = left[j * size.n + k];
+                    });
+                }
+            });
+            z.save(memory + at.z(), size.n);
+            norm2.save(memory + at.norm2(), size.n);
+            if constexpr (Chunked) {
+                edge_z.save(memory + at.edge_z(), size.n);
+                edge_norm2.save(memory + at.edge_norm2(), size.n);
             }
+        }
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            memory[at.own() + j * size.n + j] = weight[j];
+            if constexpr (Chunked) memory[at.edge() + j * size.n + j] = edge_weight[j];
         });
     }
 
     // The same as rows without weights.
-    SMNN_OUTLINE static void to_plain(P* memory) {
+    SMNN_OUTLINE static void to_plain(int n, P* memory) {
         const CarriedLayout<Chunked> at{n};
         const P zero = splat<P>(0), one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
@@ -129,7 +179,7 @@ struct Rotations {
             }
         }
     }
-    SMNN_OUTLINE static void to_weighted(P* memory) {
+    SMNN_OUTLINE static void to_weighted(int n, P* memory) {
         const CarriedLayout<Chunked> at{n};
         const P one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
@@ -157,17 +207,18 @@ struct Rotations {
         return reciprocal(select(x == splat<P>(0), one, x));
     }
 
-    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * n + j]); }
+    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
 
-    // Row i of [S11 S12] of the step into point t, times its powers p.
-    template <class Rows>
-    SMNN_INLINE void set_row(const Rows& rows, int t, int i) {
-        repeat(size.n, [&](auto k) SMNN_LAMBDA {
-            if (i > k) return;
-            x_own[i * n + k] = S(i, k) * p[k];
-            x_next[i * n + k] = S(i, n + k) * p[k];
+    // Row i of [S11 S12] of the step into point t, times its powers p: it starts in column i.
+    template <class Rows, class I>
+    SMNN_INLINE void set_row(const Rows& rows, int t, I i) {
+        const int r = order_of(size, i);
+        repeat_from(i, columns_through(size, i), [&](auto k) SMNN_LAMBDA {
+            const int o = order_of(size, k);
+            x_own[i * size.n + k] = S(r, o) * p[o];
+            x_next[i * size.n + k] = S(r, size.K + o) * p[o];
         });
-        x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, 0, i) : splat<P>(0);
+        x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, i / size.K, r) : splat<P>(0);
         x_weight[i] = x_factor[i] = splat<P>(1);
     }
 
@@ -176,7 +227,7 @@ struct Rotations {
     SMNN_INLINE void set_powers(const Rows& rows, int t) {
         const P s = rows.s(t);
         p[0] = rows.w_smoothness(t);
-        repeat(size.n, [&](auto o) SMNN_LAMBDA {
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
             if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
         });
     }
@@ -189,23 +240,26 @@ struct Rotations {
         if constexpr (Chunked) {
             set_powers(rows, 0);
         } else {
-            repeat(size.n, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
+            repeat(size.K, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
         }
-        repeat(size.n, [&](auto o) SMNN_LAMBDA { norm2_next[o] = splat<P>(scheme.norm2[n + o]) * p[o] * p[o]; });
-        repeat(size.n, [&](auto i) SMNN_LAMBDA { set_row(rows, 0, i); });
-        if constexpr (Chunked) {
-            repeat(size.n, [&](auto i) SMNN_LAMBDA {
+        repeat(size.n, [&](auto i) SMNN_LAMBDA {
+            const int o = order_of(size, i);
+            norm2_next[i] = splat<P>(scheme.norm2[size.K + o]) * p[o] * p[o];
+            set_row(rows, 0, i);
+            repeat_from(columns_through(size, i), size.n, [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] = zero; });
+            if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                    x_left[i * n + k] = i <= k ? x_own[i * n + k] : zero;
-                    edge[i * n + k] = zero;
+                    const bool coupled = i <= k && k < columns_through(size, i);
+                    x_left[i * size.n + k] = coupled ? x_own[i * size.n + k] : zero;
+                    edge[i * size.n + k] = zero;
                 });
                 edge_z[i] = zero;
                 edge_weight[i] = zero;
                 edge_inverse[i] = splat<P>(1);
-                edge_norm2[i] = splat<P>(scheme.norm2[i]) * p[i] * p[i];
+                edge_norm2[i] = splat<P>(scheme.norm2[o]) * p[o] * p[o];
                 edge_noise[i] = noise_in(edge_norm2[i]);
-            });
-        }
+            }
+        });
     }
 
     // From the point before t towards t: its final rows go to f and f_z, where they are kept.
@@ -213,77 +267,98 @@ struct Rotations {
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         const P one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         set_powers(rows, t);
-        const FactorLayout<Chunked> at{n, n};
+        const FactorLayout<Chunked> at{size.n, size.K};
         auto bad_any = one < one;
         // row j with the row below that starts in column j as well, then with the one that did so a column before, ...
-        repeat(size.n, [&](auto final) SMNN_LAMBDA {
-            constexpr int j = decltype(final)::value;
-            repeat(Int<n - j>(), [&](auto i) SMNN_LAMBDA {
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            repeat(next(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
                 if (j == 0) set_row(rows, t, i);
-                rotate<j + decltype(i)::value, decltype(i)::value>();
+                rotate(plus(j, i), i);
             });
-            const P square = p[j] * p[j], total = norm2[j] + splat<P>(scheme.norm2[j]) * square;
-            norm2_next[j] = splat<P>(scheme.norm2[n + j]) * square;
+            const int o = order_of(size, j);
+            const P square = p[o] * p[o], total = norm2[j] + splat<P>(scheme.norm2[o]) * square;
+            norm2_next[j] = splat<P>(scheme.norm2[size.K + o]) * square;
             const auto bad = weight[j] <= tolerance2 * total;
             bad_any = bad_any | bad;
             if constexpr (!Keep) return;
             f[at.row(j)] = select(bad, one, inverse[j]);
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (k > j) f[at.row(j) + k - j] = own[j * n + k];
-                f[at.next(j) + k] = top_next[j * n + k];
-                if constexpr (Chunked) f[at.left(j) + k] = left[j * n + k];
-            });
+            repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { f[at.row(j) + k - j] = own[j * size.n + k]; });
+            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { f[at.next(j) + k] = top_next[j * size.n + k]; });
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { f[at.left(j) + k] = left[j * size.n + k]; });
+            }
             if constexpr (Rhs) f_z[j] = z[j];
         });
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
     }
 
-    // Row i below into row j of the triangle, in column j.
-    template <int j, int i>
-    SMNN_INLINE void rotate() {
-        P b = x_own[i * n + j];
-        // (before their first rotation row j has zeros at the next point, up to its column i, and row i at the left separator)
-        constexpr bool first = i == j;
-        constexpr auto is_new = [](int k) { return first || k == i; };
+    // Row i below into row j of the triangle, in column j. At the next point row i has columns from i on. The triangle's row
+    // has none before its first rotation, then those from i + 1 on; what is new in either is no sum. Columns at the current
+    // point beyond those of its variable row i has from its first rotation on, as those at the left separator; and at the
+    // next point, those of each variable from the rotation in its first column on.
+    template <class J, class I>
+    SMNN_INLINE void rotate(J j, I i) {
+        const bool first = i == j, next_variable = !first && order_of(size, j) == 0;
+        P b = x_own[i * size.n + j];
         if (degenerate) {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (k >= i && is_new(k)) top_next[j * n + k] = splat<P>(0);
-                if constexpr (Chunked && first) x_left[i * n + k] = splat<P>(0);
+            const P zero = splat<P>(0);
+            repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+                if (first || k == i) top_next[j * size.n + k] = zero;
+                if (next_variable && k >= j) x_next[i * size.n + k] = zero;
             });
-            b = exchange<j, i>(b);
+            if (first) {
+                repeat_from(columns_through(size, j), size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] = zero; });
+                if constexpr (Chunked) {
+                    repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] = zero; });
+                }
+            }
+            b = exchange(j, i, b);
         }
         const Turn turn(b, weight[j], inverse[j], x_weight[i], x_factor[i]);
-        repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
-            constexpr int k = j + 1 + decltype(k_)::value;
-            turn(own[j * n + k], x_own[i * n + k]);
-        });
-        repeat(Int<n - i>(), [&](auto k_) SMNN_LAMBDA {
-            constexpr int k = i + decltype(k_)::value;
-            P &top = top_next[j * n + k], &x = x_next[i * n + k];
-            if (is_new(k)) {
-                const P entry = turn.eb * x;
-                top = degenerate ? entry + top : entry;  // (one that was exchanged: x is 0)
+        // (where rows were exchanged, what is new is not zero either)
+        const auto fill_top = [&](P& top, P& x) SMNN_LAMBDA {
+            const P entry = turn.eb * x;
+            top = degenerate ? entry + top : entry;  // (x is 0 there)
+        };
+        const auto fill_below = [&](P& top, P& x) SMNN_LAMBDA {
+            if (degenerate) return turn(top, x);
+            x = -(turn.g * top);
+        };
+        const auto turn_own = [&](auto k) SMNN_LAMBDA { turn(own[j * size.n + k], x_own[i * size.n + k]); };
+        const auto turn_next = [&](auto k) SMNN_LAMBDA { turn(top_next[j * size.n + k], x_next[i * size.n + k]); };
+        if (first) {
+            repeat_from(next(j), columns_through(size, j), turn_own);
+            repeat_from(columns_through(size, j), size.n, [&](auto k) SMNN_LAMBDA {
+                fill_below(own[j * size.n + k], x_own[i * size.n + k]);
+            });
+            repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+                fill_top(top_next[j * size.n + k], x_next[i * size.n + k]);
+            });
+        } else {
+            repeat_from(next(j), size.n, turn_own);
+            fill_top(top_next[j * size.n + i], x_next[i * size.n + i]);
+            if (next_variable) {
+                repeat_from(next(i), j, turn_next);
+                repeat_from(j, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+                    fill_below(top_next[j * size.n + k], x_next[i * size.n + k]);
+                });
             } else {
-                turn(top, x);
+                repeat_from(next(i), columns_through(size, j), turn_next);
             }
-        });
+        }
         if constexpr (Chunked) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                P &top = left[j * n + k], &x = x_left[i * n + k];
-                if (first && !degenerate) {
-                    x = -(turn.g * top);
-                } else {
-                    turn(top, x);
-                }
+                P &top = left[j * size.n + k], &x = x_left[i * size.n + k];
+                first ? fill_below(top, x) : turn(top, x);
             });
         }
         if constexpr (Rhs) turn(z[j], x_z[i]);
         if (RESCALES && turn.small) {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                if (k > j) x_own[i * n + k] *= turn.scale;
-                if (k >= i) x_next[i * n + k] *= turn.scale;
-                if constexpr (Chunked) x_left[i * n + k] *= turn.scale;
-            });
+            repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] *= turn.scale; });
+            repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] *= turn.scale; });
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
+            }
             if constexpr (Rhs) x_z[i] *= turn.scale;
         }
     }
@@ -356,10 +431,11 @@ struct Rotations {
 
     // Where row j of the triangle has a leading 0, and the row below has not, they change places. Returns the leading entry
     // of the row below.
-    template <int j, int i>
-    SMNN_INLINE P exchange(const P& b) {
+    template <class J, class I>
+    SMNN_INLINE P exchange(J j, I i, const P& b) {
         const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], e = x_weight[i] * x_factor[i], square = e * b * b;
-        const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[j]) * p[j] * p[j]);
+        const int o = order_of(size, j);
+        const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o]);
         const auto mask = select(d < zero, select(square <= noise, zero, one), zero) != zero;  // (not a number: one)
         const P factor = e * b;
         const auto swap = [&](P& top, P& x) SMNN_LAMBDA {
@@ -367,11 +443,13 @@ struct Rotations {
             top = select(mask, x * factor, top);
             x = select(mask, kept, x);
         };
-        repeat(size.n, [&](auto k) SMNN_LAMBDA {
-            if (k > j) swap(own[j * n + k], x_own[i * n + k]);
-            if (k >= i) swap(top_next[j * n + k], x_next[i * n + k]);
-            if constexpr (Chunked) swap(left[j * n + k], x_left[i * n + k]);
+        repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { swap(own[j * size.n + k], x_own[i * size.n + k]); });
+        repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+            swap(top_next[j * size.n + k], x_next[i * size.n + k]);
         });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { swap(left[j * size.n + k], x_left[i * size.n + k]); });
+        }
         if constexpr (Rhs) swap(z[j], x_z[i]);
         weight[j] = select(mask, square, d);
         x_weight[i] = select(mask, -d, x_weight[i]);
@@ -384,42 +462,42 @@ struct Rotations {
     SMNN_INLINE void arrive(const Rows& rows, int t) {
         degenerate = false;
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const auto i = plus(size.n, q);
             const P w = rows.w_equation(t, q);
             repeat(size.n, [&](auto k) SMNN_LAMBDA {
                 const P x = w * rows.c(t, q, k);
                 norm2_next[k] += x * x;
-                x_next[(n + q) * n + k] = x;
-                if constexpr (Chunked) x_left[(n + q) * n + k] = splat<P>(0);
+                x_next[i * size.n + k] = x;
+                if constexpr (Chunked) x_left[i * size.n + k] = splat<P>(0);
             });
-            if constexpr (Rhs) x_z[n + q] = w * rows.b(t, q);
-            x_weight[n + q] = x_factor[n + q] = splat<P>(1);
+            if constexpr (Rhs) x_z[i] = w * rows.b(t, q);
+            x_weight[i] = x_factor[i] = splat<P>(1);
         });
-        repeat(size.n, [&](auto j_) SMNN_LAMBDA {
-            constexpr int j = decltype(j_)::value;
-            const P a_inverse = take_top<j>();
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            P factor, a_inverse;
+            take_top(j, factor, a_inverse);
             repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-                constexpr int i = n + decltype(q)::value;
-                const P b = x_next[i * n + j], b_d = q == 0 ? b * a_inverse : b * inverse[j];
+                const auto i = plus(size.n, q);
+                const P b = x_next[i * size.n + j], b_d = q == 0 ? b * a_inverse : b * inverse[j];
                 const Turn turn(b, b_d, weight[j], inverse[j], x_weight[i], x_factor[i]);
                 const auto take = [&](P& top, const P& first, P& x) SMNN_LAMBDA {
                     if (q > 0) return turn(top, x);
-                    top += turn.eb * x;
+                    top = rounded(first * factor) + turn.eb * x;
                     x -= turn.g * first;
                 };
-                repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
-                    constexpr int k = j + 1 + decltype(k_)::value;
-                    take(own[j * n + k], x_next[j * n + k], x_next[i * n + k]);
+                repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                    take(own[j * size.n + k], x_next[j * size.n + k], x_next[i * size.n + k]);
                 });
                 if constexpr (Chunked) {
                     repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                        take(left[j * n + k], x_left[j * n + k], x_left[i * n + k]);
+                        take(left[j * size.n + k], x_left[j * size.n + k], x_left[i * size.n + k]);
                     });
                 }
                 if constexpr (Rhs) take(z[j], x_z[j], x_z[i]);
                 if (RESCALES && turn.small) {
-                    repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_next[i * n + j + 1 + k] *= turn.scale; });
+                    repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] *= turn.scale; });
                     if constexpr (Chunked) {
-                        repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * n + k] *= turn.scale; });
+                        repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
                     }
                     if constexpr (Rhs) x_z[i] *= turn.scale;
                 }
@@ -432,59 +510,58 @@ struct Rotations {
     // The rows below the triangle touch the left separator alone. A row of the edge is empty until one arrives that does not
     // start with zero.
     SMNN_INLINE void leave_to_edge() {
-        repeat(Int<R - n>(), [&](auto q) SMNN_LAMBDA {
-            constexpr int i = n + decltype(q)::value;
-            repeat(size.n, [&](auto j_) SMNN_LAMBDA {
-                constexpr int j = decltype(j_)::value;
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const auto i = plus(size.n, q);
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 // (what comes from the separator decays, as a rule, until it is nothing)
-                const P b = x_left[i * n + j], zero = splat<P>(0);
+                const P b = x_left[i * size.n + j], zero = splat<P>(0);
                 const P taken = select(x_weight[i] * x_factor[i] * b * b <= edge_noise[j], zero, b);
                 if (!any(taken != zero)) return;
                 const Turn turn = Turn::into_any(taken, edge_weight[j], edge_inverse[j], x_weight[i], x_factor[i]);
-                repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
-                    constexpr int k = j + 1 + decltype(k_)::value;
-                    turn(edge[j * n + k], x_left[i * n + k]);
+                repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                    turn(edge[j * size.n + k], x_left[i * size.n + k]);
                 });
                 if constexpr (Rhs) turn(edge_z[j], x_z[i]);
                 if (RESCALES && turn.small) {
-                    repeat(Int<n - 1 - j>(), [&](auto k) SMNN_LAMBDA { x_left[i * n + j + 1 + k] *= turn.scale; });
+                    repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
                     if constexpr (Rhs) x_z[i] *= turn.scale;
                 }
             });
         });
     }
 
-    // Row j of the triangle from row j of those that departure left. Returns 1 over the leading entry of the latter.
-    template <int j>
-    SMNN_INLINE P take_top() {
-        P a = x_next[j * n + j], a_inverse = reciprocal(a), factor = x_weight[j] * a * x_factor[j];
+    // Row j of the triangle is row j of those that departure left, times `factor`. `a_inverse`: 1 over its leading entry there.
+    template <class J>
+    SMNN_INLINE void take_top(J j, P& factor, P& a_inverse) {
+        const P a = x_next[j * size.n + j];
+        a_inverse = reciprocal(a);
+        factor = x_weight[j] * a * x_factor[j];
         weight[j] = x_weight[j] * (a * a) * x_factor[j];
-        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) find_top<j>(factor, a_inverse);
-        if (size.Q == 0) inverse[j] = reciprocal(weight[j]);
-        repeat(Int<n - 1 - j>(), [&](auto k_) SMNN_LAMBDA {
-            constexpr int k = j + 1 + decltype(k_)::value;
-            own[j * n + k] = x_next[j * n + k] * factor;
-        });
+        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) find_top(j, factor, a_inverse);
+        if (size.Q > 0) return;  // (else it is there after the first equation)
+        inverse[j] = reciprocal(weight[j]);
+        repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = x_next[j * size.n + k] * factor; });
         if constexpr (Chunked) {
-            repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * n + k] = x_left[j * n + k] * factor; });
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * size.n + k] = x_left[j * size.n + k] * factor; });
         }
         if constexpr (Rhs) z[j] = x_z[j] * factor;
-        return a_inverse;
     }
 
     // Where that starts with zero, from an equation that does not. (In other lanes nothing changes, to the last bit.)
-    template <int j>
-    SMNN_INLINE void find_top(P& factor, P& a_inverse) {
+    template <class J>
+    SMNN_INLINE void find_top(J j, P& factor, P& a_inverse) {
         const P zero = splat<P>(0), one = splat<P>(1), noise = noise_in(norm2_next[j]);
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            constexpr int i = n + decltype(q)::value;
-            const P b = x_next[i * n + j], b_factor = x_weight[i] * b * x_factor[i], square = b_factor * b;
+            const auto i = plus(size.n, q);
+            const P b = x_next[i * size.n + j], b_factor = x_weight[i] * b * x_factor[i], square = b_factor * b;
             const auto mask = select(weight[j] <= noise, select(square <= noise, zero, one), zero) != zero;
-            repeat(Int<n - j>(), [&](auto k) SMNN_LAMBDA {
-                swap_lanes(mask, x_next[j * n + j + k], x_next[i * n + j + k]);
+            repeat_from(j, size.n, [&](auto k) SMNN_LAMBDA {
+                swap_lanes(mask, x_next[j * size.n + k], x_next[i * size.n + k]);
             });
             if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, x_left[j * n + k], x_left[i * n + k]); });
+                repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                    swap_lanes(mask, x_left[j * size.n + k], x_left[i * size.n + k]);
+                });
             }
             if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[i]);
             swap_lanes(mask, x_weight[j], x_weight[i]);
@@ -493,13 +570,13 @@ struct Rotations {
             factor = select(mask, b_factor, factor);
         });
         const auto none = weight[j] <= noise;
-        degenerate = degenerate || any(none);
+        degenerate = degenerate | any(none);
         // (never zero itself: then a rotation by a row that starts with zero changes nothing)
         weight[j] = select(none, -(x_weight[j] * x_factor[j]) - splat<P>(SMALLEST), weight[j]);
         factor = select(none, one, factor);
-        a_inverse = reciprocal(select(none, one, x_next[j * n + j]));
+        a_inverse = reciprocal(select(none, one, x_next[j * size.n + j]));
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            P& below = x_next[(n + q) * n + j];
+            P& below = x_next[(size.n + q) * size.n + j];
             below = select(none, zero, below);
         });
     }
@@ -518,14 +595,14 @@ struct Rotations {
     template <class Rows>
     SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
         const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
-        const FactorLayout<Chunked> at{n, n};
+        const FactorLayout<Chunked> at{size.n, size.K};
         auto bad_any = one < one;
         for (int i = 0; i < at.entries(); ++i) f[i] = zero;
-        for (int j = 0; j < n; ++j) {
+        for (int j = 0; j < size.n; ++j) {
             const auto bad = weight[j] <= tolerance2 * norm2[j];
             bad_any = bad_any | bad;
             f[at.row(j)] = one / select(bad, one, weight[j]);
-            for (int k = j + 1; k < n; ++k) f[at.row(j) + k - j] = own[j * n + k];
+            for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
             if constexpr (Rhs) f_z[j] = z[j];
         }
         if (any(bad_any)) rows.mark_undetermined(t, bad_any);

@@ -30,6 +30,8 @@ template <class Size>
 SMNN_INLINE int sweep_workspace(const Size& size) {
     if constexpr (Size::fixed) {
         return 0;
+    } else if constexpr (is_weighted<Size>) {
+        return rotations_workspace(size);
     } else {
         return size.K + size.n * size.n + 2 * size.n + 2 * size.n * size.rows + size.rows;
     }
@@ -452,7 +454,7 @@ SMNN_OUTLINE void sweep(
         state.arrive(rows, t);
         if (rows.has_initial(t)) {
             state.save(carried);
-            if constexpr (by_rotations) State::to_plain(carried);
+            if constexpr (by_rotations) State::to_plain(size.n, carried);
             Record record = state.tape;  // (what belongs to the state itself could not lie in registers then)
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
@@ -464,7 +466,7 @@ SMNN_OUTLINE void sweep(
                 }
             }
             state.tape = record;
-            if constexpr (by_rotations) State::to_weighted(carried);
+            if constexpr (by_rotations) State::to_weighted(size.n, carried);
             state.load(carried);
         }
     }
@@ -474,8 +476,8 @@ SMNN_OUTLINE void sweep(
 
 // What a sweep has left at the end of a chunk becomes rows without weights, for the problem of the separators.
 template <class P, class Size>
-SMNN_INLINE void end_chunk(P* carried) {
-    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(carried);
+SMNN_INLINE void end_chunk(const Size& size, P* carried) {
+    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(size.n, carried);
 }
 
 // The final rows of the last point of a system that is not divided into chunks.

@@ -19,9 +19,12 @@ SMNN_INLINE Size size_of(const Job& job) {
     if constexpr (Size::fixed) {
         (void)job;
         return Size{};
-    } else {
+    } else if constexpr (Size::rotations) {
         static_assert(Size::LARGEST == LARGEST, "no column is beyond");
-        return Size(job.V, job.K, job.Q, job.extra_rows ? job.n : 0);
+        return Size(job.V, job.K, job.Q);
+    } else {
+        const int extra = job.extra_rows ? job.n : 0;
+        return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
     }
 }
 

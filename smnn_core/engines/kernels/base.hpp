@@ -110,29 +110,28 @@ struct Fixed {
     static constexpr bool rotations = true;
 };
 
-// ... or at run time, with n up to LARGEST. Eliminated by rotations (rotate.hpp) or by reflections (sweep.hpp).
-template <bool ByRotations>
-struct RunTime {
+// ... or at run time.
+struct Sized {
     static constexpr bool fixed = false;
     static constexpr bool small = false;
-    static constexpr bool rotations = ByRotations;
+    static constexpr bool rotations = false;
     int V, K, Q, n, rows;
     int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
+};
+
+// ... and with what rotations ask of columns: their order, and where those of their variable end. (Divisions take long.)
+struct SizedForRotations : Sized {
+    static constexpr bool rotations = true;
     static constexpr int LARGEST = 64;
-    // of each column, its order and where the columns of its variable end: divisions take long
     unsigned char order[LARGEST], end[LARGEST];
 
-    SMNN_INLINE RunTime(int V_, int K_, int Q_, int extra_)
-        : V(V_), K(K_), Q(Q_), n(V_ * K_), rows(V_ * K_ + extra_ + Q_), extra(extra_) {
-        for (int v = 0, j = 0; v < V; ++v) {
-            for (int o = 0; o < K; ++o, ++j) {
-                order[j] = static_cast<unsigned char>(o);
-                end[j] = static_cast<unsigned char>((v + 1) * K);
-            }
+    SMNN_INLINE SizedForRotations(int V_, int K_, int Q_) : Sized{V_, K_, Q_, V_ * K_, V_ * K_ + Q_, 0} {
+        for (int j = 0; j < n; ++j) {
+            order[j] = static_cast<unsigned char>(j % K);
+            end[j] = static_cast<unsigned char>((j / K + 1) * K);
         }
     }
 };
-using Sized = RunTime<false>;
 
 // The number of columns that belong to the variable of column j and those before it.
 template <class Size, int J>
@@ -144,20 +143,14 @@ template <class Size>
 SMNN_INLINE int columns_through(const Size& size, int j) {
     return (j / size.K + 1) * size.K;
 }
-template <bool ByRotations>
-SMNN_INLINE int columns_through(const RunTime<ByRotations>& size, int j) {
-    return size.end[j];
-}
+SMNN_INLINE int columns_through(const SizedForRotations& size, int j) { return size.end[j]; }
 
 // The order of the derivative that is column j.
 template <class Size, int J>
 SMNN_INLINE constexpr int order_of(const Size&, Int<J>) {
     return J % decltype(Size::K)::value;
 }
-template <bool ByRotations>
-SMNN_INLINE int order_of(const RunTime<ByRotations>& size, int j) {
-    return size.order[j];
-}
+SMNN_INLINE int order_of(const SizedForRotations& size, int j) { return size.order[j]; }
 
 // The number of columns after column j.
 template <class Size, int J>

@@ -1,4 +1,4 @@
-// Elimination of single equations without square roots: the sweep of sweep.hpp by fast Givens rotations.
+// Elimination without square roots: the sweep of sweep.hpp by fast Givens rotations.
 //
 // A row is kept as a multiple of itself and a weight, the square of that factor. The triangle's rows have a weight 1/d,
 // where d is their leading entry. A row (b, x) of weight e goes into the row (d, r) of weight 1/d with
@@ -10,11 +10,15 @@
 // rotations of different rows do not wait for each other. Sources: Gentleman, J. Inst. Maths Applics 12, 1973; Golub, Van
 // Loan, Matrix Computations, section 5.1.13.
 //
+// Rows that start with zeros keep them, where a reflection would fill them: this serves schemes whose S12 is upper triangular
+// as S11 is (all that are exact for polynomials of degree K-2, as TAYLOR and HERMITE are), without S22. There
+// departure leaves an upper triangle at the next point, and arrival takes nothing but the equations into it.
+//
 // Either row's new value is as accurate as that row, whichever is the larger: unlike reflections, rotations need no
 // exchange of rows, which takes branches that depend on the data. Where a whole column is zero, the triangle's row keeps its
 // other entries with a leading 0, and its weight stands, negative, in the place of d; for such rows, and for zeros at the top
-// of a column, there are `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose rows are empty at first:
-// see `leave_to_edge`.
+// of a column, there are `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose
+// rows are empty at first: see `leave_to_edge`.
 #pragma once
 
 #include "factor.hpp"

@@ -419,7 +419,7 @@ struct Sweep {
     }
 };
 
-// How a sweep eliminates: by reflections, or by rotations where its size says so (see rotate.hpp).
+// How a sweep eliminates: by reflections, as above, or by rotations where its size says so (see rotate.hpp).
 template <bool ByRotations>
 struct Elimination {
     template <class P, class Size, bool Chunked, bool Rhs, class Record>

@@ -65,10 +65,17 @@ def _as(x: np.ndarray, backend: Backend | None, dtype: str) -> Array:
 
 
 def custom_scheme(K: int) -> smnn.Scheme:
-    """A scheme of a user's own for K orders: the forward rows of TAYLOR on top of HERMITE, m = 2K."""
+    """A scheme of a user's own for K orders: the forward rows of TAYLOR, HERMITE, and Euler steps, m = 3K.
+
+    Euler steps are exact for straight lines alone, so that some rows are left that touch the next point alone (K > 2),
+    and the others are no upper triangle there (K > 3).
+    """
     F, G = (np.array(M) for M in smnn.TAYLOR.matrices(K))
     f, g = (np.array(M) for M in smnn.HERMITE.matrices(K))
-    return smnn.Scheme.from_matrices(np.vstack([F[:K], f]), np.vstack([G[:K], g]), name="forward-hermite")
+    euler = np.eye(K) + np.eye(K, k=1)
+    return smnn.Scheme.from_matrices(
+        np.vstack([F[:K], f, euler]), np.vstack([G[:K], g, -np.eye(K)]), name="forward-hermite-euler"
+    )
 
 
 @st.composite

@@ -98,12 +98,16 @@ Buffer::Buffer(size_t bytes) {
     {
         std::lock_guard<std::mutex> lock(mutex);
         auto& blocks = pool();
-        // the one given back last: caches may still hold it
+        // the smallest that is large enough and, of these, the one given back last: caches may still hold it
+        size_t best = blocks.size();
         for (size_t i = blocks.size(); i-- > 0;) {
             if (blocks[i].bytes < bytes || blocks[i].bytes > 2 * bytes) continue;
-            data_ = blocks[i].data;
-            bytes_ = blocks[i].bytes;
-            blocks.erase(blocks.begin() + long(i));
+            if (best == blocks.size() || blocks[i].bytes < blocks[best].bytes) best = i;
+        }
+        if (best < blocks.size()) {
+            data_ = blocks[best].data;
+            bytes_ = blocks[best].bytes;
+            blocks.erase(blocks.begin() + long(best));
             return;
         }
     }

@@ -14,8 +14,8 @@ constexpr size_t SMALL_BYTES = size_t(1) << 19;
 // Lanes that stay in the second level of cache are eliminated again faster than a factor larger than this is written and read
 // back: it would not stay there from one call to the next.
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
-// What a call needs beside factor, solution and gradients, as a rule.
-constexpr double ELSE_BYTES = 150e3;
+// What a call needs beside factor, solution and gradients, as a rule; its code counts too, from the first time it runs.
+constexpr double ELSE_BYTES = 250e3;
 // A factor larger than this is written past the caches.
 constexpr size_t STREAMED_BYTES = size_t(16) << 20;
 
@@ -93,7 +93,7 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     // memory for all else
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
     const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
-    const double by_inputs = (most - std::min(0.15 * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
+    const double by_inputs = (most - std::min(0.3 * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
     // and no more than a quarter of the machine's memory
     const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
     const double points = std::min(by_inputs, by_machine);

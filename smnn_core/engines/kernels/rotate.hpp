@@ -574,7 +574,7 @@ struct Rotations {
             factor = select(mask, b_factor, factor);
         });
         const auto none = weight[j] <= noise;
-        degenerate = degenerate | any(none);
+        degenerate = degenerate | any(none);  // (GCC 12 fails to compile a "||" here)
         // (never zero itself: then a rotation by a row that starts with zero changes nothing)
         weight[j] = select(none, -(x_weight[j] * x_factor[j]) - splat<P>(SMALLEST), weight[j]);
         factor = select(none, one, factor);

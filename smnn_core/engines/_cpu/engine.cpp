@@ -93,7 +93,9 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     // memory for all else
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
     const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
-    const double by_inputs = (most - std::min(0.2 * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
+    // (lanes in several segments need room for one of them besides, and for the code that eliminates again)
+    const double fraction = whole.segments > 1 ? 0.3 : 0.15;
+    const double by_inputs = (most - std::min(fraction * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
     // and no more than a quarter of the machine's memory
     const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
     const double points = std::min(by_inputs, by_machine);

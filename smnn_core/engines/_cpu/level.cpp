@@ -24,7 +24,7 @@ constexpr Kernels kernels() {
 
 // The sizes that are known at compile time: single equations of the usual orders. Others would gain too, but take the compiler
 // as long as all of these. Small sizes keep several vectors in flight, large ones would run out of registers; and packs of
-// more lanes than this are slower (float32 with AVX-512, by a quarter).
+// more lanes than this are slower.
 constexpr int MAX_LANES = 16;
 
 template <class T>

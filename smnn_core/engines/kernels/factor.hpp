@@ -12,7 +12,7 @@
 // By rotations (rotate.hpp) row j has the weight 1/d of its leading entry d: R^T D^-1 R in the place of R^T R.
 #pragma once
 
-#include "base.hpp"
+#include "pack.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -63,6 +63,48 @@ struct CarriedLayout {
     SMNN_INLINE constexpr int edge_z() const { return 3 * n * n + 2 * n; }
     SMNN_INLINE constexpr int edge_norm2() const { return 3 * n * n + 3 * n; }
     SMNN_INLINE constexpr int entries() const { return Chunked ? 3 * n * n + 4 * n : n * n + 2 * n; }
+};
+
+// That state, and the powers of the step that a sweep is on: what both ways to eliminate have.
+template <class P, class Size, bool Chunked>
+struct Carried {
+    using T = typename Lanes<P>::Scalar;
+    using Cap = Capacity<Size>;
+    template <int N>
+    using Piece = Array<P, N>;
+    static constexpr int SQUARE = Chunked ? Cap::n * Cap::n : Cap::n;
+
+    const Size& size;
+    const SchemeRows<T>& scheme;
+    Piece<Cap::n * Cap::n> own;
+    Piece<Cap::n> z, norm2;
+    Piece<SQUARE> left, edge;
+    Piece<Cap::n> edge_z, edge_norm2;
+    Piece<Cap::K> p;
+
+    SMNN_INLINE Carried(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P*& workspace)
+        : size(size_),
+          scheme(scheme_),
+          own(carried, size_.n * size_.n),
+          z(carried, size_.n),
+          norm2(carried, size_.n),
+          left(carried, Chunked ? size_.n * size_.n : 0),
+          edge(carried, Chunked ? size_.n * size_.n : 0),
+          edge_z(carried, Chunked ? size_.n : 0),
+          edge_norm2(carried, Chunked ? size_.n : 0),
+          p(workspace, size_.K) {}
+
+    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
+
+    // w s^o of the step into point t
+    template <class Rows>
+    SMNN_INLINE void set_powers(const Rows& rows, int t) {
+        const P s = rows.s(t);
+        p[0] = rows.w_smoothness(t);
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
+            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
+        });
+    }
 };
 
 }  // namespace SMNN_LEVEL

@@ -34,28 +34,20 @@ SMNN_INLINE int rotations_workspace(const Size& size) {
 }
 
 template <class P, class Size, bool Chunked, bool Rhs>
-struct Rotations {
-    using T = typename Lanes<P>::Scalar;
-    using Cap = Capacity<Size>;
+struct Rotations : Carried<P, Size, Chunked> {
+    using Base = Carried<P, Size, Chunked>;
+    using typename Base::Cap, typename Base::T;
     template <int N>
     using Piece = Array<P, N>;
-    static constexpr int SQUARE = Chunked ? Cap::n * Cap::n : Cap::n, BELOW = Chunked ? Cap::n * Cap::rows : Cap::n;
+    static constexpr int BELOW = Chunked ? Cap::n * Cap::rows : Cap::n;
 
-    const Size& size;
-    const SchemeRows<T>& scheme;
+    using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
+    using Base::p, Base::S, Base::set_powers;
     NoTape tape;
-
-    // carried from point to point: rows of the triangle, right-hand side, squared norms of columns; in a chunk, the columns of
-    // the rows at the left separator, and the rows that touch nothing else (see CarriedLayout)
-    Piece<Cap::n * Cap::n> own;
-    Piece<Cap::n> z, norm2;
-    Piece<SQUARE> left, edge;
-    Piece<Cap::n> edge_z, edge_norm2;
-    // and, on the diagonal of either there, the leading entries d; 1 / d
+    // the leading entries d of `own` and `edge`, instead of those on their diagonals, and 1 / d
     Piece<Cap::n> weight, inverse, edge_weight, edge_inverse, edge_noise;
     // the rows below the triangle: at the current point, at the next one (and the triangle's there), at the left separator,
     // right-hand side, weights in two factors
-    Piece<Cap::K> p;
     Piece<Cap::n> norm2_next;
     Piece<Cap::n * Cap::n> x_own, top_next;
     Piece<Cap::n * Cap::rows> x_next;
@@ -64,22 +56,13 @@ struct Rotations {
     bool degenerate = false;  // some row of the triangle has a leading 0
 
     SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, NoTape tape_ = {})
-        : size(size_),
-          scheme(scheme_),
+        : Base(size_, scheme_, carried, workspace),
           tape(tape_),
-          own(carried, size_.n * size_.n),
-          z(carried, size_.n),
-          norm2(carried, size_.n),
-          left(carried, Chunked ? size_.n * size_.n : 0),
-          edge(carried, Chunked ? size_.n * size_.n : 0),
-          edge_z(carried, Chunked ? size_.n : 0),
-          edge_norm2(carried, Chunked ? size_.n : 0),
           weight(workspace, size_.n),
           inverse(workspace, size_.n),
           edge_weight(workspace, size_.n),
           edge_inverse(workspace, size_.n),
           edge_noise(workspace, size_.n),
-          p(workspace, size_.K),
           norm2_next(workspace, size_.n),
           x_own(workspace, size_.n * size_.n),
           top_next(workspace, size_.n * size_.n),
@@ -211,8 +194,6 @@ struct Rotations {
         return reciprocal(select(x == splat<P>(0), one, x));
     }
 
-    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
-
     // Row i of [S11 S12] of the step into point t, times its powers p: it starts in column i.
     template <class Rows, class I>
     SMNN_INLINE void set_row(const Rows& rows, int t, I i) {
@@ -224,16 +205,6 @@ struct Rotations {
         });
         x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, i / size.K, r) : splat<P>(0);
         x_weight[i] = x_factor[i] = splat<P>(1);
-    }
-
-    // w s^o of the step into point t
-    template <class Rows>
-    SMNN_INLINE void set_powers(const Rows& rows, int t) {
-        const P s = rows.s(t);
-        p[0] = rows.w_smoothness(t);
-        repeat(size.K, [&](auto o) SMNN_LAMBDA {
-            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
-        });
     }
 
     // Puts the sweep before its first point. A chunk starts with the step from the separator, whose weight is zero in a

@@ -92,28 +92,18 @@ SMNN_OUTLINE void take_initial_row(
 }
 
 template <class P, class Size, bool Chunked, bool Rhs, class Record = NoTape, class Team = Alone>
-struct Sweep {
-    using T = typename Lanes<P>::Scalar;
-    using Cap = Capacity<Size>;
+struct Sweep : Carried<P, Size, Chunked> {
+    using Base = Carried<P, Size, Chunked>;
+    using typename Base::Cap, typename Base::T;
     template <int N>
     using Piece = Array<P, N>;
 
-    const Size& size;
-    const SchemeRows<T>& scheme;
+    using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
+    using Base::p, Base::S, Base::set_powers;
     Record tape;
     const Team team;
-
-    // carried from point to point (see CarriedLayout)
-    Piece<Cap::n * Cap::n> own;
-    Piece<Cap::n> z;
-    Piece<Cap::n> norm2;
-    Piece<Chunked ? Cap::n * Cap::n : Cap::n> left;
-    Piece<Chunked ? Cap::n * Cap::n : Cap::n> edge;
-    Piece<Cap::n> edge_z;
-    Piece<Cap::n> edge_norm2;
     // the rows below the triangle, by columns: at the current point, at the next one (and the triangle's there), at the
     // separator, right-hand side
-    Piece<Cap::K> p;
     Piece<Cap::n> norm2_next;
     Piece<Cap::n * Cap::n> x_own;
     Piece<Cap::n> top_next;
@@ -122,18 +112,9 @@ struct Sweep {
     Piece<Cap::rows> x_z;
 
     SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Record tape_ = {}, Team team_ = {})
-        : size(size_),
-          scheme(scheme_),
+        : Base(size_, scheme_, carried, workspace),
           tape(tape_),
           team(team_),
-          own(carried, size_.n * size_.n),
-          z(carried, size_.n),
-          norm2(carried, size_.n),
-          left(carried, Chunked ? size_.n * size_.n : 0),
-          edge(carried, Chunked ? size_.n * size_.n : 0),
-          edge_z(carried, Chunked ? size_.n : 0),
-          edge_norm2(carried, Chunked ? size_.n : 0),
-          p(workspace, size_.K),
           norm2_next(workspace, size_.n),
           x_own(workspace, size_.n * size_.n),
           top_next(workspace, size_.n),
@@ -169,16 +150,6 @@ struct Sweep {
                 edge_norm2.save(memory + at.edge_norm2(), size.n);
             }
         }
-    }
-
-    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
-
-    // w s^o of the step into point t
-    template <class Rows>
-    SMNN_INLINE void set_powers(const Rows& rows, int t) {
-        const P s = rows.s(t);
-        p[0] = rows.w_smoothness(t);
-        for (int o = 1; o < size.K; ++o) p[o] = p[o - 1] * s;
     }
 
     // The rows [S12; S22] of the step into point t, and their right-hand side.

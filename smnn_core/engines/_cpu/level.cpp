@@ -22,8 +22,8 @@ constexpr Kernels kernels() {
             shared_sizes<One>, record_shared<One>, reduce_system<One>, reduce_system_normal<One>};
 }
 
-// The sizes that are known at compile time: single equations of the usual orders. Others would gain too, but take the compiler
-// as long as all of these. Small sizes keep several vectors in flight, large ones would run out of registers; and packs of
+// The sizes that are known at compile time: single equations of the usual orders, and pairs of the first order. Others would
+// gain too, but take the compiler as long as all of these. Small sizes keep several vectors in flight, large ones would run out of registers; and packs of
 // more lanes than this are slower.
 constexpr int MAX_LANES = 16;
 
@@ -37,6 +37,7 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper) {
     if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
     if (is(1, 4, 1)) return kernels<One, Fixed<1, 4, 1>>();
     if (is(1, 5, 1)) return kernels<One, Fixed<1, 5, 1>>();
+    if (is(2, 2, 2)) return kernels<One, Fixed<2, 2, 2>>();
 #endif
     return scheme_is_upper ? kernels<One, SizedForRotations>() : kernels<One, Sized>();
 }

@@ -21,6 +21,7 @@ struct StagedRows {
     P s_first, w_first, w_near_first;  // the step from the left separator
     bool initial_;  // some point of the block has initial rows
     bool marks = true;  // whether points that are undetermined are marked
+    unsigned marked_lanes = ~0u;  // a bit for each lane: in which they are
     const Ahead<P>* ahead = nullptr;  // what to ask for while a sweep is at points of the block up to t1
     int t1 = 0;
 
@@ -65,12 +66,22 @@ struct StagedRows {
         return least;
     }
 
+    // The same, for those lanes alone.
+    template <class M>
+    StagedRows of(const M& mask) const {
+        StagedRows rows = *this;
+        rows.ahead = nullptr;
+        rows.marked_lanes = 0;
+        for (int l = 0; l < W; ++l) rows.marked_lanes |= unsigned(lane(mask, l)) << l;
+        return rows;
+    }
+
     // In a chunk the last point is a separator: its pivots are tested in the reduced problem.
     template <class M>
     SMNN_OUTLINE void mark_undetermined(int t, const M& mask) const {
         if (!marks) return;
         for (int l = 0; l < group->valid; ++l) {
-            if (!lane(mask, l) || t >= group->length[l] - (job->C > 1)) continue;
+            if (!lane(mask, l) || !(marked_lanes >> l & 1) || t >= group->length[l] - (job->C > 1)) continue;
             mark(*job, group->system[l], group->start[l] + t);
         }
     }

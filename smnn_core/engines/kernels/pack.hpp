@@ -43,6 +43,7 @@ SMNN_INLINE double magnitude(double x) { return __builtin_fabs(x); }
 SMNN_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
+SMNN_INLINE bool without(bool mask, bool other) { return mask && !other; }
 
 // A pack of float in twice the precision, and back.
 template <class P>
@@ -231,6 +232,14 @@ struct Mask {
         return r;
     }
 };
+
+// the lanes of one mask that are not in the other
+template <class T, int N, int U>
+SMNN_INLINE Mask<T, N, U> without(const Mask<T, N, U>& mask, const Mask<T, N, U>& other) {
+    Mask<T, N, U> r;
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = mask.m[u] & ~other.m[u]; });
+    return r;
+}
 
 #define SMNN_COMPARISON(OP, NAME)                                                                              \
     template <class T, int N, int U>                                                                           \

@@ -17,8 +17,9 @@
 // Either row's new value is as accurate as that row, whichever is the larger: unlike reflections, rotations need no
 // exchange of rows, which takes branches that depend on the data. Where a whole column is zero, the triangle's row keeps its
 // other entries with a leading 0, and its weight stands, negative, in the place of d; for such rows, and for zeros at the top
-// of a column, there are `exchange` and `find_top`. In a chunk, what arrival leaves goes into a triangle on its edge whose
-// rows are empty at first: see `leave_to_edge`.
+// of a column, there are `exchange` and `find_top`, where sizes are known at run time. Where they are compiled, those lanes
+// are left out, and come through the kernels with sizes at run time afterwards: see `sweep`. In a chunk, what arrival leaves
+// goes into a triangle on its edge whose rows are empty at first: see `leave_to_edge`.
 #pragma once
 
 #include "factor.hpp"
@@ -40,6 +41,7 @@ struct Rotations : Carried<P, Size, Chunked> {
     template <int N>
     using Piece = Array<P, N>;
     static constexpr int BELOW = Chunked ? Cap::n * Cap::rows : Cap::n;
+    using LaneMask = decltype(splat<P>(1) < splat<P>(0));
 
     using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
     using Base::p, Base::S, Base::set_powers;
@@ -53,7 +55,9 @@ struct Rotations : Carried<P, Size, Chunked> {
     Piece<Cap::n * Cap::rows> x_next;
     Piece<BELOW> x_left;
     Piece<Cap::rows> x_z, x_weight, x_factor;
-    bool degenerate = false;  // some row of the triangle has a leading 0
+    bool degenerate = false;  // some row of the triangle has a leading 0 (sizes at run time)
+    // where the results are of no use: a row of the triangle, or one that departure left, starts with zero (sizes compiled)
+    LaneMask left_out = splat<P>(1) < splat<P>(0);
 
     SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, NoTape tape_ = {})
         : Base(size_, scheme_, carried, workspace),
@@ -70,20 +74,7 @@ struct Rotations : Carried<P, Size, Chunked> {
           x_left(workspace, size_.n * size_.rows),
           x_z(workspace, size_.rows),
           x_weight(workspace, size_.rows),
-          x_factor(workspace, size_.rows) {
-        if constexpr (Size::fixed) {
-            // (compilers do not see that `load` or `start` comes first)
-            const P zero = splat<P>(0);
-            repeat(size.n, [&](auto j) SMNN_LAMBDA {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = zero; });
-                z[j] = weight[j] = inverse[j] = norm2[j] = zero;
-                if constexpr (Chunked) {
-                    repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * size.n + k] = edge[j * size.n + k] = zero; });
-                    edge_z[j] = edge_weight[j] = edge_inverse[j] = edge_norm2[j] = edge_noise[j] = zero;
-                }
-            });
-        }
-    }
+          x_factor(workspace, size_.rows) {}
 
     SMNN_INLINE void load(const P* memory) {
         const CarriedLayout<Chunked> at{size.n};
@@ -106,17 +97,22 @@ struct Rotations : Carried<P, Size, Chunked> {
                 edge_norm2.load(memory + at.edge_norm2(), size.n);
             }
         }
-        degenerate = false;
+        auto starts_with_zero = splat<P>(1) < splat<P>(0);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             weight[j] = memory[at.own() + j * size.n + j];
             inverse[j] = reciprocal(weight[j]);
-            degenerate = degenerate | any(weight[j] < splat<P>(0));
+            starts_with_zero = starts_with_zero | (weight[j] < splat<P>(0));
             if constexpr (Chunked) {
                 edge_weight[j] = memory[at.edge() + j * size.n + j];
                 edge_inverse[j] = inverse_or_one(edge_weight[j]);
                 edge_noise[j] = noise_in(edge_norm2[j]);
             }
         });
+        if constexpr (Size::fixed) {
+            left_out = left_out | starts_with_zero;
+        } else {
+            degenerate = any(starts_with_zero);
+        }
     }
     SMNN_INLINE void save(P* memory) {
         const CarriedLayout<Chunked> at{size.n};
@@ -264,6 +260,7 @@ struct Rotations : Carried<P, Size, Chunked> {
             }
             if constexpr (Rhs) f_z[j] = z[j];
         });
+        if constexpr (Size::fixed) bad_any = without(bad_any, left_out);
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
     }
 
@@ -275,28 +272,17 @@ struct Rotations : Carried<P, Size, Chunked> {
     SMNN_INLINE void rotate(J j, I i) {
         const bool first = i == j, next_variable = !first && order_of(size, j) == 0;
         P b = x_own[i * size.n + j];
-        if (degenerate) {
-            const P zero = splat<P>(0);
-            repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
-                if (first || k == i) top_next[j * size.n + k] = zero;
-                if (next_variable && k >= j) x_next[i * size.n + k] = zero;
-            });
-            if (first) {
-                repeat_from(columns_through(size, j), size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] = zero; });
-                if constexpr (Chunked) {
-                    repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] = zero; });
-                }
-            }
-            b = exchange(j, i, b);
+        if constexpr (!Size::fixed) {
+            if (degenerate) b = exchange(j, i, b);
         }
         const Turn turn(b, weight[j], inverse[j], x_weight[i], x_factor[i]);
         // (where rows were exchanged, what is new is not zero either)
         const auto fill_top = [&](P& top, P& x) SMNN_LAMBDA {
             const P entry = turn.eb * x;
-            top = degenerate ? entry + top : entry;  // (x is 0 there)
+            top = is_degenerate() ? entry + top : entry;  // (x is 0 there)
         };
         const auto fill_below = [&](P& top, P& x) SMNN_LAMBDA {
-            if (degenerate) return turn(top, x);
+            if (is_degenerate()) return turn(top, x);
             x = -(turn.g * top);
         };
         const auto turn_own = [&](auto k) SMNN_LAMBDA { turn(own[j * size.n + k], x_own[i * size.n + k]); };
@@ -404,11 +390,29 @@ struct Rotations : Carried<P, Size, Chunked> {
         }
     };
 
+    SMNN_INLINE bool is_degenerate() const {
+        if constexpr (Size::fixed) {
+            return false;
+        } else {
+            return degenerate;
+        }
+    }
+
     // Where row j of the triangle has a leading 0, and the row below has not, they change places. Returns the leading entry
-    // of the row below.
-    template <class J, class I>
-    SMNN_INLINE P exchange(J j, I i, const P& b) {
+    // of the row below. What is new in a row is set to zero first.
+    SMNN_INLINE P exchange(int j, int i, const P& b) {
         const P zero = splat<P>(0), one = splat<P>(1), d = weight[j], e = x_weight[i] * x_factor[i], square = e * b * b;
+        const bool first = i == j, next_variable = !first && order_of(size, j) == 0;
+        repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+            if (first || k == i) top_next[j * size.n + k] = zero;
+            if (next_variable && k >= j) x_next[i * size.n + k] = zero;
+        });
+        if (first) {
+            repeat_from(columns_through(size, j), size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] = zero; });
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] = zero; });
+            }
+        }
         const int o = order_of(size, j);
         const P noise = noise_in(norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o]);
         const auto mask = select(d < zero, select(square <= noise, zero, one), zero) != zero;  // (not a number: one)
@@ -512,7 +516,12 @@ struct Rotations : Carried<P, Size, Chunked> {
         a_inverse = reciprocal(a);
         factor = x_weight[j] * a * x_factor[j];
         weight[j] = x_weight[j] * (a * a) * x_factor[j];
-        if (any(weight[j] <= splat<P>(NOISE2) * norm2_next[j])) find_top(j, factor, a_inverse);
+        const auto is_noise = weight[j] <= splat<P>(NOISE2) * norm2_next[j];
+        if constexpr (Size::fixed) {
+            left_out = left_out | is_noise;
+        } else {
+            if (any(is_noise)) find_top(j, factor, a_inverse);
+        }
         if (size.Q > 0) return;  // (else it is there after the first equation)
         inverse[j] = reciprocal(weight[j]);
         repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = x_next[j * size.n + k] * factor; });
@@ -523,8 +532,7 @@ struct Rotations : Carried<P, Size, Chunked> {
     }
 
     // Where that starts with zero, from an equation that does not. (In other lanes nothing changes, to the last bit.)
-    template <class J>
-    SMNN_INLINE void find_top(J j, P& factor, P& a_inverse) {
+    SMNN_INLINE void find_top(int j, P& factor, P& a_inverse) {
         const P zero = splat<P>(0), one = splat<P>(1), noise = noise_in(norm2_next[j]);
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
             const auto i = plus(size.n, q);

@@ -25,11 +25,25 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// Kernels whose sizes are compiled leave out what rotations do about rows that start with zero, and the first point of a lane:
+// that is for the kernels with sizes at run time.
+template <class Size>
+constexpr bool has_rare_steps = Size::fixed && Size::rotations;
+
+// What a sweep takes of its workspace, in packs, to bring the results of both together: a state, and the final rows of a point.
+template <class Size>
+struct RareSteps {
+    const Size& size;
+    SMNN_INLINE int state() const { return CarriedLayout<true>{size.n}.entries(); }
+    SMNN_INLINE int factor() const { return FactorLayout<true>{size.n, size.K}.entries(); }
+    SMNN_INLINE int room() const { return state() + factor() + size.n; }
+};
+
 // The workspace, in packs, of a sweep whose sizes are known at run time (0 otherwise).
 template <class Size>
 SMNN_INLINE int sweep_workspace(const Size& size) {
-    if constexpr (Size::fixed) {
-        return 0;
+    if constexpr (has_rare_steps<Size>) {
+        return RareSteps<Size>{size}.room() + rotations_workspace(size);
     } else if constexpr (is_weighted<Size>) {
         return rotations_workspace(size);
     } else {
@@ -402,19 +416,26 @@ struct Elimination<true> {
     using State = Rotations<P, Size, Chunked, Rhs>;
 };
 
-// Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
-// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
-// be kept. Reflections go to the tape, if it is one.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record = NoTape>
-SMNN_OUTLINE void sweep(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
-    P* workspace, P* f, P* f_z, Record* tape = nullptr
+// What a sweep did for lanes that it left out, once more. `carried` holds the state that it began with, `after` the one that
+// it ended with, which goes to `carried` for all other lanes.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
+SMNN_OUTLINE void sweep_again(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
+    const LaneMask& lanes, P* carried, const P* after, P* workspace, P* f, P* f_z
+);
+
+// Sweeps points t0 .. t1-1 (0: the first point of the lane), from the state that lies in `from` to that in `to`: they are the
+// same memory where sizes are known at run time. Returns the state as it is at the end.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record>
+SMNN_INLINE auto sweep_points(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
+    P* to, P* workspace, P* f, P* f_z, const Record& tape
 ) {
     constexpr bool by_rotations = is_weighted<Size>;
     using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs, Record>;
-    State state(size, scheme, carried, workspace, tape ? *tape : Record{});
+    State state(size, scheme, to, workspace, tape);
     const FactorLayout<Chunked> at{size.n, size.K};
-    if (t0 > 0) state.load(carried);
+    if (t0 > 0) state.load(from);
     for (int t = t0; t < t1; ++t) {
         rows.next_point(t);
         if (t == 0) {
@@ -424,25 +445,83 @@ SMNN_OUTLINE void sweep(
         }
         state.arrive(rows, t);
         if (rows.has_initial(t)) {
-            state.save(carried);
-            if constexpr (by_rotations) State::to_plain(size.n, carried);
+            state.save(to);
+            if constexpr (by_rotations) State::to_plain(size.n, to);
             Record record = state.tape;  // (what belongs to the state itself could not lie in registers then)
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
                     P value = splat<P>(0);
                     if constexpr (Rhs) value = rows.u(t, v, r);
                     take_initial_row<P, Chunked, Rhs>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, carried, workspace, record
+                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, to, workspace, record
                     );
                 }
             }
             state.tape = record;
-            if constexpr (by_rotations) State::to_weighted(size.n, carried);
-            state.load(carried);
+            if constexpr (by_rotations) State::to_weighted(size.n, to);
+            state.load(to);
         }
     }
-    state.save(carried);
-    if (tape) *tape = state.tape;
+    state.save(to);
+    return state;
+}
+
+// Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
+// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
+// be kept. Reflections go to the tape, if it is one.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record = NoTape>
+SMNN_OUTLINE void sweep(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
+    P* workspace, P* f, P* f_z, Record* tape = nullptr
+) {
+    if constexpr (has_rare_steps<Size>) {
+        const RareSteps<Size> rare{size};
+        P *const after = workspace, *const room = workspace + rare.room();
+        if (t0 == 0) {
+            const SizedForRotations sized(size.V, size.K, size.Q);
+            sweep<P, SizedForRotations, Chunked, Rhs, Keep>(sized, scheme, rows, 0, 1, carried, room, f, f_z);
+            f += FactorLayout<Chunked>{size.n, size.K}.entries();
+            f_z += size.n;
+            if (++t0 == t1) return;
+        }
+        const auto left_out =
+            sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, carried, after, room, f, f_z, NoTape{}).left_out;
+        if (any(left_out)) {
+            sweep_again<P, Size, Chunked, Rhs, Keep>(
+                size, scheme, rows, t0, t1, left_out, carried, after, workspace, f, f_z
+            );
+        } else {
+            for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = after[e];
+        }
+    } else {
+        const auto state = sweep_points<P, Size, Chunked, Rhs, Keep>(
+            size, scheme, rows, t0, t1, carried, carried, workspace, f, f_z, tape ? *tape : Record{}
+        );
+        if (tape) *tape = state.tape;
+    }
+}
+
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
+SMNN_OUTLINE void sweep_again(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
+    const LaneMask& lanes, P* carried, const P* after, P* workspace, P* f, P* f_z
+) {
+    const SizedForRotations sized(size.V, size.K, size.Q);
+    const RareSteps<Size> rare{size};
+    const int entries = FactorLayout<Chunked>{size.n, size.K}.entries();
+    P *const f_again = workspace + rare.state(), *const z_again = f_again + rare.factor();
+    const auto put = [&](P* to, const P* from, int count) {
+        for (int e = 0; e < count; ++e) to[e] = select(lanes, from[e], to[e]);
+    };
+    const Rows of_lanes = rows.of(lanes);
+    for (int t = t0; t < t1; ++t, f += entries, f_z += size.n) {
+        sweep<P, SizedForRotations, Chunked, Rhs, Keep>(
+            sized, scheme, of_lanes, t, t + 1, carried, workspace + rare.room(), f_again, z_again
+        );
+        if (Keep) put(f, f_again, entries);
+        if (Keep && Rhs) put(f_z, z_again, size.n);
+    }
+    for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = select(lanes, carried[e], after[e]);
 }
 
 // What a sweep has left at the end of a chunk becomes rows without weights, for the problem of the separators.

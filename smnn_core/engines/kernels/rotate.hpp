@@ -233,6 +233,43 @@ struct Rotations : Carried<P, Size, Chunked> {
         });
     }
 
+    // Puts the sweep before the first point of a system that has as many equations as variables and all initial values but
+    // those of the last derivatives: the rows of these values are in the place of what departure leaves.
+    template <class Rows>
+    SMNN_INLINE void start_with_values(const Rows& rows) {
+        const P zero = splat<P>(0);
+        repeat(size.n, [&](auto i) SMNN_LAMBDA {
+            const int v = i / size.K, r = order_of(size, i);
+            const P w = is_last(i) ? zero : rows.w_initial(0, v, r);
+            norm2_next[i] = w * w;
+            repeat_from(i, size.n, [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] = k == i ? w : zero; });
+            x_z[i] = Rhs && !is_last(i) ? w * rows.u(0, v, r) : zero;
+            z[i] = zero;  // (for good, where there are no right-hand sides)
+            x_weight[i] = x_factor[i] = splat<P>(1);
+        });
+    }
+    // whether a column is the last derivative of its variable
+    template <class J>
+    SMNN_INLINE bool is_last(J j) const {
+        return order_of(size, j) == size.K - 1;
+    }
+    // Row j, of which there was none, is an equation.
+    template <class J>
+    SMNN_INLINE void take_equation(J j) {
+        const auto i = size.n + j / size.K;
+        repeat_from(j, size.n, [&](auto k) SMNN_LAMBDA {
+            x_next[j * size.n + k] = x_next[i * size.n + k];
+            x_next[i * size.n + k] = splat<P>(0);
+        });
+        x_weight[j] = x_weight[i];
+        x_factor[j] = x_factor[i];
+        x_weight[i] = x_factor[i] = splat<P>(1);
+        if constexpr (Rhs) {
+            x_z[j] = x_z[i];
+            x_z[i] = splat<P>(0);
+        }
+    }
+
     // From the point before t towards t: its final rows go to f and f_z, where they are kept.
     template <bool Keep = true, class Rows>
     SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
@@ -436,8 +473,8 @@ struct Rotations : Carried<P, Size, Chunked> {
         return select(d < zero, zero, b);
     }
 
-    // At point t: the rows that departure left and the equations become the triangle.
-    template <class Rows>
+    // At point t: the rows that departure left, or initial values, and the equations become the triangle.
+    template <bool FromValues = false, class Rows>
     SMNN_INLINE void arrive(const Rows& rows, int t) {
         degenerate = false;
         repeat(size.Q, [&](auto q) SMNN_LAMBDA {
@@ -454,6 +491,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         });
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             P factor, a_inverse;
+            if (FromValues && is_last(j)) take_equation(j);
             take_top(j, factor, a_inverse);
             repeat(size.Q, [&](auto q) SMNN_LAMBDA {
                 const auto i = plus(size.n, q);

@@ -416,14 +416,6 @@ struct Elimination<true> {
     using State = Rotations<P, Size, Chunked, Rhs>;
 };
 
-// What a sweep did for lanes that it left out, once more. `carried` holds the state that it began with, `after` the one that
-// it ended with, which goes to `carried` for all other lanes.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
-SMNN_OUTLINE void sweep_again(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
-    const LaneMask& lanes, P* carried, const P* after, P* workspace, P* f, P* f_z
-);
-
 // Sweeps points t0 .. t1-1 (0: the first point of the lane), from the state that lies in `from` to that in `to`: they are the
 // same memory where sizes are known at run time. Returns the state as it is at the end.
 template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record>
@@ -466,6 +458,37 @@ SMNN_INLINE auto sweep_points(
     return state;
 }
 
+// `sweep_points` where sizes are compiled. Returns the lanes that it leaves out.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
+SMNN_OUTLINE auto sweep_most_lanes(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
+    P* to, P* workspace, P* f, P* f_z
+) {
+    return sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, from, to, workspace, f, f_z, NoTape{}).left_out;
+}
+
+// The state at the first point of a system with initial values, see `Rotations::start_with_values`. Returns the lanes that it
+// leaves out.
+template <class P, class Size, bool Rhs, class Rows>
+SMNN_OUTLINE auto sweep_first_point(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, P* to, P* workspace
+) {
+    Rotations<P, Size, false, Rhs> state(size, scheme, to, workspace);
+    rows.next_point(0);
+    state.start_with_values(rows);
+    state.template arrive<true>(rows, 0);
+    state.save(to);
+    return state.left_out;
+}
+
+// What a sweep has done, once more, for lanes that it left out, by the kernels with sizes at run time. `carried` holds the
+// state that it began with, `workspace` the one that it ended with, which goes to `carried` for all other lanes.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
+SMNN_OUTLINE void sweep_again(
+    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
+    const LaneMask& lanes, P* carried, P* workspace, P* f, P* f_z
+);
+
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
 // be kept. Reflections go to the tape, if it is one.
@@ -477,21 +500,31 @@ SMNN_OUTLINE void sweep(
     if constexpr (has_rare_steps<Size>) {
         const RareSteps<Size> rare{size};
         P *const after = workspace, *const room = workspace + rare.room();
-        if (t0 == 0) {
-            const SizedForRotations sized(size.V, size.K, size.Q);
-            sweep<P, SizedForRotations, Chunked, Rhs, Keep>(sized, scheme, rows, 0, 1, carried, room, f, f_z);
-            f += FactorLayout<Chunked>{size.n, size.K}.entries();
-            f_z += size.n;
-            if (++t0 == t1) return;
-        }
-        const auto left_out =
-            sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, carried, after, room, f, f_z, NoTape{}).left_out;
-        if (any(left_out)) {
-            sweep_again<P, Size, Chunked, Rhs, Keep>(
-                size, scheme, rows, t0, t1, left_out, carried, after, workspace, f, f_z
-            );
-        } else {
-            for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = after[e];
+        const P zero = splat<P>(0), one = splat<P>(1);
+        for (int t = t0, end = t1; t < t1; t = end) {
+            P* const f_t = f + Index(t - t0) * FactorLayout<Chunked>{size.n, size.K}.entries();
+            P* const z_t = f_z + Index(t - t0) * size.n;
+            auto left_out = zero < one;
+            if (t == 0) {
+                end = 1;
+                if constexpr (!Chunked && size.V == size.Q && size.K > 1) {
+                    if (rows.has_initial(0) && rows.n_initial_orders() == size.K - 1) {
+                        left_out = sweep_first_point<P, Size, Rhs>(size, scheme, rows, after, room);
+                    }
+                }
+            } else {
+                // (lanes that are left out from the start may not be so at the next point)
+                auto from_start = one < zero;
+                for (int j = 0; j < size.n; ++j) from_start = from_start | (carried[j * size.n + j] < zero);
+                end = any(from_start) ? t + 1 : t1;
+                left_out =
+                    sweep_most_lanes<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t, end, carried, after, room, f_t, z_t);
+            }
+            if (any(left_out)) {
+                sweep_again<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t, end, left_out, carried, workspace, f_t, z_t);
+            } else {
+                for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = after[e];
+            }
         }
     } else {
         const auto state = sweep_points<P, Size, Chunked, Rhs, Keep>(
@@ -504,11 +537,12 @@ SMNN_OUTLINE void sweep(
 template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
 SMNN_OUTLINE void sweep_again(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
-    const LaneMask& lanes, P* carried, const P* after, P* workspace, P* f, P* f_z
+    const LaneMask& lanes, P* carried, P* workspace, P* f, P* f_z
 ) {
     const SizedForRotations sized(size.V, size.K, size.Q);
     const RareSteps<Size> rare{size};
     const int entries = FactorLayout<Chunked>{size.n, size.K}.entries();
+    const P* const after = workspace;
     P *const f_again = workspace + rare.state(), *const z_again = f_again + rare.factor();
     const auto put = [&](P* to, const P* from, int count) {
         for (int e = 0; e < count; ++e) to[e] = select(lanes, from[e], to[e]);
@@ -518,8 +552,9 @@ SMNN_OUTLINE void sweep_again(
         sweep<P, SizedForRotations, Chunked, Rhs, Keep>(
             sized, scheme, of_lanes, t, t + 1, carried, workspace + rare.room(), f_again, z_again
         );
-        if (Keep) put(f, f_again, entries);
-        if (Keep && Rhs) put(f_z, z_again, size.n);
+        if (t == 0 || !Keep) continue;
+        put(f, f_again, entries);
+        if (Rhs) put(f_z, z_again, size.n);
     }
     for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = select(lanes, carried[e], after[e]);
 }

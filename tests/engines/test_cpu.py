@@ -25,7 +25,7 @@ from smnn_core.engines._contract import by_field, from_fields
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
 SCHEMES = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE, "custom": None}
-COMPILED = [(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 5, 1), (3, 3, 3)]
+COMPILED = [(1, 2, 1), (1, 3, 1), (1, 4, 1), (1, 5, 1), (2, 2, 2)]
 
 
 def random_problem(
@@ -132,7 +132,7 @@ def test_agrees_with_the_oracle_on_small_problems(data, dtype) -> None:
 def shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], int, int, int, int]:
     """Batches that leave lanes of packs empty, times that divide into unequal chunks or none."""
     batch = draw(st.sampled_from([(), (1,), (2,), (7,), (17,), (3, 5), (33,)]))
-    V, K, Q = draw(st.sampled_from([*COMPILED, (2, 2, 1), (1, 1, 1), (2, 3, 3), (1, 6, 2)]))
+    V, K, Q = draw(st.sampled_from([*COMPILED, (3, 3, 3), (2, 2, 1), (1, 1, 1), (2, 3, 3), (1, 6, 2)]))
     T = draw(st.integers(2, 40) | st.sampled_from([97, 200, 331]))
     return batch, T, V, K, Q
 
@@ -144,7 +144,7 @@ def test_agrees_with_the_oracle_on_any_shape(shape, scheme, T_init, seed) -> Non
     check_against_oracle(random_problem(rng, batch, T, V, K, Q, scheme=scheme, T_init=min(T_init, T)))
 
 
-@pytest.mark.parametrize("sizes", [*COMPILED, (2, 3, 2), (4, 4, 4), (8, 4, 8)])
+@pytest.mark.parametrize("sizes", [*COMPILED, (2, 3, 2), (3, 3, 3), (4, 4, 4), (8, 4, 8)])
 @pytest.mark.parametrize("batch", [(), (19,)])
 def test_agrees_with_the_oracle_for_every_size(sizes, batch) -> None:
     # the oracle takes its time for large blocks
@@ -426,6 +426,48 @@ def test_one_undetermined_member_leaves_the_others() -> None:
     assert np.isnan(y[2]).all()
 
 
+@pytest.mark.parametrize("sizes", COMPILED)
+@pytest.mark.parametrize("batch", [20, 1])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rows_that_start_with_zero_leave_other_members_alone(sizes, batch, dtype) -> None:
+    """One series begins anew at point 30: it is solved as two, and the others as without it."""
+    V, K, Q = sizes
+    T, new = 64, 30
+    rng = np.random.default_rng(12)
+    whole = random_problem(rng, (batch,), T, *sizes, dtype=dtype)
+    values = rng.uniform(-1, 1, (batch, T, V, K - 1)).astype(dtype)
+    equation, initial = np.ones((batch, T, Q), dtype), np.zeros_like(values)
+    smoothness = np.ones((batch, T - 1), dtype)
+    initial[:, 0] = 1
+
+    def problem(start: int = 0, end: int = T) -> Problem:
+        points, steps = np.s_[:, start:end], np.s_[:, start : end - 1]
+        return Problem.build(
+            whole.system.coefficients[points],
+            whole.rhs[points],
+            values[points],
+            whole.system.step_sizes[steps],
+            weights=smnn.Weights(equation[points], initial[points], smoothness[steps]),
+        )
+
+    def solution_and_gradients() -> tuple[np.ndarray, ...]:
+        y, factor = cpu.solve_problem(problem())
+        return y, *by_field(factor.adjoint(problem(), y, g))
+
+    g = rng.uniform(-1, 1, (batch, T, V, K)).astype(dtype)
+    before = solution_and_gradients()
+    member = batch // 2
+    smoothness[member, new - 1], initial[member, new] = 0, 1
+    now = solution_and_gradients()
+    others = np.arange(batch) != member
+    for x, y in zip(now, before, strict=True):
+        np.testing.assert_array_equal(x[others], y[others])
+    for start, end in ((0, new), (new, T)):
+        expected, _ = cpu.solve_problem(problem(start, end))
+        tolerance = 100 * np.finfo(dtype).eps * np.abs(expected).max()
+        np.testing.assert_allclose(now[0][member, start:end], expected[member], rtol=0, atol=tolerance)
+
+
 def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
     """Large results lie in memory that is used again: not while anything refers to it."""
     rng = np.random.default_rng(8)
@@ -466,24 +508,25 @@ def test_memory_beyond_what_is_kept_is_lent_to_the_operating_system() -> None:
     assert all((x[:some] == i).all() for i, x in enumerate(arrays))
 
 
-@example(1, 3, 5, "float32", 151761)  # at one point a column is rounding errors alone, whose squares vanish
+@example(1, 3, 5, True, "float32", 151761)  # at one point a column is rounding errors alone, whose squares vanish
 @given(
     st.integers(1, 2),
     st.integers(2, 9),
     st.integers(2, 5),
+    st.booleans(),
     st.sampled_from(["float64", "float32"]),
     st.integers(0, 2**32 - 1),
 )
-def test_rows_that_start_with_zeros(V, T, K, dtype, seed) -> None:
+def test_rows_that_start_with_zeros(V, T, K, all_orders, dtype, seed) -> None:
     """Equations with zeros among coefficients and weights, against the dense problem of each member."""
     rng = np.random.default_rng(seed)
-    B = 20
+    B, R_init = 20, K - 1 + all_orders
 
     def some_zero(*shape: int) -> np.ndarray:
         return (rng.normal(size=shape) * rng.integers(0, 2, shape)).astype(dtype)
 
-    arguments = some_zero(B, T, V, V, K), some_zero(B, T, V), some_zero(B, 2, V, K), np.ones((B, T - 1), dtype)
-    zero_or_one = [rng.integers(0, 4, shape) > 0 for shape in [(B, T, V), (B, 2, V, K), (B, T - 1)]]
+    arguments = some_zero(B, T, V, V, K), some_zero(B, T, V), some_zero(B, 2, V, R_init), np.ones((B, T - 1), dtype)
+    zero_or_one = [rng.integers(0, 4, shape) > 0 for shape in [(B, T, V), (B, 2, V, R_init), (B, T - 1)]]
     exact, weights = (smnn.Weights(*(w.astype(x) for w in zero_or_one)) for x in ("float64", dtype))
     A, d = smnn.dense_system(*(x.astype(np.float64) for x in arguments), weights=exact)
     values = np.linalg.svd(A, compute_uv=False)

@@ -58,23 +58,37 @@ SMNN_OUTLINE void substitute_back(const Size& size, int t0, int t1, const F* f, 
 template <class P, class Size, bool Chunked, class F = P>
 SMNN_OUTLINE void substitute_forward(const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w) {
     const FactorLayout<Chunked> at{size.n, size.K};
+    // (where sizes are compiled, what goes from point to point stays in registers)
+    Array<P, Capacity<Size>::n> given(before, 0), given_left(left, 0);
+    if constexpr (Size::fixed) {
+        given.load(before, size.n);
+        if constexpr (Chunked) given_left.load(left, size.n);
+    }
     for (int t = t0; t < t1; ++t) {
         const F* ft = f + Index(t - t0) * at.entries();
         const P* gt = g + Index(t - t0) * size.n;
         P* wt = w + Index(t - t0) * size.n;
-        for (int j = 0; j < size.n; ++j) {
-            wt[j] = gt[j] - before[j];
-            before[j] = splat<P>(0);
-        }
+        Array<P, Capacity<Size>::n> x(wt, 0);
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const P x = wt[j] * entry<P>(ft[at.row(j)]);
-            if (!has_weights<P, Size, F>) wt[j] = x;
-            repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA { wt[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * x; });
-            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { before[k] += entry<P>(ft[at.next(j) + k]) * x; });
+            x[j] = gt[j] - given[j];
+            given[j] = splat<P>(0);
+        });
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const P solved = x[j] * entry<P>(ft[at.row(j)]);
+            if (!has_weights<P, Size, F>) x[j] = solved;
+            repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
+                x[j + 1 + i] -= entry<P>(ft[at.row(j) + 1 + i]) * solved;
+            });
+            repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { given[k] += entry<P>(ft[at.next(j) + k]) * solved; });
             if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { left[k] += entry<P>(ft[at.left(j) + k]) * x; });
+                repeat(size.n, [&](auto k) SMNN_LAMBDA { given_left[k] += entry<P>(ft[at.left(j) + k]) * solved; });
             }
         });
+        if constexpr (Size::fixed) x.save(wt, size.n);
+    }
+    if constexpr (Size::fixed) {
+        given.save(before, size.n);
+        if constexpr (Chunked) given_left.save(left, size.n);
     }
 }
 

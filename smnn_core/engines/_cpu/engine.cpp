@@ -15,7 +15,7 @@ constexpr size_t SMALL_BYTES = size_t(1) << 19;
 // back: it would not stay there from one call to the next.
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule; its code counts too, from the first time it runs.
-constexpr double ELSE_BYTES = 250e3;
+constexpr double ELSE_BYTES = 400e3;
 // A factor larger than this is written past the caches.
 constexpr size_t STREAMED_BYTES = size_t(16) << 20;
 

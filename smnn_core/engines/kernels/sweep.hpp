@@ -39,7 +39,7 @@ struct RareSteps {
     SMNN_INLINE int room() const { return state() + factor() + size.n; }
 };
 
-// The workspace, in packs, of a sweep whose sizes are known at run time (0 otherwise).
+// The workspace of a sweep, in packs.
 template <class Size>
 SMNN_INLINE int sweep_workspace(const Size& size) {
     if constexpr (has_rare_steps<Size>) {
@@ -416,8 +416,8 @@ struct Elimination<true> {
     using State = Rotations<P, Size, Chunked, Rhs>;
 };
 
-// Sweeps points t0 .. t1-1 (0: the first point of the lane), from the state that lies in `from` to that in `to`: they are the
-// same memory where sizes are known at run time. Returns the state as it is at the end.
+// Sweeps points t0 .. t1-1, from the state that lies in `from` to that in `to`: where sizes are known at run time they are the
+// same memory, and t0 may be 0, the first point of the lane. Returns the state as it is at the end.
 template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record>
 SMNN_INLINE auto sweep_points(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
@@ -427,10 +427,10 @@ SMNN_INLINE auto sweep_points(
     using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs, Record>;
     State state(size, scheme, to, workspace, tape);
     const FactorLayout<Chunked> at{size.n, size.K};
-    if (t0 > 0) state.load(from);
+    if (has_rare_steps<Size> || t0 > 0) state.load(from);
     for (int t = t0; t < t1; ++t) {
         rows.next_point(t);
-        if (t == 0) {
+        if (!has_rare_steps<Size> && t == 0) {
             state.start(rows);
         } else {
             state.template depart<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds tests/kernels and the sources of the compiled engine into build/FOLDER/test_kernels, with $CXX:
 # tools/kernel_tests.sh FOLDER FLAGS...
+# For example, whether Clang compiles the same: CXX=clang++ tools/kernel_tests.sh clang -O2 && build/clang/test_kernels
 set -e
 cd "$(dirname "$0")/.."
 cxx="${CXX:-c++}"

@@ -1,6 +1,8 @@
 // Between arrays of any strides and packs: a block of points is transposed so that lanes lie side by side.
 #pragma once
 
+#include <utility>
+
 #include "../kernels/pack.hpp"
 #include "job.hpp"
 
@@ -80,21 +82,27 @@ struct LanePointers {
 template <class T, int N>
 struct Transpose {
     using V = typename Vector<T, N>::type;
-    using I = typename Vector<typename Bits<T>::type, N>::type;
     SMNN_INLINE static void run(V* rows) {
-        I low, high;
-        for (int i = 0; i < N; ++i) {
-            low[i] = i / 2 + (i % 2) * N;
-            high[i] = N / 2 + i / 2 + (i % 2) * N;
-        }
         for (int step = 1; step < N; step *= 2) {
             V next[N];
             for (int i = 0; i < N / 2; ++i) {
-                next[2 * i] = __builtin_shuffle(rows[i], rows[i + N / 2], low);
-                next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + N / 2], high);
+                next[2 * i] = interleave<0>(rows[i], rows[i + N / 2], std::make_integer_sequence<int, N>());
+                next[2 * i + 1] = interleave<N / 2>(rows[i], rows[i + N / 2], std::make_integer_sequence<int, N>());
             }
             for (int i = 0; i < N; ++i) rows[i] = next[i];
         }
+    }
+
+   private:
+    // a[first], b[first], a[first+1], ..
+    template <int First, int... I>
+    SMNN_INLINE static V interleave(V a, V b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+        return __builtin_shufflevector(a, b, (First + I / 2 + I % 2 * N)...);
+#else
+        using Index = typename Vector<typename Bits<T>::type, N>::type;
+        return __builtin_shuffle(a, b, Index{(First + I / 2 + I % 2 * N)...});
+#endif
     }
 };
 

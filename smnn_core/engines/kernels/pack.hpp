@@ -306,17 +306,20 @@ SMNN_INLINE Pack<T, N, U> reciprocal(const Pack<T, N, U>& x) {
 }
 // x, rounded: a product that compilers could fuse with one of several sums. Which of them they choose may depend on the
 // branch, and branches on other lanes.
+template <class V>
+SMNN_INLINE V rounded_vector(V x) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> rounded(Pack<T, N, U> x) {
-    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA {
-#if defined(__AVX512F__)
-        __asm__("" : "+v"(x.v[u]));
-#elif defined(__x86_64__)
-        __asm__("" : "+x"(x.v[u]));
-#elif defined(__aarch64__)
-        __asm__("" : "+w"(x.v[u]));
-#endif
-    });
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { x.v[u] = rounded_vector(x.v[u]); });
     return x;
 }
 // all bits but the sign

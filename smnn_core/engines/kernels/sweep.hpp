@@ -507,7 +507,7 @@ SMNN_OUTLINE void sweep(
             auto left_out = zero < one;
             if (t == 0) {
                 end = 1;
-                if constexpr (!Chunked && size.V == size.Q && size.K > 1) {
+                if constexpr (!Chunked && Size::V == Size::Q && Size::K > 1) {
                     if (rows.has_initial(0) && rows.n_initial_orders() == size.K - 1) {
                         left_out = sweep_first_point<P, Size, Rhs>(size, scheme, rows, after, room);
                     }

@@ -22,9 +22,9 @@ constexpr Kernels kernels() {
             shared_sizes<One>, record_shared<One>, reduce_system<One>, reduce_system_normal<One>};
 }
 
-// The sizes that are known at compile time: single equations of the usual orders, and pairs of the first order. Others would
-// gain too, but take the compiler as long as all of these. Small sizes keep several vectors in flight, large ones would run out of registers; and packs of
-// more lanes than this are slower.
+// The sizes that are known at compile time: single equations of the usual orders, and pairs of the first order. Larger ones
+// would gain too, but take the compiler too long. Small sizes keep several vectors in flight, large ones would run out of
+// registers; and packs of more lanes than this are slower.
 constexpr int MAX_LANES = 16;
 
 template <class T>

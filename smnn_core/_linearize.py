@@ -1,0 +1,149 @@
+"""The caller's `linearize`: its results checked, and residuals that couple time points refused.
+
+Letters as everywhere: T time points, V variables, K = R+1 derivative orders, Q equations, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
+from ._errors import ArgumentError, ShapeError
+
+__all__ = ["Linearization", "Linearizer"]
+
+
+class Linearization(NamedTuple):
+    """f(t, y, θ) at one y and θ, and its derivatives."""
+
+    f: Array
+    """(..., T, Q): the residuals"""
+    J: Array
+    """(..., T or 1, Q, V, K): ∂f/∂y"""
+    P: Array | None = None
+    """(..., T or 1, Q, p): ∂f/∂θ, None without parameters"""
+
+    def rhs(self, xp: Namespace, y: Array) -> Array:
+        """J y - f, the right-hand side of the linear problem whose solution is the next iterate; (..., T, Q)."""
+        return product(xp, self.J, y) - self.f
+
+
+def product(xp: Namespace, J: Array, y: Array) -> Array:
+    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
+    n = J.shape[-2] * J.shape[-1]
+    rows = xp.reshape(J, (*J.shape[:-2], n))
+    column = xp.reshape(y, (*y.shape[:-2], n, 1))
+    return (rows @ column)[..., 0]
+
+
+class Linearizer:
+    """`linearize(t, y) -> (f, J)`, or `linearize(t, y, θ) -> (f, J, P)`, with its results checked at every call.
+
+    Args:
+        function: the callback. t is (..., T), y (..., T, V, K), θ (..., 1, p); the batch axes of what it returns
+            broadcast with those of y and may be more, where what it closes over has a batch.
+        with_parameters: whether it takes θ and returns P.
+
+    The first call evaluates the callback twice more, at y changed at some of the time points: where residuals at the
+    other points follow, the residual couples time points, and the problem is none that this library solves.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, with_parameters: bool = False) -> None:
+        if not callable(function):
+            raise TypeError(f"linearize must be a function, got {type(function).__name__}.")
+        self.function = function
+        self.signature = "linearize(t, y, θ) -> (f, J, P)" if with_parameters else "linearize(t, y) -> (f, J)"
+        self.with_parameters = with_parameters
+        self.Q: int | None = None
+        """The number of equations, known after the first call."""
+
+    def __call__(self, t: Array, y: Array, parameters: Array | None = None) -> Linearization:
+        """The linearisation at (t, y) or (t, y, θ).
+
+        Raises:
+            TypeError: if the callback does not return a tuple of arrays of the right length.
+            ShapeError, DTypeError, NamespaceError, DeviceError: naming which of f, J and P does not fit.
+            ArgumentError: on the first call, if the residual at one time depends on y at another.
+        """
+        result = self._call(t, y, parameters)
+        self._check(result, y, parameters)
+        if self.Q is None:
+            self._refuse_coupling(result.f, t, y, parameters)
+            self.Q = int(result.f.shape[-1])
+        return result
+
+    def _call(self, t: Array, y: Array, parameters: Array | None) -> Linearization:
+        arguments = (t, y, parameters) if self.with_parameters else (t, y)
+        try:
+            result = self.function(*arguments)
+        except Exception as error:
+            shapes = ", ".join(
+                f"{name} of shape {tuple(x.shape)}" for name, x in zip(("t", "y", "θ"), arguments, strict=False)
+            )
+            error.add_note(f"raised by {self.signature}, called with {shapes}.")
+            raise
+        count = 3 if self.with_parameters else 2
+        if not isinstance(result, tuple) or len(result) != count:
+            found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            raise TypeError(f"{self.signature} must return a tuple of {count} arrays, got {found}.")
+        return Linearization(*result)
+
+    def _check(self, result: Linearization, y: Array, parameters: Array | None) -> None:
+        T, V, K = y.shape[-3:]
+        arrays = {"f": result.f, "J": result.J}
+        if self.with_parameters:
+            arrays["P"] = result.P
+        common_namespace({"y": y, **{f"linearize's {name}": x for name, x in arrays.items()}})
+        f = result.f
+        if f.ndim < 2 or f.shape[-2] != T or f.shape[-1] == 0 or self.Q not in (None, f.shape[-1]):
+            Q = "Q" if self.Q is None else f"Q = {self.Q}, as before"
+            raise ShapeError(
+                f"f returned by {self.signature} must have shape (..., T, Q) = (..., {T}, {Q}), the residuals at each "
+                f"time point of y; got {tuple(f.shape)}. It is called with any part of the grid: what changes "
+                "with time must be computed from t."
+            )
+        Q = f.shape[-1]
+        cores: dict[str, tuple[Any, ...]] = {"J": (Q, V, K)}
+        names = {"J": "(..., T or 1, Q, V, R+1)", "P": "(..., T or 1, Q, p)"}
+        if parameters is not None:
+            cores["P"] = (Q, parameters.shape[-1])
+        batches = {"y": tuple(y.shape[:-3]), "linearize's f": tuple(f.shape[:-2])}
+        for name, core in cores.items():
+            x, rank = arrays[name], len(core) + 1
+            if x.ndim < rank or tuple(x.shape[1 - rank :]) != core or x.shape[-rank] not in (1, T):
+                expected = ", ".join(map(str, (f"{T} or 1", *core)))
+                raise ShapeError(
+                    f"{name} returned by {self.signature} must have shape {names[name]} = (..., {expected}), the "
+                    f"derivatives of f; got {tuple(x.shape)}."
+                )
+            batches[f"linearize's {name}"] = tuple(x.shape[:-rank])
+        broadcast_shapes(batches)
+
+    def _refuse_coupling(self, f: Array, t: Array, y: Array, parameters: Array | None) -> None:
+        """Changes y at about half of the time points and looks at the residuals of the others."""
+        if is_tracer(f) or is_tracer(y):
+            return
+        T = y.shape[-3]
+        xp = common_namespace({"y": y})
+        changed = np.random.default_rng(0).random(T) < 0.5
+        changed[0], changed[-1] = True, False
+        size = xp.max(xp.abs(xp.where(xp.isfinite(y), y, xp.zeros_like(y))), axis=-3, keepdims=True)
+        step = 1e-2 * xp.where(size > 0, size, xp.ones_like(size))
+        for pattern in (changed, ~changed):
+            mask = xp.asarray(pattern, device=device_of(y))
+            with np.errstate(all="ignore"):
+                perturbed = self._call(t, xp.where(mask[:, None, None], y + step, y), parameters).f
+                scale = xp.max(xp.where(xp.isfinite(f), xp.abs(f), xp.zeros_like(f)))
+                noise = 1e3 * float(xp.finfo(f.dtype).eps) * scale
+                same = (xp.abs(perturbed - f) <= noise) | ~xp.isfinite(f)
+            if not bool(xp.all(same | mask[:, None])):
+                raise ArgumentError(
+                    "the residual f at one time depends on y at another time: changing y at some time points changed f "
+                    "at others. f(t, y) must be evaluated at each time point by itself. Differences in time "
+                    "(y[1:] - y[:-1]) are not needed, since y holds the derivatives y[..., 1], y[..., 2]; an integral, "
+                    "a mean or a delayed value becomes another variable with an equation of its own; statistics over "
+                    "time (as in batch normalisation) must be constants."
+                )

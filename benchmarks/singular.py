@@ -1,13 +1,14 @@
 """`python -m benchmarks.singular ENGINE`: which singular systems an engine misses, which well-posed ones it refuses.
 
-Random systems in float64, T up to 300, V to 3, R to 5, all schemes, uniform to clustered grids, weights over many orders
-of magnitude. Each is known to be singular or well-posed without asking the library:
+Random systems in float64, T up to 300, V to 3, R to 5, all schemes, uniform to clustered grids, weights over many
+orders of magnitude. Each is known to be singular or well-posed without asking the library:
 
 - Singular systems have a null vector by construction. A scheme with (m, K) matrices that are exact for polynomials
   of degree R leaves every polynomial of degree d <= R free; conditions at the first time fix its derivatives below d,
-  so that c (t - t_0)^d is left where no equation, or only equations to which it contributes nothing, see it. See `KINDS`.
-- Well-posed systems are solved twice in 1200 bits (`exact`), the second time with every entry of W A changed by a random
-  amount up to 1e-13 of itself: kept are those where no y[:, v, r] moves by more than a tenth of its largest entry.
+  so that c (t - t_0)^d is left where no equation, or only equations to which it contributes nothing, see it (`KINDS`).
+- Well-posed systems are solved twice in 1200 bits (`exact`), the second time with every entry of W A changed by a
+  random amount up to `RELATIVE` of itself: kept are those where no y[:, v, r] moves by more than a tenth of its largest
+  entry.
 
 Exits with status 1 if a system was missed or refused.
 """

@@ -281,6 +281,16 @@ def solve_with(engine: Engine, problem: Problem, *, check: bool, lean: bool) -> 
     return y, factor
 
 
+def solve_without_raising(problem: Problem, *, engine: str = "auto") -> tuple[Array, Factor]:
+    """`solve_problem`, where batch members whose system is singular come back as NaN on every device."""
+    chosen = select(engine, problem.system)
+    if hasattr(chosen, "solve_problem"):
+        y, factor = chosen.solve_problem(problem, lean=False)
+        return y, factor
+    factor = chosen.factorize(problem.system)
+    return factor.solve(problem.rows), factor
+
+
 def eliminate(engine: Engine, system: System, *, check: bool) -> Factor:
     """The factor; looks at the values that were not checked."""
     if not getattr(engine, "checks_values", False):

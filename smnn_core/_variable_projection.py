@@ -1,0 +1,271 @@
+r"""One Gauss-Newton step of a fit, by variable projection: the kernel of `fit_ode` and `discover`.
+
+The equations, linearised at (y_k, θ_k) with J = ∂f/∂y and P = ∂f/∂θ, are linear in the trajectory y and in δ = θ - θ_k:
+
+    J y + P δ = J y_k - f(y_k, θ_k) = b.
+
+With data u and smoothness rows they make up the least-squares problem min over y and δ of
+
+    |W (A y - d + B δ)|^2,    A the rows of `solve_ode`, d = (b, u, 0), B = (P, 0, 0).
+
+For given δ the minimiser is y(δ) = A⁺ (d - B δ) = y_0 + Σ δ_j y_j: one solve with 1 + p right-hand sides of one
+left-hand side, d and the columns of -B. What it leaves,
+
+    r(δ) = W (A y(δ) - d + B δ) = r_0 + Σ δ_j r_j,    r_0 = W (A y_0 - d),  r_j = W (A y_j + B_j),
+
+is linear in δ as well: y has been projected out, and δ minimises a sum of squares with p unknowns. All of it follows
+from the Gram matrix of r_0, .., r_p: with G = (r_i · r_j) and g = (r_i · r_0), i, j >= 1,
+
+    δ = -G^-1 g,    covariance of θ = G^-1    (weights being inverse standard deviations).
+
+Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413.
+
+Shapes: B members of a batch (one axis), T time points, V variables, K orders, Q equations, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import _arrays
+from ._arrays import Array, Namespace
+from ._linearize import product
+from ._problem import Problem, System, Weights
+from ._schemes import Scheme
+from ._solve import solve_without_raising
+
+__all__ = ["Estimate", "LinearFit", "Projection", "estimate", "project"]
+
+COLUMN_BYTES = 1 << 30
+"""Solutions of one call: more right-hand sides than fit are solved in several calls, each of which eliminates again."""
+BLOCK_BYTES = 1 << 20
+"""Trajectories whose rows are formed at once, on a CPU: they should stay in its caches."""
+
+
+class LinearFit(NamedTuple):
+    """A linearised fit. Axes of length 1 broadcast where `solve_ode` lets them."""
+
+    coefficients: Array
+    """J, (B or 1, T, Q, V, K)"""
+    rhs: Array
+    """b, (B, T, Q)"""
+    columns: Array
+    """P, (B or 1, T, Q, p)"""
+    data: Array
+    """u, (B, T, V, R_obs): any finite number where the weight is zero"""
+    step_sizes: Array
+    """(B or 1, T-1 or 1)"""
+    weights: Weights
+    """of equations, data and smoothness"""
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What is left of a linearised fit when the trajectory has been projected out."""
+
+    trajectories: tuple[Array, ...]
+    """y_0, .., y_p in pieces of shape (some, B, T, V, K)"""
+    gram: Array
+    """(B, 1+p, 1+p): inner products of r_0, .., r_p; NaN for members whose system is singular"""
+
+    def trajectory(self, change: Array) -> Array:
+        """y(δ), (B, T, V, K), for δ of shape (B or 1, p)."""
+        columns = (column for piece in self.trajectories for column in _each(piece))
+        y = next(columns)
+        for j, column in enumerate(columns):
+            y = y + change[:, j, None, None, None] * column
+        return y
+
+
+def _each(piece: Array) -> Iterator[Array]:
+    return (piece[i, ...] for i in range(piece.shape[0]))
+
+
+def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projection:
+    """Solves for y_0, .., y_p and forms the Gram matrix of what they leave, in time and memory linear in T."""
+    T = fit.rhs.shape[1]
+    problem = Problem.build(
+        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
+    )
+    system = problem.system
+    xp = system.xp
+    pieces = tuple(_solutions(fit, system, engine))
+    rows = _Rows.of(fit, system)
+    m = 1 + fit.columns.shape[-1]
+    B = pieces[0].shape[1]
+    members, points = _block_sizes(fit.rhs, m * system.n, (B, T))
+    blocks = []
+    for first in range(0, B, members):
+        gram = None
+        for t in range(0, T, points):
+            r = rows.left_by(pieces, slice(first, first + members), (t, min(t + points, T)))
+            part = r @ xp.matrix_transpose(r)
+            gram = part if gram is None else gram + part
+        blocks.append(gram)
+    return Projection(pieces, blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=0))
+
+
+def _solutions(fit: LinearFit, system: System, engine: str) -> Iterator[Array]:
+    """y_0, .., y_p in pieces: y_0 together with as many columns as fit into `COLUMN_BYTES`, then the others."""
+    xp = system.xp
+    B, T, _ = fit.rhs.shape
+    per_call = max(1, COLUMN_BYTES // (8 * B * T * system.n))
+    columns = -xp.moveaxis(fit.columns, -1, 0)
+    p = columns.shape[0]
+    columns = xp.broadcast_to(columns, (p, *fit.rhs.shape))
+    no_data = xp.zeros((1, 1, *fit.data.shape[1:]), dtype=system.dtype, device=system.device)
+    for first in range(0, p + 1, per_call):
+        rhs = columns[max(first - 1, 0) : first - 1 + per_call, ...]
+        data = no_data
+        if not first:
+            data = xp.concat([fit.data[None], xp.broadcast_to(no_data, (rhs.shape[0], *fit.data.shape))], axis=0)
+            rhs = xp.concat([fit.rhs[None], rhs], axis=0)
+        yield solve_without_raising(Problem.of(system, rhs, data), engine=engine)[0]
+
+
+def _block_sizes(like: Array, per_point: int, core: tuple[int, int]) -> tuple[int, int]:
+    """How many members, and how many of their time points, are treated at once; all of them away from a CPU."""
+    B, T = core
+    if not _arrays.is_numpy(like):
+        return B, T
+    points = min(T, max(2, BLOCK_BYTES // (8 * per_point)))
+    return min(B, max(1, BLOCK_BYTES // (8 * per_point * points))), points
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a linearised fit, for a part of the batch and of the time points at once."""
+
+    fit: LinearFit
+    system: System
+    w_equation: Array
+    """(B or 1, T or 1, Q or 1)"""
+    w_data: Array
+    """(B or 1, T or 1, V or 1, R_obs or 1)"""
+    w_smoothness: Array
+    """(B or 1, T-1 or 1)"""
+    step_sizes: Array
+    """(B or 1, T-1 or 1)"""
+
+    @staticmethod
+    def of(fit: LinearFit, system: System) -> _Rows:
+        def full(x: Array, rank: int) -> Array:
+            return system.xp.reshape(x, (*(1,) * (rank - x.ndim), *x.shape))
+
+        w = system.weights
+        return _Rows(
+            fit, system, full(w.equation, 3), full(w.initial, 4), full(w.smoothness, 2), full(fit.step_sizes, 2)
+        )
+
+    def left_by(self, pieces: tuple[Array, ...], members: slice, times: tuple[int, int]) -> Array:
+        """r_0, .., r_p, (B, 1+p, rows): equations and data at t in [first, last), the steps that start there."""
+        xp, fit, (first, last) = self.system.xp, self.fit, times
+        end = min(last + 1, fit.rhs.shape[1])
+        parts = [piece[:, members, first:end, ...] for piece in pieces]
+        y = xp.moveaxis(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0), 0, 1)
+
+        def part(x: Array, last: int = last) -> Array:
+            x = x[members, ...] if x.shape[0] != 1 else x
+            return x[:, first:last, ...] if x.shape[1] != 1 else x
+
+        now = y[:, :, : last - first, ...]
+        P = xp.moveaxis(part(fit.columns), -1, 1)
+        b, u = part(fit.rhs)[:, None, ...], part(fit.data)[:, None, ...]
+        known = xp.concat([-b, xp.broadcast_to(P, (b.shape[0], P.shape[1], *b.shape[2:]))], axis=1)
+        equation = part(self.w_equation)[:, None, ...] * (
+            product(xp, part(fit.coefficients)[:, None, ...], now) + known
+        )
+        observed = now[..., : u.shape[-1]]
+        data = xp.concat([observed[:, :1, ...] - u, observed[:, 1:, ...]], axis=1) * part(self.w_data)[:, None, ...]
+        smoothness = self._steps(y, part(self.step_sizes, end - 1), part(self.w_smoothness, end - 1))
+        return xp.concat([xp.reshape(x, (*x.shape[:2], -1)) for x in (equation, data, smoothness)], axis=-1)
+
+    def _steps(self, y: Array, s: Array, w: Array) -> Array:
+        """w (F diag(s^o) y[t] + G diag(s^o) y[t+1]), (B, 1+p, steps, V, m)."""
+        xp = self.system.xp
+        powers = _arrays.powers(xp, s, self.system.K)[:, None, :, None, :]
+
+        def times(M: Array, y: Array) -> Array:
+            """As one product of two matrices, which is several times faster than many small ones."""
+            z = powers * y
+            return xp.reshape(xp.reshape(z, (-1, z.shape[-1])) @ xp.matrix_transpose(M), (*z.shape[:-1], M.shape[0]))
+
+        F, G = self.system.smoothness_matrices
+        return w[:, None, :, None, None] * (times(F, y[:, :, :-1, ...]) + times(G, y[:, :, 1:, ...]))
+
+
+class Estimate(NamedTuple):
+    """The parameters of a linearised fit."""
+
+    change: Array
+    """δ, (B, p); 0 in directions that the rows do not determine"""
+    covariance: Array
+    """(B, p, p): the inverse of G, huge where that is singular; rows and columns of held parameters are 0"""
+    determined: Array
+    """bool, (B,): whether G is regular"""
+    held: Array
+    """bool, (B, p): which parameters a bound holds"""
+
+
+def estimate(gram: Array, lower: Array | None = None, upper: Array | None = None) -> Estimate:
+    """Minimises |r_0 + Σ δ_j r_j|^2, with lower <= δ <= upper where given, from finite Gram matrices (B, 1+p, 1+p).
+
+    Bounds are found one by one: the parameter that goes furthest beyond its own, in standard deviations, is put there
+    and the others are estimated again. Bounds that would be left again stay: the next Gauss-Newton step asks anew.
+
+    Args:
+        lower, upper: (B or 1, p), lower <= 0 <= upper: from the parameters to their bounds.
+    """
+    xp = _arrays.common_namespace({"gram": gram})
+    G, g = gram[:, 1:, 1:], gram[:, 1:, 0]
+    p = g.shape[-1]
+    held = xp.zeros(g.shape, dtype=xp.bool, device=_arrays.device_of(g))
+    at = xp.zeros_like(g)
+    bounded = lower is not None and upper is not None
+    for remaining in range(p if bounded else 0, -1, -1):
+        inverse, covariance, determined = _inverse(xp, G, held)
+        change = at - xp.where(held, xp.zeros_like(g), _times(inverse, g + _times(G, at)))
+        if not remaining:
+            break
+        deviation = xp.sqrt(xp.linalg.diagonal(covariance)) + xp.finfo(g.dtype).smallest_normal
+        beyond = xp.maximum(lower - change, change - upper) / deviation
+        beyond = xp.where(held, -xp.ones_like(beyond), beyond)
+        worst = xp.max(beyond, axis=-1, keepdims=True)
+        new = (beyond == worst) & (worst > 0)
+        if not _arrays.is_tracer(new) and not bool(xp.any(new)):
+            break
+        held = held | new
+        at = xp.where(new, xp.clip(change, lower, upper), at)
+    return Estimate(change, covariance, determined, held)
+
+
+def _times(M: Array, x: Array) -> Array:
+    return (M @ x[..., None])[..., 0]
+
+
+def _inverse(xp: Namespace, G: Array, held: Array) -> tuple[Array, Array, Array]:
+    """The pseudo-inverse of G without the held rows and columns, which are 0 there; a bound of it; whether G is regular.
+
+    Scaled to a unit diagonal, which is within a factor of p of the best scaling (van der Sluis 1969), by eigenvalues.
+    Those below rounding belong to directions that the rows do not determine: 0 in the pseudo-inverse, rounding in
+    the other, whose variances are large there.
+    """
+    p = G.shape[-1]
+    diagonal = xp.linalg.diagonal(G)
+    zero = xp.zeros_like(diagonal)
+    scale = xp.where(held, zero, 1 / xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal))))
+    one = xp.eye(p, dtype=G.dtype, device=_arrays.device_of(G))
+    G = G * scale[..., :, None] * scale[..., None, :] + one * xp.astype(held, G.dtype)[..., None]
+    values, vectors = xp.linalg.eigh(G)
+    least = 8 * p * float(xp.finfo(G.dtype).eps)
+    vectors = vectors * scale[..., None]
+    clipped = xp.clip(values, least, None)
+    transposed = xp.matrix_transpose(vectors)
+    pseudo = xp.where(values > least, 1 / clipped, xp.zeros_like(values))
+    return (
+        (vectors * pseudo[..., None, :]) @ transposed,
+        (vectors / clipped[..., None, :]) @ transposed,
+        values[..., 0] > least,
+    )

@@ -11,6 +11,7 @@ from ._errors import (
     ShapeError,
     SingularSystemError,
 )
+from ._nonlinear import ConvergenceWarning, NonlinearSolution, solve_nonlinear_ode
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
@@ -19,12 +20,14 @@ __all__ = [
     "HERMITE",
     "TAYLOR",
     "ArgumentError",
+    "ConvergenceWarning",
     "DTypeError",
     "DeviceError",
     "EngineError",
     "Factorization",
     "Gradients",
     "NamespaceError",
+    "NonlinearSolution",
     "Residuals",
     "Scheme",
     "SchemeError",
@@ -35,6 +38,7 @@ __all__ = [
     "factorize",
     "residuals",
     "show_config",
+    "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",
 ]

@@ -1,0 +1,122 @@
+"""Initial-value problems window by window: Newton's method on a few time points, from the state at the point before.
+
+A window of 32 points starts from the Taylor expansion of the last solved point. Newton's method converges from the
+left: where it did not converge on the whole window, the points that have settled are kept and the next window starts
+behind them. A window that took at most `QUICK` iterations is followed by one twice as long. All batch members march in
+step; one that fails on the shortest window, R+1 steps, is given up, and the others go on without it. (On fewer steps
+the rows may not determine all R+1 orders.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ._arrays import Array, Namespace, concat, device_of
+from ._newton import Iterates, NonlinearProblem, newton, relative_change, start
+
+__all__ = ["march"]
+
+FIRST_WINDOW = 32
+QUICK = 5
+"""Iterations up to which the next window is twice as long."""
+LONGEST = 10
+"""Iterations after which a window is given up."""
+
+
+def taylor(xp: Namespace, state: Array, time: Array) -> Array:
+    """The Taylor polynomials of a state (..., V, K) at times from its own, (..., w): (..., w, V, K)."""
+    K = state.shape[-1]
+    state, time = state[..., None, :, :], time[..., None]
+    orders = []
+    for o in range(K):
+        value = state[..., K - 1]
+        for m in range(K - 2 - o, -1, -1):  # Horner's rule in time / (m + 1)
+            value = state[..., o + m] + value * time / (m + 1)
+        orders.append(value + xp.zeros_like(time))
+    return xp.stack(orders, axis=-1)
+
+
+def march(
+    problem: NonlinearProblem,
+    guess: Array | None,
+    held: Array,
+    *,
+    tolerance: float,
+    report: Callable[[int], None] = lambda _: None,
+) -> Iterates:
+    """Solves from the first time point on; y is NaN from where a member was given up.
+
+    Args:
+        guess: (*batch, T, V, K) for the first iterate of every window, in place of Taylor expansions.
+        report: called with the number of time points solved.
+    """
+    xp, T, R_init = problem.xp, problem.n_steps, int(problem.initial_values.shape[-1])
+    w_initial = problem.weights.initial[..., :1, :, :]
+    u = problem.initial_values[..., :1, :, :]
+    state = _first_state(problem, u, held)
+    failed, iterations = held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(u))
+    pieces: list[Array] = []
+    i, width = 0, FIRST_WINDOW
+    while i < T - 1:
+        j = i + width if T - 1 - (i + width) >= problem.K else T - 1
+        window = problem.window(i, j, u, w_initial)
+        first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
+        run = newton(window, first, failed, max_iterations=LONGEST, tolerance=tolerance)
+        iterations = iterations + run.iterations
+        kept = _settled(window, run, failed, tolerance)
+        if kept < 1 and width > problem.K:
+            width = max((j - i) // 4, problem.K)
+            continue
+        if kept < 1:
+            failed = failed | ~run.converged
+            kept = j - i
+        quick = kept == j - i and bool(xp.all(run.iterations <= QUICK))
+        width = 2 * width if quick else max(kept, problem.K)
+        y = xp.where(failed[..., None, None, None], xp.full_like(run.y, xp.nan), run.y)
+        pieces.append(y[..., : kept + (i + kept == T - 1), :, :])
+        state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
+        u = state[..., None, :, :R_init]
+        i += kept
+        report(i)
+        if bool(xp.all(failed)):
+            break
+    result = start(xp, _fill(problem, pieces, held), failed)
+    result.converged, result.iterations = ~failed, iterations
+    return result
+
+
+def _settled(window: NonlinearProblem, run: Iterates, failed: Array, tolerance: float) -> int:
+    """The number of steps from the start of the window on that all members have solved: all, or a part, or none.
+
+    Newton's method is at its goal where the change was below the root of the tolerance. Sizes are those of the part,
+    since what has not converged behind it may be large.
+    """
+    xp, steps = window.xp, window.n_steps - 1
+    done = run.converged | failed
+    while steps and not bool(xp.all(done)):
+        steps //= 2
+        part = slice(0, steps + 1)
+        before, now = (y[..., part, :, :] for y in (run.previous, run.y))
+        if steps:
+            change = relative_change(xp, window.step_sizes[..., :steps], before, now, tolerance)
+            done = run.converged | failed | (~run.failed & (change <= tolerance**0.5))
+    return steps
+
+
+def _first_state(problem: NonlinearProblem, u: Array, held: Array) -> Array:
+    """The initial values with zeros for the orders that are not given: (*batch, V, K)."""
+    xp, (_, V, R_init) = problem.xp, u.shape[-3:]
+    given = xp.broadcast_to(u[..., 0, :, :], (*held.shape, V, R_init))
+    zeros = xp.zeros((*held.shape, V, problem.K - R_init), dtype=u.dtype, device=device_of(u))
+    return concat(xp, [given, zeros], axis=-1)
+
+
+def _fill(problem: NonlinearProblem, pieces: list[Array], held: Array) -> Array:
+    """The pieces one after the other, and NaN up to T where all members were given up."""
+    xp, V, K = problem.xp, problem.V, problem.K
+    missing = problem.n_steps - sum(piece.shape[-3] for piece in pieces)
+    if missing:
+        like = problem.initial_values
+        rest = xp.full((*held.shape, missing, V, K), xp.nan, dtype=like.dtype, device=device_of(like))
+        pieces = [*pieces, rest]
+    return concat(xp, pieces, axis=-3)

@@ -1,0 +1,253 @@
+r"""Newton's method for f(t, y) = 0 on a time grid, each step a linear least-squares problem of `smnn_core.solve_ode`.
+
+Linearised at y_k, with J = ∂f/∂y, the equation rows are `J y = J y_k - f(t, y_k)`; initial and smoothness rows are
+linear already. The minimiser y_{k+1} is the next iterate (Gauss-Newton; Newton's method where all rows can be met).
+
+Stopping. `change` is the largest |y_{k+1} - y_k| relative to the size of its variable and order over the grid. With
+the rate θ = change_k / change_{k-1} the error of y_{k+1} is estimated by θ / (1 - θ) change_k (Hairer, Wanner, Solving
+Ordinary Differential Equations II, section IV.8). Rounding of y by eps shows in order o as eps / s^o: that is allowed.
+
+Damping (Levenberg 1944, Marquardt 1963; the update of the damping is Nielsen's: Madsen, Nielsen, Tingleff, Methods for
+Non-Linear Least Squares Problems, 2004, section 3.2). It takes no new kind of row: λ D^2 |y - y_k|^2 joins the initial
+rows, which exist at all times and orders then, with the weight w'^2 = w^2 + λ D^2 and the right-hand side
+u' = (w^2 u + λ D^2 y_k) / w'^2, where D = s^o makes the orders comparable.
+
+Batch members are independent: one that has converged or failed is held, and NaN of one member never meets another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import _gradient
+from ._arrays import Array, Namespace, Shape, concat, device_of
+from ._constraints import weighted
+from ._linearize import Linearization, Linearizer
+from ._problem import Problem, Weights
+from ._schemes import Scheme
+from ._solve import solve_without_raising
+
+__all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton"]
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearProblem:
+    """f(t, y) = 0 with its other rows on T time points: checked, not broadcast."""
+
+    xp: Namespace
+    linearize: Linearizer
+    t: Array
+    """(..., T)"""
+    step_sizes: Array
+    """(..., T-1)"""
+    initial_values: Array
+    """(..., T_init, V, R_init), finite"""
+    weights: Weights
+    """Arrays or numbers; those of the initial rows are an array of the core shape of the initial values."""
+    scheme: Scheme
+    engine: str
+    V: int
+    K: int
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.t.shape[-1])
+
+    def window(self, i: int, j: int, initial_values: Array, initial_weights: Array) -> NonlinearProblem:
+        """The same equation on the time points i..j (inclusive) with initial rows of its own."""
+        w = self.weights
+        return replace(
+            self,
+            t=self.t[..., i : j + 1],
+            step_sizes=self.step_sizes[..., i:j],
+            initial_values=initial_values,
+            weights=Weights(_slice(w.equation, -2, i, j + 1), initial_weights, _slice(w.smoothness, -1, i, j)),
+        )
+
+    def linear_problem(self, y: Array, lin: Linearization) -> Problem:
+        """The linear problem whose solution is the next iterate."""
+        return self._linear(y, lin, self.initial_values, self.weights)
+
+    def damped_problem(self, y: Array, lin: Linearization, damping: Array) -> Problem:
+        """The same with λ D^2 |y - y_k|^2, for λ of the batch shape."""
+        xp, T, K = self.xp, self.n_steps, self.K
+        w = _pad_to(xp, self.weights.initial, (T, self.V, K))
+        u = _pad_to(xp, self.initial_values, (T, self.V, K))
+        extra = damping[..., None, None, None] * step_powers(xp, self.step_sizes, K)[..., :, None, :] ** 2
+        total = w * w + extra
+        positive = total > 0
+        mean = (w * w * u + extra * y) / xp.where(positive, total, xp.ones_like(total))
+        weights = Weights(self.weights.equation, xp.sqrt(total), self.weights.smoothness)
+        return self._linear(y, lin, xp.where(positive, mean, xp.zeros_like(mean)), weights)
+
+    def _linear(self, y: Array, lin: Linearization, u: Array, weights: Weights) -> Problem:
+        return Problem.build(
+            lin.J, lin.rhs(self.xp, y), u, self.step_sizes, n_steps=self.n_steps, scheme=self.scheme, weights=weights
+        )
+
+    def solve(self, problem: Problem) -> Array:
+        """The solution of a linear problem; NaN in the members that have none."""
+        return solve_without_raising(problem, engine=self.engine)[0]
+
+
+def _slice(w: Any, axis: int, start: int, stop: int) -> Any:
+    """Rows start..stop of weights along an axis, where they have it."""
+    if isinstance(w, (int, float)) or w.ndim < -axis or w.shape[axis] == 1:
+        return w
+    return w[(..., slice(start, stop), *(slice(None),) * (-1 - axis))]
+
+
+def _pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
+    """x of shape (..., T_init, V, R_init) with zeros behind, to (..., *core)."""
+    lead, (T_init, V, R_init), (T, _, K) = x.shape[:-3], x.shape[-3:], core
+
+    def zeros(*shape: int) -> Array:
+        return xp.zeros((*lead, *shape), dtype=x.dtype, device=device_of(x))
+
+    return concat(xp, [concat(xp, [x, zeros(T_init, V, K - R_init)], -1), zeros(T - T_init, V, K)], -3)
+
+
+def step_powers(xp: Namespace, s: Array, K: int) -> Array:
+    """s^o for o = 0..K-1, s the shorter |step| beside each time point: (..., T, K)."""
+    s = xp.abs(s)
+    both = xp.minimum(s[..., 1:], s[..., :-1])
+    local = xp.concat([s[..., :1], both, s[..., -1:]], axis=-1)
+    return xp.stack([local**o for o in range(K)], axis=-1)
+
+
+@dataclass
+class Iterates:
+    """Where the iteration stands, for every batch member."""
+
+    y: Array
+    """(*batch, T, V, K)"""
+    converged: Array
+    """bool, (*batch,)"""
+    failed: Array
+    """bool, (*batch,): no longer finite, or not solvable"""
+    iterations: Array
+    """(*batch,): linear problems solved"""
+    previous: Array
+    """y before the last iteration"""
+
+
+def start(xp: Namespace, y: Array, held: Array) -> Iterates:
+    """Iterates at y; those held take no part."""
+    none = xp.zeros_like(held)
+    return Iterates(y, none, held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(y)), y)
+
+
+def relative_change(xp: Namespace, step_sizes: Array, y: Array, new: Array, tolerance: float) -> Array:
+    """The largest |new - y| relative to the size of its variable and order over the time points; (*batch,)."""
+    size = xp.max(xp.abs(new), axis=-3, keepdims=True)
+    state = xp.max(size[..., :1], axis=-2, keepdims=True)
+    noise = 100 * float(xp.finfo(y.dtype).eps) * state / step_powers(xp, step_sizes, y.shape[-1])[..., None, :]
+    floor = float(xp.finfo(y.dtype).smallest_normal)
+    return xp.max(xp.abs(new - y) / (size + noise / tolerance + floor), axis=(-3, -2, -1))
+
+
+def newton(
+    problem: NonlinearProblem,
+    y: Array,
+    held: Array,
+    *,
+    max_iterations: int,
+    tolerance: float,
+    report: Callable[[Iterates], None] = lambda _: None,
+) -> Iterates:
+    """Newton's method without damping, from y, for the members that are not held."""
+    xp, eps = problem.xp, float(problem.xp.finfo(y.dtype).eps)
+    state = start(xp, y, held)
+    previous = xp.zeros(held.shape, dtype=y.dtype, device=device_of(y))
+    predicted = None
+    for _ in range(max_iterations):
+        lin = problem.linearize(problem.t, state.y)
+        if predicted is not None:
+            # where f is linear the residuals are those that the linearisation foretold, and nothing is left to do
+            terms = Linearization(-xp.abs(lin.f), xp.abs(lin.J)).rhs(xp, xp.abs(state.y))
+            linear = xp.all(xp.abs(lin.f - predicted) <= 100 * eps * terms, axis=(-2, -1))
+            state.converged = state.converged | (linear & ~state.failed)
+        active = ~(state.converged | state.failed)
+        if not bool(xp.any(active)):
+            break
+        linear_problem = problem.linear_problem(state.y, lin)
+        new = problem.solve(linear_problem)
+        finite = xp.all(xp.isfinite(new), axis=(-3, -2, -1))
+        state.failed = state.failed | (active & ~finite)
+        active = active & finite
+        new = xp.where(active[..., None, None, None], new, state.y)
+        change = relative_change(xp, problem.step_sizes, state.y, new, tolerance)
+        rate = change / previous
+        small = change <= tolerance
+        estimated = (rate < 1) & (rate / (1 - rate) * change <= tolerance)
+        predicted = Linearization(-lin.f, lin.J).rhs(xp, new - state.y)
+        state.previous, state.y, previous = state.y, new, change
+        state.iterations = state.iterations + xp.astype(active, xp.int64)
+        state.converged = state.converged | (active & (small | estimated))
+        report(state)
+        if bool(xp.all(state.converged | state.failed)):
+            break
+    return state
+
+
+def cost(problem: Problem, y: Array) -> Array:
+    """The sum of squares of the weighted rows of a linear problem at y; (*batch,)."""
+    xp = problem.system.xp
+    rows = weighted(problem.system.weights, _gradient.residual(problem, y))
+    return (
+        xp.sum(rows.equation**2, axis=(-2, -1))
+        + xp.sum(rows.initial**2, axis=(-3, -2, -1))
+        + xp.sum(rows.smoothness**2, axis=(-3, -2, -1))
+    )
+
+
+def levenberg_marquardt(
+    problem: NonlinearProblem,
+    y: Array,
+    held: Array,
+    *,
+    max_iterations: int,
+    tolerance: float,
+    report: Callable[[Iterates], None] = lambda _: None,
+) -> Iterates:
+    """Damped iterations that lower the sum of squares of all rows, until the change is below the tolerance."""
+    xp = problem.xp
+    state = start(xp, y, held)
+    ones = xp.ones(held.shape, dtype=y.dtype, device=device_of(y))
+    damping, growth = ones, 2 * ones
+    lin = problem.linearize(problem.t, y)
+    linear = problem.linear_problem(y, lin)
+    current = cost(linear, y)
+    state.failed = state.failed | ~xp.isfinite(current)
+    for _ in range(max_iterations):
+        active = ~(state.converged | state.failed)
+        if not bool(xp.any(active)):
+            break
+        new = problem.solve(problem.damped_problem(state.y, lin, damping))
+        usable = active & xp.all(xp.isfinite(new), axis=(-3, -2, -1))
+        new = xp.where(usable[..., None, None, None], new, state.y)
+        model = cost(linear, new)
+        lin_new = problem.linearize(problem.t, new)
+        linear_new = problem.linear_problem(new, lin_new)
+        reached = cost(linear_new, new)
+        accepted = usable & (reached < current)
+        gain = (current - reached) / xp.where(current > model, current - model, ones)
+        change = relative_change(xp, problem.step_sizes, state.y, new, tolerance)
+        state.iterations = state.iterations + xp.astype(active, xp.int64)
+        state.converged = state.converged | (usable & (change <= tolerance))
+        better = accepted[..., None, None, None]
+        state.y = xp.where(better, new, state.y)
+        lower = damping * xp.maximum(ones / 3, 1 - (2 * gain - 1) ** 3)
+        damping, growth = (
+            xp.where(accepted, lower, damping * growth),
+            xp.where(accepted, 2 * ones, 2 * growth),
+        )
+        state.failed = state.failed | (active & ~(damping < 1e30))
+        current = xp.where(accepted, reached, current)
+        taken = better[..., None]
+        lin = Linearization(xp.where(better[..., 0], lin_new.f, lin.f), xp.where(taken, lin_new.J, lin.J))
+        linear = problem.linear_problem(state.y, lin)
+        report(state)
+    return state

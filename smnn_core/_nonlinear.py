@@ -1,0 +1,343 @@
+"""Nonlinear systems f(t, y) = 0: initial-value, boundary-value and differential-algebraic problems, and data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, common_namespace, concat, device_of
+from ._errors import ArgumentError, ShapeError
+from ._linearize import Linearizer
+from ._march import march
+from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton
+from ._problem import UNIT, Weights, check_weights
+from ._schemes import HERMITE, Scheme
+from ._solve import Residuals, residuals
+
+__all__ = ["ConvergenceWarning", "NonlinearSolution", "solve_nonlinear_ode"]
+
+METHODS = "auto", "march", "newton"
+
+
+class ConvergenceWarning(UserWarning):
+    """Some members of a batch of nonlinear problems were not solved; the result says which."""
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearSolution:
+    """What `solve_nonlinear_ode` found."""
+
+    y: Array
+    """(..., T, V, R+1). Where `converged` is False: the last iterate of Newton's method; of a march, NaN from where it
+    was given up."""
+    t: Array
+    """(..., T): the times, t0 and the sums of the steps."""
+    converged: Array
+    """bool, (...,): batch members whose y solves the problem."""
+    iterations: Array
+    """(...,): linear problems solved, of windows or of the whole."""
+    method: str
+    """"march" or "newton"."""
+    message: str
+    """What happened, in a sentence."""
+    _problem: NonlinearProblem = field(repr=False)
+
+    @property
+    def residuals(self) -> Residuals:
+        """How far y is from satisfying each row, without weights, by kind: equation (..., T, Q) is f(t, y)."""
+        problem = self._problem
+        lin = problem.linearize(self.t, self.y)
+        rhs = lin.rhs(problem.xp, self.y)
+        u, s = problem.initial_values, problem.step_sizes
+        return residuals(self.y, lin.J, rhs, u, s, n_steps=problem.n_steps, scheme=problem.scheme)
+
+
+def solve_nonlinear_ode(
+    linearize: Callable[[Array, Array], tuple[Array, Array]],
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    order: int,
+    n_steps: int | None = None,
+    t0: Any = 0.0,
+    guess: Array | None = None,
+    method: str = "auto",
+    weights: Weights = UNIT,
+    scheme: Scheme = HERMITE,
+    max_iterations: int = 50,
+    tolerance: float | None = None,
+    engine: str = "auto",
+    progress: bool = False,
+) -> NonlinearSolution:
+    """Solves f(t, y) = 0, a system of nonlinear ordinary differential or differential-algebraic equations.
+
+    The unknowns are those of `solve_ode`: y[t, v, r], all derivatives r = 0..R of V variables at T time points. So are
+    the rows, except that the equation rows are f(t, y[t]), Q residuals at each time point, multiplied by
+    weights.equation. Each step of Newton's method is a linear problem of `solve_ode`.
+
+    Args:
+        linearize: linearize(t, y) -> (f, J) for t (..., T) and y (..., T, V, R+1): the residuals f, (..., T, Q), and
+            their derivatives J = ∂f/∂y, (..., T or 1, Q, V, R+1). It is called with parts of the time grid, too, and
+            sees each time point by itself. It may close over parameters with batch axes.
+        initial_values: (..., T_init, V, R_init), the values of y[:T_init, :, :R_init]: an initial state (T_init = 1),
+            or, with T_init = T, boundary values and data. NaN says that a value is not given.
+        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        order: R, the highest derivative carried; at least the order of the equations, and accuracy grows with it.
+        n_steps: T, needed where step_sizes, initial_values and guess leave it open.
+        t0: the first time, a number or an array of the batch shape.
+        guess: (..., T, V, R+1), where the iteration starts. Default: Taylor expansions from window to window
+            ("march"), or for each variable the mean of its given values, constant in time ("newton").
+        method: "march" solves initial-value problems in windows of adapted length, one after the other, the members of
+            a batch in step. "newton" iterates on all time points at once, and, where that fails, again with
+            Levenberg-Marquardt damping: boundary values, data at many times. "auto" marches where values are given at
+            the first time only.
+        weights: as for `solve_ode`; a value of `initial_values` with weight zero is not given.
+        scheme: the smoothness scheme.
+        max_iterations: of Newton's method on the whole, and as many again with damping; a march needs no limit.
+        tolerance: the error that iterating may leave, relative to the size of each variable. Default: 1e-10 in
+            float64, 1e-4 in float32. The error of the discretisation comes on top.
+        engine: "auto", or the name of one of the engines that `show_config` lists.
+        progress: show a progress bar (tqdm, where it is installed).
+
+    Returns:
+        NonlinearSolution: y, t, converged and iterations for each batch member, residuals.
+
+    Raises:
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
+        ArgumentError: if f at one time depends on y at another.
+
+    Warns:
+        ConvergenceWarning: if some batch members did not converge. They do not affect the others.
+
+    Source: Newton's method with the linear problems of Pervez et al., arXiv:2402.13077; damping of Levenberg and
+    Marquardt.
+
+    Example: y' = -y^2, y(0) = 1, solved by 1 / (1 + t).
+
+        def linearize(t, y):
+            value, slope = y[..., 0, 0], y[..., 0, 1]
+            J = np.stack([2 * value, np.ones_like(value)], axis=-1)[..., None, None, :]
+            return (slope + value**2)[..., None], J
+
+        solution = smnn.solve_nonlinear_ode(linearize, np.array([[[1.0]]]), np.full(100, 0.01), order=1)
+    """
+    problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)
+    xp, u = problem.xp, problem.initial_values
+    tolerance = _tolerance(xp, tolerance, u.dtype)
+    method = _method(method, problem)
+    with np.errstate(all="ignore"):
+        first = _constant_guess(problem) if guess is None else guess
+        lin = problem.linearize(problem.t, xp.broadcast_to(first, (*batch, *first.shape[-3:])))
+        batch = broadcast_shapes({"the other arguments": batch, "linearize's f": tuple(lin.f.shape[:-2])})
+        held = xp.zeros(batch, dtype=xp.bool, device=device_of(u))
+        full = (*batch, problem.n_steps, problem.V, problem.K)
+        first = xp.broadcast_to(first, full)
+        with _Progress(progress, method, problem.n_steps if method == "march" else 2 * max_iterations) as bar:
+            if method == "march":
+                run = march(problem, None if guess is None else first, held, tolerance=tolerance, report=bar.reach)
+            else:
+                run = _newton(problem, first, held, max_iterations, tolerance, bar)
+    y = run.y if method == "march" else xp.asarray(run.y, copy=True)
+    result = NonlinearSolution(y, problem.t, run.converged, run.iterations, method, "", problem)
+    return _with_message(result)
+
+
+def _newton(
+    problem: NonlinearProblem, guess: Array, held: Array, max_iterations: int, tolerance: float, bar: _Progress
+) -> Iterates:
+    """Newton's method; where it fails, damped from the guess, and Newton's method from where that ends."""
+    xp = problem.xp
+    options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": bar.iterate}
+    run = newton(problem, guess, held, **options)
+    if bool(xp.all(run.converged)):
+        return run
+    damped = levenberg_marquardt(problem, guess, held | run.converged, **options)
+    polished = newton(problem, damped.y, held | run.converged | damped.failed, **options)
+    merged = {}
+    for name in ("y", "converged"):
+        pick = run.converged[..., None, None, None] if name == "y" else run.converged
+        merged[name] = xp.where(pick, getattr(run, name), getattr(polished, name))
+    total = run.iterations + damped.iterations + polished.iterations
+    return replace(polished, **merged, iterations=total)
+
+
+def _checked(
+    linearize: Any,
+    initial_values: Array,
+    step_sizes: Array,
+    order: int,
+    n_steps: int | None,
+    t0: Any,
+    guess: Array | None,
+    weights: Weights,
+    scheme: Scheme,
+    engine: str,
+) -> tuple[NonlinearProblem, Shape]:
+    """The problem and the batch shape of the arguments."""
+    check_weights(weights)
+    named = {"initial_values": initial_values, "step_sizes": step_sizes}
+    if guess is not None:
+        named["guess"] = guess
+    named |= {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
+    if not isinstance(t0, (int, float)):
+        named["t0"] = t0
+    xp = common_namespace(named)
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ArgumentError(f"order must be an integer, the highest derivative carried, at least 1; got {order!r}.")
+    if initial_values.ndim < 3:
+        raise ShapeError(
+            f"initial_values must have shape (..., T_init, V, R_init), at least 3 axes; got "
+            f"{tuple(initial_values.shape)}."
+        )
+    K, (T_init, V, R_init) = order + 1, initial_values.shape[-3:]
+    if R_init > K or V == 0:
+        raise ShapeError(
+            f"initial_values of shape {tuple(initial_values.shape)} have V = {V} variables and R_init = {R_init} "
+            f"orders; expected at least one variable and at most order + 1 = {K} orders."
+        )
+    T = _number_of_steps(step_sizes, guess, T_init, n_steps)
+    if guess is not None and tuple(guess.shape[-3:]) != (T, V, K):
+        raise ShapeError(f"guess must have shape (..., T, V, R+1) = (..., {T}, {V}, {K}); got {tuple(guess.shape)}.")
+    s = xp.broadcast_to(step_sizes, (*step_sizes.shape[:-1], T - 1))
+    core = (T_init, V, R_init)
+    w = weights.initial
+    w = xp.full(core, float(w), dtype=s.dtype, device=device_of(s)) if isinstance(w, (int, float)) else w
+    shape = broadcast_shapes({"weights.initial": tuple(w.shape), "initial_values": tuple(initial_values.shape)})
+    w, u = xp.broadcast_to(w, shape), xp.broadcast_to(initial_values, shape)
+    missing = xp.isnan(u) | (w == 0)
+    u, w = (xp.where(missing, xp.zeros_like(x), x) for x in (u, w))
+    weights = Weights(weights.equation, w, weights.smoothness)
+    t, batch = _times(xp, t0, s), _batch_shapes(u, s, guess, weights)
+    return NonlinearProblem(xp, Linearizer(linearize), t, s, u, weights, scheme, engine, V, K), batch
+
+
+def _number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_steps: int | None) -> int:
+    """T, from the first that says it; whether the others agree shows when the linear problem is built."""
+    if step_sizes.ndim < 1:
+        raise ShapeError("step_sizes must have shape (..., T-1 or 1), at least one axis; got ().")
+    candidates = {"step_sizes": step_sizes.shape[-1] + 1 if step_sizes.shape[-1] != 1 else None, "n_steps": n_steps}
+    if guess is not None and guess.ndim >= 3:
+        candidates["guess"] = guess.shape[-3]
+    known = {name: T for name, T in candidates.items() if T is not None}
+    if not known:
+        known = {"step_sizes": 2} if T_init <= 2 else {"initial_values": T_init}
+    first = next(iter(known))
+    for name, T in known.items():
+        if known[first] != T:
+            raise ShapeError(f"{name} implies T = {T} time points, {first} implies T = {known[first]}.")
+    T = known[first]
+    if T < 2 or T_init > T:
+        raise ShapeError(
+            f"initial_values are given for T_init = {T_init} time points, {first} implies T = {T}; T must be at least "
+            "2, and T_init at most T."
+        )
+    return int(T)
+
+
+def _times(xp: Namespace, t0: Any, s: Array) -> Array:
+    """t0 and the sums of the steps: (..., T)."""
+    first = xp.asarray(t0, dtype=s.dtype, device=device_of(s)) if isinstance(t0, (int, float)) else t0
+    sums = xp.cumulative_sum(s, axis=-1)
+    return first[..., None] + concat(xp, [xp.zeros_like(s[..., :1]), sums], axis=-1)
+
+
+def _batch_shapes(u: Array, s: Array, guess: Array | None, weights: Weights) -> Shape:
+    """The common batch shape of the arguments."""
+    shapes = {"initial_values": tuple(u.shape[:-3]), "step_sizes": tuple(s.shape[:-1])}
+    if guess is not None:
+        shapes["guess"] = tuple(guess.shape[:-3])
+    for name, rank in (("equation", 2), ("smoothness", 1)):
+        w = getattr(weights, name)
+        if not isinstance(w, (int, float)):
+            shapes[f"weights.{name}"] = tuple(w.shape[: max(w.ndim - rank, 0)])
+    return broadcast_shapes(shapes)
+
+
+def _tolerance(xp: Namespace, tolerance: float | None, dtype: Any) -> float:
+    if tolerance is None:
+        return 1e-10 if dtype == xp.float64 else 1e-4
+    if not 0 < tolerance < 1:
+        raise ArgumentError(f"tolerance must lie between 0 and 1, it is relative to the size of y; got {tolerance!r}.")
+    return float(tolerance)
+
+
+def _method(method: str, problem: NonlinearProblem) -> str:
+    if method not in METHODS:
+        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
+    xp, w = problem.xp, problem.weights.initial
+    at_start = w.shape[-3] > 0 and not bool(xp.any(w[..., 1:, :, :] != 0))
+    if method == "march" and not at_start:
+        raise ArgumentError(
+            "method='march' solves initial-value problems: initial_values must be given at the first time and at no "
+            "other; use method='newton' (or 'auto') for values at other times."
+        )
+    if method == "auto":
+        return "march" if at_start else "newton"
+    return method
+
+
+def _constant_guess(problem: NonlinearProblem) -> Array:
+    """For each variable the mean of its given values, at all times, and zero for the derivatives: (..., T, V, K)."""
+    xp, u, w = problem.xp, problem.initial_values, problem.weights.initial
+    shape = (*u.shape[:-3], problem.n_steps, problem.V, problem.K)
+    y = xp.zeros(shape, dtype=u.dtype, device=device_of(u))
+    if 0 in u.shape[-3:]:
+        return y
+    given = xp.astype(w[..., :1] != 0, u.dtype)
+    count = xp.sum(given, axis=-3, keepdims=True)
+    mean = xp.sum(given * u[..., :1], axis=-3, keepdims=True) / xp.where(count > 0, count, xp.ones_like(count))
+    return concat(xp, [y[..., :1] + mean, y[..., 1:]], axis=-1)
+
+
+def _with_message(result: NonlinearSolution) -> NonlinearSolution:
+    """Says what happened, and warns of what did not converge."""
+    xp, converged = result._problem.xp, result.converged
+    if bool(xp.all(converged)):
+        return replace(result, message="converged")
+    total = int(np.prod(converged.shape, dtype=int))
+    count = total - int(xp.sum(xp.astype(converged, xp.int64)))
+    of = f"{count} of {total} batch members" if converged.ndim else "the problem"
+    if result.method == "march":
+        why = (
+            "the march was given up at the time from which on y is NaN, where Newton's method fails on a single step: "
+            "take shorter steps there, or see whether the solution ends (blows up)"
+        )
+    else:
+        why = "the iteration stopped without reaching the tolerance: give a better guess, shorter steps or a higher "
+        why += "order, raise max_iterations, or see whether the problem has a solution"
+    message = f"{of} did not converge: {why}. See `converged` in the result."
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+    return replace(result, message=message)
+
+
+class _Progress:
+    """A tqdm bar where it is wanted and installed."""
+
+    def __init__(self, wanted: bool, method: str, total: int) -> None:
+        self.bar: Any = None
+        if wanted:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm(total=total, unit="points" if method == "march" else "iterations", desc=method)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def reach(self, time_points: int) -> None:
+        if self.bar is not None:
+            self.bar.update(time_points - self.bar.n)
+
+    def iterate(self, state: Iterates) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix(converged=int(state.converged.sum()))
+            self.bar.update(1)

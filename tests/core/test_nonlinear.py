@@ -1,0 +1,277 @@
+"""solve_nonlinear_ode: what it solves, what it refuses, and what it says where it fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from _assert import assert_close
+from _backends import load
+from hypothesis import given
+from hypothesis import strategies as st
+
+import smnn_core as smnn
+
+MARCH = {"method": "march"}
+NEWTON = {"method": "newton"}
+
+
+def linear(c, b):
+    """linearize of the linear system c y = b."""
+
+    def linearize(t, y):
+        xp = np
+        return np.sum(c * y[..., None, :, :], axis=(-2, -1)) - b, xp.broadcast_to(c, (*y.shape[:-3], *c.shape[-4:]))
+
+    return linearize
+
+
+def logistic(rate=1.0):
+    """y' = rate y (1 - y); rate may have batch axes before the time axis."""
+
+    def linearize(t, y):
+        value, slope = y[..., 0, 0], y[..., 0, 1]
+        f = slope - rate * value * (1 - value)
+        d0, d1 = -rate * (1 - 2 * value), 0 * value + 1
+        zeros = [0 * value] * (y.shape[-1] - 2)
+        return f[..., None], np.stack([d0, d1, *zeros], axis=-1)[..., None, None, :]
+
+    return linearize
+
+
+def logistic_solution(t, start, rate=1.0):
+    return 1 / (1 + (1 / start - 1) * np.exp(-rate * t))
+
+
+def van_der_pol(mu):
+    """y'' - mu (1 - y^2) y' + y = 0."""
+
+    def linearize(t, y):
+        x, v, a = (y[..., 0, r] for r in range(3))
+        J = np.zeros((*y.shape[:-2], 1, *y.shape[-2:]))
+        J[..., 0, 0, 0], J[..., 0, 0, 1], J[..., 0, 0, 2] = 2 * mu * x * v + 1, -mu * (1 - x**2), 1
+        return (a - mu * (1 - x**2) * v + x)[..., None], J
+
+    return linearize
+
+
+def bratu(strength):
+    """y'' + strength exp(y) = 0; strength (..., 1)."""
+
+    def linearize(t, y):
+        e = strength * np.exp(y[..., 0, 0])
+        J = np.zeros((*y.shape[:-2], 1, *y.shape[-2:]))
+        J[..., 0, 0, 0], J[..., 0, 0, 2] = e, 1
+        return (y[..., 0, 2] + e)[..., None], J
+
+    return linearize
+
+
+def ends(batch, T, left, right):
+    u = np.full((*batch, T, 1, 1), np.nan)
+    u[..., 0, 0, 0], u[..., -1, 0, 0] = left, right
+    return u
+
+
+@pytest.mark.parametrize("options", [MARCH, NEWTON], ids=["march", "newton"])
+@given(seed=st.integers(0, 2**32 - 1), batch=st.sampled_from([(), (3,), (2, 1)]))
+def test_a_linear_system_takes_one_iteration_and_gives_solve_ode(options, seed, batch):
+    rng, T, V, K = np.random.default_rng(seed), 20, 2, 3
+    c = 0.5 * rng.standard_normal((*batch, T, V, V, K))
+    c[..., 2], c[..., 1] = 0, np.eye(V)
+    b, u, s = rng.standard_normal((*batch, T, V)), rng.standard_normal((*batch, 1, V, 1)), np.full(T - 1, 0.1)
+    result = smnn.solve_nonlinear_ode(linear(c, b), u, s, order=2, **options)
+    expected = smnn.solve_ode(c, b, u, s, scheme=smnn.HERMITE)
+    assert_close(result.y, expected, load("numpy"), factor=1e5)
+    assert result.converged.all()
+    assert (result.iterations == 1).all()
+
+
+@pytest.mark.parametrize("options", [MARCH, NEWTON], ids=["march", "newton"])
+def test_an_initial_value_problem_with_a_known_solution(options):
+    s = np.full(200, 0.05)
+    result = smnn.solve_nonlinear_ode(logistic(), np.array([[[0.1]]]), s, order=3, **options)
+    np.testing.assert_allclose(result.y[:, 0, 0], logistic_solution(result.t, 0.1), rtol=0, atol=1e-8)
+    assert result.method == options["method"]
+
+
+def test_the_error_falls_with_the_step_as_that_of_the_linear_scheme():
+    errors = []
+    for T in (51, 101):
+        result = smnn.solve_nonlinear_ode(logistic(), np.array([[[0.1]]]), np.full(T - 1, 5 / (T - 1)), order=2)
+        errors.append(np.max(np.abs(result.y[:, 0, 0] - logistic_solution(result.t, 0.1))))
+    assert errors[0] / errors[1] > 2**2.5  # HERMITE converges with order R + 2 - 1 = 3
+
+
+def test_marching_goes_backwards_in_time_and_starts_anywhere():
+    start = logistic_solution(np.array(3.0), 0.1)
+    result = smnn.solve_nonlinear_ode(logistic(), start.reshape(1, 1, 1), np.full(300, -0.01), order=3, t0=3.0)
+    np.testing.assert_allclose(result.y[:, 0, 0], logistic_solution(result.t, 0.1), rtol=0, atol=1e-8)
+    assert result.t[-1] == pytest.approx(0)
+
+
+def test_a_stiff_problem():
+    scipy_integrate = pytest.importorskip("scipy.integrate")
+    T, mu = 2001, 1000.0
+    result = smnn.solve_nonlinear_ode(van_der_pol(mu), np.array([[[2.0, 0.0]]]), np.full(T - 1, 2 / (T - 1)), order=3)
+    reference = scipy_integrate.solve_ivp(
+        lambda t, x: [x[1], mu * (1 - x[0] ** 2) * x[1] - x[0]],
+        (0, 2),
+        [2.0, 0.0],
+        method="Radau",
+        t_eval=result.t.clip(0, 2),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+    np.testing.assert_allclose(result.y[:, 0, 0], reference.y[0], rtol=0, atol=1e-6)
+
+
+def test_boundary_values():
+    T = 101
+    result = smnn.solve_nonlinear_ode(bratu(1.0), ends((), T, 0.0, 0.0), np.full(T - 1, 0.01), order=4)
+    theta = 1.5171645990507  # of theta = sqrt(2) cosh(theta / 4), the lower branch
+    exact = -2 * np.log(np.cosh((result.t - 0.5) * theta / 2) / np.cosh(theta / 4))
+    np.testing.assert_allclose(result.y[:, 0, 0], exact, rtol=0, atol=1e-9)
+    assert result.method == "newton"
+    assert result.iterations <= 5
+
+
+def test_an_algebraic_equation_is_an_equation_without_derivatives():
+    """x' = -z, z = x^3: x = x0 / sqrt(1 + 2 x0^2 t)."""
+
+    def linearize(t, y):
+        x, z = y[..., 0, 0], y[..., 1, 0]
+        J = np.zeros((*y.shape[:-2], 2, *y.shape[-2:]))
+        J[..., 0, 0, 1], J[..., 0, 1, 0], J[..., 1, 1, 0], J[..., 1, 0, 0] = 1, 1, 1, -3 * x**2
+        return np.stack([y[..., 0, 1] + z, z - x**3], axis=-1), J
+
+    u = np.array([[[1.0], [np.nan]]])
+    result = smnn.solve_nonlinear_ode(linearize, u, np.full(800, 0.005), order=3)
+    x = 1 / np.sqrt(1 + 2 * result.t)
+    np.testing.assert_allclose(result.y[:, :, 0], np.stack([x, x**3], axis=-1), rtol=0, atol=1e-8)
+
+
+def test_data_at_many_times_are_initial_rows_with_weights():
+    rng, s = np.random.default_rng(0), np.full(200, 0.05)
+    t = np.concatenate([[0], np.cumsum(s)])
+    truth = logistic_solution(t, 0.1)
+    data = truth + 0.05 * rng.standard_normal(t.size)
+    data[rng.random(t.size) < 0.5] = np.nan
+    weights = smnn.Weights(initial=0.01)
+    result = smnn.solve_nonlinear_ode(logistic(), data[:, None, None], s, order=3, weights=weights)
+    assert result.converged
+    assert np.max(np.abs(result.y[:, 0, 0] - truth)) < 0.03
+
+
+@pytest.mark.parametrize("options", [MARCH, NEWTON], ids=["march", "newton"])
+def test_batch_members_do_not_depend_on_each_other(options):
+    rates, starts, s = np.array([[0.3], [1.0], [4.0]]), np.array([0.05, 0.5, 2.0]), np.full(150, 0.04)
+    u = starts[:, None, None, None]
+    together = smnn.solve_nonlinear_ode(logistic(rates), u, s, order=3, **options)
+    for i in range(3):
+        alone = smnn.solve_nonlinear_ode(logistic(rates[i]), u[i], s, order=3, **options)
+        # members march in step, so that windows differ, and with them the error of the discretisation
+        np.testing.assert_allclose(together.y[i, ..., 0], alone.y[..., 0], rtol=0, atol=1e-7)
+
+
+def test_a_member_that_blows_up_says_so_and_leaves_the_others_as_they_are():
+    """y' = y^2 - y from 0.5 decays, from 2 it ends at t = log 2."""
+
+    def linearize(t, y):
+        f, J = logistic(-1.0)(t, y)
+        return f, J
+
+    u, s = np.array([0.5, 2.0])[:, None, None, None], np.full(200, 0.01)
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2 batch members"):
+        result = smnn.solve_nonlinear_ode(linearize, u, s, order=3)
+    np.testing.assert_array_equal(result.converged, [True, False])
+    np.testing.assert_allclose(result.y[0, :, 0, 0], logistic_solution(result.t, 0.5, -1.0), rtol=0, atol=1e-8)
+    ended = np.isnan(result.y[1]).any(axis=(-2, -1))
+    assert ended[-1]
+    assert not ended[:60].any()
+
+
+def test_a_problem_without_a_solution_is_not_reported_as_solved():
+    T = 51  # Bratu's problem has no solution beyond 3.5138
+    u, s = ends((3,), T, 0.0, 0.0), np.full(T - 1, 1 / (T - 1))
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3 batch members did not converge"):
+        result = smnn.solve_nonlinear_ode(bratu(np.array([[1.0], [5.0], [3.0]])), u, s, order=3)
+    np.testing.assert_array_equal(result.converged, [True, False, True])
+
+
+def test_nan_of_one_member_stays_there():
+    rates = np.array([[1.0], [np.nan]])
+    u, s = np.full((2, 1, 1, 1), 0.1), np.full(50, 0.1)
+    with pytest.warns(smnn.ConvergenceWarning):
+        result = smnn.solve_nonlinear_ode(logistic(rates), u, s, order=3)
+    np.testing.assert_array_equal(result.converged, [True, False])
+    np.testing.assert_allclose(result.y[0, :, 0, 0], logistic_solution(result.t, 0.1), rtol=0, atol=1e-6)
+
+
+def test_a_guess_chooses_the_branch():
+    T = 101
+    t = np.linspace(0, 1, T)
+    guess = np.zeros((T, 1, 4))
+    guess[:, 0, 0] = 16 * t * (1 - t)
+    u, s = ends((), T, 0.0, 0.0), np.full(T - 1, 1 / (T - 1))
+    lower = smnn.solve_nonlinear_ode(bratu(1.0), u, s, order=3)
+    upper = smnn.solve_nonlinear_ode(bratu(1.0), u, s, order=3, guess=guess)
+    assert lower.y[:, 0, 0].max() == pytest.approx(0.1405, abs=1e-3)
+    assert upper.y[:, 0, 0].max() == pytest.approx(4.0915, abs=1e-3)
+
+
+def test_residuals_by_kind():
+    result = smnn.solve_nonlinear_ode(logistic(), np.array([[[0.1]]]), np.full(50, 0.1), order=2)
+    r = result.residuals
+    np.testing.assert_allclose(r.equation, logistic()(result.t, result.y)[0], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(r.initial, result.y[:1, :, :1] - 0.1, rtol=0, atol=1e-14)
+    assert r.smoothness.shape == (50, 1, 3)
+
+
+def test_other_array_libraries_give_the_same():
+    backend = load("array_api_strict")
+    xp = backend.xp
+
+    def linearize(t, y):
+        value, slope = y[..., 0, 0], y[..., 0, 1]
+        ones = xp.ones_like(value)
+        J = xp.stack([2 * value - 1, ones, 0 * ones, 0 * ones], axis=-1)[..., None, None, :]
+        return (slope - value * (1 - value))[..., None], J
+
+    u, s = np.full((2, 1, 1, 1), 0.1), np.full(40, 0.1)
+    for method in ("march", "newton"):
+        expected = smnn.solve_nonlinear_ode(logistic(), u, s, order=3, method=method)
+        actual = smnn.solve_nonlinear_ode(linearize, backend.asarray(u), backend.asarray(s), order=3, method=method)
+        assert_close(actual.y, expected.y, backend, factor=1e6)
+        assert bool(xp.all(actual.converged))
+
+
+def test_float32():
+    u, s = np.full((1, 1, 1), 0.1, "float32"), np.full(100, 0.05, "float32")
+    result = smnn.solve_nonlinear_ode(logistic(np.float32(1)), u, s, order=2)
+    assert result.y.dtype == np.float32
+    assert result.converged
+    np.testing.assert_allclose(result.y[:, 0, 0], logistic_solution(result.t, 0.1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"order": 0}, smnn.ArgumentError, "order must be"),
+        ({"method": "shoot"}, smnn.ArgumentError, "method must be one of 'auto', 'march', 'newton'"),
+        ({"tolerance": 2.0}, smnn.ArgumentError, "tolerance must lie between"),
+        ({"n_steps": 7}, smnn.ShapeError, "n_steps implies T = 7"),
+        ({"guess": np.zeros((11, 1, 2))}, smnn.ShapeError, r"guess must have shape .* \(\.\.\., 11, 1, 3\)"),
+        ({"initial_values": np.zeros(1)}, smnn.ShapeError, "initial_values must have shape"),
+        ({"initial_values": np.zeros((1, 1, 4))}, smnn.ShapeError, "R_init = 4"),
+        ({"initial_values": np.zeros((1, 1, 1), "float32")}, smnn.DTypeError, "step_sizes has dtype float64"),
+        ({"linearize": None}, TypeError, "linearize must be a function"),
+        ({"weights": 1.0}, TypeError, "weights must be Weights"),
+        ({"initial_values": np.zeros((2, 1, 1)), "method": "march"}, smnn.ArgumentError, "initial-value problems"),
+        ({"linearize": lambda t, y: logistic()(t, np.roll(y, 1, axis=-3))}, smnn.ArgumentError, "another time"),
+    ],
+)
+def test_wrong_arguments_are_named(changes, error, message):
+    arguments = {"linearize": logistic(), "initial_values": np.full((1, 1, 1), 0.1), "step_sizes": np.full(10, 0.1)}
+    arguments |= {"order": 2, **changes}
+    with pytest.raises(error, match=message):
+        smnn.solve_nonlinear_ode(**arguments)

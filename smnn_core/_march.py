@@ -17,10 +17,12 @@ from ._newton import Iterates, NonlinearProblem, newton, relative_change, start
 __all__ = ["march"]
 
 FIRST_WINDOW = 32
-QUICK = 5
+QUICK = 3
 """Iterations up to which the next window is twice as long."""
-LONGEST = 10
-"""Iterations after which a window is given up."""
+LONGEST = 6
+"""Iterations after which what has settled of a window is kept, and the rest becomes part of the next."""
+LAST_TRY = 25
+"""The same for a window that cannot be shorter."""
 
 
 def taylor(xp: Namespace, state: Array, time: Array) -> Array:
@@ -61,7 +63,8 @@ def march(
         j = i + width if T - 1 - (i + width) >= problem.K else T - 1
         window = problem.window(i, j, u, w_initial)
         first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
-        run = newton(window, first, failed, max_iterations=LONGEST, tolerance=tolerance)
+        patience = LONGEST if width > problem.K else LAST_TRY
+        run = newton(window, first, failed, max_iterations=patience, tolerance=tolerance)
         iterations = iterations + run.iterations
         kept = _settled(window, run, failed, tolerance)
         if kept < 1 and width > problem.K:
@@ -73,7 +76,7 @@ def march(
         quick = kept == j - i and bool(xp.all(run.iterations <= QUICK))
         width = 2 * width if quick else max(kept, problem.K)
         y = xp.where(failed[..., None, None, None], xp.full_like(run.y, xp.nan), run.y)
-        pieces.append(y[..., : kept + (i + kept == T - 1), :, :])
+        pieces.append(y[..., (i > 0) : kept + 1, :, :])
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
         u = state[..., None, :, :R_init]
         i += kept

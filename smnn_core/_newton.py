@@ -22,14 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import _gradient
-from ._arrays import Array, Namespace, Shape, concat, device_of
+from ._arrays import Array, Namespace, Shape, concat, device_of, powers
 from ._constraints import weighted
 from ._linearize import Linearization, Linearizer
 from ._problem import Problem, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
 
-__all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton"]
+__all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton", "violations"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,3 +251,28 @@ def levenberg_marquardt(
         linear = problem.linear_problem(state.y, lin)
         report(state)
     return state
+
+
+def violations(problem: NonlinearProblem, y: Array, lin: Linearization) -> tuple[Array, Array]:
+    """How far y is from meeting the equations, and the expansion from each point to the next; both (*batch,).
+
+    The largest |f| relative to the terms of that equation, and the largest residual of the first smoothness row, which
+    ties y itself across a step, relative to its terms. Solutions that the grid resolves leave 1e-4 and less; a minimum
+    of the sum of squares that is no solution, and a grid too coarse, 1e-2 and more.
+    """
+    xp, w = problem.xp, problem.weights
+    terms = Linearization(-xp.abs(lin.f), xp.abs(lin.J)).rhs(xp, xp.abs(y))
+    equation = _largest_part(xp, lin.f, terms, w.equation)
+    F, G = (xp.asarray(M[0], dtype=y.dtype, device=device_of(y)) for M in problem.scheme.rows(problem.K))
+    p = powers(xp, problem.step_sizes, problem.K)[..., None, :]
+    now, then = p * F * y[..., :-1, :, :], p * G * y[..., 1:, :, :]
+    row, terms = xp.sum(now + then, axis=-1), xp.sum(xp.abs(now) + xp.abs(then), axis=-1)
+    w_smoothness = w.smoothness if isinstance(w.smoothness, (int, float)) else w.smoothness[..., None]
+    return equation, _largest_part(xp, row, terms, w_smoothness)
+
+
+def _largest_part(xp: Namespace, residual: Array, terms: Array, weights: Any) -> Array:
+    """The largest |residual| of rows that count, relative to the largest terms over time: both (..., rows, n)."""
+    residual = xp.where(xp.asarray(weights, device=device_of(residual)) != 0, xp.abs(residual), xp.zeros_like(residual))
+    size = xp.max(terms, axis=-2, keepdims=True)
+    return xp.max(residual / xp.where(size > 0, size, xp.ones_like(size)), axis=(-2, -1))

@@ -13,7 +13,7 @@ from ._arrays import Array, Namespace, Shape, broadcast_shapes, common_namespace
 from ._errors import ArgumentError, ShapeError
 from ._linearize import Linearizer
 from ._march import march
-from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton
+from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._problem import UNIT, Weights, check_weights
 from ._schemes import HERMITE, Scheme
 from ._solve import Residuals, residuals
@@ -143,7 +143,7 @@ def solve_nonlinear_ode(
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
     result = NonlinearSolution(y, problem.t, run.converged, run.iterations, method, "", problem)
-    return _with_message(result)
+    return _judged(result)
 
 
 def _newton(
@@ -293,25 +293,63 @@ def _constant_guess(problem: NonlinearProblem) -> Array:
     return concat(xp, [y[..., :1] + mean, y[..., 1:]], axis=-1)
 
 
-def _with_message(result: NonlinearSolution) -> NonlinearSolution:
-    """Says what happened, and warns of what did not converge."""
+def _judged(result: NonlinearSolution) -> NonlinearSolution:
+    """Takes back `converged` where the iteration ended at no solution; says what happened, and warns."""
+    problem, reached = result._problem, result.converged
+    xp = problem.xp
+    if not bool(xp.any(reached)):
+        return _with_message(result, reached)
+    lin = problem.linearize(problem.t, result.y)
+    equation, expansion = violations(problem, result.y, lin)
+    solved = expansion <= RESOLVED
+    if not _has_data(problem, lin.J):
+        solved = solved & (equation <= RESOLVED)
+    return _with_message(replace(result, converged=reached & solved), reached)
+
+
+RESOLVED = 1e-3
+"""Violations of the rows up to which y counts as a solution; see `violations`."""
+
+
+def _has_data(problem: NonlinearProblem, J: Array) -> bool:
+    """Whether more values are given than the equations have constants, so that they cannot all be met."""
+    xp, w = problem.xp, problem.weights.initial
+    given = int(xp.max(xp.sum(xp.astype(w != 0, xp.int64), axis=(-3, -2, -1))))
+    present = xp.any(J != 0, axis=tuple(range(J.ndim - 2)))
+    orders = xp.arange(problem.K, device=device_of(J))
+    constants = int(xp.sum(xp.max(xp.where(present, orders, xp.zeros_like(orders)), axis=-1)))
+    return given > constants
+
+
+def _with_message(result: NonlinearSolution, reached: Array) -> NonlinearSolution:
+    """The result with its message, which is a warning, too, where members did not converge."""
     xp, converged = result._problem.xp, result.converged
     if bool(xp.all(converged)):
         return replace(result, message="converged")
+    why = []
+    if bool(xp.any(~reached)):
+        why.append(_STOPPED[result.method])
+    if bool(xp.any(reached & ~converged)):
+        why.append(_VIOLATED)
     total = int(np.prod(converged.shape, dtype=int))
     count = total - int(xp.sum(xp.astype(converged, xp.int64)))
     of = f"{count} of {total} batch members" if converged.ndim else "the problem"
-    if result.method == "march":
-        why = (
-            "the march was given up at the time from which on y is NaN, where Newton's method fails on a single step: "
-            "take shorter steps there, or see whether the solution ends (blows up)"
-        )
-    else:
-        why = "the iteration stopped without reaching the tolerance: give a better guess, shorter steps or a higher "
-        why += "order, raise max_iterations, or see whether the problem has a solution"
-    message = f"{of} did not converge: {why}. See `converged` in the result."
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+    message = f"{of} did not converge (see `converged` of the result): {'; '.join(why)}."
+    warnings.warn(message, ConvergenceWarning, stacklevel=4)
     return replace(result, message=message)
+
+
+_STOPPED = {
+    "march": "the march was given up where y becomes NaN, since Newton's method fails there on the shortest window: "
+    "take shorter steps, or see whether the solution ends (blows up)",
+    "newton": "the iteration stopped without reaching the tolerance: give a better guess, shorter steps or a higher "
+    "order, raise max_iterations, or see whether the problem has a solution",
+}
+_VIOLATED = (
+    f"the iteration ended at a y that violates the equations, or its own expansion from one time to the next, by more "
+    f"than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a minimum of the sum "
+    "of squares that is no solution, or there is none"
+)
 
 
 class _Progress:

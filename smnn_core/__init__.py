@@ -3,6 +3,7 @@
 from ._config import show_config
 from ._errors import (
     ArgumentError,
+    ConvergenceWarning,
     DeviceError,
     DTypeError,
     EngineError,
@@ -11,7 +12,9 @@ from ._errors import (
     ShapeError,
     SingularSystemError,
 )
-from ._nonlinear import ConvergenceWarning, NonlinearSolution, solve_nonlinear_ode
+from ._fit_result import Fit
+from ._fitting import fit_ode
+from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
@@ -25,6 +28,7 @@ __all__ = [
     "DeviceError",
     "EngineError",
     "Factorization",
+    "Fit",
     "Gradients",
     "NamespaceError",
     "NonlinearSolution",
@@ -36,6 +40,7 @@ __all__ = [
     "Weights",
     "dense_system",
     "factorize",
+    "fit_ode",
     "residuals",
     "show_config",
     "solve_nonlinear_ode",

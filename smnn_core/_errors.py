@@ -6,6 +6,7 @@ import numpy as np
 
 __all__ = [
     "ArgumentError",
+    "ConvergenceWarning",
     "DTypeError",
     "DeviceError",
     "EngineError",
@@ -42,6 +43,10 @@ class SchemeError(ValueError):
 
 class EngineError(ValueError):
     """The engine asked for does not exist, or cannot serve these arrays."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration stopped before it converged; the result says for which batch members."""
 
 
 class SingularSystemError(np.linalg.LinAlgError):

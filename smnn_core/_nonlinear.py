@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, Namespace, Shape, broadcast_shapes, common_namespace, concat, device_of
-from ._errors import ArgumentError, ShapeError
+from ._errors import ArgumentError, ConvergenceWarning, ShapeError
 from ._linearize import Linearizer
 from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
@@ -18,13 +18,9 @@ from ._problem import UNIT, Weights, check_weights
 from ._schemes import HERMITE, Scheme
 from ._solve import Residuals, residuals
 
-__all__ = ["ConvergenceWarning", "NonlinearSolution", "solve_nonlinear_ode"]
+__all__ = ["NonlinearSolution", "solve_nonlinear_ode"]
 
 METHODS = "auto", "march", "newton"
-
-
-class ConvergenceWarning(UserWarning):
-    """Some members of a batch of nonlinear problems were not solved; the result says which."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ from ._problem import Problem, System, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
 
-__all__ = ["Estimate", "LinearFit", "Projection", "estimate", "project"]
+__all__ = ["Estimate", "LinearFit", "Projection", "cost", "estimate", "project"]
 
 COLUMN_BYTES = 1 << 30
 """Solutions of one call: more right-hand sides than fit are solved in several calls, each of which eliminates again."""
@@ -90,12 +90,23 @@ def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projecti
         fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
     )
     system = problem.system
-    xp = system.xp
     pieces = tuple(_solutions(fit, system, engine))
-    rows = _Rows.of(fit, system)
-    m = 1 + fit.columns.shape[-1]
-    B = pieces[0].shape[1]
-    members, points = _block_sizes(fit.rhs, m * system.n, (B, T))
+    return Projection(pieces, _gram(fit, system, pieces))
+
+
+def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:
+    """|W (A y - d)|^2 of each member, (B,), at any y, (B, T, V, K); the columns do not count."""
+    problem = Problem.build(
+        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=y.shape[1], scheme=scheme, weights=fit.weights
+    )
+    return _gram(fit._replace(columns=fit.columns[..., :0]), problem.system, (y[None],))[:, 0, 0]
+
+
+def _gram(fit: LinearFit, system: System, pieces: tuple[Array, ...]) -> Array:
+    """Inner products of r_0, .., r_p, (B, 1+p, 1+p), summed over parts of the rows that fit into caches."""
+    xp, rows = system.xp, _Rows.of(fit, system)
+    B, T = fit.rhs.shape[:2]
+    members, points = _block_sizes(fit.rhs, (1 + fit.columns.shape[-1]) * system.n, (B, T))
     blocks = []
     for first in range(0, B, members):
         gram = None
@@ -104,7 +115,7 @@ def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projecti
             part = r @ xp.matrix_transpose(r)
             gram = part if gram is None else gram + part
         blocks.append(gram)
-    return Projection(pieces, blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=0))
+    return blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=0)
 
 
 def _solutions(fit: LinearFit, system: System, engine: str) -> Iterator[Array]:
@@ -246,10 +257,10 @@ def _times(M: Array, x: Array) -> Array:
 
 
 def _inverse(xp: Namespace, G: Array, held: Array) -> tuple[Array, Array, Array]:
-    """The pseudo-inverse of G without the held rows and columns, which are 0 there; a bound of it; whether G is regular.
+    """The pseudo-inverse of G without what is held, 0 there; the inverse but for rounding; whether G is regular.
 
     Scaled to a unit diagonal, which is within a factor of p of the best scaling (van der Sluis 1969), by eigenvalues.
-    Those below rounding belong to directions that the rows do not determine: 0 in the pseudo-inverse, rounding in
+    Those below rounding belong to directions that the rows do not determine: 0 in the pseudo-inverse, raised to it in
     the other, whose variances are large there.
     """
     p = G.shape[-1]

@@ -1,0 +1,272 @@
+"""The arguments of a fit: checked, as float64, with the axes of the batch as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, has_zero
+from ._arrays import size as size_of
+from ._errors import ArgumentError, ShapeError
+from ._fit_start import Observations, spread
+from ._linearize import Linearization, Linearizer
+from ._problem import ZERO_STEP, Weights, check_weights
+
+__all__ = ["FitProblem"]
+
+
+@dataclass(frozen=True, eq=False)
+class FitProblem:
+    """What is fitted to what. B members of a batch, T time points, V variables, K orders, p parameters (0 for none)."""
+
+    xp: Namespace
+    linearize: Linearizer
+    dtype: Any
+    """of the arguments, and of the result"""
+    batch: Shape
+    data: Observations
+    """in the units of the data"""
+    has_order_axis: bool
+    K: int
+    p: int
+    shared: bool
+    t: Array
+    """(..., T), with the batch axes of the steps"""
+    size: Array
+    """(B, V): the size of each variable"""
+    noise: Array | None
+    """(B or 1, T or 1, V, R_obs), None where it is to be estimated"""
+    start: Array
+    """(B, p), or (1, p) where parameters are shared"""
+    guess: Array | None
+    """(B, T, V, K)"""
+    bounds: tuple[Array, Array] | None
+    """(B or 1, p) each"""
+    weights: Weights | None
+    """equation (B or 1, T or 1, Q or 1), smoothness (B or 1, T-1 or 1)"""
+
+    @property
+    def B(self) -> int:
+        return size_of(self.batch)
+
+    @property
+    def device(self) -> Any:
+        return device_of(self.data.values)
+
+    def at(self, y: Array, θ: Array) -> Linearization:
+        """f (B, T, Q), J (B or 1, T or 1, Q, V, K) and P (B or 1, T or 1, Q, p) at y (B, T, V, K) and θ (B or 1, p)."""
+        xp, p, batch = self.xp, self.p, self.batch
+        y = xp.reshape(y, (*batch, *y.shape[1:]))
+        if self.linearize.with_parameters:
+            θ = xp.reshape(θ, (1, p) if self.shared else (*batch, 1, p))
+        f, J, P = self.linearize(self.t, y, θ if self.linearize.with_parameters else None)
+        if P is None:
+            P = xp.zeros((1, f.shape[-1], 0), dtype=y.dtype, device=self.device)
+        if broadcast_shapes({"data": batch, "f": tuple(f.shape[:-2])}) != batch:
+            raise ShapeError(
+                f"f returned by linearize has the batch axes {tuple(f.shape[:-2])}, the arguments of the fit {batch}: "
+                "give data (or step_sizes, guess, parameters) all batch axes that the equations have."
+            )
+        f = xp.broadcast_to(f, (*batch, *f.shape[-2:]))
+        f = xp.reshape(f, (self.B, *f.shape[-2:]))
+        return Linearization(f, flat(xp, J, 4, batch), flat(xp, P, 3, batch))
+
+    def shaped(self, x: Array) -> Array:
+        """(B, ...) -> (*batch, ...), with the dtype of the arguments."""
+        return self.xp.astype(self.xp.reshape(x, (*self.batch, *x.shape[1:])), self.dtype)
+
+    @staticmethod
+    def build(
+        linearize: Callable[..., Any],
+        arrays: dict[str, Any],
+        *,
+        order: int,
+        observed_orders: int | None,
+        bounds: tuple[Any, Any] | None,
+        shared: bool,
+        weights: Weights | None,
+    ) -> FitProblem:
+        """Checks everything; see `smnn_core.fit_ode` for shapes and errors.
+
+        Args:
+            arrays: data, step_sizes, parameters, noise, guess, t0 and scale: arrays, numbers or None.
+        """
+        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+            raise ArgumentError(f"order, the highest derivative in y, must be an integer from 1 on; got {order!r}.")
+        xp, dtype, x = _as_float64(arrays, bounds, weights)
+        data = x["data"] if observed_orders is not None else x["data"][..., None]
+        _check_data(data, order, observed_orders)
+        T, V, R_obs = data.shape[-3:]
+        s, θ, guess = _steps(xp, x["step_sizes"], T), x.get("parameters"), x.get("guess")
+        _check_core("guess", guess, (T, V, order + 1), "T, V, R+1")
+        _check_core("parameters", θ, None, "p")
+        if shared and (θ is None or size_of(tuple(θ.shape[:-1])) != 1):
+            found = "none" if θ is None else f"shape {tuple(θ.shape)}"
+            raise ShapeError(f"parameters that data sets share must have shape (p,); got {found}.")
+        own = {} if θ is None or shared else {"parameters": tuple(θ.shape[:-1])}
+        guessed = {} if guess is None else {"guess": tuple(guess.shape[:-3])}
+        batch = broadcast_shapes({"data": tuple(data.shape[:-3]), "step_sizes": tuple(s.shape[:-1]), **own, **guessed})
+        p, B = 0 if θ is None else int(θ.shape[-1]), size_of(batch)
+        observed = ~xp.isnan(data)
+        t = _times(xp, s, x["t0"])
+        one = xp.ones((), dtype=xp.float64, device=device_of(data))
+        observations = Observations(
+            xp,
+            expanded(xp, xp.where(observed, data, 0 * one), 3, batch),
+            expanded(xp, xp.astype(observed, xp.float64), 3, batch),
+            flat(xp, t, 1, batch),
+            flat(xp, s, 1, batch),
+        )
+        start = xp.zeros((B, 0), dtype=xp.float64, device=device_of(data)) if θ is None else θ
+        start = xp.reshape(start, (1, p)) if shared else expanded(xp, start, 1, batch)
+        return FitProblem(
+            xp=xp,
+            linearize=Linearizer(linearize, with_parameters=θ is not None),
+            dtype=dtype,
+            batch=batch,
+            data=observations,
+            has_order_axis=observed_orders is not None,
+            K=order + 1,
+            p=p,
+            shared=shared,
+            t=t,
+            size=_size(xp, x.get("scale"), observations, batch, weights),
+            noise=_noise(xp, x.get("noise"), (T, V, R_obs), observed_orders is not None, batch),
+            start=start,
+            guess=None if guess is None else expanded(xp, guess, 3, batch),
+            bounds=_bounds(xp, x, start, batch, shared),
+            weights=None if weights is None else _weights(xp, x, batch, T),
+        )
+
+
+def flat(xp: Namespace, x: Array, rank: int, batch: Shape) -> Array:
+    """(..., core) with `rank` core axes -> (B, core); (1, core) where x has no batch axes but of length 1."""
+    lead, core = tuple(x.shape[: x.ndim - rank]), tuple(x.shape[x.ndim - rank :])
+    if size_of(lead) == 1:
+        return xp.reshape(x, (1, *core))
+    return xp.reshape(xp.broadcast_to(x, (*batch, *core)), (size_of(batch), *core))
+
+
+def expanded(xp: Namespace, x: Array, rank: int, batch: Shape) -> Array:
+    """As `flat`, always (B, core)."""
+    x = flat(xp, x, rank, batch)
+    return xp.asarray(xp.broadcast_to(x, (size_of(batch), *x.shape[1:])), copy=True)
+
+
+def _as_float64(
+    given: dict[str, Any], bounds: tuple[Any, Any] | None, weights: Weights | None
+) -> tuple[Namespace, Any, dict[str, Array]]:
+    """The namespace and dtype that all arrays share, and everything that was given in float64."""
+    given = {name: x for name, x in given.items() if x is not None}
+    if bounds is not None:
+        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+            raise TypeError("bounds must be a pair (lower, upper) of numbers or arrays, None for no bound.")
+        given |= {name: x for name, x in zip(("lower bound", "upper bound"), bounds, strict=True) if x is not None}
+    if weights is not None:
+        check_weights(weights)
+        if not isinstance(weights.initial, (int, float)) or weights.initial != 1:
+            raise ArgumentError("weights.initial must be left out: data are weighted with 1 / noise, see noise.")
+        given |= {"weights.equation": weights.equation, "weights.smoothness": weights.smoothness}
+    arrays = {name: x for name, x in given.items() if not isinstance(x, (int, float))}
+    xp = common_namespace({"data": given["data"], **arrays})
+    data = given["data"]
+    as_float64 = {name: xp.asarray(x, dtype=xp.float64, device=device_of(data)) for name, x in given.items()}
+    return xp, data.dtype, as_float64
+
+
+def _check_data(data: Array, order: int, observed_orders: int | None) -> None:
+    shape = "(..., T, V)" if observed_orders is None else "(..., T, V, observed_orders)"
+    if data.ndim < 3 or 0 in data.shape[-3:] or data.shape[-3] < 2:
+        found = tuple(data.shape) if observed_orders is not None else tuple(data.shape[:-1])
+        raise ShapeError(f"data must have shape {shape} with at least two time points; got {found}.")
+    if observed_orders is not None and data.shape[-1] != observed_orders:
+        raise ShapeError(f"data must have shape {shape}, {observed_orders} last; got {tuple(data.shape)}.")
+    if data.shape[-1] > order + 1:
+        raise ShapeError(f"data hold {data.shape[-1]} orders, y has order + 1 = {order + 1}: raise order.")
+
+
+def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) -> None:
+    if x is None:
+        return
+    rank = 1 if core is None else len(core)
+    if x.ndim < rank or x.shape[-1] == 0 or (core is not None and tuple(x.shape[-rank:]) != core):
+        expected = f"(..., {letters})" + ("" if core is None else f" = (..., {', '.join(map(str, core))})")
+        raise ShapeError(f"{name} must have shape {expected}; got {tuple(x.shape)}.")
+
+
+def _steps(xp: Namespace, s: Array, T: int) -> Array:
+    """(..., T-1)"""
+    s = s[None] if s.ndim == 0 else s
+    if s.shape[-1] not in (1, T - 1):
+        raise ShapeError(f"step_sizes must have shape (..., T-1 or 1) = (..., {T - 1} or 1); got {tuple(s.shape)}.")
+    if can_look(s) and has_zero(xp, s):
+        raise ArgumentError(ZERO_STEP)
+    return xp.broadcast_to(s, (*s.shape[:-1], T - 1))
+
+
+def _times(xp: Namespace, s: Array, t0: Array) -> Array:
+    """(..., T)"""
+    t0 = t0[..., None]
+    start = xp.broadcast_to(t0, (*broadcast_shapes({"t0": tuple(t0.shape[:-1]), "s": tuple(s.shape[:-1])}), 1))
+    s = xp.broadcast_to(s, (*start.shape[:-1], s.shape[-1]))
+    return xp.concat([start, start + xp.cumulative_sum(s, axis=-1)], axis=-1)
+
+
+def _size(xp: Namespace, scale: Array | None, data: Observations, batch: Shape, weights: Weights | None) -> Array:
+    """(B, V): the size of each variable, that of the data where nothing else is said."""
+    if scale is None:
+        return spread(data) if weights is None else xp.ones_like(data.values[:, 0, :, 0])
+    V = data.values.shape[2]
+    if scale.ndim and scale.shape[-1] != V:
+        raise ShapeError(f"scale must be a number or have shape (..., V) = (..., {V}); got {tuple(scale.shape)}.")
+    if can_look(scale) and not bool(xp.all(scale > 0)):
+        raise ArgumentError("scale, the size of each variable, must be positive.")
+    return expanded(xp, xp.broadcast_to(scale, (*scale.shape[:-1], V)), 1, batch)
+
+
+def _noise(xp: Namespace, noise: Array | None, core: Shape, has_order_axis: bool, batch: Shape) -> Array | None:
+    """(B or 1, T or 1, V, R_obs)"""
+    if noise is None:
+        return None
+    if can_look(noise) and not bool(xp.all(noise > 0)):
+        raise ArgumentError("noise, the standard deviation of the data, must be positive; None to estimate it.")
+    T, V, R_obs = core
+    x = noise if has_order_axis else noise[..., None]
+    x = xp.reshape(x, (*(1,) * (3 - x.ndim), *x.shape))
+    if any(have not in (1, want) for have, want in zip(x.shape[-3:], core, strict=True)):
+        shape = f"(..., {T}, {V}, {R_obs})" if has_order_axis else f"(..., {T}, {V})"
+        raise ShapeError(
+            f"noise must be a number, have one entry for each variable, (V,), or broadcast against data {shape}; got "
+            f"{tuple(noise.shape)}."
+        )
+    broadcast_shapes({"data": batch, "noise": tuple(x.shape[:-3])})
+    return flat(xp, xp.broadcast_to(x, (*x.shape[:-2], V, R_obs)), 3, batch)
+
+
+def _bounds(xp: Namespace, x: dict[str, Array], start: Array, batch: Shape, shared: bool) -> tuple[Array, Array] | None:
+    if "lower bound" not in x and "upper bound" not in x:
+        return None
+    p = start.shape[-1]
+    result = []
+    for name, default in (("lower bound", -float("inf")), ("upper bound", float("inf"))):
+        bound = x.get(name, xp.asarray(default, dtype=xp.float64, device=device_of(start)))
+        if bound.ndim and bound.shape[-1] not in (1, p):
+            raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {bound.shape}.")
+        bound = xp.broadcast_to(bound, (*bound.shape[:-1], p))
+        result.append(xp.reshape(bound, (1, p)) if shared else flat(xp, bound, 1, batch))
+    lower, upper = result
+    if can_look(start) and not bool(xp.all((lower <= start) & (start <= upper))):
+        raise ArgumentError("bounds: the start values of parameters must lie within lower and upper bound.")
+    return lower, upper
+
+
+def _weights(xp: Namespace, x: dict[str, Array], batch: Shape, T: int) -> Weights:
+    equation, smoothness = x["weights.equation"], x["weights.smoothness"]
+    equation = xp.reshape(equation, (*(1,) * (2 - equation.ndim), *equation.shape))
+    smoothness = xp.reshape(smoothness, (*(1,) * (1 - smoothness.ndim), *smoothness.shape))
+    if equation.shape[-2] not in (1, T):
+        raise ShapeError(f"weights.equation must broadcast to (..., T, Q), T = {T}; got {tuple(equation.shape)}.")
+    if smoothness.shape[-1] not in (1, T - 1):
+        raise ShapeError(f"weights.smoothness must broadcast to (..., T-1) = {T - 1}; got {tuple(smoothness.shape)}.")
+    return Weights(flat(xp, equation, 2, batch), 1.0, flat(xp, smoothness, 1, batch))

@@ -1,0 +1,92 @@
+"""What a fit gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._arrays import Array
+from ._problem import Weights
+from ._solve import Residuals
+
+__all__ = ["Fit"]
+
+SHOWN = 8
+"""Batch members that are printed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A trajectory and parameters fitted to data, made by `fit_ode`; `print` shows the parameters with their errors.
+
+    Without parameters, `parameters`, `covariance` and `standard_errors` are None.
+    """
+
+    y: Array
+    """(..., T, V, R+1): the trajectory with its derivatives"""
+    parameters: Array | None
+    """(..., p), or (p,) where data sets share them"""
+    covariance: Array | None
+    """(..., p, p): of the parameters; NaN where the fit failed, 0 for parameters that a bound holds"""
+    standard_errors: Array | None
+    """(..., p): the roots of the diagonal of `covariance`; NaN where the fit failed or a bound holds a parameter"""
+    residuals: Residuals
+    """f, y - data (as `initial`, NaN where missing) and what the smoothness rows leave, without weights"""
+    cost: Array
+    """(...): |w_data (y - data)|^2 + |w_equation f|^2 + |w_smoothness rows|^2 at y and the parameters"""
+    noise: Array
+    """the standard deviation of the data, as given, or estimated: (..., V) or (..., V, observed_orders)"""
+    weights: Weights
+    """of the equations and of the smoothness rows, those of the last iteration; `initial` = 1 / noise"""
+    iterations: Array
+    """(...), integers: Gauss-Newton iterations"""
+    converged: Array
+    """(...), bool: whether y and the parameters had stopped moving"""
+
+    def __str__(self) -> str:
+        converged = np.atleast_1d(_numpy(self.converged))
+        iterations = np.atleast_1d(_numpy(self.iterations))
+        lines = [
+            f"Fit: {int(converged.sum())} of {converged.size} converged, {int(iterations.max(initial=0))} iterations, "
+            f"cost {_range(_numpy(self.cost))}"
+        ]
+        if self.parameters is not None:
+            lines += _parameter_lines(_numpy(self.parameters), _numpy(self.standard_errors))
+        return "\n".join(lines)
+
+
+def _numpy(x: Array) -> np.ndarray:
+    x = x.get() if hasattr(x, "get") else x
+    return np.asarray(x)
+
+
+def _range(x: np.ndarray) -> str:
+    x = x[np.isfinite(x)]
+    if not x.size:
+        return "nan"
+    return f"{x.min():.4g}" if x.size == 1 else f"{x.min():.4g} to {x.max():.4g}"
+
+
+def _parameter_lines(values: np.ndarray, errors: np.ndarray) -> list[str]:
+    """One line for each parameter of one member, or one for each of the first members."""
+    p = values.shape[-1]
+    if values.ndim == 1:
+        return [f"  parameter {j}: {_with_error(values[j], errors[j])}" for j in range(p)]
+    values, errors = values.reshape(-1, p), errors.reshape(-1, p)
+    shown = [
+        f"  member {i}: " + ", ".join(_with_error(v, e) for v, e in zip(values[i], errors[i], strict=True))
+        for i in range(min(len(values), SHOWN))
+    ]
+    rest = len(values) - len(shown)
+    return [*shown, f"  .. and {rest} more"] if rest else shown
+
+
+def _with_error(value: float, error: float) -> str:
+    """The error with two digits, the value with as many decimals."""
+    if not np.isfinite(error) or error <= 0:
+        return f"{value:.6g} (no standard error)"
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    if decimals > 12 or error > 1e5:
+        return f"{value:.6g} ± {error:.2g}"
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"

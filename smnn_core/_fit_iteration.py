@@ -1,8 +1,8 @@
 """Gauss-Newton iterations of a fit, for all members of a batch side by side.
 
 Each is a step of `_variable_projection`, see there. From a smooth curve through the data the weight of the equations
-grows from nearly nothing to where the parameters no longer move. Where equations weigh little the trajectory follows the
-data and the parameters solve a problem that is nearly linear; each weight starts from the solution of the one before.
+grows from nearly nothing to where the parameters no longer move. Where equations weigh little the trajectory follows
+the data and the parameters solve a problem that is nearly linear; each weight starts from the solution before.
 
 Everything in units in which each variable has size 1 (`z` = y / size) and each equation a linearisation of size 1.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from ._arrays import Array, Namespace
 from ._fit_problem import FitProblem
 from ._fit_start import Observations, difference_noise, smooth, time_scale
-from ._linearize import Linearization, product
+from ._linearize import product
 from ._problem import Weights
 from ._schemes import HERMITE, Scheme
 from ._variable_projection import LinearFit, estimate, project
@@ -36,8 +36,8 @@ class Stage(NamedTuple):
     enough: float
     """movement in standard errors below which an iteration is the last one"""
     final: str = ""
-    """which members are finished: "settled" where the last iteration moved less than `TOLERANCE`, "limit" where, besides,
-    the whole stage moved less than `STAGE_TOLERANCE`"""
+    """which members are finished: "settled" where the last iteration moved less than `TOLERANCE`, "limit" where the
+    whole stage moved less than `STAGE_TOLERANCE` as well"""
 
 
 ANNEALING = tuple(Stage(w, 4, 0.1) for w in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
@@ -48,9 +48,9 @@ SMOOTHNESS = 1e4
 """Weight of the smoothness rows, relative to that of the data."""
 REFERENCE = 10.0
 """Weight of the data, size / noise, to which the levels belong: more precise data meet heavier equations."""
-LIGHTER = 1e-4
-"""Weight of the row of the highest order relative to that of `HERMITE`. Beside equations at all times that row is hardly
-needed, and holds a jump of the highest derivative, which is no error, against the data."""
+LIGHTER = 3e-3
+"""Weight of the row of the highest order relative to that of `HERMITE`. It penalises jumps of that derivative, that are
+no errors; much lighter, it would leave the derivative free to alternate from point to point."""
 TOLERANCE = 1e-3
 STAGE_TOLERANCE = 0.01
 ROUNDING = 1e-10
@@ -110,7 +110,7 @@ class Iteration:
         is 1 / time scale to the power of the order: the root of the mean over time of the sum of squares.
         """
         xp, problem = self.xp, self.problem
-        J = problem.at(self.z * problem.size[:, None, :, None], self.θ).J
+        J = problem.at(self.z * problem.size[:, None, :, None], self.θ)[1]
         seen = xp.max(problem.data.observed[..., 0], axis=1, keepdims=True)
         τ = time_scale(self.z, seen, xp)
         orders = xp.arange(problem.K, dtype=xp.float64, device=problem.device)
@@ -193,7 +193,7 @@ class Iteration:
         self._fail(_put(xp, self.failed, members, ~sound))
         self.move = xp.where(go, self._movement(*self.before), self.move)
 
-    def _where_finite(self, lin: Linearization) -> Array:
+    def _where_finite(self, lin: tuple[Array, Array, Array]) -> Array:
         """The active members that can go on; the others go back half of their last step, or fail."""
         xp, active = self.xp, self.active
         finite = xp.ones_like(active)
@@ -215,7 +215,7 @@ class Iteration:
         self.failed = self.failed | members
         self.active = self.active & ~members
 
-    def linear_fit(self, lin: Linearization, members: Array | None) -> LinearFit:
+    def linear_fit(self, lin: tuple[Array, Array, Array], members: Array | None) -> LinearFit:
         """The linearisation for some members, in scaled units."""
         xp, problem = self.xp, self.problem
         f, J, P = (_take(xp, x, members) for x in lin)
@@ -262,7 +262,7 @@ class Iteration:
         return xp.broadcast_to(same, self.move.shape)
 
     def _estimate_noise(self) -> None:
-        """From what the fit leaves, divided by the degrees of freedom left; of all members where parameters are shared."""
+        """From what the fit leaves and the degrees of freedom left; of all members where parameters are shared."""
         xp, problem = self.xp, self.problem
         size, seen = problem.size[:, None, :, None], problem.data.observed
         left = seen * (size * (self.z[..., : seen.shape[-1]] - self.u)) ** 2

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, has_zero
 from ._arrays import size as size_of
 from ._errors import ArgumentError, ShapeError
 from ._fit_start import Observations, spread
-from ._linearize import Linearization, Linearizer
+from ._linearize import Linearizer
 from ._problem import ZERO_STEP, Weights, check_weights
 
 __all__ = ["FitProblem"]
@@ -54,13 +56,14 @@ class FitProblem:
     def device(self) -> Any:
         return device_of(self.data.values)
 
-    def at(self, y: Array, θ: Array) -> Linearization:
+    def at(self, y: Array, θ: Array) -> tuple[Array, Array, Array]:
         """f (B, T, Q), J (B or 1, T or 1, Q, V, K) and P (B or 1, T or 1, Q, p) at y (B, T, V, K) and θ (B or 1, p)."""
         xp, p, batch = self.xp, self.p, self.batch
         y = xp.reshape(y, (*batch, *y.shape[1:]))
         if self.linearize.with_parameters:
             θ = xp.reshape(θ, (1, p) if self.shared else (*batch, 1, p))
-        f, J, P = self.linearize(self.t, y, θ if self.linearize.with_parameters else None)
+        with np.errstate(all="ignore"):  # of a step that goes too far, which is taken back
+            f, J, P = self.linearize(self.t, y, θ if self.linearize.with_parameters else None)
         if P is None:
             P = xp.zeros((1, f.shape[-1], 0), dtype=y.dtype, device=self.device)
         if broadcast_shapes({"data": batch, "f": tuple(f.shape[:-2])}) != batch:
@@ -70,7 +73,7 @@ class FitProblem:
             )
         f = xp.broadcast_to(f, (*batch, *f.shape[-2:]))
         f = xp.reshape(f, (self.B, *f.shape[-2:]))
-        return Linearization(f, flat(xp, J, 4, batch), flat(xp, P, 3, batch))
+        return f, flat(xp, J, 4, batch), flat(xp, P, 3, batch)
 
     def shaped(self, x: Array) -> Array:
         """(B, ...) -> (*batch, ...), with the dtype of the arguments."""

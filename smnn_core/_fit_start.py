@@ -46,7 +46,7 @@ def spread(data: Observations) -> Array:
 
 
 def difference_noise(data: Observations) -> Array:
-    """The standard deviation of the noise, (B, V, R_obs), from how observations differ from the line between neighbours.
+    """The standard deviation of the noise, (B, V, R_obs), from differences to the line between neighbours.
 
     The median of |differences|, which a few sharp bends do not change. Source: Gasser, Sroka, Jennen-Steinmetz,
     Biometrika 73 (1986) 625. 1 where there are fewer than three observations.
@@ -78,13 +78,13 @@ def difference_noise(data: Observations) -> Array:
 
 
 def smooth(data: Observations, noise: Array, orders: int, engine: str) -> Array:
-    """Smooth curves through the data, (B, T, V, orders): y'' = 0 as stiff as the noise, (B or 1, T or 1, V, R_obs), lets it.
+    """Smooth curves through the data, (B, T, V, orders), with y'' = 0 as the equation.
 
-    Of curves of different `STIFFNESSES` each member gets the stiffest that leaves no more than the noise, 0 where a
-    variable was not observed. Everything in units in which variables have size 1.
+    Of curves of different `STIFFNESSES` each member gets the stiffest that leaves no more than the noise, (B or 1,
+    T or 1, V, R_obs); 0 where a variable was not observed. Everything in units in which variables have size 1.
     """
     xp, u, seen = data.xp, data.values, data.observed
-    B, T, V, _ = u.shape
+    T, V = u.shape[1:3]
     highest = min(2, orders - 1)
     one = xp.eye(V, dtype=u.dtype, device=device_of(u))
     c = xp.stack([one if o == highest else xp.zeros_like(one) for o in range(orders)], axis=-1)[None, None, ...]

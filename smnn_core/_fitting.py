@@ -74,7 +74,7 @@ def fit_ode(
             made to hold, their weights grow until the parameters stop moving.
         scale: the size of each variable, a number or (..., V), in whose unit smoothness is measured. None: the
             standard deviation of the data, 1 for variables that are not observed; with `weights` 1 for all.
-        scheme: the smoothness scheme. None: `HERMITE`; without `weights` with a row of the highest order that is lighter.
+        scheme: the smoothness scheme. None: `HERMITE`; without `weights` its row of the highest order is lighter.
         max_iterations: Gauss-Newton iterations, 100 unless given. With `weights` and a `guess` a few make sense.
         progress: a progress bar, where tqdm is installed.
 
@@ -131,14 +131,12 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme) -> Fit:
     xp, shaped = problem.xp, problem.shaped
     size = problem.size[:, None, :, None]
     y = state.z * size
-    lin = problem.at(y, state.θ)
+    f, J, _ = lin = problem.at(y, state.θ)
     fit = state.linear_fit(lin, None)
     R_obs = problem.data.values.shape[-1]
     missing = xp.where(problem.data.observed > 0, xp.zeros_like(state.u), xp.full_like(state.u, float("nan")))
-    left = residuals(
-        y, lin.J, product(xp, lin.J, y) - lin.f, problem.data.values, problem.data.step_sizes, scheme=scheme
-    )
-    left = type(left)(lin.f, y[..., :R_obs] - problem.data.values + missing, left.smoothness)
+    left = residuals(y, J, product(xp, J, y) - f, problem.data.values, problem.data.step_sizes, scheme=scheme)
+    left = type(left)(f, y[..., :R_obs] - problem.data.values + missing, left.smoothness)
     nan = float("nan")
     total = xp.where(state.failed, xp.full_like(state.move, nan), cost(fit, state.z, scheme=scheme))
 

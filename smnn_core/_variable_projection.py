@@ -278,5 +278,5 @@ def _inverse(xp: Namespace, G: Array, held: Array) -> tuple[Array, Array, Array]
     return (
         (vectors * pseudo[..., None, :]) @ transposed,
         (vectors / clipped[..., None, :]) @ transposed,
-        values[..., 0] > least,
+        xp.all(values > least, axis=-1),
     )

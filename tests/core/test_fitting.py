@@ -1,0 +1,243 @@
+"""fit_ode: what it finds, how sure it says it is, and what it refuses."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from _fitting_problems import CYCLE, SPIKES, cycle, decay, fitzhugh_nagumo, lotka_volterra, spikes
+
+import smnn_core as smnn
+
+T_DECAY = np.linspace(0, 2, 41)
+START = np.array([0.1, 0.01, 0.1, 0.01])
+
+
+def decays(k: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Data (B, T, 1) of 3 exp(-k t) for k (B,)."""
+    x = 3 * np.exp(-k[:, None, None] * T_DECAY[:, None])
+    return x + noise * np.random.default_rng(seed).normal(size=x.shape)
+
+
+def cycles(n: int, noise: float = 0.25, every: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """The grid (T,) and noisy data (n, T, 2) of n cycles of hare and lynx, observed at every eighth point."""
+    t = np.linspace(0, 20, 161)
+    data = np.full((n, 161, 2), np.nan)
+    data[:, ::every] = cycle(t)[::every] + noise * np.random.default_rng(0).normal(size=(n, len(t[::every]), 2))
+    return t, data
+
+
+def test_exact_data_give_exact_parameters():
+    t = np.linspace(0, 20, 401)
+    r = smnn.fit_ode(lotka_volterra, cycle(t), np.diff(t), START, order=4, noise=1e-6)
+    assert r.converged
+    np.testing.assert_allclose(r.parameters, CYCLE, rtol=1e-7)
+    np.testing.assert_allclose(r.y[..., 0], cycle(t), atol=1e-7)
+
+
+def test_exact_data_of_unknown_noise_are_fitted_as_exact():
+    t = np.linspace(0, 20, 401)
+    r = smnn.fit_ode(lotka_volterra, cycle(t), 0.05, START, order=4)
+    np.testing.assert_allclose(r.parameters, CYCLE, rtol=1e-6)
+    assert (r.noise < 1e-6).all()
+
+
+def test_noisy_data_give_the_maximum_of_the_likelihood():
+    from scipy.optimize import least_squares
+
+    data = decays(np.array([1.3]), 0.1)[0]
+    r = smnn.fit_ode(decay, data, 0.05, np.array([0.1]), order=2, noise=0.1)
+    exact = least_squares(lambda x: (x[0] * np.exp(-x[1] * T_DECAY) - data[:, 0]) / 0.1, [3.0, 1.3], xtol=1e-14)
+    error = np.sqrt(np.linalg.inv(exact.jac.T @ exact.jac)[1, 1])
+    assert abs(r.parameters[0] - exact.x[1]) < 0.01 * error
+    np.testing.assert_allclose(r.standard_errors[0], error, rtol=0.02)
+    np.testing.assert_allclose(r.cost, 2 * exact.cost, rtol=1e-2)
+
+
+def test_intervals_cover_the_truth_and_the_noise_is_estimated():
+    t, data = cycles(200)
+    r = smnn.fit_ode(lotka_volterra, data, np.diff(t), START, order=3)
+    assert r.converged.all()
+    covered = np.abs(r.parameters - CYCLE) < 1.96 * r.standard_errors
+    assert (np.abs(covered.mean(axis=0) - 0.95) < 0.06).all()  # four standard deviations of a share of 200
+    np.testing.assert_allclose(np.sqrt((r.noise**2).mean(axis=0)), 0.25, rtol=0.05)
+
+
+def test_missing_values_are_left_out():
+    k = np.array([1.3])
+    data = decays(k, 0.1)
+    data[0, 5:35:2] = np.nan
+    keep = ~np.isnan(data[0, :, 0])
+    r = smnn.fit_ode(decay, data[0], 0.05, np.array([0.1]), order=2, noise=0.1)
+    coarse = smnn.fit_ode(decay, data[0, keep], np.diff(T_DECAY[keep]), np.array([0.1]), order=2, noise=0.1)
+    np.testing.assert_allclose(r.parameters, coarse.parameters, atol=0.05 * r.standard_errors[0])
+    assert np.isnan(r.residuals.initial[..., 0][~keep]).all()
+    assert np.isfinite(r.residuals.initial[..., 0][keep]).all()
+
+
+def test_a_variable_need_not_be_observed():
+    t = np.linspace(0, 20, 641)
+    data = spikes(t)
+    data[:, 1] = np.nan
+    r = smnn.fit_ode(fitzhugh_nagumo, data, np.diff(t), np.ones(3), order=3, noise=1e-3)
+    np.testing.assert_allclose(r.parameters, SPIKES, rtol=1e-4)
+    np.testing.assert_allclose(r.y[..., 0], spikes(t), atol=1e-4)
+
+
+def test_members_of_a_batch_are_independent():
+    k = np.array([0.5, 1.0, 2.0])
+    data = decays(k, 0.05)
+    start = np.array([[0.3], [np.nan], [0.3]])
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3 fits failed"):
+        r = smnn.fit_ode(decay, data, 0.05, start, order=2, noise=0.05)
+    np.testing.assert_array_equal(r.converged, [True, False, True])
+    assert np.isnan(r.standard_errors[1]).all()
+    for b in (0, 2):
+        alone = smnn.fit_ode(decay, data[b], 0.05, np.array([0.3]), order=2, noise=0.05)
+        np.testing.assert_allclose(r.parameters[b], alone.parameters, rtol=1e-9)
+        np.testing.assert_allclose(r.y[b], alone.y, rtol=1e-9, atol=1e-9)
+
+
+def test_shared_parameters_are_the_weighted_mean():
+    data = decays(np.array([1.3, 1.3]), 0.01)
+    data[1] /= 3  # less precise
+    own = smnn.fit_ode(decay, data, 0.05, np.array([0.3]), order=2, noise=0.01)
+    shared = smnn.fit_ode(decay, data, 0.05, np.array([0.3]), order=2, noise=0.01, shared=True)
+    assert shared.parameters.shape == (1,)
+    precision = 1 / own.standard_errors**2
+    np.testing.assert_allclose(shared.standard_errors, precision.sum(axis=0) ** -0.5, rtol=1e-2)
+    mean = (precision * own.parameters).sum(axis=0) / precision.sum(axis=0)
+    np.testing.assert_allclose(shared.parameters, mean, atol=0.05 * shared.standard_errors[0])
+
+
+def test_bounds_hold():
+    r = smnn.fit_ode(decay, decays(np.array([1.3]), 0.05)[0], 0.05, np.array([0.5]), order=2, bounds=(0.0, 1.0))
+    assert r.converged
+    assert r.parameters[0] == 1.0
+    assert np.isnan(r.standard_errors[0])
+
+
+def test_equations_that_do_not_converge_are_flagged():
+    t, data = cycles(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # asked for few iterations: no warning
+        r = smnn.fit_ode(lotka_volterra, data[0], np.diff(t), START, order=3, noise=0.25, max_iterations=3)
+    assert not r.converged
+    assert r.iterations == 3
+
+
+def test_parameters_that_nothing_determines_are_reported():
+    def twice(t, y, θ):  # only the sum of both parameters acts
+        f, J, P = decay(t, y, θ[..., :1] + θ[..., 1:])
+        return f, J, np.concatenate([P, P], axis=-1)
+
+    data = decays(np.array([1.3]), 0.05)[0]
+    with pytest.warns(smnn.ConvergenceWarning, match="do not determine"):
+        r = smnn.fit_ode(twice, data, 0.05, np.array([0.2, 0.3]), order=2, noise=0.05)
+    assert (r.standard_errors > 1e3).all()
+    assert abs(r.parameters.sum() - 1.3) < 0.2
+
+
+def test_linear_problem_equals_dense_least_squares():
+    """f linear in y and θ, given weights: one iteration is the minimum."""
+    rng = np.random.default_rng(0)
+    T, weights = 30, smnn.Weights(equation=2.0, smoothness=50.0)
+    forcing, data = rng.normal(size=(T, 2)), rng.normal(size=(T, 1))
+    J = np.broadcast_to(np.array([4.0, 0.3, 1.0]), (T, 1, 1, 3))
+
+    def linearize(t, y, θ):
+        return np.sum(J * y[..., None, :, :], axis=(-2, -1)) - (θ * forcing).sum(-1)[..., None], J, -forcing[:, None]
+
+    r = smnn.fit_ode(linearize, data, 0.1, np.zeros(2), order=2, noise=0.5, weights=weights)
+    zero = np.zeros((T, 1))
+    A, d = smnn.dense_system(
+        J, zero, data[..., None], np.array([0.1]), scheme=smnn.HERMITE, weights=smnn.Weights(2.0, 2.0, 50.0)
+    )
+    columns = np.zeros((len(A), 2))
+    columns[:T] = -2.0 * forcing
+    rows = np.hstack([A, columns])
+    x = np.linalg.lstsq(rows, d)[0]
+    assert r.converged
+    np.testing.assert_allclose(r.parameters, x[-2:], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(r.y.ravel(), x[:-2], rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(r.covariance, np.linalg.inv(rows.T @ rows)[-2:, -2:], rtol=1e-8)
+    np.testing.assert_allclose(r.cost, np.sum((rows @ x - d) ** 2), rtol=1e-10)
+
+
+def test_without_parameters_the_trajectory_is_fitted():
+    def known(t, y):
+        return decay(t, y, np.array([[1.3]]))[:2]
+
+    data = decays(np.array([1.3]), 0.1)[0]
+    r = smnn.fit_ode(known, data, 0.05, order=2, noise=0.1)
+    basis = np.exp(-1.3 * T_DECAY)
+    start = basis @ data[:, 0] / (basis @ basis)
+    assert r.converged
+    assert r.parameters is None
+    np.testing.assert_allclose(r.y[:, 0, 0], start * basis, atol=1e-3)  # a hundredth of the noise
+
+
+def test_derivatives_may_be_observed():
+    k, t = 1.3, T_DECAY
+    data = np.full((41, 1, 2), np.nan)
+    data[:, 0, 1] = -k * 3 * np.exp(-k * t)
+    r = smnn.fit_ode(decay, data, 0.05, np.array([0.5]), order=3, noise=1e-4, observed_orders=2)
+    np.testing.assert_allclose(r.parameters, k, rtol=1e-4)
+
+
+def test_result_has_the_dtype_and_batch_axes_of_the_arguments():
+    data = decays(np.array([0.5, 1.0, 2.0, 1.5]), 0.05).reshape(2, 2, 41, 1).astype(np.float32)
+    r = smnn.fit_ode(decay, data, 0.05, np.float32([0.3]), order=2)
+    assert r.y.shape == (2, 2, 41, 1, 3)
+    assert r.parameters.shape == r.standard_errors.shape == (2, 2, 1)
+    assert r.covariance.shape == (2, 2, 1, 1)
+    assert r.noise.shape == (2, 2, 1)
+    assert r.cost.shape == r.converged.shape == r.iterations.shape == (2, 2)
+    assert {x.dtype for x in (r.y, r.parameters, r.covariance, r.cost, r.noise)} == {np.dtype("float32")}
+
+
+def test_shows_parameters_with_their_errors():
+    r = smnn.fit_ode(decay, decays(np.array([1.3]), 0.1)[0], 0.05, np.array([0.1]), order=2, noise=0.1)
+    value, error = r.parameters[0], r.standard_errors[0]
+    assert f"{value:.3f} ± {error:.3f}" in str(r)
+
+
+DATA = decays(np.array([1.0]))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": DATA[:, 0]}, smnn.ShapeError, "data must have shape"),
+        ({"step_sizes": np.ones(7)}, smnn.ShapeError, "step_sizes must have shape"),
+        ({"step_sizes": 0.0}, smnn.ArgumentError, "step_sizes contains a zero"),
+        ({"order": 0}, smnn.ArgumentError, "order"),
+        ({"noise": -1.0}, smnn.ArgumentError, "noise"),
+        ({"noise": np.ones(3)}, smnn.ShapeError, "noise"),
+        ({"guess": np.ones((41, 1, 2))}, smnn.ShapeError, "guess must have shape"),
+        ({"bounds": (2.0, 3.0)}, smnn.ArgumentError, "bounds"),
+        ({"bounds": 1.0}, TypeError, "bounds must be a pair"),
+        ({"parameters": np.ones((2, 1)), "shared": True}, smnn.ShapeError, "parameters"),
+        ({"parameters": np.ones((3, 1)), "data": np.ones((2, 41, 1))}, smnn.ShapeError, "parameters"),
+        ({"parameters": np.float32([1.0])}, smnn.DTypeError, "parameters has dtype"),
+        ({"weights": smnn.Weights(initial=2.0)}, smnn.ArgumentError, "weights.initial"),
+        ({"weights": smnn.Weights(equation=np.ones((7, 1)))}, smnn.ShapeError, "weights.equation"),
+        ({"scale": 0.0}, smnn.ArgumentError, "scale"),
+        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
+        ({"observed_orders": 1}, smnn.ShapeError, "data must have shape"),
+    ],
+)
+def test_errors_name_the_argument(changes, error, message):
+    arguments = {"data": DATA, "step_sizes": 0.05, "parameters": np.array([1.0]), "order": 2} | changes
+    with pytest.raises(error, match=message):
+        smnn.fit_ode(decay, **arguments)
+
+
+def test_wrong_derivatives_are_refused():
+    def wrong(t, y, θ):
+        f, J, P = decay(t, y, θ)
+        return f, J[..., 0, :], P
+
+    with pytest.raises(smnn.ShapeError, match="J returned by"):
+        smnn.fit_ode(wrong, DATA, 0.05, np.array([1.0]), order=2)

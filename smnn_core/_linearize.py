@@ -13,7 +13,7 @@ import numpy as np
 from ._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
 from ._errors import ArgumentError, ShapeError
 
-__all__ = ["Linearization", "Linearizer"]
+__all__ = ["Linearization", "Linearizer", "product"]
 
 
 class Linearization(NamedTuple):

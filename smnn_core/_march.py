@@ -1,10 +1,17 @@
 """Initial-value problems window by window: Newton's method on a few time points, from the state at the point before.
 
-A window of 32 points starts from the Taylor expansion of the last solved point. Newton's method converges from the
-left: where it did not converge on the whole window, the points that have settled are kept and the next window starts
-behind them. A window that took at most `QUICK` iterations is followed by one twice as long. All batch members march in
-step; one that fails on the shortest window, R+1 steps, is given up, and the others go on without it. (On fewer steps
-the rows may not determine all R+1 orders.)
+Length. The first window has 32 steps and starts from the Taylor expansion of the initial state; each other one from
+that of the last solved point. One that took at most `QUICK` iterations is followed by one twice as long. Newton's
+method converges from the left: where it did not converge on the whole window, the part that has settled is kept, and
+the next window starts behind it.
+
+State. All R+1 orders of the last solved point become initial rows of the next window, those that the caller did not
+give with the weight `CARRY` s^o: orders above that of the equations follow from the points before, and leaving them
+open at each start makes errors up to 100 times larger. For the same reason the last points of a window are solved
+again with the next: high orders are less accurate at the ends.
+
+Batches. All members march in step. One that fails on the shortest window, R+1 steps (fewer may not determine all
+orders), is given up, and the others go on without it.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._arrays import Array, Namespace, concat, device_of
-from ._newton import Iterates, NonlinearProblem, newton, relative_change, start
+from ._newton import Iterates, NonlinearProblem, newton, pad_to, relative_change, start, step_powers
 
 __all__ = ["march"]
 
@@ -21,6 +28,10 @@ QUICK = 3
 """Iterations up to which the next window is twice as long."""
 LONGEST = 6
 """Iterations after which what has settled of a window is kept, and the rest becomes part of the next."""
+OVERLAP = 4
+"""Steps at the end of a window that are solved again."""
+CARRY = 0.3
+"""How much a state that is carried over counts, relative to the smoothness rows, whose row of order o counts s^o."""
 LAST_TRY = 25
 """The same for a window that cannot be shorter."""
 
@@ -52,34 +63,40 @@ def march(
         guess: (*batch, T, V, K) for the first iterate of every window, in place of Taylor expansions.
         report: called with the number of time points solved.
     """
-    xp, T, R_init = problem.xp, problem.n_steps, int(problem.initial_values.shape[-1])
+    xp, T, K = problem.xp, problem.n_steps, problem.K
     w_initial = problem.weights.initial[..., :1, :, :]
     u = problem.initial_values[..., :1, :, :]
-    state = _first_state(problem, u, held)
+    state, w_next = _first_state(problem, u, held), pad_to(xp, w_initial, (1, problem.V, K))
+    scales = step_powers(xp, problem.step_sizes, K)
     failed, iterations = held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(u))
     pieces: list[Array] = []
     i, width = 0, FIRST_WINDOW
     while i < T - 1:
-        j = i + width if T - 1 - (i + width) >= problem.K else T - 1
+        j = i + width if T - 1 - (i + width) >= K else T - 1
         window = problem.window(i, j, u, w_initial)
         first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
-        patience = LONGEST if width > problem.K else LAST_TRY
+        patience = LONGEST if width > K else LAST_TRY
         run = newton(window, first, failed, max_iterations=patience, tolerance=tolerance)
         iterations = iterations + run.iterations
         kept = _settled(window, run, failed, tolerance)
-        if kept < 1 and width > problem.K:
-            width = max((j - i) // 4, problem.K)
+        if kept < 1 and width > K:
+            width = max((j - i) // 4, K)
             continue
         if kept < 1:
             failed = failed | ~run.converged
             kept = j - i
-        quick = kept == j - i and bool(xp.all(run.iterations <= QUICK))
-        width = 2 * width if quick else max(kept, problem.K)
+        if kept < j - i:
+            width = max(kept, K)
+        elif bool(xp.all(run.iterations <= QUICK)):
+            width = 2 * width
+        if kept == j - i and j < T - 1 and kept > 2 * OVERLAP:
+            kept -= OVERLAP
         y = xp.where(failed[..., None, None, None], xp.full_like(run.y, xp.nan), run.y)
         pieces.append(y[..., (i > 0) : kept + 1, :, :])
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
-        u = state[..., None, :, :R_init]
         i += kept
+        u = state[..., None, :, :]
+        w_initial = xp.where(w_next != 0, w_next, CARRY * scales[..., i : i + 1, None, :])
         report(i)
         if bool(xp.all(failed)):
             break
@@ -91,7 +108,7 @@ def march(
 def _settled(window: NonlinearProblem, run: Iterates, failed: Array, tolerance: float) -> int:
     """The number of steps from the start of the window on that all members have solved: all, or a part, or none.
 
-    Newton's method is at its goal where the change was below the root of the tolerance. Sizes are those of the part,
+    The error after a change is smaller than the change, quadratically so: hence the power. Sizes are those of the part,
     since what has not converged behind it may be large.
     """
     xp, steps = window.xp, window.n_steps - 1
@@ -102,7 +119,7 @@ def _settled(window: NonlinearProblem, run: Iterates, failed: Array, tolerance: 
         before, now = (y[..., part, :, :] for y in (run.previous, run.y))
         if steps:
             change = relative_change(xp, window.step_sizes[..., :steps], before, now, tolerance)
-            done = run.converged | failed | (~run.failed & (change <= tolerance**0.5))
+            done = run.converged | failed | (~run.failed & (change <= tolerance**0.75))
     return steps
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from . import _gradient
 from ._arrays import Array, Namespace, Shape, concat, device_of, powers
 from ._constraints import weighted
-from ._linearize import Linearization, Linearizer
+from ._linearize import Linearization, Linearizer, product
 from ._problem import Problem, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
@@ -73,8 +73,8 @@ class NonlinearProblem:
     def damped_problem(self, y: Array, lin: Linearization, damping: Array) -> Problem:
         """The same with λ D^2 |y - y_k|^2, for λ of the batch shape."""
         xp, T, K = self.xp, self.n_steps, self.K
-        w = _pad_to(xp, self.weights.initial, (T, self.V, K))
-        u = _pad_to(xp, self.initial_values, (T, self.V, K))
+        w = pad_to(xp, self.weights.initial, (T, self.V, K))
+        u = pad_to(xp, self.initial_values, (T, self.V, K))
         extra = damping[..., None, None, None] * step_powers(xp, self.step_sizes, K)[..., :, None, :] ** 2
         total = w * w + extra
         positive = total > 0
@@ -99,7 +99,7 @@ def _slice(w: Any, axis: int, start: int, stop: int) -> Any:
     return w[(..., slice(start, stop), *(slice(None),) * (-1 - axis))]
 
 
-def _pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
+def pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
     """x of shape (..., T_init, V, R_init) with zeros behind, to (..., *core)."""
     lead, (T_init, V, R_init), (T, _, K) = x.shape[:-3], x.shape[-3:], core
 
@@ -161,19 +161,17 @@ def newton(
     xp, eps = problem.xp, float(problem.xp.finfo(y.dtype).eps)
     state = start(xp, y, held)
     previous = xp.zeros(held.shape, dtype=y.dtype, device=device_of(y))
-    predicted = None
+    predicted = rounding = None
     for _ in range(max_iterations):
         lin = problem.linearize(problem.t, state.y)
         if predicted is not None:
-            # where f is linear the residuals are those that the linearisation foretold, and nothing is left to do
-            terms = Linearization(-xp.abs(lin.f), xp.abs(lin.J)).rhs(xp, xp.abs(state.y))
-            linear = xp.all(xp.abs(lin.f - predicted) <= 100 * eps * terms, axis=(-2, -1))
+            # where f is linear its residuals are those that the linearisation foretold, and nothing is left to do
+            linear = xp.all(xp.abs(lin.f - predicted) <= rounding, axis=(-2, -1))
             state.converged = state.converged | (linear & ~state.failed)
         active = ~(state.converged | state.failed)
         if not bool(xp.any(active)):
             break
-        linear_problem = problem.linear_problem(state.y, lin)
-        new = problem.solve(linear_problem)
+        new = problem.solve(problem.linear_problem(state.y, lin))
         finite = xp.all(xp.isfinite(new), axis=(-3, -2, -1))
         state.failed = state.failed | (active & ~finite)
         active = active & finite
@@ -182,7 +180,8 @@ def newton(
         rate = change / previous
         small = change <= tolerance
         estimated = (rate < 1) & (rate / (1 - rate) * change <= tolerance)
-        predicted = Linearization(-lin.f, lin.J).rhs(xp, new - state.y)
+        predicted = lin.f + product(xp, lin.J, new - state.y)
+        rounding = 100 * eps * (xp.abs(lin.f) + product(xp, xp.abs(lin.J), xp.abs(state.y) + xp.abs(new)))
         state.previous, state.y, previous = state.y, new, change
         state.iterations = state.iterations + xp.astype(active, xp.int64)
         state.converged = state.converged | (active & (small | estimated))
@@ -261,7 +260,7 @@ def violations(problem: NonlinearProblem, y: Array, lin: Linearization) -> tuple
     of the sum of squares that is no solution, and a grid too coarse, 1e-2 and more.
     """
     xp, w = problem.xp, problem.weights
-    terms = Linearization(-xp.abs(lin.f), xp.abs(lin.J)).rhs(xp, xp.abs(y))
+    terms = xp.abs(lin.f) + product(xp, xp.abs(lin.J), xp.abs(y))
     equation = _largest_part(xp, lin.f, terms, w.equation)
     F, G = (xp.asarray(M[0], dtype=y.dtype, device=device_of(y)) for M in problem.scheme.rows(problem.K))
     p = powers(xp, problem.step_sizes, problem.K)[..., None, :]

@@ -343,8 +343,8 @@ _STOPPED = {
 }
 _VIOLATED = (
     f"the iteration ended at a y that violates the equations, or its own expansion from one time to the next, by more "
-    f"than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a minimum of the sum "
-    "of squares that is no solution, or there is none"
+    f"than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a minimum of the "
+    "sum of squares that is no solution, or there is none"
 )
 
 

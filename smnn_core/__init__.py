@@ -1,6 +1,8 @@
 """smnn: a differentiable solver for linear ODE systems, posed as banded least squares."""
 
+from ._conditions import conditions
 from ._config import show_config
+from ._error_estimate import error_estimate
 from ._errors import (
     ArgumentError,
     ConvergenceWarning,
@@ -16,12 +18,13 @@ from ._fit_result import Fit
 from ._fitting import fit_ode
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._problem import Gradients, Weights
-from ._schemes import HERMITE, TAYLOR, Scheme
+from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
 
 __all__ = [
     "HERMITE",
     "TAYLOR",
+    "WIENER",
     "ArgumentError",
     "ConvergenceWarning",
     "DTypeError",
@@ -38,7 +41,9 @@ __all__ = [
     "ShapeError",
     "SingularSystemError",
     "Weights",
+    "conditions",
     "dense_system",
+    "error_estimate",
     "factorize",
     "fit_ode",
     "residuals",

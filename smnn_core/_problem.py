@@ -28,7 +28,7 @@ from ._arrays import (
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
 
-__all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights"]
+__all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights", "copy_with"]
 
 ArrayOrNumber = Any
 _T = TypeVar("_T", "Problem", "System")
@@ -42,6 +42,8 @@ ZERO_STEP = (
 @dataclass(frozen=True)
 class Weights:
     """The weights that multiply the rows: numbers, or arrays that broadcast against their rows. Zero removes a row.
+
+    An array is of the dtype of the other arguments, or of bool: a mask of the rows that count.
 
     Args:
         equation: (..., T, Q) or anything that broadcasts to it.
@@ -169,7 +171,8 @@ class System:
         """
         if not isinstance(scheme, Scheme):
             raise TypeError(
-                f"scheme must be a Scheme (TAYLOR, HERMITE or Scheme.from_matrices(F, G)), got {type(scheme).__name__}."
+                "scheme must be a Scheme (HERMITE, WIENER, TAYLOR or Scheme.from_matrices(F, G)), got "
+                f"{type(scheme).__name__}."
             )
         check_weights(weights)
         right_hand_side = dict(right_hand_side or {})
@@ -338,8 +341,8 @@ class Problem:
         if weights is not UNIT:
             pairs = zip(vars(weights).values(), vars(own).values(), strict=True)
             own = Weights(*[number if isinstance(w, (int, float)) else w for w, number in pairs])
-        system = _copy(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=own)
-        return _copy(self, system=system, rhs=rhs, initial_values=initial_values)
+        system = copy_with(self.system, coefficients=coefficients, step_sizes=step_sizes, weights=own)
+        return copy_with(self, system=system, rhs=rhs, initial_values=initial_values)
 
 
 _known: dict[Any, Problem] = {}
@@ -371,7 +374,7 @@ def _appearance(
     return scheme, n_steps, dtype, of_weights and tuple(of_weights), c.shape, s.shape, b.shape, u.shape
 
 
-def _copy(x: _T, **changes: Any) -> _T:
+def copy_with(x: _T, **changes: Any) -> _T:
     """A copy of a frozen dataclass with other fields, as `dataclasses.replace` in a tenth of its time."""
     copy = object.__new__(type(x))
     copy.__dict__.update(x.__dict__, **changes)

@@ -10,7 +10,8 @@ from . import _constraints, _gradient
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
 from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import UNIT, Gradients, Problem, System, Weights
-from ._schemes import TAYLOR, Scheme
+from ._schemes import HERMITE, Scheme
+from ._weighting import as_arrays, pull_back, weighted_problem, weighted_system
 from .engines import select
 from .engines._contract import ALL, Engine, Factor
 
@@ -24,7 +25,7 @@ def solve_ode(
     step_sizes: Array,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -41,11 +42,15 @@ def solve_ode(
     Args:
         coefficients: (..., T or 1, Q, V, R+1).
         rhs: (..., T or 1, Q).
-        initial_values: (..., T_init, V, R_init); T_init may be 0.
-        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        initial_values: (..., T_init, V, R_init), at the first T_init time points: T_init = 1 is what an initial-value
+            problem has, T_init = 2 gives values at the first two times, T_init = 0 none. NaN means "not given": that
+            row is left out. For values at any other times see `conditions`.
+        step_sizes: (..., T-1 or 1), in units of time, or a number; non-zero, may be irregular or negative: the
+            differences of the time points (`numpy.diff(t)`), not the time points.
         n_steps: T, needed where every time axis above is 1.
-        scheme: the smoothness scheme, `TAYLOR` (as published), `HERMITE` (more accurate) or your own.
-        weights: numbers or arrays that broadcast against the rows; zero removes a row.
+        scheme: the smoothness scheme, `HERMITE`, `WIENER`, `TAYLOR` (as published) or your own. Rows across a step s
+            are weighted by (s_ref / |s|)^p, see `Scheme`.
+        weights: numbers, or arrays that broadcast against the rows, of bool for masks; zero removes a row.
         engine: "auto", or the name of one of the engines that `show_config` lists.
         check: raise on singular systems also where looking means waiting for a device.
 
@@ -62,9 +67,10 @@ def solve_ode(
     Source: Pervez et al., arXiv:2402.13077, and Chen et al., arXiv:2410.06074, for the least-squares problem; solved
     here by orthogonal elimination over time (Gargir, Toledo, IPDPS 2025) instead of the normal equations.
     """
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     arrays, weights = _constants("solve_ode", (coefficients, rhs, initial_values, step_sizes), weights)
     problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
-    return solve_problem(problem, engine=engine, check=check)[0]
+    return solve_problem(weighted_problem(problem), engine=engine, check=check)[0]
 
 
 def solve_ode_vjp(
@@ -74,7 +80,7 @@ def solve_ode_vjp(
     step_sizes: Array,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -89,15 +95,17 @@ def solve_ode_vjp(
 
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     arrays, weights = _constants("solve_ode_vjp", (coefficients, rhs, initial_values, step_sizes), weights)
-    problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
+    stated = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
+    problem = weighted_problem(stated)
     y, factor = solve_problem(problem, engine=engine, check=check)
 
     def vjp(g: Array) -> Gradients:
         common_namespace({"y": y, "g": g})
         if tuple(g.shape) != tuple(y.shape):
             raise ShapeError(f"g must have the shape of y, {tuple(y.shape)}; got {tuple(g.shape)}.")
-        return adjoint(problem, factor, y, g)
+        return pull_back(stated, problem, adjoint(problem, factor, y, g))
 
     return y, vjp
 
@@ -109,7 +117,7 @@ def factorize(
     n_initial_steps: int,
     n_initial_orders: int,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -127,6 +135,7 @@ def factorize(
 
     The other arguments, and what is raised, are as for `solve_ode`.
     """
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     arrays, weights = _constants("factorize", (coefficients, step_sizes), weights)
     system = System.build(
         *arrays,
@@ -137,6 +146,7 @@ def factorize(
         weights=weights,
         values=False,
     )
+    system = weighted_system(system)
     system = replace(
         system,
         coefficients=owned(system.coefficients),
@@ -211,10 +221,14 @@ def residuals(
     step_sizes: Array,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
 ) -> Residuals:
-    """How far any y, (..., T, V, R+1), is from satisfying each row; arguments and errors as for `solve_ode`."""
+    """How far any y, (..., T, V, R+1), is from satisfying each row; arguments and errors as for `solve_ode`.
+
+    The residual of an initial value that is NaN, not given, is NaN.
+    """
     common_namespace({"coefficients": coefficients, "y": y})
+    step_sizes, _ = as_arrays(step_sizes, UNIT, coefficients)
     problem = Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme)
     system = problem.system
     core = (system.n_steps, system.V, system.K)
@@ -232,7 +246,7 @@ def dense_system(
     step_sizes: Array,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
 ) -> tuple[Array, Array]:
     """The least-squares problem as plain arrays, for teaching and tests; arguments and errors as for `solve_ode`.
@@ -242,8 +256,9 @@ def dense_system(
         |A vec(y) - d|. Rows: equation (time, equation), initial (time, variable, order), smoothness (time, variable,
         row of the scheme). Memory grows with T^2.
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
+    problem = weighted_problem(
+        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights)
     )
     system, xp = problem.system, problem.system.xp
     T, V, K, N = system.n_steps, system.V, system.K, system.n_steps * system.n

@@ -110,7 +110,7 @@ def problems(
     def entries(*shape: int) -> np.ndarray:
         return rng.uniform(-1, 1, (*lead(), *shape))
 
-    scheme = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE, "custom": custom_scheme(K)}
+    scheme = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE, "wiener": smnn.WIENER, "custom": custom_scheme(K)}
     problem = ProblemData(
         coefficients=_coefficients(rng, (*lead(), time(T)), Q, V, K, order),
         rhs=entries(time(T), Q),

@@ -13,6 +13,7 @@ import smnn_core
 NAMES = [
     "HERMITE",
     "TAYLOR",
+    "WIENER",
     "ArgumentError",
     "ConvergenceWarning",
     "DTypeError",
@@ -29,7 +30,9 @@ NAMES = [
     "ShapeError",
     "SingularSystemError",
     "Weights",
+    "conditions",
     "dense_system",
+    "error_estimate",
     "factorize",
     "fit_ode",
     "residuals",

@@ -2,12 +2,22 @@
 
 import jax as _jax
 
-from smnn_core import HERMITE, TAYLOR, Scheme, SingularSystemError, Weights
+from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, SingularSystemError, Weights, conditions
 
 from . import _ffi
-from ._solve import solve_ode
+from ._solve import error_estimate, solve_ode
 
 _ffi.register()
 _jax.tree_util.register_dataclass(Weights, data_fields=["equation", "initial", "smoothness"], meta_fields=[])
 
-__all__ = ["HERMITE", "TAYLOR", "Scheme", "SingularSystemError", "Weights", "solve_ode"]
+__all__ = [
+    "HERMITE",
+    "TAYLOR",
+    "WIENER",
+    "Scheme",
+    "SingularSystemError",
+    "Weights",
+    "conditions",
+    "error_estimate",
+    "solve_ode",
+]

@@ -17,7 +17,7 @@ import numpy as np
 
 from smnn_core._arrays import device_of
 from smnn_core._problem import Problem, Rows, System, Weights
-from smnn_core._schemes import HERMITE, TAYLOR, Scheme
+from smnn_core._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from smnn_core._solve import adjoint_without_factor
 from smnn_core.engines import select
 
@@ -71,7 +71,7 @@ class Static:
         """The operator's name and the static part that `encode` wrote."""
         operator, (T, T_init, R_init, engine, wanted), (name, citation, F, G) = json.loads(text)
         F, G = np.asarray(F), np.asarray(G)
-        for known in (TAYLOR, HERMITE):
+        for known in (TAYLOR, HERMITE, WIENER):
             if all(np.array_equal(a, b) for a, b in zip(known.matrices(F.shape[1]), (F, G), strict=True)):
                 scheme = known
                 break

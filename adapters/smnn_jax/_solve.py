@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-import smnn_core
-from smnn_core import TAYLOR, ArgumentError, EngineError, Scheme, Weights
+from smnn_core import HERMITE, ArgumentError, EngineError, Scheme, Weights
 from smnn_core._arrays import can_look, is_tracer
-from smnn_core._problem import UNIT, Problem
+from smnn_core._error_estimate import error_estimate_with
+from smnn_core._problem import UNIT, Problem, System
+from smnn_core._solve import eliminate
+from smnn_core._weighting import across_steps, as_arrays, without_missing
 from smnn_core.engines import ENGINES, select
 
 from ._least_squares import Inputs, least_squares
@@ -23,7 +26,7 @@ from ._split import check_time_axis, split_least_squares
 
 Array = Any
 
-__all__ = ["solve_ode"]
+__all__ = ["error_estimate", "solve_ode"]
 
 
 def solve_ode(
@@ -33,7 +36,7 @@ def solve_ode(
     step_sizes: Array,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -48,11 +51,13 @@ def solve_ode(
     Args:
         coefficients: (..., T or 1, Q, V, R+1).
         rhs: (..., T or 1, Q).
-        initial_values: (..., T_init, V, R_init); T_init may be 0.
-        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        initial_values: (..., T_init, V, R_init), at the first T_init time points (1 for an initial-value problem, may
+            be 0); NaN means "not given". For values at any times see `conditions`.
+        step_sizes: (..., T-1 or 1), in units of time, or a number; non-zero, may be irregular or negative.
         n_steps: T, needed where every time axis above is 1.
-        scheme: the smoothness scheme, `smnn_core.TAYLOR` (as published), `HERMITE` (more accurate) or your own.
-        weights: numbers or arrays that broadcast against the rows; zero removes a row.
+        scheme: the smoothness scheme, `HERMITE`, `WIENER`, `TAYLOR` (as published) or your own. Rows across a step s
+            are weighted by (s_ref / |s|)^p, see `Scheme`.
+        weights: numbers, or arrays that broadcast against the rows, of bool for masks; zero removes a row.
         engine: "auto", "array_api" (traced as JAX operations, on any platform), or one that runs on the memory of the
             platform as a custom call; see `smnn_core.show_config`.
         check: raise on singular systems also where looking means waiting for a device.
@@ -71,6 +76,7 @@ def solve_ode(
         SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
             device, such a batch member comes back as NaN instead, and so does one with a step of zero.
     """
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     weights = _typed(weights, rhs)
     with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
         problem = Problem.build(
@@ -84,12 +90,19 @@ def solve_ode(
         if engine not in ("auto", "array_api"):
             raise EngineError(f"engine {engine!r} cannot split time over devices: use engine='auto' with time_axis.")
     static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
+    u, w_initial = without_missing(jnp, initial_values, weights.initial)
+    w_smoothness = across_steps(jnp, step_sizes, weights.smoothness, scheme.step_exponent(system.K))
     # numbers become NumPy arrays, which JAX puts wherever the others are
-    arrays = [np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in vars(weights).values()]
-    inputs = Inputs(coefficients, step_sizes, arrays[0], arrays[1], arrays[2], rhs, initial_values)
-    y = _solve(static, inputs)
-    _raise_if_singular(problem, y, check)
+    arrays = weights.equation, w_initial, w_smoothness
+    w = [np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in arrays]
+    y = _solve(static, Inputs(coefficients, step_sizes, w[0], w[1], w[2], rhs, u))
+    _raise_if_singular(system, w, y, check)
     return y
+
+
+def error_estimate(coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, **options: Any) -> Array:
+    """`smnn_core.error_estimate` for JAX arrays, under every transform: arguments and errors as for `solve_ode`."""
+    return error_estimate_with(solve_ode, coefficients, rhs, initial_values, step_sizes, **options)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -127,7 +140,7 @@ def _typed(weights: Weights, like: Array) -> Weights:
     )
 
 
-def _raise_if_singular(problem: Problem, y: Array, check: bool) -> None:
+def _raise_if_singular(system: System, weights: Sequence[Array], y: Array, check: bool) -> None:
     """As the core does: by NaN first, and only then by eliminating again to say where."""
     if is_tracer(y):
         if check:
@@ -138,13 +151,14 @@ def _raise_if_singular(problem: Problem, y: Array, check: bool) -> None:
         return
     if not (check or can_look(y)) or not bool(jnp.any(jnp.isnan(y))):
         return
-    system, weights = problem.system, problem.system.weights
-    smnn_core.factorize(
-        np.asarray(system.coefficients),
-        np.asarray(system.step_sizes),
+    c, s, *w = (np.asarray(x) for x in (system.coefficients, system.step_sizes, *weights))
+    on_host = System.build(
+        c,
+        s,
         n_initial_steps=system.n_initial_steps,
         n_initial_orders=system.n_initial_orders,
         n_steps=system.n_steps,
         scheme=system.scheme,
-        weights=Weights(**{k: np.asarray(w) for k, w in vars(weights).items()}),
+        weights=Weights(*w),
     )
+    eliminate(select("auto", on_host), on_host, check=True)

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from smnn_core import TAYLOR, ArgumentError, Scheme, ShapeError, Weights
+from smnn_core import HERMITE, ArgumentError, Scheme, ShapeError, Weights
 from smnn_core._problem import UNIT, check_weights
 
-from ._solve import solve_ode
+from ._solve import error_estimate, solve_ode
 
 __all__ = ["ODE", "MechanisticODE"]
 
@@ -99,7 +99,7 @@ class MechanisticODE(nn.Module):
         normalized: bool = False,
         step_size: float = 0.1,
         step_bounds: tuple[float, float] | None = None,
-        scheme: Scheme = TAYLOR,
+        scheme: Scheme = HERMITE,
         weights: Weights = UNIT,
         engine: str = "auto",
         recompute: bool = False,
@@ -267,14 +267,21 @@ class MechanisticODE(nn.Module):
             weights: those of this call, such as masks of a batch; by default those of the layer.
             given: the parameters whose source is "given", by name, shaped as in `ODE`.
         """
-        return solve_ode(
-            *self.ode(features, **given),
-            n_steps=self.n_steps,
-            scheme=self.scheme,
-            weights=self.weights if weights is None else weights,
-            engine=self.engine,
-            recompute=self.recompute,
-        )
+        return solve_ode(*self.ode(features, **given), **self._options(weights), recompute=self.recompute)
+
+    def error_estimate(
+        self, features: Tensor | None = None, *, weights: Weights | None = None, **given: Tensor
+    ) -> Tensor:
+        """The estimated discretisation error of `forward` with the same arguments (see `smnn_core.error_estimate`)."""
+        return error_estimate(*self.ode(features, **given), **self._options(weights))
+
+    def _options(self, weights: Weights | None) -> dict[str, Any]:
+        return {
+            "n_steps": self.n_steps,
+            "scheme": self.scheme,
+            "weights": self.weights if weights is None else weights,
+            "engine": self.engine,
+        }
 
     def ode(self, features: Tensor | None = None, **given: Tensor) -> ODE:
         """The ODE itself, to look at or to regularise.

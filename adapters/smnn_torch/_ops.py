@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smnn_core import HERMITE, TAYLOR, Scheme, Weights
+from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, Weights
 from smnn_core._arrays import broadcast_shapes
 from smnn_core._problem import Gradients, Problem
 
@@ -39,7 +39,7 @@ SCHEMAS = {
     "adjoint": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor y, Tensor g, {HOW}) -> Tensor[]",
 }
 N_HOW, N_LHS = 9, 5
-BUILT_IN = {scheme.name: scheme for scheme in (TAYLOR, HERMITE)}
+BUILT_IN = {scheme.name: scheme for scheme in (TAYLOR, HERMITE, WIENER)}
 LIBRARY = torch.library.Library("smnn", "DEF")
 
 

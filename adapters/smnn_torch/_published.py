@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from smnn_core import ArgumentError, NamespaceError, ShapeError, Weights
+from smnn_core import TAYLOR, ArgumentError, NamespaceError, ShapeError, Weights
 
 from ._solve import Factorization, factorize, refuse_gradients, solve_ode
 
@@ -28,7 +28,8 @@ def ode_forward(
     prefer_cuda_graph: bool = True,
     frozen_lhs_cache_version: int = 0,
 ) -> Tensor:
-    """`solve_ode` under the names, defaults and meanings of the published `ode_forward`: change the import and go on.
+    """`solve_ode` under the names, defaults and meanings of the published `ode_forward`, with its scheme, `TAYLOR`:
+    change the import and go on.
 
     Args:
         coefficients: (..., T or 1, Q, V, R+1).
@@ -87,11 +88,17 @@ def ode_forward(
             if n_steps is None and b.shape[-2] != 1:
                 n_steps = b.shape[-2]
             _frozen[frozen_lhs_cache_version] = factorize(
-                c, s, n_initial_steps=u.shape[-3], n_initial_orders=u.shape[-1], n_steps=n_steps, weights=weights
+                c,
+                s,
+                n_initial_steps=u.shape[-3],
+                n_initial_orders=u.shape[-1],
+                n_steps=n_steps,
+                scheme=TAYLOR,
+                weights=weights,
             )
         y = _frozen[frozen_lhs_cache_version].solve(b, u)
     else:
-        y = solve_ode(c, b, u, s, n_steps=n_steps, weights=weights)
+        y = solve_ode(c, b, u, s, n_steps=n_steps, scheme=TAYLOR, weights=weights)
     return y.movedim(-3, 0) if is_step_dim_first else y
 
 

@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import Tensor
 
-from smnn_core import TAYLOR, ArgumentError, NamespaceError, Scheme, Weights
+from smnn_core import HERMITE, ArgumentError, NamespaceError, Scheme, ShapeError, Weights
 from smnn_core._arrays import owned
+from smnn_core._error_estimate import error_estimate_with
 from smnn_core._problem import UNIT, Problem, check_weights
 from smnn_core._solve import check_states
+from smnn_core._weighting import across_steps, as_arrays, without_missing
 
 from . import _ops as ops
-from ._bridge import Keep, Statement, prepare
+from ._bridge import Keep, Statement, full_precision, prepare
 from ._operators import least_squares, normal_solve, system_of
 
-__all__ = ["Factorization", "factorize", "solve_ode"]
+__all__ = ["Factorization", "error_estimate", "factorize", "solve_ode"]
 
 LHS = ("coefficients", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness")
 NUMBERS = (float, Tensor, int, np.number, torch.SymFloat, torch.SymInt)
@@ -33,7 +36,7 @@ def solve_ode(
     step_sizes: Tensor,
     *,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -47,11 +50,13 @@ def solve_ode(
     Args:
         coefficients: (..., T or 1, Q, V, R+1).
         rhs: (..., T or 1, Q).
-        initial_values: (..., T_init, V, R_init); T_init may be 0.
-        step_sizes: (..., T-1 or 1), in units of time; non-zero, may be irregular or negative.
+        initial_values: (..., T_init, V, R_init), at the first T_init time points (1 for an initial-value problem, may
+            be 0); NaN means "not given". For values at any times see `conditions`.
+        step_sizes: (..., T-1 or 1), in units of time, or a number; non-zero, may be irregular or negative.
         n_steps: T, needed where every time axis above is 1.
-        scheme: the smoothness scheme, `TAYLOR` (as published), `HERMITE` (more accurate) or your own.
-        weights: numbers or tensors that broadcast against the rows; zero removes a row.
+        scheme: the smoothness scheme, `HERMITE`, `WIENER`, `TAYLOR` (as published) or your own. Rows across a step s
+            are weighted by (s_ref / |s|)^p, see `Scheme`.
+        weights: numbers, or tensors that broadcast against the rows, of bool for masks; zero removes a row.
         engine: "auto", or the name of one of the engines that `smnn_core.show_config` lists.
         check: raise on singular systems also where looking means waiting for a device.
         recompute: keep nothing of the factor and eliminate again where it is wanted: about half of the memory for long
@@ -66,13 +71,23 @@ def solve_ode(
         SingularSystemError: as `smnn_core.solve_ode`.
     """
     names = "coefficients", "step_sizes", "rhs", "initial_values"
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
     shape = u.shape
     T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
+    u, w[1] = _without_missing(u, w[1])
+    w[2] = _across_steps(scheme, c, s, w[2])
     how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute, lean=recompute)
     if torch.compiler.is_compiling():
         return ops.call("least_squares", how, (c, s, *w), b, u, None)
     return least_squares(how, Keep(), c, s, *w, b, u, None)
+
+
+def error_estimate(
+    coefficients: Tensor, rhs: Tensor, initial_values: Tensor, step_sizes: Tensor, **options: Any
+) -> Tensor:
+    """`smnn_core.error_estimate` for tensors, differentiable: arguments and errors as for `solve_ode`."""
+    return error_estimate_with(solve_ode, coefficients, rhs, initial_values, step_sizes, **options)
 
 
 def factorize(
@@ -82,7 +97,7 @@ def factorize(
     n_initial_steps: int,
     n_initial_orders: int,
     n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
+    scheme: Scheme = HERMITE,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
@@ -111,8 +126,10 @@ def factorize(
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
-    lhs = tuple(_checked(LHS[:2], (coefficients, step_sizes), weights))
-    refuse_gradients(lhs)
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
+    c, s, *w = _checked(LHS[:2], (coefficients, step_sizes), weights)
+    refuse_gradients((c, s, *w))
+    lhs = c, s, *w[:2], _across_steps(scheme, c, s, w[2])
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if not torch.compiler.is_compiling() and any(isinstance(x, Tensor) and wrapped(x) for x in lhs):
         raise ArgumentError(
@@ -181,6 +198,39 @@ class Factorization:
             return ops.call("normal_solve", self._how, self._lhs, g)
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
         return normal_solve(self._how, self._keep, *self._lhs, g)
+
+
+def _without_missing(u: Tensor, w: Any) -> tuple[Tensor, Any]:
+    """Initial values and their weights, both zero where a value is NaN, not given."""
+    if not u.is_floating_point():
+        return u, w  # (refused later, by name)
+    if isinstance(w, Tensor):
+        _check_broadcast("weights.initial", w, u.shape)
+    with full_precision(u):
+        return without_missing(xp, u, w)
+
+
+def _across_steps(scheme: Scheme, c: Tensor, s: Tensor, w: Any) -> Any:
+    """The weights of the smoothness rows with their factors for steps that differ."""
+    if not isinstance(scheme, Scheme) or not s.is_floating_point() or not c.ndim:
+        return w  # (refused later, by name)
+    if isinstance(w, Tensor):
+        _check_broadcast("weights.smoothness", w, s.shape)
+    with full_precision(s):
+        return across_steps(xp, s, w, scheme.step_exponent(c.shape[-1]))
+
+
+def _check_broadcast(name: str, w: Tensor, shape: Sequence[int]) -> None:
+    """
+    Raises:
+        ShapeError: if weights do not broadcast against what they weigh.
+    """
+    try:
+        torch.broadcast_shapes(w.shape, shape)
+    except RuntimeError:
+        raise ShapeError(
+            f"{name} of shape {tuple(w.shape)} does not broadcast against its rows, of shape {tuple(shape)}."
+        ) from None
 
 
 def _checked(names: Sequence[str], tensors: Sequence[Tensor], weights: Weights | None = None) -> Sequence[Any]:

@@ -19,6 +19,7 @@ from .. import _constraints as constraints
 from .._arrays import Array, Namespace, Shape, powers, size
 from .._problem import Problem, Rows, System, Weights
 from .._schemes import TAYLOR, Scheme
+from .._weighting import weighted_problem
 from ._implicit import Method, solve
 
 __all__ = ["normal_equations", "smnn_cholesky"]
@@ -40,8 +41,8 @@ def smnn_cholesky(
     arithmetic of the dtype, which happens long before the problem is singular: such batch members are NaN on torch
     tensors, on other arrays the namespace decides (NumPy raises numpy.linalg.LinAlgError).
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    problem = weighted_problem(
+        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights)
     )
     return solve(CHOLESKY, problem)
 
@@ -64,8 +65,8 @@ def normal_equations(
         D, (T, members, n, n), the diagonal blocks of M; B, (T-1, members, n, n), the blocks below; h, (T, members, n):
         time first, the batch flattened.
     """
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
+    problem = weighted_problem(
+        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights)
     )
     system, xp = problem.system, problem.system.xp
     h = _time_first(xp, _transpose_of_right_hand_side(problem), problem.batch, 2)

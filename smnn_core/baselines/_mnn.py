@@ -22,6 +22,7 @@ from .._arrays import Array, Namespace, can_look, size
 from .._errors import ArgumentError
 from .._problem import Problem, Rows, Weights
 from .._schemes import TAYLOR
+from .._weighting import weighted_problem
 from ._implicit import Method, inputs, solve
 
 __all__ = ["mnn_conjugate_gradient", "mnn_dense"]
@@ -87,8 +88,8 @@ def mnn_conjugate_gradient(
 def _problem(
     coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, n_steps: int | None, weights: Weights
 ) -> Problem:
-    problem = Problem.build(
-        coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights
+    problem = weighted_problem(
+        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights)
     )
     if problem.system.K < 2:
         raise ArgumentError(

@@ -1,0 +1,73 @@
+"""Values at any times, and the estimate of the error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from _assert import assert_close
+from _backends import Backend
+
+import smnn_core as smnn
+
+
+def test_values_stand_where_they_are_given() -> None:
+    values = {0: [[1.0, np.nan]], range(2, 4): np.array([[[3.0, 4.0]], [[5.0, np.nan]]]), -1: 7.0}
+    u, w = smnn.conditions(6, values, n_orders=2, weight=0.5)
+    np.testing.assert_array_equal(u[:, 0], [[1, 0], [0, 0], [3, 4], [5, 0], [0, 0], [7, 7]])
+    np.testing.assert_array_equal(w[:, 0] / 0.5, [[1, 0], [0, 0], [1, 1], [1, 0], [0, 0], [1, 1]])
+
+
+def test_entries_of_one_time_add_up() -> None:
+    u, w = smnn.conditions(3, {0: [1.0, np.nan], (0, 2): [np.nan, 2.0]}, n_orders=2)
+    np.testing.assert_array_equal(u[:, 0], [[1, 2], [0, 0], [0, 2]])
+    np.testing.assert_array_equal(w[:, 0], [[1, 1], [0, 0], [0, 1]])
+
+
+def test_boundary_values_of_a_batch(backend: Backend) -> None:
+    """y'' = 0 between two values: a straight line."""
+    ends = np.array([1.0, -2.0, 0.5]).reshape(3, 1, 1)
+    like = backend.asarray(ends)
+    u, w = smnn.conditions(11, {0: 0.0, -1: like}, like=like)
+    line, zero, s = (backend.asarray(x) for x in (np.eye(3)[2].reshape(1, 1, 1, 3), np.zeros((1, 1)), np.full(10, 0.1)))
+    y = smnn.solve_ode(line, zero, u, s, weights=smnn.Weights(initial=w))
+    assert_close(y[..., 0, 0], ends[..., 0] * np.linspace(0, 1, 11), backend, factor=1e4)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({6: 1.0}, smnn.ArgumentError, r"time index 6 in values is outside of 0\.\.T-1 with T = 6"),
+        ({0.5: 1.0}, smnn.ArgumentError, r"keys of values are time indices.*searchsorted"),
+        ({(1, -5): 1.0}, smnn.ArgumentError, r"names a time twice"),
+        ({0: 1.0, -6: 2.0}, smnn.ArgumentError, r"values\[-6\] contradicts"),
+        ({0: [1.0, 2.0]}, smnn.ShapeError, r"values\[0\] of shape \(2,\) must broadcast to \(\.\.\., V, R_init\)"),
+    ],
+)
+def test_errors(values: dict[object, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        smnn.conditions(6, values)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "jitter", "random"])
+@pytest.mark.parametrize(("order", "R"), [(1, 2), (2, 2), (2, 3), (3, 3)])
+def test_estimate_is_near_the_error(kind: str, order: int, R: int) -> None:
+    """Of (d/dt + 1)^order y = 0 with y = t^(order-1) exp(-t)."""
+    rng = np.random.default_rng(order)
+    t = np.linspace(0, 6, 121)
+    if kind == "jitter":
+        t[1:-1] += rng.uniform(-0.015, 0.015, 119)
+    if kind == "random":
+        t = np.sort(np.r_[0, 6, rng.uniform(0, 6, 119)])
+    c, u = np.zeros((1, 1, 1, R + 1)), np.zeros((1, 1, order))
+    c[0, 0, 0, : order + 1] = np.poly1d([1, 1]).c if order == 1 else np.polynomial.polynomial.polypow([1, 1], order)
+    u[0, 0, -1] = [1, 1, 2][order - 1]
+    problem = c, np.zeros((1, 1)), u, np.diff(t)
+    error = smnn.solve_ode(*problem)[:, 0, 0] - t ** (order - 1) * np.exp(-t)
+    estimate = smnn.error_estimate(*problem)[:, 0, 0]
+    assert np.abs(estimate - error).max() <= 0.2 * np.abs(error).max()
+
+
+def test_estimate_has_the_shape_of_the_solution(backend: Backend) -> None:
+    shapes = [(2, 1, 1, 1, 3), (3, 1, 6, 1), (1, 1, 2), (5,)]
+    arguments = [backend.asarray(np.random.default_rng(0).uniform(0.5, 1, shape)) for shape in shapes]
+    assert tuple(smnn.error_estimate(*arguments).shape) == (3, 2, 6, 1, 3)

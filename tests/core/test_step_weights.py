@@ -1,0 +1,147 @@
+"""Steps that differ: the weights of the rows across them, and what follows for solutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from _assert import assert_close
+from _backends import Backend
+from _oracle import solve as dense_solve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import smnn_core as smnn
+
+SCHEMES = {"hermite": smnn.HERMITE, "wiener": smnn.WIENER, "taylor": smnn.TAYLOR}
+
+
+def oscillator(t: np.ndarray, R: int) -> tuple[np.ndarray, ...]:
+    """y'' + 0.3 y' + 4 y = 0, y(0) = 1, y'(0) = 0."""
+    c = np.zeros((1, 1, 1, R + 1))
+    c[..., :3] = 4.0, 0.3, 1.0
+    return c, np.zeros((1, 1)), np.array([[[1.0, 0.0]]]), np.diff(t)
+
+
+def exact(t: np.ndarray) -> np.ndarray:
+    ω = np.sqrt(4 - 0.15**2)
+    return np.exp(-0.15 * t) * (np.cos(ω * t) + 0.15 / ω * np.sin(ω * t))
+
+
+def grid(kind: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if kind == "jitter":
+        return np.linspace(0, 10, 201) + np.r_[0, rng.uniform(-0.015, 0.015, 199), 0]
+    return np.sort(np.r_[0, rng.uniform(0, 10, 199), 10])
+
+
+@pytest.mark.parametrize("name", ["hermite", "wiener"])
+@pytest.mark.parametrize(("kind", "tolerance"), [("jitter", 3e-4), ("random", 1e-2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_irregular_times(name: str, kind: str, tolerance: float, seed: int) -> None:
+    """A few times the errors of `python -m benchmarks.grids`; without the weights they are of order 1."""
+    t = grid(kind, seed)
+    y = smnn.solve_ode(*oscillator(t, 3), scheme=SCHEMES[name])
+    assert np.abs(y[:, 0, 0] - exact(t)).max() < tolerance
+
+
+@pytest.mark.parametrize("name", list(SCHEMES))
+def test_the_exponent_has_no_effect_on_equal_steps(name: str) -> None:
+    arguments = oscillator(np.linspace(0, 5, 64), 3)
+    scheme = SCHEMES[name]
+    weighted = smnn.solve_ode(*arguments, scheme=scheme)
+    plain = smnn.solve_ode(*arguments, scheme=smnn.Scheme(scheme.name, scheme.citation, scheme.rule))
+    tolerance = dense_solve(*arguments, scheme=scheme).tolerance(np.finfo(np.float64).eps)
+    assert np.all(np.abs(weighted - plain) <= tolerance)
+
+
+def test_rows_are_those_of_the_dense_system_with_the_documented_weights() -> None:
+    t = grid("random", 0)[:8]
+    A, _ = smnn.dense_system(*oscillator(t, 2))
+    plain, _ = smnn.dense_system(*oscillator(t, 2), scheme=smnn.Scheme("plain", "", smnn.HERMITE.rule))
+    s = np.diff(t)
+    factor = (np.exp(np.log(s).mean()) / s) ** 2.5
+    np.testing.assert_allclose(A[-3 * 7 :], plain[-3 * 7 :] * np.repeat(factor, 3)[:, None], rtol=1e-12)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.floats(0.01, 100))
+def test_rescaling_time_rescales_derivatives(seed: int, τ: float) -> None:
+    """y(t/τ) has derivatives y^(r) / τ^r: coefficients times τ^r, derivatives of initial values divided by it."""
+    rng = np.random.default_rng(seed)
+    s, powers = rng.uniform(0.1, 1, 11), τ ** np.arange(4.0)
+    c, b, u = (
+        rng.uniform(-1, 1, (12, 1, 1, 4)) + np.array([3, 0, 1, 0]),
+        rng.normal(size=(12, 1)),
+        rng.normal(size=(1, 1, 2)),
+    )
+    y = smnn.solve_ode(c, b, u, s)
+    weights = smnn.Weights(initial=powers[:2])
+    scaled = smnn.solve_ode(c * powers, b, u / powers[:2], s * τ, weights=weights)
+    tolerance = dense_solve(c, b, u, s).tolerance(np.finfo(np.float64).eps)
+    assert np.all(np.abs(scaled * powers - y) <= 10 * tolerance)
+
+
+@pytest.mark.parametrize("name", ["hermite", "wiener"])
+def test_splitting_a_step_changes_little(name: str) -> None:
+    t = grid("jitter", 1)
+    i = 57
+    finer = np.insert(t, i + 1, (t[i] + t[i + 1]) / 2)
+    y = smnn.solve_ode(*oscillator(t, 3), scheme=SCHEMES[name])
+    split = np.delete(smnn.solve_ode(*oscillator(finer, 3), scheme=SCHEMES[name]), i + 1, axis=0)
+    assert np.abs(split - y)[:, 0, 0].max() <= 2 * np.abs(y[:, 0, 0] - exact(t)).max()
+
+
+def test_each_system_has_a_reference_step_of_its_own(backend: Backend) -> None:
+    rng = np.random.default_rng(3)
+    s = rng.uniform(0.1, 1, (4, 1, 9)) * np.array([0.1, 1, 3, 10.0])[:, None, None]
+    c, b, u, _ = oscillator(np.arange(10.0), 2)
+    weights = smnn.Weights(smoothness=backend.asarray(rng.uniform(0.5, 2, (3, 9))))
+    y = smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)), weights=weights)
+    own = smnn.Weights(smoothness=np.asarray(backend.to_numpy(weights.smoothness))[2])
+    one = dense_solve(c, b, u, s[1, 0], weights=own)
+    assert_close(y[1, 2, ...], one.y, backend, atol=one.tolerance(np.finfo(np.float64).eps))
+
+
+def test_a_number_is_one_step_for_all() -> None:
+    c, b, u, _ = oscillator(np.arange(10.0), 2)
+    np.testing.assert_array_equal(
+        smnn.solve_ode(c, b, u, 0.1, n_steps=10), smnn.solve_ode(c, b, u, np.full(1, 0.1), n_steps=10)
+    )
+
+
+def test_masks_are_weights_of_zero_and_one(backend: Backend) -> None:
+    rng = np.random.default_rng(4)
+    c, b, u = rng.normal(size=(6, 1, 1, 3)), rng.normal(size=(6, 1)), rng.normal(size=(6, 1, 1))
+    mask = rng.uniform(size=(6, 1, 1)) < 0.8
+    arrays = [backend.asarray(x) for x in (c, b, u, np.full(5, 0.3))]
+    y = smnn.solve_ode(*arrays, weights=smnn.Weights(equation=True, initial=backend.asarray(mask)))
+    expected = smnn.solve_ode(*arrays, weights=smnn.Weights(initial=backend.asarray(mask.astype(float))))
+    assert_close(y, expected, backend)
+
+
+def test_values_that_are_nan_are_not_given(backend: Backend) -> None:
+    rng = np.random.default_rng(5)
+    c, b, u = rng.normal(size=(6, 1, 1, 3)), rng.normal(size=(6, 1)), rng.normal(size=(2, 6, 1, 1))
+    given = rng.uniform(size=u.shape) < 0.8
+    s = np.full(5, 0.3)
+    y = smnn.solve_ode(*(backend.asarray(x) for x in (c, b, np.where(given, u, np.nan), s)))
+    weights = smnn.Weights(initial=backend.asarray(given.astype(float)))
+    assert_close(y, smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)), weights=weights), backend)
+
+
+def test_gradient_of_values_that_are_not_given_is_zero() -> None:
+    rng = np.random.default_rng(6)
+    c, b, u = rng.normal(size=(6, 1, 1, 3)), rng.normal(size=(6, 1)), rng.normal(size=(6, 1, 1))
+    u[2] = np.nan
+    y, vjp = smnn.solve_ode_vjp(c, b, u, np.full(5, 0.3), weights=smnn.Weights(initial=np.full((6, 1, 1), 2.0)))
+    gradients = vjp(np.ones_like(y))
+    for x in (gradients.initial_values, gradients.weights.initial):
+        assert x[2] == 0
+        assert np.isfinite(x).all()
+
+
+def test_zero_step_among_steps_that_differ(backend: Backend) -> None:
+    c, b, u, s = oscillator(np.arange(6.0), 2)
+    s[2] = 0.0
+    with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
+        smnn.solve_ode(*(backend.asarray(x) for x in (c, b, u, s)))

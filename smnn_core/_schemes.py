@@ -260,4 +260,5 @@ WIENER = Scheme(
     exponent=_of_integrated_wiener_process,
 )
 """The increments of an R-times integrated Wiener process, independent and of unit variance, m = K: the prior of
-Gaussian ODE filters and smoothers. Errors on smooth problems are about ten times those of `HERMITE`, on random times smaller."""
+Gaussian ODE filters and smoothers. Errors on smooth problems are about ten times those of `HERMITE`, on
+random times smaller."""

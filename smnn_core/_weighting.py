@@ -20,9 +20,8 @@ from typing import Any
 
 import array_api_compat as compat
 
-from ._arrays import Array, Namespace, broadcast_shapes, can_look, device_of, has_zero, sum_to_shape
-from ._errors import ArgumentError
-from ._problem import UNIT, ZERO_STEP, Gradients, Problem, System, Weights, copy_with
+from ._arrays import Array, Namespace, broadcast_shapes, can_look, device_of, sum_to_shape
+from ._problem import UNIT, Gradients, Problem, System, Weights, copy_with
 
 __all__ = ["across_steps", "as_arrays", "pull_back", "without_missing"]
 
@@ -52,11 +51,8 @@ def _as_weight(w: Any, like: Array) -> Any:
 
 
 def without_missing(xp: Namespace, u: Array, w: Any) -> tuple[Array, Any]:
-    """Initial values and their weights, both zero where a value is NaN; as they are where that is known not to be."""
-    missing = xp.isnan(u)
-    if can_look(u) and not bool(xp.any(missing)):
-        return u, w
-    zero = xp.zeros_like(u)
+    """Initial values and their weights, both zero where a value is NaN."""
+    missing, zero = xp.isnan(u), xp.zeros_like(u)
     return xp.where(missing, zero, u), xp.where(missing, zero, w + zero)
 
 
@@ -64,26 +60,29 @@ def across_steps(xp: Namespace, s: Array, w: Any, p: float) -> Any:
     """The weights w (a number or an array) of smoothness rows across the steps s, (..., T-1), with exponent p."""
     if p == 0 or s.ndim == 0 or s.shape[-1] == 1:
         return w
-    if can_look(s) and has_zero(xp, s):
-        raise ArgumentError(ZERO_STEP)
     size = xp.log(xp.abs(s))
     return w * xp.exp(p * (xp.mean(size, axis=-1, keepdims=True) - size))
 
 
 def weighted_system(system: System) -> System:
-    """A system that was checked, its smoothness weights with their factors for the steps."""
-    w = system.weights
-    smoothness = across_steps(system.xp, system.step_sizes, w.smoothness, system.scheme.step_exponent(system.K))
-    if smoothness is w.smoothness:
+    """A system that was checked, its smoothness weights with their factors for the steps.
+
+    Raises:
+        ArgumentError: for a step of zero among steps that differ, where looking costs nothing.
+    """
+    w, p = system.weights, system.scheme.step_exponent(system.K)
+    if p == 0 or system.step_sizes.shape[-1] == 1:
         return system
+    system.check_values()
+    smoothness = across_steps(system.xp, system.step_sizes, w.smoothness, p)
     return copy_with(system, weights=Weights(w.equation, w.initial, smoothness))
 
 
 def weighted_problem(problem: Problem) -> Problem:
     """A problem that was checked, its rows with the weights that an engine sees."""
-    system = weighted_system(problem.system)
-    u, initial = without_missing(system.xp, problem.initial_values, system.weights.initial)
-    if u is not problem.initial_values:
+    system, u = weighted_system(problem.system), problem.initial_values
+    if not can_look(u) or bool(system.xp.any(system.xp.isnan(u))):
+        u, initial = without_missing(system.xp, u, system.weights.initial)
         batch = broadcast_shapes({"left-hand side": system.batch, "initial_values": tuple(u.shape[:-3])})
         system = copy_with(system, weights=replace(system.weights, initial=initial), batch=batch)
     return problem if system is problem.system else copy_with(problem, system=system, initial_values=u)

@@ -82,6 +82,7 @@ def solve_ode(
         problem = Problem.build(
             coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights
         )
+        complete = can_look(initial_values) and not bool(jnp.any(jnp.isnan(initial_values)))
     system = problem.system
     if engine not in ("auto", *ENGINES):
         select(engine, system)
@@ -90,7 +91,9 @@ def solve_ode(
         if engine not in ("auto", "array_api"):
             raise EngineError(f"engine {engine!r} cannot split time over devices: use engine='auto' with time_axis.")
     static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
-    u, w_initial = without_missing(jnp, initial_values, weights.initial)
+    u, w_initial = initial_values, weights.initial
+    if not complete:
+        u, w_initial = without_missing(jnp, u, w_initial)
     w_smoothness = across_steps(jnp, step_sizes, weights.smoothness, scheme.step_exponent(system.K))
     # numbers become NumPy arrays, which JAX puts wherever the others are
     arrays = weights.equation, w_initial, w_smoothness

@@ -16,10 +16,10 @@ from smnn_core._arrays import owned
 from smnn_core._error_estimate import error_estimate_with
 from smnn_core._problem import UNIT, Problem, check_weights
 from smnn_core._solve import check_states
-from smnn_core._weighting import across_steps, as_arrays, without_missing
+from smnn_core._weighting import across_steps, without_missing
 
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision, prepare
+from ._bridge import Keep, Statement, full_precision, is_plain, prepare
 from ._operators import least_squares, normal_solve, system_of
 
 __all__ = ["Factorization", "error_estimate", "factorize", "solve_ode"]
@@ -71,7 +71,6 @@ def solve_ode(
         SingularSystemError: as `smnn_core.solve_ode`.
     """
     names = "coefficients", "step_sizes", "rhs", "initial_values"
-    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
     shape = u.shape
     T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
@@ -126,7 +125,6 @@ def factorize(
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
-    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     c, s, *w = _checked(LHS[:2], (coefficients, step_sizes), weights)
     refuse_gradients((c, s, *w))
     lhs = c, s, *w[:2], _across_steps(scheme, c, s, w[2])
@@ -202,12 +200,23 @@ class Factorization:
 
 def _without_missing(u: Tensor, w: Any) -> tuple[Tensor, Any]:
     """Initial values and their weights, both zero where a value is NaN, not given."""
-    if not u.is_floating_point():
-        return u, w  # (refused later, by name)
+    if not u.is_floating_point() or not _may_have_missing(u):
+        return u, w  # (other dtypes are refused later, by name)
     if isinstance(w, Tensor):
         _check_broadcast("weights.initial", w, u.shape)
     with full_precision(u):
         return without_missing(xp, u, w)
+
+
+def _may_have_missing(u: Tensor) -> bool:
+    """Whether an entry is NaN; True where looking would be traced, or would wait for a device."""
+    if torch.compiler.is_compiling() or not is_plain((u,)) or not u.is_cpu:
+        return True
+    u = u.detach()
+    while torch._C._functorch.is_functorch_wrapped_tensor(u):
+        u = torch._C._functorch.get_unwrapped(u)
+    with torch._C._DisableFuncTorch():
+        return bool(u.isnan().any())
 
 
 def _across_steps(scheme: Scheme, c: Tensor, s: Tensor, w: Any) -> Any:
@@ -234,20 +243,26 @@ def _check_broadcast(name: str, w: Tensor, shape: Sequence[int]) -> None:
 
 
 def _checked(names: Sequence[str], tensors: Sequence[Tensor], weights: Weights | None = None) -> Sequence[Any]:
-    """The arguments, and the weights, as they are; under autocast, those in half precision in float32."""
+    """The arguments, and the weights, as they are; under autocast, those in half precision in float32.
+
+    A step size that is a number is made a tensor.
+    """
+    if "step_sizes" in names and isinstance(tensors[1], (int, float)) and isinstance(tensors[0], Tensor):
+        tensors = (tensors[0], tensors[0].new_full((1,), tensors[1]), *tensors[2:])
     for x in tensors:
         if not isinstance(x, Tensor):
             name = next(name for name, y in zip(names, tensors, strict=True) if y is x)
             raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
-    values: tuple[Any, ...] = (*tensors, *(() if weights is None else _values(weights)))
-    kind = values[0].device.type
+    like = tensors[0]
+    values: tuple[Any, ...] = (*tensors, *(() if weights is None else _values(weights, like)))
+    kind = like.device.type
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return [x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x for x in values]
     return values
 
 
-def _values(weights: Weights) -> Sequence[Any]:
-    """The three weights: tensors, or numbers of Python."""
+def _values(weights: Weights, like: Tensor) -> Sequence[Any]:
+    """The three weights: tensors, or numbers of Python; masks as weights of 0 and 1 in the dtype of `like`."""
     if weights is UNIT:
         return 1.0, 1.0, 1.0
     check_weights(weights)
@@ -257,5 +272,7 @@ def _values(weights: Weights) -> Sequence[Any]:
             raise NamespaceError(
                 f"weights.{name} must be a number or a torch.Tensor, got {type(w).__name__}: use torch.as_tensor."
             )
+        if isinstance(w, Tensor) and w.dtype is torch.bool:
+            w = w.to(like.dtype)
         values.append(float(w) if isinstance(w, np.number) else w)
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ def run(program: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", [smnn.TAYLOR, replace(smnn.HERMITE, exponent=0.0)], ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_custom_call_is_the_core_on_the_same_numbers(arguments, scheme, dtype):
     """The custom call hands XLA's buffers to the engine that NumPy arrays get: not even rounding differs."""

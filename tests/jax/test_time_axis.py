@@ -86,7 +86,8 @@ def test_only_separators_are_gathered():
     n, B = 6, 2
     largest = B * D * (2 * n) * n  # couplings of the separators, at most 2n rows of n columns
     assert sizes[0] == sizes[1]
-    assert set(sizes[0]) == {"all-gather", "collective-permute"}
+    assert set(sizes[0]) == {"all-gather", "all-reduce", "collective-permute"}
+    assert max(sizes[0]["all-reduce"]) <= B  # the reference step
     assert max(sizes[0]["all-gather"]) <= largest
     assert max(sizes[0]["collective-permute"]) <= B * n
 

@@ -40,10 +40,10 @@ class Stage(NamedTuple):
     whole stage moved less than `STAGE_TOLERANCE` as well"""
 
 
-ANNEALING = tuple(Stage(w, 4, 0.1) for w in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
-LATE = tuple(Stage(10 ** (2 + k / 2), 4, 1e-3, "limit") for k in range(1, 13))
+ANNEALING = tuple(Stage(w, 4, 0.3) for w in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+LATE = tuple(Stage(3.0 * 10.0**k, 4, 3e-3, "limit") for k in range(2, 10))
 """What the parameters still move goes down with the square of the weight."""
-GIVEN = tuple(Stage(w, 4, 0.1) for w in (0.003, 0.01, 0.03, 0.1, 0.3))
+GIVEN = tuple(Stage(w, 4, 0.3) for w in (0.003, 0.01, 0.03, 0.1, 0.3))
 SMOOTHNESS = 1e4
 """Weight of the smoothness rows, relative to that of the data."""
 REFERENCE = 10.0
@@ -51,10 +51,13 @@ REFERENCE = 10.0
 LIGHTER = 3e-3
 """Weight of the row of the highest order relative to that of `HERMITE`. It penalises jumps of that derivative, that are
 no errors; much lighter, it would leave the derivative free to alternate from point to point."""
-TOLERANCE = 1e-3
-STAGE_TOLERANCE = 0.01
+TOLERANCE = 3e-3
+STAGE_TOLERANCE = 0.03
+"""Movement from one weight to the one ten times as large, in standard errors, and their relative change."""
 ROUNDING = 1e-10
 """Relative movement that is none."""
+SHORTEST = 0.25
+"""The smallest part of a Gauss-Newton step that is taken where steps go back and forth."""
 HALVINGS = 10
 """How often a step that leads to where the equations are not finite is halved."""
 NOISE_FROM = 3.0
@@ -101,6 +104,7 @@ class Iteration:
         self.covariance = xp.full((members, p, p), float("nan"), dtype=xp.float64, device=device)
         self.held = xp.zeros((members, p), dtype=xp.bool, device=device)
         self.determined = xp.ones((members,), dtype=xp.bool, device=device)
+        self.last_step, self.ω = xp.zeros_like(self.θ), xp.ones((members,), dtype=xp.float64, device=device)
         self._look_at_equations()
 
     def _look_at_equations(self) -> None:
@@ -125,13 +129,13 @@ class Iteration:
         xp = self.xp
         for stage in stages:
             start = self.z, self.θ, self.noise, self.covariance
+            self.last_step = xp.zeros_like(self.θ)
+            self.move = xp.full_like(self.move, float("inf"))
             for _ in range(stage.iterations):
                 if self.total == self.most or not bool(xp.any(self.active)):
                     return
-                self._iterate(stage.level)
+                self._iterate(stage)
                 report(stage, self.total, int(xp.sum(xp.astype(self.active, xp.int64))))
-                if stage.final == "settled" and self.problem.noise is not None:
-                    self._finish(self.move < TOLERANCE)
                 if not bool(xp.any(self.active & (self.move > stage.enough))):
                     break
             if self.problem.noise is None and stage.level >= NOISE_FROM:
@@ -162,16 +166,17 @@ class Iteration:
         """size / noise, the largest of each member, (B,)."""
         return self.xp.max(self.w_data, axis=(1, 2, 3))
 
-    def _iterate(self, level: float) -> None:
-        """One Gauss-Newton step of all active members."""
+    def _iterate(self, stage: Stage) -> None:
+        """One Gauss-Newton step of all members that still move."""
         xp, problem = self.xp, self.problem
         lin = problem.at(self.z * problem.size[:, None, :, None], self.θ)
         self.total += 1
-        go = self._where_finite(lin)
+        moves = xp.max(self.move) > stage.enough if problem.shared else self.move > stage.enough
+        go = self._where_finite(lin, self.active & moves)
         if not bool(xp.any(go)):
             return
         members = None if bool(xp.all(go)) else xp.nonzero(go)[0]
-        self.level = xp.where(go, level * xp.ones_like(self.level), self.level)
+        self.level = xp.where(go, stage.level * xp.ones_like(self.level), self.level)
         self.iterations = self.iterations + xp.astype(go, xp.int64)
         fit = self.linear_fit(lin, members)
         projection = project(fit, scheme=self.scheme, engine=self.engine)
@@ -186,16 +191,38 @@ class Iteration:
         e = estimate(gram, *bounds)
         z_old = _take(xp, self.z, members)
         z = xp.where(sound[:, None, None, None], projection.trajectory(e.change), z_old)
-        self.before = self.z, self.θ
-        self.z, self.θ = _put(xp, self.z, members, z), _put(xp, self.θ, own, θ + e.change)
         self.covariance = _put(xp, self.covariance, own, e.covariance)
+        ω = self._relaxation(e.change, own)
+        z = z_old + ω[:, None, None, None] * (z - z_old)
+        self.before = self.z, self.θ
+        self.z, self.θ = _put(xp, self.z, members, z), _put(xp, self.θ, own, θ + ω[:, None] * e.change)
         self.held, self.determined = _put(xp, self.held, own, e.held), _put(xp, self.determined, own, e.determined)
         self._fail(_put(xp, self.failed, members, ~sound))
         self.move = xp.where(go, self._movement(*self.before), self.move)
 
-    def _where_finite(self, lin: tuple[Array, Array, Array]) -> Array:
+    def _relaxation(self, change: Array, own: Array | None) -> Array:
+        """The part of a step that is taken, (B or 1,): less than 1 where steps go back and forth.
+
+        Gauss-Newton iterations multiply the error in a direction by some λ, below -1/2 where the equations are strongly
+        curved; steps of length 1 / (1 - λ) stop that, with λ from the last two steps, in units of standard errors.
+        Source: Irons, Tuck, Int. J. Numer. Meth. Engng. 1 (1969) 275 (Aitken's method for vectors).
+        """
+        xp = self.xp
+        if not self.problem.p:
+            return xp.ones_like(change[:, 0]) if change.shape[-1] else xp.ones(change.shape[:1], dtype=change.dtype)
+        variance = xp.linalg.diagonal(_take(xp, self.covariance, own))
+        step = change / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
+        last, ω = _take(xp, self.last_step, own), _take(xp, self.ω, own)
+        norm = xp.sum(last * last, axis=-1)
+        ratio = xp.sum(step * last, axis=-1) / xp.where(norm > 0, norm, xp.ones_like(norm))
+        back = (norm > 0) & (ratio < 0)
+        ω = xp.where(back, xp.clip(ω / (1 - ratio), SHORTEST, 1.0), xp.ones_like(ω))
+        self.last_step, self.ω = _put(xp, self.last_step, own, step), _put(xp, self.ω, own, ω)
+        return ω
+
+    def _where_finite(self, lin: tuple[Array, Array, Array], active: Array) -> Array:
         """The active members that can go on; the others go back half of their last step, or fail."""
-        xp, active = self.xp, self.active
+        xp = self.xp
         finite = xp.ones_like(active)
         for x in lin:
             finite = finite & xp.all(xp.isfinite(x), axis=tuple(range(1, x.ndim)))

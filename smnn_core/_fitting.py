@@ -8,7 +8,7 @@ from typing import Any
 
 from ._arrays import Array
 from ._errors import ArgumentError, ConvergenceWarning
-from ._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, Iteration, Stage
+from ._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
 from ._fit_problem import FitProblem
 from ._fit_result import Fit
 from ._linearize import product
@@ -117,9 +117,11 @@ def fit_ode(
     if scheme is None:
         scheme = LIGHT_HERMITE if weights is None else HERMITE
     iteration = Iteration(problem, scheme=scheme, engine=engine, most=most)
-    last = Stage(1.0, most, 0.0, "settled")
-    stages = (*ANNEALING, *LATE) if weights is None else (*(() if guess is not None else GIVEN), last)
-    with _Bar(progress, sum(stage.iterations for stage in stages)) as report:
+    stages = (*ANNEALING, *LATE)
+    if weights is not None:
+        last = Stage(1.0, most, TOLERANCE, "settled")
+        stages = (*(() if guess is not None else GIVEN), *(last,) * (1 if noise is not None else MOST))
+    with _Bar(progress, most) as report:
         iteration.run(stages, report)
     result = _result(problem, iteration, scheme)
     _warn(problem, iteration, max_iterations is not None)

@@ -56,6 +56,8 @@ STAGE_TOLERANCE = 0.03
 """Movement from one weight to the one ten times as large, in standard errors, and their relative change."""
 ROUNDING = 1e-10
 """Relative movement that is none."""
+DAMPING = 0.7
+"""Weight of the rows that hold unobserved variables, on variables of unit size, during annealing."""
 SHORTEST = 0.25
 """The smallest part of a Gauss-Newton step that is taken where steps go back and forth."""
 HALVINGS = 10
@@ -179,6 +181,8 @@ class Iteration:
         self.level = xp.where(go, stage.level * xp.ones_like(self.level), self.level)
         self.iterations = self.iterations + xp.astype(go, xp.int64)
         fit = self.linear_fit(lin, members)
+        if not stage.final:
+            fit = self._damped(fit, members)
         projection = project(fit, scheme=self.scheme, engine=self.engine)
         gram = projection.gram
         sound = xp.all(xp.isfinite(gram), axis=(1, 2))
@@ -264,6 +268,14 @@ class Iteration:
             step_sizes=_take(xp, problem.data.step_sizes, members),
             weights=Weights(w_equation, _take(xp, self.w_data, members), w_smoothness),
         )
+
+    def _damped(self, fit: LinearFit, members: Array | None) -> LinearFit:
+        """With rows that hold variables that nobody observed near where they are: equations say little of them yet."""
+        xp = self.xp
+        free = (_take(xp, self._is_observed, members) == 0) & (xp.arange(fit.data.shape[-1]) == 0)
+        now = _take(xp, self.z, members)[..., : fit.data.shape[-1]]
+        w = xp.where(free, xp.full_like(now, DAMPING), fit.weights.initial)
+        return fit._replace(data=xp.where(free, now, fit.data), weights=replace(fit.weights, initial=w))
 
     def _movement(self, z: Array, θ: Array) -> Array:
         """How far parameters have moved from θ, in standard errors; without any, how far y from z in those of data."""

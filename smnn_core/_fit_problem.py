@@ -112,7 +112,7 @@ class FitProblem:
         batch = broadcast_shapes({"data": tuple(data.shape[:-3]), "step_sizes": tuple(s.shape[:-1]), **own, **guessed})
         p, B = 0 if θ is None else int(θ.shape[-1]), size_of(batch)
         observed = ~xp.isnan(data)
-        t = _times(xp, s, x["t0"])
+        t = _times(xp, s, x["t0"], T)
         one = xp.ones((), dtype=xp.float64, device=device_of(data))
         observations = Observations(
             xp,
@@ -199,20 +199,20 @@ def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) ->
 
 
 def _steps(xp: Namespace, s: Array, T: int) -> Array:
-    """(..., T-1)"""
+    """(..., T-1 or 1)"""
     s = s[None] if s.ndim == 0 else s
     if s.shape[-1] not in (1, T - 1):
         raise ShapeError(f"step_sizes must have shape (..., T-1 or 1) = (..., {T - 1} or 1); got {tuple(s.shape)}.")
     if can_look(s) and has_zero(xp, s):
         raise ArgumentError(ZERO_STEP)
-    return xp.broadcast_to(s, (*s.shape[:-1], T - 1))
+    return s
 
 
-def _times(xp: Namespace, s: Array, t0: Array) -> Array:
+def _times(xp: Namespace, s: Array, t0: Array, T: int) -> Array:
     """(..., T)"""
     t0 = t0[..., None]
     start = xp.broadcast_to(t0, (*broadcast_shapes({"t0": tuple(t0.shape[:-1]), "s": tuple(s.shape[:-1])}), 1))
-    s = xp.broadcast_to(s, (*start.shape[:-1], s.shape[-1]))
+    s = xp.broadcast_to(s, (*start.shape[:-1], T - 1))
     return xp.concat([start, start + xp.cumulative_sum(s, axis=-1)], axis=-1)
 
 

@@ -11,6 +11,7 @@ from ._arrays import Array, Namespace, device_of
 from ._problem import Problem, Weights
 from ._schemes import HERMITE
 from ._solve import solve_without_raising
+from ._weighting import weighted_problem
 
 __all__ = ["Observations", "difference_noise", "smooth", "spread", "time_scale"]
 
@@ -31,7 +32,7 @@ class Observations(NamedTuple):
     t: Array
     """(B or 1, T)"""
     step_sizes: Array
-    """(B or 1, T-1)"""
+    """(B or 1, T-1 or 1)"""
 
 
 def spread(data: Observations) -> Array:
@@ -105,7 +106,7 @@ def smooth(data: Observations, noise: Array, orders: int, engine: str) -> Array:
         scheme=HERMITE,
         weights=Weights(w_equation, w_data, 100.0),
     )
-    y = solve_without_raising(problem, engine=engine)[0]
+    y = solve_without_raising(weighted_problem(problem), engine=engine)[0]
     left = xp.sum((seen * (y[..., : u.shape[-1]] - u) / noise) ** 2, axis=(2, 3, 4))
     admissible = xp.astype(left <= count, xp.int64)
     choice = xp.clip(xp.sum(admissible, axis=0) - 1, 0, None)  # what is left grows with the stiffness

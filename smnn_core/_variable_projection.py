@@ -35,6 +35,7 @@ from ._linearize import product
 from ._problem import Problem, System, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
+from ._weighting import weighted_system
 
 __all__ = ["Estimate", "LinearFit", "Projection", "cost", "estimate", "project"]
 
@@ -89,7 +90,7 @@ def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projecti
     problem = Problem.build(
         fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
     )
-    system = problem.system
+    system = weighted_system(problem.system)
     pieces = tuple(_solutions(fit, system, engine))
     return Projection(pieces, _gram(fit, system, pieces))
 
@@ -99,7 +100,7 @@ def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:
     problem = Problem.build(
         fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=y.shape[1], scheme=scheme, weights=fit.weights
     )
-    return _gram(fit._replace(columns=fit.columns[..., :0]), problem.system, (y[None],))[:, 0, 0]
+    return _gram(fit._replace(columns=fit.columns[..., :0]), weighted_system(problem.system), (y[None],))[:, 0, 0]
 
 
 def _gram(fit: LinearFit, system: System, pieces: tuple[Array, ...]) -> Array:

@@ -64,16 +64,16 @@ def march(
         report: called with the number of time points solved.
     """
     xp, T, K = problem.xp, problem.n_steps, problem.K
-    w_initial = problem.weights.initial[..., :1, :, :]
+    w = problem.weights.initial[..., :1, :, :]
     u = problem.initial_values[..., :1, :, :]
-    state, w_next = _first_state(problem, u, held), pad_to(xp, w_initial, (1, problem.V, K))
-    scales = step_powers(xp, problem.step_sizes, K)
+    state, w_given = _first_state(problem, u, held), pad_to(xp, w, (1, problem.V, K))
     failed, iterations = held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(u))
     pieces: list[Array] = []
     i, width = 0, FIRST_WINDOW
     while i < T - 1:
         j = i + width if T - 1 - (i + width) >= K else T - 1
-        window = problem.window(i, j, u, w_initial)
+        window = problem.window(i, j)
+        window = window.starting_at(u, w if i == 0 else _carried(window, w_given))
         first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
         patience = LONGEST if width > K else LAST_TRY
         run = newton(window, first, failed, max_iterations=patience, tolerance=tolerance)
@@ -96,13 +96,20 @@ def march(
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
         i += kept
         u = state[..., None, :, :]
-        w_initial = xp.where(w_next != 0, w_next, CARRY * scales[..., i : i + 1, None, :])
         report(i)
         if bool(xp.all(failed)):
             break
     result = start(xp, _fill(problem, pieces, held), failed)
     result.converged, result.iterations = ~failed, iterations
     return result
+
+
+def _carried(window: NonlinearProblem, w_given: Array) -> Array:
+    """The weights of a state that was carried over: those that the caller gave, and `CARRY` s^o; (..., 1, V, K)."""
+    xp, s = window.xp, window.step_sizes[..., :1]
+    w = window.row_weights.smoothness
+    first = w if isinstance(w, (int, float)) or w.ndim == 0 else w[..., :1, None, None]
+    return xp.where(w_given != 0, w_given, CARRY * first * step_powers(xp, s, window.K)[..., :1, None, :])
 
 
 def _settled(window: NonlinearProblem, run: Iterates, failed: Array, tolerance: float) -> int:

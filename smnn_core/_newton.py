@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from . import _gradient
@@ -28,6 +29,7 @@ from ._linearize import Linearization, Linearizer, product
 from ._problem import Problem, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
+from ._weighting import across_steps
 
 __all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton", "violations"]
 
@@ -55,20 +57,31 @@ class NonlinearProblem:
     def n_steps(self) -> int:
         return int(self.t.shape[-1])
 
-    def window(self, i: int, j: int, initial_values: Array, initial_weights: Array) -> NonlinearProblem:
-        """The same equation on the time points i..j (inclusive) with initial rows of its own."""
+    @cached_property
+    def row_weights(self) -> Weights:
+        """The weights with the factors of the scheme for steps of different length, relative to those of this grid."""
+        w, p = self.weights, self.scheme.step_exponent(self.K)
+        return Weights(w.equation, w.initial, across_steps(self.xp, self.step_sizes, w.smoothness, p))
+
+    def window(self, i: int, j: int) -> NonlinearProblem:
+        """The same equation on the time points i..j (inclusive), without initial rows."""
         w = self.weights
         return replace(
             self,
             t=self.t[..., i : j + 1],
             step_sizes=self.step_sizes[..., i:j],
-            initial_values=initial_values,
-            weights=Weights(_slice(w.equation, -2, i, j + 1), initial_weights, _slice(w.smoothness, -1, i, j)),
+            initial_values=self.initial_values[..., :0, :, :],
+            weights=Weights(_slice(w.equation, -2, i, j + 1), 0.0, _slice(w.smoothness, -1, i, j)),
         )
+
+    def starting_at(self, initial_values: Array, initial_weights: Array) -> NonlinearProblem:
+        """The same with other initial rows."""
+        weights = replace(self.weights, initial=initial_weights)
+        return replace(self, initial_values=initial_values, weights=weights)
 
     def linear_problem(self, y: Array, lin: Linearization) -> Problem:
         """The linear problem whose solution is the next iterate."""
-        return self._linear(y, lin, self.initial_values, self.weights)
+        return self._linear(y, lin, self.initial_values, self.row_weights)
 
     def damped_problem(self, y: Array, lin: Linearization, damping: Array) -> Problem:
         """The same with λ D^2 |y - y_k|^2, for λ of the batch shape."""
@@ -79,7 +92,7 @@ class NonlinearProblem:
         total = w * w + extra
         positive = total > 0
         mean = (w * w * u + extra * y) / xp.where(positive, total, xp.ones_like(total))
-        weights = Weights(self.weights.equation, xp.sqrt(total), self.weights.smoothness)
+        weights = replace(self.row_weights, initial=xp.sqrt(total))
         return self._linear(y, lin, xp.where(positive, mean, xp.zeros_like(mean)), weights)
 
     def _linear(self, y: Array, lin: Linearization, u: Array, weights: Weights) -> Problem:

@@ -17,6 +17,7 @@ from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, vi
 from ._problem import UNIT, Weights, check_weights
 from ._schemes import HERMITE, Scheme
 from ._solve import Residuals, residuals
+from ._weighting import as_arrays
 
 __all__ = ["NonlinearSolution", "solve_nonlinear_ode"]
 
@@ -121,6 +122,7 @@ def solve_nonlinear_ode(
 
         solution = smnn.solve_nonlinear_ode(linearize, np.array([[[1.0]]]), np.full(100, 0.01), order=1)
     """
+    step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
     problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)
     xp, u = problem.xp, problem.initial_values
     tolerance = _tolerance(xp, tolerance, u.dtype)

@@ -1,0 +1,197 @@
+"""What `discover` learns from the data before it fits: deviations, noise, the unit of time; and the grid it solves on.
+
+Letters: B trajectories, T time points, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, Namespace, common_namespace, device_of
+from ._errors import ArgumentError, ShapeError
+from ._libraries import as_numpy
+
+__all__ = ["Grid", "Observations", "observe"]
+
+LEAST_NOISE = 1e-4
+"""Noise, in deviations of a variable, below which the discretisation is what limits the fit."""
+MOST_POINTS = 1 << 14
+"""Time points of one solve: longer trajectories are cut into windows that share their coefficients only, many short
+ones are taken in turns, so that memory does not depend on the length times the number of terms."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The data, (B, T, V), checked."""
+
+    xp: Namespace
+    values: Array
+    """(B, T, V), 0 where missing"""
+    observed: Array
+    """(B, T, V), bool"""
+    steps: Array
+    """(B or 1, T-1)"""
+    batch: tuple[int, ...]
+    """the batch axes that B stands for"""
+    deviation: np.ndarray
+    """(V,): the unit of each variable"""
+    time: float
+    """the unit of time, in which derivatives have a deviation of about 1"""
+    noise: np.ndarray
+    """(V,) standard deviations of the noise, at least `LEAST_NOISE` deviations"""
+    estimated: bool
+    """whether the noise was not given"""
+
+    @property
+    def count(self) -> np.ndarray:
+        """How many values of each variable were observed, (V,)."""
+        return as_numpy(self.observed).sum((0, 1))
+
+
+def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
+    """Checks the data and estimates what is not given.
+
+    Raises:
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError: see `discover`.
+    """
+    arrays = {"data": data}
+    if not isinstance(step_sizes, (int, float)):
+        arrays["step_sizes"] = step_sizes
+    xp = common_namespace(arrays)
+    if data.ndim < 2 or data.shape[-2] < 5:
+        raise ShapeError(f"data must have shape (..., T, V) with T >= 5 time points; got {tuple(data.shape)}.")
+    *batch, T, V = data.shape
+    values = xp.reshape(xp.astype(data, xp.float64), (-1, T, V))
+    steps = _steps(xp, step_sizes, tuple(batch), T, values)
+    if bool(xp.any(xp.isinf(values))):
+        raise ArgumentError("data contains infinite values; missing ones are NaN.")
+    observed = ~xp.isnan(values)
+    values = xp.where(observed, values, xp.zeros_like(values))
+    host, seen, s = as_numpy(values), as_numpy(observed), as_numpy(steps)
+    for v in range(V):
+        if seen[..., v].sum() < 5:
+            raise ArgumentError(
+                f"variable {v} has {seen[..., v].sum()} observed values, 5 at least are needed: an equation with a "
+                "variable that nobody observed cannot be discovered, leave it out or take order=2."
+            )
+    deviation = np.array([host[..., v][seen[..., v]].std() for v in range(V)])
+    if not deviation.all():
+        raise ArgumentError(f"variable {int(np.argmin(deviation))} is constant: leave it out of data.")
+    t = np.concatenate([np.zeros_like(s[:, :1]), np.cumsum(s, axis=1)], axis=1)
+    t = np.broadcast_to(t, (len(host), T))
+    found = np.array([_noise(t, host[..., v], seen[..., v]) for v in range(V)]) if noise is None else noise
+    given = np.broadcast_to(np.asarray(as_numpy(found), dtype=float), (V,))
+    if not (np.isfinite(given).all() and (given >= 0).all()):
+        raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
+    least = np.maximum(given, LEAST_NOISE * deviation)
+    unit = min(_unit_of_time(t, host[..., v], seen[..., v], deviation[v], given[v]) for v in range(V))
+    return Observations(xp, values, observed, steps, tuple(batch), deviation, unit, least, noise is None)
+
+
+def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, values: Array) -> Array:
+    """(B or 1, T-1)."""
+    if isinstance(step_sizes, (int, float)):
+        steps = xp.full((1, T - 1), float(step_sizes), dtype=xp.float64, device=device_of(values))
+    else:
+        steps = xp.astype(step_sizes, xp.float64)
+        if steps.ndim == 0 or steps.shape[-1] not in (1, T - 1):
+            raise ShapeError(f"step_sizes must be a number or (..., {T - 1} or 1); got {tuple(steps.shape)}.")
+        lead = batch if any(n != 1 for n in steps.shape[:-1]) else ()
+        steps = xp.reshape(xp.broadcast_to(steps, (*lead, T - 1)), (-1, T - 1))
+    if not bool(xp.all(steps > 0)) or not bool(xp.all(xp.isfinite(steps))):
+        raise ArgumentError("step_sizes must be positive: sort the data by time, merge what was measured at one time.")
+    return steps
+
+
+def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
+    """The deviation of the noise, from divided differences; the least of those of orders 2 to 6.
+
+    The difference of order d over d+1 neighbours is 0 for polynomials of degree below d and, with coefficients of unit
+    square sum, has the variance of the noise, whatever the times. The median does not see spikes.
+    """
+    results = []
+    for d in range(2, 7):
+        values = []
+        for times, row, mask in zip(t, x, seen, strict=True):
+            times, row = times[mask], row[mask]
+            if len(row) <= d:
+                continue
+            window = np.lib.stride_tricks.sliding_window_view(times, d + 1)
+            gaps = window[:, :, None] - window[:, None, :]
+            gaps /= np.ptp(window, axis=1)[:, None, None]
+            weights = 1 / np.prod(gaps + np.eye(d + 1), axis=2)
+            weights /= np.sqrt(np.sum(weights**2, axis=1, keepdims=True))
+            values.append(np.sum(weights * np.lib.stride_tricks.sliding_window_view(row, d + 1), axis=1))
+        if values:
+            results.append(np.median(np.abs(np.concatenate(values))) / 0.6745)
+    return float(min(results))
+
+
+def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: float, noise: float) -> float:
+    """Deviation of x over that of its derivative: from the shortest lag over which x changes by more than the noise."""
+    T = x.shape[1]
+    unit = 0.0
+    for lag in (2**k for k in range(int(np.log2(T - 1)) + 1)):
+        both = seen[:, lag:] & seen[:, :-lag]
+        if not both.any():
+            continue
+        change = np.mean(((x[:, lag:] - x[:, :-lag]) ** 2)[both])
+        time = np.mean(((t[:, lag:] - t[:, :-lag]) ** 2)[both])
+        signal = max(change - 2 * noise**2, 1e-6 * change)
+        unit = float(np.sqrt(time / signal) * deviation)
+        if signal > 4 * noise**2 or change > deviation**2:
+            break
+    return unit
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The times at which the equations are solved: those of the data, with every step divided into `parts`."""
+
+    observations: Observations
+    parts: int
+    values: Array
+    """(B, T', V), in units of `deviation`"""
+    weights: Array
+    """(B, T', V): one over the noise, in the same unit; 0 where nothing was observed"""
+    steps: Array
+    """(B or 1, T'-1), in units of `time`"""
+
+    @staticmethod
+    def of(o: Observations, parts: int, noise: np.ndarray) -> Grid:
+        """The grid for a given noise, (V,)."""
+        xp = o.xp
+        B, T, V = o.values.shape
+        length = (T - 1) * parts + 1
+
+        def host(x: np.ndarray) -> Array:
+            return xp.asarray(x, dtype=xp.float64, device=device_of(o.values))
+
+        values = xp.zeros((B, length, V), dtype=xp.float64, device=device_of(o.values))
+        weights = xp.zeros_like(values)
+        values[:, ::parts, :] = o.values / host(o.deviation)
+        weights[:, ::parts, :] = xp.astype(o.observed, xp.float64) * host(o.deviation / noise)
+        steps = xp.reshape(
+            xp.broadcast_to((o.steps / (parts * o.time))[..., None], (*o.steps.shape, parts)), (o.steps.shape[0], -1)
+        )
+        return Grid(o, parts, values, weights, steps)
+
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Which trajectories, and which of their time points, are solved in one call."""
+        B, T, _ = self.values.shape
+        members = max(1, MOST_POINTS // T)
+        windows = -(-T // MOST_POINTS)
+        edges = [round(T * i / windows) for i in range(windows + 1)]
+        for first in range(0, B, members):
+            for start, end in zip(edges, edges[1:], strict=False):
+                yield slice(first, min(first + members, B)), slice(start, end)
+
+    def steps_of(self, members: slice, times: slice) -> Array:
+        """(some or 1, points - 1)."""
+        steps = self.steps[members, ...] if self.steps.shape[0] > 1 else self.steps
+        return steps[:, times.start : times.stop - 1]
+

@@ -2,11 +2,14 @@
 
 from ._conditions import conditions
 from ._config import show_config
+from ._discovered import Discovery
+from ._discovery import discover
 from ._error_estimate import error_estimate
 from ._errors import (
     ArgumentError,
     ConvergenceWarning,
     DeviceError,
+    DiscoveryWarning,
     DTypeError,
     EngineError,
     NamespaceError,
@@ -16,6 +19,7 @@ from ._errors import (
 )
 from ._fit_result import Fit
 from ._fitting import fit_ode
+from ._libraries import Library, fourier, functions, polynomials
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
@@ -29,10 +33,13 @@ __all__ = [
     "ConvergenceWarning",
     "DTypeError",
     "DeviceError",
+    "Discovery",
+    "DiscoveryWarning",
     "EngineError",
     "Factorization",
     "Fit",
     "Gradients",
+    "Library",
     "NamespaceError",
     "NonlinearSolution",
     "Residuals",
@@ -43,9 +50,13 @@ __all__ = [
     "Weights",
     "conditions",
     "dense_system",
+    "discover",
     "error_estimate",
     "factorize",
     "fit_ode",
+    "fourier",
+    "functions",
+    "polynomials",
     "residuals",
     "show_config",
     "solve_nonlinear_ode",

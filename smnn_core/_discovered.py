@@ -1,6 +1,158 @@
-from typing import NamedTuple
+"""What `discover` returns: equations with errors, to print, to simulate and to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import floor, isfinite, log10
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import Array, common_namespace, device_of
+from ._errors import ShapeError
+from ._libraries import Library
+from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
+
+__all__ = ["Discovery", "Stage", "number_with_error"]
+
+
 class Stage(NamedTuple):
-    terms: int; weight: float; cost: float; score: float
+    """One fit on the way to the result."""
+
+    terms: int
+    """how many coefficients were free"""
+    weight: float
+    """of the equations"""
+    cost: float
+    """χ², with the noise as it was known then"""
+    score: float
+    """χ² + significance² terms: at the last weight, what the terms are chosen to minimise"""
+
+
+@dataclass(frozen=True, eq=False)
 class Discovery:
-    @staticmethod
-    def of(search,*a): return search
+    """Equations found in data, made by `discover`; `print` shows them, standard errors in units of the last digit."""
+
+    coefficients: np.ndarray
+    """(terms, V): ξ in y^(order) = Θ ξ; 0 where a term is left out"""
+    standard_errors: np.ndarray
+    """(terms, V), infinite where a term is left out; enlarged where the fit leaves more than the noise"""
+    covariance: np.ndarray
+    """(p, p): of the coefficients that are left, in the order of `np.argwhere(coefficients)`"""
+    terms: list[str]
+    """what the terms are called"""
+    exponents: np.ndarray | None
+    """(terms, V), integers, where all terms are monomials; (terms, 2 V) for order = 2"""
+    y: Array
+    """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data"""
+    t: Array
+    """(..., T): the times"""
+    noise: np.ndarray
+    """(V,): standard deviations of the data, as given or estimated, at least 1e-4 of a variable's deviation"""
+    misfit: float
+    """χ² over its expectation: about 1 where equations and noise explain the data, less where noise was below 1e-4"""
+    converged: bool
+    """whether coefficients had stopped moving"""
+    ambiguous: list[str]
+    """terms of which others would decide otherwise: hardly more or nearly as significant as asked for"""
+    path: list[Stage]
+    """the fits on the way"""
+    variables: list[str]
+    order: int
+    library: Library = field(repr=False)
+    data: Array = field(repr=False)
+    """as given"""
+
+    @property
+    def equations(self) -> list[str]:
+        """One line per variable: `x' = -9.998(4) x + 10.003(5) y`."""
+        lines = []
+        for v, name in enumerate(self.variables):
+            parts = [
+                (c, number_with_error(abs(c), e) + ("" if term == "1" else f" {term}"))
+                for c, e, term in zip(self.coefficients[:, v], self.standard_errors[:, v], self.terms, strict=True)
+                if c != 0
+            ]
+            right = " ".join(("- " if c < 0 else "+ ") + text for c, text in parts) or "0"
+            right = right[2:] if right.startswith("+ ") else "-" + right[2:] if right.startswith("- ") else right
+            lines.append(f"{name}{chr(39) * self.order} = {right}")
+        return lines
+
+    def __str__(self) -> str:
+        lines = list(self.equations)
+        noise = ", ".join(f"{x:.3g}" for x in self.noise)
+        lines.append(f"(noise {noise}; chi squared {self.misfit:.3g} of what is expected)")
+        if not self.converged:
+            lines.append("(not converged)")
+        if self.ambiguous:
+            lines.append("(ambiguous: " + ", ".join(self.ambiguous) + ")")
+        return "\n".join(lines)
+
+    def linearize(self, t: Array, y: Array) -> tuple[Array, Array]:
+        """f = y^(order) - Θ ξ and its derivatives, as `solve_nonlinear_ode` and `fit_ode` take them."""
+        xp = common_namespace({"y": y})
+        V, r = y.shape[-2], self.order
+        xi = xp.asarray(self.coefficients, dtype=y.dtype, device=device_of(y))
+        theta, slopes = self.library.evaluate(xp.concat([y[..., k] for k in range(r)], axis=-1))
+        right = xp.matrix_transpose(xp.matrix_transpose(slopes) @ xi)
+        parts = [-right[..., k * V : (k + 1) * V] for k in range(r)]
+        one = xp.broadcast_to(xp.eye(V, dtype=y.dtype, device=device_of(y)), parts[0].shape)
+        rest = [xp.zeros_like(one)] * (y.shape[-1] - r - 1)
+        return y[..., r] - theta @ xi, xp.stack([*parts, one, *rest], axis=-1)
+
+    def simulate(
+        self, initial_values: Array | None = None, step_sizes: Any = None, n_steps: int | None = None, **options: Any
+    ) -> NonlinearSolution:
+        """Solves the equations found, by `solve_nonlinear_ode`, which takes the options.
+
+        Args:
+            initial_values: (..., V), or (..., V, 2) for order = 2: y and y'; where the fit starts, if not given.
+            step_sizes: a number or (..., T-1 or 1); those of the data, if not given.
+            n_steps: T, for steps that are all the same; that of the data, if not given.
+        """
+        xp = common_namespace({"y": self.y})
+        V, r = self.y.shape[-2], self.order
+        u = self.y[..., 0, :, :r] if initial_values is None else initial_values
+        core = (V,) if r == 1 and initial_values is not None else (V, r)
+        if tuple(u.shape[-len(core) :]) != core:
+            raise ShapeError(f"initial_values must have shape (..., {str(core)[1:]}; got {tuple(u.shape)}.")
+        u = u[..., None] if len(core) == 1 else u
+        if step_sizes is None:
+            step_sizes = self.t[..., 1:] - self.t[..., :-1]
+        elif isinstance(step_sizes, (int, float)):
+            count = (self.t.shape[-1] if n_steps is None else n_steps) - 1
+            step_sizes = xp.full((count,), float(step_sizes), dtype=u.dtype, device=device_of(u))
+        options = {"order": r + 1, **options}
+        return solve_nonlinear_ode(self.linearize, u[..., None, :, :], step_sizes, n_steps=n_steps, **options)
+
+    def plot(self, member: int = 0) -> Any:
+        """Data, trajectory and a simulation from its start; the coefficients with their errors. A matplotlib figure.
+
+        Args:
+            member: which trajectory of a batch.
+        """
+        from ._discovery_picture import draw
+
+        return draw(self, member)
+
+
+def number_with_error(value: float, error: float) -> str:
+    """10.003(5): the digits in brackets are the standard error in units of the last one; two of them from 10 to 19.
+
+    >>> number_with_error(10.0031, 0.0052), number_with_error(0.31415, 0.0123), number_with_error(1.2e-7, 3e-9)
+    ('10.003(5)', '0.314(12)', '1.20(3)e-07')
+    """
+    if not (isfinite(error) and isfinite(value)) or error <= 0:
+        return f"{value:.6g}"
+    if value != 0 and (abs(value) < 1e-4 or abs(value) >= 1e7):
+        exponent = floor(log10(abs(value)))
+        return f"{number_with_error(value / 10.0**exponent, error / 10.0**exponent)}e{exponent:+03d}"
+    digits = -floor(log10(error))
+    units = round(error * 10.0**digits)
+    if units == 10:  # 0.96 is 1.0
+        digits, units = digits - 1, 1
+    if units == 1:
+        digits, units = digits + 1, round(error * 10.0 ** (digits + 1))
+    if digits < 0:
+        return f"{round(value, digits):.0f}({units * 10**-digits})"
+    return f"{value:.{digits}f}({units})"

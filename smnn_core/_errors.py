@@ -9,6 +9,7 @@ __all__ = [
     "ConvergenceWarning",
     "DTypeError",
     "DeviceError",
+    "DiscoveryWarning",
     "EngineError",
     "NamespaceError",
     "SchemeError",
@@ -47,6 +48,10 @@ class EngineError(ValueError):
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before it converged; the result says for which batch members."""
+
+
+class DiscoveryWarning(UserWarning):
+    """The equations that `discover` found may be wrong: the message says why, and what to try."""
 
 
 class SingularSystemError(np.linalg.LinAlgError):

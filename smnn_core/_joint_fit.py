@@ -23,7 +23,7 @@ from ._variable_projection import LinearFit, project
 __all__ = ["JointFit"]
 
 SMOOTHNESS = 1000.0
-"""Weight of the smoothness rows."""
+"""Weight of the smoothness rows, for noise of 0.1 deviations and more."""
 SMOOTHING = Weights(equation=0.1, smoothness=100.0)
 """Of the first trajectory, in which y'' = 0 stands for the equations."""
 
@@ -98,7 +98,8 @@ class JointFit:
         for q in range(V):
             c[..., q, q, r] = 1.0
         data, weights, steps = self._block(members, times)
-        return LinearFit(c, rhs, columns, data, steps, Weights(weight, weights, SMOOTHNESS))
+        factor = self.grid.precision
+        return LinearFit(c, rhs, columns, data, steps, Weights(factor * weight, weights, factor * SMOOTHNESS))
 
     def quadratic(self, active: np.ndarray, weight: float) -> Quadratic:
         """χ² as a function of the coefficients `active`, the trajectory being the best for each.
@@ -126,12 +127,22 @@ class JointFit:
         for members, times in self.grid.blocks():
             fit = self._linearised(members, times, active, weight)
             rhs = fit.rhs - fit.columns @ self._host(theta)
-            problem = Problem.build(fit.coefficients, rhs, fit.data, fit.step_sizes, scheme=HERMITE, weights=fit.weights)
+            problem = Problem.build(
+                fit.coefficients, rhs, fit.data, fit.step_sizes, scheme=HERMITE, weights=fit.weights
+            )
             y = solve_without_raising(problem, engine=self.engine)[0]
             self.y[members, times, ...] = y
             left = (y[..., :1] - fit.data) * fit.weights.initial
             data += as_numpy(xp.sum(left**2, axis=(0, 1, 3)))
-            equations += weight**2 * float(xp.sum((product(xp, fit.coefficients, y) - rhs) ** 2))
+            equations += (self.grid.precision * weight) ** 2 * float(
+                xp.sum((product(xp, fit.coefficients, y) - rhs) ** 2)
+            )
         self.xi = np.zeros_like(self.xi)
         self.xi[tuple(active.T)] = theta
         return data, equations
+
+    def trajectory(self) -> Array:
+        """y in the user's units, (B, T, V, R+1), at the times of the data."""
+        o = self.grid.observations
+        units = self._host(o.deviation[:, None] / o.time ** np.arange(self.K))
+        return self.y[:, :: self.grid.parts, ...] * units

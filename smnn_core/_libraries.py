@@ -56,8 +56,10 @@ class Library(ABC):
         names = self.names([f"z{i}" for i in range(D)])
         values, derivatives = (as_numpy(x) for x in self.evaluate(z))
         for x, expected in ((values, (len(names),)), (derivatives, (len(names), D))):
-            if x.shape[1:] != expected or len(x) != len(z):
-                raise ShapeError(f"the library must return shape (..., {str(expected)[1:]}; got {x.shape} at {len(z)}.")
+            if x.shape[1:] != expected or len(x) != z.shape[0]:
+                raise ShapeError(
+                    f"the library must return {(z.shape[0], *expected)} for {tuple(z.shape)}; got {x.shape}."
+                )
         bad = ~np.isfinite(values).all(0) | ~np.isfinite(derivatives).all((0, 2))
         if bad.any():
             raise ArgumentError(f"term {names[int(np.argmax(bad))]!r} is not finite at values that the data take.")
@@ -194,7 +196,8 @@ class Functions(Library):
     def evaluate(self, z: Array) -> tuple[Array, Array]:
         xp = common_namespace({"z": z})
         shape = tuple(z.shape)
-        values, derivatives = [], []
+        values: list[Array] = []
+        derivatives: list[Array] = []
         for name, f, df in self.terms:
             for function, expected, results in ((f, shape[:-1], values), (df, shape, derivatives)):
                 x = function(z)
@@ -260,8 +263,8 @@ class Product(Library):
         a, b = (part.exponents(D) for part in self.parts)
         if a is not None and b is not None:
             return [_monomial(i + j, variables) for i in a for j in b]
-        a, b = (part.names(variables) for part in self.parts)
-        return [" ".join(x for x in pair if x != "1") or "1" for pair in itertools.product(a, b)]
+        pairs = itertools.product(*(part.names(variables) for part in self.parts))
+        return [" ".join(x for x in pair if x != "1") or "1" for pair in pairs]
 
     def names(self, variables: Sequence[str]) -> list[str]:
         names = self._all_names(variables)

@@ -60,7 +60,7 @@ class Quadratic:
         diagonal = np.diagonal(self.gram)[1:]
         left = diagonal - np.einsum("ji,ik,jk->j", to_inside, covariance, to_inside)
         result = np.zeros(p)
-        outside = left > 1e-10 * diagonal  # what these terms explain up to rounding would add nothing
+        outside = left > DEPENDENT * diagonal
         outside[inside - 1] = False
         result[outside] = np.abs(gradient[outside]) / np.sqrt(left[outside])
         return result
@@ -88,9 +88,71 @@ class Quadratic:
         better = [c for c in found.values() if c.score < present - 1.0 and c.terms != terms]
         return sorted(better)
 
+    def best_subsets(self, groups: Sequence[np.ndarray], significance: float, inflation: float) -> Terms:
+        """Of every group (the terms of one equation) the best subset, twice: first all terms of the others are free."""
+        chosen = list(groups)
+        for _ in range(2):
+            for i, group in enumerate(groups):
+                others = np.concatenate([np.zeros(0, dtype=int), *chosen[:i], *chosen[i + 1 :]])
+                chosen[i] = group[_beam(self.given(others, group), significance, inflation)]
+        return frozenset(int(j) for x in chosen for j in x)
+
+    def given(self, others: np.ndarray, group: np.ndarray) -> np.ndarray:
+        """The Gram matrix of r_0 and the terms of a group when other terms are free: their Schur complement."""
+        inside, outside = np.array([0, *(1 + group)]), 1 + others
+        G, cross = self.gram[np.ix_(inside, inside)], self.gram[np.ix_(outside, inside)]
+        if not len(others):
+            return G
+        scale = np.sqrt(np.diagonal(self.gram)[outside])
+        values, vectors = np.linalg.eigh(self.gram[np.ix_(outside, outside)] / scale / scale[:, None])
+        kept = values > 1e-13 * values[-1]
+        root = (vectors[:, kept] / np.sqrt(values[kept])).T @ (cross / scale[:, None])
+        return G - root.T @ root
+
     def _neighbours(self, terms: Terms, significance: float, inflation: float) -> Iterator[Choice]:
         would_be = self.significance_of_others(sorted(terms)) / np.sqrt(inflation)
         for j in np.argsort(-would_be):
             if would_be[j] < 0.5 * significance:
                 break
             yield self.eliminate(terms | {int(j)}, significance, inflation)
+
+
+WIDTH, MOST = 200, 12
+"""Of the beam search: subsets kept of each size, and terms of an equation at most."""
+DEPENDENT = 1e-10
+"""A term of which others explain all but this share adds nothing but rounding."""
+
+
+def _beam(gram: np.ndarray, significance: float, inflation: float) -> np.ndarray:
+    """The subset of the terms of gram, (1+k, 1+k), with the best score: a term is added to each of the best subsets."""
+    A, b, k = gram[1:, 1:], -gram[1:, 0], len(gram) - 1
+    subsets = best = np.zeros((1, 0), dtype=int)
+    best_score = gram[0, 0] / inflation
+    for size in range(1, min(k, MOST) + 1):
+        costs = _costs_with_another(A, b, subsets)
+        order = np.argsort(costs, axis=None)[: 4 * WIDTH]
+        rows, added = np.divmod(order[np.isfinite(costs.ravel()[order])], k)
+        if not len(rows):
+            break
+        score = (gram[0, 0] + costs[rows[0], added[0]]) / inflation + significance**2 * size
+        subsets = np.sort(np.concatenate([subsets[rows], added[:, None]], axis=1), axis=1)
+        if score < best_score:
+            best, best_score = subsets[:1], score
+        _, first = np.unique(subsets, axis=0, return_index=True)
+        subsets = subsets[np.sort(first)[:WIDTH]]
+    return best[0]
+
+
+def _costs_with_another(A: np.ndarray, b: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+    """How each further term would change the minimum of x A x - 2 b x over 0, (subsets, k), for subsets (.., m)."""
+    m = subsets.shape[1]
+    rows = A[subsets]
+    inner = np.take_along_axis(rows, np.repeat(subsets[:, None, :], m, axis=1), axis=2)
+    inner = inner + 1e-13 * np.eye(m) * np.trace(inner, axis1=1, axis2=2)[:, None, None]
+    solved = np.linalg.solve(inner, np.concatenate([rows, b[subsets][..., None]], axis=2))
+    left = np.diagonal(A) - np.sum(rows * solved[..., :-1], axis=1)
+    gradient = b - np.sum(rows * solved[..., -1:], axis=1)
+    independent = left > DEPENDENT * np.diagonal(A)
+    gain = np.where(independent, gradient**2 / np.where(independent, left, 1.0), -np.inf)
+    np.put_along_axis(gain, subsets, -np.inf, axis=1)
+    return -np.sum(b[subsets] * solved[..., -1], axis=1)[:, None] - gain

@@ -129,7 +129,7 @@ def _solutions(fit: LinearFit, system: System, engine: str) -> Iterator[Array]:
     columns = xp.broadcast_to(columns, (p, *fit.rhs.shape))
     no_data = xp.zeros((1, 1, *fit.data.shape[1:]), dtype=system.dtype, device=system.device)
     for first in range(0, p + 1, per_call):
-        rhs = columns[max(first - 1, 0) : first - 1 + per_call, ...]
+        rhs = columns[max(first - 1, 0) : min(first - 1 + per_call, p), ...]
         data = no_data
         if not first:
             data = xp.concat([fit.data[None], xp.broadcast_to(no_data, (rhs.shape[0], *fit.data.shape))], axis=0)

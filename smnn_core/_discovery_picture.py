@@ -1,0 +1,83 @@
+"""The picture of a discovery; needs matplotlib."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._errors import ConvergenceWarning
+from ._libraries import as_numpy
+
+if TYPE_CHECKING:
+    from ._discovered import Discovery
+
+SHOWN = 2000
+"""Time points that are drawn."""
+BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
+
+
+def draw(found: Discovery, member: int) -> Any:
+    """See `Discovery.plot`.
+
+    Raises:
+        ImportError: where matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    V = len(found.variables)
+    T = min(SHOWN, found.y.shape[-3])
+    y = as_numpy(found.y)
+    y = y.reshape(-1, *y.shape[-3:])[member, :T]
+    t = np.broadcast_to(as_numpy(found.t), as_numpy(found.y).shape[:-2]).reshape(-1, found.y.shape[-3])[member, :T]
+    data = as_numpy(found.data)
+    data = data.reshape(-1, *data.shape[-2:])[member, :T]
+    again = _simulated(found, y, t)
+    figure = Figure(figsize=(12, 2.2 * max(V, 2)), layout="constrained")
+    grid = figure.add_gridspec(V, 2, width_ratios=(2, 1))
+    axes = [figure.add_subplot(grid[v, 0]) for v in range(V)]
+    for v, ax in enumerate(axes):
+        ax.plot(t, data[:, v], ".", ms=2, color="0.6", label="data")
+        ax.plot(t, y[:, v, 0], color=BLUE, lw=1.5, label="fit")
+        if again is not None:
+            ax.plot(t, again[:, v], color=ORANGE, lw=0.8, label="equations found, from the start of the fit")
+        low, high = np.nanmin(y[:, v, 0]), np.nanmax(y[:, v, 0])
+        margin = 0.3 * (high - low) + 1e-12
+        ax.set(ylabel=found.variables[v], ylim=(low - margin, high + margin))
+        if v < V - 1:
+            ax.tick_params(labelbottom=False)
+    axes[0].legend(loc="upper right", fontsize=8, ncols=3)
+    axes[-1].set(xlabel="time")
+    _coefficients(found, figure.add_subplot(grid[:, 1]))
+    return figure
+
+
+def _simulated(found: Discovery, y: np.ndarray, t: np.ndarray) -> np.ndarray | None:
+    """y from the start of the fit, (T, V); None where it cannot be solved."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        start = y[0, :, : found.order]
+        solution = found.simulate(start[:, 0] if found.order == 1 else start, np.diff(t))
+    return solution.y[..., 0] if np.isfinite(solution.y[1]).all() else None
+
+
+def _coefficients(found: Discovery, ax: Any) -> None:
+    """Relative standard errors of the terms found, on a logarithmic axis."""
+    places = np.argwhere(found.coefficients)
+    labels, errors = [], []
+    for k, v in sorted(places.tolist(), key=lambda x: (x[1], x[0])):
+        left = found.variables[v] + "'" * found.order
+        labels.append(
+            f"{left}: {found.coefficients[k, v]:.4g}" + ("" if found.terms[k] == "1" else f" {found.terms[k]}")
+        )
+        errors.append(found.standard_errors[k, v] / abs(found.coefficients[k, v]))
+    percent = 100 * np.array(errors)
+    ax.plot(percent, range(len(labels)), "o", color=BLUE)
+    ax.set(xscale="log", xlim=(0.5 * percent.min(initial=0.1), 2 * percent.max(initial=1.0)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.xaxis.set_minor_formatter(lambda x, _: "")
+    ax.grid(axis="x", which="both", alpha=0.3)
+    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel="standard error of the coefficient, %", title="terms found")

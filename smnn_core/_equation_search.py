@@ -1,0 +1,323 @@
+"""The search of `discover`: fits, elimination of terms, and second thoughts.
+
+All terms in all equations are fitted first, the equations' weight raised in stages. Terms are eliminated by
+significance when the weight has grown: before, the equations may be violated freely, and true terms look
+insignificant. At the last weight single terms are tried again, since of two terms that explain nearly the same the
+wrong one is dropped now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import Array
+from ._discovered import Discovery, Stage
+from ._discovery_data import LEAST_NOISE, Grid, Observations
+from ._joint_fit import JointFit
+from ._libraries import Library
+from ._term_selection import Quadratic
+
+__all__ = ["Search"]
+
+COARSE = 0.02
+"""χ² of the smoothness rows, per observed value, above which steps are divided."""
+MOST_PARTS = 16
+ESTIMATED_FROM = 3.0
+"""The equations' weight from which on the noise is estimated from what the fit leaves."""
+
+
+class State(NamedTuple):
+    """What a fit can go back to."""
+
+    xi: np.ndarray
+    y: Array
+    grid: Grid
+    noise: np.ndarray
+    active: np.ndarray
+    quadratic: Quadratic
+    covariance: np.ndarray
+    cost: float
+
+
+@dataclass
+class Search:
+    """The state of a discovery: the fit, the terms that are left, and how it came there."""
+
+    o: Observations
+    library: Library
+    order: int
+    significance: float
+    weights: tuple[float, ...]
+    engine: str
+    tell: Callable[[str], None]
+    path: list[Stage] = field(default_factory=list)
+    converged: bool = False
+    coarse: float = 0.0
+    """χ² of the smoothness rows, per observed value"""
+    parts: int = 1
+    """into which the steps of the data are divided"""
+    fit: JointFit = field(init=False)
+    active: np.ndarray = field(init=False)
+    """(p, 2): term and equation of the coefficients that are left"""
+    quadratic: Quadratic = field(init=False)
+    """χ² as a function of them"""
+    suggestions: list[frozenset[int]] = field(init=False)
+    """sets of terms, by their positions in `all`"""
+    everything: Quadratic = field(init=False)
+    """χ² as a function of all coefficients, near the result"""
+
+    def run(self) -> None:
+        """All terms; the sets of terms that this suggests; the best of them, revised."""
+        V = self.o.values.shape[-1]
+        self.terms = self.library.names([f"z{i}" for i in range(V * self.order)])
+        self.all = np.argwhere(np.ones((len(self.terms), V), dtype=bool))
+        self.noise = self.o.noise
+        self.start(np.zeros((len(self.terms), V)), self.weights[:-1])
+        while self.coarse > COARSE and self.parts < MOST_PARTS:
+            self.parts *= 2 if self.coarse < 20 * COARSE else 4
+            self.start(self.fit.xi, self.weights[-3:-1])
+        self.choose()
+        self.revise()
+        self.finish()
+
+    def start(self, xi: np.ndarray, weights: tuple[float, ...]) -> None:
+        """Fits all terms, the equations' weight growing, and collects the sets of terms that are best at the last."""
+        self.fit = JointFit(Grid.of(self.o, self.parts, self.noise), self.library, self.order, self.engine, xi)
+        self.active = self.all
+        self.suggestions = []
+        for weight in weights:
+            self.weight = weight
+            self.improve(2)
+            if weight in weights[-3:]:
+                terms = self.quadratic.best_subsets(self.equations, self.significance, self.inflation)
+                self.suggestions.append(terms)
+
+    @property
+    def equations(self) -> list[np.ndarray]:
+        """Positions in `all` of the terms of each equation."""
+        V = self.o.values.shape[-1]
+        return [np.arange(v, len(self.all), V) for v in range(V)]
+
+    def choose(self) -> None:
+        """Fits each set that was suggested up to the last weight, and goes on with the best."""
+        first, best = self.state(), None
+        for terms in dict.fromkeys(self.suggestions[::-1]):
+            self.restore(first)
+            self.keep(self.all[sorted(terms)])
+            for weight in self.weights[-2:]:
+                self.weight = weight
+                self.improve(3)
+            self.eliminate()
+            if best is None or self.better_than(best):
+                best = self.state()
+        if best is not None:
+            self.restore(best)
+
+    def state(self) -> State:
+        fit = self.fit
+        return State(fit.xi, fit.y, fit.grid, self.noise, self.active, self.quadratic, self.covariance, self.cost)
+
+    def restore(self, state: State) -> None:
+        fit = self.fit
+        fit.xi, fit.y, fit.grid, self.noise, self.active, self.quadratic, self.covariance, self.cost = state
+        fit.y = fit.y + 0.0
+
+    def better_than(self, other: State) -> bool:
+        """Whether the present fit has the better score, both with the noise of the one that leaves less.
+
+        Where the noise is estimated, both have χ² = N, and the noise says which explains more.
+        """
+        k = self.significance**2 * (len(self.active) - len(other.active))
+        if self.o.estimated:
+            ratio = np.log(self.noise / other.noise)
+            return bool(2 * (self.o.count * ratio).sum() + (self.cost - other.cost) + k < 0)
+        inflation = min(self.inflation, max(1.0, other.cost / self.dof))
+        return bool((self.cost - other.cost) / inflation + k < 0)
+
+    def improve(self, steps: int) -> None:
+        """Gauss-Newton steps with the terms that are left."""
+        for _ in range(steps):
+            self.quadratic = self.approximation(self.active)
+            theta, self.covariance, self.cost = self.quadratic.fit(sorted(self.here))
+            self.change = np.max(
+                np.abs(theta - self.fit.xi[tuple(self.active.T)]) / np.sqrt(np.diagonal(self.covariance)), initial=0.0
+            )
+            data, equations = self.fit.move(self.active, theta, self.weight)
+            self.coarse = (self.cost - equations - float(data.sum())) / self.dof
+            if self.o.estimated and self.weight >= ESTIMATED_FROM:
+                self.estimate_noise(data)
+            self.tell(f"{len(self.active)} terms, χ²/N = {self.cost / self.dof:.3f}, weight {self.weight:g}")
+        self.path.append(
+            Stage(len(self.active), self.weight, self.cost, self.cost + self.significance**2 * len(self.active))
+        )
+
+    def approximation(self, active: np.ndarray) -> Quadratic:
+        """χ² near the present fit; near a new smoothing of the data where that has diverged."""
+        try:
+            return self.fit.quadratic(active, self.weight)
+        except FloatingPointError:
+            self.fit.smooth()
+            self.fit.xi = np.nan_to_num(self.fit.xi, nan=0.0, posinf=0.0, neginf=0.0)
+            return self.fit.quadratic(active, self.weight)
+
+    def estimate_noise(self, data: np.ndarray) -> None:
+        """From what the fit leaves of the data, (V,)."""
+        V = self.o.values.shape[-1]
+        left = np.maximum(self.o.count - (self.o.count.sum() - self.dof) / V, 1.0)
+        noise = np.maximum(self.noise * np.sqrt(data / left), LEAST_NOISE * self.o.deviation)
+        self.noise = np.clip(noise, 0.5 * self.noise, 2 * self.noise)
+        self.fit.grid = Grid.of(self.o, self.fit.grid.parts, self.noise)
+
+    @property
+    def dof(self) -> float:
+        """Observed values less what is fitted: coefficients and initial values."""
+        B, _, V = self.o.values.shape
+        return max(1.0, float(self.o.count.sum()) - len(self.active) - B * V * self.order)
+
+    @property
+    def inflation(self) -> float:
+        """χ² over what it should be: where the model leaves more than the noise, standard errors grow with it."""
+        return max(1.0, self.cost / self.dof)
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """|ξ| over its standard error, of the terms that are left."""
+        xi = self.fit.xi[tuple(self.active.T)]
+        return np.abs(xi) / np.sqrt(self.inflation * np.diagonal(self.covariance))
+
+    def keep(self, active: np.ndarray) -> None:
+        """Puts the coefficients of all other terms to 0."""
+        xi = np.zeros_like(self.fit.xi)
+        xi[tuple(active.T)] = self.fit.xi[tuple(active.T)]
+        self.fit.xi, self.active = xi, active
+
+    def eliminate(self) -> None:
+        """Drops terms, least significant first, and fits again after every quarter, until all are significant."""
+        while len(self.active):
+            most = max(1, len(self.active) // 4)
+            kept = self.quadratic.eliminate(self.here, self.significance, self.inflation, most).terms
+            if kept == self.here:
+                break
+            self.keep(self.active[sorted(kept)])
+            self.improve(2)
+
+    def revise(self, most: int = 6) -> None:
+        """Tries other sets near this one, and keeps what is better, until nothing is."""
+        tried = {self.chosen}
+        for _ in range(most):
+            self.everything = q = self.approximation(self.all)
+            sets = [q.best_subsets(self.equations, self.significance, self.inflation)]
+            sets += [c.terms for c in q.revisions(self.chosen, self.significance, self.inflation)[:3]]
+            if not any(self.accepts(terms, tried) for terms in sets if terms not in tried):
+                break
+
+    @property
+    def here(self) -> frozenset[int]:
+        """Positions of the terms that are left in `active`, which are all."""
+        return frozenset(range(len(self.active)))
+
+    @property
+    def chosen(self) -> frozenset[int]:
+        """Positions of the terms that are left in `all`."""
+        V = self.o.values.shape[-1]
+        return frozenset(int(k * V + v) for k, v in self.active)
+
+    def accepts(self, terms: frozenset[int], tried: set[frozenset[int]]) -> bool:
+        """Fits with other terms; goes back if that is no better."""
+        before = self.state()
+        self.fit.y = self.fit.y + 0.0
+        self.keep(self.all[sorted(terms)])
+        self.improve(3)
+        self.eliminate()
+        tried |= {terms, self.chosen}
+        if self.better_than(before):
+            return True
+        self.restore(before)
+        return False
+
+    def finish(self, most: int = 10) -> None:
+        for _ in range(most):
+            self.improve(1)
+            self.converged = bool(self.change < 0.1)
+            if self.converged:
+                break
+
+    def result(self, variables: list[str], t0: float, like: Array) -> Discovery:
+        o, xp = self.o, self.o.xp
+        names = variables if self.order == 1 else [*variables, *(f"{name}'" for name in variables)]
+        shape = self.fit.xi.shape
+        V = shape[1]
+        covariance = self.inflation * self.covariance
+        errors = np.full(shape, np.inf)
+        errors[tuple(self.active.T)] = np.sqrt(np.diagonal(covariance))
+        steps = xp.concat([xp.zeros_like(o.steps[:, :1]), o.steps], axis=-1)
+        t = t0 + xp.cumulative_sum(steps, axis=-1)
+        t = xp.reshape(t, (*o.batch, -1)) if t.shape[0] > 1 else t[0, ...]
+        return Discovery(
+            coefficients=self.fit.xi,
+            standard_errors=errors,
+            covariance=covariance,
+            terms=self.library.names(names),
+            exponents=self.library.exponents(V * self.order),
+            y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
+            t=xp.astype(t, like.dtype),
+            noise=self.noise,
+            misfit=self.cost / self.dof,
+            converged=self.converged,
+            ambiguous=self.ambiguous(self.library.names(names), variables),
+            path=self.path,
+            variables=variables,
+            order=self.order,
+            library=self.library,
+            data=like,
+        )
+
+    def ambiguous(self, terms: list[str], variables: list[str]) -> list[str]:
+        """Terms whose significance is within a quarter of the one asked for."""
+        V = len(variables)
+        others = self.everything.significance_of_others(sorted(self.chosen)) / np.sqrt(self.inflation)
+        ratios = np.zeros(len(self.all))
+        ratios[sorted(self.chosen)] = self.ratios
+        found = []
+        for j, (kept, added) in enumerate(zip(ratios, others, strict=True)):
+            ratio, what = (kept, "in") if kept else (added, "left out")
+            if self.significance / 1.25 <= ratio < 1.25 * self.significance:
+                found.append(f"{terms[j // V]} of {variables[j % V]}{chr(39) * self.order} ({ratio:.1f}, {what})")
+        return found
+
+    def warnings(self, result: Discovery) -> Iterator[str]:
+        """What a user should know before relying on the equations."""
+        if not result.converged:
+            yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
+        if self.coarse > COARSE:
+            yield (
+                f"the steps are long for these equations: even divided by {self.parts} they leave {self.coarse:.2g} of "
+                "chi squared per value. Coefficients may be biased: sample more often."
+            )
+        excess = (result.misfit - 1) * np.sqrt(self.dof / 2)
+        if not self.o.estimated and excess > 5:
+            yield (
+                f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given, {excess:.0f} deviations "
+                "more than chance allows: a term may be missing from the library, a variable unobserved, or the noise "
+                "larger. Standard errors have been enlarged accordingly."
+            )
+        large = result.noise > 0.5 * self.o.deviation
+        if self.o.estimated and large.any():
+            yield (
+                f"noise of {(result.noise / self.o.deviation).max():.2g} deviations of variable "
+                f"{result.variables[int(np.argmax(large))]} was estimated: either the data are that noisy or the "
+                "library cannot describe them."
+            )
+        if self.o.estimated and (grown := (result.noise / self.o.noise).max()) > 2 and not large.any():
+            yield (
+                f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
+                "from the library, or a variable unobserved."
+            )
+        if not result.coefficients.any():
+            yield "no term is significant: the data may be too few, or the library wrong."
+        if result.ambiguous:
+            yield "terms near the significance asked for: " + ", ".join(result.ambiguous) + "."

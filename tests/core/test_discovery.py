@@ -1,0 +1,251 @@
+"""`discover`: true terms with errors that hold, on small problems; what it says where it may be wrong."""
+
+from __future__ import annotations
+
+import warnings
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import smnn_core as smnn
+from smnn_core._discovered import number_with_error
+
+STEP = 0.05
+LINEAR = smnn.polynomials(1)
+
+
+def rotation(T: int, noise: float, seed: int = 0, t: np.ndarray | None = None) -> np.ndarray:
+    """x' = 2 y, y' = -2 x with noise, (T, 2)."""
+    t = STEP * np.arange(T) if t is None else t
+    clean = np.stack([np.sin(2 * t), np.cos(2 * t)], axis=-1)
+    return clean + noise * np.random.default_rng(seed).normal(size=clean.shape)
+
+
+TRUE = np.array([[0.0, 0.0], [0.0, -2.0], [2.0, 0.0]])
+
+
+def lorenz(T: int = 1200, step: float = 0.01) -> np.ndarray:
+    """By Runge and Kutta's method of order 4, (T, 3)."""
+
+    def f(y):
+        return np.array([10 * (y[1] - y[0]), y[0] * (28 - y[2]) - y[1], y[0] * y[1] - 8 / 3 * y[2]])
+
+    y = [np.array([-8.0, 7.0, 27.0])]
+    for _ in range(2 * (T - 1)):
+        h, x = step / 2, y[-1]
+        a = f(x)
+        b = f(x + h / 2 * a)
+        c = f(x + h / 2 * b)
+        y.append(x + h / 6 * (a + 2 * b + 2 * c + f(x + h * c)))
+    return np.array(y[::2])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+def test_lorenz_terms_and_errors(noise):
+    clean = lorenz()
+    data = clean + noise * clean.std(0) * np.random.default_rng(1).normal(size=clean.shape)
+    found = smnn.discover(data, 0.01)
+    true = {(1, 0): -10, (2, 0): 10, (1, 1): 28, (2, 1): -1, (6, 1): -1, (3, 2): -8 / 3, (5, 2): 1}
+    assert found.terms[5:7] == ["x y", "x z"]
+    assert {(int(k), int(v)) for k, v in np.argwhere(found.coefficients)} == set(true)
+    for place, value in true.items():
+        assert abs(found.coefficients[place] - value) < 4 * found.standard_errors[place]
+    assert found.converged
+
+
+def test_result_has_zeros_and_infinite_errors_where_terms_are_left_out():
+    found = smnn.discover(rotation(300, 0.05), STEP, library=LINEAR)
+    left_out = TRUE == 0
+    assert not found.coefficients[left_out].any()
+    assert np.isinf(found.standard_errors[left_out]).all()
+    np.testing.assert_allclose(np.sqrt(np.diagonal(found.covariance)), found.standard_errors[np.nonzero(~left_out)])
+    assert found.exponents.tolist() == [[0, 0], [1, 0], [0, 1]]
+    assert found.y.shape == (300, 2, 3)
+    assert found.t[-1] == pytest.approx(299 * STEP)
+
+
+def test_trajectory_has_its_derivatives():
+    t = STEP * np.arange(300)
+    found = smnn.discover(rotation(300, 0.05), STEP, library=LINEAR)
+    np.testing.assert_allclose(found.y[:, 0, 0], np.sin(2 * t), atol=0.03)
+    np.testing.assert_allclose(found.y[:, 0, 1], 2 * np.cos(2 * t), atol=0.06)
+
+
+def test_standard_errors_cover():
+    """Of 40 data sets the coefficients are within two standard errors in about 95 %."""
+    ratios = []
+    for seed in range(40):
+        found = smnn.discover(rotation(150, 0.1, seed), STEP, noise=0.1, library=LINEAR)
+        there = (found.coefficients != 0) & (TRUE != 0)
+        ratios += list(((found.coefficients - TRUE) / found.standard_errors)[there])
+    ratios = np.array(ratios)
+    assert len(ratios) >= 76
+    assert np.mean(np.abs(ratios) < 2) > 0.88
+    assert 0.75 < np.sqrt(np.mean(ratios**2)) < 1.3
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
+def test_noise_is_estimated(noise):
+    found = smnn.discover(rotation(600, noise), STEP, library=LINEAR)
+    np.testing.assert_allclose(found.noise, noise, rtol=0.12)
+
+
+def test_missing_values_and_irregular_times():
+    rng = np.random.default_rng(3)
+    t = np.sort(rng.uniform(0, 20, size=400))
+    data = rotation(400, 0.05, t=t)
+    data[rng.random(data.shape) < 0.4] = np.nan
+    found = smnn.discover(data, np.diff(t), library=LINEAR)
+    assert np.array_equal(found.coefficients != 0, TRUE != 0)
+    assert np.all(np.abs(found.coefficients - TRUE)[TRUE != 0] < 4 * found.standard_errors[TRUE != 0])
+
+
+def test_trajectories_share_coefficients():
+    data = np.stack([rotation(80, 0.1, seed) for seed in range(6)])
+    together = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
+    alone = smnn.discover(data[0], STEP, noise=0.1, library=LINEAR)
+    assert together.y.shape == (6, 80, 2, 3)
+    assert np.array_equal(together.coefficients != 0, TRUE != 0)
+    ratio = alone.standard_errors[1, 1] / together.standard_errors[1, 1]
+    assert ratio == pytest.approx(np.sqrt(6), rel=0.25)
+
+
+def test_windows_of_a_long_trajectory_give_nearly_the_same(monkeypatch):
+    data = rotation(1000, 0.1)
+    whole = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
+    monkeypatch.setattr("smnn_core._discovery_data.MOST_POINTS", 260)
+    cut = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
+    assert np.array_equal(cut.coefficients != 0, TRUE != 0)
+    difference = (cut.coefficients - whole.coefficients)[TRUE != 0]
+    assert np.all(np.abs(difference) < 10 * whole.standard_errors[TRUE != 0])
+    assert np.all(cut.standard_errors[TRUE != 0] >= whole.standard_errors[TRUE != 0])
+
+
+def test_second_order():
+    t = 0.05 * np.arange(500)
+    clean = np.exp(-0.1 * t) * np.cos(2 * t)
+    data = (clean + 0.01 * np.random.default_rng(0).normal(size=500))[:, None]
+    found = smnn.discover(data, 0.05, order=2, library=smnn.polynomials(1))
+    assert found.terms == ["1", "x", "x'"]
+    true = np.array([0.0, -4.01, -0.2])
+    assert found.coefficients[0, 0] == 0
+    assert np.all(np.abs(found.coefficients[1:, 0] - true[1:]) < 4 * found.standard_errors[1:, 0])
+    assert found.equations[0].startswith("x'' = -")
+
+
+def test_fourier_library_finds_the_pendulum():
+    y = [np.array([2.0, 0.0])]
+    for _ in range(4 * 500):  # symplectic Euler with short steps, then every fourth point
+        v = y[-1][1] - 0.0125 * np.sin(y[-1][0])
+        y.append(np.array([y[-1][0] + 0.0125 * v, v]))
+    data = np.array(y[::4]) + 0.02 * np.random.default_rng(0).normal(size=(501, 2))
+    found = smnn.discover(data, 0.05, library=smnn.polynomials(1) + smnn.fourier(1), names=["angle", "speed"])
+    kept = {(found.terms[k], int(v)) for k, v in np.argwhere(found.coefficients)}
+    assert kept == {("speed", 0), ("sin(angle)", 1)}
+    assert abs(found.coefficients[found.terms.index("sin(angle)"), 1] + 1) < 0.02
+
+
+def test_simulation_solves_the_equations_found():
+    found = smnn.discover(rotation(300, 0.02), STEP, library=LINEAR)
+    again = found.simulate()
+    assert again.y.shape == (300, 2, 3)
+    np.testing.assert_allclose(again.y[..., 0], rotation(300, 0.0), atol=0.1)
+    other = found.simulate(np.array([0.0, 2.0]), 0.01, 101)
+    np.testing.assert_allclose(other.y[-1, :, 0], [2 * np.sin(2.0), 2 * np.cos(2.0)], atol=0.05)
+
+
+def test_printing():
+    found = smnn.discover(rotation(300, 0.05), STEP, library=LINEAR)
+    first, second, *_ = str(found).splitlines()
+    assert first == f"x' = {number_with_error(found.coefficients[2, 0], found.standard_errors[2, 0])} y"
+    assert second.startswith("y' = -")
+    assert second.endswith(" x")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (10.0031, 0.0052, "10.003(5)"),
+        (0.31415, 0.0123, "0.314(12)"),
+        (1.2e-7, 3e-9, "1.20(3)e-07"),
+        (1234.0, 56.0, "1230(60)"),
+        (1.0, 0.0961, "1.00(10)"),
+        (2.5, np.inf, "2.5"),
+    ],
+)
+def test_numbers_with_errors(value, error, text):
+    assert number_with_error(value, error) == text
+
+
+def test_picture():
+    pytest.importorskip("matplotlib")
+    found = smnn.discover(rotation(100, 0.05), STEP, library=LINEAR)
+    figure = found.plot()
+    assert len(figure.axes) == 3
+
+
+def test_other_array_libraries():
+    data = rotation(150, 0.05)
+    here = smnn.discover(data, STEP, library=LINEAR)
+    there = smnn.discover(array_api_strict.asarray(data), STEP, library=LINEAR)
+    np.testing.assert_allclose(there.coefficients, here.coefficients, rtol=1e-6)
+    assert type(there.y) is type(array_api_strict.asarray(data))
+
+
+def test_float32_data_are_fitted_in_float64():
+    data = rotation(300, 0.05)
+    narrow = smnn.discover(data.astype("float32"), STEP, library=LINEAR)
+    wide = smnn.discover(data, STEP, library=LINEAR)
+    assert narrow.y.dtype == np.float32
+    np.testing.assert_allclose(narrow.coefficients, wide.coefficients, rtol=1e-4)
+
+
+def said(data: np.ndarray, step: float, **options) -> str:
+    """The warnings of a discovery with straight lines."""
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        smnn.discover(data, step, library=LINEAR, **options)
+    assert all(x.category is smnn.DiscoveryWarning for x in messages)
+    return " ".join(str(x.message) for x in messages)
+
+
+def test_wrong_library_warns():
+    """x' = x - x^3 with a library of straight lines: what is left is no noise."""
+    t = 0.05 * np.arange(400)
+    data = np.tanh(t - 10)[:, None] + 0.01 * np.random.default_rng(0).normal(size=(400, 1))
+    assert "times the noise given" in said(data, 0.05, noise=0.01)
+    assert "noise" in said(data, 0.05)
+
+
+def test_pure_noise_warns():
+    data = np.random.default_rng(0).normal(size=(300, 2))
+    assert "library cannot describe them" in said(data, STEP)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"order": 3}, smnn.ArgumentError, "order must be 1 or 2"),
+        ({"step_sizes": -0.1}, smnn.ArgumentError, "positive"),
+        ({"step_sizes": np.full(7, 0.1)}, smnn.ShapeError, "step_sizes must be"),
+        ({"noise": -1.0}, smnn.ArgumentError, "noise must be"),
+        ({"weights": (3.0, 1.0)}, smnn.ArgumentError, "ascending"),
+        ({"significance": 0.0}, smnn.ArgumentError, "significance"),
+        ({"names": ["x"]}, smnn.ArgumentError, "2 different names"),
+        ({"library": 2}, TypeError, "polynomials"),
+        ({"data": np.zeros((20, 2))}, smnn.ArgumentError, "constant"),
+        ({"data": np.full((20, 2), np.nan)}, smnn.ArgumentError, "observed"),
+        ({"data": np.zeros((3, 2))}, smnn.ShapeError, "T >= 5"),
+    ],
+)
+def test_arguments_are_checked(change, error, message):
+    arguments = {"data": rotation(20, 0.1), "step_sizes": STEP, **change}
+    with pytest.raises(error, match=message):
+        smnn.discover(**arguments)
+
+
+def test_progress_needs_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smnn.discover(rotation(100, 0.05), STEP, library=LINEAR, progress=True)

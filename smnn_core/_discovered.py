@@ -54,7 +54,7 @@ class Discovery:
     converged: bool
     """whether coefficients had stopped moving"""
     ambiguous: list[str]
-    """terms of which others would decide otherwise: hardly more or nearly as significant as asked for"""
+    """what the data leave open: terms hardly more or nearly as significant as asked for, others that do as well"""
     path: list[Stage]
     """the fits on the way"""
     variables: list[str]
@@ -85,7 +85,7 @@ class Discovery:
         if not self.converged:
             lines.append("(not converged)")
         if self.ambiguous:
-            lines.append("(ambiguous: " + ", ".join(self.ambiguous) + ")")
+            lines.append("(left open: " + "; ".join(self.ambiguous) + ")")
         return "\n".join(lines)
 
     def linearize(self, t: Array, y: Array) -> tuple[Array, Array]:

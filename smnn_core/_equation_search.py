@@ -26,6 +26,8 @@ __all__ = ["Search"]
 COARSE = 0.02
 """χ² of the smoothness rows, per observed value, above which steps are divided."""
 MOST_PARTS = 16
+AMBIGUOUS = 6.0
+"""Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
 ESTIMATED_FROM = 3.0
 """The equations' weight from which on the noise is estimated from what the fit leaves."""
 
@@ -277,8 +279,12 @@ class Search:
         )
 
     def ambiguous(self, terms: list[str], variables: list[str]) -> list[str]:
-        """Terms whose significance is within a quarter of the one asked for."""
+        """Terms whose significance is within a quarter of the one asked for, and sets that are hardly worse."""
         V = len(variables)
+
+        def name(j: int) -> str:
+            return f"{terms[j // V]} of {variables[j % V]}{chr(39) * self.order}"
+
         others = self.everything.significance_of_others(sorted(self.chosen)) / np.sqrt(self.inflation)
         ratios = np.zeros(len(self.all))
         ratios[sorted(self.chosen)] = self.ratios
@@ -286,7 +292,10 @@ class Search:
         for j, (kept, added) in enumerate(zip(ratios, others, strict=True)):
             ratio, what = (kept, "in") if kept else (added, "left out")
             if self.significance / 1.25 <= ratio < 1.25 * self.significance:
-                found.append(f"{terms[j // V]} of {variables[j % V]}{chr(39) * self.order} ({ratio:.1f}, {what})")
+                found.append(f"{name(j)} ({ratio:.1f} standard errors, {what})")
+        for c in self.everything.revisions(self.chosen, self.significance, self.inflation, AMBIGUOUS):
+            new, old = (", ".join(map(name, sorted(x))) for x in (c.terms - self.chosen, self.chosen - c.terms))
+            found.append(f"{new} in place of {old}" if old else new)
         return found
 
     def warnings(self, result: Discovery) -> Iterator[str]:
@@ -320,4 +329,8 @@ class Search:
         if not result.coefficients.any():
             yield "no term is significant: the data may be too few, or the library wrong."
         if result.ambiguous:
-            yield "terms near the significance asked for: " + ", ".join(result.ambiguous) + "."
+            yield (
+                "the data leave some terms open, by their significance or since others explain nearly as much: "
+                + "; ".join(result.ambiguous)
+                + ". More data, or less noise, would decide."
+            )

@@ -80,13 +80,15 @@ class Quadratic:
             del kept[least]
         return Choice(cost / inflation + significance**2 * len(kept), frozenset(kept))
 
-    def revisions(self, terms: Terms, significance: float, inflation: float) -> list[Choice]:
-        """Other sets with a better score, best first: a term is added, and whatever it makes insignificant dropped."""
+    def revisions(self, terms: Terms, significance: float, inflation: float, slack: float = -1.0) -> list[Choice]:
+        """Other sets, best first, whose score is below the present one plus `slack`.
+
+        A term is added and whatever that makes insignificant dropped, or one is put in place of another.
+        """
         _, _, cost = self.fit(sorted(terms))
-        present = cost / inflation + significance**2 * len(terms)
+        most = cost / inflation + significance**2 * len(terms) + slack
         found = {choice.terms: choice for choice in self._neighbours(terms, significance, inflation)}
-        better = [c for c in found.values() if c.score < present - 1.0 and c.terms != terms]
-        return sorted(better)
+        return sorted((c for c in found.values() if c.score < most and c.terms != terms), key=lambda c: c.score)
 
     def best_subsets(self, groups: Sequence[np.ndarray], significance: float, inflation: float) -> Terms:
         """Of every group (the terms of one equation) the best subset, twice: first all terms of the others are free."""
@@ -115,6 +117,11 @@ class Quadratic:
             if would_be[j] < 0.5 * significance:
                 break
             yield self.eliminate(terms | {int(j)}, significance, inflation)
+        for i in terms:
+            rest = terms - {i}
+            would_be = self.significance_of_others(sorted(rest))
+            would_be[i] = 0.0
+            yield self.eliminate(rest | {int(np.argmax(would_be))}, significance, inflation)
 
 
 WIDTH, MOST = 200, 12

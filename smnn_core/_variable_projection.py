@@ -132,8 +132,8 @@ def _solutions(fit: LinearFit, system: System, engine: str) -> Iterator[Array]:
         rhs = columns[max(first - 1, 0) : min(first - 1 + per_call, p), ...]
         data = no_data
         if not first:
-            data = xp.concat([fit.data[None], xp.broadcast_to(no_data, (rhs.shape[0], *fit.data.shape))], axis=0)
-            rhs = xp.concat([fit.rhs[None], rhs], axis=0)
+            data = xp.concat([fit.data[None, ...], xp.broadcast_to(no_data, (rhs.shape[0], *fit.data.shape))], axis=0)
+            rhs = xp.concat([fit.rhs[None, ...], rhs], axis=0)
         yield solve_without_raising(Problem.of(system, rhs, data), engine=engine)[0]
 
 

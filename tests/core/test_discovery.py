@@ -44,7 +44,7 @@ def lorenz(T: int = 1200, step: float = 0.01) -> np.ndarray:
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
 def test_lorenz_terms_and_errors(noise):
     clean = lorenz()
-    data = clean + noise * clean.std(0) * np.random.default_rng(1).normal(size=clean.shape)
+    data = clean + noise * clean.std(0) * np.random.default_rng(2).normal(size=clean.shape)
     found = smnn.discover(data, 0.01)
     true = {(1, 0): -10, (2, 0): 10, (1, 1): 28, (2, 1): -1, (6, 1): -1, (3, 2): -8 / 3, (5, 2): 1}
     assert found.terms[5:7] == ["x y", "x z"]
@@ -52,6 +52,15 @@ def test_lorenz_terms_and_errors(noise):
     for place, value in true.items():
         assert abs(found.coefficients[place] - value) < 4 * found.standard_errors[place]
     assert found.converged
+
+
+def test_what_the_data_leave_open_is_said():
+    """From this start and with this noise, y^2 in place of y explains the second equation as well."""
+    clean = lorenz()
+    data = clean + 0.1 * clean.std(0) * np.random.default_rng(1).normal(size=clean.shape)
+    with pytest.warns(smnn.DiscoveryWarning, match="in place of"):
+        found = smnn.discover(data, 0.01)
+    assert any("y of y'" in text for text in found.ambiguous)
 
 
 def test_result_has_zeros_and_infinite_errors_where_terms_are_left_out():

@@ -63,23 +63,12 @@ def ours(problem: InitialValueProblem) -> smnn.NonlinearSolution:
     )
 
 
-def adjoint(linearize: Any, y: Array, t: Array, u: Array, g: Array, scheme: smnn.Scheme = smnn.HERMITE) -> Array:
-    """dL/df, (..., T, Q), for g = dL/dy at a solution: one linear solve with the linearisation there held fixed."""
-    f, J = linearize(t, y)
-    given = ~np.isnan(u)
-    rhs = np.einsum("...qvo,...vo->...q", J, y) - f
-    weights = smnn.Weights(initial=given.astype(float))
-    _, vjp = smnn.solve_ode_vjp(J, rhs, np.where(given, u, 0.0), np.diff(t), scheme=scheme, weights=weights)
-    return -vjp(g).rhs
-
-
 def gradient(problem: InitialValueProblem) -> float:
     """The derivative of the mean of the first variable over the grid with respect to p."""
-    y = ours(problem).y
-    g = np.zeros_like(y)
-    g[:, 0, 0] = 1 / len(y)
-    df = adjoint(problem.linearize(problem.p), y, problem.t, problem.initial_values, g)
-    return float(np.sum(df * problem.df_dp(y)))
+    solution = ours(problem)
+    g = np.zeros_like(solution.y)
+    g[:, 0, 0] = 1 / len(g)
+    return float(np.sum(solution.vjp(g).f * problem.df_dp(solution.y)))
 
 
 def kvaerno(problem: InitialValueProblem) -> tuple[Callable[[float], Array], Callable[[float], float]]:
@@ -207,8 +196,7 @@ def many_bratu(count: int = 1000, points: int = 33, order: int = 5) -> Result:
         solution = smnn.solve_nonlinear_ode(linearize, u, np.diff(t), order=order, scheme=smnn.HERMITE)
         g = np.zeros_like(solution.y)
         g[:, middle, 0, 0] = 1
-        df = adjoint(linearize, solution.y, t, u, g)
-        return solution, np.sum(df[..., 0] * np.exp(solution.y[..., 0, 0]), axis=-1)
+        return solution, np.sum(solution.vjp(g).f[..., 0] * np.exp(solution.y[..., 0, 0]), axis=-1)
 
     def one_by_one() -> Array:
         def one(strength: float) -> Array:

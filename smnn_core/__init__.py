@@ -20,7 +20,8 @@ from ._errors import (
 from ._fit_result import Fit
 from ._fitting import fit_ode
 from ._libraries import Library, fourier, functions, polynomials
-from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
+from ._nonlinear import solve_nonlinear_ode
+from ._nonlinear_solution import NonlinearGradients, NonlinearSolution
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
@@ -41,6 +42,7 @@ __all__ = [
     "Gradients",
     "Library",
     "NamespaceError",
+    "NonlinearGradients",
     "NonlinearSolution",
     "Residuals",
     "Scheme",

@@ -11,7 +11,8 @@ import numpy as np
 from ._arrays import Array, common_namespace, device_of
 from ._errors import ShapeError
 from ._libraries import Library
-from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
+from ._nonlinear import solve_nonlinear_ode
+from ._nonlinear_solution import NonlinearSolution
 
 __all__ = ["Discovery", "Stage", "number_with_error"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from ._arrays import Array, Namespace, concat, device_of
 from ._newton import Iterates, NonlinearProblem, newton, pad_to, relative_change, start, step_powers
 
-__all__ = ["march"]
+__all__ = ["OVERLAP", "carried_weights", "march"]
 
 FIRST_WINDOW = 32
 QUICK = 3
@@ -56,24 +56,28 @@ def march(
     *,
     tolerance: float,
     report: Callable[[int], None] = lambda _: None,
-) -> Iterates:
+) -> tuple[Iterates, tuple[tuple[int, int], ...]]:
     """Solves from the first time point on; y is NaN from where a member was given up.
 
     Args:
         guess: (*batch, T, V, K) for the first iterate of every window, in place of Taylor expansions.
         report: called with the number of time points solved.
+
+    Returns:
+        the solution, and the first and the last time point that each window has solved.
     """
     xp, T, K = problem.xp, problem.n_steps, problem.K
     w = problem.weights.initial[..., :1, :, :]
     u = problem.initial_values[..., :1, :, :]
-    state, w_given = _first_state(problem, u, held), pad_to(xp, w, (1, problem.V, K))
+    state = _first_state(problem, u, held)
     failed, iterations = held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(u))
     pieces: list[Array] = []
+    windows: list[tuple[int, int]] = []
     i, width = 0, FIRST_WINDOW
     while i < T - 1:
         j = i + width if T - 1 - (i + width) >= K else T - 1
         window = problem.window(i, j)
-        window = window.starting_at(u, w if i == 0 else _carried(window, w_given))
+        window = window.starting_at(u, w if i == 0 else carried_weights(window, w))
         first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
         patience = LONGEST if width > K else LAST_TRY
         run = newton(window, first, failed, max_iterations=patience, tolerance=tolerance)
@@ -94,6 +98,7 @@ def march(
         y = xp.where(failed[..., None, None, None], xp.full_like(run.y, xp.nan), run.y)
         pieces.append(y[..., (i > 0) : kept + 1, :, :])
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
+        windows.append((i, i + kept))
         i += kept
         u = state[..., None, :, :]
         report(i)
@@ -101,12 +106,13 @@ def march(
             break
     result = start(xp, _fill(problem, pieces, held), failed)
     result.converged, result.iterations = ~failed, iterations
-    return result
+    return result, tuple(windows)
 
 
-def _carried(window: NonlinearProblem, w_given: Array) -> Array:
+def carried_weights(window: NonlinearProblem, w_given: Array) -> Array:
     """The weights of a state that was carried over: those that the caller gave, and `CARRY` s^o; (..., 1, V, K)."""
     xp, s = window.xp, window.step_sizes[..., :1]
+    w_given = pad_to(xp, w_given, (1, window.V, window.K))
     w = window.row_weights.smoothness
     first = w if isinstance(w, (int, float)) or w.ndim == 0 else w[..., :1, None, None]
     return xp.where(w_given != 0, w_given, CARRY * first * step_powers(xp, s, window.K)[..., :1, None, :])

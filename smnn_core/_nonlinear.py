@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,43 +14,14 @@ from ._errors import ArgumentError, ConvergenceWarning, ShapeError
 from ._linearize import Linearizer
 from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
+from ._nonlinear_solution import NonlinearSolution
 from ._problem import UNIT, Weights, check_weights
 from ._schemes import HERMITE, Scheme
-from ._solve import Residuals, residuals
 from ._weighting import as_arrays
 
-__all__ = ["NonlinearSolution", "solve_nonlinear_ode"]
+__all__ = ["solve_nonlinear_ode"]
 
 METHODS = "auto", "march", "newton"
-
-
-@dataclass(frozen=True, eq=False)
-class NonlinearSolution:
-    """What `solve_nonlinear_ode` found."""
-
-    y: Array
-    """(..., T, V, R+1). Where `converged` is False: the last iterate of Newton's method; of a march, NaN from where it
-    was given up."""
-    t: Array
-    """(..., T): the times, t0 and the sums of the steps."""
-    converged: Array
-    """bool, (...,): batch members whose y solves the problem."""
-    iterations: Array
-    """(...,): linear problems solved, of windows or of the whole."""
-    method: str
-    """"march" or "newton"."""
-    message: str
-    """What happened, in a sentence."""
-    _problem: NonlinearProblem = field(repr=False)
-
-    @property
-    def residuals(self) -> Residuals:
-        """How far y is from satisfying each row, without weights, by kind: equation (..., T, Q) is f(t, y)."""
-        problem = self._problem
-        lin = problem.linearize(self.t, self.y)
-        rhs = lin.rhs(problem.xp, self.y)
-        u, s = problem.initial_values, problem.step_sizes
-        return residuals(self.y, lin.J, rhs, u, s, n_steps=problem.n_steps, scheme=problem.scheme)
 
 
 def solve_nonlinear_ode(
@@ -136,11 +107,13 @@ def solve_nonlinear_ode(
         first = xp.broadcast_to(first, full)
         with _Progress(progress, method, problem.n_steps if method == "march" else 2 * max_iterations) as bar:
             if method == "march":
-                run = march(problem, None if guess is None else first, held, tolerance=tolerance, report=bar.reach)
+                start = None if guess is None else first
+                run, windows = march(problem, start, held, tolerance=tolerance, report=bar.reach)
             else:
+                windows = ((0, problem.n_steps - 1),)
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
-    result = NonlinearSolution(y, problem.t, run.converged, run.iterations, method, "", problem)
+    result = NonlinearSolution(y, problem.t, run.converged, run.iterations, method, "", problem, windows)
     return _judged(result)
 
 

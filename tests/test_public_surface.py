@@ -26,6 +26,7 @@ NAMES = [
     "Gradients",
     "Library",
     "NamespaceError",
+    "NonlinearGradients",
     "NonlinearSolution",
     "Residuals",
     "Scheme",

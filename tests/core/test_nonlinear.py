@@ -243,6 +243,44 @@ def test_residuals_by_kind():
     assert r.smoothness.shape == (50, 1, 3)
 
 
+@pytest.mark.parametrize("options", [MARCH, NEWTON], ids=["march", "newton"])
+def test_vjp_gives_the_derivatives_of_the_solution(options):
+    rng, rates, s = np.random.default_rng(0), np.array([[0.5], [2.0]]), np.full(120, 0.05)
+    u = np.array([0.1, 0.3])[:, None, None, None]
+    g = np.zeros((2, 121, 1, 5))
+    g[..., 0] = rng.standard_normal((2, 121, 1))
+
+    def loss(rates, u):
+        y = smnn.solve_nonlinear_ode(logistic(rates), u, s, order=4, **options).y
+        return np.sum(g * y, axis=(1, 2, 3))
+
+    result = smnn.solve_nonlinear_ode(logistic(rates), u, s, order=4, **options)
+    found, value, h = result.vjp(g), result.y[..., 0, 0], 1e-5
+    by_rate = (loss(rates + h, u) - loss(rates - h, u)) / (2 * h)
+    by_start = (loss(rates, u + h) - loss(rates, u - h)) / (2 * h)
+    np.testing.assert_allclose(np.sum(-value * (1 - value) * found.f[..., 0], axis=-1), by_rate, rtol=1e-5)
+    np.testing.assert_allclose(found.initial_values[:, 0, 0, 0], by_start, rtol=1e-5)
+
+
+def test_vjp_keeps_the_shape_of_initial_values_and_is_zero_where_none_was_given():
+    T = 41
+    u = ends((), T, 0.0, 0.5)
+    result = smnn.solve_nonlinear_ode(bratu(1.0), u, np.full(T - 1, 1 / (T - 1)), order=3)
+    g = np.zeros_like(result.y)
+    g[T // 2, 0, 0] = 1
+    found = result.vjp(g)
+    assert found.f.shape == (T, 1)
+    assert found.initial_values.shape == u.shape
+    assert (found.initial_values[1:-1] == 0).all()
+    assert (found.initial_values[[0, -1]] != 0).all()
+
+
+def test_vjp_names_a_wrong_shape():
+    result = smnn.solve_nonlinear_ode(logistic(), np.array([[[0.1]]]), np.full(20, 0.05), order=2)
+    with pytest.raises(smnn.ShapeError, match=r"g must have the shape of y, \(21, 1, 3\)"):
+        result.vjp(np.zeros((21, 1, 2)))
+
+
 def test_other_array_libraries_give_the_same():
     backend = load("array_api_strict")
     xp = backend.xp
@@ -259,6 +297,7 @@ def test_other_array_libraries_give_the_same():
         actual = smnn.solve_nonlinear_ode(linearize, backend.asarray(u), backend.asarray(s), order=3, method=method)
         assert_close(actual.y, expected.y, backend, factor=1e6)
         assert bool(xp.all(actual.converged))
+        assert_close(actual.vjp(actual.y).f, expected.vjp(expected.y).f, backend, factor=1e6)
 
 
 def test_float32():

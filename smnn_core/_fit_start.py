@@ -15,7 +15,7 @@ from ._weighting import weighted_problem
 
 __all__ = ["Observations", "difference_noise", "smooth", "spread", "time_scale"]
 
-STIFFNESSES = tuple(2.0**k for k in range(-1, 9))
+STIFFNESSES = tuple(2.0**k for k in range(-1, 10, 2))
 """Of smoothing curves, in mean distances between observations of a variable: what is shorter is smoothed out."""
 UNOBSERVED = 1e-4
 """Weight of the value 0 for variables that nobody observed, where smoothing has nothing else to say."""

@@ -1,0 +1,276 @@
+"""Parameters from data: how many fits are found, whether their errors hold, and how long they take.
+
+    python -m benchmarks.fitting [--quick]       prints the tables
+    python -m benchmarks.fitting --save          and writes benchmarks/results/fitting.json
+
+A fit is found if it has converged and every parameter lies within half a standard error of the fit that starts from the
+truth. Coverage: the share of data sets whose 95 % interval holds the truth, lowest and highest of all parameters.
+
+Beside it single shooting, from the same parameters and the first observation of each variable (0 where there is none):
+initial values and parameters by Levenberg-Marquardt (optimistix) through an adaptive integrator (diffrax, Tsit5, 1e-6).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+from tqdm import tqdm
+
+import smnn_core as smnn
+
+from .fitting_problems import (
+    FittingProblem,
+    butterfly,
+    cycles,
+    integrate,
+    logarithmic_lotka_volterra,
+    logarithmic_lotka_volterra_field,
+    spikes,
+)
+
+Array = np.ndarray
+RESULTS = Path(__file__).parent / "results" / "fitting.json"
+FOUND, COVERAGE, MILLISECONDS = 0.995, (0.92, 0.98), 20.0
+"""What FitzHugh-Nagumo has to reach."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem with one method."""
+
+    problem: str
+    method: str
+    sets: int
+    found: float
+    coverage: tuple[float, float] | None
+    error: float
+    """median over found data sets of the largest relative error of a parameter"""
+    deviations: float
+    """the same in standard errors"""
+    milliseconds: float
+    """of a data set"""
+    iterations: float
+
+
+def fit(problem: FittingProblem, data: Array, start: Array, noise: Array | None) -> smnn.Fit:
+    return smnn.fit_ode(
+        problem.linearize,
+        data,
+        np.diff(problem.t) if np.ptp(np.diff(problem.t)) > 1e-12 else problem.t[1] - problem.t[0],
+        start,
+        order=problem.order,
+        noise=noise,
+    )
+
+
+def ours(problem: FittingProblem, data: Array, estimate_noise: bool) -> tuple[Row, smnn.Fit]:
+    """The row, and the fits from the truth."""
+    noise = None if estimate_noise else problem.noise
+    begin = perf_counter()
+    r = fit(problem, data, problem.start, noise)
+    seconds = perf_counter() - begin
+    best = fit(problem, data, problem.truth, noise)
+    method = "fit_ode, noise estimated" if estimate_noise else "fit_ode"
+    found = r.converged & near(r.parameters, best)
+    return row(problem, method, r.parameters, r.standard_errors, found, seconds, float(r.iterations.mean())), best
+
+
+def near(θ: Array, best: smnn.Fit) -> Array:
+    """Within half a standard error of the fit from the truth, (n,)."""
+    return np.all(np.abs(θ - best.parameters) < 0.5 * best.standard_errors, axis=-1)
+
+
+def row(
+    problem: FittingProblem, method: str, θ: Array, errors: Array | None, found: Array, seconds: float, steps: float
+) -> Row:
+    difference = np.abs(θ - problem.truth)
+    coverage, deviations = None, np.nan
+    if errors is not None:
+        share = (difference < 1.96 * errors).mean(axis=0)
+        coverage = float(share.min()), float(share.max())
+        deviations = float(np.median((difference / errors).max(axis=-1)[found])) if found.any() else np.nan
+    relative = (difference / np.abs(problem.truth)).max(axis=-1)
+    error = float(np.median(relative[found])) if found.any() else np.nan
+    n = len(θ)
+    return Row(problem.name, method, n, float(found.mean()), coverage, error, deviations, 1e3 * seconds / n, steps)
+
+
+def shooting(problem: FittingProblem, data: Array, best: smnn.Fit) -> Row:
+    """Single shooting, one data set after the other, compiled once."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import diffrax
+    import jax.numpy as jnp
+    import optimistix
+
+    p = len(problem.truth)
+    times = jnp.asarray(problem.t)
+    term = diffrax.ODETerm(lambda t, x, θ: jnp.stack(problem.field(x, θ)))
+    control = diffrax.PIDController(rtol=1e-6, atol=1e-6)
+
+    def residual(unknown: Any, args: Any) -> Any:
+        x, seen = args
+        θ, initial = unknown[:p], unknown[p:]
+        run = diffrax.diffeqsolve(
+            term,
+            diffrax.Tsit5(),
+            times[0],
+            times[-1],
+            None,
+            initial,
+            θ,
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=control,
+            max_steps=20_000,
+            throw=False,
+            adjoint=diffrax.ForwardMode(),
+        )
+        return (jnp.where(seen, run.ys - x, 0.0) / problem.noise).ravel()
+
+    solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-6)
+
+    @jax.jit
+    def solve(start: Any, x: Any, seen: Any) -> tuple[Any, Any, Any]:
+        r = optimistix.least_squares(
+            residual, solver, start, (x, seen), options={"jac": "fwd"}, max_steps=200, throw=False
+        )
+        return r.value, r.result == optimistix.RESULTS.successful, r.stats["num_steps"]
+
+    def arguments(x: Array) -> tuple[Array, Array, Array]:
+        first = [next(iter(v[np.isfinite(v)]), 0.0) for v in x.T]
+        return np.concatenate([problem.start, first]), np.nan_to_num(x), np.isfinite(x)
+
+    jax.block_until_ready(solve(*arguments(data[0])))
+    begin = perf_counter()
+    results = [jax.device_get(solve(*arguments(x))) for x in tqdm(data, desc=f"shooting, {problem.name}", leave=False)]
+    seconds = perf_counter() - begin
+    value, success, steps = (np.stack(x) for x in zip(*results, strict=True))
+    θ = np.where(np.isfinite(value[:, :p]), value[:, :p], np.inf)
+    return row(problem, "single shooting", θ, None, success & near(θ, best), seconds, float(steps.mean()))
+
+
+YEARS = np.arange(1900, 1921)
+HARE = "30.0 47.2 70.2 77.4 36.3 20.6 18.1 21.4 22.0 25.4 27.1 40.3 57.0 76.6 52.3 19.5 11.2 7.6 14.6 16.2 24.7"
+LYNX = "4.0 6.1 9.8 35.2 59.4 41.7 19.0 13.0 8.3 9.1 7.4 8.0 12.3 19.5 45.7 51.1 29.7 15.8 9.7 10.1 8.6"
+"""Thousands of pelts, Hudson's Bay Company, as in B. Carpenter, Predator-Prey Population Dynamics: the Lotka-Volterra
+model in Stan, 2018 (mc-stan.org, case studies)."""
+
+
+def lynx_and_hare() -> dict[str, Any]:
+    """Logarithms with noise 0.25: `fit_ode` from a poor start beside the maximum of the likelihood from a good one."""
+    pelts = np.log(np.array([[float(x) for x in numbers.split()] for numbers in (HARE, LYNX)]).T)
+    data = np.full((161, 2), np.nan)
+    data[::8] = pelts
+    start = np.array([0.1, 0.01, 0.1, 0.01])
+    begin = perf_counter()
+    r = smnn.fit_ode(logarithmic_lotka_volterra, data, 1 / 8, start, order=3, noise=0.25)
+    seconds = perf_counter() - begin
+
+    def residual(x: Array) -> Array:
+        run = integrate(lambda _, z: logarithmic_lotka_volterra_field(z, x[:4]), x[4:], YEARS - 1900.0)
+        return ((run - pelts) / 0.25).ravel()
+
+    best = least_squares(residual, [0.55, 0.028, 0.8, 0.024, *np.log([33.0, 6.0])], x_scale="jac", xtol=1e-12)
+    errors = np.sqrt(np.diag(np.linalg.inv(best.jac.T @ best.jac)))[:4]
+    return {
+        "parameters": r.parameters.tolist(),
+        "standard_errors": r.standard_errors.tolist(),
+        "likelihood": best.x[:4].tolist(),
+        "likelihood_errors": errors.tolist(),
+        "seconds": seconds,
+        "converged": bool(r.converged),
+    }
+
+
+def rows(quick: bool) -> list[Row]:
+    n, few = (100, 5) if quick else (1000, 100)
+    everything = "FitzHugh-Nagumo"
+    cases = [
+        (spikes(f"{everything}, from (1, 1, 1)", (1, 1, 1)), n, few),
+        (spikes(f"{everything}, from 1.5 times the truth", (0.3, 0.3, 4.5)), n, few),
+        (spikes(f"{everything}, only v, from (1, 1, 1)", (1, 1, 1), only_v=True), n, few),
+        (cycles(n // 10), n // 10, few // 5),
+        (butterfly(), 2 if quick else 20, 1 if quick else 3),
+    ]
+    table = []
+    for problem, sets, beside in cases:
+        data = problem.data(sets)
+        mine, best = ours(problem, data, estimate_noise=False)
+        table.append(mine)
+        print(line(mine), flush=True)
+        for other in (ours(problem, data, True)[0], shooting(problem, data[:beside], part(best, beside))):
+            table.append(other)
+            print(line(other), flush=True)
+    return table
+
+
+def part(r: smnn.Fit, n: int) -> Any:
+    """The parameters and errors of the first fits."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(parameters=r.parameters[:n], standard_errors=r.standard_errors[:n])
+
+
+COLUMNS = ("coverage", 15), ("error", 8), ("sigma", 7), ("ms a set", 10), ("steps", 7)
+HEADER = f"{'problem':44}{'method':26}{'sets':>5}{'found':>9}" + "".join(f"{x:>{n}}" for x, n in COLUMNS)
+
+
+def line(r: Row) -> str:
+    coverage = f"{100 * r.coverage[0]:.1f} to {100 * r.coverage[1]:.1f}" if r.coverage else "-"
+    return (
+        f"{r.problem:44}{r.method:26}{r.sets:5d}{100 * r.found:8.1f}%{coverage:>15}{100 * r.error:7.2f}%"
+        f"{r.deviations:7.2f}{r.milliseconds:10.1f}{r.iterations:7.1f}"
+    )
+
+
+def missed(table: list[Row], pelts: dict[str, Any]) -> list[str]:
+    """Which figures are not reached."""
+    found = []
+    for r in table:
+        if r.method == "single shooting":
+            continue
+        if r.found < FOUND:
+            found.append(f"{r.problem}, {r.method}: {100 * r.found:.1f} % found, below {100 * FOUND} %")
+        if r.sets >= 1000 and r.coverage and not COVERAGE[0] <= r.coverage[0] <= r.coverage[1] <= COVERAGE[1]:
+            found.append(f"{r.problem}, {r.method}: 95 % intervals cover {r.coverage}, not {COVERAGE}")
+        if r.problem.startswith("FitzHugh") and r.milliseconds > MILLISECONDS:
+            found.append(f"{r.problem}, {r.method}: {r.milliseconds:.1f} ms a data set, above {MILLISECONDS}")
+    off = np.abs(np.subtract(pelts["parameters"], pelts["likelihood"])) / pelts["likelihood_errors"]
+    if off.max() > 0.01:
+        found.append(f"lynx and hare: {off.max():.3f} standard errors from the maximum of the likelihood, above 0.01")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the data sets")
+    parser.add_argument("--save", action="store_true", help="write the results to benchmarks/results/fitting.json")
+    options = parser.parse_args()
+    print(HEADER)
+    table = rows(options.quick)
+    pelts = lynx_and_hare()
+    print("\nLynx and hare, from (0.1, 0.01, 0.1, 0.01), in", f"{pelts['seconds']:.3f} s")
+    for name, key in (("fit_ode", "parameters"), ("likelihood", "likelihood")):
+        errors = pelts["standard_errors" if key == "parameters" else "likelihood_errors"]
+        print(f"  {name:12}" + "".join(f"{x:9.4f} +- {e:.4f}" for x, e in zip(pelts[key], errors, strict=True)))
+    failures = missed(table, pelts)
+    for failure in failures:
+        print(f"MISSED  {failure}")
+    if options.save:
+        RESULTS.parent.mkdir(exist_ok=True)
+        content = {"rows": [asdict(r) for r in table], "lynx_and_hare": pelts, "missed": failures}
+        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -107,7 +107,8 @@ class Iteration:
         self.held = xp.zeros((members, p), dtype=xp.bool, device=device)
         self.determined = xp.ones((members,), dtype=xp.bool, device=device)
         self.last_step, self.ω = xp.zeros_like(self.θ), xp.ones((members,), dtype=xp.float64, device=device)
-        self._look_at_equations()
+        if problem.weights is None or problem.noise is None:
+            self._look_at_equations()
 
     def _look_at_equations(self) -> None:
         """The size of each equation, (B or 1, Q), and the constants of integration, (B or 1,).

@@ -69,7 +69,7 @@ class Projection:
     trajectories: tuple[Array, ...]
     """y_0, .., y_p in pieces of shape (some, B, T, V, K)"""
     gram: Array
-    """(B, 1+p, 1+p): inner products of r_0, .., r_p; NaN for members whose system is singular"""
+    """(B, 1+p, 1+p): inner products of r_0, .., r_p, NaN for members whose system is singular; 0 where p = 0"""
 
     def trajectory(self, change: Array) -> Array:
         """y(δ), (B, T, V, K), for δ of shape (B or 1, p)."""
@@ -92,7 +92,10 @@ def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projecti
     )
     system = weighted_system(problem.system)
     pieces = tuple(_solutions(fit, system, engine))
-    return Projection(pieces, _gram(fit, system, pieces))
+    if fit.columns.shape[-1]:
+        return Projection(pieces, _gram(fit, system, pieces))
+    zero = 0.0 * system.xp.sum(pieces[0][0, ...], axis=(1, 2, 3))
+    return Projection(pieces, zero[:, None, None])
 
 
 def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:

@@ -184,6 +184,27 @@ def test_without_parameters_the_trajectory_is_fitted():
     np.testing.assert_allclose(r.y[:, 0, 0], start * basis, atol=1e-3)  # a hundredth of the noise
 
 
+def test_cost_has_the_derivative_that_it_has_at_fixed_y():
+    """The envelope theorem, on which training networks in the residual rests."""
+
+    def damped(k):
+        def linearize(t, y):
+            q, v, a = (y[..., 0, i] for i in range(3))
+            J = np.stack([np.cos(q), k + 0 * q, 1 + 0 * q, 0 * q], axis=-1)
+            return (a + np.sin(q) + k * v)[..., None], J[..., None, None, :]
+
+        return linearize
+
+    t = np.linspace(0, 6, 121)
+    data = (np.exp(-0.1 * t) * np.cos(t))[:, None]
+    options = {"order": 3, "noise": 0.05, "weights": smnn.Weights(equation=10.0, smoothness=1000.0)}
+    r = smnn.fit_ode(damped(0.3), data, 0.05, **options)
+    h = 1e-4
+    ahead, back = (smnn.fit_ode(damped(0.3 + d), data, 0.05, guess=r.y, **options).cost for d in (h, -h))
+    at_fixed_y = 2 * 10.0**2 * np.sum(r.residuals.equation[:, 0] * r.y[:, 0, 1])
+    np.testing.assert_allclose((ahead - back) / (2 * h), at_fixed_y, rtol=1e-5)
+
+
 def test_derivatives_may_be_observed():
     k, t = 1.3, T_DECAY
     data = np.full((41, 1, 2), np.nan)

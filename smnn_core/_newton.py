@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _gradient
 from ._arrays import Array, Namespace, Shape, concat, device_of, powers
@@ -265,26 +265,45 @@ def levenberg_marquardt(
     return state
 
 
-def violations(problem: NonlinearProblem, y: Array, lin: Linearization) -> tuple[Array, Array]:
-    """How far y is from meeting the equations, and the expansion from each point to the next; both (*batch,).
+class Violations(NamedTuple):
+    """How far y is from meeting rows, relative to the terms of the same row at any time; (*batch,) each.
 
-    The largest |f| relative to the terms of that equation, and the largest residual of the first smoothness row, which
-    ties y itself across a step, relative to its terms. Solutions that the grid resolves leave 1e-4 and less; a minimum
-    of the sum of squares that is no solution, and a grid too coarse, 1e-2 and more.
+    Solutions that the grid resolves leave 1e-4 and less; a minimum of the sum of squares that is no solution, and a
+    grid that is too coarse, 1e-2 and more.
     """
-    xp, w = problem.xp, problem.weights
+
+    equation: Array
+    """the largest |f|"""
+    initial: Array
+    """the largest difference to a value that was given"""
+    expansion: Array
+    """the largest residual of the first smoothness row, which ties y itself from one point to the next"""
+
+
+def violations(problem: NonlinearProblem, y: Array, lin: Linearization) -> Violations:
+    """The violations of the rows by y, with its linearisation."""
+    xp, w, u = problem.xp, problem.weights, problem.initial_values
     terms = xp.abs(lin.f) + product(xp, xp.abs(lin.J), xp.abs(y))
     equation = _largest_part(xp, lin.f, terms, w.equation)
+
     F, G = (xp.asarray(M[0], dtype=y.dtype, device=device_of(y)) for M in problem.scheme.rows(problem.K))
     p = powers(xp, problem.step_sizes, problem.K)[..., None, :]
     now, then = p * F * y[..., :-1, :, :], p * G * y[..., 1:, :, :]
     row, terms = xp.sum(now + then, axis=-1), xp.sum(xp.abs(now) + xp.abs(then), axis=-1)
     w_smoothness = w.smoothness if isinstance(w.smoothness, (int, float)) else w.smoothness[..., None]
-    return equation, _largest_part(xp, row, terms, w_smoothness)
+    expansion = _largest_part(xp, row, terms, w_smoothness)
+
+    if 0 in u.shape[-3:]:
+        return Violations(equation, xp.zeros_like(equation), expansion)
+    given, terms = (x[..., : u.shape[-1]] for x in (y[..., : u.shape[-3], :, :], xp.abs(y)))
+    rows = (*given.shape[:-2], given.shape[-2] * given.shape[-1])
+    terms = xp.reshape(terms, (*terms.shape[:-2], rows[-1]))
+    difference = xp.where(w.initial != 0, given - u, xp.zeros_like(given))
+    return Violations(equation, _largest_part(xp, xp.reshape(difference, rows), terms, 1.0), expansion)
 
 
 def _largest_part(xp: Namespace, residual: Array, terms: Array, weights: Any) -> Array:
-    """The largest |residual| of rows that count, relative to the largest terms over time: both (..., rows, n)."""
+    """The largest |residual| of rows that count, relative to the largest terms over time: both (..., times, rows)."""
     residual = xp.where(xp.asarray(weights, device=device_of(residual)) != 0, xp.abs(residual), xp.zeros_like(residual))
     size = xp.max(terms, axis=-2, keepdims=True)
     return xp.max(residual / xp.where(size > 0, size, xp.ones_like(size)), axis=(-2, -1))

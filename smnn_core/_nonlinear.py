@@ -271,10 +271,10 @@ def _judged(result: NonlinearSolution) -> NonlinearSolution:
     if not bool(xp.any(reached)):
         return _with_message(result, reached)
     lin = problem.linearize(problem.t, result.y)
-    equation, expansion = violations(problem, result.y, lin)
-    solved = expansion <= RESOLVED
+    found = violations(problem, result.y, lin)
+    solved = found.expansion <= RESOLVED
     if not _has_data(problem, lin.J):
-        solved = solved & (equation <= RESOLVED)
+        solved = solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
     return _with_message(replace(result, converged=reached & solved), reached)
 
 
@@ -317,9 +317,9 @@ _STOPPED = {
     "order, raise max_iterations, or see whether the problem has a solution",
 }
 _VIOLATED = (
-    f"the iteration ended at a y that violates the equations, or its own expansion from one time to the next, by more "
-    f"than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a minimum of the "
-    "sum of squares that is no solution, or there is none"
+    "the iteration ended at a y that violates the equations, the values given, or its own expansion from one time to "
+    f"the next, by more than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a "
+    "minimum of the sum of squares that is no solution, or there is none"
 )
 
 

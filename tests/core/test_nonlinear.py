@@ -205,6 +205,35 @@ def test_steps_too_long_for_the_solution_are_not_reported_as_converged(n_steps):
     assert not result.converged
 
 
+def test_damping_finds_what_newtons_method_alone_does_not():
+    """arctan(5 (y - sin t)) = 0 from y = 4: Newton's method diverges from there, as for the arctangent."""
+
+    def linearize(t, y):
+        z = 5 * (y[..., 0, 0] - np.sin(t))
+        J = np.zeros((*y.shape[:-2], 1, *y.shape[-2:]))
+        J[..., 0, 0, 0] = 5 / (1 + z * z)
+        return np.arctan(z)[..., None], J
+
+    guess = np.zeros((41, 1, 3))
+    guess[..., 0] = 4
+    result = smnn.solve_nonlinear_ode(linearize, np.zeros((0, 1, 1)), np.full(40, 0.1), order=2, guess=guess)
+    assert result.converged
+    np.testing.assert_allclose(result.y[:, 0, 0], np.sin(result.t), rtol=0, atol=1e-3)
+
+
+def test_boundary_values_that_are_not_met_are_not_reported_as_converged():
+    """y'' = 20 sinh(20 y), y(0) = 0, y(1) = 1: the layer at the end is far narrower than a step."""
+
+    def linearize(t, y):
+        J = np.zeros((*y.shape[:-2], 1, *y.shape[-2:]))
+        J[..., 0, 0, 0], J[..., 0, 0, 2] = -400 * np.cosh(20 * y[..., 0, 0]), 1
+        return (y[..., 0, 2] - 20 * np.sinh(20 * y[..., 0, 0]))[..., None], J
+
+    with pytest.warns(smnn.ConvergenceWarning):
+        result = smnn.solve_nonlinear_ode(linearize, ends((), 101, 0.0, 1.0), np.full(100, 0.01), order=4)
+    assert not result.converged
+
+
 def test_data_that_contradict_the_equations_are_a_compromise_not_a_failure():
     t = np.linspace(0, 5, 101)
     data = 0.5 + 0.4 * np.sin(t)

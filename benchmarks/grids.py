@@ -5,8 +5,8 @@
 Each number is the worst error of y over the seeds of a grid, against the closed form of the solution, on [0, 10], of an
 equation of order q = 1, 2, 3 with constant coefficients, forced by sin 2t, with y(0) = 1 and no other motion; R is the
 number of derivatives carried. Grids have about 200 points: equal steps; jittered by 30 %; uniformly random times;
-clusters, steps from 1e-5 to 0.25; geometric, steps from 1e-3 to 10, without forcing (no grid of such steps resolves an
-oscillation; what is measured is how the solution comes to rest). "refused" counts problems that raised SingularSystemError.
+clusters, steps from 1e-5 to 0.25; geometric, steps from 1e-3 to 10, of equations that come to rest without forcing and
+oscillation (which no grid of such steps resolves). "refused" counts problems that raised SingularSystemError.
 
 Results are written to benchmarks/results/grids.json, which the page "Irregular times" draws.
 """
@@ -29,6 +29,8 @@ Array = np.ndarray
 RESULTS = Path(__file__).parent / "results" / "grids.json"
 EQUATIONS = {1: (1.0, 1.0), 2: (4.0, 0.3, 1.0), 3: (1.0, 2.0, 1.5, 1.0)}
 """Coefficients of y, y', ..., by the order of the equation."""
+RELAXING = {1: (1.0, 1.0), 2: (2.0, 3.0, 1.0), 3: (1.0, 3.5, 3.5, 1.0)}
+"""The same, of equations whose solutions come to rest without oscillating."""
 SCHEMES = {
     "TAYLOR": smnn.TAYLOR,
     "HERMITE p=0": replace(smnn.HERMITE, exponent=0.0),
@@ -51,15 +53,15 @@ TARGETS = {
 """Of HERMITE and WIENER in float64, by grid, order of the equation and R: to be reached or bettered."""
 
 
-def solution(order: int, forcing: float, t: Array, r: int = 0) -> Array:
-    """The r-th derivative of the solution: a sum of exponentials, and a wave where there is forcing."""
-    roots = np.roots(EQUATIONS[order][::-1]).astype(complex)
-    wave = forcing / np.polyval(EQUATIONS[order][::-1], 2j)
+def solution(equation: tuple[float, ...], forcing: float, t: Array) -> Array:
+    """A sum of exponentials, and a wave where there is forcing."""
+    order = len(equation) - 1
+    roots = np.roots(equation[::-1]).astype(complex)
+    wave = forcing / np.polyval(equation[::-1], 2j)
     powers = roots ** np.arange(order)[:, None]
     start = np.eye(order)[0] - np.imag(wave * 2j ** np.arange(order))
     amplitudes = np.linalg.solve(powers, start.astype(complex))
-    y = np.exp(np.multiply.outer(t, roots)) @ (amplitudes * roots**r)
-    return np.real(y) + np.imag(wave * 2j**r * np.exp(2j * t))
+    return np.real(np.exp(np.multiply.outer(t, roots)) @ amplitudes) + np.imag(wave * np.exp(2j * t))
 
 
 def uniform(rng: np.random.Generator) -> Array:
@@ -88,31 +90,32 @@ def geometric(rng: np.random.Generator) -> Array:
 
 
 GRIDS = {
-    "uniform": (uniform, 1.0, 1),
-    "jitter": (jitter, 1.0, 5),
-    "random": (random, 1.0, 5),
-    "clusters": (clusters, 1.0, 5),
-    "geometric": (geometric, 0.0, 3),
+    "uniform": (uniform, 1.0, EQUATIONS, 1),
+    "jitter": (jitter, 1.0, EQUATIONS, 5),
+    "random": (random, 1.0, EQUATIONS, 5),
+    "clusters": (clusters, 1.0, EQUATIONS, 5),
+    "geometric": (geometric, 0.0, RELAXING, 3),
 }
-"""The grid, the size of the forcing, and how many seeds."""
+"""The grid, the size of the forcing, the equations, and how many seeds."""
 
 
-def problem(t: Array, forcing: float, order: int, R: int) -> tuple[Array, Array, Array, Array]:
+def problem(t: Array, forcing: float, equation: tuple[float, ...], R: int) -> tuple[Array, Array, Array, Array]:
     """The arguments of `solve_ode`."""
+    order = len(equation) - 1
     c = np.zeros((1, 1, 1, R + 1))
-    c[0, 0, 0, : order + 1] = EQUATIONS[order]
+    c[0, 0, 0, : order + 1] = equation
     u = np.eye(order)[0].reshape(1, 1, order)
     return c, forcing * np.sin(2 * t)[:, None], u, np.diff(t)
 
 
 def errors(grid: str, order: int, R: int, scheme: smnn.Scheme, engine: str, dtype: str) -> dict[str, float]:
     """The worst error and estimate over the seeds, and how many problems were refused."""
-    make, forcing, n_seeds = GRIDS[grid]
+    make, forcing, equations, n_seeds = GRIDS[grid]
     worst = {"error": 0.0, "estimate": 0.0, "refused": 0.0, "seeds": float(n_seeds)}
     for seed in range(n_seeds):
         t = make(np.random.default_rng(seed))
-        exact = solution(order, forcing, t)
-        arrays = [x.astype(dtype) for x in problem(t, forcing, order, R)]
+        exact = solution(equations[order], forcing, t)
+        arrays = [x.astype(dtype) for x in problem(t, forcing, equations[order], R)]
         try:
             y = smnn.solve_ode(*arrays, scheme=scheme, engine=engine)[:, 0, 0].astype(np.float64)
         except smnn.SingularSystemError:

@@ -77,14 +77,14 @@ def solvers() -> dict[str, Callable[..., Array]]:
 
     found = {
         "smnn_cholesky": with_tensors(smnn_cholesky),
-        "array_api": with_tensors(lambda *tensors: smnn.solve_ode(*tensors, engine="array_api")),
+        "array_api": with_tensors(lambda *tensors: smnn.solve_ode(*tensors, scheme=smnn.TAYLOR, engine="array_api")),
     }
     try:
         smnn.solve_ode(*EQUATIONS[0].arrays(2, 0.1, "float64"), engine="cpu")
     except smnn.EngineError as reason:
         print(f"The compiled engine is left out: {reason}\n")
     else:
-        found["cpu"] = lambda *arrays: smnn.solve_ode(*arrays, engine="cpu")
+        found["cpu"] = lambda *arrays: smnn.solve_ode(*arrays, scheme=smnn.TAYLOR, engine="cpu")
     return found
 
 

@@ -15,8 +15,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import smnn_torch
-
 from .cases import CASES, SCALING, SOLVERS, Case, forward_backward
 
 __all__ = ["RECOMPUTE", "available", "peak_ratio"]
@@ -47,7 +45,7 @@ def _resident(field: str) -> int:
 
 
 def _measure(solver: str, case: Case, dtype: str) -> float:
-    solve = partial(smnn_torch.solve_ode, recompute=True) if solver == RECOMPUTE else SOLVERS[solver]
+    solve = partial(SOLVERS["smnn"], recompute=True) if solver == RECOMPUTE else SOLVERS[solver]
     small = Case("small", 1, min(case.T, 500), case.V, case.K, case.Q, target=0)
     forward_backward(solve, small.inputs(dtype), small.cotangent(dtype))()
     inputs = case.inputs(dtype)

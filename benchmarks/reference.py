@@ -1,6 +1,7 @@
 """The least-squares problem in extended precision, by plain Householder elimination over time.
 
-Independent of the library but for the matrices F and G of the scheme. numpy.longdouble has 64 bits of mantissa on x86
+Independent of the library but for the matrices F and G and the exponent of the scheme.
+numpy.longdouble has 64 bits of mantissa on x86
 (113, in software, on aarch64), eleven more than float64; where it is float64 under another name `solve` refuses.
 """
 
@@ -52,7 +53,9 @@ def _rows(c: Array, b: Array, u: Array, s: Array, scheme: Scheme) -> tuple[Array
     for v, r in np.ndindex(V, R_init):
         own[:, :T_init, Q + v * R_init + r, v * K + r] = 1
         own[:, :T_init, Q + v * R_init + r, n] = u[:, :, v, r]
-    powers = s[:, :, None] ** np.arange(K)
+    size = np.log(np.abs(s))
+    weight = np.exp(scheme.step_exponent(K) * (size.mean(axis=-1, keepdims=True) - size))
+    powers = weight[:, :, None] * s[:, :, None] ** np.arange(K)
     left, right = (
         np.einsum("vw,mk,btk->btvmwk", np.eye(V, dtype=EXTENDED), M.astype(EXTENDED), powers).reshape(
             lanes, T - 1, -1, n

@@ -61,7 +61,7 @@ def test_cholesky_equals_dense(library, scheme):
 
 def test_normal_equations_are_those_of_the_dense_matrix():
     problem = random_problem(T=4)
-    A, d = smnn.dense_system(*problem, weights=WEIGHTS)
+    A, d = smnn.dense_system(*problem, scheme=smnn.TAYLOR, weights=WEIGHTS)
     D, B, h = normal_equations(*problem, weights=WEIGHTS)
     n = D.shape[-1]
     M = np.zeros((3, 4, n, 4, n))
@@ -216,10 +216,10 @@ def test_cholesky_gradient_equals_the_analytic_gradient():
     torch = pytest.importorskip("torch")
     problem = random_problem()
     g = np.random.default_rng(SEED).standard_normal((3, 7, 2, 3))
-    _, vjp = smnn.solve_ode_vjp(*problem, weights=WEIGHTS)
+    _, vjp = smnn.solve_ode_vjp(*problem, scheme=smnn.TAYLOR, weights=WEIGHTS)
     tensors = [torch.asarray(x).requires_grad_() for x in problem]
     actual = torch.autograd.grad(smnn_cholesky(*tensors, weights=WEIGHTS), tensors, torch.asarray(g))
-    A, _ = smnn.dense_system(*problem, weights=WEIGHTS)
+    A, _ = smnn.dense_system(*problem, scheme=smnn.TAYLOR, weights=WEIGHTS)
     for mine, theirs in zip(actual, vjp(g)[:4], strict=True):
         assert_close(mine.numpy(), theirs, 1000 * condition(A) ** 2 * np.finfo(float).eps)
 

@@ -84,14 +84,18 @@ def solve_nonlinear_ode(
     Source: Newton's method with the linear problems of Pervez et al., arXiv:2402.13077; damping of Levenberg and
     Marquardt.
 
-    Example: y' = -y^2, y(0) = 1, solved by 1 / (1 + t).
+    Example: y' = -y^2 with y(0) = 1, whose solution is 1 / (1 + t).
 
-        def linearize(t, y):
-            value, slope = y[..., 0, 0], y[..., 0, 1]
-            J = np.stack([2 * value, np.ones_like(value)], axis=-1)[..., None, None, :]
-            return (slope + value**2)[..., None], J
-
-        solution = smnn.solve_nonlinear_ode(linearize, np.array([[[1.0]]]), np.full(100, 0.01), order=1)
+        >>> import numpy as np
+        >>> import smnn_core as smnn
+        >>> def linearize(t, y):
+        ...     value, slope = y[..., 0, 0], y[..., 0, 1]
+        ...     J = np.stack([2 * value, np.ones_like(value), 0 * value], axis=-1)[..., None, None, :]
+        ...     return (slope + value**2)[..., None], J
+        >>> start, s = np.array([[[1.0]]]), np.full(100, 0.01)
+        >>> solution = smnn.solve_nonlinear_ode(linearize, start, s, order=2)
+        >>> bool(abs(solution.y[:, 0, 0] - 1 / (1 + solution.t)).max() < 1e-6)
+        True
     """
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
     problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)

@@ -317,12 +317,12 @@ def test_other_array_libraries_give_the_same():
     def linearize(t, y):
         value, slope = y[..., 0, 0], y[..., 0, 1]
         ones = xp.ones_like(value)
-        J = xp.stack([2 * value - 1, ones, 0 * ones, 0 * ones], axis=-1)[..., None, None, :]
+        J = xp.stack([2 * value - 1, ones, 0 * ones], axis=-1)[..., None, None, :]
         return (slope - value * (1 - value))[..., None], J
 
     u, s = np.full((2, 1, 1, 1), 0.1), np.full(40, 0.1)
     for method in ("march", "newton"):
-        options = {"order": 3, "method": method, "tolerance": 1e-13}
+        options = {"order": 2, "method": method, "tolerance": 1e-13}
         expected = smnn.solve_nonlinear_ode(logistic(), u, s, **options)
         actual = smnn.solve_nonlinear_ode(linearize, backend.asarray(u), backend.asarray(s), **options)
         assert_close(actual.y, expected.y, backend, factor=1e6)

@@ -238,7 +238,7 @@ class TestOdeForward:
         try:
             first = st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)
             b.requires_grad_()
-            again = st.ode_forward(2 * c, b, u, s, frozen_lhs_cache_version=7)
+            again = st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)
             torch.testing.assert_close(again, first)
             torch.testing.assert_close(
                 torch.autograd.grad(again.sum(), b),
@@ -254,6 +254,61 @@ class TestOdeForward:
         finally:
             st.ode_forward.clear_frozen()
 
+    @pytest.mark.parametrize("change", ["coefficients", "steps", "weight", "in place"])
+    def test_a_frozen_left_hand_side_is_never_stale(self, make: Any, change: str) -> None:
+        c, b, u, s = make(T=6)
+        weight = 1.0
+        try:
+            st.ode_forward(c, b, u, s, frozen_lhs_cache_version=7)
+            if change == "in place":
+                c *= 2
+            c, s = 2 * c if change == "coefficients" else c, 2 * s if change == "steps" else s
+            weight = 3.0 if change == "weight" else weight
+            again = st.ode_forward(c, b, u, s, weight_equation=weight, frozen_lhs_cache_version=7)
+            torch.testing.assert_close(again, st.ode_forward(c, b, u, s, weight_equation=weight))
+        finally:
+            st.ode_forward.clear_frozen()
+
+    def test_results_are_contiguous(self, make: Any) -> None:
+        arguments = [x.movedim(-rank, 0) for x, rank in zip(make((3,), T=6), (4, 2, 3, 1), strict=True)]
+        assert st.ode_forward(*arguments, is_step_dim_first=True).view(-1).shape == (6 * 3 * 3,)
+
+    def test_dtypes_are_promoted(self, make: Any) -> None:
+        c, b, u, s = make(T=6)
+        y = st.ode_forward(c, b, u, s.float())
+        assert y.dtype == torch.float64
+        torch.testing.assert_close(y, st.ode_forward(c, b, u, s.float().double()))
+
+    def test_a_negative_cache_number_keeps_nothing(self, make: Any) -> None:
+        c, b, u, s = make(T=6)
+        y, twice = (st.ode_forward(x, b, u, s, frozen_lhs_cache_version=-1) for x in (c, 2 * c))
+        torch.testing.assert_close(twice, st.ode_forward(2 * c, b, u, s))
+        torch.testing.assert_close(y, st.ode_forward(c, b, u, s))
+
+    @pytest.mark.parametrize("first", [False, True])
+    def test_errors_name_the_arguments_of_the_caller(self, make: Any, first: bool) -> None:
+        names = "coefficients", "rhs_equation", "init_vars", "steps"
+        ranks = 4, 2, 3, 1
+
+        def call(**changes: Any) -> None:
+            given = dict(zip(names, make((3,), T=6), strict=True))
+            if first:
+                given = {k: x.movedim(-rank, 0) for (k, x), rank in zip(given.items(), ranks, strict=True)}
+            st.ode_forward(**given | changes, is_step_dim_first=first)
+
+        wrong = torch.ones((6, 3, 2) if first else (3, 6, 2), dtype=torch.float64)
+        expected = r"\(T, \.\.\., 1\)" if first else r"\(\.\.\., T, 1\)"
+        with pytest.raises(smnn.ShapeError, match=rf"rhs_equation has shape \(\d, \d, 2\); expected {expected}"):
+            call(rhs_equation=wrong)
+        with pytest.raises(smnn.ShapeError, match=r"init_vars must have at least 3 axes"):
+            call(init_vars=torch.ones(3))
+        with pytest.raises(smnn.DTypeError, match=r"steps has dtype torch\.int64"):
+            call(steps=torch.ones(5, dtype=torch.int64))
+        with pytest.raises(smnn.NamespaceError, match=r"steps must be a torch\.Tensor, got float"):
+            call(steps=0.1)
+        with pytest.raises(smnn.ShapeError, match=r"weight_equation of shape .* has more axes than the rows"):
+            call(weight_equation=torch.ones(6, 1, 1, 1))
+
     def test_what_it_cannot_do(self, make: Any) -> None:
         with pytest.raises(smnn.ArgumentError, match="central rows tie three time points together"):
             st.ode_forward(*make(), enable_central_smoothness=True)
@@ -265,7 +320,7 @@ class TestOdeForward:
         with pytest.raises(smnn.ShapeError, match=r"init_vars must have at least 3 axes; got shape \(2,\)"):
             st.ode_forward(c, b, u[0, 0], s, is_step_dim_first=True)
         c, b, u, s = make(T=6)
-        with pytest.raises(smnn.ShapeError, match="init_vars has 2 time points, n_init_var_steps says 3"):
+        with pytest.raises(smnn.ShapeError, match=r"init_vars has shape \(2, 1, 2\).*n_init_var_steps T_init = 3"):
             st.ode_forward(c, b, torch.cat([u, u]), s, n_init_var_steps=3)
 
 

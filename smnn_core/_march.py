@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._arrays import Array, Namespace, concat, device_of
-from ._newton import Iterates, NonlinearProblem, newton, pad_to, relative_change, start, step_powers
+from ._newton import Iterates, NonlinearProblem, newton, pad_to, relative_change, rounding_level, start, step_powers
 
 __all__ = ["OVERLAP", "carried_weights", "march"]
 
@@ -95,7 +95,9 @@ def march(
             width = 2 * width
         if kept == j - i and j < T - 1 and kept > 2 * OVERLAP:
             kept -= OVERLAP
-        y = xp.where(failed[..., None, None, None], xp.full_like(run.y, xp.nan), run.y)
+        y = run.y
+        if bool(xp.any(failed)):
+            y = xp.where(failed[..., None, None, None], xp.full_like(y, xp.nan), y)
         pieces.append(y[..., (i > 0) : kept + 1, :, :])
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
         windows.append((i, i + kept))
@@ -126,12 +128,13 @@ def _settled(window: NonlinearProblem, run: Iterates, failed: Array, tolerance: 
     """
     xp, steps = window.xp, window.n_steps - 1
     done = run.converged | failed
+    level = rounding_level(window, tolerance)
     while steps and not bool(xp.all(done)):
         steps //= 2
         part = slice(0, steps + 1)
-        before, now = (y[..., part, :, :] for y in (run.previous, run.y))
-        if steps:
-            change = relative_change(xp, window.step_sizes[..., :steps], before, now, tolerance)
+        if steps and run.previous is not None:
+            before, now = run.previous[..., part, :, :], run.y[..., part, :, :]
+            change = relative_change(xp, level[..., part, :], before, now)
             done = run.converged | failed | (~run.failed & (change <= tolerance**0.75))
     return steps
 

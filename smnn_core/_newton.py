@@ -142,23 +142,32 @@ class Iterates:
     """bool, (*batch,): no longer finite, or not solvable"""
     iterations: Array
     """(*batch,): linear problems solved"""
-    previous: Array
-    """y before the last iteration"""
+    previous: Array | None = None
+    """y before the last iteration, None before the first"""
 
 
 def start(xp: Namespace, y: Array, held: Array) -> Iterates:
     """Iterates at y; those held take no part."""
     none = xp.zeros_like(held)
-    return Iterates(y, none, held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(y)), y)
+    return Iterates(y, none, held, xp.zeros(held.shape, dtype=xp.int64, device=device_of(y)))
 
 
-def relative_change(xp: Namespace, step_sizes: Array, y: Array, new: Array, tolerance: float) -> Array:
-    """The largest |new - y| relative to the size of its variable and order over the time points; (*batch,)."""
+def rounding_level(problem: NonlinearProblem, tolerance: float) -> Array:
+    """Changes of order o that rounding of y makes, over the size of y and the tolerance; (..., T, K)."""
+    eps = float(problem.xp.finfo(problem.t.dtype).eps)
+    return 100 * eps / tolerance / step_powers(problem.xp, problem.step_sizes, problem.K)
+
+
+def relative_change(xp: Namespace, level: Array, y: Array, new: Array) -> Array:
+    """The largest |new - y| relative to the size of its variable and order over the time points; (*batch,).
+
+    Args:
+        level: of rounding at these time points, see `rounding_level`.
+    """
     size = xp.max(xp.abs(new), axis=-3, keepdims=True)
     state = xp.max(size[..., :1], axis=-2, keepdims=True)
-    noise = 100 * float(xp.finfo(y.dtype).eps) * state / step_powers(xp, step_sizes, y.shape[-1])[..., None, :]
     floor = float(xp.finfo(y.dtype).smallest_normal)
-    return xp.max(xp.abs(new - y) / (size + noise / tolerance + floor), axis=(-3, -2, -1))
+    return xp.max(xp.abs(new - y) / (size + floor + state * level[..., None, :]), axis=(-3, -2, -1))
 
 
 def newton(
@@ -174,27 +183,31 @@ def newton(
     xp, eps = problem.xp, float(problem.xp.finfo(y.dtype).eps)
     state = start(xp, y, held)
     previous = xp.zeros(held.shape, dtype=y.dtype, device=device_of(y))
-    predicted = rounding = None
+    level = rounding_level(problem, tolerance)
+    foretold = None
     for _ in range(max_iterations):
         lin = problem.linearize(problem.t, state.y)
-        if predicted is not None:
-            # where f is linear its residuals are those that the linearisation foretold, and nothing is left to do
-            linear = xp.all(xp.abs(lin.f - predicted) <= rounding, axis=(-2, -1))
-            state.converged = state.converged | (linear & ~state.failed)
+        if foretold is not None:
+            # where f is linear its residuals are those that the first linearisation foretold: nothing is left to do
+            predicted, noise = foretold
+            linear = xp.all(xp.abs(lin.f - predicted) <= noise, axis=(-2, -1))
+            state.converged, foretold = state.converged | (linear & ~state.failed), None
         active = ~(state.converged | state.failed)
         if not bool(xp.any(active)):
             break
         new = problem.solve(problem.linear_problem(state.y, lin))
-        finite = xp.all(xp.isfinite(new), axis=(-3, -2, -1))
+        finite = xp.isfinite(xp.sum(new, axis=(-3, -2, -1)))
         state.failed = state.failed | (active & ~finite)
         active = active & finite
-        new = xp.where(active[..., None, None, None], new, state.y)
-        change = relative_change(xp, problem.step_sizes, state.y, new, tolerance)
+        if not bool(xp.all(active)):
+            new = xp.where(active[..., None, None, None], new, state.y)
+        change = relative_change(xp, level, state.y, new)
         rate = change / previous
         small = change <= tolerance
         estimated = (rate < 1) & (rate / (1 - rate) * change <= tolerance)
-        predicted = lin.f + product(xp, lin.J, new - state.y)
-        rounding = 100 * eps * (xp.abs(lin.f) + product(xp, xp.abs(lin.J), xp.abs(state.y) + xp.abs(new)))
+        if state.previous is None:
+            terms = xp.abs(lin.f) + product(xp, xp.abs(lin.J), xp.abs(state.y) + xp.abs(new))
+            foretold = lin.f + product(xp, lin.J, new - state.y), 100 * eps * terms
         state.previous, state.y, previous = state.y, new, change
         state.iterations = state.iterations + xp.astype(active, xp.int64)
         state.converged = state.converged | (active & (small | estimated))
@@ -228,7 +241,7 @@ def levenberg_marquardt(
     xp = problem.xp
     state = start(xp, y, held)
     ones = xp.ones(held.shape, dtype=y.dtype, device=device_of(y))
-    damping, growth = ones, 2 * ones
+    damping, growth, level = ones, 2 * ones, rounding_level(problem, tolerance)
     lin = problem.linearize(problem.t, y)
     linear = problem.linear_problem(y, lin)
     current = cost(linear, y)
@@ -246,7 +259,7 @@ def levenberg_marquardt(
         reached = cost(linear_new, new)
         accepted = usable & (reached < current)
         gain = (current - reached) / xp.where(current > model, current - model, ones)
-        change = relative_change(xp, problem.step_sizes, state.y, new, tolerance)
+        change = relative_change(xp, level, state.y, new)
         state.iterations = state.iterations + xp.astype(active, xp.int64)
         state.converged = state.converged | (usable & (change <= tolerance))
         better = accepted[..., None, None, None]

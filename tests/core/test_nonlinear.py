@@ -330,6 +330,30 @@ def test_other_array_libraries_give_the_same():
         assert_close(actual.vjp(actual.y).f, expected.vjp(expected.y).f, backend, factor=1e6)
 
 
+def test_a_step_that_is_a_number_and_start_times_of_each_member():
+    """y' = t y from t = 0 and from t = 1."""
+
+    def linearize(t, y):
+        value, slope = y[..., 0, 0], y[..., 0, 1]
+        J = np.stack([-t + 0 * value, 1 + 0 * value, 0 * value, 0 * value], axis=-1)[..., None, None, :]
+        return (slope - t * value)[..., None], J
+
+    t0, u = np.array([0.0, 1.0]), np.ones((2, 1, 1, 1))
+    result = smnn.solve_nonlinear_ode(linearize, u, 0.01, n_steps=101, order=3, t0=t0)
+    np.testing.assert_allclose(result.t[:, -1], t0 + 1)
+    exact = np.exp((result.t**2 - t0[:, None] ** 2) / 2)
+    np.testing.assert_allclose(result.y[..., 0, 0], exact, rtol=0, atol=1e-7)
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    pytest.importorskip("tqdm")
+    for method in ("march", "newton"):
+        smnn.solve_nonlinear_ode(
+            logistic(), np.array([[[0.1]]]), np.full(50, 0.1), order=2, method=method, progress=True
+        )
+        assert method in capsys.readouterr().err
+
+
 def test_float32():
     u, s = np.full((1, 1, 1), 0.1, "float32"), np.full(100, 0.05, "float32")
     result = smnn.solve_nonlinear_ode(logistic(np.float32(1)), u, s, order=2)

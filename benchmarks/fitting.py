@@ -25,6 +25,7 @@ from scipy.optimize import least_squares
 from tqdm import tqdm
 
 import smnn_core as smnn
+from examples._lynx_hare_data import PELTS, YEARS
 
 from .fitting_problems import (
     FittingProblem,
@@ -158,16 +159,9 @@ def shooting(problem: FittingProblem, data: Array, best: smnn.Fit) -> Row:
     return row(problem, "single shooting", θ, None, success & near(θ, best), seconds, float(steps.mean()))
 
 
-YEARS = np.arange(1900, 1921)
-HARE = "30.0 47.2 70.2 77.4 36.3 20.6 18.1 21.4 22.0 25.4 27.1 40.3 57.0 76.6 52.3 19.5 11.2 7.6 14.6 16.2 24.7"
-LYNX = "4.0 6.1 9.8 35.2 59.4 41.7 19.0 13.0 8.3 9.1 7.4 8.0 12.3 19.5 45.7 51.1 29.7 15.8 9.7 10.1 8.6"
-"""Thousands of pelts, Hudson's Bay Company, as in B. Carpenter, Predator-Prey Population Dynamics: the Lotka-Volterra
-model in Stan, 2018 (mc-stan.org, case studies)."""
-
-
 def lynx_and_hare() -> dict[str, Any]:
     """Logarithms with noise 0.25: `fit_ode` from a poor start beside the maximum of the likelihood from a good one."""
-    pelts = np.log(np.array([[float(x) for x in numbers.split()] for numbers in (HARE, LYNX)]).T)
+    pelts = np.log(PELTS)
     data = np.full((161, 2), np.nan)
     data[::8] = pelts
     start = np.array([0.1, 0.01, 0.1, 0.01])

@@ -273,7 +273,7 @@ class Iteration:
     def _damped(self, fit: LinearFit, members: Array | None) -> LinearFit:
         """With rows that hold variables that nobody observed near where they are: equations say little of them yet."""
         xp = self.xp
-        free = (_take(xp, self._is_observed, members) == 0) & (xp.arange(fit.data.shape[-1]) == 0)
+        free = (_take(xp, self.problem.data.observed, members) == 0) & (xp.arange(fit.data.shape[-1]) == 0)
         now = _take(xp, self.z, members)[..., : fit.data.shape[-1]]
         w = xp.where(free, xp.full_like(now, DAMPING), fit.weights.initial)
         return fit._replace(data=xp.where(free, now, fit.data), weights=replace(fit.weights, initial=w))

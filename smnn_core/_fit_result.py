@@ -47,10 +47,10 @@ class Fit:
     def __str__(self) -> str:
         converged = np.atleast_1d(_numpy(self.converged))
         iterations = np.atleast_1d(_numpy(self.iterations))
-        lines = [
-            f"Fit: {int(converged.sum())} of {converged.size} converged, {int(iterations.max(initial=0))} iterations, "
-            f"cost {_range(_numpy(self.cost))}"
-        ]
+        state = f"{int(converged.sum())} of {converged.size} converged"
+        if not _numpy(self.converged).ndim:
+            state = "converged" if converged[0] else "not converged"
+        lines = [f"Fit: {state}, {int(iterations.max(initial=0))} iterations, cost {_range(_numpy(self.cost))}"]
         if self.parameters is not None:
             lines += _parameter_lines(_numpy(self.parameters), _numpy(self.standard_errors))
         return "\n".join(lines)

@@ -17,8 +17,9 @@ __all__ = ["Observations", "difference_noise", "smooth", "spread", "time_scale"]
 
 STIFFNESSES = tuple(2.0**k for k in range(-1, 10, 2))
 """Of smoothing curves, in mean distances between observations of a variable: what is shorter is smoothed out."""
-UNOBSERVED = 1e-4
-"""Weight of the value 0 for variables that nobody observed, where smoothing has nothing else to say."""
+MISSING = 0.1
+"""Weight, relative to that of all observations, of the mean of a variable where it was not observed: curves stay in its
+range where data end, and are 0 for variables that nobody observed."""
 
 
 class Observations(NamedTuple):
@@ -95,8 +96,11 @@ def smooth(data: Observations, noise: Array, orders: int, engine: str) -> Array:
     distance = span * xp.clip(variables, 1.0, None) / xp.clip(count, 1.0, None)
     stiffness = xp.asarray(STIFFNESSES, dtype=u.dtype, device=device_of(u))
     w_equation = ((stiffness[:, None] * distance) ** highest)[..., None, None]
-    never = xp.max(seen, axis=1, keepdims=True) == 0
-    w_data = xp.where(never, xp.full_like(u, UNOBSERVED), seen)
+    share = xp.clip(xp.sum(seen, axis=1, keepdims=True), 1.0, None)
+    mean = xp.sum(u, axis=1, keepdims=True) / share
+    missing = (seen == 0) & (xp.arange(u.shape[-1], device=device_of(u)) == 0)
+    u = xp.where(missing, mean, u)
+    w_data = xp.where(missing, MISSING * xp.sqrt(share / T), seen)
     problem = Problem.build(
         c,
         xp.zeros((1, 1, V), dtype=u.dtype, device=device_of(u)),

@@ -83,6 +83,14 @@ def test_missing_values_are_left_out():
     assert np.isfinite(r.residuals.initial[..., 0][keep]).all()
 
 
+def test_trajectory_goes_on_where_data_end():
+    t, data = cycles(1, noise=0.02)
+    data[0, 121:] = np.nan
+    r = smnn.fit_ode(lotka_volterra, data[0], np.diff(t), START, order=3, noise=0.02)
+    assert r.converged
+    np.testing.assert_allclose(r.y[..., 0], cycle(t), atol=0.1)
+
+
 def test_a_variable_need_not_be_observed():
     problem = spikes("", (1, 1, 1), only_v=True, noise=1e-3)
     r = smnn.fit_ode(fitzhugh_nagumo, problem.data(1)[0], 1 / 16, problem.start, order=3, noise=1e-3)

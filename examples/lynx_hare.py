@@ -1,0 +1,196 @@
+"""Lynx and hare: the Lotka-Volterra equations fitted to 21 years of fur trade, and a forecast of years withheld.
+
+    u' = (α - β v) u,    v' = (-γ + δ u) v,    u hares, v lynxes; multiplicative errors
+
+1. Parameters with standard errors from a start that knows nothing, beside the published Bayesian fit. For logarithms
+   the equations are y_0' = α - β exp(y_1), y_1' = -γ + δ exp(y_0), and the errors are additive; how large they are is
+   estimated.
+2. The trajectory with its 95 % band, and a check of the standard errors: data simulated from the fit are fitted again,
+   all of them as one batch (a parametric bootstrap).
+3. The forecast: the last years are NaN, and the trajectory goes on through them. Beside it the value of the last year
+   that was seen, and the mean of all years seen.
+
+    python examples/lynx_hare.py [--quick | --smoke] [--seed 0]
+
+Data: `_lynx_hare_data`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _experiment import BLACK, BLUE, ORANGE, command_line, print_table, save_metrics, save_picture
+from _lynx_hare_data import PELTS, PUBLISHED, YEARS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import smnn_core as smnn
+
+Array = np.ndarray
+STEPS = 8
+"""grid points a year"""
+START = np.array([0.1, 0.01, 0.1, 0.01])
+"""of the parameters: nothing but their orders of magnitude"""
+WITHHELD = 5
+"""years"""
+REPEATS = {"full": 2000, "quick": 500, "smoke": 20}
+NAMES = "hare", "lynx"
+
+
+def lotka_volterra(t: Array, y: Array, θ: Array) -> tuple[Array, Array, Array]:
+    """f, ∂f/∂y and ∂f/∂θ for y (..., T, 2, R+1), the logarithms of u and v with their derivatives."""
+    α, β, γ, δ = (θ[..., i] for i in range(4))
+    u, v = np.exp(y[..., 0, 0]), np.exp(y[..., 1, 0])
+    f = np.stack([y[..., 0, 1] - α + β * v, y[..., 1, 1] + γ - δ * u], axis=-1)
+    J = np.zeros((*f.shape, *y.shape[-2:]))
+    J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
+    J[..., 0, 1, 0], J[..., 1, 0, 0] = β * v, -δ * u
+    P = np.zeros((*f.shape, 4))
+    P[..., 0, 0], P[..., 0, 1] = -1, v
+    P[..., 1, 2], P[..., 1, 3] = 1, -u
+    return f, J, P
+
+
+def on_grid(logarithms: Array) -> Array:
+    """Yearly values (..., years, 2) on the grid, NaN in between."""
+    *batch, years, _ = logarithms.shape
+    grid = np.full((*batch, STEPS * (years - 1) + 1, 2), np.nan)
+    grid[..., ::STEPS, :] = logarithms
+    return grid
+
+
+def fit(logarithms: Array, start: Array, noise: Array | None = None) -> smnn.Fit:
+    return smnn.fit_ode(lotka_volterra, on_grid(logarithms), 1 / STEPS, start, order=3, noise=noise)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """A fit, and fits of data simulated from it."""
+
+    fit: smnn.Fit
+    parameters: Array
+    """(repeats, 4)"""
+    trajectories: Array
+    """(repeats, T, 2)"""
+    lost: int
+    """how many did not converge, which are left out"""
+
+    def band(self, noise: float | Array = 0.0, seed: int = 0) -> tuple[Array, Array]:
+        """The middle 95 % of trajectories, of data where their noise is given, (T, 2) each; in thousands of pelts."""
+        extra = noise * np.random.default_rng(seed).normal(size=(len(self.trajectories), 1, 2))
+        lower, upper = np.quantile(self.trajectories + extra, [0.025, 0.975], axis=0)
+        return np.exp(lower), np.exp(upper)
+
+
+def bootstrap(logarithms: Array, repeats: int, seed: int) -> Bootstrap:
+    """Fits the data, NaN where withheld, then `repeats` simulations of them."""
+    best = fit(logarithms, START)
+    rng = np.random.default_rng(seed)
+    exact = best.y[::STEPS, :, 0]
+    simulated = exact + best.noise * rng.normal(size=(repeats, *exact.shape))
+    simulated[:, np.isnan(logarithms[:, 0])] = np.nan
+    again = fit(simulated, best.parameters, best.noise)
+    good = again.converged
+    return Bootstrap(best, again.parameters[good], again.y[good, :, :, 0], int((~good).sum()))
+
+
+def forecast_errors(forecast: Array, seen: Array, truth: Array) -> dict[str, float]:
+    """Root mean squares of errors of the logarithm: 0.25 is 25 %."""
+    others = {
+        "forecast": forecast,
+        "the last year seen": np.broadcast_to(seen[-1], truth.shape),
+        "mean of the years seen": np.broadcast_to(seen.mean(axis=0), truth.shape),
+    }
+    return {name: float(np.sqrt(np.mean((x - truth) ** 2))) for name, x in others.items()}
+
+
+def draw(axes: Axes, grid: Array, result: Bootstrap, withheld: int, seed: int) -> None:
+    """Trajectories with bands; where data were withheld the wider band of the data to come."""
+    band, wide = result.band(), result.band(result.fit.noise, seed)
+    last = len(grid) - 1 - STEPS * withheld
+    for i, (name, colour) in enumerate(zip(NAMES, (BLUE, ORANGE), strict=True)):
+        axes.plot(grid, np.exp(result.fit.y[:, i, 0]), color=colour, label=name)
+        axes.fill_between(grid, band[0][:, i], band[1][:, i], color=colour, alpha=0.25, lw=0)
+        if withheld:
+            axes.fill_between(grid[last:], wide[0][last:, i], wide[1][last:, i], color=colour, alpha=0.12, lw=0)
+        seen = len(YEARS) - withheld
+        axes.plot(YEARS[:seen], PELTS[:seen, i], "o", color=colour, ms=4)
+        axes.plot(YEARS[seen:], PELTS[seen:, i], "o", color=colour, ms=4, mfc="none")
+    axes.set(ylabel="thousands of pelts", ylim=(0, 100))
+
+
+def picture(everything: Bootstrap, early: Bootstrap, seed: int) -> Figure:
+    figure, axes = plt.subplots(2, 1, figsize=(7.5, 6), sharex=True)
+    grid = YEARS[0] + np.arange(everything.trajectories.shape[1]) / STEPS
+    draw(axes[0], grid, everything, 0, seed)
+    draw(axes[1], grid, early, WITHHELD, seed)
+    axes[1].axvline(YEARS[-1] - WITHHELD, color=BLACK, lw=0.8, ls="--")
+    axes[0].set_title("fit of all years, with the 95 % band of the trajectory", loc="left", fontsize="medium")
+    axes[1].set_title(
+        "forecast from 1915, with the 95 % band of the data (open: withheld)", loc="left", fontsize="medium"
+    )
+    axes[0].legend(ncols=2, loc="upper right")
+    axes[1].set_xticks(YEARS[::2])
+    return figure
+
+
+def parameter_table(result: Bootstrap) -> list[dict[str, Any]]:
+    """Printed, and as rows of the summary."""
+    best, spread = result.fit, result.parameters.std(axis=0)
+    rows, summary = [], []
+    for i, (name, published) in enumerate(PUBLISHED.items()):
+        value, error = float(best.parameters[i]), float(best.standard_errors[i])
+        rows.append([name, f"{value:.4f}", f"{error:.4f}", f"{spread[i]:.4f}", f"{published:g}"])
+        note = f"± {error:.2g}; published: posterior mean of Stan's case study"
+        summary.append({"metric": f"{name} of lynx and hare", "ours": value, "published": published, "note": note})
+    print_table(["parameter", "fit", "standard error", "bootstrap", "published"], rows)
+    noise = ", ".join(f"{name} {x:.2f}" for name, x in zip(NAMES, best.noise, strict=True))
+    print(f"noise of the logarithms: {noise}; {result.lost} of the simulated data sets were not fitted\n")
+    return summary
+
+
+def main() -> None:
+    arguments = command_line("lynx_hare", __doc__ or "").parse_args()
+    repeats = REPEATS[arguments.size]
+    logarithms = np.log(PELTS)
+    everything = bootstrap(logarithms, repeats, arguments.seed)
+    print(everything.fit, "\n")
+    summary = parameter_table(everything)
+
+    seen = logarithms.copy()
+    seen[-WITHHELD:] = np.nan
+    early = bootstrap(seen, repeats, arguments.seed)
+    truth, forecast = logarithms[-WITHHELD:], early.fit.y[::STEPS, :, 0][-WITHHELD:]
+    errors = forecast_errors(forecast, logarithms[:-WITHHELD], truth)
+    print_table([f"{YEARS[-WITHHELD]} to {YEARS[-1]}", "error of the logarithm"], [[k, v] for k, v in errors.items()])
+    lower, upper = (np.log(x[::STEPS][-WITHHELD:]) for x in early.band(early.fit.noise, arguments.seed))
+    inside = int(((lower <= truth) & (truth <= upper)).sum())
+    print(f"95 % band of the forecast: {inside} of {truth.size} values are inside")
+    summary += [
+        {
+            "metric": "forecast error, five years of lynx and hare",
+            "ours": errors["forecast"],
+            "note": "of the logarithm",
+        },
+        {"metric": "the same, last year seen", "ours": errors["the last year seen"]},
+        {"metric": "withheld values inside the 95 % band", "ours": inside, "note": f"of {truth.size}"},
+    ]
+    save_picture(picture(everything, early, arguments.seed), arguments.output / "lynx_hare.png")
+    best = everything.fit
+    save_metrics(
+        arguments.output,
+        arguments,
+        summary,
+        parameters=best.parameters.tolist(),
+        standard_errors=best.standard_errors.tolist(),
+        bootstrap=everything.parameters.std(axis=0).tolist(),
+        noise=best.noise.tolist(),
+        forecast_errors=errors,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -35,8 +35,11 @@ _T = TypeVar("_T", "Problem", "System")
 
 ZERO_STEP = (
     "step_sizes contains a zero: two time points cannot coincide. Merge them, or, for padding, keep any non-zero step "
-    "and set weights.equation to zero there."
+    "and set weights.equation to zero there. (step_sizes are the differences of the times, such as numpy.diff(t), not "
+    "the times.)"
 )
+LARGEST_T = 2**31 - 1
+"""Time points are numbered by 32-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -424,10 +427,14 @@ def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], 
     T = known[first]
     for name, length in known.items():
         if length != T:
+            times = "step_sizes" in known and known["step_sizes"] == T + 1
             raise ShapeError(
                 f"{name} implies T = {length} time points, {first} implies T = {T}: time axes must have length T "
                 "(T-1 for step_sizes and weights.smoothness) or 1."
+                + (" Are step_sizes the times? They must be their differences, such as numpy.diff(t)." if times else "")
             )
+    if T > LARGEST_T:
+        raise ShapeError(f"{first} implies T = {T} time points; at most {LARGEST_T} can be numbered.")
     if T < 2:
         raise ShapeError(f"{first} implies T = {T} time points; at least 2 are needed.")
     return T

@@ -8,12 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax.interpreters import ad
 
+from smnn_core._arrays import sum_to_shape
 from smnn_core._problem import Rows
 
 from ._call import call as call_operator
 from ._operators import Static
 from ._primitive import Traced
-from ._tangent import Inputs, system_of, tangent_map
+from ._tangent import Inputs, pull, system_of, tangent_map
 from ._time import ChunkFactor
 
 Array = Any
@@ -47,3 +48,21 @@ class _Solution(Traced):
 
 
 _solution = _Solution("smnn_least_squares", _solve, ("static",))
+
+
+def _transpose(cotangents: Sequence[Array], *operands: Any, static: Static, call: Any) -> list[Array | None]:
+    """For `jax.linear_transpose`: the solution is linear in the right-hand side where initial values are zero."""
+    del call
+    moving = tuple(k for k, x in zip(Inputs._fields, operands, strict=True) if ad.is_undefined_primal(x))
+    if static.time_axis is not None or moving != ("rhs",):
+        raise NotImplementedError(
+            f"jax.linear_transpose works with respect to rhs alone, without time_axis; asked for {', '.join(moving)}. "
+            "jax.vjp gives the derivatives with respect to all arguments."
+        )
+    point = [jnp.zeros(x.aval.shape, x.aval.dtype) if ad.is_undefined_primal(x) else x for x in operands]
+    (g,) = cotangents
+    gradients = iter(pull(*point, jnp.zeros_like(g), g, static=static, moving=moving))
+    return [sum_to_shape(jnp, next(gradients), x.aval.shape) if ad.is_undefined_primal(x) else None for x in operands]
+
+
+ad.primitive_transposes[_solution.primitive] = _transpose

@@ -260,3 +260,15 @@ def test_sizes_that_are_no_integers() -> None:
         with pytest.raises(TypeError, match="n_steps must be an integer or None, got"):
             smnn.solve_ode(**arguments(), n_steps=n_steps)
     smnn.solve_ode(**arguments(), n_steps=np.int64(T))
+
+
+def test_times_in_place_of_steps() -> None:
+    with pytest.raises(smnn.ShapeError, match=r"Are step_sizes the times\? .*numpy\.diff\(t\)"):
+        smnn.solve_ode(**arguments(step_sizes=np.arange(float(T))))
+    with pytest.raises(smnn.ArgumentError, match=r"the differences of the times, such as numpy\.diff\(t\)"):
+        smnn.solve_ode(np.ones((1, 1, 1, 2)), np.ones((1, 1)), np.ones((1, 1, 1)), np.arange(5.0))
+
+
+def test_more_time_points_than_can_be_numbered() -> None:
+    with pytest.raises(smnn.ShapeError, match="T = 2147483648 time points; at most 2147483647"):
+        smnn.solve_ode(np.ones((1, 1, 1, 2)), np.ones((1, 1)), np.ones((1, 1, 1)), 0.1, n_steps=2**31)

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from _assert import eps
 from _jax_case import make_arguments, on_jax, solve
+from jax import export
 from jax.test_util import check_grads
+
+import smnn_jax
 
 NAMES = ("coefficients", "rhs", "initial_values", "step_sizes", "equation", "initial", "smoothness")
 
@@ -238,3 +241,27 @@ def test_scan_over_calls(small):
 
     u = small["initial_values"]
     close(jax.jit(jax.jacrev(final))(u), jax.jit(jax.jacrev(unrolled))(u))
+
+
+def test_linear_transpose_with_respect_to_the_right_hand_side(small):
+    rhs, others = small.pop("rhs"), small
+    others["initial_values"] = jnp.zeros_like(others["initial_values"])
+    y, vjp = jax.vjp(lambda b: solve(rhs=b, **others), rhs)
+    (transposed,) = jax.linear_transpose(lambda b: solve(rhs=b, **others), rhs)(y)
+    np.testing.assert_allclose(transposed, vjp(y)[0], rtol=1e-12)
+    with pytest.raises(NotImplementedError, match="with respect to rhs alone"):
+        jax.linear_transpose(lambda c: solve(rhs=rhs, **others | {"coefficients": c}), others["coefficients"])(y)
+
+
+def test_export_with_a_symbolic_batch():
+    """The custom call must be allowed: its form may change from version to version."""
+    c, s, u = jnp.array([[[[4.0, 0.0, 1.0]]]]), jnp.full(5, 0.1), jnp.ones((1, 1, 2))
+
+    def function(b):
+        return smnn_jax.solve_ode(c, b, u, s)
+
+    (B,) = export.symbolic_shape("B")
+    allowed = [export.DisabledSafetyCheck.custom_call("smnn_operator")]
+    exported = export.export(jax.jit(function), disabled_checks=allowed)(jax.ShapeDtypeStruct((B, 6, 1), c.dtype))
+    b = jnp.arange(18.0).reshape(3, 6, 1)
+    np.testing.assert_array_equal(exported.call(b), function(b))

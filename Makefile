@@ -66,6 +66,7 @@ docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.nonlinear
 	$(PY) -m benchmarks.overhead_torch
 	$(PY) -m benchmarks.overhead_jax
 

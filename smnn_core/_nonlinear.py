@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Namespace, Shape, broadcast_shapes, common_namespace, concat, device_of
+from ._arrays import (
+    Array,
+    Namespace,
+    Shape,
+    broadcast_shapes,
+    common_namespace,
+    concat,
+    device_of,
+    is_tracer,
+    without_derivatives,
+)
 from ._errors import ArgumentError, ConvergenceWarning, ShapeError
 from ._linearize import Linearizer
 from ._march import march
@@ -98,6 +108,7 @@ def solve_nonlinear_ode(
         True
     """
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
+    initial_values, step_sizes, guess = _concrete(initial_values, step_sizes, guess)
     problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)
     xp, u = problem.xp, problem.initial_values
     tolerance = _tolerance(xp, tolerance, u.dtype)
@@ -138,6 +149,16 @@ def _newton(
         merged[name] = xp.where(pick, getattr(run, name), getattr(polished, name))
     total = run.iterations + damped.iterations + polished.iterations
     return replace(polished, **merged, iterations=total)
+
+
+def _concrete(*arrays: Any) -> tuple[Any, ...]:
+    """The arguments, none of which may be traced or ask for derivatives: the iteration decides by values."""
+    if any(is_tracer(x) for x in arrays):
+        raise ArgumentError(
+            "solve_nonlinear_ode decides by values how to go on, and these are traced (jit, vmap, compile): call it "
+            "outside, or use the function of that name of smnn_jax or smnn_torch."
+        )
+    return without_derivatives("solve_nonlinear_ode", arrays)
 
 
 def _checked(

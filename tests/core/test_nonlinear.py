@@ -362,6 +362,17 @@ def test_float32():
     np.testing.assert_allclose(result.y[:, 0, 0], logistic_solution(result.t, 0.1), rtol=0, atol=1e-4)
 
 
+def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    u, s = torch.full((1, 1, 1), 0.1, dtype=torch.float64, requires_grad=True), torch.full((10,), 0.1).double()
+    with pytest.raises(smnn.ArgumentError, match="smnn_torch"):
+        smnn.solve_nonlinear_ode(logistic(), u, s, order=2)
+    with pytest.raises(smnn.ArgumentError, match="traced"):
+        jax.jit(lambda u: smnn.solve_nonlinear_ode(logistic(), u, u[0, 0], order=2, n_steps=9).y)(
+            np.full((1, 1, 1), 0.1)
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -23,7 +23,7 @@ from _experiment import BLACK, BLUE, Training, command_line, print_table, save_m
 from torch import Tensor, nn
 
 from smnn_core.baselines import smnn_cholesky
-from smnn_torch import MechanisticODE
+from smnn_torch import TAYLOR, MechanisticODE
 
 N_STEPS, STEP = 500, 0.1
 PUBLISHED_RATE, FALLING_RATE = 1e-2, 5e-2
@@ -39,7 +39,7 @@ def sample(seed: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def our_layer(start: Tensor) -> MechanisticODE:
-    """The layer, with the published parameterisation: a sigmoid between 0 and 1 for the steps."""
+    """The layer, with the published scheme and parameterisation: a sigmoid between 0 and 1 for the steps."""
     layer = MechanisticODE(
         n_steps=N_STEPS,
         coefficients="shared",
@@ -49,6 +49,7 @@ def our_layer(start: Tensor) -> MechanisticODE:
         time_invariant=(),
         step_size=STEP,
         step_bounds=(0.0, 1.0),
+        scheme=TAYLOR,
     ).to(start.device)
     with torch.no_grad():
         layer.shared_coefficients.copy_(start)

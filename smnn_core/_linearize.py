@@ -47,8 +47,9 @@ class Linearizer:
             broadcast with those of y and may be more, where what it closes over has a batch.
         with_parameters: whether it takes θ and returns P.
 
-    The first call evaluates the callback twice more, at y changed at some of the time points: where residuals at the
-    other points follow, the residual couples time points, and the problem is none that this library solves.
+    The first call evaluates the callback three times more, at y changed at some of the time points. Where residuals at
+    the other points follow, the residual couples time points, and the problem is none that this library solves; where
+    they change otherwise than the derivatives foretell, these are wrong.
     """
 
     def __init__(self, function: Callable[..., Any], *, with_parameters: bool = False) -> None:
@@ -66,12 +67,13 @@ class Linearizer:
         Raises:
             TypeError: if the callback does not return a tuple of arrays of the right length.
             ShapeError, DTypeError, NamespaceError, DeviceError: naming which of f, J and P does not fit.
-            ArgumentError: on the first call, if the residual at one time depends on y at another.
+            ArgumentError: on the first call, if the residual at one time depends on y at another, or if the derivatives
+                are not those of f.
         """
         result = self._call(t, y, parameters)
         self._check(result, y, parameters)
         if self.Q is None:
-            self._refuse_coupling(result.f, t, y, parameters)
+            self._look_closer(result.f, t, y, parameters)
             self.Q = int(result.f.shape[-1])
         return result
 
@@ -122,23 +124,27 @@ class Linearizer:
             batches[f"linearize's {name}"] = tuple(x.shape[:-rank])
         broadcast_shapes(batches)
 
-    def _refuse_coupling(self, f: Array, t: Array, y: Array, parameters: Array | None) -> None:
-        """Changes y at about half of the time points and looks at the residuals of the others."""
+    def _look_closer(self, f: Array, t: Array, y: Array, parameters: Array | None) -> None:
+        """Refuses residuals that couple time points, and derivatives that are not those of f.
+
+        y is changed at about half of the time points, then at the others, and the residuals of the rest are looked at.
+        Where y was changed, the derivatives are compared with finite differences, away from values such as zero at
+        which functions like |y| have none.
+        """
         if is_tracer(f) or is_tracer(y):
             return
-        T = y.shape[-3]
-        xp = common_namespace({"y": y})
+        xp, T = common_namespace({"y": y}), y.shape[-3]
         changed = np.random.default_rng(0).random(T) < 0.5
         changed[0], changed[-1] = True, False
-        size = xp.max(xp.abs(xp.where(xp.isfinite(y), y, xp.zeros_like(y))), axis=-3, keepdims=True)
-        step = 1e-2 * xp.where(size > 0, size, xp.ones_like(size))
+        size = _size(xp, y, -3)
         for pattern in (changed, ~changed):
             mask = xp.asarray(pattern, device=device_of(y))
             with np.errstate(all="ignore"):
-                perturbed = self._call(t, xp.where(mask[:, None, None], y + step, y), parameters).f
+                at = xp.where(mask[:, None, None], y + 1e-2 * size, y)
+                result = self._call(t, at, parameters)
                 scale = xp.max(xp.where(xp.isfinite(f), xp.abs(f), xp.zeros_like(f)))
                 noise = 1e3 * float(xp.finfo(f.dtype).eps) * scale
-                same = (xp.abs(perturbed - f) <= noise) | ~xp.isfinite(f)
+                same = (xp.abs(result.f - f) <= noise) | ~xp.isfinite(f)
             if not bool(xp.all(same | mask[:, None])):
                 raise ArgumentError(
                     "the residual f at one time depends on y at another time: changing y at some time points changed f "
@@ -147,3 +153,43 @@ class Linearizer:
                     "a mean or a delayed value becomes another variable with an equation of its own; statistics over "
                     "time (as in batch normalisation) must be constants."
                 )
+        self._compare_derivatives(xp, result, t, at, parameters)
+
+    def _compare_derivatives(
+        self, xp: Namespace, at: Linearization, t: Array, y: Array, parameters: Array | None
+    ) -> None:
+        """One finite difference in a direction that moves all of y and θ by eps^(1/3) of their size."""
+        eps = float(xp.finfo(y.dtype).eps)
+        rng, h = np.random.default_rng(1), eps ** (1 / 3)
+
+        def direction(size: Array) -> Array:
+            signs = rng.choice([-1.0, 1.0], tuple(size.shape[1 - size.ndim :])) * rng.uniform(0.5, 1)
+            return h * size * xp.asarray(signs, dtype=y.dtype, device=device_of(y))
+
+        with np.errstate(all="ignore"):
+            dy = direction(_size(xp, y, -3)) + xp.zeros_like(y)
+            expected, terms = product(xp, at.J, dy), product(xp, xp.abs(at.J), xp.abs(dy))
+            moved = parameters
+            if parameters is not None:
+                dp = direction(_size(xp, parameters, -2))
+                moved = parameters + dp
+                expected = expected + (at.P @ dp[..., None])[..., 0]
+                terms = terms + (xp.abs(at.P) @ xp.abs(dp[..., None]))[..., 0]
+            found = self._call(t, y + dy, moved).f - at.f
+            rounding = 1e3 * eps * (xp.abs(at.f) + product(xp, xp.abs(at.J), xp.abs(y)))
+            wrong = xp.abs(found - expected) > 1e-2 * (terms + xp.abs(found)) + rounding  # false where it is NaN
+        share = xp.mean(xp.astype(wrong, y.dtype), axis=tuple(range(wrong.ndim - 1)))
+        if bool(xp.any(share > 0.5)):
+            q = int(xp.argmax(share))
+            raise ArgumentError(
+                f"the derivatives that {self.signature} returns are not those of f: when all values are changed a "
+                f"little, equation {q} changes otherwise than J{' and P' if self.with_parameters else ''} foretell, at "
+                f"{100 * float(share[q]):.0f} % of the times. Compare J[..., {q}, v, r], the derivative of f[..., {q}] "
+                "with respect to y[..., v, r], with finite differences."
+            )
+
+
+def _size(xp: Namespace, x: Array, axis: int) -> Array:
+    """The largest finite |x| along an axis, 1 where there is none but zeros."""
+    size = xp.max(xp.abs(xp.where(xp.isfinite(x), x, xp.zeros_like(x))), axis=axis, keepdims=True)
+    return xp.where(size > 0, size, xp.ones_like(size))

@@ -62,10 +62,59 @@ def test_residuals_that_couple_time_points_are_refused(couple, n_steps):
         Linearizer(linearize)(np.arange(n_steps, dtype=float), y)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda J: -J,
+        lambda J: np.where(np.arange(K) == 0, 0.0, J),
+        lambda J: J.swapaxes(-3, -2),
+        lambda J: 1.1 * J,
+    ],
+    ids=["sign", "missing", "transposed", "factor"],
+)
+def test_wrong_derivatives_are_refused(spoil):
+    def linearize(t, y):
+        f, J = decay(t, y)
+        J[..., 0, 1, 0], f[..., 0] = 3, f[..., 0] + 3 * y[..., 1, 0]
+        return f, spoil(J)
+
+    with pytest.raises(ArgumentError, match=r"derivatives .* are not those of f.* equation [01]"):
+        Linearizer(linearize)(t, y)
+
+
+def test_wrong_derivatives_by_parameters_are_refused():
+    def linearize(t, y, p):
+        f, J = decay(t, y)
+        return f - p[..., :1] ** 2, J, -p[..., :1, None] * np.ones((T, V, 1))  # the factor 2 is missing
+
+    with pytest.raises(ArgumentError, match="J and P"):
+        Linearizer(linearize, with_parameters=True)(t, y, np.full((1, 1), 3.0))
+
+
+def test_right_derivatives_by_parameters_of_batches_pass():
+    def linearize(t, y, p):
+        f, J = decay(t, y)
+        return f - p[..., :1] ** 2, J, -2 * p[..., :1, None] * np.ones((2, T, V, 1))
+
+    result = Linearizer(linearize, with_parameters=True)(t, np.stack([y, 2 * y]), np.array([[[3.0]], [[2.0]]]))
+    assert result.f.shape == (2, T, V)
+
+
+def test_kinks_at_the_guess_are_no_wrong_derivatives():
+    def linearize(t, y):
+        J = np.zeros((*y.shape[:-2], 1, V, K))
+        J[..., 0, 0, 0], J[..., 0, 1, 1] = np.sign(y[..., 0, 0]), 1
+        return (np.abs(y[..., 0, 0]) + y[..., 1, 1])[..., None], J
+
+    Linearizer(linearize)(t, np.zeros((T, V, K)))
+
+
 def test_residuals_undefined_at_changed_points_are_no_coupling():
     def linearize(t, y):
         f, J = decay(t, y)
-        return f + np.sqrt(1e-3 - np.abs(y[..., 0])), J
+        root = np.sqrt(2e-3 - y[..., 0])
+        J[..., [0, 1], [0, 1], 0] -= 1 / (2 * root)
+        return f + root, J
 
     Linearizer(linearize)(t, np.full((T, V, K), 1e-3))
 

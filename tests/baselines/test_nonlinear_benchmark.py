@@ -49,7 +49,8 @@ def test_derivatives_of_initial_value_problems(index, monkeypatch):
 
 def test_tables_of_small_runs():
     rows = [nonlinear.linear_boundary_value(linear_problems(k)[0], k, 101, 4) for k in (1.0, 0.01)]
-    results = {"initial_value": [], "bratu": nonlinear.many_bratu(count=3, points=33), "linear": rows}
+    bratu = nonlinear.many_bratu(count=3, points=33)
+    results = {"cores": 2, "load": 0.5, "initial_value": [], "bratu": bratu, "linear": rows}
     assert results["bratu"]["gradient_error"] < 1e-5
     assert nonlinear.missed(results) == []
     text = "\n".join(nonlinear.tables(results))

@@ -158,3 +158,13 @@ def test_errors_of_the_callback_tell_the_shapes_it_was_called_with():
 def test_linearize_must_be_callable():
     with pytest.raises(TypeError, match="linearize must be a function"):
         Linearizer(3)
+
+
+def test_single_precision_and_strong_curvature_are_no_wrong_derivatives():
+    def linearize(t, y):
+        e = np.exp(60 * y[..., 0, 0])
+        J = np.zeros((*y.shape[:-2], 1, V, K), y.dtype)
+        J[..., 0, 0, 0], J[..., 0, 1, 0] = 60 * e, 1
+        return (e + y[..., 1, 0])[..., None], J
+
+    Linearizer(linearize)(t.astype("float32"), np.ones((T, V, K), "float32"))

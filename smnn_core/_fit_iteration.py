@@ -58,6 +58,8 @@ ROUNDING = 1e-10
 """Relative movement that is none."""
 DAMPING = 0.7
 """Weight of the rows that hold unobserved variables, on variables of unit size, during annealing."""
+REACH = 1.0
+"""How far parameters go in one step, relative to their size."""
 SHORTEST = 0.25
 """The smallest part of a Gauss-Newton step that is taken where steps go back and forth."""
 HALVINGS = 10
@@ -106,6 +108,7 @@ class Iteration:
         self.covariance = xp.full((members, p, p), float("nan"), dtype=xp.float64, device=device)
         self.held = xp.zeros((members, p), dtype=xp.bool, device=device)
         self.determined = xp.ones((members,), dtype=xp.bool, device=device)
+        self.largest = xp.zeros_like(self.θ)
         self.last_step, self.ω = xp.zeros_like(self.θ), xp.ones((members,), dtype=xp.float64, device=device)
         if problem.weights is None or problem.noise is None:
             self._look_at_equations()
@@ -193,7 +196,7 @@ class Iteration:
         own = None if problem.shared else members
         θ = _take(xp, self.θ, own)
         bounds = () if problem.bounds is None else tuple(_take(xp, x, own) - θ for x in problem.bounds)
-        e = estimate(gram, *bounds)
+        e = estimate(gram, *bounds, reach=self._reach(gram, own))
         z_old = _take(xp, self.z, members)
         z = xp.where(sound[:, None, None, None], projection.trajectory(e.change), z_old)
         self.covariance = _put(xp, self.covariance, own, e.covariance)
@@ -204,6 +207,15 @@ class Iteration:
         self.held, self.determined = _put(xp, self.held, own, e.held), _put(xp, self.determined, own, e.determined)
         self._fail(_put(xp, self.failed, members, ~sound))
         self.move = xp.where(go, self._movement(*self.before), self.move)
+
+    def _reach(self, gram: Array, own: Array | None) -> Array:
+        """How far parameters may go in one step, (B or 1, p): a multiple of the largest value that they have had."""
+        xp = self.xp
+        self.largest = xp.maximum(self.largest, xp.abs(self.θ))
+        size = _take(xp, self.largest, own)
+        diagonal = xp.linalg.diagonal(gram)[:, 1:]
+        unknown = 1 / xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
+        return REACH * xp.where(size > 0, size, unknown)
 
     def _relaxation(self, change: Array, own: Array | None) -> Array:
         """The part of a step that is taken, (B or 1,): less than 1 where steps go back and forth.
@@ -222,6 +234,7 @@ class Iteration:
         ratio = xp.sum(step * last, axis=-1) / xp.where(norm > 0, norm, xp.ones_like(norm))
         back = (norm > 0) & (ratio < 0)
         ω = xp.where(back, xp.clip(ω / (1 - ratio), SHORTEST, 1.0), xp.ones_like(ω))
+        self.largest = xp.zeros_like(self.θ)
         self.last_step, self.ω = _put(xp, self.last_step, own, step), _put(xp, self.ω, own, ω)
         return ω
 

@@ -224,7 +224,9 @@ class Estimate(NamedTuple):
     """bool, (B, p): which parameters a bound holds"""
 
 
-def estimate(gram: Array, lower: Array | None = None, upper: Array | None = None) -> Estimate:
+def estimate(
+    gram: Array, lower: Array | None = None, upper: Array | None = None, *, reach: Array | None = None
+) -> Estimate:
     """Minimises |r_0 + Σ δ_j r_j|^2, with lower <= δ <= upper where given, from finite Gram matrices (B, 1+p, 1+p).
 
     Bounds are found one by one: the parameter that goes furthest beyond its own, in standard deviations, is put there
@@ -232,6 +234,8 @@ def estimate(gram: Array, lower: Array | None = None, upper: Array | None = None
 
     Args:
         lower, upper: (B or 1, p), lower <= 0 <= upper: from the parameters to their bounds.
+        reach: (B, p), positive: steps longer than that, |δ / reach| > 1, are shortened, those directions most that the
+            rows determine least. The covariance is that of the rows alone.
     """
     xp = _arrays.common_namespace({"gram": gram})
     G, g = gram[:, 1:, 1:], gram[:, 1:, 0]
@@ -239,9 +243,13 @@ def estimate(gram: Array, lower: Array | None = None, upper: Array | None = None
     held = xp.zeros(g.shape, dtype=xp.bool, device=_arrays.device_of(g))
     at = xp.zeros_like(g)
     bounded = lower is not None and upper is not None
+    one = xp.eye(p, dtype=g.dtype, device=_arrays.device_of(g))
+    damped = G if reach is None else G + one * _damping(xp, G, g, reach)[..., None]
     for remaining in range(p if bounded else 0, -1, -1):
         inverse, covariance, determined = _inverse(xp, G, held)
-        change = at - xp.where(held, xp.zeros_like(g), _times(inverse, g + _times(G, at)))
+        if reach is not None:
+            inverse = _inverse(xp, damped, held)[0]
+        change = at - xp.where(held, xp.zeros_like(g), _times(inverse, g + _times(damped, at)))
         if not remaining:
             break
         deviation = xp.sqrt(xp.linalg.diagonal(covariance)) + xp.finfo(g.dtype).smallest_normal
@@ -258,6 +266,29 @@ def estimate(gram: Array, lower: Array | None = None, upper: Array | None = None
 
 def _times(M: Array, x: Array) -> Array:
     return (M @ x[..., None])[..., 0]
+
+
+def _damping(xp: Namespace, G: Array, g: Array, reach: Array) -> Array:
+    """λ / reach^2, (B, p), λ >= 0 the smallest for which δ = -(G + λ / reach^2)^-1 g is no longer than the reach.
+
+    In the eigenvectors of G, in units of the reach, δ_i = -c_i / (μ_i + λ): λ by bisection. Source: Moré, The
+    Levenberg-Marquardt Algorithm, Lecture Notes in Mathematics 630 (1978) 105.
+    """
+    μ, U = xp.linalg.eigh(G * reach[..., :, None] * reach[..., None, :])
+    c = _times(xp.matrix_transpose(U), reach * g) ** 2
+    μ = xp.clip(μ, 0.0, None)
+    tiny = float(xp.finfo(g.dtype).smallest_normal)
+
+    def too_long(λ: Array) -> Array:
+        return xp.sum(c / ((μ + λ) ** 2 + tiny), axis=-1, keepdims=True) > 1
+
+    high = xp.sqrt(xp.sum(c, axis=-1, keepdims=True))  # there the length is at most 1
+    low = 1e-15 * high
+    for _ in range(24):
+        middle = xp.sqrt(low * high)
+        long = too_long(middle)
+        low, high = xp.where(long, middle, low), xp.where(long, high, middle)
+    return xp.where(too_long(xp.zeros_like(high)), high, xp.zeros_like(high)) / reach**2
 
 
 def _inverse(xp: Namespace, G: Array, held: Array) -> tuple[Array, Array, Array]:

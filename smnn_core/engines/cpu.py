@@ -89,11 +89,15 @@ class _Call(NamedTuple):
 @lru_cache(maxsize=1024)
 def _form(sizes: tuple[int, ...], is_double: bool, scheme: Scheme) -> Any:
     _, V, K, *_ = sizes
-    return _kernels.Form(sizes, is_double, _scheme_rows(scheme, K)[0], 8 * V * K * (_EPS64 if is_double else _EPS32))
+    return _kernels.Form(sizes, is_double, _scheme_rows(scheme, K)[0], SMALL_PIVOT if is_double else 8 * V * K * _EPS32)
 
 
 _DOUBLE = np.dtype(np.float64)
 _EPS64, _EPS32 = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
+
+
+SMALL_PIVOT = 1e-9
+"""Pivots below this times the norm of their column are looked at, see `_undetermined`: larger ones are not errors."""
 
 
 POOLED_BYTES = 1 << 17
@@ -141,7 +145,7 @@ class CpuFactor:
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
         y = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-        _kernels.solve(call.form, batch, inputs, None, y)
+        _kernels.solve(call.form, batch, inputs, y)
         return self._masked(y)
 
     def normal_solve(self, g: Array) -> np.ndarray:
@@ -149,7 +153,7 @@ class CpuFactor:
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
         x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
         call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
-        _kernels.normal_solve(call.form, batch, call.inputs, None, self.kept, _addressable(g), x)
+        _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _addressable(g), x)
         return self._masked(x)
 
     def adjoint(
@@ -161,9 +165,9 @@ class CpuFactor:
             [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
         )
         y, g = _addressable(y), _addressable(g)
-        singular = _kernels.adjoint(call.form, problem.batch, call.inputs, None, self.kept, y, g, gradients, lean)
+        small_pivot = _kernels.adjoint(call.form, problem.batch, call.inputs, self.kept, y, g, gradients, lean)
         result = from_fields(gradients)
-        if singular or self.undetermined is not None:
+        if small_pivot or self.undetermined is not None:
             _mask_gradients(problem, result, _undetermined(problem.system))
         return result
 
@@ -179,10 +183,10 @@ def factorize(system: System) -> CpuFactor:
     if 0 in system.batch:
         system.check_values()  # (kernels look at what they solve)
     call = _Call.of(system)
-    kept, singular, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None, None)
+    kept, small_pivot, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
-    return CpuFactor(system, call, kept, _undetermined(system) if singular else None)
+    return CpuFactor(system, call, kept, _undetermined(system) if small_pivot else None)
 
 
 def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, CpuFactor]:
@@ -195,10 +199,10 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
         system.check_values()
     call = _Call.of(system, problem.rhs, problem.initial_values)
     y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
-    kept, singular, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, None, y, lean)
+    kept, small_pivot, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, y, lean)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
-    factor = CpuFactor(system, call, kept, _undetermined(system) if singular else None, problem)
+    factor = CpuFactor(system, call, kept, _undetermined(system) if small_pivot else None, problem)
     return factor._masked(y), factor
 
 
@@ -207,8 +211,8 @@ def normal_solve(system: System, g: Array) -> np.ndarray:
     call = _Call.of(system)
     batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
     x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-    singular = _kernels.normal_solve(call.form, batch, call.inputs, None, None, _addressable(g), x)
-    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if singular else x
+    small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _addressable(g), x)
+    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if small_pivot else x
 
 
 def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False) -> Gradients:
@@ -217,8 +221,10 @@ def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, le
     return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
 
 
-def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray) -> None:
+def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray | None) -> None:
     """NaN for what batch members that have undetermined points contribute to."""
+    if undetermined is None:
+        return
     bad = np.broadcast_to(undetermined.any(axis=-1), problem.batch)
     for x, rank in zip(by_field(gradients), (4, 2, 2, 1, 1, 3, 3), strict=True):
         if x is not None:
@@ -228,11 +234,16 @@ def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.nda
             x[np.squeeze(bad.any(axis=lead + summed, keepdims=True), axis=lead)] = np.nan
 
 
-def _undetermined(system: System) -> np.ndarray:
-    """Which points are undetermined, (*system.batch, T): eliminates again, as only a failure asks for this."""
+def _undetermined(system: System) -> np.ndarray | None:
+    """Which points are undetermined, (*system.batch, T), None if none are: eliminates again, with rounding errors.
+
+    Asked where some pivot is small beside its column, as those of singular systems are, and of systems whose rows are of
+    very different size (kernels/pivots.hpp).
+    """
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
     call = _Call.of(system)
-    _kernels.solve(call.form, system.batch, call.inputs, flags, None)
+    if not _kernels.find_undetermined(call.form, system.batch, call.inputs, flags):
+        return None
     flags &= system.is_finite[..., None]  # a pivot of an infinite system is not finite, which says nothing
     return flags
 

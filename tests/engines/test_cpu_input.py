@@ -117,12 +117,12 @@ def test_kernels_refuse_arrays_that_do_not_fit() -> None:
     y = np.empty((4, 1, 3))
     for c in (np.ones((5, 1, 1, 3)), np.ones((4, 1, 1, 3), np.float32), misaligned(np.ones((4, 1, 1, 3)))):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(call.form, (), (c, *call.inputs[1:]), None, y)
+            cpu._kernels.solve(call.form, (), (c, *call.inputs[1:]), y)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        cpu._kernels.solve((4, 1, 3), (), call.inputs, None, y)
+        cpu._kernels.solve((4, 1, 3), (), call.inputs, y)
     for wrong in (np.empty((3, 1, 3)), np.empty((4, 3, 1)).transpose(0, 2, 1)[::-1], np.empty((4, 1, 3), np.float32)):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(call.form, (), call.inputs, None, wrong)
+            cpu._kernels.solve(call.form, (), call.inputs, wrong)
     sizes = (4, 1, 3, 1, 1, 1)
     for wrong in (np.eye(5), np.eye(6, dtype=np.float32), misaligned(np.eye(6))):
         with pytest.raises((ValueError, TypeError)):

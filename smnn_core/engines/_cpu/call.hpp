@@ -157,7 +157,7 @@ class Call {
     Kernels kernels;
     int threads;
 
-    Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, int C_of_factor)
+    Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor)
         : shape_(shape) {
         job.V = shape.V;
         job.K = shape.K;
@@ -181,12 +181,6 @@ class Call {
         for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
         const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n);
         job.arrays_are_far = numbers * item() > FAR_BYTES;
-        const Layout flags = lay_out(undetermined, shape_.batch, {shape_.T, 0, {}}, arena);
-        Index* strides = arena.take<Index>(shape_.batch.size() + 1);
-        std::copy_n(flags.batch, shape_.batch.size(), strides);
-        strides[shape_.batch.size()] = flags.time;
-        job.undetermined = static_cast<unsigned char*>(undetermined.data);
-        job.undetermined_strides = strides;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
         if (!chunked()) gather_by_lhs();
@@ -213,6 +207,22 @@ class Call {
     void reduce(bool normal) {
         const auto one = normal ? kernels.reduce_normal : kernels.reduce;
         parallel_for(job.batch, threads, [&](Index system) { one(job, system); });
+    }
+
+    // Marks undetermined points in `flags`, which broadcasts to (batch, T); this is a call of undivided systems.
+    void test_pivots(const View& flags) {
+        const Layout layout = lay_out(flags, shape_.batch, {shape_.T, 0, {}}, arena);
+        Index* strides = arena.take<Index>(shape_.batch.size() + 1);
+        std::copy_n(layout.batch, shape_.batch.size(), strides);
+        strides[shape_.batch.size()] = layout.time;
+        job.undetermined = static_cast<unsigned char*>(flags.data);
+        job.undetermined_strides = strides;
+        job.n_lhs = 0;
+        job.groups = (job.lanes + kernels.lanes_in_chunks - 1) / kernels.lanes_in_chunks;
+        const size_t scratch = kernels.pivot_test_scratch(job);
+        parallel_for(job.groups, max_threads(), [&](Index group) {
+            kernels.pivot_test(job, group, thread_scratch(scratch));
+        });
     }
 
     // From now on magnitudes of the solution are noted, by which `refine` judges.

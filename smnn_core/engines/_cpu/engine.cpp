@@ -161,9 +161,9 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
 }  // namespace
 
 Solved solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool lean
 ) {
-    Call call(shape, scheme, arrays, undetermined, 0);
+    Call call(shape, scheme, arrays, 0);
     if (call.job.batch == 0) return call.solved(nullptr);
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
@@ -185,22 +185,28 @@ Solved solve(
     return call.solved(factor);
 }
 
+bool find_undetermined(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined) {
+    Call call(shape, scheme, arrays, 1);
+    if (call.job.batch > 0) call.test_pivots(undetermined);
+    return call.any_undetermined();
+}
+
 bool normal_solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor, void* x
 ) {
     factor = fitting(factor, shape);
-    Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
+    Call call(shape, scheme, arrays, factor ? factor->C : 0);
     call.job.x = x;
     solve_normal(call, factor, false, Keep::SOME);
     return call.any_undetermined();
 }
 
 bool adjoint(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
     const Arrays& gradients, bool lean
 ) {
     factor = fitting(factor, shape);
-    Call call(shape, scheme, arrays, undetermined, factor ? factor->C : 0);
+    Call call(shape, scheme, arrays, factor ? factor->C : 0);
     std::vector<GradientOf> out;
     out.reserve(SMOOTHNESS_RHS);
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {

@@ -44,26 +44,31 @@ using Arrays = std::array<View, FIELDS>;
 
 struct Solved {
     std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `lean`
-    bool any_undetermined;
+    bool any_small_pivot;
     bool any_zero_step;              // of which nothing else is said
 };
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
-// `undetermined`, bool, broadcasts to (batch, T) and is false at first. `lean`, here and below: with as little memory as
+// `lean`, here and below: with as little memory as
 // possible, that is to keep nothing of a factor.
 Solved solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, void* y, bool lean
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool lean
 );
 
-// x = M^-1 g with arrays[G] = g. Returns whether some time point is undetermined: where it eliminates to find out.
+// Marks the time points that rows leave undetermined: where pivots are nothing but rounding. Returns whether there are any.
+// The functions here only say whether some pivot is small beside the norm of its column, which takes no time; this one
+// takes several times as long as they do.
+bool find_undetermined(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined);
+
+// x = M^-1 g with arrays[G] = g. Returns whether some pivot is small: where it eliminates to find out.
 bool normal_solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor, void* x
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor, void* x
 );
 
 // The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
 // of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy. Returns what `normal_solve` does.
 bool adjoint(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined, const Factor* factor,
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
     const Arrays& gradients, bool lean
 );
 

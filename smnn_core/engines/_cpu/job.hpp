@@ -79,7 +79,7 @@ struct Job {
     Input in[FIELDS];
     Output gradient[FIELDS];
     void* x;                 // (batch, T, n): solution of a solve or a normal solve; null: not wanted
-    unsigned char* undetermined;         // bool, strides below
+    unsigned char* undetermined;         // bool, strides below; null: it is enough to know whether there are any
     const Index* undetermined_strides;
     int* any_undetermined;
     int* any_zero_step;
@@ -126,6 +126,8 @@ struct Kernels {
     void (*run)(const Job&, int phases, Index task, void* scratch);
     SharedSizes (*shared_sizes)(const Job&);
     void (*record)(const Job&, Index k, void* scratch);  // factor and tape of left-hand side k, which systems share
+    size_t (*pivot_test_scratch)(const Job&);
+    void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     void (*reduce)(const Job&, Index system);         // separators := R^-1 z
     void (*reduce_normal)(const Job&, Index system);  // separators := M^-1 g
 };

@@ -143,26 +143,18 @@ struct Form {
     }
 };
 
-// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none; and flags of the time
-// points that are undetermined, or None where it is enough to know whether any is.
+// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none.
 class Request {
    public:
     smnn::Shape shape;
     Arrays arrays;
     smnn::Scheme scheme;
-    View undetermined;
 
-    Request(const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle flags)
+    Request(const Form& form, std::vector<Index> batch, nb::tuple inputs)
         : shape(form.shape), scheme{form.scheme_rows.data(), form.tolerance} {
         shape.batch = std::move(batch);
         if (inputs.size() > smnn::FIELDS) throw nb::value_error("too many arrays");
         for (size_t f = 0; f < inputs.size(); ++f) hold(f, inputs[f]);
-        if (flags.is_none()) {
-            undetermined = {&somewhere_, 0, nullptr, nullptr};
-        } else {
-            flags_.hold(flags, true, '?');
-            undetermined = flags_.view;
-        }
     }
 
     void hold(size_t field, nb::handle array) {
@@ -182,46 +174,52 @@ class Request {
     char type() const { return shape.is_double ? 'd' : 'f'; }
 
    private:
-    Held flags_;
-    unsigned char somewhere_ = 0;
     std::array<Held, smnn::FIELDS> inputs_;
 };
 
 nb::tuple solve(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, nb::handle y, bool lean
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle y, bool lean
 ) {
-    Request request(form, std::move(batch), inputs, undetermined);
+    Request request(form, std::move(batch), inputs);
     Held out;
     if (!y.is_none()) request.hold_solution(out, y);
     smnn::Solved solved;
     {
         const WithoutLock guard;
         solved = smnn::solve(
-            request.shape, request.scheme, request.arrays, request.undetermined, out.view.data, lean
+            request.shape, request.scheme, request.arrays, out.view.data, lean
         );
     }
-    return nb::make_tuple(solved.factor, solved.any_undetermined, solved.any_zero_step);
+    return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
+}
+
+bool find_undetermined(const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined) {
+    Request request(form, std::move(batch), inputs);
+    Held flags;
+    flags.hold(undetermined, true, '?');
+    const WithoutLock guard;
+    return smnn::find_undetermined(request.shape, request.scheme, request.arrays, flags.view);
 }
 
 bool normal_solve(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, std::shared_ptr<Factor> factor,
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
     nb::handle g, nb::handle x
 ) {
-    Request request(form, std::move(batch), inputs, undetermined);
+    Request request(form, std::move(batch), inputs);
     request.hold(smnn::G, g);
     Held out;
     request.hold_solution(out, x);
     const WithoutLock guard;
     return smnn::normal_solve(
-        request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out.view.data
+        request.shape, request.scheme, request.arrays, factor.get(), out.view.data
     );
 }
 
 bool adjoint(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined, std::shared_ptr<Factor> factor,
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
     nb::handle y, nb::handle g, nb::tuple gradients, bool lean
 ) {
-    Request request(form, std::move(batch), inputs, undetermined);
+    Request request(form, std::move(batch), inputs);
     request.hold(smnn::Y, y);
     request.hold(smnn::G, g);
     if (gradients.size() != smnn::SMOOTHNESS_RHS) throw nb::value_error("expected a gradient for each input");
@@ -234,7 +232,7 @@ bool adjoint(
         out[f] = outs[f].view;
     }
     const WithoutLock guard;
-    return smnn::adjoint(request.shape, request.scheme, request.arrays, request.undetermined, factor.get(), out, lean);
+    return smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, lean);
 }
 
 // Whether the elements of all arrays lie at multiples of their size, as kernels want them; None is no array.
@@ -283,16 +281,17 @@ NB_MODULE(_kernels, m) {
             nb::arg("tolerance")
         );
     m.def(
-        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("undetermined").none(),
-        nb::arg("y").none(), nb::arg("lean") = false
+        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("y").none(), nb::arg("lean") = false
     );
     m.def(
-        "normal_solve", &normal_solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"),
-        nb::arg("undetermined").none(), nb::arg("factor").none(), nb::arg("g"), nb::arg("x")
+        "find_undetermined", &find_undetermined, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"),
+        nb::arg("undetermined")
     );
     m.def(
-        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("undetermined").none(),
-        nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
+        "normal_solve", &normal_solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("g"), nb::arg("x")
+    );
+    m.def(
+        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
     );
     m.def("addressable", &addressable, nb::arg("arrays"));
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../kernels/chain.hpp"
+#include "../kernels/pivots.hpp"
 #include "contraction.hpp"
 
 namespace smnn {
@@ -92,6 +93,32 @@ SharedSizes shared_sizes(const Job& job) {
         size_t(job.T) * size_t(D::factor_entries(job)) * item,
         size_t(tape_numbers(job)) * item,
     };
+}
+
+template <class P>
+size_t pivot_test_scratch(const Job& job) {
+    const int points = block_points<P>(job), test = PivotTest<P>::workspace(size_of<Sized>(job));
+    return size_t(RowStager<P>::memory(job, points, points) + test) * sizeof(P);
+}
+
+// The points of a group of undivided systems whose pivots are nothing but rounding.
+template <class P>
+void pivot_test(const Job& job, Index g, void* scratch) {
+    using T = ScalarOf<P>;
+    const Group<P> group(job, g);
+    const int points = block_points<P>(job);
+    P* memory = static_cast<P*>(scratch);
+    Ahead<P> ahead;
+    const RowStager<P> stager(job, group, ahead, memory, points, points);
+    const SchemeRows<T> scheme{static_cast<const T*>(job.scheme_rows), static_cast<const T*>(job.scheme_norm2), T(0)};
+    PivotTest<P> pivots(size_of<Sized>(job), scheme, memory);
+    for (int t0 = 0; t0 < job.T; t0 += points) {
+        const int t1 = t0 + points < job.T ? t0 + points : job.T;
+        const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false}, t0);
+        pivots.sweep(rows, t0, t1);
+        ahead.clear();
+        if (t1 == job.T) pivots.test(rows, t1 - 1);
+    }
 }
 
 // P: the packs of undivided time, Chunks: those of chunks.

@@ -105,7 +105,7 @@ struct ChainSweep {
                 f[j * n + l] = l > j ? own[j * n + l] : zero;
                 f[n * n + j * n + l] = zero;
             }
-            f[j * n + j] = one / select(bad, one, diagonal);
+            f[j * n + j] = one / select(diagonal == zero, one, diagonal);
             f_z[j] = z[j];
         }
         team.sync();
@@ -205,7 +205,7 @@ struct ChainSweep {
             for (int l = team.first(0); l < n; l += team.size) R[j * n + l] = l > j ? own[j * n + l] : zero;
             for (int l = team.first(0); l < m(); l += team.size) L[j * n + l] = left[j * n + l];
             if (team.leads()) f_z[j] = z[j];
-            if (team.first(0) == j % team.size) R[j * n + j] = one / select(bad, one, H.diagonal);
+            if (team.first(0) == j % team.size) R[j * n + j] = one / select(H.diagonal == zero, one, H.diagonal);
         }
         team.sync();
         return bad_any;

@@ -289,7 +289,7 @@ struct Rotations : Carried<P, Size, Chunked> {
             const auto bad = weight[j] <= tolerance2 * total;
             bad_any = bad_any | bad;
             if constexpr (!Keep) return;
-            f[at.row(j)] = select(bad, one, inverse[j]);
+            f[at.row(j)] = select(weight[j] <= splat<P>(0), one, inverse[j]);
             repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { f[at.row(j) + k - j] = own[j * size.n + k]; });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA { f[at.next(j) + k] = top_next[j * size.n + k]; });
             if constexpr (Chunked) {
@@ -607,7 +607,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         const P zero = splat<P>(0), noise = splat<P>(NOISE2) * column_norm2;
         return select(noise - noise == zero, noise, zero);
     }
-    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-50) : T(1e-20);
+    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-150) : T(1e-20);
     static constexpr bool RESCALES = sizeof(T) == 4;
     static constexpr T SMALL_WEIGHT = T(1e-7);
     static constexpr T SMALLEST = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
@@ -622,7 +622,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         for (int j = 0; j < size.n; ++j) {
             const auto bad = weight[j] <= tolerance2 * norm2[j];
             bad_any = bad_any | bad;
-            f[at.row(j)] = one / select(bad, one, weight[j]);
+            f[at.row(j)] = one / select(weight[j] <= zero, one, weight[j]);
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
             if constexpr (Rhs) f_z[j] = z[j];
         }

@@ -273,7 +273,7 @@ struct Sweep : Carried<P, Size, Chunked> {
             const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
-            if (team.leads()) f[at.row(j)] = select(bad, one, H.inverse_diagonal());
+            if (team.leads()) f[at.row(j)] = select(H.diagonal == zero, one, H.inverse_diagonal());
             apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 return Column<P>{&own[j * size.n + k], x_own + k * size.n, &f[at.row(j) + 1 + i]};
@@ -395,7 +395,7 @@ struct Sweep : Carried<P, Size, Chunked> {
             const P diagonal = own[j * size.n + j];
             const auto bad = diagonal * diagonal <= tolerance2 * norm2[j];
             bad_any = bad_any | bad;
-            f[at.row(j)] = one / select(bad, one, diagonal);
+            f[at.row(j)] = one / select(diagonal == zero, one, diagonal);
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
             if constexpr (Rhs) f_z[j] = z[j];
         });

@@ -4,7 +4,8 @@ The kernels (`engines/kernels`, one C++ source for all instruction sets and devi
 the batch alone does not fill the lanes, time is divided into chunks that are eliminated side by side, and the points
 between them form a small problem of the same form. This module lays out the call and leaves the work to `_kernels`.
 
-Solutions in float32 are refined once, with residuals in float64, where rounding would show (kernels/residual.hpp).
+All arithmetic is float64. float32 is a type of storage: inputs are widened, results are rounded once, and gradients
+start from the solution before it was rounded.
 
 The factor is kept only where that is cheaper than eliminating again: where it stays in caches, or where kernels are
 not compiled for the size of the blocks, and take longer than memory. Results are the same from run to run for a given
@@ -71,29 +72,28 @@ class _Call(NamedTuple):
     """What every call of the kernels needs of a system."""
 
     form: Any
-    """`_kernels.Form`: sizes, dtype and scheme"""
+    """`_kernels.Form`: sizes and scheme"""
     inputs: tuple[Array, ...]
-    """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial"""
+    """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial:
+    in float64"""
 
     @staticmethod
     def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
         c, w = system.coefficients, system.weights
         inputs = c, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial
-        if not _kernels.addressable(inputs):
-            inputs = tuple(map(_addressable, inputs))
+        if c.dtype != _DOUBLE or not _kernels.addressable(inputs):
+            inputs = tuple(map(_wide, inputs))
         Q, V, K = c.shape[-3:]
         sizes = system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders
-        return _Call(_form(sizes, c.dtype == _DOUBLE, system.scheme), inputs)
+        return _Call(_form(sizes, system.scheme), inputs)
 
 
 @lru_cache(maxsize=1024)
-def _form(sizes: tuple[int, ...], is_double: bool, scheme: Scheme) -> Any:
-    _, V, K, *_ = sizes
-    return _kernels.Form(sizes, is_double, _scheme_rows(scheme, K)[0], SMALL_PIVOT if is_double else 8 * V * K * _EPS32)
+def _form(sizes: tuple[int, ...], scheme: Scheme) -> Any:
+    return _kernels.Form(sizes, _scheme_rows(scheme, sizes[2])[0], SMALL_PIVOT)
 
 
 _DOUBLE = np.dtype(np.float64)
-_EPS64, _EPS32 = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 
 
 SMALL_PIVOT = 1e-9
@@ -105,12 +105,29 @@ POOLED_BYTES = 1 << 17
 provide fresh pages than the kernels to fill them."""
 
 
-def _empty(shape: Shape, dtype: Any) -> np.ndarray:
+def _empty(shape: Shape, dtype: Any = _DOUBLE) -> np.ndarray:
     """As np.empty; the memory returns to the pool with the last reference to the array."""
     if prod(shape) * dtype.itemsize < POOLED_BYTES:
         return np.empty(shape, dtype)
     result: np.ndarray = _kernels.empty(shape, dtype.itemsize == 8)
     return result
+
+
+def _wide(x: Array) -> Array:
+    """x in float64, at addresses that kernels can read; itself where it is that already."""
+    if x is None or x.dtype == _DOUBLE:
+        return _addressable(x)
+    wide = _empty(x.shape)
+    np.copyto(wide, x)
+    return wide
+
+
+def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
+    if dtype == _DOUBLE:
+        return x
+    narrow = _empty(x.shape, dtype)
+    np.copyto(narrow, x, casting="same_kind")
+    return narrow
 
 
 @dataclass(eq=False)
@@ -124,6 +141,8 @@ class CpuFactor:
     undetermined: np.ndarray | None
     problem: Problem | None = None
     """that `call` was laid out for, None where it was laid out for the system alone"""
+    y: np.ndarray | None = None
+    """the solution of that problem in float64"""
 
     @property
     def nbytes(self) -> int:
@@ -144,29 +163,30 @@ class CpuFactor:
         inputs = call.inputs
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
-        y = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
+        y = _empty((*batch, system.n_steps, system.V, system.K))
         _kernels.solve(call.form, batch, inputs, y)
-        return self._masked(y)
+        return _rounded(self._masked(y), system.dtype)
 
     def normal_solve(self, g: Array) -> np.ndarray:
         system = self.system
         batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-        x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
+        x = _empty((*batch, system.n_steps, system.V, system.K))
         call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
-        _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _addressable(g), x)
-        return self._masked(x)
+        _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _wide(g), x)
+        return _rounded(self._masked(x), system.dtype)
 
     def adjoint(
         self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False
     ) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
-        gradients = tuple(
-            [_empty(x.shape, y.dtype) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
+        if y.dtype != _DOUBLE:
+            y = self.y if problem is self.problem and self.y is not None else _solution(call, problem)
+        gradients = [_empty(x.shape) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
+        small_pivot = _kernels.adjoint(
+            call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
         )
-        y, g = _addressable(y), _addressable(g)
-        small_pivot = _kernels.adjoint(call.form, problem.batch, call.inputs, self.kept, y, g, gradients, lean)
-        result = from_fields(gradients)
+        result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         if small_pivot or self.undetermined is not None:
             _mask_gradients(problem, result, _undetermined(problem.system))
         return result
@@ -198,21 +218,31 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
     if 0 in problem.batch:
         system.check_values()
     call = _Call.of(system, problem.rhs, problem.initial_values)
-    y = _empty((*problem.batch, system.n_steps, system.V, system.K), system.dtype)
+    y = _empty((*problem.batch, system.n_steps, system.V, system.K))
     kept, small_pivot, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, y, lean)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
-    factor = CpuFactor(system, call, kept, _undetermined(system) if small_pivot else None, problem)
-    return factor._masked(y), factor
+    undetermined = _undetermined(system) if small_pivot else None
+    factor = CpuFactor(system, call, kept, undetermined, problem, None if system.dtype == _DOUBLE or lean else y)
+    return _rounded(factor._masked(y), system.dtype), factor
+
+
+def _solution(call: _Call, problem: Problem) -> np.ndarray:
+    system = problem.system
+    y = _empty((*problem.batch, system.n_steps, system.V, system.K))
+    _kernels.solve(call.form, problem.batch, call.inputs, y, True)
+    return y
 
 
 def normal_solve(system: System, g: Array) -> np.ndarray:
     """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
     call = _Call.of(system)
     batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-    x = _empty((*batch, system.n_steps, system.V, system.K), system.dtype)
-    small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _addressable(g), x)
-    return CpuFactor(system, call, None, _undetermined(system))._masked(x) if small_pivot else x
+    x = _empty((*batch, system.n_steps, system.V, system.K))
+    small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _wide(g), x)
+    if small_pivot:
+        CpuFactor(system, call, None, _undetermined(system))._masked(x)
+    return _rounded(x, system.dtype)
 
 
 def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False) -> Gradients:
@@ -235,10 +265,10 @@ def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.nda
 
 
 def _undetermined(system: System) -> np.ndarray | None:
-    """Which points are undetermined, (*system.batch, T), None if none are: eliminates again, with rounding errors.
+    """Which points are undetermined, (*system.batch, T), None if none are: by Monte Carlo arithmetic.
 
-    Asked where some pivot is small beside its column, as those of singular systems are, and of systems whose rows are of
-    very different size (kernels/pivots.hpp).
+    Asked where some pivot is small beside its column, as those of singular systems are, and those of systems whose rows
+    are of very different size (kernels/pivots.hpp).
     """
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
     call = _Call.of(system)
@@ -266,7 +296,7 @@ def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
 def _rotated(system: System, x: np.ndarray) -> np.ndarray:
     """Right-hand sides of smoothness rows, (..., T-1, V, m), as those of the triangular form, (..., T-1, V, 2K)."""
     Q = _scheme_rows(system.scheme, system.K)[1]
-    return np.ascontiguousarray(x @ Q.astype(x.dtype))
+    return np.ascontiguousarray(x @ Q)  # (in float64)
 
 
 def _addressable(x: Array) -> Array:

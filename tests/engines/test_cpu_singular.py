@@ -19,7 +19,7 @@ def test_singular_systems_are_refused() -> None:
     assert missed == []
 
 
-@pytest.mark.parametrize("order, shortest", [(3, 1e-9), (4, 1e-7), (5, 1e-5)])
+@pytest.mark.parametrize(("order", "shortest"), [(3, 1e-9), (4, 1e-7), (5, 1e-5)])
 @pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda s: s.name)
 def test_short_steps_are_solved(order: int, shortest: float, scheme: smnn.Scheme) -> None:
     """y^(order) = 1 from zero: y = t^order / order!, which every scheme represents."""

@@ -170,7 +170,7 @@ class Call {
         job.n_batch_axes = int(shape_.batch.size());
         job.batch_shape = shape_.batch.data();
         set_scheme(scheme);
-        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, shape.is_double);
+        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper);
         const Division division = divide(job.batch, shape.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
@@ -225,76 +225,14 @@ class Call {
         });
     }
 
-    // From now on magnitudes of the solution are noted, by which `refine` judges.
-    void note_magnitudes() {
-        magnitudes_.resize(size_t(job.lanes) * size_t(1 + 2 * job.V));
-        job.magnitudes = magnitudes_.data();
-    }
-
-    // What runs from now on corrects the solution in job.x; false where there is nothing to correct.
-    bool refine() {
-        to_refine_.assign(size_t(job.batch), 0);
-        bool any = false;
-        for (Index system = 0; system < job.batch; ++system) {
-            const bool worth = is_worth_refining(system);
-            to_refine_[size_t(system)] = worth;
-            any = any || worth;
-        }
-        job.magnitudes = nullptr;
-        job.to_refine = to_refine_.data();
-        if (!any) return false;
-        if (!chunked() && !shares_lhs()) choose_to_refine();
-        Index* strides = arena.take<Index>(shape_.batch.size());
-        Index stride = Index(job.T) * job.n;
-        for (size_t i = shape_.batch.size(); i-- > 0; stride *= shape_.batch[i]) strides[i] = stride;
-        Index* offsets = arena.take<Index>(size_t(job.n));
-        for (int j = 0; j < job.n; ++j) offsets[j] = j;
-        job.in[Y] = {job.x, strides, job.n, offsets, job.n, true, false};
-        return job.refines = true;
-    }
-
     const Shape& shape() const { return shape_; }
-    size_t item() const { return shape_.is_double ? 8 : 4; }
+    static constexpr size_t item() { return sizeof(double); }
 
     Arena arena;
 
    private:
     const Shape& shape_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
-    std::vector<float> magnitudes_;
-    std::vector<unsigned char> to_refine_;
-    std::vector<Index> chosen_;
-
-    // From now on lanes are those systems that are to be refined, few as a rule. What is kept of the factor is of all.
-    void choose_to_refine() {
-        for (Index system = 0; system < job.batch; ++system) {
-            if (to_refine_[size_t(system)]) chosen_.push_back(system);
-        }
-        job.chosen = chosen_.data();
-        job.lanes = Index(chosen_.size());
-        job.groups = job.tasks = (job.lanes + kernels.lanes - 1) / kernels.lanes;
-        job.factor = nullptr;
-        job.streams = false;
-        job.n_again = kernels.sizes(job, 0).segments;
-    }
-
-    bool is_worth_refining(Index system) const {
-        const auto of = [&](int chunk, int e) {
-            return double(magnitudes_[size_t((system * job.C + chunk) * (1 + 2 * job.V) + e)]);
-        };
-        double step = of(0, 0);
-        for (int k = 1; k < job.C; ++k) step = std::min(step, of(k, 0));
-        const double power = std::pow(step, job.K - 1);
-        for (int v = 0; v < job.V; ++v) {
-            double y = 0, derivative = 0;
-            for (int k = 0; k < job.C; ++k) {
-                y = std::max(y, of(k, 1 + 2 * v));
-                derivative = std::max(derivative, of(k, 2 + 2 * v));
-            }
-            if (power * derivative < WORTH_REFINING * y) return true;
-        }
-        return false;
-    }
 
     // Systems that share a left-hand side, enough of them to fill packs of their own: one elimination takes as long as that
     // of a pack.
@@ -338,29 +276,21 @@ class Call {
 
     void set_scheme(const Scheme& scheme) {
         job.tolerance2 = scheme.tolerance * scheme.tolerance;
-        job.scheme_rows_in_double = scheme.rows;
-        shape_.is_double ? set_scheme_rows<double>(scheme.rows) : set_scheme_rows<float>(scheme.rows);
-    }
-
-    // The rows in the type of the arrays, and the squared norms of their columns.
-    template <class T>
-    void set_scheme_rows(const double* rows) {
+        const double* rows = scheme.rows;
         const size_t width = size_t(2 * shape_.K);
-        T* values = arena.take<T>(width * width);
-        T* norm2 = arena.take<T>(width);
+        double* norm2 = arena.take<double>(width);
         job.scheme_is_upper = true;
         for (size_t j = 0; j < width; ++j) {
             double sum = 0;
             for (size_t i = 0; i < width; ++i) {
                 const double x = rows[i * width + j];
-                values[i * width + j] = T(x);
                 sum += x * x;
                 if (i >= width / 2 && x != 0) job.extra_rows = true;
                 if (i > j % (width / 2) && x != 0) job.scheme_is_upper = false;
             }
-            norm2[j] = T(sum);
+            norm2[j] = sum;
         }
-        job.scheme_rows = values;
+        job.scheme_rows = rows;
         job.scheme_norm2 = norm2;
     }
 };

@@ -162,7 +162,7 @@ struct Contraction : Driver<P, Size, Chunked, F> {
         PointSinks& at_points, StepSinks& at_steps
     ) {
         const int n = job.n;
-        const T* S_rows = static_cast<const T*>(job.scheme_rows);
+        const T* S_rows = job.scheme_rows;
         P* room = workspace;
         Array<P, Capacity<Size>::n> in_lambda(room, n), in_y(room, n), next_lambda(room, n), next_y(room, n);
         for (int t = t1 - 1; t >= t0; --t) {

@@ -62,7 +62,6 @@ struct Driver {
     P* z;                   // of the segments from n_again on
     P *carried, *saved, *workspace, *checkpoints;
     P *before, *left_sum;   // state of `forward`
-    P* magnitudes = nullptr;  // see Job::magnitudes
     P* staged_g = nullptr;  // of the segment `present`, where it is contracted too
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
@@ -104,7 +103,6 @@ struct Driver {
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
         if (!job.z) packs += points_kept(job) * n;
-        if (job.magnitudes) packs += 1 + 2 * job.V;
         if (job.contracts) packs += passing_points(job) * n;
         packs += 10 * n + contraction_packs;
         const size_t pack = sizeof(P);
@@ -151,7 +149,6 @@ struct Driver {
         workspace = take(workspace_packs(job));
         before = take(job.n);
         left_sum = take(job.n);
-        if (job.magnitudes) magnitudes = take(1 + 2 * job.V);
         if (job.contracts) staged_g = take(passing_points(job) * job.n);
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
@@ -188,7 +185,7 @@ struct Driver {
     }
 
     SchemeRows<T> scheme() const {
-        return {static_cast<const T*>(job.scheme_rows), static_cast<const T*>(job.scheme_norm2), T(job.tolerance2)};
+        return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
     }
 
     // Work on the points t0 .. t1-1 of a block, in parts where memory for the next one is to be asked for in between.
@@ -230,7 +227,6 @@ struct Driver {
             if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
         }
         if (phases & FORWARD) end_forward();
-        if (magnitudes) store_magnitudes(0, 1);
     }
 
     // The factor of a segment that is gone, and its z or, where there are no right-hand sides, w. In a chunk, without the
@@ -272,20 +268,11 @@ struct Driver {
         for (int i = 0; i < count; ++i) to[i] = from[i];
     }
 
-    // What is swept: the problem, or its residuals.
     template <bool Rhs>
-    StagedRows<P> staged(int k, int t0, int t1, bool again) const {
+    StagedRows<P> staged(int k, int t0, int t1) const {
         const Course course{on_the_way_back ? -segment : points, false};
-        if (Rhs && job.refines) {
-            const bool last_is_corrected = on_the_way_back && t1 == end_of(k) && k < last_segment();
-            return stager.residuals(size, t0, t1, course, on_the_way_back, last_is_corrected);
-        }
         StagedRows<P> rows = stager.rows(t0, t1, Rhs, course, keeps_rows(k) ? k * segment : t0);
         rows.marks = !on_the_way_back;
-        if (magnitudes && !again) {
-            const P none = splat<P>(T(1e30));
-            magnitudes[0] = rows.smallest_step(t1, t0 > 0 ? magnitudes[0] : none);
-        }
         return rows;
     }
 
@@ -310,7 +297,7 @@ struct Driver {
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
             const bool partial = InChunk && t0 >= group.shortest;
             if (partial) copy(saved, state, carried_entries(job));
-            StagedRows<P> rows = staged<Rhs>(k, t0, t1, again);
+            StagedRows<P> rows = staged<Rhs>(k, t0, t1);
             if (!again) rows.mark_zero_steps(t1);
             if (on_the_way_back && job.x && job.arrays_are_far) ask_for_points(job, group, t0, t1, job.x, ahead);
             if (ahead.any()) rows.ahead = &ahead;
@@ -352,7 +339,7 @@ struct Driver {
         P *z_now = carried, *x_z = workspace;
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
-            const StagedRows<P> rows = staged<true>(0, t0, t1, false);
+            const StagedRows<P> rows = staged<true>(0, t0, t1);
             in_parts(t0, t1, [&](int from, int to) {
                 P* const f_z = from > 0 ? z_at(0, from - 1) : z_at(0, 0) - job.n;
                 replay_points<P, Size>(size, rows, from, to, tape, z_now, x_z, f_z);
@@ -360,7 +347,6 @@ struct Driver {
             t0 = t1;
         }
         for (int j = 0; j < job.n; ++j) z_at(0, group.longest - 1)[j] = z_now[j];
-        if (magnitudes) store_magnitudes(0, 1);
     }
 
     // Eliminates the left-hand side of the first lane: its factor and its reflections, as numbers.
@@ -488,7 +474,6 @@ struct Driver {
             back_segment(k, left, after);
             then(k);
         }
-        if (magnitudes) store_magnitudes(1, 1 + 2 * job.V);
     }
 
     SMNN_OUTLINE void back_segment(int k, const P* left, P* after) {
@@ -537,35 +522,9 @@ struct Driver {
         }
     }
 
-    // From the last point to the first.
-    SMNN_OUTLINE void note_magnitudes(int t0, int t1, const P* x) const {
-        for (int v = 0; v < job.V; ++v) {
-            for (int derivative = 0; derivative < 2; ++derivative) {
-                P& largest = magnitudes[1 + 2 * v + derivative];
-                if (t1 == group.longest) largest = splat<P>(0);
-                const P* at = x + v * job.K + derivative * (job.K - 1);
-                for (int t = t0; t < t1; ++t, at += job.n) {
-                    const P value = magnitude(*at);
-                    largest = select(largest < value, value, largest);
-                }
-            }
-        }
-    }
-
-    // Entries first .. last-1.
-    SMNN_OUTLINE void store_magnitudes(int first, int last) const {
-        for (int l = 0; l < group.valid; ++l) {
-            float* to = job.magnitudes + (group.system[l] * job.C + group.chunk[l]) * (1 + 2 * job.V);
-            for (int e = first; e < last; ++e) to[e] = float(magnitudes[e].get(l));
-        }
-    }
-
     void write(int k, int t0, int t1) const {
         if (!job.x) return;
-        P* const x = z_at(k, t0);
-        if (magnitudes) note_magnitudes(t0, t1, x);
-        if (job.refines) stager.correct(t0, t1, x);
-        write_points(job, group, t0, t1, x, job.x);
+        write_points(job, group, t0, t1, z_at(k, t0), job.x);
     }
 };
 

@@ -178,10 +178,7 @@ Solved solve(
         call.reduce(false);
         if (y) call.run(BACK);
     };
-    const bool may_refine = y && !shape.is_double;
-    if (may_refine) call.note_magnitudes();
     run();
-    if (may_refine && call.refine()) run();
     return call.solved(factor);
 }
 

@@ -20,7 +20,6 @@ struct View {
 
 struct Shape {
     int T, V, K, Q, T_init, R_init;
-    bool is_double;
     std::vector<Index> batch;
 };
 

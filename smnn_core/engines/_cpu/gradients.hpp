@@ -11,8 +11,7 @@ namespace smnn {
 namespace {
 
 // The sum of a gradient over the axes along which its field is broadcast.
-template <class T>
-void sum_to_field(Call& call, Field f, const T* from, Index systems, Index repeats, Index times, const View& to) {
+void sum_to_field(Call& call, Field f, const double* from, Index systems, Index repeats, Index times, const View& to) {
     const Layout layout = lay_out(to, call.shape().batch, axes(call.shape(), f), call.arena);
     const Index count = layout.count, size = product(to.shape, size_t(to.rank));
     const std::vector<Index>& batch = call.shape().batch;
@@ -26,12 +25,12 @@ void sum_to_field(Call& call, Field f, const T* from, Index systems, Index repea
         for (Index r = 0; r < repeats; ++r) {
             for (Index t = 0; t < times; ++t) {
                 for (Index e = 0; e < count; ++e) {
-                    sums[size_t(offset + t * layout.time + layout.offsets[e])] += double(*from++);
+                    sums[size_t(offset + t * layout.time + layout.offsets[e])] += *from++;
                 }
             }
         }
     }
-    for (Index i = 0; i < size; ++i) static_cast<T*>(to.data)[i] = T(sums[size_t(i)]);
+    for (Index i = 0; i < size; ++i) static_cast<double*>(to.data)[i] = sums[size_t(i)];
 }
 
 // How the gradient of a field is gathered, and its way into the array of the caller.
@@ -78,11 +77,7 @@ class GradientOf {
 
     void finish() {
         if (direct_) return;
-        if (call_.shape().is_double) {
-            sum_to_field(call_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
-        } else {
-            sum_to_field(call_, field_, static_cast<const float*>(buffer_.data()), systems_, repeats_, times_, to_);
-        }
+        sum_to_field(call_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
     }
 
    private:

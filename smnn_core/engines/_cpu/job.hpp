@@ -60,18 +60,11 @@ struct Job {
     bool factor_is_far;      // and so does what is kept of the factor
     bool streams;            // which is so large that it is written past the caches as well
     bool contracts;          // gradients are wanted: rows of a segment stay staged from its elimination on
-    bool refines;            // a solution, in[Y], is to be corrected: sweeps take its residuals for right-hand sides, and
-                             // what they give is added to it
-    const unsigned char* to_refine;  // (batch): for which systems
-    const Index* chosen;     // (lanes): the systems that lanes are; null: all, in their order. Not of systems that are divided
-                             // or share a left-hand side
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
-    // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K), in
-    // the type of the arrays
-    const void* scheme_rows;
-    const void* scheme_norm2;
-    const double* scheme_rows_in_double;
+    // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
+    const double* scheme_rows;
+    const double* scheme_norm2;
     bool extra_rows;         // whether it has rows on the next point alone
     bool scheme_is_upper;    // whether S12 is upper triangular too, and there are no such rows
     double tolerance2;       // squared
@@ -94,18 +87,12 @@ struct Job {
     void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the ends of chunks
     void* reduced;           // (batch, C, 2, n, n)
     void* separators;        // (batch, C, n)
-    float* magnitudes;       // (lanes, 1 + 2 V): the smallest step, the largest y and highest derivative of each variable;
-                             // null: not wanted
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
 // in the second level of cache) is one segment. Others have segments of about the second size, but of as many points that
 // what a sweep carries into each of them is small beside its factor.
 constexpr Index CACHED_BYTES = 400 * 1024, SEGMENT_BYTES = 64 * 1024, SEGMENT_POINTS = 16;
-
-// A solution is worth correcting where, of some variable, the highest derivative is small beside the value in the units of
-// the steps, s^R |y^(R)| below this times |y|: its error is that of y, 1e-7 |y|, over s^R and more.
-constexpr double WORTH_REFINING = 1.0 / 64;
 
 struct Sizes {
     size_t scratch;          // bytes of a task
@@ -118,7 +105,7 @@ struct SharedSizes {
     size_t scratch, factor, tape;  // bytes, for one left-hand side that systems share
 };
 
-// The kernels of one instruction set, dtype and problem size.
+// The kernels of one instruction set and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
     bool are_fast;               // eliminating again takes less time than a factor that is far
@@ -137,7 +124,7 @@ constexpr int LARGEST = 64;
 
 struct Level {
     const char* name;
-    Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool is_double);
+    Kernels (*find)(int V, int K, int Q, bool scheme_is_upper);
 };
 
 }  // namespace smnn

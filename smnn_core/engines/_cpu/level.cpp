@@ -11,13 +11,13 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class T, int U>
-using Native = Pack<T, SMNN_VECTOR_BYTES / int(sizeof(T)), U>;
+template <int U>
+using Native = Pack<double, SMNN_VECTOR_BYTES / int(sizeof(double)), U>;
 
 // P: the packs of undivided time. Chunks have more columns, and too few registers for several vectors in flight.
 template <class P, class Size>
 constexpr Kernels kernels() {
-    using One = Native<ScalarOf<P>, 1>;
+    using One = Native<1>;
     return {Lanes<P>::count,     Lanes<One>::count,  Size::fixed,        sizes<P, One, Size>,        run<P, One, Size>,
             shared_sizes<One>, record_shared<One>, pivot_test_scratch<One>, pivot_test<One>, reduce_system<One>, reduce_system_normal<One>};
 }
@@ -27,10 +27,9 @@ constexpr Kernels kernels() {
 // registers; and packs of more lanes than this are slower.
 constexpr int MAX_LANES = 16;
 
-template <class T>
 Kernels find(int V, int K, int Q, bool scheme_is_upper) {
-    using One = Native<T, 1>;
-    using Several = Native<T, Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
+    using One = Native<1>;
+    using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
     const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && scheme_is_upper; };
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
 #ifndef SMNN_FEW_SIZES
@@ -40,10 +39,6 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper) {
     if (is(2, 2, 2)) return kernels<One, Fixed<2, 2, 2>>();
 #endif
     return scheme_is_upper ? kernels<One, SizedForRotations>() : kernels<One, Sized>();
-}
-
-Kernels find(int V, int K, int Q, bool scheme_is_upper, bool is_double) {
-    return is_double ? find<double>(V, K, Q, scheme_is_upper) : find<float>(V, K, Q, scheme_is_upper);
 }
 
 extern const Level level;

@@ -79,7 +79,7 @@ class Held {
     }
 
     // `type` as in the format of the buffer
-    void hold(nb::handle object, bool writable, char type) {
+    void hold(nb::handle object, bool writable, char type = 'd') {
         const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) throw nb::python_error();
         held_ = true;
@@ -126,16 +126,16 @@ class Held {
 // T, V, K, Q, T_init, R_init
 using Sizes = std::array<int, 6>;
 
-// What a problem is, whatever its arrays and their batch: sizes, dtype and scheme. Made once for all that look alike.
+// What a problem is, whatever its arrays and their batch: sizes and scheme. Made once for all that look alike.
 struct Form {
     smnn::Shape shape;
     std::vector<double> scheme_rows;
     double tolerance;
 
-    Form(const Sizes& sizes, bool is_double, nb::handle rows, double tolerance_)
-        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], is_double, {}}, tolerance(tolerance_) {
+    Form(const Sizes& sizes, nb::handle rows, double tolerance_)
+        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], {}}, tolerance(tolerance_) {
         Held held;
-        held.hold(rows, false, 'd');
+        held.hold(rows, false);
         const Index width = 2 * shape.K, expected[] = {width, width};
         held.require(expected, 2);
         const auto* first = static_cast<const double*>(held.view.data);
@@ -159,19 +159,17 @@ class Request {
 
     void hold(size_t field, nb::handle array) {
         if (array.is_none()) return;
-        inputs_[field].hold(array, false, type());
+        inputs_[field].hold(array, false);
         arrays[field] = inputs_[field].view;
     }
 
     // Holds an array to write, (batch..., T, V, K).
     void hold_solution(Held& held, nb::handle array) const {
-        held.hold(array, true, type());
+        held.hold(array, true);
         std::vector<Index> expected = shape.batch;
         expected.insert(expected.end(), {shape.T, shape.V, shape.K});
         held.require(expected.data(), expected.size());
     }
-
-    char type() const { return shape.is_double ? 'd' : 'f'; }
 
    private:
     std::array<Held, smnn::FIELDS> inputs_;
@@ -227,7 +225,7 @@ bool adjoint(
     Arrays out;
     for (size_t f = 0; f < outs.size(); ++f) {
         if (gradients[f].is_none()) continue;
-        outs[f].hold(gradients[f], true, request.type());
+        outs[f].hold(gradients[f], true);
         outs[f].require(request.arrays[f].shape, size_t(request.arrays[f].rank));
         out[f] = outs[f].view;
     }
@@ -277,7 +275,7 @@ NB_MODULE(_kernels, m) {
         .def_ro("nbytes", &Factor::bytes);
     nb::class_<Form>(m, "Form")
         .def(
-            nb::init<const Sizes&, bool, nb::handle, double>(), nb::arg("sizes"), nb::arg("is_double"), nb::arg("scheme"),
+            nb::init<const Sizes&, nb::handle, double>(), nb::arg("sizes"), nb::arg("scheme"),
             nb::arg("tolerance")
         );
     m.def(

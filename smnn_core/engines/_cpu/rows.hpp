@@ -1,7 +1,6 @@
 // The rows of a block of points as the kernels ask for them, staged as packs.
 #pragma once
 
-#include "../kernels/residual.hpp"
 #include "stage.hpp"
 
 namespace smnn {
@@ -57,16 +56,7 @@ struct StagedRows {
         if (any(found)) __atomic_store_n(job->any_zero_step, 1, __ATOMIC_RELAXED);
     }
 
-    // The smallest of `least` and the steps into the points of the block.
-    SMNN_OUTLINE P smallest_step(int t1, P least) const {
-        for (int t = t0; t < t1; ++t) {
-            const P x = magnitude(s(t));
-            least = select(x < least, x, least);
-        }
-        return least;
-    }
-
-    // The same, for those lanes alone.
+    // These rows, for those lanes alone.
     template <class M>
     StagedRows of(const M& mask) const {
         StagedRows rows = *this;
@@ -107,18 +97,15 @@ struct RowStager {
     const Job& job;
     const Group<P>& group;
     Ahead<P>& ahead;
-    LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs, y;
-    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_, *y_;
-    P* y_before_correction;  // of the first of the points that were corrected last
+    LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs;
+    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
 
     // packs of memory for blocks of `points` points, and left-hand sides of `room` points
     static Index memory(const Job& job, int points, int room) {
         const int initial = job.V * job.R_init, smoothness = 2 * job.n;
         return Index(room) * (job.Q * job.n + 2 * job.Q + 2) +
-               Index(points) * ((job.T_init ? 2 * initial : 0) + (has_smoothness_rhs(job) ? smoothness : 0)) +
-               (job.refines ? Index(points + 2) * job.n : 0);
+               Index(points) * ((job.T_init ? 2 * initial : 0) + (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
     }
-    static bool has_smoothness_rhs(const Job& job) { return job.in[SMOOTHNESS_RHS].data || job.refines; }
 
     SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points, int room)
         : job(job_), group(group_), ahead(ahead_) {
@@ -143,10 +130,7 @@ struct RowStager {
         w_smoothness_ = take(all);
         u_ = take(points * initial);
         w_initial_ = take(points * initial);
-        smoothness_rhs_ = has_smoothness_rhs(job) ? take(Index(points) * 2 * job.n) : nullptr;
-        if (job.refines) y = LanePointers<P>(job, job.in[Y], group);
-        y_ = job.refines ? take(Index(points + 1) * job.n) : nullptr;
-        y_before_correction = job.refines ? take(job.n) : nullptr;
+        smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(Index(points) * 2 * job.n) : nullptr;
     }
 
     // One number per lane of a step: that into the lane's first point (-1), where there is one.
@@ -207,81 +191,7 @@ struct RowStager {
         return r;
     }
 
-    // The same with what the solution in[Y] leaves of the right-hand sides in their place. `on_the_way_back`: the step into
-    // the first point of a lane does not matter. `last_is_corrected`: the last of these points has been by now.
-    template <class Size>
-    SMNN_OUTLINE StagedRows<P> residuals(
-        const Size& size, int t0, int t1, Course course, bool on_the_way_back, bool last_is_corrected
-    ) const {
-        StagedRows<P> r = rows(t0, t1, true, course, t0);
-        r.marks = !on_the_way_back;
-        if constexpr (sizeof(T) == sizeof(float)) {
-            stage_solution(t0, t1, course, !on_the_way_back, &ahead);
-            for (int j = 0; last_is_corrected && j < job.n; ++j) {
-                y_[Index(t1 - t0) * job.n + j] = y_before_correction[j];
-            }
-            if (r.initial_) {
-                P* u_now = u_;
-                for (int t = t0; t < t1 && r.has_initial(t); ++t) {
-                    for (int e = 0; e < job.V * job.R_init; ++e, ++u_now) {
-                        *u_now -= y_[(t - t0 + 1) * job.n + e / job.R_init * job.K + e % job.R_init];
-                    }
-                }
-            }
-            WideOf<P> memory[2][LARGEST], *now = memory[0], *before = memory[1];
-            widen_point(y_ + Index(t1 - t0) * job.n, now);
-            // from the last point to the first: of an array that is constant in time the one point lies there
-            for (int t = t1 - 1; t >= t0; --t) {
-                const Index i = t - t0;
-                widen_point(y_ + i * job.n, before);
-                residual_of_equations<P>(size, r, t, now, b_ + i * job.Q);
-                residual_of_step<P>(size, job.scheme_rows_in_double, r, t, before, now, smoothness_rhs_ + i * 2 * job.n);
-                WideOf<P>* const next = now;
-                now = before;
-                before = next;
-            }
-            if (t0 == 0) {
-                for (int l = 0; l < W; ++l) {
-                    for (int e = 0; group.start[l] == 0 && e < 2 * job.n; ++e) smoothness_rhs_[e].set(l, 0);
-                }
-            }
-            r.b_step = job.Q;
-            r.smoothness_rhs_ = smoothness_rhs_;
-        }
-        return r;
-    }
-
-    // x := the solution in[Y] + x at points t0 .. t1-1, where it is to be refined.
-    SMNN_OUTLINE void correct(int t0, int t1, P* x) const {
-        stage_solution(t0, t1, {t0 - t1, job.arrays_are_far}, false);
-        for (int j = 0; j < job.n; ++j) y_before_correction[j] = y_[job.n + j];
-        P wanted;
-        for (int l = 0; l < W; ++l) wanted.set(l, job.to_refine[group.system[l]]);
-        const auto unwanted = wanted == splat<P>(0);
-        for (Index i = 0; i < Index(t1 - t0) * job.n; ++i) {
-            x[i] = select(unwanted, y_[job.n + i], y_[job.n + i] + x[i]);
-        }
-    }
-
    private:
-    template <class Wide>
-    void widen_point(const P* from, Wide* to) const {
-        for (int j = 0; j < job.n; ++j) to[j] = widen(from[j]);
-    }
-
-    // y of the points t0-1 .. t1-1; zero before the first point of a system, and of a lane where the one on its left does not
-    // matter
-    SMNN_OUTLINE void stage_solution(int t0, int t1, Course course, bool with_left, Ahead<P>* to_note = nullptr) const {
-        const Input& in = job.in[Y];
-        const int before = t0 > 0;
-        stage(job, in, y, t0 - before, t1, y_ + (1 - before) * job.n, course, to_note);
-        if (before) return;
-        for (int l = 0; l < W; ++l) {
-            const bool there = with_left && group.start[l] > 0;
-            for (int j = 0; j < job.n; ++j) y_[j].set(l, there ? y.at[l][in.offsets[j] - in.time] : T(0));
-        }
-    }
-
     SMNN_OUTLINE static void zero(P* to, Index count) {
         for (Index i = 0; i < count; ++i) to[i] = splat<P>(0);
     }

@@ -9,17 +9,6 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Whether a group has nothing to do: none of its systems is to be refined.
-template <class P>
-bool is_done(const Job& job, Index g) {
-    if (!job.refines) return false;
-    const Group<P> group(job, g);
-    for (int l = 0; l < group.valid; ++l) {
-        if (job.to_refine[group.system[l]]) return false;
-    }
-    return true;
-}
-
 template <class D>
 void go_back(D& driver, int phases) {
     if (phases & CONTRACT) {
@@ -35,7 +24,6 @@ template <class P, class Size, bool Chunked>
 void run_groups(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        if (is_done<P>(job, g)) continue;
         Contraction<P, Size, Chunked> driver(job, task, g, scratch);
         if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
         go_back(driver, phases);
@@ -52,7 +40,6 @@ template <class P, class Size>
 void run_shared(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        if (is_done<P>(job, g)) continue;
         Contraction<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
         const Index k = driver.left_hand_side(g);
         if (phases & SWEEP) driver.replay_all(static_cast<const ScalarOf<P>*>(job.tape) + k * tape_numbers(job));
@@ -104,13 +91,12 @@ size_t pivot_test_scratch(const Job& job) {
 // The points of a group of undivided systems whose pivots are nothing but rounding.
 template <class P>
 void pivot_test(const Job& job, Index g, void* scratch) {
-    using T = ScalarOf<P>;
     const Group<P> group(job, g);
     const int points = block_points<P>(job);
     P* memory = static_cast<P*>(scratch);
     Ahead<P> ahead;
     const RowStager<P> stager(job, group, ahead, memory, points, points);
-    const SchemeRows<T> scheme{static_cast<const T*>(job.scheme_rows), static_cast<const T*>(job.scheme_norm2), T(0)};
+    const SchemeRows<ScalarOf<P>> scheme{job.scheme_rows, job.scheme_norm2, 0};
     PivotTest<P> pivots(size_of<Sized>(job), scheme, memory);
     for (int t0 = 0; t0 < job.T; t0 += points) {
         const int t1 = t0 + points < job.T ? t0 + points : job.T;

@@ -34,7 +34,7 @@ struct Group {
         first_start = job.T;
         for (int l = 0; l < W; ++l) {
             const Index lane = first + (l < valid ? l : valid - 1);
-            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : job.chosen ? job.chosen[lane] : lane / job.C;
+            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : lane / job.C;
             chunk[l] = int(lane % job.C);
             // the longer chunks come last
             const int extra = chunk[l] - (job.C - longer);
@@ -71,7 +71,7 @@ struct LanePointers {
         }
         // a short lane is read through soon: the next group is what the processor does not foresee
         const bool is_short = Index(group.longest) * in.count * Index(sizeof(ScalarOf<P>)) < SHORT_BYTES;
-        if (job.C == 1 && is_short && !in.shared && !job.chosen) ahead = W * in.batch[job.n_batch_axes - 1];
+        if (job.C == 1 && is_short && !in.shared) ahead = W * in.batch[job.n_batch_axes - 1];
     }
 
    private:
@@ -114,8 +114,7 @@ SMNN_INLINE typename Vector<T, N>::type load_some(const T* at, int count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64) {
         const unsigned mask = (1u << count) - 1;
-        if constexpr (sizeof(T) == 8) return (V)_mm512_maskz_loadu_pd(__mmask8(mask), at);
-        if constexpr (sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps(__mmask16(mask), at);
+        return (V)_mm512_maskz_loadu_pd(__mmask8(mask), at);
     }
 #endif
     for (int i = 0; i < count; ++i) v[i] = at[i];
@@ -126,8 +125,7 @@ SMNN_INLINE void store_some(T* at, const typename Vector<T, N>::type& v, int cou
 #if defined(__AVX512F__)
     if constexpr (sizeof(v) == 64) {
         const unsigned mask = (1u << count) - 1;
-        if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(at, __mmask8(mask), (__m512d)v);
-        if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(at, __mmask16(mask), (__m512)v);
+        return _mm512_mask_storeu_pd(at, __mmask8(mask), (__m512d)v);
     }
 #endif
     for (int i = 0; i < count; ++i) at[i] = v[i];

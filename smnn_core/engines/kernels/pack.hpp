@@ -45,18 +45,6 @@ SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
 SMNN_INLINE bool without(bool mask, bool other) { return mask && !other; }
 
-// A pack of float in twice the precision, and back.
-template <class P>
-struct Wider;
-template <>
-struct Wider<float> {
-    using type = double;
-};
-template <class P>
-using WideOf = typename Wider<P>::type;
-SMNN_INLINE double widen(float x) { return x; }
-SMNN_INLINE float narrow(double x) { return float(x); }
-
 // a and b change places in the lanes of the mask
 template <class M, class P>
 SMNN_INLINE void swap_lanes(const M& mask, P& a, P& b) {
@@ -79,29 +67,20 @@ template <>
 struct Bits<double> {
     using type = long long;
 };
-template <>
-struct Bits<float> {
-    using type = int;
-};
 
 template <class T, int N>
 SMNN_INLINE typename Vector<T, N>::type vector_root(typename Vector<T, N>::type x) {
     using V = typename Vector<T, N>::type;
-    constexpr bool is_double = sizeof(T) == 8;
 #if defined(__AVX512F__)
-    if constexpr (sizeof(V) == 64 && is_double) return (V)_mm512_sqrt_pd((__m512d)x);
-    if constexpr (sizeof(V) == 64 && !is_double) return (V)_mm512_sqrt_ps((__m512)x);
+    if constexpr (sizeof(V) == 64) return (V)_mm512_sqrt_pd((__m512d)x);
 #endif
 #if defined(__AVX__)
-    if constexpr (sizeof(V) == 32 && is_double) return (V)_mm256_sqrt_pd((__m256d)x);
-    if constexpr (sizeof(V) == 32 && !is_double) return (V)_mm256_sqrt_ps((__m256)x);
+    if constexpr (sizeof(V) == 32) return (V)_mm256_sqrt_pd((__m256d)x);
 #endif
 #if defined(__SSE2__)
-    if constexpr (sizeof(V) == 16 && is_double) return (V)_mm_sqrt_pd((__m128d)x);
-    if constexpr (sizeof(V) == 16 && !is_double) return (V)_mm_sqrt_ps((__m128)x);
+    if constexpr (sizeof(V) == 16) return (V)_mm_sqrt_pd((__m128d)x);
 #elif defined(__aarch64__)
-    if constexpr (sizeof(V) == 16 && is_double) return (V)vsqrtq_f64((float64x2_t)x);
-    if constexpr (sizeof(V) == 16 && !is_double) return (V)vsqrtq_f32((float32x4_t)x);
+    if constexpr (sizeof(V) == 16) return (V)vsqrtq_f64((float64x2_t)x);
 #endif
     V result;
     for (int i = 0; i < N; ++i) result[i] = root(x[i]);
@@ -149,32 +128,6 @@ struct Lanes<Pack<T, N, U>> {
     static constexpr int count = N * U;
 };
 
-template <int N, int U>
-struct Wider<Pack<float, N, U>> {
-    using type = Pack<double, N / 2, 2 * U>;
-};
-template <int N, int U>
-SMNN_INLINE Pack<double, N / 2, 2 * U> widen(const Pack<float, N, U>& x) {
-    Pack<double, N / 2, 2 * U> p;
-    typename Vector<float, N / 2>::type half[2 * U];
-    static_assert(sizeof(half) == sizeof(x.v), "vectors divide into halves");
-    __builtin_memcpy(half, x.v, sizeof(half));
-    repeat(Int<2 * U>(), [&](auto u) SMNN_LAMBDA {
-        p.v[u] = __builtin_convertvector(half[u], typename Vector<double, N / 2>::type);
-    });
-    return p;
-}
-template <int N, int U>
-SMNN_INLINE Pack<float, 2 * N, U / 2> narrow(const Pack<double, N, U>& x) {
-    Pack<float, 2 * N, U / 2> p;
-    typename Vector<float, N>::type half[U];
-    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA {
-        half[u] = __builtin_convertvector(x.v[u], typename Vector<float, N>::type);
-    });
-    __builtin_memcpy(p.v, half, sizeof(half));
-    return p;
-}
-
 // Comparisons of vectors. A mask has a vector of all bits or none, where there are no registers for masks.
 template <class T, int N>
 struct Compared {
@@ -218,7 +171,6 @@ struct Compared {
         SMNN_INLINE static bool any(M mask) { return mask != 0; }                                                       \
     };
 SMNN_COMPARED(double, 8, __mmask8, __m512d, pd)
-SMNN_COMPARED(float, 16, __mmask16, __m512, ps)
 #undef SMNN_COMPARED
 #endif
 
@@ -284,15 +236,10 @@ SMNN_INLINE typename Vector<T, N>::type vector_reciprocal(typename Vector<T, N>:
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64) {
         // r = (1 - error) / x: 1 / x = r (1 + error + error^2 + ...)
-        V r;
-        if constexpr (sizeof(T) == 8) {
-            r = (V)_mm512_rcp14_pd((__m512d)x);
-        } else {
-            r = (V)_mm512_rcp14_ps((__m512)x);
-        }
+        V r = (V)_mm512_rcp14_pd((__m512d)x);
         const V error = one - x * r;
         r += r * error;
-        if constexpr (sizeof(T) == 8) r += r * (error * error);
+        r += r * (error * error);
         return r;
     }
 #endif
@@ -326,7 +273,7 @@ SMNN_INLINE Pack<T, N, U> rounded(Pack<T, N, U> x) {
 template <class T, int N>
 SMNN_INLINE auto magnitude_bits() {
     using I = typename Vector<typename Bits<T>::type, N>::type;
-    constexpr auto bits = typename Bits<T>::type(~0ULL >> (sizeof(T) == 8 ? 1 : 33));
+    constexpr auto bits = typename Bits<T>::type(~0ULL >> 1);
     return bits - I{};
 }
 template <class T, int N, int U>

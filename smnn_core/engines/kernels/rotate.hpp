@@ -351,14 +351,6 @@ struct Rotations : Carried<P, Size, Chunked> {
             });
         }
         if constexpr (Rhs) turn(z[j], x_z[i]);
-        if (RESCALES && turn.small) {
-            repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] *= turn.scale; });
-            repeat_from(i, columns_through(size, j), [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] *= turn.scale; });
-            if constexpr (Chunked) {
-                repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
-            }
-            if constexpr (Rhs) x_z[i] *= turn.scale;
-        }
     }
 
     // A rotation. Takes d, 1 / d and e to what they are after it.
@@ -366,12 +358,8 @@ struct Rotations : Carried<P, Size, Chunked> {
     // A sweep waits for little else than one weight after the other. Hence e is a product whose second factor comes last:
     // what that is multiplied by is there before.
     //
-    // In single precision, where the row below is much the larger one (e' / e below SMALL_WEIGHT), it is given the weight 1,
-    // and has to be multiplied by `scale` afterwards: else its weight might vanish in the n rotations that it goes through,
-    // and its entries, which grow instead, over d might be more than there are numbers for.
     struct Turn {
-        P eb, g, scale;
-        bool small = false;
+        P eb, g;
 
         SMNN_INLINE Turn(const P& b, P& d, P& inverse, P& e, P& factor) : g(b * inverse) {
             set<false>(b, d, inverse, e, factor);
@@ -404,19 +392,7 @@ struct Rotations : Carried<P, Size, Chunked> {
             eb = rounded(e * b * factor);
             const P sum = d + eb * b;
             inverse = MayBeEmpty ? inverse_or_one(sum) : reciprocal(sum);
-            if constexpr (RESCALES) {
-                P c = d * inverse;
-                if (MayBeEmpty) c = select(b == splat<P>(0), one, c);
-                e *= factor;
-                const auto mask = c < splat<P>(SMALL_WEIGHT);
-                small = any(mask);
-                if (small) {
-                    scale = select(mask, root(d) * root(e * inverse), one);
-                    e = select(mask, one, e);
-                    c = select(mask, one, c);
-                }
-                factor = c;
-            } else if (MayBeEmpty) {
+            if (MayBeEmpty) {
                 e *= select(b == splat<P>(0), one, d * inverse) * factor;
                 factor = one;
             } else {
@@ -511,13 +487,6 @@ struct Rotations : Carried<P, Size, Chunked> {
                     });
                 }
                 if constexpr (Rhs) take(z[j], x_z[j], x_z[i]);
-                if (RESCALES && turn.small) {
-                    repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_next[i * size.n + k] *= turn.scale; });
-                    if constexpr (Chunked) {
-                        repeat(size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
-                    }
-                    if constexpr (Rhs) x_z[i] *= turn.scale;
-                }
             });
             norm2[j] = norm2_next[j];
         });
@@ -539,10 +508,6 @@ struct Rotations : Carried<P, Size, Chunked> {
                     turn(edge[j * size.n + k], x_left[i * size.n + k]);
                 });
                 if constexpr (Rhs) turn(edge_z[j], x_z[i]);
-                if (RESCALES && turn.small) {
-                    repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { x_left[i * size.n + k] *= turn.scale; });
-                    if constexpr (Rhs) x_z[i] *= turn.scale;
-                }
             });
         });
     }
@@ -607,10 +572,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         const P zero = splat<P>(0), noise = splat<P>(NOISE2) * column_norm2;
         return select(noise - noise == zero, noise, zero);
     }
-    static constexpr T NOISE2 = sizeof(T) == 8 ? T(1e-150) : T(1e-20);
-    static constexpr bool RESCALES = sizeof(T) == 4;
-    static constexpr T SMALL_WEIGHT = T(1e-7);
-    static constexpr T SMALLEST = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
+    static constexpr T NOISE2 = 1e-150, SMALLEST = 1e-300;
 
     // The final rows of the last point, which has no next one.
     template <class Rows>

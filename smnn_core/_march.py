@@ -28,12 +28,12 @@ QUICK = 3
 """Iterations up to which the next window is twice as long."""
 LONGEST = 6
 """Iterations after which what has settled of a window is kept, and the rest becomes part of the next."""
+LAST_TRY = 25
+"""The same for a window that cannot be shorter."""
 OVERLAP = 4
 """Steps at the end of a window that are solved again."""
 CARRY = 0.3
 """How much a state that is carried over counts, relative to the smoothness rows, whose row of order o counts s^o."""
-LAST_TRY = 25
-"""The same for a window that cannot be shorter."""
 
 
 def taylor(xp: Namespace, state: Array, time: Array) -> Array:

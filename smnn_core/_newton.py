@@ -237,7 +237,10 @@ def levenberg_marquardt(
     tolerance: float,
     report: Callable[[Iterates], None] = lambda _: None,
 ) -> Iterates:
-    """Damped iterations that lower the sum of squares of all rows, until the change is below the tolerance."""
+    """Damped iterations that lower the sum of squares of all rows, until the change is below the tolerance.
+
+    A step that is small since the damping is large has not converged: λ must not exceed 1, where it starts.
+    """
     xp = problem.xp
     state = start(xp, y, held)
     ones = xp.ones(held.shape, dtype=y.dtype, device=device_of(y))
@@ -261,7 +264,7 @@ def levenberg_marquardt(
         gain = (current - reached) / xp.where(current > model, current - model, ones)
         change = relative_change(xp, level, state.y, new)
         state.iterations = state.iterations + xp.astype(active, xp.int64)
-        state.converged = state.converged | (usable & (change <= tolerance))
+        state.converged = state.converged | (usable & (change <= tolerance) & (damping <= 1))
         better = accepted[..., None, None, None]
         state.y = xp.where(better, new, state.y)
         lower = damping * xp.maximum(ones / 3, 1 - (2 * gain - 1) ** 3)

@@ -135,7 +135,7 @@ def solve_nonlinear_ode(
 def _newton(
     problem: NonlinearProblem, guess: Array, held: Array, max_iterations: int, tolerance: float, bar: _Progress
 ) -> Iterates:
-    """Newton's method; where it fails, damped from the guess, and Newton's method from where that ends."""
+    """Newton's method; where it fails, damped from the guess, and Newton's method from where that ends; the best of these."""
     xp = problem.xp
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": bar.iterate}
     run = newton(problem, guess, held, **options)
@@ -143,12 +143,12 @@ def _newton(
         return run
     damped = levenberg_marquardt(problem, guess, held | run.converged, **options)
     polished = newton(problem, damped.y, held | run.converged | damped.failed, **options)
-    merged = {}
-    for name in ("y", "converged"):
-        pick = run.converged[..., None, None, None] if name == "y" else run.converged
-        merged[name] = xp.where(pick, getattr(run, name), getattr(polished, name))
-    total = run.iterations + damped.iterations + polished.iterations
-    return replace(polished, **merged, iterations=total)
+    for better in (polished, run):
+        picked = better.converged
+        damped.y = xp.where(picked[..., None, None, None], better.y, damped.y)
+        damped.converged = damped.converged | picked
+    damped.iterations = run.iterations + damped.iterations + polished.iterations
+    return damped
 
 
 def _concrete(*arrays: Any) -> tuple[Any, ...]:

@@ -39,6 +39,8 @@ class Fit:
     """the standard deviation of the data, as given, or estimated: (..., V) or (..., V, observed_orders)"""
     weights: Weights
     """of the equations and of the smoothness rows, those of the last iteration; `initial` = 1 / noise"""
+    scale: Array
+    """(..., V): the size of each variable, in whose unit smoothness was measured"""
     iterations: Array
     """(...), integers: Gauss-Newton iterations"""
     converged: Array
@@ -57,7 +59,7 @@ class Fit:
 
 
 def _numpy(x: Array) -> np.ndarray:
-    x = x.get() if hasattr(x, "get") else x
+    x = x.get() if hasattr(x, "get") else x.detach().cpu() if hasattr(x, "detach") else x
     return np.asarray(x)
 
 

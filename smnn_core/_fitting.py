@@ -171,6 +171,7 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme) -> Fit:
                 for x in (w.equation, w.initial / size, w.smoothness)
             )
         ),
+        scale=shaped(problem.size),
         iterations=xp.reshape(state.iterations, problem.batch),
         converged=xp.reshape(state.converged, problem.batch),
     )

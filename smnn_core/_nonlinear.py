@@ -114,7 +114,7 @@ def solve_nonlinear_ode(
     tolerance = _tolerance(xp, tolerance, u.dtype)
     method = _method(method, problem)
     with np.errstate(all="ignore"):
-        first = _constant_guess(problem) if guess is None else guess
+        first = constant_guess(problem) if guess is None else guess
         lin = problem.linearize(problem.t, xp.broadcast_to(first, (*batch, *first.shape[-3:])))
         batch = broadcast_shapes({"the other arguments": batch, "linearize's f": tuple(lin.f.shape[:-2])})
         held = xp.zeros(batch, dtype=xp.bool, device=device_of(u))
@@ -207,7 +207,7 @@ def _checked(
     missing = xp.isnan(u) | (w == 0)
     u, w = (xp.where(missing, xp.zeros_like(x), x) for x in (u, w))
     weights = Weights(weights.equation, w, weights.smoothness)
-    t, batch = _times(xp, t0, s), _batch_shapes(u, s, guess, weights)
+    t, batch = times(xp, t0, s), _batch_shapes(u, s, guess, weights)
     return NonlinearProblem(xp, Linearizer(linearize), t, s, u, weights, scheme, engine, V, K), batch
 
 
@@ -234,7 +234,7 @@ def _number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_step
     return int(T)
 
 
-def _times(xp: Namespace, t0: Any, s: Array) -> Array:
+def times(xp: Namespace, t0: Any, s: Array) -> Array:
     """t0 and the sums of the steps: (..., T)."""
     first = xp.asarray(t0, dtype=s.dtype, device=device_of(s)) if isinstance(t0, (int, float)) else t0
     sums = xp.cumulative_sum(s, axis=-1)
@@ -276,7 +276,7 @@ def _method(method: str, problem: NonlinearProblem) -> str:
     return method
 
 
-def _constant_guess(problem: NonlinearProblem) -> Array:
+def constant_guess(problem: NonlinearProblem) -> Array:
     """For each variable the mean of its given values, at all times, and zero for the derivatives: (..., T, V, K)."""
     xp, u, w = problem.xp, problem.initial_values, problem.weights.initial
     shape = (*u.shape[:-3], problem.n_steps, problem.V, problem.K)

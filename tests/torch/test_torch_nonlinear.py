@@ -1,0 +1,273 @@
+"""Nonlinear equations and fits on tensors: their derivatives against closed forms and differences, networks inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacfwd, vmap
+
+import smnn_core as smnn
+import smnn_torch as st
+from benchmarks.fitting_problems import CYCLE, integrate, logarithmic_lotka_volterra_field
+from smnn_core._fit_iteration import LIGHT_HERMITE
+
+EXACT = torch.float64
+
+
+def reciprocal(k: Tensor) -> Any:
+    """y' + k y^2 = 0: y = 1 / (1 / y(0) + k t)."""
+    return lambda t, y: y[..., 1] + k * y[..., 0] ** 2
+
+
+def solve(k: Tensor, start: Tensor | None = None, n_steps: int = 51, **options: Any) -> st.NonlinearSolution:
+    start = torch.ones(1, 1, 1, dtype=EXACT) if start is None else start
+    return st.solve_nonlinear_ode(reciprocal(k), start, 0.02, n_steps=n_steps, order=3, **options)
+
+
+def decay(t: Tensor, y: Tensor, k: Tensor) -> Tensor:
+    return y[..., 1] + k * y[..., 0]
+
+
+def decays(T: int = 41) -> Tensor:
+    return 3 * torch.exp(-1.3 * 0.05 * torch.arange(T, dtype=EXACT))[:, None]
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).to(EXACT)
+
+
+@pytest.mark.parametrize("method", ["march", "newton"])
+def test_derivatives_are_those_of_the_solution(method: str) -> None:
+    k, start = (torch.tensor(1.5, dtype=EXACT, requires_grad=True) for _ in range(2))
+    y = solve(k, start.reshape(1, 1, 1), method=method).y[-1, 0, 0]
+    dk, dstart = torch.autograd.grad(y, (k, start))
+    exact = 1 / (1 / start + k)
+    expected = torch.autograd.grad(exact, (k, start))
+    torch.testing.assert_close(y, exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close((dk, dstart), expected, rtol=1e-5, atol=0)
+
+
+def test_gradcheck_of_everything_that_enters() -> None:
+    net = network()
+    names = [name for name, _ in net.named_parameters()]
+    g = torch.Generator().manual_seed(1)
+    s = 0.02 + 0.005 * torch.rand(9, generator=g, dtype=EXACT)
+    start = torch.tensor([1.0, 0.5], dtype=EXACT).reshape(2, 1, 1, 1)
+    w = torch.rand(9, generator=g, dtype=EXACT) + 0.5
+
+    def values(start: Tensor, s: Tensor, w: Tensor, *parameters: Tensor) -> Tensor:
+        held = dict(zip(names, parameters, strict=True))
+
+        def residual(t: Tensor, y: Tensor) -> Tensor:
+            return y[..., 1] + functional_call(net, held, y[..., 0]) + torch.sin(t)[..., None] * y[..., 0]
+
+        return st.solve_nonlinear_ode(residual, start, s, order=4, weights=st.Weights(smoothness=w)).y[..., :2]
+
+    inputs = [x.detach().clone().requires_grad_() for x in (start, s, w, *net.parameters())]
+    assert torch.autograd.gradcheck(values, inputs, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_change_no_value() -> None:
+    k = torch.tensor(1.0, dtype=EXACT)
+    torch.testing.assert_close(solve(k).y, solve(k.clone().requires_grad_()).y, rtol=0, atol=0)
+
+
+def test_what_fails_contaminates_no_shared_gradient() -> None:
+    """y' = y^2 from 10 blows up at t = 0.1."""
+    k, start = torch.tensor(-1.0, dtype=EXACT, requires_grad=True), torch.tensor([0.5, 10.0, 0.4], dtype=EXACT)
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3"):
+        r = solve(k, start.reshape(3, 1, 1, 1), method="march")
+    assert r.converged.tolist() == [True, False, True]
+    (together,) = torch.autograd.grad(r.y[[0, 2], -1].sum(), k)
+    alone = solve(k, start[[0, 2]].reshape(2, 1, 1, 1)).y[:, -1].sum()
+    torch.testing.assert_close(together, torch.autograd.grad(alone, k)[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_closure_may_have_more_members_than_the_arguments() -> None:
+    k = torch.tensor([1.0, 2.0], dtype=EXACT)
+    r = solve(k[:, None, None])
+    torch.testing.assert_close(r.y[:, -1, 0, 0], 1 / (1 + k), rtol=1e-6, atol=0)
+
+
+def test_residuals_are_those_of_the_result() -> None:
+    r = solve(torch.tensor(1.0, dtype=EXACT))
+    torch.testing.assert_close(r.residuals.equation, r.y[..., 1] + r.y[..., 0] ** 2, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_compiled_with_a_fixed_number_of_iterations() -> None:
+    k = torch.tensor(1.0, dtype=EXACT, requires_grad=True)
+
+    def end(k: Tensor) -> tuple[Tensor, Tensor]:
+        r = solve(k, n_steps=6, method="newton", max_iterations=3)
+        return r.y[-1, 0, 0], r.converged
+
+    compiled, converged = torch.compile(end, fullgraph=True, backend="aot_eager")(k)
+    assert bool(converged)
+    eager = end(k)[0]
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=0)
+    gradients = [torch.autograd.grad(y, k)[0] for y in (compiled, eager)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
+
+
+def test_transforms_of_torch_func() -> None:
+    k = torch.tensor([1.0, 2.0], dtype=EXACT)
+
+    def end(k: Tensor) -> Tensor:
+        return solve(k, method="newton", max_iterations=8).y[-1, 0, 0]
+
+    torch.testing.assert_close(vmap(end)(k), 1 / (1 + k), rtol=1e-6, atol=0)
+    torch.testing.assert_close(vmap(jacfwd(end))(k), -1 / (1 + k) ** 2, rtol=1e-5, atol=0)
+
+
+def test_too_few_traced_iterations_are_reported() -> None:
+    def converged(k: Tensor) -> Tensor:
+        return solve(k, method="newton", max_iterations=2).converged
+
+    assert not vmap(converged)(torch.tensor([3.0], dtype=EXACT)).any()
+
+
+def test_a_fit_is_that_of_the_core() -> None:
+    data = decays() + 0.1 * torch.randn(41, 1, generator=torch.Generator().manual_seed(0), dtype=EXACT)
+    r = st.fit_ode(decay, data, 0.05, torch.ones(1, dtype=EXACT), order=2, noise=0.1)
+
+    def linearize(t: Any, y: Any, k: Any) -> Any:
+        J = torch.stack([k[..., 0] + 0 * y[..., 0, 0], 1 + 0 * y[..., 0, 0], 0 * y[..., 0, 0]], dim=-1)
+        return decay(t, y, k), J[..., None, None, :], y[..., 0][..., None]
+
+    core = smnn.fit_ode(
+        linearize, data, torch.tensor([0.05], dtype=EXACT), torch.ones(1, dtype=EXACT), order=2, noise=0.1
+    )
+    torch.testing.assert_close(r.parameters, core.parameters, rtol=1e-9, atol=0)
+    torch.testing.assert_close(r.covariance, core.covariance, rtol=1e-6, atol=0)
+    assert "±" in str(r)
+
+
+def test_gradcheck_of_parameters_and_trajectory_in_the_data() -> None:
+    data, noise = decays(11), torch.tensor(0.01, dtype=EXACT)
+
+    def fitted(data: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        r = st.fit_ode(
+            decay, data, 0.05, torch.full((1,), 1.2, dtype=EXACT), order=2, noise=noise,
+            weights=st.Weights(equation=100.0, smoothness=1e4), max_iterations=20,
+        )  # fmt: skip
+        return r.parameters, r.y[..., :1]
+
+    assert torch.autograd.gradcheck(fitted, (data.requires_grad_(), noise.requires_grad_()), rtol=1e-3, eps=1e-4)
+
+
+def lotka_volterra(t: Tensor, y: Tensor, θ: Tensor) -> Tensor:
+    """For logarithms."""
+    (u, du), (v, dv) = (y[..., i, :2].unbind(-1) for i in (0, 1))
+    a, b, c, d = θ.unbind(-1)
+    return torch.stack([du - a + b * v.exp(), dv + c - d * u.exp()], dim=-1)
+
+
+@pytest.mark.parametrize(("noise", "error"), [(0.001, 0.01), (0.05, 0.1), (0.25, 0.4)])
+def test_how_far_derivatives_of_noisy_fits_are_those_of_the_fit(noise: float, error: float) -> None:
+    """Beside differences of fits with the same weights, iterated to the end."""
+    rng = np.random.default_rng(0)
+    data = np.full((161, 2), np.nan)
+    exact = integrate(lambda _, x: logarithmic_lotka_volterra_field(x, CYCLE), np.log([33.0, 6.0]), np.arange(0, 21.0))
+    data[::8] = exact + noise * rng.normal(size=(21, 2))
+    points = torch.from_numpy(data).requires_grad_()
+    start = torch.tensor([0.1, 0.01, 0.1, 0.01], dtype=EXACT)
+    r = st.fit_ode(lotka_volterra, points, 0.125, start, order=3, noise=noise)
+    (gradient,) = torch.autograd.grad(r.parameters[0], points)
+
+    step, at = 0.05 * noise, [0, 40, 80, 120]
+    moved = torch.from_numpy(data).repeat(8, 1, 1)
+    for i, t in enumerate(at):
+        moved[2 * i, t, 0] += step
+        moved[2 * i + 1, t, 0] -= step
+    fixed = {"weights": smnn.Weights(r.weights.equation, 1.0, r.weights.smoothness), "scale": r.scale}
+    fixed |= {"guess": r.y.detach(), "scheme": LIGHT_HERMITE}
+    again = st.fit_ode(lotka_volterra, moved, 0.125, r.parameters.detach(), order=3, noise=noise, **fixed)
+    difference = (again.parameters[::2, 0] - again.parameters[1::2, 0]) / (2 * step)
+    torch.testing.assert_close(gradient[at, 0], difference.detach(), rtol=error, atol=0)
+
+
+def test_the_cost_has_the_gradient_of_the_minimum() -> None:
+    """Against differences of fits that were iterated to the end, on noisy data."""
+    g = torch.Generator().manual_seed(0)
+    data = decays(11) + 0.1 * torch.randn(11, 1, generator=g, dtype=EXACT)
+
+    def cost(k: Tensor, noise: Tensor, w: Tensor, data: Tensor) -> Tensor:
+        weights = st.Weights(equation=w, smoothness=100.0)
+        return st.fit_ode(reciprocal(k), data, 0.05, order=2, noise=noise, weights=weights).cost
+
+    inputs = [torch.tensor(x, dtype=EXACT, requires_grad=True) for x in (0.7, 0.1, 3.0)]
+    assert torch.autograd.gradcheck(cost, (*inputs, data.requires_grad_()), rtol=1e-3, atol=1e-2, eps=1e-4)
+
+
+def test_a_fit_that_fails_contaminates_no_shared_gradient() -> None:
+    unit = torch.tensor(1.0, dtype=EXACT, requires_grad=True)
+    start = torch.tensor([[0.5], [torch.nan]], dtype=EXACT)
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2 fits failed"):
+        r = st.fit_ode(
+            lambda t, y, k: decay(t, y, unit * k), decays().expand(2, -1, -1), 0.05, start, order=2, noise=0.1
+        )
+    (gradient,) = torch.autograd.grad(r.parameters[0, 0], unit)
+    torch.testing.assert_close(gradient, torch.tensor(-1.3, dtype=EXACT), rtol=1e-3, atol=0)  # of 1.3 / unit
+
+
+class Friction(nn.Module):
+    """y'' + y + network(y') = 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y[..., 2] + y[..., 0] + self.network(y[..., 1])
+
+
+def oscillations() -> Tensor:
+    """Two trajectories of y'' + y + 0.2 y' = 0, (2, 101, 1)."""
+    t = torch.linspace(0, 10, 101, dtype=EXACT)
+    w = (1 - 0.01) ** 0.5
+    wave = torch.exp(-0.1 * t) * torch.stack([torch.cos(w * t), 2 * torch.sin(w * t)])
+    return wave[..., None] + 0.02 * torch.randn(2, 101, 1, generator=torch.Generator().manual_seed(0), dtype=EXACT)
+
+
+def test_a_training_loop_finds_the_network() -> None:
+    fit = st.ODEFit(Friction(), oscillations(), 0.1, order=2, noise=0.02)
+    optimizer = torch.optim.Adam(fit.parameters(), 3e-2)
+    costs = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        cost = fit().cost.sum()
+        cost.backward()
+        optimizer.step()
+        costs.append(cost.item())
+    v = torch.linspace(-1, 1, 21, dtype=EXACT)[:, None]
+    assert costs[-1] < costs[0]
+    error = (fit.residual.network(v) - 0.2 * v).square().mean().sqrt()
+    assert error < 0.05  # a quarter of the friction at v = 1
+
+
+def test_guesses_are_kept_for_each_data_set() -> None:
+    fit = st.ODEFit(Friction(), oscillations(), 0.1, order=2, noise=0.02)
+    first = fit([0])
+    assert torch.isnan(fit.guess[1]).all()
+    torch.testing.assert_close(fit.guess[:1], first.y.detach(), rtol=0, atol=0)
+    second = fit([0], iterations=2)
+    assert second.iterations.item() == 2
+    assert second.converged.all()
+    torch.testing.assert_close(second.cost, first.cost, rtol=1e-6, atol=0)
+    assert "guess" in fit.state_dict()
+
+
+def test_what_a_residual_must_return() -> None:
+    arguments, options = (torch.ones(1, 1, 1), 0.1), {"n_steps": 5, "order": 2}
+    with pytest.raises(smnn.ShapeError, match=r"residual must return the residuals at each time point, \(..., T, Q\)"):
+        st.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], *arguments, **options)
+    with pytest.raises(TypeError, match=r"residual must return a torch\.Tensor"):
+        st.solve_nonlinear_ode(lambda t, y: 1.0, *arguments, **options)
+    with pytest.raises(smnn.ArgumentError, match="depends on y at another"):
+        st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0].mean(-2, True), *arguments, **options)

@@ -72,7 +72,7 @@ class Residual:
                 torch.autograd.grad(f[..., q].sum(), x, retain_graph=keep[q], materialize_grads=True)[0]
                 for q in range(Q)
             ]
-        return f, torch.stack(rows, dim=-3)
+        return f if graph and _holds_more(f, x) else f.detach(), torch.stack(rows, dim=-3)
 
     def as_linearize(self) -> Callable[..., tuple[Any, ...]]:
         """The callback of the core, on its arrays: NumPy arrays on the memory of CPU tensors, or tensors."""
@@ -83,6 +83,21 @@ class Residual:
             return tuple(x if isinstance(arguments[1], Tensor) else for_core(x) for x in results)
 
         return linearize
+
+
+def _holds_more(f: Tensor, x: Tensor) -> bool:
+    """Whether something else than x that requires a gradient has led to f."""
+    nodes, seen = [f.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", x)
+        if variable is not x:
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def _columns(function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tensor:

@@ -271,3 +271,15 @@ def test_what_a_residual_must_return() -> None:
         st.solve_nonlinear_ode(lambda t, y: 1.0, *arguments, **options)
     with pytest.raises(smnn.ArgumentError, match="depends on y at another"):
         st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0].mean(-2, True), *arguments, **options)
+
+
+def test_a_solution_asks_for_no_gradient_where_nothing_does() -> None:
+    start = torch.ones(1, 1, 1, dtype=torch.float64)
+    k = torch.tensor(1.0, dtype=torch.float64)
+
+    def residual(t: Tensor, y: Tensor) -> Tensor:
+        return y[..., 1] + k * y[..., 0] ** 2
+
+    assert not st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad
+    k.requires_grad_()
+    assert st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad

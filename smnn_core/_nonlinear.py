@@ -135,7 +135,7 @@ def solve_nonlinear_ode(
 def _newton(
     problem: NonlinearProblem, guess: Array, held: Array, max_iterations: int, tolerance: float, bar: _Progress
 ) -> Iterates:
-    """Newton's method; where it fails, damped from the guess, and Newton's method from where that ends; the best of these."""
+    """The best of Newton's method, a damped run from the guess, and Newton's method from where that ended."""
     xp = problem.xp
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": bar.iterate}
     run = newton(problem, guess, held, **options)

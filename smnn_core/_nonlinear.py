@@ -127,9 +127,10 @@ def solve_nonlinear_ode(
             else:
                 windows = ((0, problem.n_steps - 1),)
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
+        converged = run.converged & _solves(problem, run.y)
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
-    result = NonlinearSolution(y, problem.t, run.converged, run.iterations, method, "", problem, windows)
-    return _judged(result)
+    result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
+    return _with_message(result, run.converged)
 
 
 def _newton(
@@ -139,12 +140,12 @@ def _newton(
     xp = problem.xp
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": bar.iterate}
     run = newton(problem, guess, held, **options)
-    if bool(xp.all(run.converged)):
+    solved = run.converged & _solves(problem, run.y)
+    if bool(xp.all(solved)):
         return run
-    damped = levenberg_marquardt(problem, guess, held | run.converged, **options)
-    polished = newton(problem, damped.y, held | run.converged | damped.failed, **options)
-    for better in (polished, run):
-        picked = better.converged
+    damped = levenberg_marquardt(problem, guess, held | solved, **options)
+    polished = newton(problem, damped.y, held | solved | damped.failed, **options)
+    for better, picked in ((polished, polished.converged), (run, solved)):
         damped.y = xp.where(picked[..., None, None, None], better.y, damped.y)
         damped.converged = damped.converged | picked
     damped.iterations = run.iterations + damped.iterations + polished.iterations
@@ -289,18 +290,14 @@ def constant_guess(problem: NonlinearProblem) -> Array:
     return concat(xp, [y[..., :1] + mean, y[..., 1:]], axis=-1)
 
 
-def _judged(result: NonlinearSolution) -> NonlinearSolution:
-    """Takes back `converged` where the iteration ended at no solution; says what happened, and warns."""
-    problem, reached = result._problem, result.converged
-    xp = problem.xp
-    if not bool(xp.any(reached)):
-        return _with_message(result, reached)
-    lin = problem.linearize(problem.t, result.y)
-    found = violations(problem, result.y, lin)
+def _solves(problem: NonlinearProblem, y: Array) -> Array:
+    """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,)."""
+    lin = problem.linearize(problem.t, y)
+    found = violations(problem, y, lin)
     solved = found.expansion <= RESOLVED
-    if not _has_data(problem, lin.J):
-        solved = solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
-    return _with_message(replace(result, converged=reached & solved), reached)
+    if _has_data(problem, lin.J):
+        return solved
+    return solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
 
 
 RESOLVED = 1e-3
@@ -331,7 +328,7 @@ def _with_message(result: NonlinearSolution, reached: Array) -> NonlinearSolutio
     count = total - int(xp.sum(xp.astype(converged, xp.int64)))
     of = f"{count} of {total} batch members" if converged.ndim else "the problem"
     message = f"{of} did not converge (see `converged` of the result): {'; '.join(why)}."
-    warnings.warn(message, ConvergenceWarning, stacklevel=4)
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
     return replace(result, message=message)
 
 

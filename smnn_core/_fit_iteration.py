@@ -94,7 +94,9 @@ class Iteration:
         if problem.noise is None:
             self.noise = xp.clip(self.noise, LEAST_NOISE * size, None)
         data = Observations(xp, self.u, *problem.data[2:])
-        self.z = smooth(data, self.noise / size, problem.K, engine) if problem.guess is None else problem.guess / size
+        self.z = smooth(data, self.noise / size, problem.K, engine) if problem.needs_start else problem.guess / size
+        if problem.needs_start and problem.guess is not None:
+            self.z = xp.where(xp.isnan(problem.guess), self.z, problem.guess / size)
         self.θ = problem.start
         self.before = self.z, self.θ
         self.total = 0
@@ -234,7 +236,6 @@ class Iteration:
         ratio = xp.sum(step * last, axis=-1) / xp.where(norm > 0, norm, xp.ones_like(norm))
         back = (norm > 0) & (ratio < 0)
         ω = xp.where(back, xp.clip(ω / (1 - ratio), SHORTEST, 1.0), xp.ones_like(ω))
-        self.largest = xp.zeros_like(self.θ)
         self.last_step, self.ω = _put(xp, self.last_step, own, step), _put(xp, self.ω, own, ω)
         return ω
 

@@ -42,7 +42,7 @@ class FitProblem:
     start: Array
     """(B, p), or (1, p) where parameters are shared"""
     guess: Array | None
-    """(B, T, V, K)"""
+    """(B, T, V, K), NaN where nothing was given"""
     bounds: tuple[Array, Array] | None
     """(B or 1, p) each"""
     weights: Weights | None
@@ -51,6 +51,11 @@ class FitProblem:
     @property
     def B(self) -> int:
         return size_of(self.batch)
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether the guess leaves something open."""
+        return self.guess is None or (can_look(self.guess) and bool(self.xp.any(self.xp.isnan(self.guess))))
 
     @property
     def device(self) -> Any:

@@ -65,7 +65,8 @@ def fit_ode(
         noise: the standard deviation of the data: a number, or an array that broadcasts against data, (V,) for one
             for each variable. None estimates one for each variable, and data set, from what the fit leaves.
         observed_orders: data are (..., T, V, observed_orders), with derivatives.
-        guess: (..., T, V, R+1), a trajectory to start from; None starts from a smooth curve through the data.
+        guess: (..., T, V, R+1), a trajectory to start from, for example for variables that were not observed; None,
+            and NaN entries, start from a smooth curve through the data, and from 0 where there are none.
         t0: time of the first point.
         bounds: (lower, upper) of the parameters: numbers, arrays (..., p), or None.
         shared: all data sets have the same parameters, (p,).
@@ -120,7 +121,7 @@ def fit_ode(
     stages = (*ANNEALING, *LATE)
     if weights is not None:
         last = Stage(1.0, most, TOLERANCE, "settled")
-        stages = (*(() if guess is not None else GIVEN), *(last,) * (1 if noise is not None else MOST))
+        stages = (*(GIVEN if problem.needs_start else ()), *(last,) * (1 if noise is not None else MOST))
     with _Bar(progress, most) as report:
         iteration.run(stages, report)
     result = _result(problem, iteration, scheme)

@@ -125,6 +125,46 @@ def test_shared_parameters_are_the_weighted_mean():
     np.testing.assert_allclose(shared.parameters, mean, atol=0.05 * shared.standard_errors[0])
 
 
+@pytest.mark.parametrize("start", [-5.0, 0.0, 1e-4, 100.0])
+def test_start_may_have_the_wrong_sign_and_size(start):
+    r = smnn.fit_ode(decay, decays(np.array([1.3]), 0.05)[0], 0.05, np.array([start]), order=2, noise=0.05)
+    assert r.converged
+    assert abs(r.parameters[0] - 1.3) < 4 * r.standard_errors[0]
+
+
+def test_units_do_not_matter():
+    data = decays(np.array([1.3]), 0.1)[0]
+    r = smnn.fit_ode(decay, data, 0.05, np.array([0.1]), order=2, noise=0.1)
+    other = smnn.fit_ode(decay, 1e-6 * data, 50.0, np.array([1e-4]), order=2, noise=1e-7)
+    np.testing.assert_allclose(1e3 * other.parameters, r.parameters, rtol=1e-7)
+    np.testing.assert_allclose(1e3 * other.standard_errors, r.standard_errors, rtol=1e-6)
+    assert other.iterations == r.iterations
+
+
+def test_guess_may_say_something_of_some_variables():
+    """Susceptible and infected, of which the infected were counted: S = 0, where smooth curves start, is no start."""
+
+    def epidemic(t, y, θ):
+        β, γ = θ[..., 0], θ[..., 1]
+        S, I = y[..., 0, 0], y[..., 1, 0]
+        f = np.stack([y[..., 0, 1] + β * S * I, y[..., 1, 1] - β * S * I + γ * I], axis=-1)
+        J = np.zeros((*f.shape, *y.shape[-2:]))
+        J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
+        J[..., 0, 0, 0], J[..., 0, 1, 0] = β * I, β * S
+        J[..., 1, 0, 0], J[..., 1, 1, 0] = -β * I, -β * S + γ
+        return f, J, np.stack([np.stack([S * I, 0 * S], axis=-1), np.stack([-S * I, I], axis=-1)], axis=-2)
+
+    t = np.linspace(0, 60, 121)
+    exact = integrate(lambda _, x: [-0.5 * x[0] * x[1], 0.5 * x[0] * x[1] - 0.1 * x[1]], np.array([0.99, 0.01]), t)
+    data = exact + 0.02 * np.random.default_rng(0).normal(size=exact.shape)
+    data[:, 0] = np.nan
+    guess = np.full((121, 2, 4), np.nan)
+    guess[:, 0] = [1.0, 0.0, 0.0, 0.0]
+    r = smnn.fit_ode(epidemic, data, 0.5, np.array([1.0, 1.0]), order=3, noise=0.02, guess=guess)
+    assert r.converged
+    assert (np.abs(r.parameters - [0.5, 0.1]) < 4 * r.standard_errors).all()
+
+
 def test_bounds_hold():
     r = smnn.fit_ode(decay, decays(np.array([1.3]), 0.05)[0], 0.05, np.array([0.5]), order=2, bounds=(0.0, 1.0))
     assert r.converged

@@ -124,6 +124,14 @@ def test_a_stiff_problem():
     np.testing.assert_allclose(result.y[:, 0, 0], reference.y[0], rtol=0, atol=1e-6)
 
 
+def test_newton_on_all_times_at_once_from_a_constant():
+    s, start = np.full(500, 0.04), np.array([[[2.0, 0.0]]])
+    whole = smnn.solve_nonlinear_ode(van_der_pol(1.0), start, s, order=4, **NEWTON)
+    marched = smnn.solve_nonlinear_ode(van_der_pol(1.0), start, s, order=4, **MARCH)
+    assert whole.converged
+    np.testing.assert_allclose(whole.y[..., 0], marched.y[..., 0], rtol=0, atol=1e-5)
+
+
 def test_boundary_values():
     T = 101
     result = smnn.solve_nonlinear_ode(bratu(1.0), ends((), T, 0.0, 0.0), np.full(T - 1, 0.01), order=4)

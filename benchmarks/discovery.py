@@ -1,0 +1,209 @@
+"""`python -m benchmarks.discovery`: `discover` and pysindy on the chaotic polynomial systems of dysts, with noise.
+
+    python -m benchmarks.discovery                          the whole grid: days on two cores
+    python -m benchmarks.discovery --points 1000 --noise 0.1 --seeds 1 --budget 600
+    python -m benchmarks.discovery --report                 the tables of what has been run
+    python -m benchmarks.discovery --list                   the systems
+
+A run is one system, number of points, noise (in deviations of each variable) and seed. Runs that are in the results
+file are not repeated, so that an interrupted benchmark goes on. The noise is not told to any method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import smnn_core as smnn
+
+from . import sindy
+from .systems import System, polynomial_systems, trajectory
+
+OURS = "discover"
+BY_TRUTH = "pysindy, method and threshold by the truth"
+RESULTS = Path(__file__).parent / "results" / "discovery.json"
+POINTS, NOISE, SEEDS = (10_000, 1_000), (0.0, 0.01, 0.05, 0.1, 0.3), 3
+
+METHODS = "discover", "pysindy"
+
+Task = tuple[str, str, int, float, int]
+Record = dict[str, Any]
+
+
+def run(task: Task) -> list[Record]:
+    """One package on one data set."""
+    method, name, n_points, noise, seed = task
+    system = polynomial_systems()[name]
+    clean = trajectory(system, n_points)
+    data = clean + noise * clean.std(0) * np.random.default_rng(seed).normal(size=clean.shape)
+    common = {"system": name, "points": n_points, "noise": noise, "seed": seed}
+    found = [ours(system, data)] if method == "discover" else list(theirs(system, data))
+    return [{**common, **record} for record in found]
+
+
+def ours(system: System, data: np.ndarray) -> Record:
+    """With the noise estimated and nothing tuned."""
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        found = smnn.discover(data, system.step, library=smnn.polynomials(system.degree))
+    record = compare(system, found.coefficients)
+    true = system.coefficients != 0
+    ratio = np.abs(found.coefficients - system.coefficients)[true] / found.standard_errors[true]
+    within = int(np.sum(ratio < 2)) if record["exact"] else None
+    return {
+        "method": OURS,
+        **record,
+        "within": within,
+        "seconds": time.perf_counter() - began,
+        "warned": bool(messages),
+    }
+
+
+def theirs(system: System, data: np.ndarray) -> Iterator[Record]:
+    """pysindy: every method with a cross-validated threshold, and the one that the truth would choose."""
+    began = time.perf_counter()
+    found = list(sindy.models(system, data))
+    seconds = time.perf_counter() - began
+    for method, model in sindy.cross_validated(found).items():
+        yield {"method": f"pysindy, {method}", **compare(system, model.coefficients), "seconds": seconds}
+    records = [compare(system, model.coefficients) for model in found]
+    best = min(records, key=lambda r: (r["missing"] + r["spurious"], np.median(r["errors"])))
+    yield {"method": BY_TRUTH, **best, "seconds": seconds}
+
+
+def compare(system: System, found: np.ndarray) -> Record:
+    """Terms that are missing or spurious, and relative errors of the true coefficients."""
+    true = system.coefficients != 0
+    missing, spurious = int(np.sum(true & (found == 0))), int(np.sum(~true & (found != 0)))
+    errors = np.abs(found[true] / system.coefficients[true] - 1)
+    return {
+        "exact": missing + spurious == 0,
+        "missing": missing,
+        "spurious": spurious,
+        "errors": [float(f"{e:.3g}") for e in errors],
+    }
+
+
+def main() -> None:
+    arguments = command_line()
+    records: list[Record] = json.loads(arguments.results.read_text("utf-8")) if arguments.results.exists() else []
+    if arguments.list:
+        for system in polynomial_systems().values():
+            print(
+                f"{system.name}: {system.V} variables, degree {system.degree}, {np.sum(system.coefficients != 0)} terms"
+            )
+    if not (arguments.report or arguments.list):
+        measure(arguments, records)
+    if not arguments.list:
+        print(report(records))
+
+
+def command_line() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Discovery of equations, beside pysindy.")
+    parser.add_argument("--systems", nargs="+", help="names; all if not given")
+    parser.add_argument("--every", type=int, default=1, help="only every so many-th system")
+    parser.add_argument("--points", type=int, nargs="+", default=POINTS)
+    parser.add_argument("--noise", type=float, nargs="+", default=NOISE)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no run is begun")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="print the tables only")
+    parser.add_argument("--list", action="store_true", help="print the systems only")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
+    """Runs what is missing, as long as the budget lasts; saves after every run."""
+    names = arguments.systems or list(polynomial_systems())[:: arguments.every]
+    done = {(r["method"].split(",")[0], r["system"], r["points"], r["noise"], r["seed"]) for r in records}
+    wanted = [
+        (method, name, points, noise, seed)
+        for method in arguments.methods
+        for seed in range(arguments.seeds)
+        for points in arguments.points
+        for noise in arguments.noise
+        for name in names
+    ]
+    tasks = [task for task in wanted if task not in done]
+    end = time.monotonic() + arguments.budget
+
+    def while_time_lasts() -> Iterator[Task]:
+        for task in tasks:
+            if time.monotonic() > end:
+                return
+            yield task
+
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    with get_context("spawn").Pool(arguments.workers) as pool, tqdm(total=len(tasks), unit="run") as bar:
+        batch = max(1, arguments.workers)
+        iterator = while_time_lasts()
+        while part := [task for _, task in zip(range(4 * batch), iterator, strict=False)]:
+            for new in pool.imap_unordered(run, part):
+                records += new
+                bar.update()
+                partial = arguments.results.with_suffix(".partial")
+                partial.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n", encoding="utf-8")
+                partial.replace(arguments.results)
+
+
+def report(records: list[Record]) -> str:
+    """A table for every number of points: one row per method and noise."""
+    lines = []
+    for points in sorted({r["points"] for r in records}, reverse=True):
+        lines += [
+            f"{points} points",
+            "",
+            "| method | noise | runs | exact | median error | worst error | within 2 errors | median s | worst s |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        here = [r for r in records if r["points"] == points]
+        methods = dict.fromkeys([OURS, BY_TRUTH, *sorted({r["method"] for r in here})])
+        for noise in sorted({r["noise"] for r in here}):
+            for method in methods:
+                lines.append(_row([r for r in here if (r["noise"], r["method"]) == (noise, method)], method, noise))
+        lines.append("")
+    wrong = sorted({(r["system"], r["points"], r["noise"]) for r in records if r["method"] == OURS and not r["exact"]})
+    if wrong:
+        lines.append("runs of discover with a term missing or too many:")
+        lines += [f"  {name}, {points} points, {100 * noise:g} % noise" for name, points, noise in wrong]
+    return "\n".join(lines)
+
+
+def _row(records: list[Record], method: str, noise: float) -> str:
+    if not records:
+        return f"| {method} | {100 * noise:g} % | 0 | | | | | | |"
+    exact = [r for r in records if r["exact"]]
+    errors = np.array([e for r in exact for e in r["errors"]])
+    covered = [r for r in exact if r.get("within") is not None]
+    within = sum(r["within"] for r in covered) / sum(len(r["errors"]) for r in covered) if covered else None
+    seconds = np.array([r["seconds"] for r in records])
+    cells = [
+        method,
+        f"{100 * noise:g} %",
+        str(len(records)),
+        f"{100 * len(exact) / len(records):.0f} %",
+        f"{100 * np.median(errors):.2g} %" if len(errors) else "",
+        f"{100 * errors.max():.2g} %" if len(errors) else "",
+        f"{100 * within:.0f} %" if within is not None else "",
+        f"{np.median(seconds):.1f}",
+        f"{seconds.max():.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

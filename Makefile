@@ -21,7 +21,7 @@ demo test test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 .NOTPARALLEL:
 
 help:
-	@echo "make demo      discover the Lorenz equations from a trajectory (examples/lorenz.py)"
+	@echo "make demo      discover the Lorenz equations: from noisy data with error bars, and by training a network"
 	@echo "make test      the tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
@@ -37,6 +37,7 @@ help:
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/.torch $(VENV)/.examples
+	$(PY) examples/discover.py --system Lorenz --noise 0.1
 	$(PY) examples/lorenz.py
 
 test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples

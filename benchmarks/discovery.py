@@ -106,7 +106,9 @@ def main() -> None:
     if not (arguments.report or arguments.list):
         measure(arguments, records)
     if not arguments.list:
-        print(report(records))
+        text = report(records)
+        print(text)
+        arguments.results.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def command_line() -> argparse.Namespace:

@@ -1,8 +1,8 @@
 """Discovers the equations of a system from noisy, partly missing data, with error bars.
 
-Fits trajectory and coefficients of a polynomial library jointly (`smnn_core.discover`) and leaves out the terms that the data
-do not support. Ends with the equations, a table of the coefficients found against the true ones, a picture in
-examples/output/discover/ and the worst relative error.
+Fits trajectory and coefficients of a polynomial library jointly (`smnn_core.discover`) and leaves out the terms that
+the data do not support. Ends with the equations, a table of the coefficients found against the true ones, a picture
+in examples/output/discover/ and the worst relative error.
 
     python examples/discover.py [--system Lorenz] [--noise 0.1] [--points 10000] [--missing 0.2] [--irregular]
     python examples/discover.py --list

@@ -151,10 +151,12 @@ def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: flo
 
 @dataclass(frozen=True)
 class Grid:
-    """The times at which the equations are solved: those of the data, with every step divided into `parts`."""
+    """The times at which the equations are solved: those of the data, with long steps divided."""
 
     observations: Observations
     parts: int
+    places: Array
+    """(T,): where the times of the data are"""
     values: Array
     """(B, T', V), in units of `deviation`"""
     weights: Array
@@ -165,25 +167,39 @@ class Grid:
     """What other weights are multiplied by: the less noise, the less may the equations be violated. 1 for noise of 0.1
     deviations and more, 10 for 0.01 and less"""
 
+    @property
+    def typical_step(self) -> float:
+        """The geometric mean of the steps, in units of `time`."""
+        return float(np.exp(np.mean(np.log(as_numpy(self.steps)))))
+
     @staticmethod
     def of(o: Observations, parts: int, noise: np.ndarray) -> Grid:
-        """The grid for a given noise, (V,)."""
+        """The grid for a given noise, (V,), with steps of about the mean step of the data over `parts`, or shorter."""
         xp = o.xp
         B, T, V = o.values.shape
-        length = (T - 1) * parts + 1
 
-        def host(x: np.ndarray) -> Array:
-            return xp.asarray(x, dtype=xp.float64, device=device_of(o.values))
+        def to_device(x: np.ndarray) -> Array:
+            return xp.asarray(x, device=device_of(o.values))
 
-        values = xp.zeros((B, length, V), dtype=xp.float64, device=device_of(o.values))
-        weights = xp.zeros_like(values)
-        values[:, ::parts, :] = o.values / host(o.deviation)
-        weights[:, ::parts, :] = xp.astype(o.observed, xp.float64) * host(o.deviation / noise)
-        steps = xp.reshape(
-            xp.broadcast_to((o.steps / (parts * o.time))[..., None], (*o.steps.shape, parts)), (o.steps.shape[0], -1)
+        steps = as_numpy(o.steps)
+        counts = np.maximum(1, np.ceil(parts * steps / steps.mean() - 0.5).max(0)).astype(int)
+        places = np.concatenate([[0], np.cumsum(counts)])
+        source = np.full(places[-1] + 1, T)  # of what comes after the last data: zeros
+        source[places] = np.arange(T)
+
+        def on_grid(x: Array) -> Array:
+            zero = xp.zeros((B, 1, V), dtype=xp.float64, device=device_of(x))
+            return xp.take(xp.concat([x, zero], axis=1), to_device(source), axis=1)
+
+        return Grid(
+            observations=o,
+            parts=parts,
+            places=to_device(places),
+            values=on_grid(o.values / to_device(o.deviation)),
+            weights=on_grid(xp.astype(o.observed, xp.float64) * to_device(o.deviation / noise)),
+            steps=to_device(np.repeat(steps / (counts * o.time), counts, axis=1)),
+            precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0)),
         )
-        precision = float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0))
-        return Grid(o, parts, values, weights, steps, precision)
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Which trajectories, and which of their time points, are solved in one call."""

@@ -26,6 +26,8 @@ __all__ = ["Search"]
 COARSE = 0.02
 """χ² of the smoothness rows, per observed value, above which steps are divided."""
 MOST_PARTS = 16
+VIOLATED = 0.04
+"""χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
 AMBIGUOUS = 6.0
 """Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
 ESTIMATED_FROM = 3.0
@@ -60,6 +62,10 @@ class Search:
     converged: bool = False
     coarse: float = 0.0
     """χ² of the smoothness rows, per observed value"""
+    resolved: bool = True
+    """whether that was small when all terms were fitted"""
+    violation: float = 0.0
+    """χ² of the equations and of the smoothness rows, per observed value"""
     parts: int = 1
     """into which the steps of the data are divided"""
     fit: JointFit = field(init=False)
@@ -79,9 +85,12 @@ class Search:
         self.all = np.argwhere(np.ones((len(self.terms), V), dtype=bool))
         self.noise = self.o.noise
         self.start(np.zeros((len(self.terms), V)), self.weights[:-1])
-        while self.coarse > COARSE and self.parts < MOST_PARTS:
+        before = np.inf
+        while self.coarse > COARSE and self.parts < MOST_PARTS and self.coarse < before / 2:
+            before = self.coarse
             self.parts *= 2 if self.coarse < 20 * COARSE else 4
             self.start(self.fit.xi, self.weights[-3:-1])
+        self.resolved = self.coarse <= COARSE
         self.choose()
         self.revise()
         self.finish()
@@ -149,7 +158,8 @@ class Search:
                 np.abs(theta - self.fit.xi[tuple(self.active.T)]) / np.sqrt(np.diagonal(self.covariance)), initial=0.0
             )
             data, equations = self.fit.move(self.active, theta, self.weight)
-            self.coarse = (self.cost - equations - float(data.sum())) / self.dof
+            self.violation = (self.cost - float(data.sum())) / self.dof
+            self.coarse = self.violation - equations / self.dof
             if self.o.estimated and self.weight >= ESTIMATED_FROM:
                 self.estimate_noise(data)
             self.tell(f"{len(self.active)} terms, χ²/N = {self.cost / self.dof:.3f}, weight {self.weight:g}")
@@ -302,10 +312,17 @@ class Search:
         """What a user should know before relying on the equations."""
         if not result.converged:
             yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
-        if self.coarse > COARSE:
+        if not self.resolved:
+            left = f"{self.coarse:.2g}"
             yield (
-                f"the steps are long for these equations: even divided by {self.parts} they leave {self.coarse:.2g} of "
-                "chi squared per value. Coefficients may be biased: sample more often."
+                f"with steps divided by {self.parts}, the solver leaves {left} of chi squared per value: the "
+                "solution changes too much between the times of the data, or the library cannot describe it. Sample "
+                "more often, or try a larger library."
+            )
+        elif self.violation > VIOLATED:
+            yield (
+                f"the trajectory violates the equations, by {self.violation:.2g} of chi squared per value. A term may "
+                "be missing from the library, or a variable unobserved."
             )
         excess = (result.misfit - 1) * np.sqrt(self.dof / 2)
         if not self.o.estimated and excess > 5:

@@ -19,11 +19,14 @@ from ._schemes import HERMITE
 from ._solve import solve_without_raising
 from ._term_selection import Quadratic
 from ._variable_projection import LinearFit, project
+from ._weighting import weighted_problem
 
 __all__ = ["JointFit"]
 
-SMOOTHNESS = 1000.0
-"""Weight of the smoothness rows, for noise of 0.1 deviations and more."""
+SMOOTHNESS, STEP = 1000.0, 0.06
+"""Weight of the smoothness rows across steps of 0.06 units of time (a hundred a period) and more, for noise of 0.1
+deviations and more. It grows with shorter steps s as s^(1/2 - order): a random walk in y^(order - 1) that the rows
+allow then spreads as fast over time."""
 SMOOTHING = Weights(equation=0.1, smoothness=100.0)
 """Of the first trajectory, in which y'' = 0 stands for the equations."""
 
@@ -64,7 +67,7 @@ class JointFit:
             w = Weights(SMOOTHING.equation, weights, SMOOTHING.smoothness)
             rhs = xp.zeros((1, V), dtype=xp.float64, device=device_of(data))
             problem = Problem.build(self._host(c), rhs, data, steps, scheme=HERMITE, weights=w)
-            self.y[members, times, ...] = solve_without_raising(problem, engine=self.engine)[0]
+            self.y[members, times, ...] = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
 
     def _block(self, members: slice, times: slice) -> tuple[Array, Array, Array]:
         """Data and weights as (B, T, V, 1), and steps."""
@@ -99,7 +102,8 @@ class JointFit:
             c[..., q, q, r] = 1.0
         data, weights, steps = self._block(members, times)
         factor = self.grid.precision
-        return LinearFit(c, rhs, columns, data, steps, Weights(factor * weight, weights, factor * SMOOTHNESS))
+        smoothness = SMOOTHNESS * max(1.0, STEP / self.grid.typical_step) ** (r - 0.5)
+        return LinearFit(c, rhs, columns, data, steps, Weights(factor * weight, weights, factor * smoothness))
 
     def quadratic(self, active: np.ndarray, weight: float) -> Quadratic:
         """χ² as a function of the coefficients `active`, the trajectory being the best for each.
@@ -108,13 +112,14 @@ class JointFit:
             FloatingPointError: where the fit has diverged.
         """
         gram: np.ndarray | float = 0.0
+        columns = active if len(active) else np.zeros((1, 2), dtype=int)  # r_0 is asked for in any case
         with np.errstate(over="ignore", invalid="ignore"):
             for block in self.grid.blocks():
-                fit = self._linearised(*block, active, weight)
+                fit = self._linearised(*block, columns, weight)
                 gram = gram + as_numpy(project(fit, scheme=HERMITE, engine=self.engine).gram).sum(0)
         if not np.isfinite(gram).all():
             raise FloatingPointError
-        return Quadratic(np.asarray(gram))
+        return Quadratic(np.asarray(gram)[: 1 + len(active), : 1 + len(active)])
 
     def move(self, active: np.ndarray, theta: np.ndarray, weight: float) -> tuple[np.ndarray, float]:
         """Puts the coefficients to theta, (p,), and the trajectory to the best for them, in the linearised problem.
@@ -130,7 +135,7 @@ class JointFit:
             problem = Problem.build(
                 fit.coefficients, rhs, fit.data, fit.step_sizes, scheme=HERMITE, weights=fit.weights
             )
-            y = solve_without_raising(problem, engine=self.engine)[0]
+            y = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
             self.y[members, times, ...] = y
             left = (y[..., :1] - fit.data) * fit.weights.initial
             data += as_numpy(xp.sum(left**2, axis=(0, 1, 3)))
@@ -145,4 +150,4 @@ class JointFit:
         """y in the user's units, (B, T, V, R+1), at the times of the data."""
         o = self.grid.observations
         units = self._host(o.deviation[:, None] / o.time ** np.arange(self.K))
-        return self.y[:, :: self.grid.parts, ...] * units
+        return o.xp.take(self.y, self.grid.places, axis=1) * units

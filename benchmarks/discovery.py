@@ -163,31 +163,47 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
 
 
 def report(records: list[Record]) -> str:
-    """A table for every number of points: one row per method and noise."""
+    """A table for every number of points; `discover` also on the runs that pysindy had, where those are fewer."""
     lines = []
     for points in sorted({r["points"] for r in records}, reverse=True):
         lines += [
-            f"{points} points",
+            f"{points:,} points a system, at 100 a period:",
             "",
-            "| method | noise | runs | exact | median error | worst error | within 2 errors | median s | worst s |",
+            "| method | noise | runs | all right | median error | worst error | within 2 errors | median s | worst s |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         here = [r for r in records if r["points"] == points]
-        methods = dict.fromkeys([OURS, BY_TRUTH, *sorted({r["method"] for r in here})])
         for noise in sorted({r["noise"] for r in here}):
-            for method in methods:
-                lines.append(_row([r for r in here if (r["noise"], r["method"]) == (noise, method)], method, noise))
+            at_noise = [r for r in here if r["noise"] == noise]
+            by_method = {m: [r for r in at_noise if r["method"] == m] for m in {r["method"] for r in at_noise}}
+            mine, truth = by_method.pop(OURS, []), by_method.pop(BY_TRUTH, [])
+            runs = {(r["system"], r["seed"]) for r in truth}
+            same = [r for r in mine if (r["system"], r["seed"]) in runs]
+            lines += _row(OURS, noise, mine)
+            if same and len(same) < len(mine):
+                lines += _row(f"{OURS}, the same runs as pysindy", noise, same)
+            lines += _row(BY_TRUTH, noise, truth)
+            lines += [row for method in sorted(by_method) for row in _row(method, noise, by_method[method])]
         lines.append("")
-    wrong = sorted({(r["system"], r["points"], r["noise"]) for r in records if r["method"] == OURS and not r["exact"]})
+    wrong = [r for r in records if r["method"] == OURS and not r["exact"]]
     if wrong:
-        lines.append("runs of discover with a term missing or too many:")
-        lines += [f"  {name}, {points} points, {100 * noise:g} % noise" for name, points, noise in wrong]
-    return "\n".join(lines)
+        lines += [
+            "Runs of discover with a term missing or too many:",
+            "",
+            "| system | points | noise | missing | spurious | |",
+        ]
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+    for r in sorted(wrong, key=lambda r: (-r["points"], r["noise"], r["system"])):
+        said = "warned" if r["warned"] else ""
+        cells = r["system"], f"{r['points']:,}", f"{100 * r['noise']:g} %", r["missing"], r["spurious"], said
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
 
 
-def _row(records: list[Record], method: str, noise: float) -> str:
+def _row(method: str, noise: float, records: list[Record]) -> list[str]:
+    """A row of a table; none without records."""
     if not records:
-        return f"| {method} | {100 * noise:g} % | 0 | | | | | | |"
+        return []
     exact = [r for r in records if r["exact"]]
     errors = np.array([e for r in exact for e in r["errors"]])
     covered = [r for r in exact if r.get("within") is not None]
@@ -204,7 +220,7 @@ def _row(records: list[Record], method: str, noise: float) -> str:
         f"{np.median(seconds):.1f}",
         f"{seconds.max():.1f}",
     ]
-    return "| " + " | ".join(cells) + " |"
+    return ["| " + " | ".join(cells) + " |"]
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ class Discovery:
     ) -> NonlinearSolution:
         """Solves the equations found, by `solve_nonlinear_ode`, which takes the options.
 
+        The steps of the data may be too long for that, where nothing but the start is given: look at `converged`.
+
         Args:
             initial_values: (..., V), or (..., V, 2) for order = 2: y and y'; where the fit starts, if not given.
             step_sizes: a number or (..., T-1 or 1); those of the data, if not given.
@@ -123,7 +125,7 @@ class Discovery:
         elif isinstance(step_sizes, (int, float)):
             count = (self.t.shape[-1] if n_steps is None else n_steps) - 1
             step_sizes = xp.full((count,), float(step_sizes), dtype=u.dtype, device=device_of(u))
-        options = {"order": r + 1, **options}
+        options = {"order": r + 2, **options}
         return solve_nonlinear_ode(self.linearize, u[..., None, :, :], step_sizes, n_steps=n_steps, **options)
 
     def plot(self, member: int = 0) -> Any:

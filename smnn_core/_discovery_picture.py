@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN = 2000
 """Time points that are drawn."""
-BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
+FINER = 4
+"""Steps of the simulation for one of the data."""
+BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def draw(found: Discovery, member: int) -> Any:
@@ -58,8 +60,9 @@ def _simulated(found: Discovery, y: np.ndarray, t: np.ndarray) -> np.ndarray | N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         start = y[0, :, : found.order]
-        solution = found.simulate(start[:, 0] if found.order == 1 else start, np.diff(t))
-    return solution.y[..., 0] if np.isfinite(solution.y[1]).all() else None
+        steps = np.repeat(np.diff(t) / FINER, FINER)
+        solution = found.simulate(start[:, 0] if found.order == 1 else start, steps)
+    return solution.y[::FINER, :, 0] if np.isfinite(solution.y[FINER]).all() else None
 
 
 def _coefficients(found: Discovery, ax: Any) -> None:

@@ -158,7 +158,7 @@ def test_fourier_library_finds_the_pendulum():
 def test_simulation_solves_the_equations_found():
     found = smnn.discover(rotation(300, 0.02), STEP, library=LINEAR)
     again = found.simulate()
-    assert again.y.shape == (300, 2, 3)
+    assert again.y.shape == (300, 2, 4)
     np.testing.assert_allclose(again.y[..., 0], rotation(300, 0.0), atol=0.1)
     other = found.simulate(np.array([0.0, 2.0]), 0.01, 101)
     np.testing.assert_allclose(other.y[-1, :, 0], [2 * np.sin(2.0), 2 * np.cos(2.0)], atol=0.05)

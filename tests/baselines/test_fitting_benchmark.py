@@ -38,10 +38,10 @@ def test_found_and_coverage_are_shares_of_the_data_sets():
 
 
 def test_figures_that_are_missed_are_named():
-    row = fitting.Row("FitzHugh-Nagumo", "fit_ode", 1000, 1.0, (0.93, 0.96), 0.1, 1.0, 10.0, 20.0)
+    row = fitting.Row("FitzHugh-Nagumo", "fit_ode", 1000, 1.0, (0.93, 0.96), 0.1, 1.0, 10.0, 15.0, 20.0)
     pelts = {"parameters": [0.54], "likelihood": [0.54], "likelihood_errors": [0.06]}
     assert fitting.missed([row], pelts) == []
     assert "found" in fitting.missed([replace(row, found=0.99)], pelts)[0]
     assert "cover" in fitting.missed([replace(row, coverage=(0.9, 0.96))], pelts)[0]
-    assert "ms" in fitting.missed([replace(row, milliseconds=30.0)], pelts)[0]
+    assert "ms" in fitting.missed([replace(row, milliseconds=30.0, cpu=25.0)], pelts)[0]
     assert "lynx" in fitting.missed([row], pelts | {"parameters": [0.55]})[0]

@@ -142,17 +142,17 @@ def test_units_do_not_matter():
 
 
 def test_guess_may_say_something_of_some_variables():
-    """Susceptible and infected, of which the infected were counted: S = 0, where smooth curves start, is no start."""
+    """An epidemic of which the infected were counted: no susceptibles, where the fit starts, would be no good start."""
 
     def epidemic(t, y, θ):
         β, γ = θ[..., 0], θ[..., 1]
-        S, I = y[..., 0, 0], y[..., 1, 0]
-        f = np.stack([y[..., 0, 1] + β * S * I, y[..., 1, 1] - β * S * I + γ * I], axis=-1)
+        u, v = y[..., 0, 0], y[..., 1, 0]  # susceptible, infected
+        f = np.stack([y[..., 0, 1] + β * u * v, y[..., 1, 1] - β * u * v + γ * v], axis=-1)
         J = np.zeros((*f.shape, *y.shape[-2:]))
         J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
-        J[..., 0, 0, 0], J[..., 0, 1, 0] = β * I, β * S
-        J[..., 1, 0, 0], J[..., 1, 1, 0] = -β * I, -β * S + γ
-        return f, J, np.stack([np.stack([S * I, 0 * S], axis=-1), np.stack([-S * I, I], axis=-1)], axis=-2)
+        J[..., 0, 0, 0], J[..., 0, 1, 0] = β * v, β * u
+        J[..., 1, 0, 0], J[..., 1, 1, 0] = -β * v, -β * u + γ
+        return f, J, np.stack([np.stack([u * v, 0 * u], axis=-1), np.stack([-u * v, v], axis=-1)], axis=-2)
 
     t = np.linspace(0, 60, 121)
     exact = integrate(lambda _, x: [-0.5 * x[0] * x[1], 0.5 * x[0] * x[1] - 0.1 * x[1]], np.array([0.99, 0.01]), t)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 __all__ = [
@@ -57,23 +60,23 @@ class DiscoveryWarning(UserWarning):
 class SingularSystemError(np.linalg.LinAlgError):
     """The least-squares problem has no unique minimiser.
 
-    Found where a diagonal entry of the triangular factor is below 8 n eps times the norm of its column. Rounding can
-    hide it: where solutions of the homogeneous problem grow over the sequence, as t does and more so t^2, the errors in
-    that entry grow as well, and the solution comes back large instead. In float32, systems look singular whose numbers
-    have squares beyond its range, as the powers of very short or long steps may: take another unit of time.
-
     Attributes:
         batch_index: the first batch member concerned, a tuple of ints (empty without batch axes).
-        time: a time point whose unknowns the rows leave undetermined.
+        time: a time point whose unknowns the rows leave undetermined; the rows that are missing may belong to another.
+        causes: what may be the reason, the likeliest first.
     """
 
-    def __init__(self, batch_index: tuple[int, ...], time: int) -> None:
+    def __init__(self, batch_index: tuple[int, ...], time: int, causes: Sequence[str] = ()) -> None:
         self.batch_index = batch_index
         self.time = time
+        self.causes = tuple(causes)
         where = f"batch member {batch_index}, " if batch_index else ""
+        reasons = f" What may be the reason: {'; '.join(causes)}." if causes else ""
         super().__init__(
-            f"the system has no unique solution: {where}time point {time} is left undetermined by the rows; those "
-            "that are missing may belong to any other time point. Give more initial values (the axes T_init and R_init "
-            "of initial_values), a non-zero weight to the rows that were masked, or an equation that fixes the missing "
-            "constants."
+            f"the system has no unique solution: {where}time point {time} is left undetermined by the rows.{reasons} "
+            "Give more initial values, a non-zero weight to rows that were masked, or an equation that fixes what is "
+            "left open."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SingularSystemError, (self.batch_index, self.time, self.causes)

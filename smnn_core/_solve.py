@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from . import _constraints, _gradient
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
+from ._diagnosis import likely_causes
 from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._problem import UNIT, Gradients, Problem, System, Weights
 from ._schemes import HERMITE, Scheme
@@ -362,4 +363,4 @@ def raise_if_singular(system: System, factor: Factor, check: bool) -> None:
         flags = flags & system.is_finite[..., None]  # the pivots of an infinite system say nothing
     if bool(xp.any(flags)):
         *batch, time = (int(axis[0]) for axis in xp.nonzero(flags))
-        raise SingularSystemError(tuple(batch), time)
+        raise SingularSystemError(tuple(batch), time, likely_causes(system, tuple(batch)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,28 @@ def test_is_nan_for_the_member_concerned_where_values_cannot_be_seen() -> None:
 def test_check_cannot_look_at_traced_values() -> None:
     with pytest.raises(smnn.ArgumentError, match="check=True needs values, and these are traced"):
         traced(load("jax"), drifting(1, 4), check=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"0 initial values are given, and equations of order 1 in 1 variable leave 1 constants open"),
+        (
+            {"weights": {"equation": np.zeros((1, 8, 1))}},
+            r"8 of 8 equation rows are empty, .* the first at time point 0",
+        ),
+        ({"weights": {"smoothness": np.r_[1.0, np.zeros(6)]}}, r"6 of 7 steps have smoothness rows of weight zero"),
+    ],
+    ids=["initial", "masked", "cut"],
+)
+def test_the_message_names_likely_causes(changes: dict[str, Any], message: str) -> None:
+    weights = smnn.Weights(**changes.get("weights", {}))
+    with pytest.raises(smnn.SingularSystemError, match=message) as caught:
+        smnn.solve_ode(**drifting(1, 8), weights=weights)
+    assert caught.value.causes
+
+
+def test_the_error_can_be_pickled() -> None:
+    error = smnn.SingularSystemError((1,), 2, ["a"])
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.batch_index, again.time, again.causes, str(again)) == ((1,), 2, ("a",), str(error))

@@ -4,16 +4,16 @@ Solutions. y with f(t, y; φ) = 0 beside linear rows, φ all that they depend on
 constants, the linear problem J y = J y* - f(t, y*; φ) has the solution y* and, by the implicit function theorem, its
 derivatives: exactly, where the residuals vanish.
 
-Fits. At the minimum (y*, θ*) of |W r|^2, with J, P = ∂f/∂θ and the covariance C of θ as constants,
+Fits. At the minimum (y*, θ*) of |W r|^2, with J, P = ∂f/∂θ and the covariance C of θ as constants, one more
+Gauss-Newton step, derived in `_variable_projection`, is
 
-    y_0   solves J y = J y* - f(t, y*, θ*; φ) with data and smoothness rows,
-    δ   = -C g,    g = Σ_t w^2 P^T (f + J (y_0 - y*)),
-    θ   = θ* + δ,    y = y_0 + Σ_j δ_j y_j,    y_j as in `_variable_projection`,
+    y_0, from J y = J y* - f(t, y*, θ*; φ) with data and smoothness rows,
+    δ = -C g,  g_j = r_j · r_0,        θ = θ* + δ,        y = y_0 + Σ_j δ_j y_j.
 
-is one more Gauss-Newton step: g is half the gradient of the projected sum of squares and 0 at the minimum, so that
-dδ = -C dg. The second derivatives of f are left out, as in every Gauss-Newton step: the derivatives are exact where f
-is linear in (y, θ) or its multipliers w^2 f vanish (data without noise), and off by terms proportional to the noise
-else.
+g is half the gradient of the projected sum of squares and 0 at the minimum, so that dδ = -C dg. The rows r_j are
+orthogonal to the range of W A, to which W A dy_0 and W A dy_j belong: y_0 and y_j are constants in g. The second
+derivatives of f are left out, as in every Gauss-Newton step: the derivatives are exact where f is linear in (y, θ) or
+its multipliers w^2 f vanish (data without noise), and off by terms proportional to the noise else.
 
 The cost, the minimum itself, has by the envelope theorem the gradient in φ that it has at fixed y* and θ*.
 """
@@ -31,7 +31,7 @@ from ._schemes import Scheme
 from ._solve import Residuals
 from ._weighting import across_steps
 
-__all__ = ["FitRows", "stand_in"]
+__all__ = ["FitRows", "attached", "stand_in"]
 
 
 def stand_in(xp: Namespace, ok: Array, x: Array, rank: int) -> Array:
@@ -47,6 +47,15 @@ def stand_in(xp: Namespace, ok: Array, x: Array, rank: int) -> Array:
     return xp.where(xp.reshape(ok, (*ok.shape, *(1,) * rank)), x, xp.reshape(donor, core))
 
 
+def attached(xp: Namespace, constant: Callable[[Array], Array], value: Array, new: Array, ok: Array) -> Array:
+    """The value with the derivatives of `new`, in the members that are ok, (...), or where all share the value."""
+    derivative = new - constant(new)
+    if value.ndim >= ok.ndim:
+        members = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
+        derivative = xp.where(members, derivative, xp.zeros_like(derivative))
+    return value + derivative
+
+
 @dataclass(frozen=True, eq=False)
 class FitRows:
     """The linear rows of a fit, their weights, and the weight of the equations."""
@@ -54,6 +63,8 @@ class FitRows:
     xp: Namespace
     solve: Callable[..., Array]
     """`solve_ode` of an adapter"""
+    constant: Callable[[Array], Array]
+    """cuts an array from what it depends on"""
     data: Array
     """(..., T, V, R_obs), NaN where missing"""
     step_sizes: Array
@@ -71,51 +82,72 @@ class FitRows:
     scheme: Scheme
 
     def step(self, lin: Linearization, y: Array) -> Array:
-        """y_0, the minimum over y of the problem linearised at y, for the parameters that it was linearised at."""
+        """y_0: minimises over y the problem linearised at y."""
+        return self._solved(lin, product(self.xp, lin.J, y) - lin.f, self.data)
+
+    def responses(self, lin: Linearization) -> Array:
+        """y_1, .., y_p, (p, ..., T, V, K): how y answers to each parameter."""
+        xp = self.xp
+        without = xp.where(xp.isnan(self.data), self.data, xp.zeros_like(self.data))
+        return self._solved(lin, -self._columns(lin), without)
+
+    def _columns(self, lin: Linearization) -> Array:
+        """P with its last axis in front, (p, ..., T, Q)."""
+        xp, P = self.xp, lin.P
+        assert P is not None
+        return xp.moveaxis(xp.broadcast_to(P, (*lin.f.shape, P.shape[-1])), -1, 0)
+
+    def _solved(self, lin: Linearization, rhs: Array, data: Array) -> Array:
+        """In units in which each variable has size 1."""
         z_unit = self.scale[..., None, :, None]
         J = lin.J * self.scale[..., None, None, :, None]
         weights = Weights(self.equation, z_unit / self.noise, self.smoothness)
-        rhs = product(self.xp, J, y / z_unit) - lin.f
-        options: dict[str, Any] = {"n_steps": y.shape[-3], "scheme": self.scheme, "weights": weights}
-        return self.solve(J, rhs, self.data / z_unit, self.step_sizes, **options) * z_unit
-
-    def change(self, lin: Linearization, y: Array, y_0: Array, covariance: Array, shared: bool) -> Array:
-        """δ, (..., p)."""
-        xp = self.xp
-        assert lin.P is not None
-        left = lin.f + product(xp, lin.J, y_0 - y)
-        w = self.equation
-        g = xp.sum(lin.P * (w * w * left)[..., None], axis=(-3, -2))
-        if shared and g.ndim > 1:
-            g = xp.sum(g, axis=tuple(range(g.ndim - 1)))
-        return -(covariance @ g[..., None])[..., 0]
-
-    def responses(self, lin: Linearization, y: Array) -> Array:
-        """y_1, .., y_p, (p, ..., T, V, K): how y answers to each parameter."""
-        xp = self.xp
-        assert lin.P is not None
-        b = -xp.moveaxis(xp.broadcast_to(lin.P, (*lin.f.shape, lin.P.shape[-1])), -1, 0)
-        J = lin.J * self.scale[..., None, None, :, None]
-        without = xp.where(xp.isnan(self.data), self.data, xp.zeros_like(self.data))
-        weights = Weights(self.equation, self.scale[..., None, :, None] / self.noise, self.smoothness)
-        options: dict[str, Any] = {"n_steps": y.shape[-3], "scheme": self.scheme, "weights": weights}
-        return self.solve(J, b, without, self.step_sizes, **options) * self.scale[..., None, :, None]
+        options: dict[str, Any] = {"n_steps": data.shape[-3], "scheme": self.scheme, "weights": weights}
+        return self.solve(J, rhs, data / z_unit, self.step_sizes, **options) * z_unit
 
     def residuals(self, f: Array, y: Array) -> Residuals:
         """What the rows leave at y, without weights: f, y - data (NaN where missing), the smoothness rows."""
+        return Residuals(f, y[..., : self.data.shape[-1]] - self.data, self._smoothness(y))
+
+    def response_rows(self, lin: Linearization, responses: Array) -> Residuals:
+        """A y_j + B_j, without weights, j = 1, .., p in front."""
+        f = product(self.xp, lin.J, responses) + self._columns(lin)
+        missing = 0 * self.data
+        return Residuals(f, responses[..., : self.data.shape[-1]] + missing, self._smoothness(responses))
+
+    def _smoothness(self, y: Array) -> Array:
         xp, K = self.xp, y.shape[-1]
         p = powers(xp, self.step_sizes, K)[..., None, :]
         F, G = (xp.asarray(M, dtype=y.dtype, device=device_of(y)) for M in self.scheme.matrices(K))
-        smoothness = (p * y[..., :-1, :, :]) @ F.T + (p * y[..., 1:, :, :]) @ G.T
-        return Residuals(f, y[..., : self.data.shape[-1]] - self.data, smoothness)
+        return (p * y[..., :-1, :, :]) @ F.T + (p * y[..., 1:, :, :]) @ G.T
 
-    def cost(self, left: Residuals) -> Array:
-        """The sum of squares of the weighted rows, (...)."""
+    def dot(self, a: Residuals, b: Residuals) -> Array:
+        """W a · W b, (...)."""
         xp, s = self.xp, self.step_sizes
         w = across_steps(xp, s, self.smoothness, self.scheme.step_exponent(self.orders))
         w = w if isinstance(w, (int, float)) or w.ndim == 0 else w[..., None, None]
-        missing = xp.isnan(left.initial)
-        data = xp.where(missing, xp.zeros_like(left.initial), left.initial) / self.noise
-        smoothness = w * left.smoothness / self.scale[..., None, :, None]
-        rows = self.equation * left.equation, data, smoothness
-        return sum(xp.sum(x * x, axis=axes) for x, axes in zip(rows, ((-2, -1), *[(-3, -2, -1)] * 2), strict=True))
+        missing = xp.isnan(a.initial)
+        data = [xp.where(missing, xp.zeros_like(x.initial), x.initial) / self.noise for x in (a, b)]
+        w = w / self.scale[..., None, :, None]
+        equation = xp.sum((self.equation * a.equation) * (self.equation * b.equation), axis=(-2, -1))
+        smoothness = xp.sum((w * a.smoothness) * (w * b.smoothness), axis=(-3, -2, -1))
+        return equation + xp.sum(data[0] * data[1], axis=(-3, -2, -1)) + smoothness
+
+    def cost(self, left: Residuals) -> Array:
+        """The sum of squares of the weighted rows, (...)."""
+        return self.dot(left, left)
+
+    def derivatives(self, lin: Linearization, y: Array, covariance: Array | None, shared: bool) -> dict[str, Array]:
+        """The cost at constants y and θ, and y and δ after one more step, with their derivatives."""
+        xp, left = self.xp, self.residuals(lin.f, y)
+        result = {"cost": self.cost(left), "y": self.step(lin, y)}
+        if covariance is None:
+            return result
+        responses = self.constant(self.responses(lin))
+        g = xp.moveaxis(self.dot(self.response_rows(lin, responses), left), 0, -1)
+        if shared:
+            g = xp.sum(xp.reshape(g, (-1, g.shape[-1])), axis=0)
+        δ = -(covariance @ g[..., None])[..., 0]
+        each = xp.moveaxis(δ, -1, 0)
+        each = xp.reshape(each, (*each.shape, *(1,) * (responses.ndim - each.ndim)))
+        return result | {"y": result["y"] + xp.sum(each * responses, axis=0), "parameters": δ}

@@ -1,23 +1,32 @@
 """smnn on JAX arrays: differentiable to any order, under every transform, sharded too."""
 
+import dataclasses as _dataclasses
+
 import jax as _jax
 
-from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, SingularSystemError, Weights, conditions
+from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError, Weights, conditions
 
 from . import _ffi
+from ._fitting import fit_ode
+from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._solve import error_estimate, solve_ode
 
 _ffi.register()
 _jax.tree_util.register_dataclass(Weights, data_fields=["equation", "initial", "smoothness"], meta_fields=[])
+_jax.tree_util.register_dataclass(Fit, data_fields=[f.name for f in _dataclasses.fields(Fit)], meta_fields=[])
 
 __all__ = [
     "HERMITE",
     "TAYLOR",
     "WIENER",
+    "Fit",
+    "NonlinearSolution",
     "Scheme",
     "SingularSystemError",
     "Weights",
     "conditions",
     "error_estimate",
+    "fit_ode",
+    "solve_nonlinear_ode",
     "solve_ode",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from smnn_core import HERMITE, Fit, Scheme, Weights
 from smnn_core import fit_ode as core_fit
 from smnn_core._fit_iteration import LIGHT_HERMITE, TOLERANCE
-from smnn_core._implicit import FitRows, stand_in
+from smnn_core._implicit import FitRows, attached, stand_in
 from smnn_core._nonlinear import times
 from smnn_core._solve import Residuals
 
@@ -151,7 +151,8 @@ class _Given(NamedTuple):
         def solve(*arguments: Any, **options: Any) -> Tensor:
             return solve_ode(*arguments, **options, engine=self.engine)
 
-        return FitRows(xp, solve, data, self.step_sizes, noise, w.equation, w.smoothness, scale, self.K, self.scheme)
+        given = data, self.step_sizes, noise, w.equation, w.smoothness, scale
+        return FitRows(xp, solve, Tensor.detach, *given, self.K, self.scheme)
 
 
 def _of_each_time(noise: Tensor, given: _Given) -> Tensor:
@@ -174,25 +175,11 @@ def _with_derivatives(equations: Residual, t: Tensor, rows: FitRows, fit: Fit, s
     lin = equations.linearize(t, y, *arguments, graph=True)
     if partly:
         lin = lin._replace(J=stand_in(xp, ok, lin.J, 4))
-    cost = rows.cost(rows.residuals(lin.f, y))
-    changes = {"cost": cost, "y": rows.step(lin, y)}
-    if θ is not None and C is not None:
-        δ = rows.change(lin, y, changes["y"], C, shared)
-        with torch.no_grad():
-            responses = rows.responses(lin, y)
-        each = torch.movedim(δ, -1, 0)
-        each = each.reshape(*each.shape, *(1,) * (responses.ndim - each.ndim))
-        changes["y"] = changes["y"] + torch.sum(each * responses, dim=0)
-        changes["parameters"] = δ
-    return replace(fit, **{name: _attached(getattr(fit, name), new, ok) for name, new in changes.items()})
-
-
-def _attached(value: Tensor, new: Tensor, ok: Tensor) -> Tensor:
-    """The value with the derivatives of `new`, in the members that are ok."""
-    derivative = new - new.detach()
-    if ok.ndim and value.ndim >= ok.ndim:
-        derivative = torch.where(ok.reshape(*ok.shape, *(1,) * (value.ndim - ok.ndim)), derivative, 0.0)
-    return value + derivative
+    C = None if C is None else torch.nan_to_num(C, nan=0.0)
+    changes = rows.derivatives(lin, y, C, shared)
+    return replace(
+        fit, **{name: attached(xp, Tensor.detach, getattr(fit, name), new, ok) for name, new in changes.items()}
+    )
 
 
 def _steps(equations: Residual, t: Tensor, rows: FitRows, guess: Tensor, steps: int) -> Fit:

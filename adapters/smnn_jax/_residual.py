@@ -1,0 +1,67 @@
+"""A residual on JAX arrays, as the equations of a nonlinear problem: its values and its derivatives.
+
+J = ∂f/∂y takes Q products in reverse mode: each point stands by itself, so that one product serves all times. For
+P = ∂f/∂θ it takes p in forward mode. Iterations see the residual with all that it closes over cut off from derivatives
+(`Residual.frozen`): loops that stop by values have no reverse mode; one step behind them has (`smnn_core._implicit`).
+
+Letters: T time points, V variables, K = R+1 orders, Q equations, p parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from smnn_core import ShapeError
+from smnn_core._linearize import Linearization
+
+Array = Any
+
+__all__ = ["Residual"]
+
+
+class Residual:
+    """residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, K), parameters (..., 1, p)."""
+
+    def __init__(self, function: Callable[..., Array]) -> None:
+        if not callable(function):
+            raise TypeError(f"residual must be a function, got {type(function).__name__}.")
+        self.function = function
+
+    def __call__(self, *arguments: Array) -> Array:
+        f, y = self.function(*arguments), arguments[1]
+        if not isinstance(f, jax.Array):
+            raise TypeError(f"residual must return a jax.Array, (..., T, Q), got {type(f).__name__}.")
+        if f.ndim < 2 or f.shape[-2] != y.shape[-3]:
+            raise ShapeError(
+                f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
+                f"{f.shape} for y of shape {y.shape} = (..., T, V, R+1)."
+            )
+        return f
+
+    def frozen(self, *arguments: Array) -> Residual:
+        """The same for arguments of these shapes, without derivatives in what it closes over."""
+        arguments = tuple(jax.lax.stop_gradient(x) for x in arguments)
+        function, held = jax.closure_convert(self.__call__, *arguments)
+        held = jax.lax.stop_gradient(held)
+        return Residual(lambda *x: function(*x, *held))
+
+    def linearize(self, t: Array, y: Array, parameters: Array | None = None) -> Linearization:
+        """f, J and P at y, which must have all batch axes of f."""
+        others = () if parameters is None else (parameters,)
+        f, pull = jax.vjp(lambda y: self(t, y, *others), y)
+        unit = jnp.eye(f.shape[-1], dtype=f.dtype)
+        (J,) = jax.vmap(pull, out_axes=-3)(
+            jnp.broadcast_to(unit[(slice(None), *(None,) * (f.ndim - 1))], (f.shape[-1], *f.shape))
+        )
+        P = None if parameters is None else _columns(lambda θ: self(t, y, θ), parameters)
+        return Linearization(f, J, P)
+
+
+def _columns(function: Callable[[Array], Array], x: Array) -> Array:
+    """The derivatives (..., T, Q, p) in the entries of the last axis of x, the same at all others."""
+    basis = jnp.eye(x.shape[-1], dtype=x.dtype)
+    return jax.vmap(lambda v: jax.jvp(function, (x,), (jnp.broadcast_to(v, x.shape),))[1], out_axes=-1)(basis)

@@ -1,0 +1,163 @@
+"""Nonlinear equations and fits in JAX: under jit, vmap and grad, with closures that are traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+import smnn_core as smnn
+import smnn_jax as sj
+
+Array = Any
+
+
+def solve(k: Array, start: Array = 1.0, **options: Any) -> sj.NonlinearSolution:
+    """y' + k y^2 = 0: y = 1 / (1 / y(0) + k t)."""
+    u = jnp.reshape(jnp.asarray(start, jnp.float64), (*jnp.shape(start), 1, 1, 1))
+    options = {"n_steps": 51, "order": 3} | options
+    return sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + k * y[..., 0] ** 2, u, 0.02, **options)
+
+
+def decay(t: Array, y: Array, k: Array) -> Array:
+    return y[..., 1] + k * y[..., 0]
+
+
+def decays(T: int = 41) -> Array:
+    return 3 * jnp.exp(-1.3 * 0.05 * jnp.arange(T))[:, None]
+
+
+@pytest.mark.parametrize("method", ["march", "newton"])
+def test_derivatives_under_jit_are_those_of_the_solution(method: str) -> None:
+    def end(k: Array, start: Array) -> Array:
+        return solve(k, start, method=method, window=20).y[-1, 0, 0]
+
+    value, (dk, dstart) = jax.jit(jax.value_and_grad(end, (0, 1)))(1.5, 1.0)
+    exact, expected = jax.value_and_grad(lambda k, u: 1 / (1 / u + k), (0, 1))(1.5, 1.0)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+    np.testing.assert_allclose([dk, dstart], expected, rtol=1e-5)
+
+
+def test_vmap_of_grad() -> None:
+    k = jnp.array([1.0, 2.0])
+    gradient = jax.jit(jax.vmap(jax.grad(lambda k: solve(k, n_steps=26).y[-1, 0, 0])))(k)
+    np.testing.assert_allclose(gradient, -0.5 / (1 + 0.5 * k) ** 2, rtol=1e-5)
+
+
+def test_what_fails_says_so_and_contaminates_no_shared_gradient() -> None:
+    """y' = y^2 from 10 blows up at t = 0.1."""
+    start = jnp.array([0.5, 10.0, 0.4])
+
+    def total(k: Array) -> tuple[Array, Array]:
+        r = solve(k, start)
+        return jnp.sum(r.y[jnp.array([0, 2]), -1, 0, 0]), r.converged
+
+    gradient, converged = jax.jit(jax.grad(total, has_aux=True))(-1.0)
+    np.testing.assert_array_equal(converged, [True, False, True])
+    np.testing.assert_allclose(gradient, np.sum(-1 / (1 / start[jnp.array([0, 2])] - 1) ** 2), rtol=1e-5)
+
+
+def test_outside_of_jit_what_fails_is_a_warning_too() -> None:
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 1"):
+        solve(-1.0, 10.0, n_steps=11)
+
+
+def test_boundary_values_by_damped_newton() -> None:
+    """Bratu's problem y'' + exp(y) = 0, whose lower solution has the maximum 0.1405392."""
+    u = jnp.full((101, 1, 1), jnp.nan).at[0].set(0.0).at[-1].set(0.0)
+    r = jax.jit(lambda u: sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.exp(y[..., 0]), u, 0.01, order=3))(u)
+    assert r.converged
+    np.testing.assert_allclose(r.y[50, 0, 0], 0.1405392, rtol=1e-6)
+
+
+def test_parameters_of_noisy_data_are_those_of_the_core() -> None:
+    data = decays() + 0.1 * np.random.default_rng(0).normal(size=(41, 1))
+    r = jax.jit(lambda data: sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.1))(data)
+
+    def linearize(t: Array, y: Array, k: Array) -> tuple[Array, Array, Array]:
+        value = y[..., 0, 0]
+        J = np.stack([k[..., 0] + 0 * value, 1 + 0 * value, 0 * value], axis=-1)
+        return decay(t, y, k), J[..., None, None, :], value[..., None, None]
+
+    core = smnn.fit_ode(linearize, np.array(data), 0.05, np.ones(1), order=2, noise=0.1)
+    assert r.converged
+    np.testing.assert_allclose(r.parameters, core.parameters, atol=0.01 * core.standard_errors[0])
+    np.testing.assert_allclose(r.standard_errors, core.standard_errors, rtol=0.01)
+
+
+def test_shared_parameters_of_several_data_sets_and_missing_values() -> None:
+    data = jnp.stack([decays(), 2 * decays()]).at[1, 5:30].set(jnp.nan)
+    r = jax.jit(lambda data: sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.01, shared=True))(data)
+    assert r.parameters.shape == (1,)
+    np.testing.assert_allclose(r.parameters, 1.3, rtol=1e-3)
+    assert r.y.shape == (2, 41, 1, 3)
+
+
+def test_derivatives_of_parameters_in_the_data() -> None:
+    weights = sj.Weights(equation=100.0, smoothness=1e4)
+
+    @jax.jit
+    def fitted(data: Array, noise: Array) -> tuple[Array, Array]:
+        r = sj.fit_ode(decay, data, 0.05, jnp.full(1, 1.2), order=2, noise=noise, weights=weights)
+        return r.parameters, r.y[..., :1]
+
+    check_grads(fitted, (decays(11), jnp.asarray(0.01)), order=1, modes=("rev",), eps=1e-4, rtol=1e-3, atol=1e-3)
+
+
+def oscillations() -> Array:
+    """Two trajectories of y'' + y + 0.2 y' = 0, (2, 101, 1)."""
+    t, w = jnp.arange(101) * 0.1, (1 - 0.01) ** 0.5
+    wave = jnp.exp(-0.1 * t) * jnp.stack([jnp.cos(w * t), 2 * jnp.sin(w * t)])
+    return wave[..., None] + 0.02 * np.random.default_rng(0).normal(size=(2, 101, 1))
+
+
+def network(parameters: list[Array], v: Array) -> Array:
+    a, b, c = parameters
+    return jnp.tanh(v * a + b) @ c
+
+
+def test_a_network_is_trained_with_the_guess_of_the_step_before() -> None:
+    data, optimizer = oscillations(), optax.adam(3e-2)
+    keys = jax.random.split(jax.random.key(0), 2)
+    parameters = [jax.random.normal(keys[0], (8,)), jnp.zeros(8), 0.1 * jax.random.normal(keys[1], (8,))]
+
+    def loss(parameters: list[Array], guess: Array | None) -> tuple[Array, Array]:
+        def residual(t: Array, y: Array) -> Array:
+            return y[..., 2] + y[..., 0] + network(parameters, y[..., 1])[..., None]
+
+        options = {"guess": guess, "max_iterations": None if guess is None else 1}
+        r = sj.fit_ode(residual, data, 0.1, order=2, noise=0.02, weights=sj.Weights(10.0, 1.0, 1e3), **options)
+        return jnp.sum(r.cost), r.y
+
+    @jax.jit
+    def step(parameters: list[Array], state: Any, guess: Array) -> tuple[Any, ...]:
+        (cost, guess), gradient = jax.value_and_grad(loss, has_aux=True)(parameters, guess)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(parameters, updates), state, guess, cost, gradient
+
+    _, guess = jax.jit(loss)(parameters, None)
+    state, before = optimizer.init(parameters), parameters
+    for i in range(150):
+        before, (parameters, state, guess, _, gradient) = parameters, step(parameters, state, guess)
+        if i == 0:  # the gradient is that of the minimum, by differences of the fitted cost
+            moved = [[before[0], before[1], before[2] + h] for h in (1e-4, -1e-4)]
+            up, down = (jax.jit(loss)(p, None)[0] for p in moved)
+            np.testing.assert_allclose(jnp.sum(gradient[2]), (up - down) / 2e-4, rtol=1e-3)
+    v = jnp.linspace(-1, 1, 21)[:, None]
+    error = jnp.sqrt(jnp.mean((network(parameters, v) - 0.2 * v[:, 0]) ** 2))
+    assert error < 0.05  # a quarter of the friction at v = 1
+
+
+def test_errors_name_what_is_wrong() -> None:
+    u = jnp.ones((1, 1, 1))
+    with pytest.raises(smnn.ShapeError, match="residual must return the residuals at each time point"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], u, 0.1, n_steps=5, order=2)
+    with pytest.raises(smnn.ArgumentError, match="method='march' solves initial-value problems"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], jnp.ones((3, 1, 1)), 0.1, n_steps=5, order=2, method="march")
+    with pytest.raises(smnn.ArgumentError, match="noise"):
+        sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, noise=None)

@@ -31,7 +31,6 @@ from typing import NamedTuple
 
 from . import _arrays
 from ._arrays import Array, Namespace
-from ._linearize import product
 from ._problem import Problem, System, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
@@ -189,26 +188,33 @@ class _Rows:
         P = xp.moveaxis(part(fit.columns), -1, 1)
         b, u = part(fit.rhs)[:, None, ...], part(fit.data)[:, None, ...]
         known = xp.concat([-b, xp.broadcast_to(P, (b.shape[0], P.shape[1], *b.shape[2:]))], axis=1)
-        equation = part(self.w_equation)[:, None, ...] * (
-            product(xp, part(fit.coefficients)[:, None, ...], now) + known
-        )
+        equation = part(self.w_equation)[:, None, ...] * (self._equations(part(fit.coefficients), now) + known)
         observed = now[..., : u.shape[-1]]
         data = xp.concat([observed[:, :1, ...] - u, observed[:, 1:, ...]], axis=1) * part(self.w_data)[:, None, ...]
         smoothness = self._steps(y, part(self.step_sizes, end - 1), part(self.w_smoothness, end - 1))
         return xp.concat([xp.reshape(x, (*x.shape[:2], -1)) for x in (equation, data, smoothness)], axis=-1)
 
+    def _equations(self, J: Array, y: Array) -> Array:
+        """J y for J (B or 1, T or 1, Q, V, K) and y (B, 1+p, T, V, K): (B, 1+p, T, Q)."""
+        xp, n = self.system.xp, self.system.n
+        columns = xp.permute_dims(xp.reshape(y, (*y.shape[:3], n)), (0, 2, 3, 1))
+        return xp.permute_dims(xp.reshape(J, (*J.shape[:3], n)) @ columns, (0, 3, 1, 2))
+
     def _steps(self, y: Array, s: Array, w: Array) -> Array:
         """w (F diag(s^o) y[t] + G diag(s^o) y[t+1]), (B, 1+p, steps, V, m)."""
-        xp = self.system.xp
-        powers = _arrays.powers(xp, s, self.system.K)[:, None, :, None, :]
+        xp, (F, G) = self.system.xp, self.system.smoothness_matrices
+        powers, m = _arrays.powers(xp, s, self.system.K), F.shape[0]
 
-        def times(M: Array, y: Array) -> Array:
+        def times(z: Array, M: Array) -> Array:
             """As one product of two matrices, which is several times faster than many small ones."""
-            z = powers * y
             return xp.reshape(xp.reshape(z, (-1, z.shape[-1])) @ xp.matrix_transpose(M), (*z.shape[:-1], M.shape[0]))
 
-        F, G = self.system.smoothness_matrices
-        return w[:, None, :, None, None] * (times(F, y[:, :, :-1, ...]) + times(G, y[:, :, 1:, ...]))
+        if s.shape == (1, 1):
+            both = times(y, xp.concat([F, G], axis=0) * powers[0, 0, :])
+            return w[:, None, :, None, None] * (both[:, :, :-1, :, :m] + both[:, :, 1:, :, m:])
+        powers = powers[:, None, :, None, :]
+        rows = times(powers * y[:, :, :-1, ...], F) + times(powers * y[:, :, 1:, ...], G)
+        return w[:, None, :, None, None] * rows
 
 
 class Estimate(NamedTuple):

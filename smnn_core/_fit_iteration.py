@@ -228,7 +228,7 @@ class Iteration:
         """
         xp = self.xp
         if not self.problem.p:
-            return xp.ones_like(change[:, 0]) if change.shape[-1] else xp.ones(change.shape[:1], dtype=change.dtype)
+            return xp.ones(change.shape[:1], dtype=change.dtype, device=self.problem.device)
         variance = xp.linalg.diagonal(_take(xp, self.covariance, own))
         step = change / xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
         last, ω = _take(xp, self.last_step, own), _take(xp, self.ω, own)
@@ -287,7 +287,9 @@ class Iteration:
     def _damped(self, fit: LinearFit, members: Array | None) -> LinearFit:
         """With rows that hold variables that nobody observed near where they are: equations say little of them yet."""
         xp = self.xp
-        free = (_take(xp, self.problem.data.observed, members) == 0) & (xp.arange(fit.data.shape[-1]) == 0)
+        free = (_take(xp, self.problem.data.observed, members) == 0) & (
+            xp.arange(fit.data.shape[-1], device=self.problem.device) == 0
+        )
         now = _take(xp, self.z, members)[..., : fit.data.shape[-1]]
         w = xp.where(free, xp.full_like(now, DAMPING), fit.weights.initial)
         return fit._replace(data=xp.where(free, now, fit.data), weights=replace(fit.weights, initial=w))

@@ -102,7 +102,7 @@ def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:
     problem = Problem.build(
         fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=y.shape[1], scheme=scheme, weights=fit.weights
     )
-    return _gram(fit._replace(columns=fit.columns[..., :0]), weighted_system(problem.system), (y[None],))[:, 0, 0]
+    return _gram(fit._replace(columns=fit.columns[..., :0]), weighted_system(problem.system), (y[None, ...],))[:, 0, 0]
 
 
 def _gram(fit: LinearFit, system: System, pieces: tuple[Array, ...]) -> Array:

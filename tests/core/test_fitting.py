@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from _backends import load
 
 import smnn_core as smnn
 from benchmarks.fitting_problems import CYCLE, decay, fitzhugh_nagumo, integrate, spikes
@@ -270,6 +271,26 @@ def test_result_has_the_dtype_and_batch_axes_of_the_arguments():
     assert r.noise.shape == (2, 2, 1)
     assert r.cost.shape == r.converged.shape == r.iterations.shape == (2, 2)
     assert {x.dtype for x in (r.y, r.parameters, r.covariance, r.cost, r.noise)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["array_api_strict", "torch"])
+def test_other_array_libraries_give_the_same(name):
+    backend = load(name)
+    xp = backend.xp
+
+    def linearize(t, y, k):
+        value, slope = y[..., 0, 0], y[..., 0, 1]
+        k = k[..., 0] + 0 * value
+        J = xp.stack([k, 1 + 0 * k, 0 * k], axis=-1)
+        return (slope + k * value)[..., None], J[..., None, None, :], value[..., None, None]
+
+    data = decays(np.array([1.3]), 0.1)[0]
+    data[::3] = np.nan
+    options = {"order": 2, "bounds": (0.0, 3.0), "engine": "array_api"}
+    expected = smnn.fit_ode(decay, data, 0.05, np.array([0.1]), **options)
+    r = smnn.fit_ode(linearize, backend.asarray(data), 0.05, backend.asarray([0.1]), **options)
+    np.testing.assert_allclose(backend.to_numpy(r.parameters), expected.parameters, rtol=1e-8)
+    np.testing.assert_allclose(backend.to_numpy(r.y), expected.y, rtol=1e-8, atol=1e-8)
 
 
 def test_shows_parameters_with_their_errors():

@@ -85,15 +85,22 @@ class Search:
         self.all = np.argwhere(np.ones((len(self.terms), V), dtype=bool))
         self.noise = self.o.noise
         self.start(np.zeros((len(self.terms), V)), self.weights[:-1])
-        before = np.inf
-        while self.coarse > COARSE and self.parts < MOST_PARTS and self.coarse < before / 2:
-            before = self.coarse
-            self.parts *= 2 if self.coarse < 20 * COARSE else 4
-            self.start(self.fit.xi, self.weights[-3:-1])
-        self.resolved = self.coarse <= COARSE
+        self.refine()
         self.choose()
         self.revise()
         self.finish()
+
+    def refine(self, patience: int = 2) -> None:
+        """Divides steps as long as that helps: where it does not, the library cannot describe the data."""
+        least, failures = np.inf, 0
+        while self.coarse > COARSE and self.parts < MOST_PARTS and failures < patience:
+            left = self.coarse * float(np.mean((self.noise / self.o.noise) ** 2))
+            failures = failures + 1 if left > 0.5 * least else 0
+            least = min(least, left)
+            self.parts *= 2 if self.coarse < 20 * COARSE else 4
+            self.noise = self.o.noise
+            self.start(self.fit.xi, self.weights[-4:-1])
+        self.resolved = self.coarse <= COARSE
 
     def start(self, xi: np.ndarray, weights: tuple[float, ...]) -> None:
         """Fits all terms, the equations' weight growing, and collects the sets of terms that are best at the last."""

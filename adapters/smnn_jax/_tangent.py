@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import ad
 
 from smnn_core import _constraints as rows
@@ -41,7 +42,6 @@ from smnn_core._gradient import equation_correction, residual
 from smnn_core._problem import Problem, Rows, System
 
 from ._call import call
-from ._mesh import vary_like
 from ._operators import CORE_AXES, PROBLEM_AXES, SYSTEM_AXES, Static, batch_shape
 from ._primitive import Traced
 from ._time import ChunkFactor, drop_halo, with_halo
@@ -117,21 +117,21 @@ def _pull_by_transposition(*operands: Array, static: Static, moving: tuple[str, 
 
 @dataclass(frozen=True, eq=False)
 class _MappedSystem(System):
-    """A system whose constants, the matrices of the scheme, vary over the axes of a shard_map like its arrays.
+    """A system whose constants, such as the matrices of the scheme, are computed from numbers.
 
-    custom_linear_solve makes all that its functions close over vary, after it has traced them: constants must already.
+    custom_linear_solve makes arrays that its functions close over vary over the axes of a shard_map, after it has
+    traced them: JAX then finds arrays varying that did not when it traced. Numbers are part of the functions.
     """
 
-    matrices: tuple[Array, Array]
-
-    @property
-    def smoothness_matrices(self) -> tuple[Array, Array]:
-        return self.matrices
+    def constant(self, values: Any) -> Array:
+        values = np.asarray(values)
+        if not values.ndim:
+            return jnp.full((), float(values), self.dtype)
+        return jnp.reshape(jnp.stack([jnp.full((), float(x), self.dtype) for x in values.flat]), values.shape)
 
     @staticmethod
     def of(system: System) -> _MappedSystem:
-        F, G = (vary_like(M, system.coefficients) for M in system.smoothness_matrices)
-        return _MappedSystem(**vars(system), matrices=(F, G))
+        return _MappedSystem(**vars(system))
 
 
 def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from smnn_core._constraints import apply, weighted
 from smnn_core._problem import Rows, System
 from smnn_core.engines import array_api as elimination
-from smnn_core.engines.array_api import Level
+from smnn_core.engines.array_api import Couplings, Level
 
 Array = Any
 
@@ -62,19 +62,14 @@ class ChunkFactor:
     @staticmethod
     def of(system: System, axis: str) -> ChunkFactor:
         """Eliminates the chunk of this device, then all separators."""
-        own, left, right = elimination.blocks(system)
-        norms = elimination.column_norms(jnp, own, left, right)
-        halo = norms[..., -1:, :]
-        levels, own, left, right, norms = elimination.eliminate(
-            system, own[..., :-1, :, :], left, right, norms[..., :-1, :]
-        )
+        own, couplings, unit = elimination.blocks(system)
+        unit = jnp.max(jax.lax.all_gather(unit, axis), axis=0)
+        levels, own, couplings = elimination.eliminate(system, own[..., :-1, :, :], couplings, unit)
         local = jnp.stack([jnp.any(level.undetermined, axis=-1) for level in levels]).any(0) if levels else None
-        own, left, right = (_gather(axis, x, -3) for x in (own, left, right))
-        norms, halo = _gather(axis, norms, -2), _gather(axis, halo, -2)
-        norms = jnp.hypot(norms, jnp.concatenate([jnp.zeros_like(norms[..., :1, :]), halo[..., :-1, :]], axis=-2))
+        own, couplings = _gather(axis, own, -3), Couplings(*(_gather(axis, x, -3) for x in couplings))
         # the last coupling leads nowhere, but its rows, left from those of the last chunk, still hold its first point
-        separators, own, left, _, norms = elimination.eliminate(system, own, left, right, norms)
-        last, _ = elimination.triangularise(system, elimination.last_rows(jnp, system.n, own, left), norms)
+        separators, own, couplings = elimination.eliminate(system, own, couplings, unit)
+        last = elimination.eliminate_last(system, own, couplings, unit)
         flags = [jnp.any(level.undetermined, axis=-1) for level in (*separators, last)]
         if local is not None:
             flags.append(jnp.any(_gather(axis, local[..., None], -1), axis=-1))
@@ -88,34 +83,29 @@ class ChunkFactor:
 
     def _solve(self, d: Rows) -> Array:
         n = self.system.n
-        d = weighted(self.system.weights, d)
-        own = elimination.stack_own(self.system, d)[..., :-1, :, None]
-        coupling = jnp.reshape(d.smoothness, (*d.smoothness.shape[:-2], -1, 1))
+        own, coupling = elimination.stack_rows(self.system, weighted(self.system.weights, d))
+        own, coupling = own[..., :-1, :, None], coupling[..., None]
         batch = jnp.broadcast_shapes(own.shape[:-3], coupling.shape[:-3])
         own, coupling = (jnp.broadcast_to(x, (*batch, *x.shape[-3:])) for x in (own, coupling))
         z, own, coupling = elimination.reflect(jnp, n, self.levels, own, coupling)
         own, coupling = _gather(self.axis, own, -3), _gather(self.axis, coupling, -3)
         z_separators, own, coupling = elimination.reflect(jnp, n, self.separators, own, coupling)
         rows = jnp.matrix_transpose(self.last.Q) @ elimination.last_rows(jnp, n, own, coupling)
-        return self._substitute_back(z, z_separators, rows[..., :n, :])
+        return self._substitute_back(z, z_separators, self.last.R_inverse @ rows[..., :n, :])
 
     def normal_solve(self, g: Array) -> Array:
         """M^-1 g, (..., P, V, K)."""
-        g = jnp.reshape(g, (*g.shape[:-2], self.system.n, 1))
-        w, g, beyond = elimination.substitute_transposed(jnp, self.levels, g)
-        g, beyond = _gather(self.axis, g, -3), _gather(self.axis, beyond, -3)
-        g = g + jnp.concatenate([jnp.zeros_like(g[..., :1, :, :]), beyond[..., :-1, :, :]], axis=-3)
-        w_separators, g, _ = elimination.substitute_transposed(jnp, self.separators, g)
-        return self._substitute_back(w, w_separators, elimination.solve_transposed(jnp, self.last.R, g))
+        w, g, g_δ = elimination.substitute_transposed(jnp, self.levels, elimination.flatten(jnp, g)[..., None])
+        g, g_δ = _gather(self.axis, g, -3), _gather(self.axis, g_δ, -3)
+        w_separators, g, _ = elimination.substitute_transposed(jnp, self.separators, g, g_δ)
+        w_last = jnp.matrix_transpose(self.last.R_inverse) @ g
+        return self._substitute_back(w, w_separators, self.last.R_inverse @ w_last)
 
-    def _substitute_back(self, z: list[Array], z_separators: list[Array], z_last: Array) -> Array:
-        x = elimination.substitute_back(jnp, self.separators, z_separators, jnp.linalg.solve(self.last.R, z_last))
-        x = jnp.concatenate([x, jnp.zeros_like(x[..., :1, :, :])], axis=-3)
-        first, beyond = (
-            jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(self.axis) + i, 1, axis=x.ndim - 3) for i in (0, 1)
-        )
-        x = elimination.substitute_back(jnp, self.levels, z, first, beyond)
-        x = jnp.reshape(x, (*x.shape[:-2], self.system.V, self.system.K))
+    def _substitute_back(self, z: list[Array], z_separators: list[Array], first: Array) -> Array:
+        x, δ = elimination.substitute_back(jnp, self.separators, z_separators, first, jnp.zeros_like(first))
+        x, δ = (jax.lax.dynamic_slice_in_dim(a, jax.lax.axis_index(self.axis), 1, axis=a.ndim - 3) for a in (x, δ))
+        x, _ = elimination.substitute_back(jnp, self.levels, z, x, δ)
+        x = elimination.unflatten(self.system, x[..., 0])
         return jnp.where(self.undetermined[..., None, None, None], jnp.nan, x)
 
 

@@ -2,38 +2,42 @@
 
 The rows W A of the problem, on P = T points with n unknowns each, are kept as
 
-    own[j]                   rows that touch point j only                                 (mD, n)
-    left[j], right[j]        rows that couple point j (left) to point j+1 (right)         (mC, n) each
+    own[j]                                          rows that touch point j only                       (mD, n)
+    C[j] (y[j+1] - Phi[j] y[j]) + D[j] y[j]         rows that couple point j to point j+1              (mC, n) each
 
-One level eliminates every odd point j. The rows that touch it,
+where Phi[j] y[j] predicts y[j+1]: at first by the Taylor polynomial, for which all rows of a scheme vanish that is
+exact for polynomials of degree R, so that D = 0. One level eliminates every odd point j. With a and b for its
+neighbours, y[j] = Phi[a] y[a] + e and y[b] = Phi[j] Phi[a] y[a] + δ the rows that touch it are
 
-        j         j-1        j+1
-    [ own[j]       0          0      ]
-    [ right[j-1]  left[j-1]   0      ]  =  Q [ R  E  G ]      R (n, n) upper triangular
-    [ left[j]      0        right[j] ]       [ 0  L' R']      at most 2n rows
+                e                δ       y[a]
+    [ own[j]               0      own[j] Phi[a] ]
+    [ C[a]                 0      D[a]          ]  =  Q [ R  E   G  ]      R (n, n) upper triangular
+    [ D[j] - C[j] Phi[j]   C[j]   D[j] Phi[a]   ]       [ 0  C'  D' ]      at most 2n rows
 
-give n rows that express it through its neighbours, and new coupling rows [L' R'] between the neighbours: a problem of
-the same form on the even points. log2(T) levels, then one point, then back substitution level by level.
-Source: Gargir, Toledo, Parallel-in-Time Kalman Smoothing Using Orthogonal Transformations, IPDPS 2025.
+n rows that express e by its neighbours, and new coupling rows between them, with the prediction Phi[j] Phi[a]: a
+problem of the same form on the even points. log2(T) levels, then one point, then back substitution level by level.
+Source: Gargir, Toledo, Parallel-in-Time Kalman Smoothing Using Orthogonal Transformations, IPDPS 2025; for the
+increments e, δ in place of y, and for what follows, docs/theory/elimination.md.
 
 Where P is even the last odd point has no right neighbour; from then on the last coupling leads to a phantom point
-(zero columns), so that all points are treated alike.
-
-A diagonal entry of R, divided by the norm of its column of W A, is the sine of the angle between that column and those
-eliminated before it: the test for singularity. Columns are not scaled: Householder reflections do not care, and rounded
-entries would no longer satisfy the rows of the scheme, which cost a factor 100 for y' + y = 1 in float32.
+(zero columns), so that all points are treated alike. Unknowns are ordered by derivative, then by variable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import factorial
+from typing import NamedTuple
 
 import array_api_compat as compat
+import numpy as np
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, is_tracer, powers, size
 from .._constraints import apply, weighted
 from .._problem import Rows, System
+from .._schemes import Scheme
 
 name = "array_api"
 
@@ -48,20 +52,42 @@ def describe() -> str:
     return "available: odd-even elimination in array API calls, any namespace and size"
 
 
+class Couplings(NamedTuple):
+    """Rows C (y[j+1] - Phi y[j]) + D y[j] for the points j = 0, 1, ...; the last may lead beyond the last point."""
+
+    C: Array
+    """(..., N, mC, n)"""
+    D: Array
+    """(..., N, mC, n)"""
+    Phi: Array
+    """(..., N, n, n)"""
+    noise: Array
+    """(..., N, mC, n): squares of the rounding errors of D, in units of eps and of the largest entry of W A"""
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One level of elimination: the factor of its odd points (see the module)."""
+    """One level of elimination: the factor of its odd points j, a and b their neighbours (see the module)."""
 
     Q: Array
     """(..., P//2, M, k)"""
-    R: Array
+    R_inverse: Array
     """(..., P//2, n, n)"""
     E: Array
-    """(..., P//2, n, n): coupling to the left neighbour"""
+    """(..., P//2, n, n): R^-1 E, the part of δ in e"""
     G: Array
-    """(..., P//2, n, n): coupling to the right neighbour"""
+    """(..., P//2, n, n): R^-1 G, the part of y[a] in e"""
+    Phi_a: Array
+    """(..., P//2, n, n): y[j] = Phi_a y[a] + e"""
+    Phi_j: Array
+    """(..., P//2, n, n): y[b] = Phi_j y[j] + (the increment from j to b)"""
+    dropped_a: Array
+    dropped_j: Array
+    """(..., P//2, n, n): Phi_a and Phi_j less what they were on the level before"""
     undetermined: Array
     """(..., P//2) bool"""
+    mC: int
+    """rows of a coupling of this level"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,50 +125,53 @@ class ArrayFactor:
         levels, last = columns.factor(self)
         z, own, coupling = reflect(xp, n, levels, own, coupling)
         rows = xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling)
-        return self._substitute_back(columns, levels, last, z, rows[..., :n, :])
+        return self._substitute_back(columns, levels, z, last.R_inverse @ rows[..., :n, :])
 
     def normal_solve(self, g: Array) -> Array:
-        system, xp = self.system, self.system.xp
-        batch = broadcast_shapes({"system": system.batch, "g": tuple(g.shape[:-3])})
-        columns = _Columns(xp, system.batch, batch)
+        xp = self.system.xp
+        batch = broadcast_shapes({"system": self.system.batch, "g": tuple(g.shape[:-3])})
+        columns = _Columns(xp, self.system.batch, batch)
         levels, last = columns.factor(self)
-        g = columns.gather(xp.reshape(g, (*g.shape[:-2], system.n)), 2)
-        w, g, _ = substitute_transposed(xp, levels, g)
-        return self._substitute_back(columns, levels, last, w, solve_transposed(xp, last.R, g))
+        w, g, _ = substitute_transposed(xp, levels, columns.gather(flatten(xp, g), 2))
+        w_last = xp.matrix_transpose(last.R_inverse) @ g
+        return self._substitute_back(columns, levels, w, last.R_inverse @ w_last)
 
-    def _substitute_back(
-        self, columns: _Columns, levels: list[Level], last: Level, z: list[Array], z_last: Array
-    ) -> Array:
-        """R x = z level by level; NaN for undetermined members, (*batch, T, V, K)."""
+    def _substitute_back(self, columns: _Columns, levels: list[Level], z: list[Array], first: Array) -> Array:
+        """R x = z level by level, from x at the first point; NaN for undetermined members, (*batch, T, V, K)."""
         system, xp = self.system, self.system.xp
-        x = columns.scatter(substitute_back(xp, levels, z, xp.linalg.solve(last.R, z_last)))
-        x = xp.reshape(x, (*columns.batch, system.n_steps, system.V, system.K))
+        x, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
+        x = unflatten(system, columns.scatter(x))
         bad = xp.any(self.undetermined, axis=-1)[..., None, None, None]
         return xp.where(bad, system.constant(xp.nan), x)
 
 
 def factorize(system: System) -> ArrayFactor:
     """Eliminates all points: linear work, log2(T) levels."""
-    xp = system.xp
-    own, left, right = blocks(system)
-    levels, own, left, _, norms = eliminate(system, own, left, right, column_norms(xp, own, left, right))
-    last, _ = triangularise(system, last_rows(xp, system.n, own, left), norms)
-    return ArrayFactor(system, tuple(levels), last)
+    own, couplings, unit = blocks(system)
+    levels, own, couplings = eliminate(system, own, couplings, unit)
+    return ArrayFactor(system, tuple(levels), eliminate_last(system, own, couplings, unit))
 
 
-def eliminate(
-    system: System, own: Array, left: Array, right: Array, norms: Array
-) -> tuple[list[Level], Array, Array, Array, Array]:
-    """Eliminates all points but the first: the levels, and what is left of own, left, right and norms.
+def eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[list[Level], Array, Couplings]:
+    """Eliminates all points but the first: the levels, and what is left of own rows and couplings.
 
     Where there are as many couplings as points the last one leads to a point that is not among them, which stays.
     """
     levels = []
     while own.shape[-3] > 1:
-        level, left, right = _eliminate(system, own, left, right, norms[..., 1::2, :])
+        level, couplings = _eliminate(system, own, couplings, unit)
         levels.append(level)
-        own, norms = own[..., ::2, :, :], norms[..., ::2, :]
-    return levels, own, left, right, norms
+        own = own[..., ::2, :, :]
+    return levels, own, couplings
+
+
+def eliminate_last(system: System, own: Array, couplings: Couplings, unit: Array) -> Level:
+    """The factor of the one point that is left, whose E and G are empty."""
+    xp, n = system.xp, system.n
+    rows, noise = last_rows(xp, n, own, couplings.D), last_rows(xp, n, (own / unit) ** 2, couplings.noise)
+    Q, R_inverse, _, undetermined = triangularise(system, rows, noise, unit)
+    none = R_inverse[..., :0]
+    return Level(Q, R_inverse, none, none, none, none, none, none, undetermined, couplings.D.shape[-2])
 
 
 def reflect(
@@ -150,79 +179,138 @@ def reflect(
 ) -> tuple[list[Array], Array, Array]:
     """Q^T applied to right-hand sides (..., P, rows, columns) of own rows and couplings, level by level.
 
-    Returns z, the right-hand sides of the eliminated points, and those of the first point and its coupling.
+    Returns R^-1 z, z the right-hand sides of the eliminated points, and those of the first point and its coupling.
     """
     z = []
     for level in levels:
         P = own.shape[-3]
-        coupling, to_left, to_right = _pairs(xp, P, coupling)
-        rows = _pad(xp, xp.concat([own[..., 1::2, :, :], to_left, to_right], axis=-2), -2, 0, n)
+        coupling, at_a, at_j = _pairs(xp, P, coupling)
+        rows = _pad(xp, xp.concat([own[..., 1::2, :, :], at_a, at_j], axis=-2), -2, 0, n)
         rows = xp.matrix_transpose(level.Q) @ rows
-        z.append(rows[..., :n, :])
+        z.append(level.R_inverse @ rows[..., :n, :])
         coupling = _with_phantom(xp, P, coupling, rows[..., n:, :])
         own = own[..., ::2, :, :]
     return z, own, coupling
 
 
 def substitute_back(
-    xp: Namespace, levels: Sequence[Level], z: Sequence[Array], x: Array, beyond: Array | None = None
-) -> Array:
-    """R x = z level by level, from x at the first point and, where the last coupling leads there, beyond the last."""
-    for level, z_odd in zip(reversed(levels), reversed(z), strict=True):
-        h = z_odd.shape[-3]
-        right = x[..., 1:, :, :]
-        right = _pad(xp, right, -3, 0, h) if beyond is None else xp.concat([right, beyond], axis=-3)[..., :h, :, :]
-        x_odd = xp.linalg.solve(level.R, z_odd - level.E @ x[..., :h, :, :] - level.G @ right)
-        x = _interleave(xp, x, x_odd, axis=-3)
-    return x
+    xp: Namespace, levels: Sequence[Level], z: Sequence[Array], x: Array, δ: Array
+) -> tuple[Array, Array]:
+    """x at all points, and increments, from R^-1 z, x at the first point and the increment to the one beyond the last.
+
+    Increments are carried from level to level: as differences of x they would have lost the digits that x shares.
+    """
+    for level, e in zip(reversed(levels), reversed(z), strict=True):
+        h = e.shape[-3]
+        x_a, δ_b = x[..., :h, :, :], δ[..., :h, :, :]
+        e = e - level.E @ δ_b - level.G @ x_a
+        x_j = level.Phi_a @ x_a + e
+        at_a, at_j = e + level.dropped_a @ x_a, δ_b - level.Phi_j @ e + level.dropped_j @ x_j
+        x = _interleave(xp, x, x_j, axis=-3)
+        δ = xp.concat([_interleave(xp, at_a, at_j, axis=-3), δ[..., h:, :, :]], axis=-3)
+    return x, δ
 
 
-def substitute_transposed(xp: Namespace, levels: Sequence[Level], g: Array) -> tuple[list[Array], Array, Array]:
-    """R^T w = g level by level: w of the eliminated points, what is left of g at the first and beyond the last."""
+def substitute_transposed(
+    xp: Namespace, levels: Sequence[Level], g: Array, g_δ: Array | None = None
+) -> tuple[list[Array], Array, Array]:
+    """The transpose of `substitute_back`, with R^-1 R^-T in place of R^-1: R x = w, R^T w = g for the next.
+
+    Args:
+        g: (..., P, n, columns).
+        g_δ: the same for the increments from each point to the next, None for zeros.
+
+    Returns:
+        R^-1 w of the eliminated points, and what is left of g at the first point and at its increment.
+    """
     mT = xp.matrix_transpose
-    w, beyond = [], xp.zeros_like(g[..., :1, :, :])
+    w = []
+    g_δ = xp.zeros_like(g) if g_δ is None else g_δ
     for level in levels:
-        w_odd = solve_transposed(xp, level.R, g[..., 1::2, :, :])
-        g = g[..., ::2, :, :]
-        P, to_right = g.shape[-3], mT(level.G) @ w_odd
-        beyond = beyond - (to_right[..., -1:, :, :] if to_right.shape[-3] == P else 0)
-        g = g - _pad(xp, mT(level.E) @ w_odd, -3, 0, P) - _pad(xp, to_right[..., : P - 1, :, :], -3, 1, P)
-        w.append(w_odd)
-    return w, g, beyond
+        P = g.shape[-3]
+        h = P // 2
+        at_a, at_j = g_δ[..., 0 : 2 * h : 2, :, :], g_δ[..., 1 : 2 * h : 2, :, :]
+        g_j = g[..., 1::2, :, :] + mT(level.dropped_j) @ at_j
+        g_e = g_j + at_a - mT(level.Phi_j) @ at_j
+        to_a = mT(level.Phi_a) @ g_j + mT(level.dropped_a) @ at_a - mT(level.G) @ g_e
+        g = g[..., ::2, :, :] + _pad(xp, to_a, -3, 0, P - h)
+        g_δ = xp.concat([at_j - mT(level.E) @ g_e, g_δ[..., 2 * h :, :, :]], axis=-3)
+        w.append(level.R_inverse @ (mT(level.R_inverse) @ g_e))
+    return w, g, g_δ
 
 
-def _eliminate(system: System, own: Array, left: Array, right: Array, norms: Array) -> tuple[Level, Array, Array]:
+def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[Level, Couplings]:
     """One level: eliminates the odd points; the couplings between the even ones are left."""
     xp, n, P = system.xp, system.n, own.shape[-3]
-    left, left_of_left, left_of_right = _pairs(xp, P, left)
-    right, right_of_left, right_of_right = _pairs(xp, P, right)
-    odd = own[..., 1::2, :, :]
-    no_own, no_coupling = xp.zeros_like(odd), xp.zeros_like(left_of_left)
-    rows = xp.concat(
-        [
-            xp.concat([odd, no_own, no_own], axis=-1),
-            xp.concat([right_of_left, left_of_left, no_coupling], axis=-1),
-            xp.concat([left_of_right, no_coupling, right_of_right], axis=-1),
-        ],
-        axis=-2,
-    )
-    level, remaining = triangularise(system, _pad(xp, rows, -2, 0, n), norms)
-    new_left = _with_phantom(xp, P, left, remaining[..., :n])
-    new_right = _with_phantom(xp, P, right, remaining[..., n:])
-    return level, new_left, new_right
+    odd, (all_, at_a, at_j) = own[..., 1::2, :, :], zip(*(_pairs(xp, P, x) for x in couplings), strict=True)
+    a, dropped_a = _drop(xp, Couplings(*at_a), unit)
+    j, dropped_j = _drop(xp, Couplings(*at_j), unit)
+    zeros = xp.zeros_like
+    rows = [
+        xp.concat([odd, zeros(odd), odd @ a.Phi], axis=-1),
+        xp.concat([a.C, zeros(a.C), a.D], axis=-1),
+        xp.concat([j.D - j.C @ j.Phi, j.C, j.D @ a.Phi], axis=-1),
+    ]
+    noise_e = [zeros(odd), zeros(a.noise), j.noise]
+    noise_a = [(odd / unit) ** 2 @ a.Phi**2, a.noise, j.noise @ a.Phi**2]
+    rows, noise_e, noise_a = (_pad(xp, xp.concat(x, axis=-2), -2, 0, n) for x in (rows, noise_e, noise_a))
+    noise_e = noise_e + (rows[..., :n] / unit) ** 2
+    Q, R_inverse, others, undetermined = triangularise(system, rows, noise_e, unit)
+    E, G, C, D = others[..., :n, :n], others[..., :n, n:], others[..., n:, :n], others[..., n:, n:]
+    # errors of the columns of e are left out: they multiply increments, with those of the columns of δ
+    noise = xp.matrix_transpose(Q[..., n:] ** 2) @ noise_a + (D / unit) ** 2
+    left = Couplings(C, D, j.Phi @ a.Phi, noise)
+    left = Couplings(*(_with_phantom(xp, P, old, x) for old, x in zip(all_, left, strict=True)))
+    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped_a, dropped_j, undetermined, couplings.C.shape[-2])
+    return level, left
 
 
-def triangularise(system: System, rows: Array, norms: Array) -> tuple[Level, Array]:
-    """QR of rows (..., M, n + others): the factor of the point, and the rows that are left for the other columns."""
-    xp, n = system.xp, system.n
-    Q, full = xp.linalg.qr(rows, mode="reduced")
-    R = full[..., :n, :n]
-    undetermined = xp.abs(xp.linalg.diagonal(R)) <= 8 * n * xp.finfo(rows.dtype).eps * norms
-    # a one on the diagonal keeps the back substitution from failing; the result is set to NaN where it was needed
-    R = R + xp.eye(n, dtype=rows.dtype, device=system.device) * xp.astype(undetermined, rows.dtype)[..., None, :]
-    others, remaining = full[..., :n, n:], full[..., n:, n:]
-    half = others.shape[-1] // 2
-    return Level(Q, R, others[..., :half], others[..., half:], xp.any(undetermined, axis=-1)), remaining
+def _drop(xp: Namespace, couplings: Couplings, unit: Array) -> tuple[Couplings, Array]:
+    """Drops columns of Phi where the rows get smaller in y[a] by that; also what was added to Phi."""
+    C, D, Phi, noise = couplings
+    without = D - C @ Phi
+    drop = _largest(xp, without) < _largest(xp, D)
+    dropped = xp.where(drop, -Phi, xp.zeros_like(Phi))
+    noise = xp.where(drop, noise + (C / unit) ** 2 @ Phi**2, noise)
+    return Couplings(C, xp.where(drop, without, D), Phi + dropped, noise), dropped
+
+
+def _largest(xp: Namespace, x: Array) -> Array:
+    """The largest entry of each column, (..., 1, n)."""
+    return xp.max(xp.abs(x), axis=-2, keepdims=True)
+
+
+NOISE = 2.0**14
+"""A pivot is taken for zero where it is at most so many times the estimate of its rounding error. The estimate
+adds up squares of independent errors, and leaves those out that meet increments (see `_eliminate`): of the systems of
+benchmarks/singular.py, pivots are at most 1e3 times the estimate in singular ones, and 1e5 times and more in others."""
+
+
+def triangularise(system: System, rows: Array, noise: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
+    """Q R of rows (..., M, n + others), sorted by size; noise (..., M, n) are the squared errors of the first n columns.
+
+    Returns Q, R^-1, the other columns of R, those of the first n rows times R^-1, and which points are undetermined.
+    """
+    xp, n, info = system.xp, system.n, system.xp.finfo(rows.dtype)
+    by_size = xp.argsort(xp.max(xp.abs(rows[..., :n]), axis=-1), axis=-1, descending=True, stable=True)
+    Q, full = xp.linalg.qr(_take_rows(xp, rows, by_size), mode="reduced")
+    Q = _take_rows(xp, Q, xp.argsort(by_size, axis=-1))
+    R, others = full[..., :n, :n], full[..., n:]
+    pivots = xp.linalg.diagonal(R)
+    vanishing = xp.abs(pivots / unit[..., 0]) <= info.smallest_normal**0.5
+    one = xp.eye(n, dtype=rows.dtype, device=system.device)
+    # a one on the diagonal keeps the solve from failing; the result is set to NaN where it was needed
+    R = R + one * xp.astype(vanishing, rows.dtype)[..., None, :]
+    inverse = xp.linalg.solve(R, xp.concat([xp.broadcast_to(one, R.shape), others[..., :n, :]], axis=-1))
+    R_inverse, others = inverse[..., :n], xp.concat([inverse[..., n:], others[..., n:, :]], axis=-2)
+    # to first order, errors dA of the columns change the pivots by the diagonal of Q^T dA R^-1 diag(pivots)
+    of_pivots = xp.sum(Q[..., :n] ** 2 * (noise @ (R_inverse * pivots[..., None, :]) ** 2), axis=-2)
+    is_noise = (pivots / unit[..., 0]) ** 2 <= (NOISE * info.eps) ** 2 * of_pivots
+    return Q, R_inverse, others, xp.any(vanishing | is_noise, axis=-1)
+
+
+def _take_rows(xp: Namespace, x: Array, order: Array) -> Array:
+    return xp.take_along_axis(x, xp.broadcast_to(order[..., None], (*order.shape, x.shape[-1])), axis=-2)
 
 
 def _pairs(xp: Namespace, P: int, coupling: Array) -> tuple[Array, Array, Array]:
@@ -244,6 +332,16 @@ def last_rows(xp: Namespace, n: int, own: Array, coupling: Array) -> Array:
     """The rows of the one point that is left: its own and those of its coupling to the phantom, at least n."""
     rows = xp.concat([own, coupling], axis=-2) if coupling.shape[-3] else own
     return _pad(xp, rows, -2, 0, n)
+
+
+def flatten(xp: Namespace, x: Array) -> Array:
+    """(..., V, K) as (..., n)."""
+    return xp.reshape(xp.matrix_transpose(x), (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
+def unflatten(system: System, x: Array) -> Array:
+    """The inverse of `flatten`."""
+    return system.xp.matrix_transpose(system.xp.reshape(x, (*x.shape[:-1], system.K, system.V)))
 
 
 def _pad(xp: Namespace, x: Array, axis: int, before: int, total: int) -> Array:
@@ -271,65 +369,84 @@ def _interleave(xp: Namespace, even: Array, odd: Array, axis: int) -> Array:
     return both[(*(slice(None),) * axis, slice(0, count), ...)]
 
 
-def solve_transposed(xp: Namespace, R: Array, b: Array) -> Array:
-    """R^T x = b. Flipped, the lower triangular matrix is upper triangular, so that LU pivots nothing."""
-    lower = xp.flip(xp.matrix_transpose(R), axis=(-2, -1))
-    return xp.flip(xp.linalg.solve(lower, xp.flip(b, axis=-2)), axis=-2)
+@lru_cache(maxsize=64)
+def increment_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of a scheme, F S y[t] + G S y[t+1] with S = diag(s^o), as U (C S (y[t+1] - Phi y[t]) + D S y[t]).
+
+    D = F + G Phi(1), as S Phi(s) = Phi(1) S; its columns up to the degree of exactness are zero. U (m, k) has
+    orthonormal columns, as few as C and D allow: K where D = 0.
+    """
+    F, G = scheme.matrices(K)
+    D = F + G @ np.array([[1 / factorial(o - r) if o >= r else 0.0 for o in range(K)] for r in range(K)])
+    D[:, : scheme.exactness(K) + 1] = 0
+    kept = np.abs(D).max(axis=0) > 0
+    U, triangle = np.linalg.qr(np.hstack([G, D[:, kept]]))
+    D = np.zeros((len(triangle), K))
+    D[:, kept] = triangle[:, K:]
+    return U, triangle[:, :K], D
 
 
-def blocks(system: System) -> tuple[Array, Array, Array]:
-    """W A as own rows (*batch, T, mD, n) and couplings, left and right, (*batch, T-1, mC, n) each."""
+def blocks(system: System) -> tuple[Array, Couplings, Array]:
+    """W A as own rows (*batch, T, mD, n) and T-1 couplings, and its largest entry, (*batch, 1, 1, 1)."""
     xp, T, V, K, n = system.xp, system.n_steps, system.V, system.K, system.n
-    c, w = system.coefficients, system.weights
-    T_init, R_init = system.n_initial_steps, system.n_initial_orders
-    unit = xp.eye(n, dtype=system.dtype, device=system.device)
-    select = xp.reshape(xp.reshape(unit, (V, K, n))[:, :R_init, :], (V * R_init, n))
+    w, T_init, R_init = system.weights, system.n_initial_steps, system.n_initial_orders
+    unit = xp.reshape(xp.eye(n, dtype=system.dtype, device=system.device), (K, V, n))
+    select = xp.reshape(xp.permute_dims(unit[:R_init, :, :], (1, 0, 2)), (V * R_init, n))
     weight = xp.broadcast_to(w.initial, (*_lead(w.initial, 3), T_init, V, R_init))
     initial = xp.reshape(weight, (*weight.shape[:-3], T_init, V * R_init, 1)) * select
-    equation = w.equation[..., None, None] * c
-    own = _concat_rows(
-        xp,
-        (*system.batch, T),
-        xp.reshape(equation, (*equation.shape[:-2], n)),
-        _pad(xp, initial, -3, 0, T),
-    )
+    equation = flatten(xp, w.equation[..., None, None] * system.coefficients)
+    own = _concat_rows(xp, (*system.batch, T), equation, _pad(xp, initial, -3, 0, T))
 
-    p = powers(xp, system.step_sizes, K) * w.smoothness[..., None]
-    same = xp.eye(V, dtype=system.dtype, device=system.device)[:, None, :, None]
+    same = xp.eye(V, dtype=system.dtype, device=system.device)
+    p = powers(xp, system.step_sizes, K)
+    wp = p * w.smoothness[..., None]
 
-    def per_variable(M: Array) -> Array:
-        blocks = same * (M * p[..., None, :])[..., None, :, None, :]
-        blocks = xp.reshape(blocks, (*p.shape[:-1], V * M.shape[0], n))
-        return xp.broadcast_to(blocks, (*system.batch, T - 1, V * M.shape[0], n))
+    def per_variable(rows: Array, variables: Array) -> Array:
+        """rows (..., m, K) as (..., V m, n), for each variable its own."""
+        x = rows[..., None, :, :, None] * variables
+        x = xp.reshape(x, (*x.shape[:-4], V * rows.shape[-2], n))
+        return xp.broadcast_to(x, (*system.batch, T - 1, *x.shape[-2:]))
 
-    F, G = system.smoothness_matrices
-    return own, per_variable(F), per_variable(G)
+    _, C, D = increment_rows(system.scheme, K)
+    C, D = (per_variable(system.constant(M) * wp[..., None, :], same[:, None, None, :]) for M in (C, D))
+    shift = [_pad(xp, p[..., : K - r, None] * _taylor(system, r), -2, r, K) for r in range(K)]
+    Phi = xp.concat(shift, axis=-1)  # (..., o, r)
+    Phi = xp.matrix_transpose(Phi)[..., :, None, :, None] * same[:, None, :]
+    Phi = xp.broadcast_to(xp.reshape(Phi, (*p.shape[:-1], n, n)), (*system.batch, T - 1, n, n))
+    largest = xp.max(xp.abs(own), axis=(-3, -2, -1), keepdims=True)
+    if T > 1:
+        largest = xp.maximum(largest, xp.max(xp.abs(C), axis=(-3, -2, -1), keepdims=True))
+    unit = xp.where(largest == 0, xp.ones_like(largest), largest)
+    return own, Couplings(C, D, Phi, (D / unit) ** 2), unit
 
 
-def stack_own(system: System, d: Rows) -> Array:
-    """The right-hand side of the own rows in the order of `blocks`: (..., T, mD), broadcast to one batch shape."""
+def _taylor(system: System, r: int) -> Array:
+    """1 / k! for k = 0 .. R-r, (R-r+1, 1)."""
+    return system.constant([[1 / factorial(k)] for k in range(system.K - r)])
+
+
+def stack_rows(system: System, d: Rows) -> tuple[Array, Array]:
+    """Right-hand sides in the order of `blocks`: of the own rows, (..., T, mD), and of couplings, (..., T-1, mC)."""
     xp, T = system.xp, system.n_steps
     initial = xp.reshape(d.initial, (*d.initial.shape[:-2], size(tuple(d.initial.shape[-2:]))))
     initial = _pad(xp, initial, -2, 0, T)
     batch = broadcast_shapes({"rhs": tuple(d.equation.shape[:-2]), "initial_values": tuple(initial.shape[:-2])})
     shapes = [(*batch, T, x.shape[-1]) for x in (d.equation, initial)]
-    return xp.concat([xp.broadcast_to(x, s) for x, s in zip((d.equation, initial), shapes, strict=True)], axis=-1)
+    own = xp.concat([xp.broadcast_to(x, s) for x, s in zip((d.equation, initial), shapes, strict=True)], axis=-1)
+    U = system.constant(increment_rows(system.scheme, system.K)[0])
+    mC = system.V * U.shape[-1]
+    if d.smoothness is None:
+        return own, xp.zeros((T - 1, mC), dtype=system.dtype, device=system.device)
+    return own, xp.reshape(d.smoothness @ U, (*d.smoothness.shape[:-2], mC))
 
 
 def _right_hand_side(system: System, d: Rows) -> tuple[_Columns, Array, Array]:
     """W d as own rows (..., T, mD, columns) and couplings (..., T-1, mC, columns), and how columns were gathered."""
-    xp, T = system.xp, system.n_steps
-    d = weighted(system.weights, d)
-    own = stack_own(system, d)
-    mC = system.V * system.smoothness_matrices[0].shape[0]
-    if d.smoothness is None:
-        coupling = xp.zeros((T - 1, mC), dtype=system.dtype, device=system.device)
-    else:
-        coupling = xp.reshape(d.smoothness, (*d.smoothness.shape[:-2], mC))
+    own, coupling = stack_rows(system, weighted(system.weights, d))
     batch = broadcast_shapes(
         {"system": system.batch, "rhs": tuple(own.shape[:-2]), "smoothness": tuple(coupling.shape[:-2])}
     )
-    columns = _Columns(xp, system.batch, batch)
+    columns = _Columns(system.xp, system.batch, batch)
     return columns, columns.gather(own, 2), columns.gather(coupling, 2)
 
 
@@ -367,7 +484,7 @@ class _Columns:
             return self.xp.reshape(x, (*self.lhs, *x.shape[len(factor.system.batch) :]))
 
         def level(old: Level) -> Level:
-            return Level(*(drop(x) for x in (old.Q, old.R, old.E, old.G, old.undetermined)))
+            return Level(**{k: x if isinstance(x, int) else drop(x) for k, x in vars(old).items()})
 
         return [level(old) for old in factor.levels], level(factor.last)
 
@@ -380,12 +497,3 @@ def _lead(x: Array, rank: int) -> Shape:
 def _concat_rows(xp: Namespace, lead: Shape, *blocks: Array) -> Array:
     """Blocks of rows (..., rows, n), broadcast to the leading shape and stacked."""
     return xp.concat([xp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in blocks], axis=-2)
-
-
-def column_norms(xp: Namespace, own: Array, left: Array, right: Array) -> Array:
-    """The norms of the columns of W A, (..., T, n), safe from overflow; 1 for a column of zeros."""
-    blocks = [own, _pad(xp, left, -3, 0, own.shape[-3]), _pad(xp, right, -3, 1, own.shape[-3])]
-    rows = xp.concat(blocks, axis=-2)
-    largest = xp.max(xp.abs(rows), axis=-2)
-    largest = xp.where(largest == 0, xp.ones_like(largest), largest)
-    return largest * xp.sqrt(xp.sum((rows / largest[..., None, :]) ** 2, axis=-2))

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 import smnn_jax
-from smnn_core._gradient import solve_pullback
+from smnn_core._gradient import least_squares_pullback
 from smnn_core._problem import Problem
 from smnn_core.baselines import normal_equations
 
@@ -70,7 +70,7 @@ def _backward(kept: Any, g: Array) -> tuple[Array, ...]:
     arguments, factor, y = kept
     h = jnp.moveaxis(jnp.reshape(g, (*g.shape[:2], -1)), 1, 0)
     λ = jnp.reshape(jnp.moveaxis(_substitute(factor, h), 0, 1), y.shape)
-    return solve_pullback(Problem.build(*arguments), y, λ, g)[:4]
+    return least_squares_pullback(Problem.build(*arguments), y, λ, g)[0][:4]
 
 
 cholesky_scan.defvjp(_forward, _backward)

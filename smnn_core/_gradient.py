@@ -38,6 +38,8 @@ same holds for W r, where (W A)^T W r = 0. Between four and six digits are gaine
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import _constraints as rows
 from ._arrays import Array, concat, powers, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
@@ -120,16 +122,30 @@ def adjoint_rows(system: System, λ: Array, g: Array) -> Rows:
     return corrected(system, rows.weighted(system.weights, rows.apply(system, λ)), g)
 
 
-def solve_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> Gradients:
-    """The gradients of L with respect to all inputs of y = solve(d), from g = dL/dy and λ = M^-1 g."""
-    return least_squares_pullback(problem, y, λ, g)[0]
+def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradients:
+    """The gradients of L with respect to all inputs of y = solve(d), from g = dL/dy and a factor with `adjoint_rows`.
+
+    (W A)^T W r = 0, and what rounding leaves of it is taken off by the same operator.
+    """
+    system = problem.system
+    Wr = rows.weighted(system.weights, residual(problem, y))
+    rest = factor.adjoint_rows(rows.apply_transpose(system, rows.weighted(system.weights, Wr)))
+    Wr = Rows(*(a - b for a, b in zip(Wr, rest, strict=True)))
+    return _contract(problem, y, factor.normal_solve(g), factor.adjoint_rows(g), Wr)[0]
 
 
 def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> tuple[Gradients, Array]:
-    """`solve_pullback`, and the gradient with respect to the right-hand side of the smoothness rows, in y's batch."""
+    """As `solve_pullback` from λ = M^-1 g, without a factor; and the gradient with respect to the right-hand side of
+    the smoothness rows, in y's batch."""
     system = problem.system
-    r, W = residual(problem, y), system.weights
-    v, Wr = adjoint_rows(system, λ, g), corrected(system, rows.weighted(W, r))
+    Wr = corrected(system, rows.weighted(system.weights, residual(problem, y)))
+    return _contract(problem, y, λ, adjoint_rows(system, λ, g), Wr)
+
+
+def _contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple[Gradients, Array]:
+    """dL = v . (W dd - W dA y) + (W r) . (W dA λ) + ..., see the module, with v = W A λ."""
+    system = problem.system
+    W = system.weights
     μ, ρ = rows.weighted(W, v), rows.weighted(W, Wr)
     c_y, s_y = rows.gradient_of_product(system, μ, y)
     c_λ, s_λ = rows.gradient_of_product(system, ρ, λ)
@@ -139,7 +155,7 @@ def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> t
         rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
         step_sizes=s_λ - s_y,
-        weights=_weights_pullback(system, v, r),
+        weights=_weights_pullback(system, v, residual(problem, y)),
     )
     return gradients, μ.smoothness
 

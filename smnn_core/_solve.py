@@ -320,7 +320,7 @@ def adjoint(problem: Problem, factor: Factor, y: Array, g: Array, wanted: Gradie
     """The gradients of L with respect to all inputs, or those wanted, from g = dL/dy; fused where the engine can."""
     if hasattr(factor, "adjoint"):
         return factor.adjoint(problem, y, g, wanted)
-    return _gradient.solve_pullback(problem, y, factor.normal_solve(g), g)
+    return _gradient.solve_pullback(problem, factor, y, g)
 
 
 def adjoint_without_factor(

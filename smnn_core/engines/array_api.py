@@ -35,7 +35,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, is_tracer, powers, size
-from .._constraints import apply, weighted
+from .._constraints import apply, apply_transpose, weighted
 from .._problem import Rows, System
 from .._schemes import Scheme
 
@@ -81,9 +81,8 @@ class Level:
     """(..., P//2, n, n): y[j] = Phi_a y[a] + e"""
     Phi_j: Array
     """(..., P//2, n, n): y[b] = Phi_j y[j] + (the increment from j to b)"""
-    dropped_a: Array
-    dropped_j: Array
-    """(..., P//2, n, n): Phi_a and Phi_j less what they were on the level before"""
+    dropped: Array
+    """(..., 2 (P//2), n, n): Phi_a and Phi_j, interleaved, less what they were on the level before"""
     undetermined: Array
     """(..., P//2) bool"""
     mC: int
@@ -132,9 +131,35 @@ class ArrayFactor:
         batch = broadcast_shapes({"system": self.system.batch, "g": tuple(g.shape[:-3])})
         columns = _Columns(xp, self.system.batch, batch)
         levels, last = columns.factor(self)
-        w, g, _ = substitute_transposed(xp, levels, columns.gather(flatten(xp, g), 2))
-        w_last = xp.matrix_transpose(last.R_inverse) @ g
-        return self._substitute_back(columns, levels, w, last.R_inverse @ w_last)
+        w, w_last = self._transposed(levels, last, columns.gather(flatten(xp, g), 2))
+        z = [level.R_inverse @ x for level, x in zip(levels, w, strict=True)]
+        return self._substitute_back(columns, levels, z, last.R_inverse @ w_last)
+
+    def adjoint_rows(self, g: Array) -> Rows:
+        """v = (W A)^+^T g = Q R^-T g, for g of shape (..., T, V, K), refined once by v += (W A)^+^T (g - (W A)^T v)."""
+        system = self.system
+        v = self._adjoint_rows(g)
+        rest = g - apply_transpose(system, weighted(system.weights, v))
+        return Rows(*(a + b for a, b in zip(v, self._adjoint_rows(rest), strict=True)))
+
+    def _adjoint_rows(self, g: Array) -> Rows:
+        system, xp = self.system, self.system.xp
+        batch = broadcast_shapes({"system": system.batch, "g": tuple(g.shape[:-3])})
+        columns = _Columns(xp, system.batch, batch)
+        levels, last = columns.factor(self)
+        w, w_last = self._transposed(levels, last, columns.gather(flatten(xp, g), 2))
+        own, coupling = reflect_back(xp, levels, last, w, w_last, system.Q + system.V * system.n_initial_orders)
+        bad = xp.any(self.undetermined, axis=-1)[..., None, None]
+        own, coupling = (
+            xp.where(bad, system.constant(xp.nan), columns.scatter(x))
+            for x in (own, coupling[..., : system.n_steps - 1, :, :])
+        )
+        return unstack_rows(system, own, coupling)
+
+    def _transposed(self, levels: list[Level], last: Level, g: Array) -> tuple[list[Array], Array]:
+        """R^-T g, of the eliminated points and of the last."""
+        w, g, _ = substitute_transposed(self.system.xp, levels, g)
+        return w, self.system.xp.matrix_transpose(last.R_inverse) @ g
 
     def _substitute_back(self, columns: _Columns, levels: list[Level], z: list[Array], first: Array) -> Array:
         """R x = z level by level, from x at the first point; NaN for undetermined members, (*batch, T, V, K)."""
@@ -171,7 +196,7 @@ def eliminate_last(system: System, own: Array, couplings: Couplings, unit: Array
     rows, noise = last_rows(xp, n, own, couplings.D), last_rows(xp, n, (own / unit) ** 2, couplings.noise)
     Q, R_inverse, _, undetermined = triangularise(system, rows, noise, unit)
     none = R_inverse[..., :0]
-    return Level(Q, R_inverse, none, none, none, none, none, none, undetermined, couplings.D.shape[-2])
+    return Level(Q, R_inverse, none, none, none, none, none, undetermined, couplings.D.shape[-2])
 
 
 def reflect(
@@ -184,11 +209,12 @@ def reflect(
     z = []
     for level in levels:
         P = own.shape[-3]
-        coupling, at_a, at_j = _pairs(xp, P, coupling)
-        rows = _pad(xp, xp.concat([own[..., 1::2, :, :], at_a, at_j], axis=-2), -2, 0, n)
+        h, coupling = P // 2, _with_phantom(xp, P, coupling)
+        a, j = (coupling[..., i : 2 * h : 2, :, :] for i in (0, 1))
+        rows = _pad(xp, xp.concat([own[..., 1::2, :, :], a, j], axis=-2), -2, 0, n)
         rows = xp.matrix_transpose(level.Q) @ rows
         z.append(level.R_inverse @ rows[..., :n, :])
-        coupling = _with_phantom(xp, P, coupling, rows[..., n:, :])
+        coupling = _next(xp, h, coupling, rows[..., n:, :])
         own = own[..., ::2, :, :]
     return z, own, coupling
 
@@ -204,24 +230,23 @@ def substitute_back(
         h = e.shape[-3]
         x_a, δ_b = x[..., :h, :, :], δ[..., :h, :, :]
         e = e - level.E @ δ_b - level.G @ x_a
-        x_j = level.Phi_a @ x_a + e
-        at_a, at_j = e + level.dropped_a @ x_a, δ_b - level.Phi_j @ e + level.dropped_j @ x_j
-        x = _interleave(xp, x, x_j, axis=-3)
-        δ = xp.concat([_interleave(xp, at_a, at_j, axis=-3), δ[..., h:, :, :]], axis=-3)
+        x = _interleave(xp, x, level.Phi_a @ x_a + e, axis=-3)
+        both = _interleave(xp, e, δ_b - level.Phi_j @ e, axis=-3) + level.dropped @ x[..., : 2 * h, :, :]
+        δ = xp.concat([both, δ[..., h:, :, :]], axis=-3)
     return x, δ
 
 
 def substitute_transposed(
     xp: Namespace, levels: Sequence[Level], g: Array, g_δ: Array | None = None
 ) -> tuple[list[Array], Array, Array]:
-    """The transpose of `substitute_back`, with R^-1 R^-T in place of R^-1: R x = w, R^T w = g for the next.
+    """The transpose of `substitute_back`: R^T w = g.
 
     Args:
         g: (..., P, n, columns).
         g_δ: the same for the increments from each point to the next, None for zeros.
 
     Returns:
-        R^-1 w of the eliminated points, and what is left of g at the first point and at its increment.
+        w of the eliminated points, and what is left of g at the first point and at its increment.
     """
     mT = xp.matrix_transpose
     w = []
@@ -229,22 +254,39 @@ def substitute_transposed(
     for level in levels:
         P = g.shape[-3]
         h = P // 2
-        at_a, at_j = g_δ[..., 0 : 2 * h : 2, :, :], g_δ[..., 1 : 2 * h : 2, :, :]
-        g_j = g[..., 1::2, :, :] + mT(level.dropped_j) @ at_j
+        g = g + _pad(xp, mT(level.dropped) @ g_δ[..., : 2 * h, :, :], -3, 0, P)
+        g_j, at_a, at_j = g[..., 1::2, :, :], g_δ[..., 0 : 2 * h : 2, :, :], g_δ[..., 1 : 2 * h : 2, :, :]
         g_e = g_j + at_a - mT(level.Phi_j) @ at_j
-        to_a = mT(level.Phi_a) @ g_j + mT(level.dropped_a) @ at_a - mT(level.G) @ g_e
+        to_a = mT(level.Phi_a) @ g_j - mT(level.G) @ g_e
         g = g[..., ::2, :, :] + _pad(xp, to_a, -3, 0, P - h)
         g_δ = xp.concat([at_j - mT(level.E) @ g_e, g_δ[..., 2 * h :, :, :]], axis=-3)
-        w.append(level.R_inverse @ (mT(level.R_inverse) @ g_e))
+        w.append(mT(level.R_inverse) @ g_e)
     return w, g, g_δ
+
+
+def reflect_back(
+    xp: Namespace, levels: Sequence[Level], last: Level, w: Sequence[Array], w_last: Array, mD: int
+) -> tuple[Array, Array]:
+    """The transpose of `reflect`: Q applied to w of the eliminated points and of the last; own rows and couplings."""
+    rows = last.Q[..., : w_last.shape[-2]] @ w_last
+    own, coupling = rows[..., :mD, :], rows[..., mD : mD + last.mC, :]
+    for level, w_j in zip(reversed(levels), reversed(w), strict=True):
+        h, n, mC = w_j.shape[-3], w_j.shape[-2], level.mC
+        rows = xp.concat([w_j, coupling[..., :h, : level.Q.shape[-1] - n, :]], axis=-2)
+        rows = level.Q @ rows
+        own = _interleave(xp, own, rows[..., :mD, :], axis=-3)
+        a, j = (rows[..., i : i + mC, :] for i in (mD, mD + mC))
+        coupling = xp.concat([_interleave(xp, a, j, axis=-3), coupling[..., h:, :mC, :]], axis=-3)
+    return own, coupling
 
 
 def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[Level, Couplings]:
     """One level: eliminates the odd points; the couplings between the even ones are left."""
     xp, n, P = system.xp, system.n, own.shape[-3]
-    odd, (all_, at_a, at_j) = own[..., 1::2, :, :], zip(*(_pairs(xp, P, x) for x in couplings), strict=True)
-    a, dropped_a = _drop(xp, Couplings(*at_a), unit)
-    j, dropped_j = _drop(xp, Couplings(*at_j), unit)
+    odd, h = own[..., 1::2, :, :], P // 2
+    couplings = Couplings(*(_with_phantom(xp, P, x) for x in couplings))
+    both, dropped = _drop(xp, Couplings(*(x[..., : 2 * h, :, :] for x in couplings)), unit)
+    a, j = (Couplings(*(x[..., i::2, :, :] for x in both)) for i in (0, 1))
     zeros = xp.zeros_like
     rows = [
         xp.concat([odd, zeros(odd), odd @ a.Phi], axis=-1),
@@ -259,10 +301,9 @@ def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) ->
     E, G, C, D = others[..., :n, :n], others[..., :n, n:], others[..., n:, :n], others[..., n:, n:]
     # errors of the columns of e are left out: they multiply increments, with those of the columns of δ
     noise = xp.matrix_transpose(Q[..., n:] ** 2) @ noise_a + (D / unit) ** 2
-    left = Couplings(C, D, j.Phi @ a.Phi, noise)
-    left = Couplings(*(_with_phantom(xp, P, old, x) for old, x in zip(all_, left, strict=True)))
-    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped_a, dropped_j, undetermined, couplings.C.shape[-2])
-    return level, left
+    new = Couplings(C, D, j.Phi @ a.Phi, noise)
+    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped, undetermined, couplings.C.shape[-2])
+    return level, Couplings(*(_next(xp, h, old, x) for old, x in zip(couplings, new, strict=True)))
 
 
 def _drop(xp: Namespace, couplings: Couplings, unit: Array) -> tuple[Couplings, Array]:
@@ -287,7 +328,7 @@ benchmarks/singular.py, pivots are at most 1e3 times the estimate in singular on
 
 
 def triangularise(system: System, rows: Array, noise: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
-    """Q R of rows (..., M, n + others), sorted by size; noise (..., M, n) are the squared errors of the first n columns.
+    """Q R of rows (..., M, n + others), sorted by size; noise (..., M, n): squared errors of their first n columns.
 
     Returns Q, R^-1, the other columns of R, those of the first n rows times R^-1, and which points are undetermined.
     """
@@ -313,19 +354,17 @@ def _take_rows(xp: Namespace, x: Array, order: Array) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(order[..., None], (*order.shape, x.shape[-1])), axis=-2)
 
 
-def _pairs(xp: Namespace, P: int, coupling: Array) -> tuple[Array, Array, Array]:
-    """The couplings to the left and to the right of every odd point, of all (with the phantom's where P is even)."""
-    if P % 2 == 0:
-        coupling = _pad(xp, coupling, -3, 0, P)
-    return coupling, coupling[..., 0 : P - 1 : 2, :, :], coupling[..., 1::2, :, :]
+def _with_phantom(xp: Namespace, P: int, coupling: Array) -> Array:
+    """Couplings of P points; where P is even, with one that leads beyond the last."""
+    return _pad(xp, coupling, -3, 0, P) if P % 2 == 0 else coupling
 
 
-def _with_phantom(xp: Namespace, P: int, coupling: Array, new: Array) -> Array:
-    """The couplings of the next level: the new ones and, where P is odd and there is one, the phantom's."""
-    if P % 2 == 0 or coupling.shape[-3] < P:
+def _next(xp: Namespace, h: int, old: Array, new: Array) -> Array:
+    """The couplings of the next level: the new ones and, where there is one, that of the last point if it stays."""
+    if old.shape[-3] == 2 * h:
         return new
-    count = max(new.shape[-2], coupling.shape[-2])
-    return xp.concat([_pad(xp, new, -2, 0, count), _pad(xp, coupling[..., -1:, :, :], -2, 0, count)], axis=-3)
+    count = max(new.shape[-2], old.shape[-2])
+    return xp.concat([_pad(xp, new, -2, 0, count), _pad(xp, old[..., 2 * h :, :, :], -2, 0, count)], axis=-3)
 
 
 def last_rows(xp: Namespace, n: int, own: Array, coupling: Array) -> Array:
@@ -438,6 +477,15 @@ def stack_rows(system: System, d: Rows) -> tuple[Array, Array]:
     if d.smoothness is None:
         return own, xp.zeros((T - 1, mC), dtype=system.dtype, device=system.device)
     return own, xp.reshape(d.smoothness @ U, (*d.smoothness.shape[:-2], mC))
+
+
+def unstack_rows(system: System, own: Array, coupling: Array) -> Rows:
+    """The transpose of `stack_rows`."""
+    xp, V, R_init = system.xp, system.V, system.n_initial_orders
+    initial = own[..., : system.n_initial_steps, system.Q :]
+    U = system.constant(increment_rows(system.scheme, system.K)[0])
+    coupling = xp.reshape(coupling, (*coupling.shape[:-1], V, U.shape[-1])) @ xp.matrix_transpose(U)
+    return Rows(own[..., : system.Q], xp.reshape(initial, (*initial.shape[:-1], V, R_init)), coupling)
 
 
 def _right_hand_side(system: System, d: Rows) -> tuple[_Columns, Array, Array]:

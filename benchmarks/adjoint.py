@@ -1,0 +1,100 @@
+"""`python -m benchmarks.adjoint`: errors of the gradient of the right-hand side, against 1200 bits.
+
+Relative to its largest entry, in float64, for each engine, and for v = W A λ with λ = M^-1 g, which squares the
+condition number. The gradient is W v in the rows of the equations, v = (W A)^+^T g, for random g.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import smnn_core as smnn
+from smnn_core._constraints import apply
+
+from . import exact
+
+Array = np.ndarray
+ENGINES = ("array_api", "cpu")
+BOUND = 1e-7
+"""Of the array API engine, for every problem here (the equation 1e8 times larger has the largest error)."""
+
+
+def problem(order: int, K: int, s: Array, Q: int = 1, seed: int = 0) -> tuple[Array, ...]:
+    """y^(order) + ... + y = cos t with random coefficients, and with a given first state."""
+    rng = np.random.default_rng(seed)
+    T = len(s) + 1
+    c = rng.uniform(-1, 1, (T, Q, Q, K))
+    c[..., order + 1 :] = 0
+    for q in range(Q):
+        c[:, q, q, order] = rng.uniform(1, 2, T)
+    b = np.cos(np.concatenate([[0.0], np.cumsum(s)]))[:, None] * np.ones(Q)
+    return c, b, rng.normal(size=(1, Q, order)), s
+
+
+def scaled(factor: float) -> tuple[Array, ...]:
+    """Two coupled equations of second order, one in units in which it is larger."""
+    c, b, u, s = problem(2, 3, np.full(199, 0.05), Q=2)
+    scale = np.array([1.0, factor])
+    return c * scale[:, None, None], b * scale, u, s
+
+
+def repeated(weight: float) -> tuple[Array, ...]:
+    """One equation given twice, once with little weight."""
+    c, b, u, s = problem(2, 3, np.full(199, 0.05))
+    return np.concatenate([c, weight * c], axis=1), np.concatenate([b, weight * b], axis=1), u, s
+
+
+def long_step(length: float) -> tuple[Array, ...]:
+    s = np.full(99, 0.1)
+    s[50] = length
+    return problem(2, 4, s)
+
+
+PROBLEMS: dict[str, Callable[[], tuple[Array, ...]]] = {
+    "order 2, K = 3, s = 0.01, T = 300": lambda: problem(2, 3, np.full(299, 0.01)),
+    "order 3, K = 4, s = 0.003, T = 200": lambda: problem(3, 4, np.full(199, 0.003)),
+    "order 4, K = 5, s = 0.01, T = 120": lambda: problem(4, 5, np.full(119, 0.01)),
+    "an equation 1e6 times larger": lambda: scaled(1e6),
+    "an equation 1e8 times larger": lambda: scaled(1e8),
+    "an equation twice, once of weight 0.01": lambda: repeated(0.01),
+    "one step of 10 among 0.1, K = 4": lambda: long_step(10.0),
+    "one step of 100 among 0.1, K = 4": lambda: long_step(100.0),
+}
+
+
+def errors(arguments: tuple[Array, ...]) -> dict[str, float]:
+    c, b, u, s = arguments
+    T = len(c)
+    rng = np.random.default_rng(1)
+    g = rng.normal(size=(T, *c.shape[-2:])) / (1.0 + np.abs(smnn.solve_ode(*arguments)).max(axis=0))
+    solver = exact.Solver(exact.rows(c, s, np.ones(b.shape), np.ones(u.shape), np.ones(T - 1), smnn.HERMITE))
+    x = solver.normal_solve([exact.column([exact.flint.arb(float(a)) for a in row.ravel()]) for row in g])
+    own = [[float(a.mid()) for a in column.entries()][: b.shape[1]] for column in solver.apply(x)[0]]
+    reference = np.array(own)
+
+    def error(found: Array) -> float:
+        return float(np.abs(found - reference).max() / np.abs(reference).max())
+
+    options = {"n_initial_steps": len(u), "n_initial_orders": u.shape[-1]}
+    factor = smnn.factorize(c, s, engine="array_api", **options)
+    result = {"A λ": error(apply(factor.system, factor.normal_solve(g)).equation)}
+    for engine in ENGINES:
+        result[engine] = error(smnn.solve_ode_vjp(*arguments, engine=engine)[1](g).rhs)
+    return result
+
+
+def main() -> int:
+    table = {name: errors(make()) for name, make in PROBLEMS.items()}
+    columns = list(next(iter(table.values())))
+    print("| HERMITE, float64 |", *(f"{name} |" for name in columns))
+    print("| --- |", *("--- |" for _ in columns))
+    for name, row in table.items():
+        print(f"| {name} |", *(f"{x:.0e} |" for x in row.values()))
+    return int(any(row["array_api"] > BOUND for row in table.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ __all__ = [
     "DeviceError",
     "DiscoveryWarning",
     "EngineError",
+    "EngineWarning",
     "NamespaceError",
     "SchemeError",
     "ShapeError",
@@ -47,6 +48,10 @@ class SchemeError(ValueError):
 
 class EngineError(ValueError):
     """The engine asked for does not exist, or cannot serve these arrays."""
+
+
+class EngineWarning(UserWarning):
+    """The compiled CPU engine is missing: results are the same, and take longer."""
 
 
 class ConvergenceWarning(UserWarning):

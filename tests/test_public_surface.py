@@ -21,6 +21,7 @@ NAMES = [
     "Discovery",
     "DiscoveryWarning",
     "EngineError",
+    "EngineWarning",
     "Factorization",
     "Fit",
     "Gradients",

@@ -6,7 +6,10 @@ first that does not refuse.
 
 from __future__ import annotations
 
-from .._errors import EngineError
+import warnings
+
+from .._arrays import is_numpy
+from .._errors import EngineError, EngineWarning
 from .._problem import System
 from . import array_api, cpu, cuda
 from ._contract import Engine
@@ -23,6 +26,7 @@ def select(engine: str, system: System) -> Engine:
     if not isinstance(engine, str):
         raise EngineError(f"engine must be a string, 'auto' or a name, got {type(engine).__name__}.")
     if engine == "auto":
+        _warn_if_not_compiled(system)
         return next(e for e in ENGINES.values() if e.refusal(system) is None)
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}; expected 'auto' or one of {', '.join(map(repr, ENGINES))}.")
@@ -30,3 +34,22 @@ def select(engine: str, system: System) -> Engine:
     if reason is not None:
         raise EngineError(f"engine {engine!r} cannot serve this problem: {reason} Use engine='auto'.")
     return ENGINES[engine]
+
+
+_warned = False
+
+
+def _warn_if_not_compiled(system: System) -> None:
+    """Once: that arrays which the compiled engine would serve go to another."""
+    global _warned
+    if cpu._kernels is not None or _warned or not is_numpy(system.coefficients):
+        return
+    _warned = True
+    warnings.warn(
+        f"smnn solves without its compiled CPU engine: {cpu._missing} Results are the same, and take 40 to 200 times "
+        "as long. With a C++17 compiler, "
+        "`SMNN_REQUIRE_COMPILED=1 pip install -v --force-reinstall --no-binary smnn smnn` "
+        "builds it or says why it cannot.",
+        EngineWarning,
+        stacklevel=2,
+    )

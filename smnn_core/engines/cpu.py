@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,11 @@ try:
     _missing = ""
 except ImportError as error:
     _kernels = None
-    _missing = f"the compiled kernels are not there ({error}): install with a C++17 compiler at hand."
+    _missing = (
+        f"its kernels could not be loaded ({error})."
+        if list(Path(__file__).parent.glob("_kernels*"))
+        else "its kernels were not built: the installation found no C++17 compiler, or compiling them failed."
+    )
 
 name = "cpu"
 checks_values = True
@@ -85,19 +90,33 @@ class _Call(NamedTuple):
             inputs = tuple(map(_wide, inputs))
         Q, V, K = c.shape[-3:]
         sizes = system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders
-        return _Call(_form(sizes, system.scheme), inputs)
+        return _Call(_form(sizes, system.scheme, _small_pivot(w.smoothness)), inputs)
 
 
 @lru_cache(maxsize=1024)
-def _form(sizes: tuple[int, ...], scheme: Scheme) -> Any:
-    return _kernels.Form(sizes, _scheme_rows(scheme, sizes[2])[0], SMALL_PIVOT)
+def _form(sizes: tuple[int, ...], scheme: Scheme, small_pivot: float) -> Any:
+    return _kernels.Form(sizes, _scheme_rows(scheme, sizes[2])[0], small_pivot)
+
+
+def _small_pivot(w: np.ndarray) -> float:
+    """Pivots below this times the norm of their column are looked at, see `_undetermined`.
+
+    The error of a pivot may come from heavier rows than those of its column: the square root of how many times heavier
+    keeps most well-posed systems from being looked at.
+    """
+    if w.size < 2:
+        return SMALL_PIVOT
+    x = np.abs(w)
+    largest = float(x.max())
+    spread = largest / float(x.min(where=x > 0, initial=largest)) if 0 < largest < np.inf else 1.0
+    return SMALL_PIVOT * 10.0 ** min(int(np.log10(spread) / 2), 5)
 
 
 _DOUBLE = np.dtype(np.float64)
 
 
 SMALL_PIVOT = 1e-9
-"""Pivots below this times the norm of their column are looked at, see `_undetermined`: larger ones are not errors."""
+"""That of systems whose smoothness rows have equal weights."""
 
 
 POOLED_BYTES = 1 << 17

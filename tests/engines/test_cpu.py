@@ -200,19 +200,37 @@ def test_left_hand_side_shared_by_many_right_hand_sides(sizes, scheme) -> None:
     ],
 )
 def test_left_hand_sides_shared_along_some_axes(lhs, steps, rhs, initial, sizes) -> None:
-    """Each is eliminated once: what is kept is what replaying takes, where lanes as short as these keep nothing."""
     (V, K, Q), T = sizes, 20
     rng = np.random.default_rng(9)
     weights = smnn.Weights(rng.uniform(1, 2, (*lhs, T, Q)), 1.0, rng.uniform(1, 2, (T - 1,)))
     whole = random_problem(rng, lhs, T, V, K, Q, weights=weights).system
     shapes = (*steps, T - 1), (*rhs, T, Q), (*initial, 1, V, K)
     s, b, u = (rng.uniform(0.2, 0.5, shape) for shape in shapes)
-    problem = Problem.build(whole.coefficients, b, u, s, weights=weights)
-    check_against_oracle(problem)
-    _, factor = cpu.solve_problem(problem)
-    one = Problem.build(whole.coefficients[(0,) * len(lhs)], b, u, s[(0,) * len(steps)], weights=smnn.Weights())
-    _, alone = cpu.solve_problem(one)
-    assert factor.nbytes == alone.nbytes * np.prod(np.broadcast_shapes(lhs, steps))
+    check_against_oracle(Problem.build(whole.coefficients, b, u, s, weights=weights))
+
+
+@pytest.mark.parametrize(
+    ("lhs", "T", "sizes", "n_rhs"),
+    [
+        ((), 1000, (3, 3, 3), 5),  # in chunks, the factor kept
+        ((), 40_000, (1, 2, 1), 4),  # in chunks, and eliminated again
+        ((20,), 50, (2, 3, 2), 4),  # undivided lanes, in one segment
+        ((9,), 700, (2, 4, 2), 3),  # and in several
+        ((5, 3), 30, (3, 2, 4), 2),
+        ((), 2000, (1, 3, 1), 12),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["taylor", "hermite", "custom"])
+def test_right_hand_sides_are_solved_side_by_side_as_one_by_one(lhs, T, sizes, n_rhs, scheme) -> None:
+    (V, K, Q), rng = sizes, np.random.default_rng(2)
+    system = random_problem(rng, lhs, T, V, K, Q, T_init=2, scheme=scheme).system
+    b, u = rng.uniform(-1, 1, (n_rhs, *lhs, T, Q)), rng.uniform(-1, 1, (n_rhs, *[1] * len(lhs), 2, V, K))
+
+    def solve(b: np.ndarray, u: np.ndarray) -> np.ndarray:
+        return cpu.solve_problem(Problem.of(system, b, u))[0]
+
+    together, alone = solve(b, u), np.stack([solve(b[i], u[i]) for i in range(n_rhs)])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-11 * np.abs(alone).max())
 
 
 def test_one_of_several_shared_left_hand_sides_is_singular_or_has_a_zero_step() -> None:

@@ -28,6 +28,11 @@ constexpr size_t FAR_BYTES = size_t(8) << 20;
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
+// The most right-hand sides of a left-hand side that are eliminated together with it.
+constexpr Index MOST_COLUMNS = 64;
+// Fewer points than this, times the right-hand sides of the one left-hand side, are few. (Measured.)
+constexpr Index SHORT_FOR_COLUMNS = 16;
+
 // Below this many steps of packs, times n^2, threads cost more than they bring.
 constexpr double WORTH_THREADS = 2500;
 
@@ -157,7 +162,7 @@ class Call {
     Kernels kernels;
     int threads;
 
-    Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor)
+    Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor, bool by_columns = false)
         : shape_(shape) {
         job.V = shape.V;
         job.K = shape.K;
@@ -170,7 +175,17 @@ class Call {
         job.n_batch_axes = int(shape_.batch.size());
         job.batch_shape = shape_.batch.data();
         set_scheme(scheme);
-        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper);
+        for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
+        const SharedLhs shared = find_shared_lhs();
+        const bool columns = by_columns && is_worth_columns(shared);
+        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, columns);
+        job.m = 1;
+        if (columns) {
+            job.batch = shared.n_lhs;
+            job.m = int(shared.n_repeats);
+            job.column_lhs = shared.lhs;
+            job.column_repeat = shared.repeat;
+        }
         const Division division = divide(job.batch, shape.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
@@ -178,12 +193,11 @@ class Call {
         const int lanes = chunked() ? kernels.lanes_in_chunks : kernels.lanes;
         job.groups = (job.lanes + lanes - 1) / lanes;
         job.tasks = job.groups;
-        for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
-        const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n);
+        const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n * job.m);
         job.arrays_are_far = numbers * item() > FAR_BYTES;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
-        if (!chunked()) gather_by_lhs();
+        if (!chunked() && !columns) gather_by_lhs(shared);
     }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -205,8 +219,9 @@ class Call {
         });
     }
     void reduce(bool normal) {
-        const auto one = normal ? kernels.reduce_normal : kernels.reduce;
-        parallel_for(job.batch, threads, [&](Index system) { one(job, system); });
+        parallel_for(job.batch * job.m, threads, [&](Index i) {
+            normal ? kernels.reduce_normal(job, i) : kernels.reduce(job, i / job.m, int(i % job.m));
+        });
     }
 
     // Marks undetermined points in `flags`, which broadcasts to (batch, T); this is a call of undivided systems.
@@ -234,34 +249,56 @@ class Call {
     const Shape& shape_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
 
-    // Systems that share a left-hand side, enough of them to fill packs of their own: one elimination takes as long as that
-    // of a pack.
-    void gather_by_lhs() {
-        const size_t rank = shape_.batch.size();
+    // Systems that share left-hand sides: system r of left-hand side k is number lhs[k] + repeat[r] of the batch.
+    struct SharedLhs {
         Index n_lhs = 1, n_repeats = 1;
+        Index *lhs, *repeat;
+    };
+    SharedLhs find_shared_lhs() {
+        const size_t rank = shape_.batch.size();
+        SharedLhs shared;
         const auto differ = [&](size_t axis) {
             for (Field f : {C, W_EQUATION, S, W_SMOOTHNESS, W_INITIAL}) {
                 if (job.in[f].data && job.in[f].batch[axis] != 0) return true;
             }
             return false;
         };
-        for (size_t i = 0; i < rank; ++i) (differ(i) ? n_lhs : n_repeats) *= shape_.batch[i];
-        if (job.batch == 0 || n_repeats < 2 || n_repeats < kernels.lanes * (n_lhs > 1 ? 2 : 1)) return;
-        Index *lhs = arena.take<Index>(size_t(n_lhs)), *repeat = arena.take<Index>(size_t(n_repeats));
-        lhs[0] = repeat[0] = 0;
+        for (size_t i = 0; i < rank; ++i) (differ(i) ? shared.n_lhs : shared.n_repeats) *= shape_.batch[i];
+        if (job.batch == 0 || shared.n_repeats < 2) return shared;
+        shared.lhs = arena.take<Index>(size_t(shared.n_lhs));
+        shared.repeat = arena.take<Index>(size_t(shared.n_repeats));
+        shared.lhs[0] = shared.repeat[0] = 0;
         Index lhs_filled = 1, repeats_filled = 1, stride = job.batch;
         for (size_t i = 0; i < rank; ++i) {
             const bool own = differ(i);
-            Index *to = own ? lhs : repeat, &filled = own ? lhs_filled : repeats_filled;
+            Index *to = own ? shared.lhs : shared.repeat, &filled = own ? lhs_filled : repeats_filled;
             const Index size = shape_.batch[i];
             stride /= size;
             for (Index e = filled * size; e-- > 0;) to[e] = to[e / size] + e % size * stride;
             filled *= size;
         }
+        return shared;
+    }
+
+    // Whether left-hand sides are eliminated once, together with all of their right-hand sides: by rotations, whose sizes
+    // are not compiled. Many of one short left-hand side better fill packs of their own.
+    bool is_worth_columns(const SharedLhs& shared) const {
+        if (!job.scheme_is_upper || !job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
+        const Kernels compiled = level().find(job.V, job.K, job.Q, true, false);
+        const bool fill_packs = shared.n_lhs == 1 && shared.n_repeats >= compiled.lanes;
+        if (fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
+        return shared.n_repeats >= (compiled.are_fast ? 4 : 2) && shared.n_repeats <= MOST_COLUMNS;
+    }
+
+    // Systems that share a left-hand side, enough of them to fill packs of their own: one elimination takes as long as that
+    // of a pack.
+    void gather_by_lhs(const SharedLhs& shared) {
+        const Index n_lhs = shared.n_lhs, n_repeats = shared.n_repeats;
+        if (job.batch == 0 || n_repeats < 2 || n_repeats < kernels.lanes * (n_lhs > 1 ? 2 : 1)) return;
         job.n_lhs = n_lhs;
         job.n_repeats = n_repeats;
-        job.lhs = lhs;
-        job.repeat = repeat;
+        job.lhs = shared.lhs;
+        job.repeat = shared.repeat;
         job.groups = job.tasks = n_lhs * ((n_repeats + kernels.lanes - 1) / kernels.lanes);
     }
 

@@ -21,7 +21,9 @@ SMNN_INLINE Size size_of(const Job& job) {
         return Size{};
     } else if constexpr (Size::rotations) {
         static_assert(Size::LARGEST == LARGEST, "no column is beyond");
-        return Size(job.V, job.K, job.Q);
+        Size size(job.V, job.K, job.Q);
+        size.m = job.m;
+        return size;
     } else {
         const int extra = job.extra_rows ? job.n : 0;
         return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
@@ -44,7 +46,7 @@ struct Driver {
     static constexpr bool shared = sizeof(F) != sizeof(P);
 
     const Job& job;
-    const Size size;
+    Size size;
     const Group<P> group;
     const Index task;
     const int points;       // of a block
@@ -66,7 +68,7 @@ struct Driver {
     P* block = nullptr;     // of the factor, before it is streamed to memory
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
-    static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n}.entries(); }
+    static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n, job.m}.entries(); }
     static bool streams(const Job& job) { return job.streams && can_stream<P> && !shared; }
     static int longest(const Job& job) { return job.T / job.C + (job.T % job.C > 0); }
     static int segment_points(const Job& job) {
@@ -85,7 +87,7 @@ struct Driver {
     // Of a checkpoint: the state without the edge of a chunk, and `before`. That of the first segment of a chunk is behind
     // its first point.
     static int state_entries(const Job& job) {
-        return Chunked ? CarriedLayout<true>{job.n}.edge() : carried_entries(job);
+        return Chunked ? CarriedLayout<true>{job.n, job.m}.edge() : carried_entries(job);
     }
     static Index checkpoint_packs(const Job& job) { return Index(job.n_again) * (state_entries(job) + job.n); }
     // Points of a segment, and the one before it.
@@ -99,19 +101,19 @@ struct Driver {
     static Sizes sizes(const Job& job, Index contraction_packs) {
         const int points = block_points<P>(job), n = job.n;
         Index packs = RowStager<P>::memory(job, points, staged_points(job)) + 2 * carried_entries(job) + workspace_packs(job);
-        packs += passing_points(job) * (factor_entries(job) + n);
+        packs += passing_points(job) * (factor_entries(job) + n * job.m);
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
-        if (!job.z) packs += points_kept(job) * n;
+        if (!job.z) packs += points_kept(job) * n * job.m;
         if (job.contracts) packs += passing_points(job) * n;
-        packs += 10 * n + contraction_packs;
+        packs += (8 + 2 * job.m) * n + contraction_packs;
         const size_t pack = sizeof(P);
         return {
             size_t(packs) * pack + 64,
             size_t(points_kept(job)) * factor_entries(job) * pack,
-            size_t(points_kept(job)) * n * pack,
+            size_t(points_kept(job)) * n * job.m * pack,
             size_t(checkpoint_packs(job)) * pack,
-            size_t(CarriedLayout<true>{n}.entries()) * pack,
+            size_t(CarriedLayout<true>{n, job.m}.entries()) * pack,
             size_t(4 * n) * pack,
             n_segments(job),
             segment_points(job),
@@ -139,8 +141,8 @@ struct Driver {
         kept = static_cast<F*>(job.factor);
         if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
         passing = take(passing_points(job) * factor_entries(job));
-        passing_z = take(passing_points(job) * job.n);
-        const Index kept_z = points_kept(job) * job.n;
+        passing_z = take(passing_points(job) * job.n * job.m);
+        const Index kept_z = points_kept(job) * job.n * job.m;
         z = job.z ? static_cast<P*>(job.z) + group_ * kept_z : take(kept_z);
         checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * checkpoint_packs(job)
                                       : take(checkpoint_packs(job));
@@ -176,9 +178,12 @@ struct Driver {
         const bool is_plain = Chunked && on_the_way_back && k < job.n_again;
         return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : factor_entries(job);
     }
-    P* z_at(int k, int t) const {
-        return k < job.n_again ? passing_z + Index(t - first_row(k)) * job.n : z + Index(t - first_row(job.n_again)) * job.n;
+    P* z_at(int k, int t, int c = 0) const {
+        P* const first = k < job.n_again ? passing_z : z;
+        return first + c * z_step(k) + Index(t - first_row(k < job.n_again ? k : job.n_again)) * job.n;
     }
+    // from one right-hand side to the next
+    Index z_step(int k) const { return (k < job.n_again ? passing_points(job) : points_kept(job)) * job.n; }
     // Whether rows of segment k stay where they are until it is contracted.
     bool keeps_rows(int k) const {
         return job.contracts && k < job.n_again && (on_the_way_back || (!Chunked && k == last_segment()));
@@ -232,14 +237,17 @@ struct Driver {
     // The factor of a segment that is gone, and its z or, where there are no right-hand sides, w. In a chunk, without the
     // columns at the left separator, whose x is known.
     SMNN_OUTLINE void eliminate_again(int k, const P* left) {
-        const CarriedLayout<Chunked> at{job.n};
+        const CarriedLayout<Chunked> at{job.n, job.m};
         P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
         copy(state, from, state_entries(job));
         copy(before, from + state_entries(job), job.n);
         if constexpr (Chunked) {
             if (!job.has_rhs) join_to_before(from, left);
             for (int j = 0; j < job.n; ++j) {
-                for (int i = 0; i < job.n; ++i) state[at.z() + j] -= from[at.left() + j * job.n + i] * left[i];
+                for (int c = 0; c < job.m; ++c) {
+                    P& to = state[at.z() + j * job.m + c];
+                    for (int i = 0; i < job.n; ++i) to -= from[at.left() + j * job.n + i] * left[c * job.n + i];
+                }
             }
         }
         sweep_segment<false>(k, state, job.has_rhs, true, true);
@@ -290,6 +298,7 @@ struct Driver {
         const SchemeRows<T> constants = scheme();
         const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
         if (Keep && k < job.n_again) present = k;
+        if constexpr (!Size::fixed && Size::rotations) size.z_step = z_step(k);
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -448,12 +457,12 @@ struct Driver {
     // R x = z, x in the place of z ------------------------------------------------------------------------------------
 
     // x of the separator at the end of every lane (0), or on its left (-1; zero where there is none)
-    SMNN_OUTLINE void separator(int which, P* x) const {
+    SMNN_OUTLINE void separator(int which, P* x, int c = 0) const {
         const T* all = static_cast<const T*>(job.separators);
         for (int l = 0; l < W; ++l) {
             const Index k = group.chunk[l] + which;
             for (int j = 0; j < job.n; ++j) {
-                x[j].set(l, k < 0 ? T(0) : all[(group.system[l] * job.C + k) * job.n + j]);
+                x[j].set(l, k < 0 ? T(0) : all[((group.system[l] * job.m + c) * job.C + k) * job.n + j]);
             }
         }
     }
@@ -462,14 +471,16 @@ struct Driver {
     // before it. Written to job.x where that is wanted.
     template <class Then>
     SMNN_INLINE void back(Then then) {
-        P* const after = take(job.n);
-        P* const left = take(job.n);
+        P* const after = take(job.m * job.n);
+        P* const left = take(job.m * job.n);
         on_the_way_back = true;
         // (what the way forth left there is a chunk's, or of a segment whose rows and g are not staged)
         if (Chunked || present != last_segment()) present = -1;
-        set_zero(after);
-        set_zero(left);
-        if (Chunked) separator(-1, left);
+        for (int c = 0; c < job.m; ++c) {
+            set_zero(after + c * job.n);
+            set_zero(left + c * job.n);
+            if (Chunked) separator(-1, left + c * job.n, c);
+        }
         for (int k = last_segment(); k >= 0; --k) {
             back_segment(k, left, after);
             then(k);
@@ -480,37 +491,42 @@ struct Driver {
         if constexpr (!shared) {
             if (k < job.n_again && k != present) eliminate_again(k, left);
         }
+        for (int c = 0; c < job.m; ++c) back_column(k, c, left + c * job.n, after + c * job.n);
+    }
+
+    // Right-hand side c of a segment.
+    void back_column(int k, int c, const P* left, P* after) {
         int t1 = end_of(k);
         const bool is_last = k == last_segment();
         if (!is_last) {
             --t1;
-            copy(z_at(k, t1), after, job.n);
+            copy(z_at(k, t1, c), after, job.n);
         } else if (Chunked) {
             P* const end = workspace;
-            separator(0, end);
-            copy(z_at(k, --t1), end, job.n);
+            separator(0, end, c);
+            copy(z_at(k, --t1, c), end, job.n);
             copy(after, end, job.n);
-            write(k, t1, t1 + 1);
+            write(k, c, t1, t1 + 1);
             if (group.shortest < group.longest) {
                 // here the shorter lanes have their separator
-                back_block(k, t1 - 1, t1, left, after);
+                back_block(k, c, t1 - 1, t1, left, after);
                 keep_where_shorter(t1, after, end, job.n);
-                copy(z_at(k, --t1), after, job.n);
-                write(k, t1, t1 + 1);
+                copy(z_at(k, --t1, c), after, job.n);
+                write(k, c, t1, t1 + 1);
             }
         }
         const int first = first_row(k);
         while (t1 > first) {
             const int t0 = t1 - points > first ? t1 - points : first;
-            back_block(k, t0, t1, left, after);
-            write(k, t0, t1);
+            back_block(k, c, t0, t1, left, after);
+            write(k, c, t0, t1);
             t1 = t0;
         }
     }
 
-    void back_block(int k, int t0, int t1, const P* left, P* after) {
+    void back_block(int k, int c, int t0, int t1, const P* left, P* after) {
         F* const f = factor_at(k, t0);
-        P* const x = z_at(k, t0);
+        P* const x = z_at(k, t0, c);
         if (job.factor_is_far && k >= job.n_again) {
             touch(f, Index(t1 - t0) * factor_entries(job), true);
             touch(x, Index(t1 - t0) * job.n, true);
@@ -522,9 +538,9 @@ struct Driver {
         }
     }
 
-    void write(int k, int t0, int t1) const {
+    void write(int k, int c, int t0, int t1) const {
         if (!job.x) return;
-        write_points(job, group, t0, t1, z_at(k, t0), job.x);
+        write_points(job, group, t0, t1, z_at(k, t0, c), job.x, c);
     }
 };
 

@@ -39,7 +39,7 @@ struct Work {
         checkpoints = Buffer(groups * sizes.checkpoints);
         ends = Buffer(groups * sizes.ends);
         passed = Buffer(groups * sizes.passed);
-        const size_t all = size_t(call.job.batch) * size_t(call.job.C * call.job.n) * call.item();
+        const size_t all = size_t(call.job.batch * call.job.m) * size_t(call.job.C * call.job.n) * call.item();
         separators = Buffer(all);
         if (!call.job.reduced) {
             reduced = Buffer(all * size_t(2 * call.job.n));
@@ -120,7 +120,7 @@ std::shared_ptr<Factor> make_factor(Call& call, Keep keep) {
     call.job.arrays_are_far = call.job.arrays_are_far || is_far;
     call.job.streams = bytes > STREAMED_BYTES;
     if (call.chunked()) {
-        const size_t reduced = size_t(call.job.batch) * size_t(call.job.C * 2 * call.job.n * call.job.n) * call.item();
+        const size_t reduced = size_t(call.job.batch * call.job.m) * size_t(call.job.C * 2 * call.job.n * call.job.n) * call.item();
         factor->reduced = Buffer(reduced);
         factor->bytes += reduced;
     }
@@ -163,7 +163,7 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
 Solved solve(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool lean
 ) {
-    Call call(shape, scheme, arrays, 0);
+    Call call(shape, scheme, arrays, 0, y != nullptr);
     if (call.job.batch == 0) return call.solved(nullptr);
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
@@ -179,7 +179,8 @@ Solved solve(
         if (y) call.run(BACK);
     };
     run();
-    return call.solved(factor);
+    // (what is laid out for many right-hand sides serves no other call)
+    return call.solved(call.job.m > 1 ? nullptr : factor);
 }
 
 bool find_undetermined(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined) {

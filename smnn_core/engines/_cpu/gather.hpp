@@ -127,9 +127,9 @@ struct GradientSink {
 
 // Where the point t of each lane lies in data (systems, T, n).
 template <class P>
-SMNN_INLINE void find_points(const Job& job, const Group<P>& group, int t, void* data, ScalarOf<P>** at) {
+SMNN_INLINE void find_points(const Job& job, const Group<P>& group, int t, void* data, ScalarOf<P>** at, int c = 0) {
     for (int l = 0; l < group.valid; ++l) {
-        at[l] = static_cast<ScalarOf<P>*>(data) + (group.system[l] * job.T + group.start[l] + t) * job.n;
+        at[l] = static_cast<ScalarOf<P>*>(data) + (number_in_batch(job, group.system[l], c) * job.T + group.start[l] + t) * job.n;
     }
 }
 
@@ -143,9 +143,9 @@ SMNN_OUTLINE void ask_for_points(const Job& job, const Group<P>& group, int t0, 
 
 // Writes a block of points of (systems, T, n), every lane up to its length.
 template <class P>
-SMNN_OUTLINE void write_points(const Job& job, const Group<P>& group, int t0, int t1, const P* from, void* data) {
+SMNN_OUTLINE void write_points(const Job& job, const Group<P>& group, int t0, int t1, const P* from, void* data, int c = 0) {
     ScalarOf<P>* to[Lanes<P>::count];
-    find_points(job, group, t0, data, to);
+    find_points(job, group, t0, data, to, c);
     const int common = t1 < group.shortest ? t1 : group.shortest;
     if (common > t0) unstage_run(from, Index(common - t0) * job.n, job.arrays_are_far, to, group.valid);
     for (int l = 0; l < group.valid; ++l) {

@@ -54,6 +54,11 @@ struct Job {
     Index n_lhs, n_repeats;  // n_lhs = 0: none is shared
     const Index* lhs;        // (n_lhs)
     const Index* repeat;     // (n_repeats)
+    // Where they are eliminated once for all right-hand sides, systems are left-hand sides, and each has m of those: number
+    // c of system k is lhs[k] + repeat[c] in the batch. Otherwise m = 1, and column_lhs is null.
+    int m;
+    const Index* column_lhs;     // (batch)
+    const Index* column_repeat;  // (m)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool arrays_are_far;     // inputs and results come from memory, not from a cache
@@ -83,10 +88,10 @@ struct Job {
     void* checkpoints;       // (groups, n_again, ...): what the sweep carries into those segments
     void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
     void* z;                 // (groups, points kept, n): z, then w, then x
-    void* ends;              // (groups, CarriedLayout<true>)
+    void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the ends of chunks
-    void* reduced;           // (batch, C, 2, n, n)
-    void* separators;        // (batch, C, n)
+    void* reduced;           // (batch, m, C, 2, n, n)
+    void* separators;        // (batch, m, C, n)
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
@@ -115,7 +120,7 @@ struct Kernels {
     void (*record)(const Job&, Index k, void* scratch);  // factor and tape of left-hand side k, which systems share
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
-    void (*reduce)(const Job&, Index system);         // separators := R^-1 z
+    void (*reduce)(const Job&, Index system, int c);  // separators := R^-1 z, of right-hand side c
     void (*reduce_normal)(const Job&, Index system);  // separators := M^-1 g
 };
 
@@ -124,7 +129,8 @@ constexpr int LARGEST = 64;
 
 struct Level {
     const char* name;
-    Kernels (*find)(int V, int K, int Q, bool scheme_is_upper);
+    // by_columns: with any number of right-hand sides
+    Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
 };
 
 }  // namespace smnn

@@ -27,10 +27,10 @@ constexpr Kernels kernels() {
 // registers; and packs of more lanes than this are slower.
 constexpr int MAX_LANES = 16;
 
-Kernels find(int V, int K, int Q, bool scheme_is_upper) {
+Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
     using One = Native<1>;
     using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
-    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && scheme_is_upper; };
+    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && scheme_is_upper && !by_columns; };
     if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
 #ifndef SMNN_FEW_SIZES
     if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();

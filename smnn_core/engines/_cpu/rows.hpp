@@ -17,6 +17,7 @@ struct StagedRows {
     int t0;  // first point of the block
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
     int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
+    Index b_column, u_column;  // from one right-hand side to the next
     P s_first, w_first, w_near_first;  // the step from the left separator
     bool initial_;  // some point of the block has initial rows
     bool marks = true;  // whether points that are undetermined are marked
@@ -29,7 +30,7 @@ struct StagedRows {
     }
 
     SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
-    SMNN_INLINE const P& b(int t, int q) const { return b_[(t - t0) * b_step + q]; }
+    SMNN_INLINE const P& b(int t, int q, int c = 0) const { return b_[c * b_column + (t - t0) * b_step + q]; }
     SMNN_INLINE const P& w_equation(int t, int q) const { return w_equation_[(t - t0) * w_equation_step + q]; }
     SMNN_INLINE P s(int t) const { return t == 0 ? s_first : s_[(t - t0) * s_step]; }
     SMNN_INLINE P w_smoothness(int t) const {
@@ -43,7 +44,9 @@ struct StagedRows {
     }
     SMNN_INLINE bool has_initial(int t) const { return initial_ && group->first_start + t < job->T_init; }
     SMNN_INLINE int n_initial_orders() const { return job->R_init; }
-    SMNN_INLINE const P& u(int t, int v, int r) const { return u_[((t - t0) * job->V + v) * job->R_init + r]; }
+    SMNN_INLINE const P& u(int t, int v, int r, int c = 0) const {
+        return u_[c * u_column + ((t - t0) * job->V + v) * job->R_init + r];
+    }
     SMNN_INLINE const P& w_initial(int t, int v, int r) const {
         return w_initial_[((t - t0) * job->V + v) * job->R_init + r];
     }
@@ -97,25 +100,31 @@ struct RowStager {
     const Job& job;
     const Group<P>& group;
     Ahead<P>& ahead;
-    LanePointers<P> c, b, w_equation, s, w_smoothness, u, w_initial, smoothness_rhs;
+    LanePointers<P> c, w_equation, s, w_smoothness, w_initial, smoothness_rhs;
+    LanePointers<P> *b, *u;  // of each right-hand side
+    const Index b_column, u_column;
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
 
     // packs of memory for blocks of `points` points, and left-hand sides of `room` points
     static Index memory(const Job& job, int points, int room) {
         const int initial = job.V * job.R_init, smoothness = 2 * job.n;
-        return Index(room) * (job.Q * job.n + 2 * job.Q + 2) +
-               Index(points) * ((job.T_init ? 2 * initial : 0) + (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
+        return 2 * pointers(job) + Index(room) * (job.Q * job.n + (1 + job.m) * job.Q + 2) +
+               Index(points) * ((job.T_init ? (1 + job.m) * initial : 0) + (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
     }
 
+    static Index pointers(const Job& job) { return (Index(sizeof(LanePointers<P>)) * job.m - 1) / Index(sizeof(P)) + 1; }
+
     SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points, int room)
-        : job(job_), group(group_), ahead(ahead_) {
+        : job(job_),
+          group(group_),
+          ahead(ahead_),
+          b_column(Index(room) * job_.Q),
+          u_column(job_.T_init ? Index(points) * job_.V * job_.R_init : 0) {
         c = LanePointers<P>(job, job.in[C], group);
         w_equation = LanePointers<P>(job, job.in[W_EQUATION], group);
         s = LanePointers<P>(job, job.in[S], group);
         w_smoothness = LanePointers<P>(job, job.in[W_SMOOTHNESS], group);
-        if (job.in[B].data) b = LanePointers<P>(job, job.in[B], group);
         if (job.T_init) w_initial = LanePointers<P>(job, job.in[W_INITIAL], group);
-        if (job.T_init && job.in[U].data) u = LanePointers<P>(job, job.in[U], group);
         if (job.in[SMOOTHNESS_RHS].data) smoothness_rhs = LanePointers<P>(job, job.in[SMOOTHNESS_RHS], group);
         const auto take = [&](Index packs) {
             P* at = memory;
@@ -123,12 +132,18 @@ struct RowStager {
             return at;
         };
         const Index all = room, initial = job.T_init ? job.V * job.R_init : 0;
+        b = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
+        u = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
+        for (int i = 0; i < job.m; ++i) {
+            if (job.in[B].data) b[i] = LanePointers<P>(job, job.in[B], group, i);
+            if (job.T_init && job.in[U].data) u[i] = LanePointers<P>(job, job.in[U], group, i);
+        }
         c_ = take(all * job.Q * job.n);
-        b_ = take(all * job.Q);
+        b_ = take(job.m * b_column);
         w_equation_ = take(all * job.Q);
         s_ = take(all);
         w_smoothness_ = take(all);
-        u_ = take(points * initial);
+        u_ = take(job.m * u_column);
         w_initial_ = take(points * initial);
         smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(Index(points) * 2 * job.n) : nullptr;
     }
@@ -160,14 +175,22 @@ struct RowStager {
         r.b_ = b_ + before * job.Q;
         r.w_equation_ = w_equation_ + before * job.Q;
         r.u_ = u_;
+        r.b_column = b_column;
+        r.u_column = u_column;
         r.w_initial_ = w_initial_;
         r.smoothness_rhs_ = with_rhs && job.in[SMOOTHNESS_RHS].data ? smoothness_rhs_ : nullptr;
         if (!lhs_is_there) {
             stage(job, job.in[C], c, t0, t1, r.c_, course, &ahead);
             stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, course, &ahead);
         }
-        if (with_rhs && job.in[B].data) stage(job, job.in[B], b, t0, t1, r.b_, course, &ahead);
-        if (with_rhs && !job.in[B].data) zero(r.b_, Index(t1 - t0) * job.Q);
+        for (int i = 0; with_rhs && i < job.m; ++i) {
+            P* const to = r.b_ + i * b_column;
+            if (job.in[B].data) {
+                stage(job, job.in[B], b[i], t0, t1, to, course, &ahead);
+            } else {
+                zero(to, Index(t1 - t0) * job.Q);
+            }
+        }
         r.s_first = r.w_first = r.w_near_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
         const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
@@ -219,7 +242,10 @@ struct RowStager {
                 for (int l = 0; l < W; ++l) {
                     const bool there = group.start[l] + t < job.T_init;
                     to_w->set(l, there ? w_initial.at[l][Index(t) * in_w.time + in_w.offsets[e]] : T(0));
-                    if (with_rhs) to_u->set(l, there && in_u.data ? u.at[l][Index(t) * in_u.time + in_u.offsets[e]] : T(0));
+                    for (int i = 0; with_rhs && i < job.m; ++i) {
+                        const Index at = Index(t) * in_u.time + in_u.offsets[e];
+                        to_u[i * u_column].set(l, there && in_u.data ? u[i].at[l][at] : T(0));
+                    }
                 }
             }
         }

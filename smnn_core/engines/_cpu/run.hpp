@@ -144,17 +144,24 @@ void separators_back(int n, int C, const T* factor, T* x) {
 }
 
 template <class P>
-void reduce_system(const Job& job, Index system) {
+void reduce_system(const Job& job, Index system, int c) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
-    const int n = job.n, C = job.C, entries = CarriedLayout<true>{n}.entries();
+    const int n = job.n, C = job.C;
+    const CarriedLayout<true> one{n}, all{n, job.m};
     const P* ends = static_cast<const P*>(job.ends);
     const auto item = [&](int k) {
         const Index lane_ = system * C + k;
-        return [at = ends + lane_ / W * entries, l = int(lane_ % W)](int e) { return at[e].get(l); };
+        // entry e of what the chunk has left, as of one right-hand side
+        return [&, at = ends + lane_ / W * all.entries(), l = int(lane_ % W)](int e) {
+            if (e >= one.z()) e += (all.m - 1) * (e < one.norm2() ? e - one.z() : n) + (e < one.norm2() ? c : 0);
+            const int edge = e - all.edge_z();
+            if (edge >= 0) e += (all.m - 1) * (edge < n ? edge : n) + (edge < n ? c : 0);
+            return at[e].get(l);
+        };
     };
-    T* factor = static_cast<T*>(job.reduced) + system * C * 2 * n * n;
-    T* x = static_cast<T*>(job.separators) + system * C * n;
+    T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * 2 * n * n;
+    T* x = static_cast<T*>(job.separators) + (system * job.m + c) * C * n;
     ChainSweep<T, int, LARGEST, false> sweep(n);
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {

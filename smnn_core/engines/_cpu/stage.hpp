@@ -45,6 +45,11 @@ struct Group {
     }
 };
 
+// The number in the batch of right-hand side c of a system.
+SMNN_INLINE Index number_in_batch(const Job& job, Index system, int c) {
+    return job.column_lhs ? job.column_lhs[system] + job.column_repeat[c] : system;
+}
+
 // Where an array lies for each lane: its first point.
 template <class P>
 struct LanePointers {
@@ -53,9 +58,9 @@ struct LanePointers {
     Index ahead = 0;  // to the next group of lanes, where they are so short that it is what will be wanted next
 
     LanePointers() = default;
-    SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group) {
+    SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group, int c = 0) {
         for (int l = 0; l < W; ++l) {
-            Index system = group.system[l], offset = 0;
+            Index system = number_in_batch(job, group.system[l], c), offset = 0;
             if (!in.shared) {
                 for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
                     const Index size = job.batch_shape[axis];
@@ -71,7 +76,7 @@ struct LanePointers {
         }
         // a short lane is read through soon: the next group is what the processor does not foresee
         const bool is_short = Index(group.longest) * in.count * Index(sizeof(ScalarOf<P>)) < SHORT_BYTES;
-        if (job.C == 1 && is_short && !in.shared) ahead = W * in.batch[job.n_batch_axes - 1];
+        if (job.C == 1 && is_short && !in.shared && !job.column_lhs) ahead = W * in.batch[job.n_batch_axes - 1];
     }
 
    private:

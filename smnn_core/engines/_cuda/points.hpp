@@ -70,8 +70,10 @@ struct Points {
                 state.save(carried);
                 for (int e = 0; e < size.V * job.R_init; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init;
+                    const T w = rows.w_initial(t, v, r);
+                    T rhs = w * rows.u(t, v, r);
                     take_initial_row<T, Chunked, true>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), rows.u(t, v, r), carried, workspace, state.tape, team
+                        size.n, 1, v * size.K + r, w, &rhs, carried, workspace, state.tape, team
                     );
                 }
                 state.load(carried);

@@ -18,6 +18,7 @@ struct Exact {
     static constexpr Int<V_ * K_ + (Extra ? V_ * K_ : 0) + Q_> rows{};
     static constexpr bool small = V_ * K_ <= 5;
     static constexpr bool rotations = false;
+    static constexpr Int<1> m{};
 };
 
 template <int V, int K, int Q, bool Extra>

@@ -105,6 +105,9 @@ struct Fixed {
     static constexpr Int<Q_> Q{};
     static constexpr Int<V_ * K_> n{};
     static constexpr Int<V_ * K_ + Q_> rows{};
+    // right-hand sides, and how far apart their final ones lie
+    static constexpr Int<1> m{};
+    static constexpr Int<0> z_step{};
     // Loops over columns are unrolled where everything fits the registers.
     static constexpr bool small = V_ * K_ <= 4;
     static constexpr bool rotations = true;
@@ -115,6 +118,7 @@ struct Sized {
     static constexpr bool fixed = false;
     static constexpr bool small = false;
     static constexpr bool rotations = false;
+    static constexpr Int<1> m{};
     int V, K, Q, n, rows;
     int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
 };
@@ -123,6 +127,8 @@ struct Sized {
 struct SizedForRotations : Sized {
     static constexpr bool rotations = true;
     static constexpr int LARGEST = 64;
+    int m = 1;         // right-hand sides ..
+    Index z_step = 0;  // .. and how far apart their final ones lie
     unsigned char order[LARGEST], end[LARGEST];
 
     SMNN_INLINE SizedForRotations(int V_, int K_, int Q_) : Sized{V_, K_, Q_, V_ * K_, V_ * K_ + Q_, 0} {

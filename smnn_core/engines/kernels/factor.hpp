@@ -45,24 +45,24 @@ struct SchemeRows {
 // The state that a sweep carries from point to point, as it lies in memory between blocks of points.
 //
 //     own    (n, n)  triangle of the rows that touch the current point
-//     z      (n)     their right-hand side
+//     z      (n, m)  their right-hand sides
 //     norm2  (n)     squared norms of the point's columns, without the coupling to the next point
 // and, chunked,
 //     left   (n, n)  the columns of those rows at the left separator
 //     edge   (n, n)  triangle of the rows that touch the left separator alone
-//     edge_z (n)     their right-hand side
+//     edge_z (n, m)  their right-hand sides
 //     edge_norm2 (n) squared norms of the separator's columns in the coupling to this chunk
 template <bool Chunked>
 struct CarriedLayout {
-    int n;
+    int n, m = 1;
     SMNN_INLINE constexpr int own() const { return 0; }
     SMNN_INLINE constexpr int z() const { return n * n; }
-    SMNN_INLINE constexpr int norm2() const { return n * n + n; }
-    SMNN_INLINE constexpr int left() const { return n * n + 2 * n; }
-    SMNN_INLINE constexpr int edge() const { return 2 * n * n + 2 * n; }
-    SMNN_INLINE constexpr int edge_z() const { return 3 * n * n + 2 * n; }
-    SMNN_INLINE constexpr int edge_norm2() const { return 3 * n * n + 3 * n; }
-    SMNN_INLINE constexpr int entries() const { return Chunked ? 3 * n * n + 4 * n : n * n + 2 * n; }
+    SMNN_INLINE constexpr int norm2() const { return n * n + n * m; }
+    SMNN_INLINE constexpr int left() const { return n * n + n * m + n; }
+    SMNN_INLINE constexpr int edge() const { return 2 * n * n + n * m + n; }
+    SMNN_INLINE constexpr int edge_z() const { return 3 * n * n + n * m + n; }
+    SMNN_INLINE constexpr int edge_norm2() const { return 3 * n * n + 2 * n * m + n; }
+    SMNN_INLINE constexpr int entries() const { return Chunked ? 3 * n * n + 2 * n * m + 2 * n : n * n + n * m + n; }
 };
 
 // That state, and the powers of the step that a sweep is on: what both ways to eliminate have.
@@ -86,11 +86,11 @@ struct Carried {
         : size(size_),
           scheme(scheme_),
           own(carried, size_.n * size_.n),
-          z(carried, size_.n),
+          z(carried, size_.n * size_.m),
           norm2(carried, size_.n),
           left(carried, Chunked ? size_.n * size_.n : 0),
           edge(carried, Chunked ? size_.n * size_.n : 0),
-          edge_z(carried, Chunked ? size_.n : 0),
+          edge_z(carried, Chunked ? size_.n * size_.m : 0),
           edge_norm2(carried, Chunked ? size_.n : 0),
           p(workspace, size_.K) {}
 

@@ -31,7 +31,7 @@ namespace SMNN_LEVEL {
 // The workspace, in packs, of rotations whose sizes are known at run time.
 template <class Size>
 SMNN_INLINE int rotations_workspace(const Size& size) {
-    return size.K + 6 * size.n + 2 * size.n * size.n + size.rows * (2 * size.n + 3);
+    return size.K + 6 * size.n + 2 * size.n * size.n + size.rows * (2 * size.n + 2 + size.m);
 }
 
 template <class P, class Size, bool Chunked, bool Rhs>
@@ -72,12 +72,12 @@ struct Rotations : Carried<P, Size, Chunked> {
           top_next(workspace, size_.n * size_.n),
           x_next(workspace, size_.n * size_.rows),
           x_left(workspace, size_.n * size_.rows),
-          x_z(workspace, size_.rows),
+          x_z(workspace, size_.rows * size_.m),
           x_weight(workspace, size_.rows),
           x_factor(workspace, size_.rows) {}
 
     SMNN_INLINE void load(const P* memory) {
-        const CarriedLayout<Chunked> at{size.n};
+        const CarriedLayout<Chunked> at{size.n, size.m};
         if constexpr (Size::fixed) {
             repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
@@ -90,10 +90,10 @@ struct Rotations : Carried<P, Size, Chunked> {
                     });
                 }
             });
-            z.load(memory + at.z(), size.n);
+            z.load(memory + at.z(), size.n * size.m);
             norm2.load(memory + at.norm2(), size.n);
             if constexpr (Chunked) {
-                edge_z.load(memory + at.edge_z(), size.n);
+                edge_z.load(memory + at.edge_z(), size.n * size.m);
                 edge_norm2.load(memory + at.edge_norm2(), size.n);
             }
         }
@@ -115,7 +115,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         }
     }
     SMNN_INLINE void save(P* memory) {
-        const CarriedLayout<Chunked> at{size.n};
+        const CarriedLayout<Chunked> at{size.n, size.m};
         if constexpr (Size::fixed) {
             repeat(size.n, [&](auto j) SMNN_LAMBDA {
                 repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
@@ -128,10 +128,10 @@ struct Rotations : Carried<P, Size, Chunked> {
                     });
                 }
             });
-            z.save(memory + at.z(), size.n);
+            z.save(memory + at.z(), size.n * size.m);
             norm2.save(memory + at.norm2(), size.n);
             if constexpr (Chunked) {
-                edge_z.save(memory + at.edge_z(), size.n);
+                edge_z.save(memory + at.edge_z(), size.n * size.m);
                 edge_norm2.save(memory + at.edge_norm2(), size.n);
             }
         }
@@ -142,14 +142,14 @@ struct Rotations : Carried<P, Size, Chunked> {
     }
 
     // The same as rows without weights.
-    SMNN_OUTLINE static void to_plain(int n, P* memory) {
-        const CarriedLayout<Chunked> at{n};
+    SMNN_OUTLINE static void to_plain(int n, int m, P* memory) {
+        const CarriedLayout<Chunked> at{n, m};
         const P zero = splat<P>(0), one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
             const P weight = root(magnitude(leading)), factor = select(leading < zero, weight, one / weight);
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
-            memory[at.z() + j] *= factor;
+            for (int c = 0; c < m; ++c) memory[at.z() + j * m + c] *= factor;
             leading = select(leading < zero, zero, weight);
             if constexpr (Chunked) {
                 for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
@@ -158,19 +158,19 @@ struct Rotations : Carried<P, Size, Chunked> {
                 const auto is_empty = edge_leading == zero;
                 const P edge_factor = select(is_empty, zero, one / select(is_empty, one, edge_leading));
                 for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= edge_factor;
-                memory[at.edge_z() + j] *= edge_factor;
+                for (int c = 0; c < m; ++c) memory[at.edge_z() + j * m + c] *= edge_factor;
             }
         }
     }
-    SMNN_OUTLINE static void to_weighted(int n, P* memory) {
-        const CarriedLayout<Chunked> at{n};
+    SMNN_OUTLINE static void to_weighted(int n, int m, P* memory) {
+        const CarriedLayout<Chunked> at{n, m};
         const P one = splat<P>(1);
         for (int j = 0; j < n; ++j) {
             P& leading = memory[at.own() + j * n + j];
             const auto none = leading * leading <= noise_in(memory[at.norm2() + j]);
             const P factor = select(none, one, leading);
             for (int k = j + 1; k < n; ++k) memory[at.own() + j * n + k] *= factor;
-            memory[at.z() + j] *= factor;
+            for (int c = 0; c < m; ++c) memory[at.z() + j * m + c] *= factor;
             leading = select(none, -one, leading * leading);
             if constexpr (Chunked) {
                 for (int k = 0; k < n; ++k) memory[at.left() + j * n + k] *= factor;
@@ -179,10 +179,16 @@ struct Rotations : Carried<P, Size, Chunked> {
                 const P square = edge_leading * edge_leading, noise = noise_in(memory[at.edge_norm2() + j]);
                 const P raised = select(square <= noise, root(noise), edge_leading);
                 for (int k = j + 1; k < n; ++k) memory[at.edge() + j * n + k] *= raised;
-                memory[at.edge_z() + j] *= raised;
+                for (int c = 0; c < m; ++c) memory[at.edge_z() + j * m + c] *= raised;
                 edge_leading = raised * raised;
             }
         }
+    }
+
+    // f(c) for the columns c of right-hand sides
+    template <class F>
+    SMNN_INLINE void each_column(F f) const {
+        repeat(size.m, f);
     }
 
     SMNN_INLINE static P inverse_or_one(const P& x) {
@@ -199,7 +205,10 @@ struct Rotations : Carried<P, Size, Chunked> {
             x_own[i * size.n + k] = S(r, o) * p[o];
             x_next[i * size.n + k] = S(r, size.K + o) * p[o];
         });
-        x_z[i] = Rhs && rows.has_smoothness_rhs() ? p[0] * rows.smoothness_rhs(t, i / size.K, r) : splat<P>(0);
+        const bool there = Rhs && rows.has_smoothness_rhs();  // (of one right-hand side)
+        each_column([&](auto c) SMNN_LAMBDA {
+            x_z[i * size.m + c] = there ? p[0] * rows.smoothness_rhs(t, i / size.K, r) : splat<P>(0);
+        });
         x_weight[i] = x_factor[i] = splat<P>(1);
     }
 
@@ -224,7 +233,7 @@ struct Rotations : Carried<P, Size, Chunked> {
                     x_left[i * size.n + k] = coupled ? x_own[i * size.n + k] : zero;
                     edge[i * size.n + k] = zero;
                 });
-                edge_z[i] = zero;
+                each_column([&](auto c) SMNN_LAMBDA { edge_z[i * size.m + c] = zero; });
                 edge_weight[i] = zero;
                 edge_inverse[i] = splat<P>(1);
                 edge_norm2[i] = splat<P>(scheme.norm2[o]) * p[o] * p[o];
@@ -281,7 +290,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             repeat(next(columns_after(size, j)), [&](auto i) SMNN_LAMBDA {
                 if (j == 0) set_row(rows, t, i);
-                rotate(plus(j, i), i);
+                rotate(plus(j, i), i, size.m == 1);
             });
             const int o = order_of(size, j);
             const P square = p[o] * p[o], total = norm2[j] + splat<P>(scheme.norm2[o]) * square;
@@ -295,7 +304,7 @@ struct Rotations : Carried<P, Size, Chunked> {
             if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA { f[at.left(j) + k] = left[j * size.n + k]; });
             }
-            if constexpr (Rhs) f_z[j] = z[j];
+            if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { f_z[c * size.z_step + j] = z[j * size.m + c]; });
         });
         if constexpr (Size::fixed) bad_any = without(bad_any, left_out);
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
@@ -306,7 +315,7 @@ struct Rotations : Carried<P, Size, Chunked> {
     // point beyond those of its variable row i has from its first rotation on, as those at the left separator; and at the
     // next point, those of each variable from the rotation in its first column on.
     template <class J, class I>
-    SMNN_INLINE void rotate(J j, I i) {
+    SMNN_INLINE void rotate(J j, I i, bool rows_have_rhs) {
         const bool first = i == j, next_variable = !first && order_of(size, j) == 0;
         P b = x_own[i * size.n + j];
         if constexpr (!Size::fixed) {
@@ -350,7 +359,13 @@ struct Rotations : Carried<P, Size, Chunked> {
                 first ? fill_below(top, x) : turn(top, x);
             });
         }
-        if constexpr (Rhs) turn(z[j], x_z[i]);
+        if constexpr (Rhs) {
+            if (first && !rows_have_rhs && !is_degenerate()) {
+                each_column([&](auto c) SMNN_LAMBDA { x_z[i * size.m + c] = -(turn.g * z[j * size.m + c]); });
+            } else {
+                each_column([&](auto c) SMNN_LAMBDA { turn(z[j * size.m + c], x_z[i * size.m + c]); });
+            }
+        }
     }
 
     // A rotation. Takes d, 1 / d and e to what they are after it.
@@ -442,7 +457,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         if constexpr (Chunked) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { swap(left[j * size.n + k], x_left[i * size.n + k]); });
         }
-        if constexpr (Rhs) swap(z[j], x_z[i]);
+        if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { swap(z[j * size.m + c], x_z[i * size.m + c]); });
         weight[j] = select(mask, square, d);
         x_weight[i] = select(mask, -d, x_weight[i]);
         if (i < j) x_factor[i] = select(mask, one, x_factor[i]);  // (1 before the first rotation)
@@ -462,7 +477,7 @@ struct Rotations : Carried<P, Size, Chunked> {
                 x_next[i * size.n + k] = x;
                 if constexpr (Chunked) x_left[i * size.n + k] = splat<P>(0);
             });
-            if constexpr (Rhs) x_z[i] = w * rows.b(t, q);
+            if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { x_z[i * size.m + c] = w * rows.b(t, q, c); });
             x_weight[i] = x_factor[i] = splat<P>(1);
         });
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
@@ -486,7 +501,11 @@ struct Rotations : Carried<P, Size, Chunked> {
                         take(left[j * size.n + k], x_left[j * size.n + k], x_left[i * size.n + k]);
                     });
                 }
-                if constexpr (Rhs) take(z[j], x_z[j], x_z[i]);
+                if constexpr (Rhs) {
+                    each_column([&](auto c) SMNN_LAMBDA {
+                        take(z[j * size.m + c], x_z[j * size.m + c], x_z[i * size.m + c]);
+                    });
+                }
             });
             norm2[j] = norm2_next[j];
         });
@@ -507,7 +526,7 @@ struct Rotations : Carried<P, Size, Chunked> {
                 repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA {
                     turn(edge[j * size.n + k], x_left[i * size.n + k]);
                 });
-                if constexpr (Rhs) turn(edge_z[j], x_z[i]);
+                if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { turn(edge_z[j * size.m + c], x_z[i * size.m + c]); });
             });
         });
     }
@@ -531,7 +550,7 @@ struct Rotations : Carried<P, Size, Chunked> {
         if constexpr (Chunked) {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { left[j * size.n + k] = x_left[j * size.n + k] * factor; });
         }
-        if constexpr (Rhs) z[j] = x_z[j] * factor;
+        if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { z[j * size.m + c] = x_z[j * size.m + c] * factor; });
     }
 
     // Where that starts with zero, from an equation that does not. (In other lanes nothing changes, to the last bit.)
@@ -549,7 +568,7 @@ struct Rotations : Carried<P, Size, Chunked> {
                     swap_lanes(mask, x_left[j * size.n + k], x_left[i * size.n + k]);
                 });
             }
-            if constexpr (Rhs) swap_lanes(mask, x_z[j], x_z[i]);
+            if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { swap_lanes(mask, x_z[j * size.m + c], x_z[i * size.m + c]); });
             swap_lanes(mask, x_weight[j], x_weight[i]);
             swap_lanes(mask, x_factor[j], x_factor[i]);
             weight[j] = select(mask, square, weight[j]);
@@ -586,7 +605,7 @@ struct Rotations : Carried<P, Size, Chunked> {
             bad_any = bad_any | bad;
             f[at.row(j)] = one / select(weight[j] <= zero, one, weight[j]);
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
-            if constexpr (Rhs) f_z[j] = z[j];
+            if constexpr (Rhs) each_column([&](auto c) SMNN_LAMBDA { f_z[c * size.z_step + j] = z[j * size.m + c]; });
         }
         if (any(bad_any)) rows.mark_undetermined(t, bad_any);
     }

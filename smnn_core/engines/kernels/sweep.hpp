@@ -34,7 +34,7 @@ constexpr bool has_rare_steps = Size::fixed && Size::rotations;
 template <class Size>
 struct RareSteps {
     const Size& size;
-    SMNN_INLINE int state() const { return CarriedLayout<true>{size.n}.entries(); }
+    SMNN_INLINE int state() const { return CarriedLayout<true>{size.n, size.m}.entries(); }
     SMNN_INLINE int factor() const { return FactorLayout<true>{size.n, size.K}.entries(); }
     SMNN_INLINE int room() const { return state() + factor() + size.n; }
 };
@@ -51,21 +51,20 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
     }
 }
 
-// One initial row `weight y[column] = value` taken into the carried state, which lies in memory.
+// One initial row `weight y[column] = rhs` taken into the carried state, which lies in memory; rhs (m) is overwritten.
 template <class P, bool Chunked, bool Rhs, class Record, class Team = Alone>
 SMNN_OUTLINE void take_initial_row(
-    int n, int column, P weight, P value, P* carried, P* row, Record& tape, const Team& team = {}
+    int n, int m, int column, P weight, P* rhs, P* carried, P* row, Record& tape, const Team& team = {}
 ) {
-    const CarriedLayout<Chunked> at{n};
+    const CarriedLayout<Chunked> at{n, m};
     P* left_row = row + n;
     for (int j = team.first(0); j < 2 * n; j += team.size) row[j] = splat<P>(0);
     team.sync();
     if (team.leads()) row[column] = weight;
     team.sync();
-    P rhs = weight * value;
     const Int<1> one_row{};
     for (int j = column; j < n; ++j) {
-        P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j;
+        P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j * m;
         tape.open(1);
         auto pivot = team.pivot(top[j], row + j, one_row);
         raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
@@ -74,7 +73,7 @@ SMNN_OUTLINE void take_initial_row(
             if constexpr (Chunked) {
                 for (int k = team.first(0); k < n; k += team.size) swap_lanes(mask, left[k], left_row[k]);
             }
-            if (Rhs && team.leads()) swap_lanes(mask, *z, rhs);
+            for (int c = 0; Rhs && team.leads() && c < m; ++c) swap_lanes(mask, z[c], rhs[c]);
         });
         const auto H = reflect(pivot.top, pivot.below, one_row);
         tape.close(H, pivot.below, 1);
@@ -82,21 +81,21 @@ SMNN_OUTLINE void take_initial_row(
         if constexpr (Chunked) {
             for (int k = team.first(0); k < n; k += team.size) apply(H, pivot.below, one_row, left[k], left_row + k);
         }
-        if (Rhs && team.leads()) apply(H, pivot.below, one_row, *z, &rhs);
+        for (int c = 0; Rhs && team.leads() && c < m; ++c) apply(H, pivot.below, one_row, z[c], rhs + c);
         team.sync();
         if (team.leads()) top[j] = H.diagonal;
     }
     if constexpr (Chunked) {
         for (int j = 0; j < n; ++j) {
-            P *top = carried + at.edge() + j * n, *z = carried + at.edge_z() + j;
+            P *top = carried + at.edge() + j * n, *z = carried + at.edge_z() + j * m;
             auto pivot = team.pivot(top[j], left_row + j, one_row);
             raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
                 for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], left_row[k]);
-                if (Rhs && team.leads()) swap_lanes(mask, *z, rhs);
+                for (int c = 0; Rhs && team.leads() && c < m; ++c) swap_lanes(mask, z[c], rhs[c]);
             });
             const auto H = reflect(pivot.top, pivot.below, one_row);
             for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], left_row + k);
-            if (Rhs && team.leads()) apply(H, pivot.below, one_row, *z, &rhs);
+            for (int c = 0; Rhs && team.leads() && c < m; ++c) apply(H, pivot.below, one_row, z[c], rhs + c);
             team.sync();
             if (team.leads()) top[j] = H.diagonal;
         }
@@ -438,19 +437,20 @@ SMNN_INLINE auto sweep_points(
         state.arrive(rows, t);
         if (rows.has_initial(t)) {
             state.save(to);
-            if constexpr (by_rotations) State::to_plain(size.n, to);
+            if constexpr (by_rotations) State::to_plain(size.n, size.m, to);
             Record record = state.tape;  // (what belongs to the state itself could not lie in registers then)
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
-                    P value = splat<P>(0);
-                    if constexpr (Rhs) value = rows.u(t, v, r);
-                    take_initial_row<P, Chunked, Rhs>(
-                        size.n, v * size.K + r, rows.w_initial(t, v, r), value, to, workspace, record
-                    );
+                    const P w = rows.w_initial(t, v, r);
+                    P* const rhs = workspace + 2 * size.n;
+                    repeat(size.m, [&](auto c) SMNN_LAMBDA {
+                        if constexpr (Rhs) rhs[c] = w * rows.u(t, v, r, c);
+                    });
+                    take_initial_row<P, Chunked, Rhs>(size.n, size.m, v * size.K + r, w, rhs, to, workspace, record);
                 }
             }
             state.tape = record;
-            if constexpr (by_rotations) State::to_weighted(size.n, to);
+            if constexpr (by_rotations) State::to_weighted(size.n, size.m, to);
             state.load(to);
         }
     }
@@ -523,7 +523,7 @@ SMNN_OUTLINE void sweep(
             if (any(left_out)) {
                 sweep_again<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t, end, left_out, carried, workspace, f_t, z_t);
             } else {
-                for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = after[e];
+                for (int e = 0; e < CarriedLayout<Chunked>{size.n, size.m}.entries(); ++e) carried[e] = after[e];
             }
         }
     } else {
@@ -556,13 +556,13 @@ SMNN_OUTLINE void sweep_again(
         put(f, f_again, entries);
         if (Rhs) put(f_z, z_again, size.n);
     }
-    for (int e = 0; e < CarriedLayout<Chunked>{size.n}.entries(); ++e) carried[e] = select(lanes, carried[e], after[e]);
+    for (int e = 0; e < CarriedLayout<Chunked>{size.n, size.m}.entries(); ++e) carried[e] = select(lanes, carried[e], after[e]);
 }
 
 // What a sweep has left at the end of a chunk becomes rows without weights, for the problem of the separators.
 template <class P, class Size>
 SMNN_INLINE void end_chunk(const Size& size, P* carried) {
-    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(size.n, carried);
+    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(size.n, size.m, carried);
 }
 
 // The final rows of the last point of a system that is not divided into chunks.

@@ -3,7 +3,7 @@
 Length. The first window has 32 steps and starts from the Taylor expansion of the initial state; each other one from
 that of the last solved point. One that took at most `QUICK` iterations is followed by one twice as long. Newton's
 method converges from the left: where it did not converge on the whole window, the part that has settled is kept, and
-the next window starts behind it.
+the next window starts behind it. A window ends where steps become much longer or shorter than its own.
 
 State. All R+1 orders of the last solved point become initial rows of the next window, those that the caller did not
 give with the weight `CARRY` s^o: orders above that of the equations follow from the points before, and leaving them
@@ -30,6 +30,9 @@ LONGEST = 6
 """Iterations after which what has settled of a window is kept, and the rest becomes part of the next."""
 LAST_TRY = 25
 """The same for a window that cannot be shorter."""
+RATIO = 10
+"""Of the longest to the shortest step in a window: the weights of its rows differ by the power R + 1/2 of that, and
+rounding errors with them."""
 OVERLAP = 4
 """Steps at the end of a window that are solved again."""
 CARRY = 0.3
@@ -75,9 +78,9 @@ def march(
     windows: list[tuple[int, int]] = []
     i, width = 0, FIRST_WINDOW
     while i < T - 1:
-        j = i + width if T - 1 - (i + width) >= K else T - 1
+        j = _end(problem, i, i + width if T - 1 - (i + width) >= K else T - 1)
         window = problem.window(i, j)
-        window = window.starting_at(u, w if i == 0 else carried_weights(window, w))
+        window = window.carrying_on(state, carried_weights(window, w)) if i else window.starting_at(u, w)
         first = taylor(xp, state, window.t - window.t[..., :1]) if guess is None else guess[..., i : j + 1, :, :]
         patience = LONGEST if width > K else LAST_TRY
         run = newton(window, first, failed, max_iterations=patience, tolerance=tolerance)
@@ -102,13 +105,23 @@ def march(
         state = xp.where(failed[..., None, None], state, run.y[..., kept, :, :])
         windows.append((i, i + kept))
         i += kept
-        u = state[..., None, :, :]
         report(i)
         if bool(xp.all(failed)):
             break
     result = start(xp, _fill(problem, pieces, held), failed)
     result.converged, result.iterations = ~failed, iterations
     return result, tuple(windows)
+
+
+def _end(problem: NonlinearProblem, i: int, j: int) -> int:
+    """Where a window from i to j has to end for its steps not to differ by more than `RATIO`."""
+    xp = problem.xp
+    while j - i > 2 * problem.K:
+        s = xp.abs(problem.step_sizes[..., i:j])
+        if bool(xp.all(xp.max(s, axis=-1) <= RATIO * xp.min(s, axis=-1))):
+            break
+        j = i + (j - i) // 2
+    return j
 
 
 def carried_weights(window: NonlinearProblem, w_given: Array) -> Array:

@@ -52,6 +52,8 @@ class NonlinearProblem:
     engine: str
     V: int
     K: int
+    determined: bool = False
+    """Whether the initial rows determine the whole state at the first point, and with it all that follow."""
 
     @property
     def n_steps(self) -> int:
@@ -79,6 +81,10 @@ class NonlinearProblem:
         weights = replace(self.weights, initial=initial_weights)
         return replace(self, initial_values=initial_values, weights=weights)
 
+    def carrying_on(self, state: Array, initial_weights: Array) -> NonlinearProblem:
+        """The same from a known state, (..., V, K), all of whose orders become initial rows."""
+        return replace(self.starting_at(state[..., None, :, :], initial_weights), determined=True)
+
     def linear_problem(self, y: Array, lin: Linearization) -> Problem:
         """The linear problem whose solution is the next iterate."""
         return self._linear(y, lin, self.initial_values, self.row_weights)
@@ -102,7 +108,7 @@ class NonlinearProblem:
 
     def solve(self, problem: Problem) -> Array:
         """The solution of a linear problem; NaN in the members that have none."""
-        return solve_without_raising(problem, engine=self.engine)[0]
+        return solve_without_raising(problem, engine=self.engine, determined=self.determined)[0]
 
 
 def _slice(w: Any, axis: int, start: int, stop: int) -> Any:

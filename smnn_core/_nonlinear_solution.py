@@ -102,7 +102,7 @@ class NonlinearSolution:
         window, u = problem.window(i, stop), problem.initial_values
         if i == 0:
             return window.starting_at(u[..., :1, :, :], w[..., :1, :, :])
-        return window.starting_at(self.y[..., i : i + 1, :, :], carried_weights(window, w[..., :1, :, :]))
+        return window.carrying_on(self.y[..., i, :, :], carried_weights(window, w[..., :1, :, :]))
 
     def _in_full(self, initial: Array) -> Array:
         """The gradient with respect to the first initial values, and zeros for those at later times."""

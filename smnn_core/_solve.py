@@ -297,9 +297,18 @@ def solve_with(engine: Engine, problem: Problem, *, check: bool, lean: bool) -> 
     return y, factor
 
 
-def solve_without_raising(problem: Problem, *, engine: str = "auto") -> tuple[Array, Factor]:
-    """`solve_problem`, where batch members whose system is singular come back as NaN on every device."""
+def solve_without_raising(
+    problem: Problem, *, engine: str = "auto", determined: bool = False
+) -> tuple[Array, Factor | None]:
+    """`solve_problem`, where batch members whose system is singular come back as NaN on every device.
+
+    Args:
+        determined: the rows are known to determine all unknowns: an engine may leave out to judge the pivots, which
+            takes many times longer than the solution where weights differ by many orders of magnitude.
+    """
     chosen = select(engine, problem.system)
+    if determined and hasattr(chosen, "solve_determined"):
+        return chosen.solve_determined(problem), None
     if hasattr(chosen, "solve_problem"):
         y, factor = chosen.solve_problem(problem, lean=False)
         return y, factor

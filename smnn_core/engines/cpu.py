@@ -246,6 +246,13 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
     return _rounded(factor._masked(y), system.dtype), factor
 
 
+def solve_determined(problem: Problem) -> np.ndarray:
+    """The solution of a system that is known to have one, whose pivots need not be judged."""
+    problem.system.check_values()
+    call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+    return _rounded(_solution(call, problem), problem.system.dtype)
+
+
 def _solution(call: _Call, problem: Problem) -> np.ndarray:
     system = problem.system
     y = _empty((*problem.batch, system.n_steps, system.V, system.K))

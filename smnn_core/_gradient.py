@@ -127,11 +127,13 @@ def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradien
 
     (W A)^T W r = 0, and what rounding leaves of it is taken off by the same operator.
     """
-    system = problem.system
+    system, xp = problem.system, problem.system.xp
     Wr = rows.weighted(system.weights, residual(problem, y))
-    rest = factor.adjoint_rows(rows.apply_transpose(system, rows.weighted(system.weights, Wr)))
-    Wr = Rows(*(a - b for a, b in zip(Wr, rest, strict=True)))
-    return _contract(problem, y, factor.normal_solve(g), factor.adjoint_rows(g), Wr)[0]
+    rest = rows.apply_transpose(system, rows.weighted(system.weights, Wr))
+    both = factor.adjoint_rows(xp.stack([*xp.broadcast_arrays(g, rest)]))
+    v, excess = (Rows(*(x[i, ...] for x in both)) for i in (0, 1))
+    Wr = Rows(*(a - b for a, b in zip(Wr, excess, strict=True)))
+    return _contract(problem, y, factor.normal_solve(g), v, Wr)[0]
 
 
 def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> tuple[Gradients, Array]:

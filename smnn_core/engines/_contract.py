@@ -16,6 +16,10 @@ class Factor(Protocol):
     Laws (each one a test): `solve(d)` minimises |W (A y - d)|; `normal_solve` is symmetric and solves M x = g with
     M = A^T W^2 A; `solve(d) = normal_solve(A^T W^2 d)` up to rounding; non-finite input of one batch member leaves the
     others as they are.
+
+    A factor offers `adjoint_rows(g) -> Rows`, or `adjoint(problem, y, g, wanted=ALL) -> Gradients` (see `Engine`).
+    `adjoint_rows(g)` is v = (W A)^+^T g, weighted rows with (W A)^T v = g in the range of W A: `solve_pullback` makes
+    gradients of it. Law: W A normal_solve(g) = adjoint_rows(g) up to rounding.
     """
 
     undetermined: Array | None

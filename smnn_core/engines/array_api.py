@@ -25,8 +25,9 @@ Where P is even the last odd point has no right neighbour; from then on the last
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import factorial
 from typing import NamedTuple
@@ -36,8 +37,10 @@ import numpy as np
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, is_tracer, powers, size
 from .._constraints import apply, apply_transpose, weighted
-from .._problem import Rows, System
+from .._gradient import solve_pullback
+from .._problem import Gradients, Problem, Rows, System, Weights
 from .._schemes import Scheme
+from ._contract import ALL, by_field, from_fields
 
 name = "array_api"
 
@@ -170,8 +173,62 @@ class ArrayFactor:
         return xp.where(bad, system.constant(xp.nan), x)
 
 
-def factorize(system: System) -> ArrayFactor:
+@dataclass(frozen=True, eq=False)
+class RoundedFactor:
+    """A factor in float64 of a system in float32: what goes in is widened, what comes out is rounded once."""
+
+    system: System
+    wide: ArrayFactor
+
+    @property
+    def undetermined(self) -> Array:
+        return self.wide.undetermined
+
+    def solve(self, d: Rows) -> Array:
+        return self._rounded(self.wide.solve(Rows(*map(self._widened, d))))
+
+    def normal_solve(self, g: Array) -> Array:
+        return self._rounded(self.wide.normal_solve(self._widened(g)))
+
+    def adjoint_rows(self, g: Array) -> Rows:
+        return Rows(*map(self._rounded, self.wide.adjoint_rows(self._widened(g))))
+
+    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+        """All gradients; y, which was rounded, is solved for again, as residuals are differences."""
+        del y, wanted
+        rhs, initial_values, smoothness = map(self._widened, problem.rows)
+        wide = Problem(widened(problem.system), rhs, initial_values, problem.batch, smoothness)
+        gradients = solve_pullback(wide, self.wide, self.wide.solve(wide.rows), self._widened(g))
+        return from_fields(map(self._rounded, by_field(gradients)))
+
+    def _widened(self, x: Array | None) -> Array | None:
+        return None if x is None else self.system.xp.astype(x, self.system.xp.float64)
+
+    def _rounded(self, x: Array) -> Array:
+        return self.system.xp.astype(x, self.system.dtype)
+
+
+def widened(system: System) -> System:
+    """The system in float64, if it is not, and if its namespace and device have that."""
+    xp = system.xp
+    if system.dtype == xp.float64 or "mps" in str(system.device):
+        return system
+    if compat.is_jax_namespace(xp) and not sys.modules["jax"].config.jax_enable_x64:
+        return system
+    c, s, *w = (
+        xp.astype(x, xp.float64) for x in (system.coefficients, system.step_sizes, *vars(system.weights).values())
+    )
+    return replace(system, coefficients=c, step_sizes=s, weights=Weights(*w))
+
+
+def factorize(system: System) -> ArrayFactor | RoundedFactor:
     """Eliminates all points: linear work, log2(T) levels."""
+    wide = widened(system)
+    factor = _factorize(wide)
+    return factor if wide is system else RoundedFactor(system, factor)
+
+
+def _factorize(system: System) -> ArrayFactor:
     own, couplings, unit = blocks(system)
     levels, own, couplings = eliminate(system, own, couplings, unit)
     return ArrayFactor(system, tuple(levels), eliminate_last(system, own, couplings, unit))

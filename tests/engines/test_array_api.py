@@ -77,3 +77,14 @@ def test_a_zero_equation_is_found_at_any_length() -> None:
             np.zeros((T, 1, 1, 3)), np.ones((T, 1)), np.ones((1, 1, 2)), np.full(T - 1, 0.1), scheme=smnn.HERMITE
         )
         assert factorize(problem.system).undetermined.any()
+
+
+def test_float32_is_rounded_once() -> None:
+    """Third order, s = 0.003, where float32 arithmetic has no digit: the same numbers in float64, rounded."""
+    c, b, u, s = (x.astype(np.float32) for x in adjoint.problem(3, 4, np.full(199, 0.003)))
+    y, vjp = smnn.solve_ode_vjp(c, b, u, s, engine="array_api")
+    wide, wide_vjp = smnn.solve_ode_vjp(*(x.astype(np.float64) for x in (c, b, u, s)), engine="array_api")
+    gradients, expected = vjp(np.ones_like(y)), wide_vjp(np.ones_like(wide))
+    for x, other in zip((y, *gradients[:4]), (wide, *expected[:4]), strict=True):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, other, rtol=0, atol=2e-7 * np.abs(other).max())

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 Array = Any
 Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
 
-__all__ = ["explicit_mesh", "explicit_spec", "in_shard_map", "vary_like", "vary_together", "varying_axes"]
+__all__ = ["explicit_mesh", "explicit_spec", "in_shard_map", "vary_together", "varying_axes"]
 
 
 def in_shard_map() -> bool:
@@ -31,11 +31,6 @@ def vary_together(inputs: Inputs, axes: Iterable[str] = ()) -> Inputs:
     """The inputs, all varying along the same manual mesh axes: what operators that know nothing of meshes need."""
     axes = frozenset(axes).union(*(varying_axes(x) for x in inputs))
     return type(inputs)(*(_vary(x, axes) for x in inputs))
-
-
-def vary_like(x: Array, other: Array) -> Array:
-    """x, varying at least along the manual mesh axes along which the other array does."""
-    return _vary(x, varying_axes(other))
 
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:

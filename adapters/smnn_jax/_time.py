@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from smnn_core._constraints import apply, weighted
 from smnn_core._problem import Rows, System
-from smnn_core.engines import array_api as elimination
-from smnn_core.engines.array_api import Couplings, Level
+from smnn_core.engines import _increments as increments
+from smnn_core.engines import _odd_even as elimination
+from smnn_core.engines._odd_even import Couplings, Level
 
 Array = Any
 
@@ -62,7 +63,7 @@ class ChunkFactor:
     @staticmethod
     def of(system: System, axis: str) -> ChunkFactor:
         """Eliminates the chunk of this device, then all separators."""
-        own, couplings, unit = elimination.blocks(system)
+        own, couplings, unit = increments.blocks(system)
         unit = jnp.max(jax.lax.all_gather(unit, axis), axis=0)
         levels, own, couplings = elimination.eliminate(system, own[..., :-1, :, :], couplings, unit)
         local = jnp.stack([jnp.any(level.undetermined, axis=-1) for level in levels]).any(0) if levels else None
@@ -83,7 +84,7 @@ class ChunkFactor:
 
     def _solve(self, d: Rows) -> Array:
         n = self.system.n
-        own, coupling = elimination.stack_rows(self.system, weighted(self.system.weights, d))
+        own, coupling = increments.stack_rows(self.system, weighted(self.system.weights, d))
         own, coupling = own[..., :-1, :, None], coupling[..., None]
         batch = jnp.broadcast_shapes(own.shape[:-3], coupling.shape[:-3])
         own, coupling = (jnp.broadcast_to(x, (*batch, *x.shape[-3:])) for x in (own, coupling))
@@ -95,7 +96,7 @@ class ChunkFactor:
 
     def normal_solve(self, g: Array) -> Array:
         """M^-1 g, (..., P, V, K)."""
-        w, g, g_δ = elimination.substitute_transposed(jnp, self.levels, elimination.flatten(jnp, g)[..., None])
+        w, g, g_δ = elimination.substitute_transposed(jnp, self.levels, increments.flatten(jnp, g)[..., None])
         g, g_δ = _gather(self.axis, g, -3), _gather(self.axis, g_δ, -3)
         w_separators, g, _ = elimination.substitute_transposed(jnp, self.separators, g, g_δ)
         w_last = jnp.matrix_transpose(self.last.R_inverse) @ g
@@ -105,7 +106,7 @@ class ChunkFactor:
         x, δ = elimination.substitute_back(jnp, self.separators, z_separators, first, jnp.zeros_like(first))
         x, δ = (jax.lax.dynamic_slice_in_dim(a, jax.lax.axis_index(self.axis), 1, axis=a.ndim - 3) for a in (x, δ))
         x, _ = elimination.substitute_back(jnp, self.levels, z, x, δ)
-        x = elimination.unflatten(self.system, x[..., 0])
+        x = increments.unflatten(self.system, x[..., 0])
         return jnp.where(self.undetermined[..., None, None, None], jnp.nan, x)
 
 

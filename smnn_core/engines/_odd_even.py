@@ -1,0 +1,293 @@
+"""Odd-even orthogonal elimination by increments, as functions of arrays.
+
+The rows W A of the problem, on P = T points with n unknowns each, are kept as
+
+    own[j]                                          rows that touch point j only                       (mD, n)
+    C[j] (y[j+1] - Phi[j] y[j]) + D[j] y[j]         rows that couple point j to point j+1              (mC, n) each
+
+where Phi[j] y[j] predicts y[j+1]: at first by the Taylor polynomial, for which all rows of a scheme vanish that is
+exact for polynomials of degree R, so that D = 0. One level eliminates every odd point j. With a and b for its
+neighbours, y[j] = Phi[a] y[a] + e and y[b] = Phi[j] Phi[a] y[a] + δ the rows that touch it are
+
+                e                δ       y[a]
+    [ own[j]               0      own[j] Phi[a] ]
+    [ C[a]                 0      D[a]          ]  =  Q [ R  E   G  ]      R (n, n) upper triangular
+    [ D[j] - C[j] Phi[j]   C[j]   D[j] Phi[a]   ]       [ 0  C'  D' ]      at most 2n rows
+
+n rows that express e by its neighbours, and new coupling rows between them, with the prediction Phi[j] Phi[a]: a
+problem of the same form on the even points. log2(T) levels, then one point, then back substitution level by level.
+Source: Gargir, Toledo, Parallel-in-Time Kalman Smoothing Using Orthogonal Transformations, IPDPS 2025; for the
+increments e, δ in place of y, and for what follows, docs/theory/elimination.md.
+
+Where P is even the last odd point has no right neighbour; from then on the last coupling leads to a phantom point
+(zero columns), so that all points are treated alike. Unknowns are ordered by derivative, then by variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import array_api_compat as compat
+
+from .._arrays import Array, Namespace, is_tracer
+from .._problem import System
+
+
+class Couplings(NamedTuple):
+    """Rows C (y[j+1] - Phi y[j]) + D y[j] for the points j = 0, 1, ...; the last may lead beyond the last point."""
+
+    C: Array
+    """(..., N, mC, n)"""
+    D: Array
+    """(..., N, mC, n)"""
+    Phi: Array
+    """(..., N, n, n)"""
+    noise: Array
+    """(..., N, mC, n): squares of the rounding errors of D, in units of eps and of the largest entry of W A"""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One level of elimination: the factor of its odd points j, a and b their neighbours (see the module)."""
+
+    Q: Array
+    """(..., P//2, M, k)"""
+    R_inverse: Array
+    """(..., P//2, n, n)"""
+    E: Array
+    """(..., P//2, n, n): R^-1 E, the part of δ in e"""
+    G: Array
+    """(..., P//2, n, n): R^-1 G, the part of y[a] in e"""
+    Phi_a: Array
+    """(..., P//2, n, n): y[j] = Phi_a y[a] + e"""
+    Phi_j: Array
+    """(..., P//2, n, n): y[b] = Phi_j y[j] + (the increment from j to b)"""
+    dropped: Array
+    """(..., 2 (P//2), n, n): Phi_a and Phi_j, interleaved, less what they were on the level before"""
+    undetermined: Array
+    """(..., P//2) bool"""
+    mC: int
+    """rows of a coupling of this level"""
+
+
+def eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[list[Level], Array, Couplings]:
+    """Eliminates all points but the first: the levels, and what is left of own rows and couplings.
+
+    Where there are as many couplings as points the last one leads to a point that is not among them, which stays.
+    """
+    levels = []
+    while own.shape[-3] > 1:
+        level, couplings = _eliminate(system, own, couplings, unit)
+        levels.append(level)
+        own = own[..., ::2, :, :]
+    return levels, own, couplings
+
+
+def eliminate_last(system: System, own: Array, couplings: Couplings, unit: Array) -> Level:
+    """The factor of the one point that is left, whose E and G are empty."""
+    xp, n = system.xp, system.n
+    rows, noise = last_rows(xp, n, own, couplings.D), last_rows(xp, n, (own / unit) ** 2, couplings.noise)
+    Q, R_inverse, _, undetermined = triangularise(system, rows, noise, unit)
+    none = R_inverse[..., :0]
+    return Level(Q, R_inverse, none, none, none, none, none, undetermined, couplings.D.shape[-2])
+
+
+def reflect(
+    xp: Namespace, n: int, levels: Sequence[Level], own: Array, coupling: Array
+) -> tuple[list[Array], Array, Array]:
+    """Q^T applied to right-hand sides (..., P, rows, columns) of own rows and couplings, level by level.
+
+    Returns R^-1 z, z the right-hand sides of the eliminated points, and those of the first point and its coupling.
+    """
+    z = []
+    for level in levels:
+        P = own.shape[-3]
+        h, coupling = P // 2, _with_phantom(xp, P, coupling)
+        a, j = (coupling[..., i : 2 * h : 2, :, :] for i in (0, 1))
+        rows = pad(xp, xp.concat([own[..., 1::2, :, :], a, j], axis=-2), -2, 0, n)
+        rows = xp.matrix_transpose(level.Q) @ rows
+        z.append(level.R_inverse @ rows[..., :n, :])
+        coupling = _next(xp, h, coupling, rows[..., n:, :])
+        own = own[..., ::2, :, :]
+    return z, own, coupling
+
+
+def substitute_back(
+    xp: Namespace, levels: Sequence[Level], z: Sequence[Array], x: Array, δ: Array
+) -> tuple[Array, Array]:
+    """x at all points, and increments, from R^-1 z, x at the first point and the increment to the one beyond the last.
+
+    Increments are carried from level to level: as differences of x they would have lost the digits that x shares.
+    """
+    for level, e in zip(reversed(levels), reversed(z), strict=True):
+        h = e.shape[-3]
+        x_a, δ_b = x[..., :h, :, :], δ[..., :h, :, :]
+        e = e - level.E @ δ_b - level.G @ x_a
+        x = interleave(xp, x, level.Phi_a @ x_a + e, axis=-3)
+        both = interleave(xp, e, δ_b - level.Phi_j @ e, axis=-3) + level.dropped @ x[..., : 2 * h, :, :]
+        δ = xp.concat([both, δ[..., h:, :, :]], axis=-3)
+    return x, δ
+
+
+def substitute_transposed(
+    xp: Namespace, levels: Sequence[Level], g: Array, g_δ: Array | None = None
+) -> tuple[list[Array], Array, Array]:
+    """The transpose of `substitute_back`: R^T w = g.
+
+    Args:
+        g: (..., P, n, columns).
+        g_δ: the same for the increments from each point to the next, None for zeros.
+
+    Returns:
+        w of the eliminated points, and what is left of g at the first point and at its increment.
+    """
+    mT = xp.matrix_transpose
+    w = []
+    g_δ = xp.zeros_like(g) if g_δ is None else g_δ
+    for level in levels:
+        P = g.shape[-3]
+        h = P // 2
+        g = g + pad(xp, mT(level.dropped) @ g_δ[..., : 2 * h, :, :], -3, 0, P)
+        g_j, at_a, at_j = g[..., 1::2, :, :], g_δ[..., 0 : 2 * h : 2, :, :], g_δ[..., 1 : 2 * h : 2, :, :]
+        g_e = g_j + at_a - mT(level.Phi_j) @ at_j
+        to_a = mT(level.Phi_a) @ g_j - mT(level.G) @ g_e
+        g = g[..., ::2, :, :] + pad(xp, to_a, -3, 0, P - h)
+        g_δ = xp.concat([at_j - mT(level.E) @ g_e, g_δ[..., 2 * h :, :, :]], axis=-3)
+        w.append(mT(level.R_inverse) @ g_e)
+    return w, g, g_δ
+
+
+def reflect_back(
+    xp: Namespace, levels: Sequence[Level], last: Level, w: Sequence[Array], w_last: Array, mD: int
+) -> tuple[Array, Array]:
+    """The transpose of `reflect`: Q applied to w of the eliminated points and of the last; own rows and couplings."""
+    rows = last.Q[..., : w_last.shape[-2]] @ w_last
+    own, coupling = rows[..., :mD, :], rows[..., mD : mD + last.mC, :]
+    for level, w_j in zip(reversed(levels), reversed(w), strict=True):
+        h, n, mC = w_j.shape[-3], w_j.shape[-2], level.mC
+        rows = xp.concat([w_j, coupling[..., :h, : level.Q.shape[-1] - n, :]], axis=-2)
+        rows = level.Q @ rows
+        own = interleave(xp, own, rows[..., :mD, :], axis=-3)
+        a, j = (rows[..., i : i + mC, :] for i in (mD, mD + mC))
+        coupling = xp.concat([interleave(xp, a, j, axis=-3), coupling[..., h:, :mC, :]], axis=-3)
+    return own, coupling
+
+
+def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[Level, Couplings]:
+    """One level: eliminates the odd points; the couplings between the even ones are left."""
+    xp, n, P = system.xp, system.n, own.shape[-3]
+    odd, h = own[..., 1::2, :, :], P // 2
+    couplings = Couplings(*(_with_phantom(xp, P, x) for x in couplings))
+    both, dropped = _drop(xp, Couplings(*(x[..., : 2 * h, :, :] for x in couplings)), unit)
+    a, j = (Couplings(*(x[..., i::2, :, :] for x in both)) for i in (0, 1))
+    zeros = xp.zeros_like
+    rows = [
+        xp.concat([odd, zeros(odd), odd @ a.Phi], axis=-1),
+        xp.concat([a.C, zeros(a.C), a.D], axis=-1),
+        xp.concat([j.D - j.C @ j.Phi, j.C, j.D @ a.Phi], axis=-1),
+    ]
+    noise_e = [zeros(odd), zeros(a.noise), j.noise]
+    noise_a = [(odd / unit) ** 2 @ a.Phi**2, a.noise, j.noise @ a.Phi**2]
+    rows, noise_e, noise_a = (pad(xp, xp.concat(x, axis=-2), -2, 0, n) for x in (rows, noise_e, noise_a))
+    noise_e = noise_e + (rows[..., :n] / unit) ** 2
+    Q, R_inverse, others, undetermined = triangularise(system, rows, noise_e, unit)
+    E, G, C, D = others[..., :n, :n], others[..., :n, n:], others[..., n:, :n], others[..., n:, n:]
+    # errors of the columns of e are left out: they multiply increments, with those of the columns of δ
+    noise = xp.matrix_transpose(Q[..., n:] ** 2) @ noise_a + (D / unit) ** 2
+    new = Couplings(C, D, j.Phi @ a.Phi, noise)
+    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped, undetermined, couplings.C.shape[-2])
+    return level, Couplings(*(_next(xp, h, old, x) for old, x in zip(couplings, new, strict=True)))
+
+
+def _drop(xp: Namespace, couplings: Couplings, unit: Array) -> tuple[Couplings, Array]:
+    """Drops columns of Phi where the rows get smaller in y[a] by that; also what was added to Phi."""
+    C, D, Phi, noise = couplings
+    without = D - C @ Phi
+    drop = _largest(xp, without) < _largest(xp, D)
+    dropped = xp.where(drop, -Phi, xp.zeros_like(Phi))
+    noise = xp.where(drop, noise + (C / unit) ** 2 @ Phi**2, noise)
+    return Couplings(C, xp.where(drop, without, D), Phi + dropped, noise), dropped
+
+
+def _largest(xp: Namespace, x: Array) -> Array:
+    """The largest entry of each column, (..., 1, n)."""
+    return xp.max(xp.abs(x), axis=-2, keepdims=True)
+
+
+NOISE = 2.0**14
+"""A pivot is taken for zero where it is at most so many times the estimate of its rounding error. The estimate
+adds up squares of independent errors, and leaves those out that meet increments (see `_eliminate`): of the systems of
+benchmarks/singular.py, pivots are at most 1e3 times the estimate in singular ones, and 1e5 times and more in others."""
+
+
+def triangularise(system: System, rows: Array, noise: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
+    """Q R of rows (..., M, n + others), sorted by size; noise (..., M, n): squared errors of their first n columns.
+
+    Returns Q, R^-1, the other columns of R, those of the first n rows times R^-1, and which points are undetermined.
+    """
+    xp, n, info = system.xp, system.n, system.xp.finfo(rows.dtype)
+    by_size = xp.argsort(xp.max(xp.abs(rows[..., :n]), axis=-1), axis=-1, descending=True, stable=True)
+    Q, full = xp.linalg.qr(_take_rows(xp, rows, by_size), mode="reduced")
+    Q = _take_rows(xp, Q, xp.argsort(by_size, axis=-1))
+    R, others = full[..., :n, :n], full[..., n:]
+    pivots = xp.linalg.diagonal(R)
+    vanishing = xp.abs(pivots / unit[..., 0]) <= info.smallest_normal**0.5
+    one = xp.eye(n, dtype=rows.dtype, device=system.device)
+    # a one on the diagonal keeps the solve from failing; the result is set to NaN where it was needed
+    R = R + one * xp.astype(vanishing, rows.dtype)[..., None, :]
+    inverse = xp.linalg.solve(R, xp.concat([xp.broadcast_to(one, R.shape), others[..., :n, :]], axis=-1))
+    R_inverse, others = inverse[..., :n], xp.concat([inverse[..., n:], others[..., n:, :]], axis=-2)
+    # to first order, errors dA of the columns change the pivots by the diagonal of Q^T dA R^-1 diag(pivots)
+    of_pivots = xp.sum(Q[..., :n] ** 2 * (noise @ (R_inverse * pivots[..., None, :]) ** 2), axis=-2)
+    is_noise = (pivots / unit[..., 0]) ** 2 <= (NOISE * info.eps) ** 2 * of_pivots
+    return Q, R_inverse, others, xp.any(vanishing | is_noise, axis=-1)
+
+
+def _take_rows(xp: Namespace, x: Array, order: Array) -> Array:
+    return xp.take_along_axis(x, xp.broadcast_to(order[..., None], (*order.shape, x.shape[-1])), axis=-2)
+
+
+def _with_phantom(xp: Namespace, P: int, coupling: Array) -> Array:
+    """Couplings of P points; where P is even, with one that leads beyond the last."""
+    return pad(xp, coupling, -3, 0, P) if P % 2 == 0 else coupling
+
+
+def _next(xp: Namespace, h: int, old: Array, new: Array) -> Array:
+    """The couplings of the next level: the new ones and, where there is one, that of the last point if it stays."""
+    if old.shape[-3] == 2 * h:
+        return new
+    count = max(new.shape[-2], old.shape[-2])
+    return xp.concat([pad(xp, new, -2, 0, count), pad(xp, old[..., 2 * h :, :, :], -2, 0, count)], axis=-3)
+
+
+def last_rows(xp: Namespace, n: int, own: Array, coupling: Array) -> Array:
+    """The rows of the one point that is left: its own and those of its coupling to the phantom, at least n."""
+    rows = xp.concat([own, coupling], axis=-2) if coupling.shape[-3] else own
+    return pad(xp, rows, -2, 0, n)
+
+
+def pad(xp: Namespace, x: Array, axis: int, before: int, total: int) -> Array:
+    """x with zeros added along an axis: `before` of them in front, then behind until it has `total`."""
+    after = total - before - x.shape[axis]
+    pieces = [x]
+    for count, where in ((before, 0), (after, 2)):
+        if count > 0:
+            shape = list(x.shape)
+            shape[axis] = count
+            zeros = xp.zeros(shape, dtype=x.dtype, device=None if is_tracer(x) else compat.device(x))
+            pieces = [zeros, *pieces] if where == 0 else [*pieces, zeros]
+    return xp.concat(pieces, axis=axis) if len(pieces) > 1 else x
+
+
+def interleave(xp: Namespace, even: Array, odd: Array, axis: int) -> Array:
+    """even[0], odd[0], even[1], ... along an axis; `even` has as many entries as `odd` or one more."""
+    axis = axis % even.ndim
+    shape, count = list(even.shape), even.shape[axis] + odd.shape[axis]
+    if odd.shape[axis] < even.shape[axis]:
+        filler = even[(*(slice(None),) * axis, slice(-1, None), ...)]
+        odd = xp.concat([odd, filler], axis=axis)
+    shape[axis] = 2 * even.shape[axis]
+    both = xp.reshape(xp.stack([even, odd], axis=axis + 1), tuple(shape))
+    return both[(*(slice(None),) * axis, slice(0, count), ...)]

@@ -232,6 +232,11 @@ def line(r: Row) -> str:
     )
 
 
+def plain(r: Row) -> dict[str, Any]:
+    """For JSON, which has no NaN."""
+    return {name: None if isinstance(x, float) and np.isnan(x) else x for name, x in asdict(r).items()}
+
+
 def missed(table: list[Row], pelts: dict[str, Any]) -> list[str]:
     """Which figures are not reached."""
     found = []
@@ -268,7 +273,7 @@ def main() -> int:
         print(line(result), flush=True)
         if options.save:
             RESULTS.parent.mkdir(exist_ok=True)
-            content = {"rows": [asdict(r) for r in table], "lynx_and_hare": pelts, "missed": missed(table, pelts)}
+            content = {"rows": [plain(r) for r in table], "lynx_and_hare": pelts, "missed": missed(table, pelts)}
             RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     failures = missed(table, pelts)
     for failure in failures:

@@ -298,9 +298,9 @@ int main() {
         for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}}) {
             for (int T : {2, 3, 9, 33, 150}) {
                 const int T_init = T > 3 ? 3 : 1;
-                check({T, 1, 3, 1, 1, 3, true, batch}, extra, ++seed);
-                check({T, 2, 2, 3, T_init, 2, true, batch}, extra, ++seed);
-                check({T, 1, 4, 2, T_init, 4, true, batch}, extra, ++seed);
+                check({T, 1, 3, 1, 1, 3, batch}, extra, ++seed);
+                check({T, 2, 2, 3, T_init, 2, batch}, extra, ++seed);
+                check({T, 1, 4, 2, T_init, 4, batch}, extra, ++seed);
             }
         }
     }

@@ -299,4 +299,5 @@ class ODEFit(nn.Module):
 
     def _of(self, x: Tensor, missing: int, index: Any) -> Tensor:
         """Those of some data sets, where each has its own."""
-        return x[index] if x.ndim == self.data.ndim + missing and x.shape[0] == self.data.shape[0] else x
+        own = 0 < x.ndim == self.data.ndim + missing and x.shape[0] == self.data.shape[0] and self.data.ndim > 2
+        return x[index] if own else x

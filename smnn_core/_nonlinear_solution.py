@@ -68,6 +68,9 @@ class NonlinearSolution:
     def vjp(self, g: Array) -> NonlinearGradients:
         """The gradients of a loss L from g = dL/dy, of y's shape: about as much work as one iteration.
 
+        On grids whose steps differ by many orders of magnitude (1e6 in the relaxation oscillation of
+        `benchmarks.nonlinear`) the adjoint of the compiled engine is not accurate: solve with engine="array_api" there.
+
         Raises:
             ShapeError: if g does not have the shape of y.
         """

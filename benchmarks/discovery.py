@@ -1,6 +1,6 @@
 """`python -m benchmarks.discovery`: `discover` and pysindy on the chaotic polynomial systems of dysts, with noise.
 
-    python -m benchmarks.discovery                          the whole grid: days on two cores
+    python -m benchmarks.discovery                          the whole grid: hours on two idle cores
     python -m benchmarks.discovery --points 1000 --noise 0.1 --seeds 1 --budget 600
     python -m benchmarks.discovery --report                 the tables of what has been run
     python -m benchmarks.discovery --list                   the systems
@@ -197,6 +197,7 @@ def report(records: list[Record]) -> str:
         said = "warned" if r["warned"] else ""
         cells = r["system"], f"{r['points']:,}", f"{100 * r['noise']:g} %", r["missing"], r["spurious"], said
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "Systems: " + ", ".join(sorted({r["system"] for r in records})) + "."]
     return "\n".join(lines) + "\n"
 
 

@@ -251,6 +251,20 @@ def test_a_training_loop_finds_the_network() -> None:
     assert error < 0.05  # a quarter of the friction at v = 1
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_a_gauss_newton_step_is_compiled() -> None:
+    weights = st.Weights(equation=10.0, smoothness=1e3)
+    guess, k = torch.zeros(11, 1, 3, dtype=EXACT), torch.tensor(1.0, dtype=EXACT, requires_grad=True)
+    given = {"order": 2, "noise": 0.1, "guess": guess, "max_iterations": 1, "weights": weights}
+
+    def cost(k: Tensor) -> Tensor:
+        return st.fit_ode(lambda t, y: decay(t, y, k), decays(11), 0.05, **given).cost
+
+    costs = torch.compile(cost, fullgraph=True, backend="aot_eager")(k), cost(k)
+    torch.testing.assert_close(*costs, rtol=1e-9, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(c, k)[0] for c in costs), rtol=1e-9, atol=0)
+
+
 def test_guesses_are_kept_for_each_data_set() -> None:
     fit = st.ODEFit(Friction(), oscillations(), 0.1, order=2, noise=0.02)
     first = fit([0])

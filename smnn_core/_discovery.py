@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ from ._discovery_data import Observations, observe
 from ._equation_search import Search
 from ._errors import ArgumentError, DiscoveryWarning
 from ._libraries import Library, polynomials
+from ._progress import ProgressBar
 
 __all__ = ["discover"]
 
@@ -85,8 +85,8 @@ def discover(
         raise ArgumentError(f"significance must be positive; got {significance}.")
     variables = _variables(names, data.shape[-1])
     _check_library(library, o, order)
-    with _progress(progress) as tell:
-        search = Search(o, library, order, float(significance), weights, engine, tell)
+    with ProgressBar(progress, desc="discover", unit="step") as bar:
+        search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))
         search.run()
     result = search.result(variables, t0, data)
     for message in search.warnings(result):
@@ -108,27 +108,3 @@ def _check_library(library: Library, o: Observations, order: int) -> None:
     rows = o.xp.reshape(o.values, (-1, o.values.shape[-1]))
     rows = rows[:: max(1, rows.shape[0] // 64), :]
     library.check(o.xp.concat([rows / o.time**k for k in range(order)], axis=-1))
-
-
-@contextmanager
-def _progress(wanted: bool) -> Iterator[Any]:
-    """A function that shows a message and counts a step."""
-    bar = None
-    if wanted:
-        try:
-            from tqdm import tqdm
-
-            bar = tqdm(desc="discover", unit="step")
-        except ImportError:
-            warnings.warn("progress=True shows a bar only where tqdm is installed.", stacklevel=3)
-
-    def tell(message: str) -> None:
-        if bar is not None:
-            bar.update()
-            bar.set_postfix_str(message)
-
-    try:
-        yield tell
-    finally:
-        if bar is not None:
-            bar.close()

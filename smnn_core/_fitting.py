@@ -13,6 +13,7 @@ from ._fit_problem import FitProblem
 from ._fit_result import Fit
 from ._linearize import product
 from ._problem import Weights
+from ._progress import ProgressBar
 from ._schemes import HERMITE, Scheme
 from ._solve import residuals
 from ._variable_projection import cost
@@ -122,7 +123,11 @@ def fit_ode(
     if weights is not None:
         last = Stage(1.0, most, TOLERANCE, "settled")
         stages = (*(GIVEN if problem.needs_start else ()), *(last,) * (1 if noise is not None else MOST))
-    with _Bar(progress, most) as report:
+    with ProgressBar(progress, total=most, desc="fit", unit="iteration") as bar:
+
+        def report(stage: Stage, total: int, active: int) -> None:
+            bar.step(weight=f"{stage.level:.3g}", left=active)
+
         iteration.run(stages, report)
     result = _result(problem, iteration, scheme)
     _warn(problem, iteration, max_iterations is not None)
@@ -210,28 +215,3 @@ def _warn(problem: FitProblem, state: Iteration, asked: bool) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
-
-
-class _Bar:
-    """A progress bar of tqdm, or nothing."""
-
-    def __init__(self, wanted: bool, total: int) -> None:
-        self.bar: Any = None
-        if wanted:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, desc="fit", unit="iteration")
-
-    def __enter__(self) -> Callable[[Stage, int, int], None]:
-        return self._report
-
-    def _report(self, stage: Stage, total: int, active: int) -> None:
-        if self.bar is not None:
-            self.bar.update()
-            self.bar.set_postfix({"weight": f"{stage.level:.3g}", "left": active})
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

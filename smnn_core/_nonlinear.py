@@ -26,6 +26,7 @@ from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._nonlinear_solution import NonlinearSolution
 from ._problem import UNIT, Weights, check_weights
+from ._progress import ProgressBar
 from ._schemes import HERMITE, Scheme
 from ._weighting import as_arrays
 
@@ -120,8 +121,10 @@ def solve_nonlinear_ode(
         held = xp.zeros(batch, dtype=xp.bool, device=device_of(u))
         full = (*batch, problem.n_steps, problem.V, problem.K)
         first = xp.broadcast_to(first, full)
-        with _Progress(progress, method, problem.n_steps if method == "march" else 2 * max_iterations) as bar:
-            if method == "march":
+        marching = method == "march"
+        total, unit = (problem.n_steps, "points") if marching else (2 * max_iterations, "iterations")
+        with ProgressBar(progress, total=total, unit=unit, desc=method) as bar:
+            if marching:
                 start = None if guess is None else first
                 run, windows = march(problem, start, held, tolerance=tolerance, report=bar.reach)
             else:
@@ -134,11 +137,16 @@ def solve_nonlinear_ode(
 
 
 def _newton(
-    problem: NonlinearProblem, guess: Array, held: Array, max_iterations: int, tolerance: float, bar: _Progress
+    problem: NonlinearProblem, guess: Array, held: Array, max_iterations: int, tolerance: float, bar: ProgressBar
 ) -> Iterates:
     """The best of Newton's method, a damped run from the guess, and Newton's method from where that ended."""
     xp = problem.xp
-    options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": bar.iterate}
+
+    def report(state: Iterates) -> None:
+        if bar.shown:
+            bar.step(converged=int(xp.sum(xp.astype(state.converged, xp.int64))))
+
+    options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": report}
     run = newton(problem, guess, held, **options)
     solved = run.converged & _solves(problem, run.y)
     if bool(xp.all(solved)):
@@ -343,32 +351,3 @@ _VIOLATED = (
     f"the next, by more than {RESOLVED:g} of their terms: the steps are too long for this solution, the guess led to a "
     "minimum of the sum of squares that is no solution, or there is none"
 )
-
-
-class _Progress:
-    """A tqdm bar where it is wanted and installed."""
-
-    def __init__(self, wanted: bool, method: str, total: int) -> None:
-        self.bar: Any = None
-        if wanted:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, unit="points" if method == "march" else "iterations", desc=method)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def reach(self, time_points: int) -> None:
-        if self.bar is not None:
-            self.bar.update(time_points - self.bar.n)
-
-    def iterate(self, state: Iterates) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(converged=int(state.converged.sum()))
-            self.bar.update(1)

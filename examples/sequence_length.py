@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smnn_core.baselines import mnn_dense, smnn_cholesky
-from smnn_torch import solve_ode
+from smnn_torch import TAYLOR, solve_ode
 
-SOLVERS = {"ours": solve_ode, "smnn_cholesky": smnn_cholesky, "mnn_dense": mnn_dense}
+SOLVERS = {"ours": partial(solve_ode, scheme=TAYLOR), "smnn_cholesky": smnn_cholesky, "mnn_dense": mnn_dense}
 COLOURS = {"ours": ORANGE, "smnn_cholesky": BLUE, "mnn_dense": GREEN}
 STATUS = Path("/proc/self/status")
 MIB = 2**20

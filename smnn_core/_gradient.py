@@ -67,8 +67,9 @@ def equation_correction(system: System, rest: Array) -> Array:
     """What to add to the equation rows of v, (..., T, Q), where `rest` = g - (W A)^T v, (..., T, V, K), should be zero.
 
     The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
-    with the Q x Q normal equations, damped: what is corrected was nearly right, rows may depend on each other, and one
-    that is small beside the other rows of its point says little. Hence a part of these, and of w[q] y, in its norm.
+    with the Q x Q normal equations, damped by the root of the precision: rows may depend on each other. Of an error in
+    a row that is H times larger than another one, damping reaches that one H^2 times as large: hence a second pass. A
+    row that is small beside the other rows of its point says little: hence a part of these, and of w[q] y, in its norm.
     """
     xp, Q, n = system.xp, system.Q, system.n
     s = xp.abs(system.step_sizes)
@@ -87,8 +88,11 @@ def equation_correction(system: System, rest: Array) -> Array:
     if Q == 1:
         return (rest / norm)[..., 0]
     one = xp.eye(Q, dtype=system.dtype, device=system.device)
-    gram = (1 - one) * (C @ xp.matrix_transpose(C)) + (1 + DAMPING) * one
-    return (xp.linalg.solve(gram, rest) / norm)[..., 0]
+    products = C @ xp.matrix_transpose(C)
+    damped = (1 - one) * products + (1 + float(xp.finfo(system.dtype).eps) ** 0.5) * one
+    e = xp.linalg.solve(damped, rest)
+    e = e + xp.linalg.solve(damped, rest - products @ e)
+    return (e / norm)[..., 0]
 
 
 def _other_rows(system: System, p: Array) -> Array:
@@ -103,8 +107,6 @@ def _other_rows(system: System, p: Array) -> Array:
     return initial + step * step
 
 
-DAMPING = 1e-4
-"""Relative to rows of norm 1: of an error, this much is left where they are independent."""
 OTHER_ROWS = 1e-2
 """How much of the squared norm of a point's other rows, s^(2R) and more, damps: rounding errors of g and of these rows
 enter a correction at most 1 / OTHER_ROWS times as large as v, and little is left where an equation outweighs them."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from _assert import assert_close
-from _backends import Backend
+from _backends import load
 from _oracle import solve as dense_solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smnn_core as smnn
 
+LIBRARIES = ["numpy", "torch", "array_api_strict"]
+"""Without JAX, which compiles each call of a test that is not traced: its adapter is tested in tests/jax."""
 SCHEMES = {"hermite": smnn.HERMITE, "wiener": smnn.WIENER, "taylor": smnn.TAYLOR}
 
 
@@ -91,7 +93,9 @@ def test_splitting_a_step_changes_little(name: str) -> None:
     assert np.abs(split - y)[:, 0, 0].max() <= 2 * np.abs(y[:, 0, 0] - exact(t)).max()
 
 
-def test_each_system_has_a_reference_step_of_its_own(backend: Backend) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_system_has_a_reference_step_of_its_own(library: str) -> None:
+    backend = load(library)
     rng = np.random.default_rng(3)
     s = rng.uniform(0.1, 1, (4, 1, 9)) * np.array([0.1, 1, 3, 10.0])[:, None, None]
     c, b, u, _ = oscillator(np.arange(10.0), 2)
@@ -109,7 +113,9 @@ def test_a_number_is_one_step_for_all() -> None:
     )
 
 
-def test_masks_are_weights_of_zero_and_one(backend: Backend) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_masks_are_weights_of_zero_and_one(library: str) -> None:
+    backend = load(library)
     rng = np.random.default_rng(4)
     c, b, u = rng.normal(size=(6, 1, 1, 3)), rng.normal(size=(6, 1)), rng.normal(size=(6, 1, 1))
     mask = rng.uniform(size=(6, 1, 1)) < 0.8
@@ -119,7 +125,9 @@ def test_masks_are_weights_of_zero_and_one(backend: Backend) -> None:
     assert_close(y, expected, backend)
 
 
-def test_values_that_are_nan_are_not_given(backend: Backend) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_values_that_are_nan_are_not_given(library: str) -> None:
+    backend = load(library)
     rng = np.random.default_rng(5)
     c, b, u = rng.normal(size=(6, 1, 1, 3)), rng.normal(size=(6, 1)), rng.normal(size=(2, 6, 1, 1))
     given = rng.uniform(size=u.shape) < 0.8
@@ -140,7 +148,9 @@ def test_gradient_of_values_that_are_not_given_is_zero() -> None:
         assert np.isfinite(x).all()
 
 
-def test_zero_step_among_steps_that_differ(backend: Backend) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_zero_step_among_steps_that_differ(library: str) -> None:
+    backend = load(library)
     c, b, u, s = oscillator(np.arange(6.0), 2)
     s[2] = 0.0
     with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):

@@ -214,3 +214,18 @@ def test_interpreter_ends_while_calls_are_pending():
 
 def test_the_package_is_typed():
     assert Path(smnn_jax.__file__).with_name("py.typed").exists()
+
+
+def test_missing_values_masks_and_a_number_as_step(arguments):
+    """Traced or not, as in the core."""
+    given = arguments["initial_values"].copy()
+    given[..., 0, 0, 0] = np.nan
+    weights = {"initial": np.ones((1, 2, 2), bool), "equation": np.ones((5, 1), bool)}
+    of_core = arguments | weights | {"initial_values": given}
+    expected = solve(**of_core, core=True)
+    on_device = on_jax(of_core)
+    for y in (solve(**on_device), jax.jit(lambda x: solve(**x))(on_device)):
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e3 * eps("float64") * np.abs(expected).max())
+    number = solve(**on_device | {"step_sizes": 0.3, "smoothness": 1.0})
+    once = solve(**on_device | {"step_sizes": jnp.full(1, 0.3), "smoothness": 1.0})
+    np.testing.assert_array_equal(number, once)

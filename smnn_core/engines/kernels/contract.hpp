@@ -46,7 +46,12 @@ struct State {
 SMNN_INLINE constexpr int contract_workspace(int n, int K, int Q) { return 2 * n + K + Q * n + Q * Q + 7 * Q; }
 
 // How the correction is damped; as in smnn_core/_gradient.py.
-constexpr double DAMPING = 1e-4, OTHER_ROWS = 1e-2;
+constexpr double OTHER_ROWS = 1e-2;
+// The root of the precision. Of an error in a row that is H times larger than another one of its point, damping reaches that
+// one H^2 times as large: hence a second pass.
+template <class T>
+constexpr T damping = sizeof(T) == 8 ? T(1.5e-8) : T(3.5e-4);
+constexpr int PASSES = 2;
 
 // The smoothness rows of a step s with weight w, from a point (0) to the next (1): gradients, and what the rows give to
 // either point.
@@ -112,13 +117,14 @@ SMNN_INLINE StepGradients<P> contract_step(
 template <class T>
 constexpr T least_norm2 = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
 
-// (C C^T with the diagonal 1 + DAMPING) e = e for two right-hand sides in place, by Cholesky; C (Q, n).
+// (C C^T with the diagonal 1 + damping) e = e for two right-hand sides in place, by Cholesky; C (Q, n). `gram` receives the
+// factor, or holds it.
 template <class P>
-SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, P* e0, P* e1) {
+SMNN_OUTLINE void solve_damped(int n, int Q, const P* C, P* gram, bool is_factor, P* e0, P* e1) {
     const P one = splat<P>(1);
     for (int i = 0; i < Q; ++i) {
-        for (int k = 0; k <= i; ++k) {
-            P sum = splat<P>(i == k ? 1 + DAMPING : 0);
+        for (int k = 0; !is_factor && k <= i; ++k) {
+            P sum = splat<P>(i == k ? 1 + damping<typename Lanes<P>::Scalar> : 0);
             for (int j = 0; i != k && j < n; ++j) sum += C[i * n + j] * C[k * n + j];
             for (int l = 0; l < k; ++l) sum -= gram[i * Q + l] * gram[k * Q + l];
             // (the diagonal holds its inverse)
@@ -215,21 +221,30 @@ SMNN_INLINE void contract_equations(
         rest_lambda[j] = rest_lambda[j] * p[j % size.K];
         rest_r[j] = rest_r[j] * p[j % size.K];
     });
-    repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
-        P of_lambda = zero, of_r = zero;
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            if (Q > 1) C[q * n + j] = C[q * n + j] * inverse[q];
-            of_lambda += C[q * n + j] * rest_lambda[j];
-            of_r += C[q * n + j] * rest_r[j];
+    for (int pass = 0; pass < (Q > 1 ? PASSES : 1); ++pass) {
+        repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
+            P of_lambda = zero, of_r = zero;
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                if (Q > 1 && pass == 0) C[q * n + j] = C[q * n + j] * inverse[q];
+                of_lambda += C[q * n + j] * rest_lambda[j];
+                of_r += C[q * n + j] * rest_r[j];
+            });
+            e_lambda[q] = of_lambda;
+            e_r[q] = of_r;
         });
-        e_lambda[q] = of_lambda;
-        e_r[q] = of_r;
-    });
-    if (Q > 1) solve_damped(n, Q, C, gram, e_lambda, e_r);
+        if (Q > 1) solve_damped(n, Q, C, gram, pass > 0, e_lambda, e_r);
+        repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
+            v[q] += e_lambda[q] * inverse[q];
+            rho[q] += e_r[q] * inverse[q];
+            repeat(size.n, [&](auto j) SMNN_LAMBDA {
+                rest_lambda[j] -= C[q * n + j] * e_lambda[q];
+                rest_r[j] -= C[q * n + j] * e_r[q];
+            });
+        });
+    }
     repeat(unroll_if_small<Size>(size.Q), [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q);
-        v[q] += e_lambda[q] * inverse[q];
-        const P mu = w * v[q], rho_w = w * (rho[q] + e_r[q] * inverse[q]);
+        const P mu = w * v[q], rho_w = w * rho[q];
         repeat(size.n, [&](auto j) SMNN_LAMBDA { out.c[q * n + j] = rho_w * at.lambda[j] - mu * at.y[j]; });
         out.b[q] = mu;
         out.w_equation[q] = splat<P>(2) * v[q] * r[q];

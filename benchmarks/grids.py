@@ -180,6 +180,20 @@ def table(rows: list[dict[str, object]], engine: str, dtype: str) -> str:
     return "\n".join(lines)
 
 
+def estimates(rows: list[dict[str, object]]) -> str:
+    """How near the estimates of `HERMITE` come, R up to 4."""
+    kept = [
+        (float(str(row["estimate"])), float(str(row["error"])))
+        for row in rows
+        if (row["scheme"], row["engine"], row["dtype"]) == ("HERMITE", "cpu", "float64") and int(str(row["R"])) <= 4
+    ]
+    ratios = [estimate / error for estimate, error in kept if not math.isnan(estimate)]
+    return (
+        f"estimate over error, HERMITE, R up to 4: {min(ratios):.2f} to {max(ratios):.2f}; none for "
+        f"{len(kept) - len(ratios)} of {len(kept)} cases, as the system with two orders more is refused"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the compiled engine in float64 alone, nothing is written")
@@ -192,6 +206,7 @@ def main() -> None:
     for engine in engines:
         for dtype in dtypes:
             print(table(rows, engine, dtype), end="\n\n")
+    print(estimates(rows))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 Every variable is in units of its deviation and time in units in which the period is 2π. For every way to set up the
 regression and every threshold there is a model; which counts is decided by cross-validation (`cross_validated`: of the
 thresholds within one standard error of the best held-out error the largest) or by the truth, which no user could do.
-
-Kaptanoglu et al., Nonlinear Dynamics 111 (2023) 13143, compare pysindy's optimizers on the same package by the error
-of the coefficients; they do not report how often all terms are right.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smnn_core import TAYLOR, ArgumentError, DTypeError, NamespaceError, ShapeError, Weights
+from smnn_core import TAYLOR, DTypeError, NamespaceError, ShapeError, Weights
 from smnn_core._arrays import broadcast_shapes
+from smnn_core.baselines import smnn_central
 
 from ._solve import Factorization, factorize, refuse_gradients, solve_ode
 
@@ -53,29 +54,25 @@ def ode_forward(
         weight_equation: weight of the equation rows, a number or a tensor that broadcasts to (..., T, Q).
         weight_init_var: weight of the initial rows, a number or a tensor that broadcasts to (..., T_init, V, R_init).
         weight_smooth: weight of the smoothness rows, a number or a tensor that broadcasts to (..., T-1).
-        enable_central_smoothness: must be False.
+        enable_central_smoothness: central rows take the places of the last forward and backward rows of `TAYLOR`. These
+            rows tie three time points together, and are solved by `smnn_core.baselines.smnn_central`, step by step and
+            in float64: slower than without, and differentiable once.
         prefer_cuda_graph: a preference, without effect here.
         frozen_lhs_cache_version: a positive number names a left-hand side, which is eliminated when the number is first
             seen and kept until `ode_forward.clear_frozen()`. Given with other coefficients, steps or weights it names
-            these from then on: nothing stale is used. Zero and negative numbers keep nothing. `smnn_torch.factorize`
-            does the same without hidden state.
+            these from then on: nothing stale is used. Zero and negative numbers keep nothing, and nothing is kept with
+            central rows. `smnn_torch.factorize` does the same without hidden state.
 
     Returns:
         y, (..., T, V, R+1), or (T, ..., V, R+1), contiguous, in the widest dtype of the arguments.
 
     Raises:
-        ArgumentError: for central smoothness rows, and for a frozen left-hand side that requires a gradient.
+        ArgumentError: for a frozen left-hand side that requires a gradient, and for central rows of a single order.
         ShapeError, DTypeError, NamespaceError, DeviceError: with the arguments' names here.
         SingularSystemError: as `solve_ode`.
 
     Source: Chen et al., ICLR 2025, arXiv:2410.06074.
     """
-    if enable_central_smoothness:
-        raise ArgumentError(
-            "enable_central_smoothness=True is not supported: central rows tie three time points together, and this "
-            "library's problems tie two. Leave it out (the published examples do); scheme=smnn_torch.HERMITE of "
-            "solve_ode is the more accurate alternative."
-        )
     arguments = dict(zip(RANKS, (coefficients, rhs_equation, init_vars, steps), strict=True))
     weights = dict(zip(WEIGHED, (weight_equation, weight_init_var, weight_smooth), strict=True))
     n_steps, n_init = _check(arguments, weights, n_steps, n_init_var_steps, is_step_dim_first)
@@ -83,7 +80,9 @@ def ode_forward(
     w = Weights(*_conform(weights, WEIGHED, is_step_dim_first))
     if u.shape[-3] != n_init:
         u = u.expand(*u.shape[:-3], n_init, *u.shape[-2:])
-    if frozen_lhs_cache_version > 0:
+    if enable_central_smoothness:
+        y = _with_central_rows(c, b, u, s, w, n_steps, frozen=frozen_lhs_cache_version > 0)
+    elif frozen_lhs_cache_version > 0:
         y = _frozen_factor(frozen_lhs_cache_version, c, s, w, n_steps, tuple(u.shape)).solve(b, u)
     else:
         y = solve_ode(c, b, u, s, n_steps=n_steps, scheme=TAYLOR, weights=w)
@@ -156,6 +155,15 @@ def _conform(values: dict[str, Any], ranks: dict[str, int], first: bool) -> list
             x = x.to(dtype)
         result.append(x)
     return result
+
+
+def _with_central_rows(c: Tensor, b: Tensor, u: Tensor, s: Tensor, w: Weights, n_steps: int, *, frozen: bool) -> Tensor:
+    """With frozen left-hand sides, too, these are eliminated at every call."""
+    if frozen:
+        refuse_gradients((c, s, *vars(w).values()))
+    wide = [x.double() for x in (c, b, u, s)]
+    weights = Weights(*(x.double() if isinstance(x, Tensor) else x for x in vars(w).values()))
+    return smnn_central(*wide, n_steps=n_steps, weights=weights).to(c.dtype)
 
 
 def _frozen_factor(

@@ -11,8 +11,6 @@ Source: Chen et al., ICLR 2025, arXiv:2410.06074.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import array_api_compat as compat
 
 from .. import _constraints as constraints
@@ -20,7 +18,7 @@ from .._arrays import Array, Namespace, Shape, powers, size
 from .._problem import Problem, Rows, System, Weights
 from .._schemes import TAYLOR, Scheme
 from .._weighting import weighted_problem
-from ._implicit import Method, solve
+from ._implicit import Method, Solved, solve
 
 __all__ = ["normal_equations", "smnn_cholesky"]
 
@@ -73,7 +71,7 @@ def normal_equations(
     return *_normal_blocks(system, problem.batch), xp.reshape(h, (*h.shape[:-2], system.n))
 
 
-def _solve(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+def _solve(problem: Problem) -> Solved:
     system = problem.system
     xp, batch, T, n = system.xp, problem.batch, system.n_steps, system.n
     factor = _factorize(xp, *_normal_blocks(system, batch))
@@ -84,7 +82,7 @@ def _solve(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
         x = xp.reshape(_substitute(xp, factor, h), (T, *batch, system.V, system.K))
         return xp.permute_dims(x, to_back)
 
-    return normal_solve(_transpose_of_right_hand_side(problem)), normal_solve
+    return Solved(normal_solve(_transpose_of_right_hand_side(problem)), normal_solve)
 
 
 def _transpose_of_right_hand_side(problem: Problem) -> Array:

@@ -9,21 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import array_api_compat as compat
 
 from .._arrays import Array
 from .._problem import Problem, Weights
 
-__all__ = ["Method", "inputs", "replace_inputs", "solve"]
+__all__ = ["Method", "Solved", "inputs", "replace_inputs", "solve"]
+
+
+class Solved(NamedTuple):
+    """A solution, and what its derivative takes from the factor."""
+
+    x: Array
+    normal_solve: Callable[[Array], Array]
+    """g -> (A^T A)^-1 g"""
+    adjoint_rows: Callable[[Array], tuple[Array, ...]] | None = None
+    """g -> (A^+)^T g, in blocks of rows; None: A (A^T A)^-1 g, the same with the condition number squared"""
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to solve min_x |A x - d|, where A and d depend on the inputs of a `Problem`."""
 
-    solve: Callable[[Problem], tuple[Array, Callable[[Array], Array]]]
-    """problem -> x and the function g -> (A^T A)^-1 g"""
+    solve: Callable[[Problem], Solved]
     product: Callable[[Problem, Array], tuple[Array, ...]]
     """problem, x -> A x, in blocks of rows"""
     right_hand_side: Callable[[Problem], tuple[Array, ...]]
@@ -37,7 +47,7 @@ def solve(method: Method, problem: Problem) -> Array:
         from ._torch import implicit_solve
 
         return implicit_solve(method, problem, tensors)
-    return method.solve(problem)[0]
+    return method.solve(problem).x
 
 
 def inputs(problem: Problem) -> tuple[Array, ...]:

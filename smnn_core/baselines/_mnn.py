@@ -19,11 +19,9 @@ import array_api_compat as compat
 
 from .. import _constraints as constraints
 from .._arrays import Array, Namespace, can_look, size
-from .._errors import ArgumentError
 from .._problem import Problem, Rows, Weights
-from .._schemes import TAYLOR
-from .._weighting import weighted_problem
-from ._implicit import Method, inputs, solve
+from ._central import central_problem, central_rows, central_steps, central_weight
+from ._implicit import Method, Solved, inputs, solve
 
 __all__ = ["mnn_conjugate_gradient", "mnn_dense"]
 
@@ -42,7 +40,7 @@ def mnn_dense(
     Arguments, result and errors are those of `smnn_core.solve_ode`; R must be at least 1, and for R = 1 neighbouring
     steps may not cancel. A matrix that is not positive definite raises the LinAlgError of the namespace.
     """
-    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = central_problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
     return _trajectory(problem, solve(DENSE, problem))
 
 
@@ -66,12 +64,12 @@ def mnn_conjugate_gradient(
         tolerance: a system is done when its residual has this size relative to the start; None: the root of the dtype's
             epsilon.
     """
-    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = central_problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
     xp = problem.system.xp
     if tolerance is None:
         tolerance = float(xp.finfo(coefficients.dtype).eps) ** 0.5
 
-    def solve_iteratively(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+    def solve_iteratively(problem: Problem) -> Solved:
         look = all(can_look(x) for x in inputs(problem))
 
         def normal_solve(g: Array) -> Array:
@@ -80,23 +78,9 @@ def mnn_conjugate_gradient(
 
             return _conjugate_gradient(xp, normal_product, g, max_iterations, tolerance, look)
 
-        return normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve
+        return Solved(normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve)
 
     return _trajectory(problem, solve(Method(solve_iteratively, _product, _right_hand_side), problem))
-
-
-def _problem(
-    coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, n_steps: int | None, weights: Weights
-) -> Problem:
-    problem = weighted_problem(
-        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights)
-    )
-    if problem.system.K < 2:
-        raise ArgumentError(
-            f"coefficients {tuple(coefficients.shape)} have K = 1 derivative order; the rows of this system need at "
-            "least 2 (R >= 1): append zeros along the last axis."
-        )
-    return problem
 
 
 def _trajectory(problem: Problem, x: Array) -> Array:
@@ -104,36 +88,14 @@ def _trajectory(problem: Problem, x: Array) -> Array:
     return system.xp.reshape(x[..., 1:], (*problem.batch, system.n_steps, system.V, system.K))
 
 
-def _central_factor(problem: Problem) -> tuple[Array, Array]:
-    """h = s[t-1] + s[t] and the weight of the central rows, each (..., T-2, 1)."""
-    system = problem.system
-    xp, T = system.xp, system.n_steps
-
-    def per_step(x: Array) -> Array:
-        return xp.broadcast_to(x, (*tuple(x.shape[:-1]), T - 1))
-
-    s, w = per_step(system.step_sizes), per_step(system.weights.smoothness)
-    return (s[..., :-1] + s[..., 1:])[..., None], xp.minimum(w[..., :-1], w[..., 1:])[..., None]
-
-
 def _product(problem: Problem, x: Array) -> tuple[Array, ...]:
     """W A x for x = (ε, y), (..., 1 + T*n): equation, initial, forward, backward and central rows."""
-    system, K = problem.system, problem.system.K
-    y = system.xp.reshape(x[..., 1:], (*x.shape[:-1], system.n_steps, system.V, K))
-    ε = x[..., :1, None, None]
-    rows = constraints.apply(system, y)
-    rows = constraints.weighted(system.weights, rows._replace(smoothness=rows.smoothness + ε))
-    smoothness: Array = rows.smoothness
-    h, w = _central_factor(problem)
-    R = K - 1
-    central = (y[..., :-2, :, R - 1] - y[..., 2:, :, R - 1]) * h ** (R - 2) + y[..., 1:-1, :, R] * h ** (R - 1)
-    return (
-        rows.equation,
-        rows.initial,
-        smoothness[..., :R],
-        smoothness[..., K : K + R],
-        w * (central - ε[..., 0]),
-    )
+    system = problem.system
+    y = system.xp.reshape(x[..., 1:], (*x.shape[:-1], system.n_steps, system.V, system.K))
+    equation, initial, forward, backward, central = central_rows(system, y)
+    ε = x[..., :1, None]
+    slack = system.weights.smoothness[..., None, None] * ε[..., None]
+    return equation, initial, forward + slack, backward + slack, central - central_weight(system) * ε
 
 
 def _right_hand_side(problem: Problem) -> tuple[Array, ...]:
@@ -152,8 +114,8 @@ def _transpose_product(problem: Problem, blocks: tuple[Array, ...]) -> Array:
     absent = xp.zeros_like(forward[..., :1])
     smoothness = xp.concat([forward, absent, backward, absent], axis=-1)
     rows = constraints.weighted(system.weights, Rows(equation, initial, smoothness))
-    h, w = _central_factor(problem)
-    central = w * xp.broadcast_to(central, (*batch, T - 2, V))
+    h = central_steps(system)
+    central = central_weight(system) * xp.broadcast_to(central, (*batch, T - 2, V))
 
     def in_order(values: Array, r: int, before: int, after: int) -> Array:
         """Values (..., T-2, V) of derivative order r, moved in time, as (..., T, V, K)."""
@@ -208,7 +170,7 @@ def _transposed_matrix(problem: Problem) -> Array:
     return xp.take(products, comb, axis=-2) * touched
 
 
-def _solve_densely(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
+def _solve_densely(problem: Problem) -> Solved:
     xp = problem.system.xp
     At = _transposed_matrix(problem)
     L = xp.linalg.cholesky(At @ xp.matrix_transpose(At))
@@ -216,7 +178,7 @@ def _solve_densely(problem: Problem) -> tuple[Array, Callable[[Array], Array]]:
     def normal_solve(g: Array) -> Array:
         return _cholesky_solve(xp, L, g)
 
-    return normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve
+    return Solved(normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve)
 
 
 DENSE = Method(_solve_densely, _product, _right_hand_side)

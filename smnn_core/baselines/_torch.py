@@ -25,17 +25,19 @@ def implicit_solve(method: Method, problem: Problem, tensors: tuple[torch.Tensor
 class _ImplicitSolve(torch.autograd.Function):
     """x = argmin |A x - d| with the derivative of the minimiser, not of the algorithm.
 
-    A^T (d - A x) = 0 gives, with A^T A λ = g and g = dL/dx,
+    A^T (d - A x) = 0 gives, with A^T A λ = g, v = A λ, r = d - A x and g = dL/dx,
 
-        dL = (A λ) . (dd - dA x) + (dA λ) . (d - A x),
+        dL = v . (dd - dA x) + (dA λ) . r,
 
-    which is the differential of φ = (A λ) . (d - A x) with x and λ held fixed: torch differentiates the products.
+    which is the differential of φ = v . (d - A x) + (A λ) . r with x, λ, v and r held fixed: torch differentiates the
+    products.
     """
 
     @staticmethod
     def forward(ctx: Any, method: Method, problem: Problem, *tensors: torch.Tensor) -> torch.Tensor:
         problem = replace_inputs(problem, tensors)
-        x, ctx.normal_solve = method.solve(problem)
+        solved = method.solve(problem)
+        x, ctx.solved = solved.x, solved._replace(x=None)
         ctx.method, ctx.problem = method, replace_inputs(problem, tuple(t.detach() for t in tensors))
         ctx.save_for_backward(x, *tensors)
         return x
@@ -44,18 +46,16 @@ class _ImplicitSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        λ = ctx.normal_solve(g)
+        λ, adjoint_rows = ctx.solved.normal_solve(g), ctx.solved.adjoint_rows
         needed = ctx.needs_input_grad[2:]
         leaves = tuple(t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True))
         with torch.enable_grad():
             problem = replace_inputs(ctx.problem, leaves)
-            blocks = zip(
-                ctx.method.product(problem, λ),
-                ctx.method.right_hand_side(problem),
-                ctx.method.product(problem, x),
-                strict=True,
-            )
-            φ = sum(torch.sum(Aλ * (d - Ax)) for Aλ, d, Ax in blocks)
+            Aλ = ctx.method.product(problem, λ)
+            v = [block.detach() for block in Aλ] if adjoint_rows is None else adjoint_rows(g)
+            right = zip(ctx.method.right_hand_side(problem), ctx.method.product(problem, x), strict=True)
+            r = [d - Ax for d, Ax in right]
+            φ = sum(torch.sum(a * b + c * b.detach()) for a, b, c in zip(v, r, Aλ, strict=True))
         gradients = iter(torch.autograd.grad(φ, [t for t in leaves if t.requires_grad], allow_unused=True))
         return None, None, *(next(gradients) if n else None for n in needed)
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core.baselines import dense_least_squares, mnn_conjugate_gradient, mnn_dense, normal_equations, smnn_cholesky
+from smnn_core.baselines import (
+    dense_least_squares,
+    mnn_conjugate_gradient,
+    mnn_dense,
+    normal_equations,
+    smnn_central,
+    smnn_cholesky,
+)
 
 SEED = 0
 
@@ -74,7 +81,9 @@ def test_normal_equations_are_those_of_the_dense_matrix():
     assert_close(h.swapaxes(0, 1).reshape(3, -1), (A.swapaxes(-1, -2) @ d[..., None])[..., 0], tolerance)
 
 
-@pytest.mark.parametrize("solver", [dense_least_squares, smnn_cholesky, mnn_dense, mnn_conjugate_gradient])
+@pytest.mark.parametrize(
+    "solver", [dense_least_squares, smnn_central, smnn_cholesky, mnn_dense, mnn_conjugate_gradient]
+)
 def test_broadcast_inputs_equal_repeated_ones(solver):
     c, b, u, s = random_problem(batch=())
     c, s = c[:1], s[:1]
@@ -130,6 +139,47 @@ def test_mnn_dense_is_least_squares_of_its_rows(library, T, K):
         assert_close(y[i], expected, 100 * condition(A) ** 2 * np.finfo(float).eps)
 
 
+@pytest.mark.parametrize(("T", "K"), [(2, 3), (3, 2), (6, 3), (7, 4)])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_central_rows_are_those_of_mnn_without_slack(library, T, K):
+    problem = random_problem(T=T, K=K, V=2, Q=2)
+    xp = pytest.importorskip(library)
+    y = np.asarray(smnn_central(*map(xp.asarray, problem), weights=WEIGHTS))
+    for i in range(y.shape[0]):
+        A, d = mnn_rows(*(x[i] for x in problem), WEIGHTS)
+        expected = np.linalg.lstsq(A[:, 1:], d, rcond=None)[0].reshape(y[i].shape)
+        assert_close(y[i], expected, 100 * condition(A[:, 1:]) * np.finfo(float).eps)
+
+
+def test_central_rows_of_undetermined_systems_raise():
+    rng = np.random.default_rng(SEED)
+    c, b, u, s = random_problem(T=20, K=3)
+    c[1, ..., 1, :] = 3 * c[1, ..., 0, :]  # two variables that enter in proportion
+    with pytest.raises(smnn.SingularSystemError, match=r"batch member \(1,\)"):
+        smnn_central(c, b, u[..., :0], 10 ** rng.uniform(-3, 0, s.shape))
+
+
+@pytest.mark.parametrize(("K", "s"), [(3, 1e-2), (4, 3e-3), (5, 1e-3)])
+def test_central_rows_with_short_steps(K, s):
+    """A polynomial of degree R satisfies all rows, and is found where the normal equations have no correct digit."""
+    t, R = s * np.arange(100), K - 1
+    c = np.eye(K)[R].reshape(1, 1, 1, K)
+    y = smnn_central(c, np.ones((1, 1)), np.zeros((1, 1, R)), np.array([s]), n_steps=t.size)
+    assert_close(y[:, 0, 0], t**R / factorial(R), 1e-9)
+
+
+def test_central_gradients_with_short_steps():
+    """The solution is linear in the right-hand side, with nothing else that is not zero: it is its own derivative."""
+    torch = pytest.importorskip("torch")
+    T, s, K = 100, 3e-3, 4
+    c = torch.eye(K, dtype=torch.float64)[-1].reshape(1, 1, 1, K)
+    f = torch.ones((T, 1), dtype=torch.float64, requires_grad=True)
+    zeros = torch.zeros((1, 1, K - 1), dtype=torch.float64)
+    y = smnn_central(c, f, zeros, torch.tensor([s], dtype=torch.float64), n_steps=T)
+    (g,) = torch.autograd.grad(y[-1, 0, 0], f)
+    assert g.sum().item() == pytest.approx(y[-1, 0, 0].item(), rel=1e-9)
+
+
 def test_mnn_solutions_approach_the_ode():
     """y'' + y = 0 from (1, 0): the rows are of second order, so halving the step divides the error by four."""
 
@@ -170,7 +220,7 @@ def test_mnn_needs_a_derivative():
         mnn_dense(*random_problem(K=1, R_init=1))
 
 
-@pytest.mark.parametrize("solver", [smnn_cholesky, mnn_conjugate_gradient])
+@pytest.mark.parametrize("solver", [smnn_central, smnn_cholesky, mnn_conjugate_gradient])
 def test_non_finite_members_leave_the_others_untouched(solver):
     torch = pytest.importorskip("torch")
     problem = [torch.asarray(x) for x in random_problem()]
@@ -183,6 +233,7 @@ def test_non_finite_members_leave_the_others_untouched(solver):
 
 SOLVERS = {
     "dense_least_squares": dense_least_squares,
+    "smnn_central": smnn_central,
     "smnn_cholesky": smnn_cholesky,
     "mnn_dense": mnn_dense,
     "mnn_conjugate_gradient": lambda *args, **kw: mnn_conjugate_gradient(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import smnn_core as smnn
 import smnn_torch as st
-from smnn_core.baselines import smnn_cholesky
+from smnn_core.baselines import smnn_central, smnn_cholesky
 
 NAN = torch.nan
 
@@ -207,6 +207,35 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.load(result), _gradients(net(rhs="shared"), features))
 
 
+def published_call(notebook: str) -> tuple[list[Tensor], dict[str, Any], tuple[int, ...]]:
+    """(coefficients, rhs_equation, init_vars, steps), options and the shape of the result, as the notebook of that name
+    in the published code calls `ode_forward`."""
+    g = torch.Generator().manual_seed(3)
+
+    def some(*shape: int, low: float = 0.5) -> Tensor:
+        return (low + torch.rand(shape, generator=g, dtype=torch.float64)).requires_grad_()
+
+    if notebook == "kdv":
+        inputs = some(2, 8, 10, 1, 1, 5), some(2, 8, 10, 1), some(2, 8, 1, 1, 4), some(2, 8, 9)
+        return list(inputs), {"is_step_dim_first": False}, (2, 8, 10, 1, 5)
+    if notebook == "lorenz":
+        c = torch.zeros(1, 3, 1, 1, 1, 3, dtype=torch.float64)
+        c[..., 1] = 1
+        var = some(4, 12, 3)
+        inputs = c[None, :, :, 0], some(4, 12, 3).transpose(0, 1)[..., None], var[None, :, 0, :, None, None]
+        steps = torch.full((1, 1, 1), 0.01, dtype=torch.float64)
+        options = {"n_steps": 12, "is_step_dim_first": True, "frozen_lhs_cache_version": 1}
+        return [*inputs, steps], options, (12, 4, 3, 1, 3)
+    if notebook == "sine":
+        initial = torch.empty(1, 1, 0, 1, 0, dtype=torch.float64)
+        inputs = some(1, 1, 20, 1, 1, 3), torch.ones(1, 1, 20, 1, dtype=torch.float64), initial, some(1, 1, 19, low=0.1)
+        return list(inputs), {"is_step_dim_first": False}, (1, 1, 20, 1, 3)
+    c = torch.tensor([[[[1.0, 2.0, 0.0], [0.5, 0.0, 0.0]], [[0.0, 0.1, 0.0], [-1.0, 1.0, 0.0]]]], dtype=torch.float64)
+    inputs = c, torch.tensor([[1.0, 0.5]]).double(), torch.tensor([0.3, 2.0]).double()[None, ..., None]
+    steps = torch.tensor([1e-2], dtype=torch.float64)
+    return [*inputs, steps], {"n_steps": 30, "is_step_dim_first": True}, (30, 2, 3)
+
+
 class TestOdeForward:
     """Names, defaults and semantics of the published function."""
 
@@ -309,9 +338,53 @@ class TestOdeForward:
         with pytest.raises(smnn.ShapeError, match=r"weight_equation of shape .* has more axes than the rows"):
             call(weight_equation=torch.ones(6, 1, 1, 1))
 
-    def test_what_it_cannot_do(self, make: Any) -> None:
-        with pytest.raises(smnn.ArgumentError, match="central rows tie three time points together"):
-            st.ode_forward(*make(), enable_central_smoothness=True)
+    @pytest.mark.parametrize("first", [False, True])
+    def test_central_smoothness_in_every_layout(self, make: Any, first: bool) -> None:
+        c, b, u, s = make((3,), T=6, V=2)
+        expected = smnn_central(c, b, u, s, weights=st.Weights(2.0, 3.0, 0.5))
+        arguments = [x.movedim(-rank, 0) if first else x for x, rank in ((c, 4), (b, 2), (u, 3), (s, 1))]
+        options = {"weight_equation": 2.0, "weight_init_var": 3.0, "weight_smooth": 0.5, "is_step_dim_first": first}
+        y = st.ode_forward(*arguments, enable_central_smoothness=True, **options)
+        torch.testing.assert_close(y.movedim(0, -3) if first else y, expected, rtol=0, atol=0)
+        assert y.is_contiguous()
+
+    def test_central_smoothness_in_float32_is_computed_in_float64(self, make: Any) -> None:
+        inputs = [x.detach().requires_grad_() for x in make((3,), T=6, dtype=torch.float32)]
+        y = st.ode_forward(*inputs, enable_central_smoothness=True)
+        assert y.dtype == torch.float32
+        wide = [x.detach().double().requires_grad_() for x in inputs]
+        expected = smnn_central(*wide)
+        torch.testing.assert_close(y, expected.float(), rtol=0, atol=0)
+        g = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+        gradients = torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, wide, g.double())
+        for found, wider in zip(*gradients, strict=True):
+            torch.testing.assert_close(found, wider.float(), rtol=0, atol=0)
+
+    def test_central_smoothness_with_a_frozen_left_hand_side(self, make: Any) -> None:
+        c, b, u, s = make(T=6)
+        for coefficients in (c, 2 * c):
+            y = st.ode_forward(coefficients, b, u, s, enable_central_smoothness=True, frozen_lhs_cache_version=3)
+            torch.testing.assert_close(y, smnn_central(coefficients, b, u, s), rtol=0, atol=0)
+        with pytest.raises(smnn.ArgumentError, match="coefficients requires a gradient"):
+            st.ode_forward(c.requires_grad_(), b, u, s, enable_central_smoothness=True, frozen_lhs_cache_version=3)
+
+    @pytest.mark.parametrize("central", [False, True])
+    @pytest.mark.parametrize("notebook", ["kdv", "lorenz", "sine", "standalone"])
+    def test_the_calls_of_the_published_notebooks(self, notebook: str, central: bool) -> None:
+        """Their shapes, layouts and options, with fewer points."""
+        arguments, options, shape = published_call(notebook)
+        try:
+            y = st.ode_forward(*arguments, **options, enable_central_smoothness=central)
+        finally:
+            st.ode_forward.clear_frozen()
+        assert y.shape == shape
+        first = options.get("is_step_dim_first", False)
+        c, b, u, s = (x.movedim(0, -k) if first else x for x, k in zip(arguments, (4, 2, 3, 1), strict=True))
+        solver = smnn_central if central else smnn_cholesky
+        expected = solver(c, b, u, s, n_steps=options.get("n_steps"))
+        torch.testing.assert_close(y.movedim(0, -3) if first else y, expected, rtol=1e-8, atol=1e-8)
+        if y.requires_grad:
+            y[..., 0, 0].square().sum().backward()
 
     def test_arguments_that_are_no_tensors_or_have_too_few_axes(self, make: Any) -> None:
         c, b, u, s = make((), T=6)

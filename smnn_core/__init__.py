@@ -18,11 +18,13 @@ from ._errors import (
     ShapeError,
     SingularSystemError,
 )
+from ._evidence import log_evidence
 from ._fit_result import Fit
 from ._fitting import fit_ode
 from ._libraries import Library, fourier, functions, polynomials
 from ._nonlinear import solve_nonlinear_ode
 from ._nonlinear_solution import NonlinearGradients, NonlinearSolution
+from ._posterior import Posterior, posterior, wiener_weight
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
@@ -46,6 +48,7 @@ __all__ = [
     "NamespaceError",
     "NonlinearGradients",
     "NonlinearSolution",
+    "Posterior",
     "Residuals",
     "Scheme",
     "SchemeError",
@@ -60,10 +63,13 @@ __all__ = [
     "fit_ode",
     "fourier",
     "functions",
+    "log_evidence",
     "polynomials",
+    "posterior",
     "residuals",
     "show_config",
     "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",
+    "wiener_weight",
 ]

@@ -69,7 +69,7 @@ def solve_ode(
     here by orthogonal elimination over time (Gargir, Toledo, IPDPS 2025) instead of the normal equations.
     """
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
-    arrays, weights = _constants("solve_ode", (coefficients, rhs, initial_values, step_sizes), weights)
+    arrays, weights = refuse_autodiff("solve_ode", (coefficients, rhs, initial_values, step_sizes), weights)
     problem = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
     return solve_problem(weighted_problem(problem), engine=engine, check=check)[0]
 
@@ -97,7 +97,7 @@ def solve_ode_vjp(
     Raises as `solve_ode` does; vjp raises ShapeError if g does not have the shape of y.
     """
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
-    arrays, weights = _constants("solve_ode_vjp", (coefficients, rhs, initial_values, step_sizes), weights)
+    arrays, weights = refuse_autodiff("solve_ode_vjp", (coefficients, rhs, initial_values, step_sizes), weights)
     stated = Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False)
     problem = weighted_problem(stated)
     y, factor = solve_problem(problem, engine=engine, check=check)
@@ -137,7 +137,7 @@ def factorize(
     The other arguments, and what is raised, are as for `solve_ode`.
     """
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
-    arrays, weights = _constants("factorize", (coefficients, step_sizes), weights)
+    arrays, weights = refuse_autodiff("factorize", (coefficients, step_sizes), weights)
     system = System.build(
         *arrays,
         n_initial_steps=n_initial_steps,
@@ -147,13 +147,7 @@ def factorize(
         weights=weights,
         values=False,
     )
-    system = weighted_system(system)
-    system = replace(
-        system,
-        coefficients=owned(system.coefficients),
-        step_sizes=owned(system.step_sizes),
-        weights=Weights(*map(owned, vars(system.weights).values())),
-    )
+    system = owned_system(weighted_system(system))
     return Factorization(system, eliminate(select(engine, system), system, check=check))
 
 
@@ -184,7 +178,7 @@ class Factorization:
         return self.factor.normal_solve(g)
 
 
-def _constants(function: str, arrays: tuple[Array, ...], weights: Weights) -> tuple[tuple[Array, ...], Weights]:
+def refuse_autodiff(function: str, arrays: tuple[Array, ...], weights: Weights) -> tuple[tuple[Array, ...], Weights]:
     """The arguments of a function whose derivatives are those of the adapters."""
     if is_numpy(arrays[0]):
         return arrays, weights
@@ -192,6 +186,13 @@ def _constants(function: str, arrays: tuple[Array, ...], weights: Weights) -> tu
     if isinstance(weights, Weights):
         weights = Weights(*without_derivatives(function, tuple(vars(weights).values())))
     return arrays, weights
+
+
+def owned_system(system: System) -> System:
+    """A system whose arrays nobody else writes to."""
+    weights = Weights(*map(owned, vars(system.weights).values()))
+    coefficients, step_sizes = owned(system.coefficients), owned(system.step_sizes)
+    return replace(system, coefficients=coefficients, step_sizes=step_sizes, weights=weights)
 
 
 def check_states(system: System, name: str, x: Array) -> None:

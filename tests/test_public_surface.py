@@ -29,6 +29,7 @@ NAMES = [
     "NamespaceError",
     "NonlinearGradients",
     "NonlinearSolution",
+    "Posterior",
     "Residuals",
     "Scheme",
     "SchemeError",
@@ -43,12 +44,15 @@ NAMES = [
     "fit_ode",
     "fourier",
     "functions",
+    "log_evidence",
     "polynomials",
+    "posterior",
     "residuals",
     "show_config",
     "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",
+    "wiener_weight",
 ]
 
 

@@ -27,6 +27,7 @@ from ._odd_even import (
     substitute_back,
     substitute_transposed,
 )
+from ._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 name = "array_api"
 
@@ -108,6 +109,22 @@ class ArrayFactor:
         )
         return unstack_rows(system, own, coupling)
 
+    def residual_rows(self, d: Rows) -> Rows:
+        """W (d - A y) at the minimum: W d less its part in the range of W A, from Q, without the rounding of y."""
+        system, xp, n = self.system, self.system.xp, self.system.n
+        columns, own, coupling = _right_hand_side(system, d)
+        levels, last = columns.factor(self)
+        one = xp.eye(n, dtype=system.dtype, device=system.device)
+        z, rest, beyond = reflect(xp, n, [replace(x, R_inverse=one) for x in levels], own, coupling)
+        z_last = (xp.matrix_transpose(last.Q) @ last_rows(xp, n, rest, beyond))[..., :n, :]
+        own_fitted, fitted = reflect_back(xp, levels, last, z, z_last, own.shape[-2])
+        own, coupling = own - own_fitted, coupling - fitted[..., : system.n_steps - 1, :, :]
+        return unstack_rows(system, columns.scatter(own), columns.scatter(coupling))
+
+    def selected_inverse(self) -> SelectedInverse:
+        """The blocks of M^-1 in and beside the diagonal, and log det M."""
+        return SelectedInverse(self.system, self.levels, self.last, self.undetermined)
+
     def _transposed(self, levels: list[Level], last: Level, g: Array) -> tuple[list[Array], Array]:
         """R^-T g, of the eliminated points and of the last."""
         w, g, _ = substitute_transposed(self.system.xp, levels, g)
@@ -141,6 +158,12 @@ class RoundedFactor:
 
     def adjoint_rows(self, g: Array) -> Rows:
         return Rows(*map(self._rounded, self.wide.adjoint_rows(self._widened(g))))
+
+    def residual_rows(self, d: Rows) -> Rows:
+        return Rows(*map(self._rounded, self.wide.residual_rows(Rows(*map(self._widened, d)))))
+
+    def selected_inverse(self) -> RoundedSelectedInverse:
+        return RoundedSelectedInverse(self.system, self.wide.selected_inverse())
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients; y, which was rounded, is solved for again, as residuals are differences."""

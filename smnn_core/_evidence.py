@@ -1,0 +1,146 @@
+r"""The evidence: how probable observations are, given the weights, coefficients and everything else.
+
+Let M_0, r_0 belong to the problem without N observed rows, of weights w, and M, r to all rows, r = W (d - A y)
+at the respective minimum. Integrating the density of all rows over y, and dividing by the same without the observed,
+
+    log p(observed) = (|r_0|^2 - |r|^2) / 2 - (log det M - log det M_0) / 2 + sum log w - N/2 log 2π.
+
+Source: Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT 2006, section 2.3. Derivation:
+docs/theory/posterior.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log, pi
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from . import _constraints as rows
+from ._arrays import Array, broadcast_shapes, common_namespace, sum_to_shape
+from ._errors import ArgumentError, ShapeError, SingularSystemError
+from ._posterior import Posterior, divided, posterior
+from ._problem import UNIT, Gradients, Problem, Rows, System, Weights
+from ._schemes import WIENER, Scheme
+
+__all__ = ["log_evidence"]
+
+
+def log_evidence(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    observed: Any,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Array:
+    """The logarithm of the probability density of observed initial rows, given all other rows: (...,).
+
+    Args:
+        observed: bool, (T_init, V, R_init) or what broadcasts to (..., T_init, V, R_init): which initial rows are
+            observations. Those of weight zero, or whose value is NaN, do not count. The other rows are the prior, and
+            must determine y: give weak initial rows that are not observed, at a time that has no observation.
+
+    The other arguments, and what is raised, are as for `posterior`.
+
+    Raises:
+        SingularSystemError: also if the rows that are not observed leave y undetermined.
+
+    Example: one observation, of 0.5 with the standard deviation 0.1, of a constant whose prior is that of 0 and 1.
+
+        >>> import numpy as np
+        >>> import smnn_core as smnn
+        >>> u, w = np.array([0.0, 0.5]).reshape(2, 1, 1), np.array([1.0, 10.0]).reshape(2, 1, 1)
+        >>> c, b, s = np.zeros((1, 1, 1, 1)), np.zeros((1, 1)), np.array([1.0])
+        >>> weights = smnn.Weights(initial=w, smoothness=1e6)
+        >>> second = np.array([False, True]).reshape(2, 1, 1)
+        >>> e = smnn.log_evidence(c, b, u, s, n_steps=2, weights=weights, observed=second)
+        >>> variance = 1.0 + 0.01
+        >>> bool(abs(e - (-(0.5**2) / variance - np.log(2 * np.pi * variance)) / 2) < 1e-9)
+        True
+    """
+    arguments = coefficients, rhs, initial_values, step_sizes
+    options: dict[str, Any] = {"n_steps": n_steps, "scheme": scheme, "engine": engine, "check": check}
+    p = posterior(*arguments, weights=weights, **options)
+    mask = observed_mask(p.problem.system, observed)
+    rest = without_observed(p, mask, weights)
+    try:
+        prior = posterior(*arguments, weights=rest, **options)
+        return evidence(p, prior, mask)
+    except SingularSystemError as error:
+        cause = "the rows that are not observed, the prior, must determine the solution by themselves"
+        raise SingularSystemError(error.batch_index, error.time, (cause, *error.causes)) from error
+
+
+def observed_mask(system: System, observed: Any) -> Array:
+    """`observed`, checked, as an array of bool.
+
+    Raises:
+        ArgumentError: if it is not bool.
+        ShapeError: if it does not broadcast against the initial rows.
+    """
+    xp = system.xp
+    if isinstance(observed, (bool, np.bool_)):
+        observed = xp.asarray(bool(observed), device=system.device)
+    if not compat.is_array_api_obj(observed) or observed.dtype != compat.array_namespace(observed).bool:
+        kind = getattr(observed, "dtype", type(observed).__name__)
+        raise ArgumentError(f"observed must be an array of bool, True for the initial rows that are data; got {kind}.")
+    common_namespace({"coefficients": system.coefficients, "observed": xp.astype(observed, system.dtype)})
+    core = (system.n_initial_steps, system.V, system.n_initial_orders)
+    lead = tuple(observed.shape[: max(observed.ndim - 3, 0)])
+    try:
+        fits = broadcast_shapes({"observed": tuple(observed.shape), "rows": core}) == (*lead, *core)
+    except ShapeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"observed, {tuple(observed.shape)}, must broadcast to (..., T_init, V, R_init) = (..., {str(core)[1:-1]})."
+        )
+    return observed
+
+
+def without_observed(p: Posterior, observed: Array, weights: Weights) -> Weights:
+    """The weights without those of observed rows."""
+    xp, w = p.problem.system.xp, p.problem.system.weights.initial
+    return replace(weights, initial=xp.where(observed, xp.zeros_like(w), w))
+
+
+def evidence(p: Posterior, prior: Posterior, observed: Array) -> Array:
+    """The log evidence (see the module) from the posterior with and without the observed rows."""
+    system, xp = p.problem.system, p.problem.system.xp
+    core = (system.n_initial_steps, system.V, system.n_initial_orders)
+    w = xp.abs(system.weights.initial)
+    counts = observed & (w != 0)
+    each = xp.where(counts, xp.log(xp.where(counts, w, xp.ones_like(w))) - log(2 * pi) / 2, xp.zeros_like(w))
+    each = xp.broadcast_to(each, (*each.shape[: max(each.ndim - 3, 0)], *core))
+    squares = prior.sum_of_squares - p.sum_of_squares
+    determinants = prior.log_determinant - p.log_determinant
+    return (squares + determinants) / 2 + xp.sum(each, axis=(-3, -2, -1))
+
+
+def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradients:
+    """The gradients of |W (d - A y)|^2 at its minimum times g, (...,): those at fixed y, since y is stationary.
+
+    d |W r|^2 = 2 W r . (W dd - W dA y + dW r)
+    """
+    system, xp, w = problem.system, problem.system.xp, problem.system.weights
+    outer = [2 * g[(..., *(None,) * rank)] for rank in (2, 3, 3)]
+    μ = rows.weighted(w, Rows(*(a * x for a, x in zip(outer, Wr, strict=True))))
+    dc, ds = rows.gradient_of_product(system, μ, y)
+    of_rows = w.equation, w.initial, w.smoothness[..., None, None]
+    dw = [a * x * divided(system, x, v) for a, x, v in zip(outer, Wr, of_rows, strict=True)]
+    dw[2] = xp.sum(dw[2], axis=(-2, -1))
+    return Gradients(
+        coefficients=-dc,
+        rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
+        initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
+        step_sizes=-ds,
+        weights=Weights(*(sum_to_shape(xp, x, tuple(v.shape)) for x, v in zip(dw, vars(w).values(), strict=True))),
+    )

@@ -1,0 +1,235 @@
+r"""The posterior of a least-squares problem whose weights are inverse standard deviations.
+
+The rows W (A y - d) are then independent and standard normal, the density of y is proportional to
+exp(-|W (A y - d)|^2 / 2), and with M = A^T W^2 A
+
+    mean          argmin_y |W (A y - d)|,                          covariance  Σ = M^-1,
+    log det M     2 sum log|R_ii|,                                 R of the elimination,
+    sample        argmin_y |W (A y - d) - ξ|,  ξ standard normal:  mean + (W A)^+ ξ has the covariance M^-1.
+
+Source of the samples: Papandreou, Yuille, Gaussian Sampling by Local Perturbations, NIPS 2010. Derivations:
+docs/theory/posterior.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from ._arrays import Array, owned
+from ._problem import UNIT, Problem, Rows, System, Weights, copy_with
+from ._schemes import WIENER, Scheme
+from ._solve import eliminate, owned_system, refuse_autodiff, solve_problem
+from ._weighting import as_arrays, weighted_problem
+from .engines import ENGINES
+from .engines._contract import Factor
+from .engines._increments import increment_rows
+from .engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
+
+__all__ = ["Posterior", "posterior", "wiener_weight"]
+
+
+def posterior(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Posterior:
+    """The Gaussian distribution of the solution, weights being inverse standard deviations of their rows.
+
+    Its mean is what `solve_ode` gives for the same arguments. Under `WIENER` the smoothness rows are the increments of
+    an R-times integrated Wiener process, in units of time: `wiener_weight` gives their weight.
+
+    The arguments, and what is raised, are as for `solve_ode`; the scheme is `WIENER` where none is given. Variances and
+    covariances, computed when they are first asked for, may raise SingularSystemError as well.
+
+    Example: y'' = 0, known to be 0 and 1 at both ends up to 0.1, and how well it is known in the middle.
+
+        >>> import numpy as np
+        >>> import smnn_core as smnn
+        >>> u, w = smnn.conditions(3, {0: 0.0, -1: 1.0}, weight=10.0)
+        >>> c, b, s = np.array([[[[0.0, 0.0, 1.0]]]]), np.zeros((1, 1)), np.array([0.5])
+        >>> p = smnn.posterior(c, b, u, s, n_steps=3, weights=smnn.Weights(equation=1e6, initial=w, smoothness=1e6))
+        >>> p.mean[:, 0, 0].round(4).tolist(), p.standard_deviation[:, 0, 0].round(4).tolist()
+        ([0.0, 0.5, 1.0], [0.1, 0.0707, 0.1])
+    """
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
+    arrays, weights = refuse_autodiff("posterior", (coefficients, rhs, initial_values, step_sizes), weights)
+    problem = weighted_problem(Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False))
+    system = owned_system(problem.system)
+    problem = copy_with(problem, system=system, rhs=owned(problem.rhs), initial_values=owned(problem.initial_values))
+    mean, factor = solve_problem(problem, engine=engine, check=check)
+    return Posterior(mean, problem, factor, check)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """The Gaussian distribution of y; made by `posterior`. n = V (R+1) unknowns per time point, (v, r) in C order."""
+
+    mean: Array
+    """(..., T, V, R+1)"""
+    problem: Problem
+    """The rows, with the weights that the engine sees."""
+    factor: Factor
+    check: bool = False
+
+    def __repr__(self) -> str:
+        batch, (T, V, K) = tuple(self.mean.shape[:-3]), self.mean.shape[-3:]
+        return f"{type(self).__name__}(batch={batch}, T={T}, V={V}, R={K - 1}, scheme={self._system.scheme.name!r})"
+
+    @property
+    def variance(self) -> Array:
+        """(..., T, V, R+1), sums of squares: never negative."""
+        return self._system.xp.reshape(self._system.xp.linalg.diagonal(self.covariance), tuple(self.mean.shape))
+
+    @property
+    def standard_deviation(self) -> Array:
+        """(..., T, V, R+1)"""
+        return self._system.xp.sqrt(self.variance)
+
+    @property
+    def covariance(self) -> Array:
+        """Of the unknowns of each time point, (..., T, n, n)."""
+        return self._in_batch(self._blocks[0], 3)
+
+    @property
+    def lag_covariance(self) -> Array:
+        """Of those of each time point (rows) with those of the next (columns), (..., T-1, n, n)."""
+        return self._in_batch(self._blocks[1], 3)
+
+    @property
+    def log_determinant(self) -> Array:
+        """log det M = -log det Σ of all unknowns, (...,)."""
+        return self._in_batch(self._log_determinant, 0)
+
+    @cached_property
+    def sum_of_squares(self) -> Array:
+        """|W (A y - d)|^2 at the mean, (...,)."""
+        xp, batch = self._system.xp, self.problem.batch
+        parts = zip(self._residual, (2, 3, 3), strict=True)
+        return sum(xp.broadcast_to(xp.sum(x * x, axis=tuple(range(-rank, 0))), batch) for x, rank in parts)
+
+    @cached_property
+    def degrees_of_freedom(self) -> Array:
+        """The number of rows that count (of a weight other than zero), less that of unknowns, (...,)."""
+        system, xp, batch = self._system, self._system.xp, self.problem.batch
+        w, T, V = system.weights, system.n_steps, system.V
+        per_step = V * increment_rows(system.scheme, system.K)[0].shape[1]
+        counts = (
+            (w.equation, (T, system.Q), 1),
+            (w.initial, (system.n_initial_steps, V, system.n_initial_orders), 1),
+            (w.smoothness, (T - 1,), per_step),
+        )
+        total = -T * system.n
+        for x, core, rows in counts:
+            counted = xp.broadcast_to(xp.astype(x != 0, system.dtype), (*batch, *core))
+            total = total + rows * xp.sum(counted, axis=tuple(range(-len(core), 0)))
+        return total
+
+    @property
+    def scale(self) -> Array:
+        """sqrt(sum_of_squares / degrees_of_freedom), (...,), about 1 where the weights are right; NaN without degrees.
+
+        Where all weights are known up to a common factor, standard deviations multiplied by this are calibrated.
+        """
+        xp, degrees = self._system.xp, self.degrees_of_freedom
+        some = degrees > 0
+        square = self.sum_of_squares / xp.where(some, degrees, xp.ones_like(degrees))
+        return xp.where(some, xp.sqrt(square), self._system.constant(xp.nan))
+
+    def sample(self, size: int, rng: np.random.Generator | None = None) -> Array:
+        """Independent samples, (size, ..., T, V, R+1): solutions for rows disturbed by standard normal numbers.
+
+        Args:
+            rng: where the numbers come from; None for a new generator with a seed of its own.
+        """
+        draw = np.random.default_rng() if rng is None else rng
+        return self._sample(lambda shape: self._system.constant(draw.standard_normal((size, *shape))))
+
+    def _sample(self, draw: Any) -> Array:
+        """The solution with ξ / w added to each row, ξ = draw(shape) of the rows without the axis of samples."""
+        system, batch = self._system, self.problem.batch
+        T, V, w = system.n_steps, system.V, system.weights
+        m = system.smoothness_matrices[0].shape[0]
+        shapes = (T, system.Q), (system.n_initial_steps, V, system.n_initial_orders), (T - 1, V, m)
+        rows = (w.equation, w.initial, w.smoothness[..., None, None])
+        noise = [divided(system, draw((*batch, *shape)), w) for shape, w in zip(shapes, rows, strict=True)]
+        d = self.problem.rows
+        return self._solve(Rows(d.equation + noise[0], d.initial + noise[1], noise[2]))
+
+    def _solve(self, d: Rows) -> Array:
+        return self.factor.solve(d)
+
+    @property
+    def _system(self) -> System:
+        return self.problem.system
+
+    @cached_property
+    def _selected_inverse(self) -> SelectedInverse | RoundedSelectedInverse:
+        return self._with_moments.selected_inverse()
+
+    @cached_property
+    def _with_moments(self) -> Any:
+        """The factor, if its engine has more than solutions; else that of the array API engine."""
+        if hasattr(self.factor, "selected_inverse"):
+            return self.factor
+        return eliminate(ENGINES["array_api"], self._system, check=self.check)
+
+    @property
+    def _blocks(self) -> tuple[Array, Array]:
+        return self._selected_inverse.blocks
+
+    @property
+    def _log_determinant(self) -> Array:
+        return self._selected_inverse.log_determinant
+
+    @property
+    def _residual(self) -> Rows:
+        """W (d - A y)"""
+        return self._with_moments.residual_rows(self.problem.rows)
+
+    def _in_batch(self, x: Array, rank: int) -> Array:
+        return self._system.xp.broadcast_to(x, (*self.problem.batch, *x.shape[x.ndim - rank :]))
+
+
+def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
+    """weights.smoothness for a process whose derivative of order R is a Wiener process of known diffusion.
+
+    The increments of y^(R) over s have the standard deviation σ sqrt(|s|), and the rows of `WIENER` across s
+    σ |s|^(R+1/2): the result, 1 / (σ s_ref^(R+1/2)), makes them standard normal with the weights (s_ref / |s|)^(R+1/2)
+    of the scheme, however finely time is divided.
+
+    Args:
+        diffusion: σ, in units of y^(R) / sqrt(time): a number, or an array that broadcasts to (..., T-1).
+        step_sizes: as for `solve_ode`.
+        order: R.
+
+    Returns:
+        a number, where both are numbers, else an array that broadcasts to (..., T-1), in which derivatives are those of
+        the framework.
+
+    Source: Särkkä, Solin, Applied Stochastic Differential Equations, Cambridge 2019, section 6.2.
+    """
+    p = order + 0.5
+    if isinstance(step_sizes, (int, float)):
+        return 1 / (diffusion * abs(step_sizes) ** p)
+    xp = compat.array_namespace(step_sizes)
+    size = xp.log(xp.abs(step_sizes))
+    return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion
+
+
+def divided(system: System, x: Array, w: Array) -> Array:
+    """x / w, and 0 where w is: such a row has no part in y."""
+    xp = system.xp
+    zero = w == 0
+    return xp.where(zero, xp.zeros_like(w), x / xp.where(zero, xp.ones_like(w), w))

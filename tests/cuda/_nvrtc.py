@@ -1,4 +1,4 @@
-"""Modules of the CUDA engine compiled to machine code by NVRTC (its own wheel: no device, driver or toolkit needed).
+"""Modules of the CUDA engine compiled to machine code by NVRTC (its own wheels: no device, driver or toolkit needed).
 
 `python tests/cuda/_nvrtc.py` compiles all of `MODULES` and writes what their kernels need, with some room, to
 limits.json.
@@ -21,6 +21,9 @@ BUILD = HERE.parents[1] / "build" / "nvrtc"
 LIMITS = HERE / "limits.json"
 ARCHITECTURES = ("sm_80", "sm_90")
 
+OPTIONS = (*NVRTC_OPTIONS, "--device-as-default-execution-space")
+"""What NVRTC is given: CuPy adds the second itself, and some versions of NVRTC refuse to be told twice."""
+
 MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
     for dtype, V, K, Q in [("float64", 1, 3, 1), ("float32", 1, 3, 1), ("float64", 1, 5, 1), ("float64", 3, 3, 3)]
@@ -42,22 +45,26 @@ _ENTRY = re.compile(
 )
 
 
-def path() -> Path | None:
+PACKAGES = {12: ("cuda_nvrtc", "nvidia-cuda-nvrtc-cu12"), 13: ("cu13", "nvidia-cuda-nvrtc")}
+"""By major version of CUDA, the folder and the name of the wheel."""
+
+
+def path(major: int = 12) -> Path | None:
     """The library in its wheel, None where that is not installed."""
     spec = importlib.util.find_spec("nvidia")
-    folders = [Path(p) / "cuda_nvrtc" / "lib" for p in (spec.submodule_search_locations or [])] if spec else []
-    return next((p for folder in folders for p in sorted(folder.glob("libnvrtc.so.*"))), None)
+    folders = [Path(p) / PACKAGES[major][0] / "lib" for p in (spec.submodule_search_locations or [])] if spec else []
+    return next((p for folder in folders for p in sorted(folder.glob(f"libnvrtc.so.{major}*"))), None)
 
 
 @cache
-def library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(path()))
+def library(major: int = 12) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path(major)))
 
 
-def compile_(source: str, architecture: str) -> tuple[bytes, str]:
+def compile_(source: str, architecture: str, major: int = 12) -> tuple[bytes, str]:
     """The cubin and the compiler's log; RuntimeError with the log where it does not compile."""
-    nvrtc, program = library(), ctypes.c_void_p()
-    options = [option.encode() for option in (*NVRTC_OPTIONS, f"-arch={architecture}", "--ptxas-options=-v")]
+    nvrtc, program = library(major), ctypes.c_void_p()
+    options = [option.encode() for option in (*OPTIONS, f"-arch={architecture}", "--ptxas-options=-v")]
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     try:
         failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
@@ -84,7 +91,7 @@ def report(module: Specialization, architecture: str) -> Report:
     """
     major, minor = ctypes.c_int(), ctypes.c_int()
     library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    text = "\n".join([module.source, architecture, f"{major.value}.{minor.value}", *NVRTC_OPTIONS])
+    text = "\n".join([module.source, architecture, f"{major.value}.{minor.value}", *OPTIONS])
     kept = BUILD / f"{module}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     if not kept.exists():
         cubin, log = compile_(module.source, architecture)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
-from _nvrtc import ARCHITECTURES, LIMITS, MODULES, compile_, path, report
+from _nvrtc import ARCHITECTURES, LIMITS, MODULES, PACKAGES, compile_, path, report
 
 from smnn_core.engines._cuda.source import kernels
 
-pytestmark = pytest.mark.skipif(path() is None, reason="NVRTC is not installed (the wheel nvidia-cuda-nvrtc-cu12)")
+
+def needs_nvrtc(major: int) -> pytest.MarkDecorator:
+    reason = f"NVRTC of CUDA {major} is not installed (the wheel {PACKAGES[major][1]})"
+    return pytest.mark.skipif(path(major) is None, reason=reason)
 
 
+@needs_nvrtc(12)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_kernels_keep_to_their_limits(module, architecture) -> None:
@@ -28,6 +37,25 @@ def test_kernels_keep_to_their_limits(module, architecture) -> None:
     assert not over, "; ".join(over)
 
 
+@needs_nvrtc(13)
+@pytest.mark.parametrize("module", [MODULES[2], MODULES[-2]], ids=str)
+def test_kernels_compile_for_cuda_13(module) -> None:
+    """Its compiler refuses more: constants that float32 cannot hold, for one."""
+    cubin, _ = compile_(module.source, ARCHITECTURES[-1], 13)
+    assert cubin[:4] == b"\x7fELF"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_kernels_compile_by_cupy() -> None:
+    """With the options that CuPy adds itself."""
+    tool = Path(__file__).parents[2] / "tools" / "nvrtc_check.py"
+    done = subprocess.run(
+        [sys.executable, str(tool), "--here", "--modules", "one"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_nvrtc(12)
 def test_what_does_not_compile_is_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"host and device lay out points differently"):
         compile_(MODULES[0].source.replace("MAX_AXES = 6", "MAX_AXES = 5"), ARCHITECTURES[0])
@@ -36,3 +64,11 @@ def test_what_does_not_compile_is_an_error() -> None:
 def test_the_source_includes_nothing_of_this_project() -> None:
     assert '#include "' not in kernels()
     assert "#pragma once" not in kernels()
+
+
+def test_extras_bring_the_headers_of_cuda() -> None:
+    """Without [ctk], CuPy >= 14 finds none at run time where no toolkit is installed."""
+    with Path(__file__).parents[2].joinpath("pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    for extra in ("cuda12", "cuda13"):
+        assert all("[ctk]" in requirement for requirement in extras[extra] if "cupy" in requirement)

@@ -107,7 +107,7 @@ class Specialization:
         return f"{self.dtype}-V{self.V}K{self.K}Q{self.Q}{extra}{chunked}"
 
 
-NVRTC_OPTIONS = ("-std=c++17", "-default-device")
+NVRTC_OPTIONS = ("-std=c++17",)
 
 
 @cache

@@ -115,7 +115,7 @@ SMNN_INLINE StepGradients<P> contract_step(
 
 // The squared norm from which on a single equation is corrected: one that has an inverse.
 template <class T>
-constexpr T least_norm2 = sizeof(T) == 8 ? T(1e-300) : T(1e-37);
+constexpr T least_norm2 = T(sizeof(T) == 8 ? 1e-300 : 1e-37);
 
 // (C C^T with the diagonal 1 + damping) e = e for two right-hand sides in place, by Cholesky; C (Q, n). `gram` receives the
 // factor, or holds it.

@@ -1,4 +1,4 @@
-"""`python tools/nvrtc_check.py`: the kernels of the CUDA engine, compiled with many versions of NVRTC; without a device.
+"""`python tools/nvrtc_check.py`: the kernels of the CUDA engine, compiled with many versions of NVRTC.
 
 Makes an environment for each major version in a folder of its own, with CuPy and, one after the other, the versions of
 NVRTC; the compiler runs as in a solve (`cupy.cuda.compiler.compile_using_nvrtc`), but for the architecture, which CuPy
@@ -60,9 +60,8 @@ def compile_modules(which: str, architecture: str) -> int:
     major, minor = compiler._get_nvrtc_version()
     each = (time.perf_counter() - start) / len(found)
     verdict = "; ".join(failed[:3]) or "all"
-    print(
-        f"| {cupy.__version__} | {major}.{minor} | {len(found) - len(failed)} of {len(found)} | {each:.1f} | {verdict} |"
-    )
+    done = f"{len(found) - len(failed)} of {len(found)}"
+    print(f"| {cupy.__version__} | {major}.{minor} | {done} | {each:.1f} | {verdict} |", flush=True)
     return int(bool(failed))
 
 

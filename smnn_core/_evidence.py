@@ -11,6 +11,7 @@ docs/theory/posterior.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import log, pi
 from typing import Any
@@ -66,8 +67,18 @@ def log_evidence(
         >>> bool(abs(e - (-(0.5**2) / variance - np.log(2 * np.pi * variance)) / 2) < 1e-9)
         True
     """
-    arguments = coefficients, rhs, initial_values, step_sizes
     options: dict[str, Any] = {"n_steps": n_steps, "scheme": scheme, "engine": engine, "check": check}
+    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+
+
+def evidence_with(
+    posterior: Callable[..., Posterior],
+    arguments: tuple[Array, ...],
+    observed: Any,
+    weights: Weights,
+    options: dict[str, Any],
+) -> Array:
+    """`log_evidence` by a function that gives posteriors: that of the core, or of an adapter."""
     p = posterior(*arguments, weights=weights, **options)
     mask = observed_mask(p.problem.system, observed)
     rest = without_observed(p, mask, weights)

@@ -13,7 +13,6 @@ docs/theory/posterior.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -72,16 +71,15 @@ def posterior(
     return Posterior(mean, problem, factor, check)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Posterior:
     """The Gaussian distribution of y; made by `posterior`. n = V (R+1) unknowns per time point, (v, r) in C order."""
 
     mean: Array
     """(..., T, V, R+1)"""
-    problem: Problem
-    """The rows, with the weights that the engine sees."""
-    factor: Factor
-    check: bool = False
+
+    def __init__(self, mean: Array, problem: Problem, factor: Factor | None, check: bool = False) -> None:
+        """`problem` has the weights that the engine sees; `factor` is that of its solution."""
+        self.mean, self.problem, self._factor, self._check = mean, problem, factor, check
 
     def __repr__(self) -> str:
         batch, (T, V, K) = tuple(self.mean.shape[:-3]), self.mean.shape[-3:]
@@ -115,9 +113,7 @@ class Posterior:
     @cached_property
     def sum_of_squares(self) -> Array:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        xp, batch = self._system.xp, self.problem.batch
-        parts = zip(self._residual, (2, 3, 3), strict=True)
-        return sum(xp.broadcast_to(xp.sum(x * x, axis=tuple(range(-rank, 0))), batch) for x, rank in parts)
+        return sum_of_squares(self.problem, self._with_moments.residual_rows(self.problem.rows))
 
     @cached_property
     def degrees_of_freedom(self) -> Array:
@@ -168,7 +164,8 @@ class Posterior:
         return self._solve(Rows(d.equation + noise[0], d.initial + noise[1], noise[2]))
 
     def _solve(self, d: Rows) -> Array:
-        return self.factor.solve(d)
+        factor: Any = self._factor
+        return factor.solve(d)
 
     @property
     def _system(self) -> System:
@@ -180,10 +177,7 @@ class Posterior:
 
     @cached_property
     def _with_moments(self) -> Any:
-        """The factor, if its engine has more than solutions; else that of the array API engine."""
-        if hasattr(self.factor, "selected_inverse"):
-            return self.factor
-        return eliminate(ENGINES["array_api"], self._system, check=self.check)
+        return with_moments(self._system, self._factor, self._check)
 
     @property
     def _blocks(self) -> tuple[Array, Array]:
@@ -192,11 +186,6 @@ class Posterior:
     @property
     def _log_determinant(self) -> Array:
         return self._selected_inverse.log_determinant
-
-    @property
-    def _residual(self) -> Rows:
-        """W (d - A y)"""
-        return self._with_moments.residual_rows(self.problem.rows)
 
     def _in_batch(self, x: Array, rank: int) -> Array:
         return self._system.xp.broadcast_to(x, (*self.problem.batch, *x.shape[x.ndim - rank :]))
@@ -226,6 +215,18 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
     xp = compat.array_namespace(step_sizes)
     size = xp.log(xp.abs(step_sizes))
     return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion
+
+
+def with_moments(system: System, factor: Any, check: bool) -> Any:
+    """A factor with `selected_inverse` and `residual_rows`: this one, if it has them, else the array API engine's."""
+    return factor if hasattr(factor, "selected_inverse") else eliminate(ENGINES["array_api"], system, check=check)
+
+
+def sum_of_squares(problem: Problem, Wr: Rows) -> Array:
+    """|W r|^2, in the batch shape of the problem."""
+    xp = problem.system.xp
+    parts = (xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in zip(Wr, (2, 3, 3), strict=True))
+    return sum(xp.broadcast_to(x, problem.batch) for x in parts)
 
 
 def divided(system: System, x: Array, w: Array) -> Array:

@@ -1,10 +1,22 @@
 """smnn for PyTorch: the solver of `smnn_core` as a differentiable operation on tensors, and as a layer."""
 
-from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError, Weights, conditions, residuals
+from smnn_core import (
+    HERMITE,
+    TAYLOR,
+    WIENER,
+    Fit,
+    Scheme,
+    SingularSystemError,
+    Weights,
+    conditions,
+    residuals,
+    wiener_weight,
+)
 
 from ._fitting import ODEFit, fit_ode
 from ._layer import ODE, MechanisticODE
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
+from ._posterior import Posterior, log_evidence, posterior
 from ._published import ode_forward
 from ._solve import Factorization, error_estimate, factorize, solve_ode
 
@@ -18,6 +30,7 @@ __all__ = [
     "MechanisticODE",
     "NonlinearSolution",
     "ODEFit",
+    "Posterior",
     "Scheme",
     "SingularSystemError",
     "Weights",
@@ -25,8 +38,11 @@ __all__ = [
     "error_estimate",
     "factorize",
     "fit_ode",
+    "log_evidence",
     "ode_forward",
+    "posterior",
     "residuals",
     "solve_nonlinear_ode",
     "solve_ode",
+    "wiener_weight",
 ]

@@ -34,12 +34,14 @@ __all__ = [
     "adjoint",
     "adjoint_on_cpu",
     "batch_of_lhs",
+    "calls_on",
     "full_precision",
     "in_order",
     "is_legacy_batched",
     "is_plain",
     "least_squares",
     "least_squares_on_cpu",
+    "like",
     "normal_solve",
     "prepare",
     "tensor",
@@ -100,7 +102,7 @@ def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: 
     """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
     if keep.kept is None and σ is None:
         engine, problem = _problem(how, lhs, b, u)
-        with _calls_on(problem.system):
+        with calls_on(problem.system):
             return _solved(how, keep, engine, problem)
     n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
     return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
@@ -176,10 +178,10 @@ def _with_factor(
         if moved:
             x = x.reshape(*(1,) * (rank + core - x.ndim), *x.shape)
             x = x.permute(*others, *places, *range(rank, rank + core))
-        return _like(system, x)
+        return like(system, x)
 
     arrays = [arrange(*entry) for entry in rhs.values()]
-    with _calls_on(system):
+    with calls_on(system):
         y = tensor(factor.normal_solve(*arrays) if "h" in rhs else factor.solve(Rows(*arrays)))
     if not moved:
         return y
@@ -222,15 +224,15 @@ def adjoint(
     one go; in the arrays of the engine."""
     if keep.kept is None and how.recompute:
         _, new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
-        with _calls_on(new.system):
-            y_, g_ = _like(new.system, y), _like(new.system, g)
+        with calls_on(new.system):
+            y_, g_ = like(new.system, y), like(new.system, g)
             return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, lean=how.lean)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     if problem is None:
-        problem = Problem(system, _like(system, b), _like(system, u), tuple(y.shape[:-3]))
-        solution = _like(system, y)
-    with _calls_on(system):
-        return core_adjoint(problem, factor, solution, _like(system, g), wanted)
+        problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
+        solution = like(system, y)
+    with calls_on(system):
+        return core_adjoint(problem, factor, solution, like(system, g), wanted)
 
 
 def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
@@ -250,7 +252,7 @@ def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None)
     if keep.kept is not None:
         return keep.kept
     engine, system = _for_engine(how._replace(n_steps=n_steps), _build_system, lhs)
-    with _calls_on(system):
+    with calls_on(system):
         factor = eliminate(engine, system, check=how.check)
     kept = Kept(system, factor)
     if not how.recompute:
@@ -321,7 +323,7 @@ def _on_cpu(given: Sequence[Any]) -> list[Any] | None:
     return arrays
 
 
-def _like(system: System, x: Tensor) -> Any:
+def like(system: System, x: Tensor) -> Any:
     """x as the kind of array that the system is made of."""
     c = system.coefficients
     if isinstance(c, np.ndarray):
@@ -358,7 +360,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return NOTHING if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def _calls_on(system: System) -> AbstractContextManager[Any]:
+def calls_on(system: System) -> AbstractContextManager[Any]:
     c = system.coefficients
     if isinstance(c, np.ndarray):
         return NOTHING

@@ -16,7 +16,7 @@ derivatives are those of this module again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,7 @@ from . import _bridge as bridge
 from . import _ops as ops
 from ._bridge import Keep, Statement, full_precision
 
-__all__ = ["LeastSquares", "NormalSolve", "least_squares", "normal_solve", "system_of"]
+__all__ = ["LeastSquares", "NormalSolve", "least_squares", "normal_solve", "system_of", "with_batch_in_front"]
 
 
 def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
@@ -93,7 +93,7 @@ class LeastSquares(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
-        return LeastSquares.apply(how, keep, *_with_batch_in_front("least_squares", in_dims[2:], tensors)), 0
+        return LeastSquares.apply(how, keep, *with_batch_in_front(_RANKS["least_squares"], in_dims[2:], tensors)), 0
 
 
 class _ReverseModeLeastSquares(Function):
@@ -175,7 +175,7 @@ class NormalSolve(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
-        return NormalSolve.apply(how, keep, *_with_batch_in_front("normal_solve", in_dims[2:], tensors)), 0
+        return NormalSolve.apply(how, keep, *with_batch_in_front(_RANKS["normal_solve"], in_dims[2:], tensors)), 0
 
 
 def _pull_back(
@@ -330,13 +330,12 @@ _RANKS = {
 """The arguments of the operators in order, and how many axes their rows have."""
 
 
-def _with_batch_in_front(operator: str, in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
+def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
     """Moves the mapped axis to the front of all other batch axes; unmapped inputs stay as they are, thus shared.
 
     Batch axes are aligned from the right, so mapped inputs with fewer of them (or, for weights, with fewer axes than
     their rows) get axes of length 1 behind the mapped one.
     """
-    ranks = _RANKS[operator]
     have = {
         name: x.ndim - (dim is not None) if isinstance(x, Tensor) else 0
         for name, x, dim in zip(ranks, tensors, in_dims, strict=True)

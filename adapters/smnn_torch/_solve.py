@@ -70,16 +70,24 @@ def solve_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
         SingularSystemError: as `smnn_core.solve_ode`.
     """
+    how = Statement(scheme, n_steps, 0, 0, engine, check, recompute, lean=recompute)
+    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    if torch.compiler.is_compiling():
+        return ops.call("least_squares", how, lhs, b, u, None)
+    return least_squares(how, Keep(), *lhs, b, u, None)
+
+
+def stated(
+    how: Statement, coefficients: Tensor, rhs: Tensor, initial_values: Tensor, step_sizes: Tensor, weights: Weights
+) -> tuple[Statement, tuple[Any, ...], Tensor, Tensor]:
+    """The arguments of a solution as those of its operator: how, with T_init and R_init, (c, s, weights), b and u."""
     names = "coefficients", "step_sizes", "rhs", "initial_values"
     c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
     shape = u.shape
     T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
     u, w[1] = _without_missing(u, w[1])
-    w[2] = _across_steps(scheme, c, s, w[2])
-    how = Statement(scheme, n_steps, T_init, R_init, engine, check, recompute, lean=recompute)
-    if torch.compiler.is_compiling():
-        return ops.call("least_squares", how, (c, s, *w), b, u, None)
-    return least_squares(how, Keep(), c, s, *w, b, u, None)
+    w[2] = _across_steps(how.scheme, c, s, w[2])
+    return how._replace(n_initial_steps=T_init, n_initial_orders=R_init), (c, s, *w), b, u
 
 
 def error_estimate(

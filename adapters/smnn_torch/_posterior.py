@@ -1,0 +1,234 @@
+"""`posterior` and `log_evidence` for tensors.
+
+Mean and samples are solutions, with the derivatives of `solve_ode`. All else comes from three functions of the system
+(c, s, weights), and for the last of the right-hand side and the solution too, with derivatives of first order:
+
+    blocks             the blocks of M^-1 in and beside the diagonal
+    log_determinant    log det M
+    minimum            |W (d - A y)|^2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from smnn_core import WIENER, ArgumentError, Scheme, Weights
+from smnn_core import Posterior as CorePosterior
+from smnn_core._evidence import evidence_with, minimum_pullback
+from smnn_core._posterior import sum_of_squares, with_moments
+from smnn_core._problem import UNIT, Problem, Rows, System
+
+from . import _bridge as bridge
+from ._bridge import Keep, Statement
+from ._operators import least_squares, system_of, with_batch_in_front
+from ._solve import stated
+
+__all__ = ["Posterior", "log_evidence", "posterior"]
+
+
+@torch.compiler.disable
+def posterior(
+    coefficients: Tensor,
+    rhs: Tensor,
+    initial_values: Tensor,
+    step_sizes: Tensor,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Posterior:
+    """`smnn_core.posterior` for tensors, differentiable in all of them.
+
+    Arguments and errors are as for `solve_ode`. Mean and samples have derivatives of any order; the other fields those
+    of first order, in reverse mode (`backward`, `torch.func.grad`, also under `torch.func.vmap`), and a second one
+    raises ArgumentError. Compiled functions run it outside of their graphs.
+    """
+    how = Statement(scheme, n_steps, 0, 0, engine, check)
+    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    keep = Keep()
+    y = least_squares(how, keep, *lhs, b, u, None)
+    how = how._replace(n_steps=y.shape[-3])
+    problem = Problem(system_of(how, lhs, y.shape[-3]), b, u, tuple(y.shape[:-3]))
+    return Posterior(y, problem, how, keep, lhs)
+
+
+@torch.compiler.disable
+def log_evidence(
+    coefficients: Tensor,
+    rhs: Tensor,
+    initial_values: Tensor,
+    step_sizes: Tensor,
+    *,
+    observed: Tensor | bool,
+    weights: Weights = UNIT,
+    **options: Any,
+) -> Tensor:
+    """`smnn_core.log_evidence` for tensors, with derivatives of first order: arguments and errors as there."""
+    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+
+
+class Posterior(CorePosterior):
+    """`smnn_core.Posterior` of tensors; made by `posterior`."""
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, lhs: Sequence[Any]) -> None:
+        super().__init__(mean, problem, None, how.check)
+        self._how, self._keep, self._lhs, self._call = how, keep, lhs, _Call(how, keep)
+
+    def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Independent samples, (size, ..., T, V, R+1), differentiable for fixed random numbers.
+
+        Args:
+            generator: where the numbers come from; None for PyTorch's own.
+        """
+        kind = {"dtype": self.mean.dtype, "device": self.mean.device}
+        return self._sample(lambda shape: torch.randn((size, *shape), generator=generator, **kind))
+
+    @torch.compiler.disable
+    def _solve(self, d: Rows) -> Tensor:
+        return least_squares(self._how, self._keep.for_others(), *self._lhs, *d)
+
+    @property
+    def _blocks(self) -> tuple[Tensor, Tensor]:
+        if not hasattr(self, "_known_blocks"):
+            self._known_blocks = _moments("blocks", self._call, *self._lhs)
+        return self._known_blocks
+
+    @property
+    def _log_determinant(self) -> Tensor:
+        return _moments("log_determinant", self._call, *self._lhs)[0]
+
+    @property
+    def sum_of_squares(self) -> Tensor:
+        """|W (A y - d)|^2 at the mean, (...,)."""
+        right = self.problem.rhs, self.problem.initial_values, self.mean.detach()
+        return _moments("minimum", self._call, *self._lhs, *right)[0]
+
+
+class _Call:
+    """What the functions of one posterior share: the factor that gives its moments, once there is one."""
+
+    def __init__(self, how: Statement, keep: Keep) -> None:
+        self.how, self.keep, self.factor = how, keep, None
+
+    def prepare(self, lhs: Sequence[Any]) -> Any:
+        """The factor of (c, s, weights): the one that is kept, if theirs; under vmap they may have other batch axes."""
+        if self.factor is None or not _fits(self.factor.system, lhs):
+            kept = self.keep.kept
+            if kept is None or not _fits(kept.system, lhs):
+                kept = bridge.prepare(self.how, Keep(), lhs, self.how.n_steps)
+            with bridge.calls_on(kept.system):
+                self.factor = with_moments(kept.system, kept.factor, self.how.check)
+        return self.factor
+
+
+def _fits(system: System, lhs: Sequence[Any]) -> bool:
+    own = system.coefficients, system.step_sizes, *vars(system.weights).values()
+    return all(tuple(x.shape) == tuple(getattr(y, "shape", ())) for x, y in zip(own, lhs, strict=True))
+
+
+@torch.compiler.disable
+def _moments(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
+    return _Moments.apply(name, call, *tensors)
+
+
+class _Moments(Function):
+    """(name, call, c, s, w_e, w_i, w_s[, b, u, y]) -> what `name` says, see the module."""
+
+    @staticmethod
+    def forward(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
+        factor = call.prepare(tensors[:5])
+        with bridge.calls_on(factor.system):
+            if name == "blocks":
+                results = factor.selected_inverse().blocks
+            elif name == "log_determinant":
+                results = (factor.selected_inverse().log_determinant,)
+            else:
+                problem, _ = _problem(factor, tensors)
+                results = (sum_of_squares(problem, factor.residual_rows(problem.rows)),)
+        return tuple(map(bridge.tensor, results))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        del output
+        ctx.name, ctx.call, *tensors = inputs
+        ctx.others = [None if isinstance(x, Tensor) else x for x in tensors]
+        ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in tensors))
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
+        tensors = [other if x is None else x for x, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
+        gradients = _Pullback.apply(ctx.name, ctx.call, len(g), *g, *tensors)
+        needed = zip(gradients, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(x if wanted else None for x, wanted in needed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, *tensors: Any) -> tuple[Any, ...]:
+        del info
+        results = _Moments.apply(name, call, *with_batch_in_front(_ranks(name), in_dims[2:], tensors))
+        return results, (0,) * len(results)
+
+
+class _Pullback(Function):
+    """(name, call, number of results, their gradients, the tensors of `_Moments`) -> the gradients of these."""
+
+    @staticmethod
+    def forward(name: str, call: _Call, count: int, *tensors: Any) -> tuple[Tensor, ...]:
+        of_results, tensors = tensors[:count], tensors[count:]
+        factor = call.prepare(tensors[:5])
+        with bridge.calls_on(factor.system):
+            g = [bridge.like(factor.system, x) for x in of_results]
+            if name == "minimum":
+                problem, y = _problem(factor, tensors)
+                c, b, u, s, w = minimum_pullback(problem, y, factor.residual_rows(problem.rows), *g)
+                results = [c, s, *vars(w).values(), b, u, problem.system.xp.zeros_like(y)]
+            else:
+                of_blocks = (*g, None) if name == "blocks" else (None, None, *g)
+                c, _, _, s, w = factor.selected_inverse().pullback(*of_blocks)
+                results = [c, s, *vars(w).values()]
+        return tuple(map(bridge.tensor, results))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
+        raise ArgumentError(
+            "variances, covariances, log determinants, sums of squares and the evidence have derivatives of first "
+            "order only, and a second one was asked for. The mean and samples have them of any order."
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, count: int, *rest: Any) -> tuple[Any, ...]:
+        B = info.batch_size
+        tensors = [  # each member has its own gradient
+            x if not isinstance(x, Tensor) else x.expand(B, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(rest, in_dims[3:], strict=True)
+        ]
+        dims = [0 if isinstance(x, Tensor) else None for x in tensors]
+        ranks = {f"gradient {i}": rank for i, rank in enumerate((3, 3) if name == "blocks" else (0,))} | _ranks(name)
+        results = _Pullback.apply(name, call, count, *with_batch_in_front(ranks, dims, tensors))
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else () for x in tensors[count:]]
+        results = tuple(x.reshape(shape) if shape else x for x, shape in zip(results, shapes, strict=True))
+        return results, tuple(0 if shape else None for shape in shapes)
+
+
+def _ranks(name: str) -> dict[str, int]:
+    """The tensors of `_Moments` and how many axes their rows have."""
+    lhs = {"coefficients": 4, "step_sizes": 1, "weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
+    return lhs | ({"rhs": 2, "initial_values": 3, "y": 3} if name == "minimum" else {})
+
+
+def _problem(factor: Any, tensors: Sequence[Any]) -> tuple[Problem, Any]:
+    """The problem and its solution in the arrays of the factor."""
+    b, u, y = (bridge.like(factor.system, x) for x in tensors[5:])
+    return Problem(factor.system, b, u, tuple(y.shape[:-3])), y

@@ -12,6 +12,7 @@ import array_api_compat as compat
 import array_api_compat.numpy as compat_numpy
 import numpy as np
 
+from . import _cupy
 from ._errors import ArgumentError, DeviceError, DTypeError, NamespaceError, ShapeError
 
 Array = Any
@@ -34,9 +35,11 @@ def _numpy_number(value: float, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def number(xp: Namespace, value: float, dtype: Any, device: Any) -> Array:
-    """A number as an array without axes; of NumPy, one that is made once, as making it takes longer than using it."""
+    """A number as an array without axes; of NumPy and CuPy, one that is made once, as it takes longer than using it."""
     if xp is compat_numpy:
         return _numpy_number(float(value), dtype)
+    if compat.is_cupy_namespace(xp):
+        return _cupy.constant(xp, float(value), dtype, device)
     return xp.asarray(float(value), dtype=dtype, device=device)
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple, TypeVar
 
+import array_api_compat as compat
 import numpy as np
 
+from . import _cupy
 from ._arrays import (
     Array,
     Namespace,
@@ -136,6 +138,8 @@ class System:
 
     def constant(self, values: Any) -> Array:
         """Numbers as an array of the namespace, dtype and device of the problem."""
+        if compat.is_cupy_namespace(self.xp):
+            return _cupy.constant(self.xp, values, self.dtype, self.device)
         return self.xp.asarray(values, dtype=self.dtype, device=self.device)
 
     @property

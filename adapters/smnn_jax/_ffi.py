@@ -22,6 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from smnn_core._cupy import on_stream
+
 from ._operators import OPERATORS, Static
 
 __all__ = ["TARGET", "available", "register"]
@@ -186,7 +188,7 @@ def _execute_on_cuda(frame: list[int]) -> None:
 
     operator, static, operands, results = _call(frame)
     device = cupy.cuda.runtime.pointerGetAttributes(_buffer(results[0])[0]).device
-    with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream.stream or 0, device):
+    with on_stream(device, stream.stream or 0):
         for to, x in zip(results, OPERATORS[operator](static, [as_cupy(x) for x in operands]), strict=True):
             as_cupy(to)[...] = x
 

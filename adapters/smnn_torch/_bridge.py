@@ -180,8 +180,8 @@ def _with_factor(
             x = x.permute(*others, *places, *range(rank, rank + core))
         return like(system, x)
 
-    arrays = [arrange(*entry) for entry in rhs.values()]
     with calls_on(system):
+        arrays = [arrange(*entry) for entry in rhs.values()]
         y = tensor(factor.normal_solve(*arrays) if "h" in rhs else factor.solve(Rows(*arrays)))
     if not moved:
         return y
@@ -228,10 +228,10 @@ def adjoint(
             y_, g_ = like(new.system, y), like(new.system, g)
             return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, lean=how.lean)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
-    if problem is None:
-        problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
-        solution = like(system, y)
     with calls_on(system):
+        if problem is None:
+            problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
+            solution = like(system, y)
         return core_adjoint(problem, factor, solution, like(system, g), wanted)
 
 
@@ -291,11 +291,13 @@ def _build_system(how: Statement, c: Any, s: Any, *w: Any) -> System:
 
 def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) -> tuple[Engine, T_]:
     """The engine, and what `build` makes of the arrays that it takes: NumPy or CuPy arrays, or tensors."""
-    arrays = _on_cpu(given)
-    if arrays is None and how.engine in ("auto", "cuda"):
-        arrays = _cuda.arrays(given)
+    arrays, result = _on_cpu(given), None
     if arrays is not None:
         result = build(how, *arrays)
+    elif how.engine in ("auto", "cuda") and _cuda.serves(given):
+        with _cuda.current(_cuda.index_of(given[0])):
+            result = build(how, *map(_cuda.view, given))
+    if result is not None:
         engine = _engine(how, result)
         if engine.name != array_api.name:
             return engine, result

@@ -1,34 +1,44 @@
 """CUDA tensors as CuPy arrays on the same memory, CuPy's work on PyTorch's stream and its memory from PyTorch.
 
-Without CuPy the array API engine takes the tensors themselves, and says so once.
+All of it, the views as well, happens inside `current`. Without CuPy the array API engine takes the tensors themselves,
+and says so once.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["FLOATS", "arrays", "current", "tensor", "view"]
+from smnn_core._cupy import on_stream
+
+__all__ = ["FLOATS", "current", "serves", "tensor", "view"]
 
 
 FLOATS = (torch.float32, torch.float64)
 """What compiled engines compute in."""
 
 
-def arrays(given: Sequence[Any]) -> list[Any] | None:
-    """Tensors of one dtype and CUDA device as CuPy arrays; None where there are others, or no CuPy."""
+def serves(given: Sequence[Any]) -> bool:
+    """Whether these are tensors of one dtype on one CUDA device, and there is CuPy."""
     first = given[0]
     same = all(x.device == first.device and x.dtype == first.dtype for x in given if isinstance(x, Tensor))
-    if first.is_cuda and first.dtype in FLOATS and same and cupy() is not None:
-        return [view(x) for x in given]
-    return None
+    return is_cuda(first) and first.dtype in FLOATS and same and cupy() is not None
+
+
+def is_cuda(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def index_of(x: Tensor) -> int:
+    """Of its device."""
+    return int(x.device.index)
 
 
 @cache
@@ -46,38 +56,42 @@ def cupy() -> Any:
         return None
 
 
-@contextmanager
-def current(device: int) -> Iterator[None]:
-    """CuPy works on PyTorch's current stream of a device, in memory of PyTorch's allocator."""
-    cuda = cupy().cuda
-    stream = cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device)
-    with cuda.Device(device), stream, cuda.using_allocator(_allocator().malloc):
-        yield
+def current(device: int) -> AbstractContextManager[None]:
+    """CuPy works on PyTorch's current stream of a device, in tensors."""
+    return on_stream(device, torch.cuda.current_stream(device).cuda_stream, _allocator(torch.device("cuda", device)))
 
 
 @cache
-def _allocator() -> Any:
-    return cupy().cuda.PythonFunctionAllocator(_allocate, _free)
+def _allocator(device: torch.device) -> Any:
+    """Of CuPy's memory: each piece is a tensor. So results are what PyTorch has allocated, for its streams
+    (`Tensor.record_stream`) and CUDA graphs as well."""
+    cuda = cupy().cuda
+    kind = type("TensorMemory", (cuda.UnownedMemory,), {})
+
+    def allocate(size: int) -> Any:
+        tensor = torch.empty(-(-size // ITEM) * ITEM, dtype=torch.uint8, device=device)
+        memory = kind(tensor.data_ptr(), size, tensor, device.index or 0)
+        memory.tensor = tensor
+        return cuda.MemoryPointer(memory, 0)
+
+    return allocate
 
 
-def _allocate(size: int, device: int) -> int:
-    return int(torch.cuda.caching_allocator_alloc(size, device, torch.cuda.current_stream(device))) if size else 0
-
-
-def _free(pointer: int, device: int) -> None:
-    if pointer:
-        torch.cuda.caching_allocator_delete(pointer)
+ITEM = 8
+"""Memory has whole numbers of the largest dtype."""
 
 
 def view(x: Any) -> Any:
     """A CUDA tensor as a CuPy array on the same memory, without its graph; anything else as it is."""
-    if not isinstance(x, Tensor):
-        return x
-    with current(x.device.index):
-        return cupy().from_dlpack(x.detach().resolve_neg())
+    return cupy().from_dlpack(x.detach().resolve_neg()) if isinstance(x, Tensor) else x
 
 
 def tensor(x: Any) -> Tensor:
-    """A CuPy array as a tensor on the same memory."""
-    with current(x.device.id):
-        return torch.from_dlpack(x)
+    """A CuPy array that was allocated inside `current` as a tensor on the same memory."""
+    memory: Tensor = x.data.mem.tensor
+    storage, itemsize = memory.untyped_storage(), x.itemsize
+    offset = (x.data.ptr - storage.data_ptr()) // itemsize if x.size else 0
+    strides = [stride // itemsize for stride in x.strides]
+    # not a view of `memory`: autograd would forbid that it is changed in place
+    result = torch.empty(0, dtype=getattr(torch, x.dtype.name), device=memory.device)
+    return result.set_(storage, offset, tuple(x.shape), strides)

@@ -12,7 +12,7 @@ from smnn_torch import _cuda
 
 def test_cpu_tensors_need_no_cupy() -> None:
     before = _cuda.cupy.cache_info()
-    assert _cuda.arrays([torch.zeros(3), torch.zeros(2)]) is None
+    assert not _cuda.serves([torch.zeros(3), torch.zeros(2)])
     assert _cuda.cupy.cache_info() == before
 
 

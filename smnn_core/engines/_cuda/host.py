@@ -164,7 +164,7 @@ class Call:
         self.chains = [Chain(self, level) for level in range(1, len(self.sizes))]
         self.x = self._empty(self.job, "separators", (self.lanes, n)) if self.chunked else None
         for chain, above in zip_longest(self.chains, self.chains[1:]):
-            chain.connect(above)
+            chain.connect(self, above)
 
     @property
     def chunked(self) -> bool:
@@ -233,7 +233,7 @@ class Call:
         ends = self._ends(self.job, "ends", self.lanes)
         self.launch("sweep")
         for chain in self.chains:
-            ends = chain.sweep(ends)
+            ends = chain.sweep(self, ends)
 
     def _ends(self, job: np.ndarray, name: str, lanes: int) -> Array:
         """Room for what lanes leave of their chunks."""
@@ -246,12 +246,12 @@ class Call:
         passed = self._empty(self.job, "passed", (self.lanes, 2, n)) if self.chunked else None
         self.launch("forward")
         for chain in self.chains:
-            passed = chain.forward(passed)
+            passed = chain.forward(self, passed)
 
     def separators(self) -> None:
         """x of the separators, from z."""
         for chain in reversed(self.chains):
-            chain.launch("back")
+            chain.launch(self, "back")
 
     def solution(self) -> Array:
         """x with R x = z, (*batch, T, V, K)."""
@@ -263,10 +263,11 @@ class Call:
 
 
 class Chain:
-    """The separators of one level of a call."""
+    """The separators of one level of a call, which is handed to it: a reference to it would be a cycle, and keep the
+    memory of both until Python looks for such."""
 
     def __init__(self, call: Call, level: int) -> None:
-        self.call, self.level = call, level
+        self.level = level
         self.is_last = level + 1 == len(call.sizes)
         self.chunks = 1 if self.is_last else call.sizes[level + 1]
         self.lanes = call.count * self.chunks
@@ -279,32 +280,31 @@ class Chain:
         n, items = call.system.n, call.count * call.sizes[level]
         self.z = call._empty(self.job, "z", (n, items))
 
-    def connect(self, above: Chain | None) -> None:
+    def connect(self, call: Call, above: Chain | None) -> None:
         """x of this level is what the level below takes for its separators."""
-        call = self.call
         self.job["x"] = call.job["separators"] if self.level == 1 else call.chains[self.level - 2].job["separators"]
         if above is not None:
             self.x_above = call._empty(self.job, "separators", (self.lanes, call.system.n))
 
-    def sweep(self, ends: Array) -> Array:
+    def sweep(self, call: Call, ends: Array) -> Array:
         """From what chunks left; returns what these chunks leave."""
-        self.job["ends"] = self.call.device.address(ends)
-        left = None if self.is_last else self.call._ends(self.job, "next_ends", self.lanes)
-        self.launch("sweep")
+        self.job["ends"] = call.device.address(ends)
+        left = None if self.is_last else call._ends(self.job, "next_ends", self.lanes)
+        self.launch(call, "sweep")
         return left
 
-    def forward(self, passed: Array) -> Array:
+    def forward(self, call: Call, passed: Array) -> Array:
         """R^T w = g, from what chunks passed to their separators."""
-        self.job["passed"] = self.call.device.address(passed)
-        left = None if self.is_last else self.call._empty(self.job, "next_passed", (self.lanes, 2, self.call.system.n))
-        self.launch("forward")
+        self.job["passed"] = call.device.address(passed)
+        left = None if self.is_last else call._empty(self.job, "next_passed", (self.lanes, 2, call.system.n))
+        self.launch(call, "forward")
         return left
 
-    def launch(self, what: str) -> None:
+    def launch(self, call: Call, what: str) -> None:
         """A kernel on this level."""
-        if self.call.count:
+        if call.count:
             kernel = f"smnn_{'last' if self.is_last else 'chain'}_{what}"
-            self.call.device.launch(self.call.module, kernel, self.lanes, self.job)
+            call.device.launch(call.module, kernel, self.lanes, self.job)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,522 @@
+"""A CuPy whose device is the CPU: arrays in guarded memory, kernels on the emulated grid, streams that keep a record.
+
+It is for what CuPy leaves to its users: which stream work goes to, where memory comes from and how long it lives, what
+may not happen while a CUDA graph is captured. As CuPy does, it refuses to mix with NumPy's arrays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from _emulator import library
+
+from smnn_core import _cupy
+from smnn_core.engines import cuda as engine
+from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.source import Specialization
+
+GUARD = 512
+"""Bytes on either side of a piece of memory that must stay as they are."""
+
+
+class Record:
+    """What happened, in order: (what, the address of the stream)."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+
+    def add(self, what: str, again: Callable[[], None] | None = None) -> None:
+        """Something that a stream does; `again` does it in replays of a graph that is being captured."""
+        self.events.append((what, current().ptr))
+        graph = current().graph
+        if graph is not None and again is not None:
+            graph.work.append(again)
+
+    def host(self, what: str) -> None:
+        """Something that the host waits for."""
+        self.add(what)
+        if any(stream.graph is not None for stream in _streams.values()):
+            raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
+
+    def streams(self, *kinds: str) -> set[int]:
+        return {stream for what, stream in self.events if not kinds or what.split(" ")[0] in kinds}
+
+    def count(self, kind: str) -> int:
+        return sum(what.split(" ")[0] == kind for what, _ in self.events)
+
+
+record = Record()
+
+
+# Streams --------------------------------------------------------------------------------------------------------------
+
+
+class Graph:
+    """What was captured. It keeps the memory that was allocated meanwhile, as PyTorch does."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.memory: list[Any] = []
+
+    def launch(self, stream: Stream | None = None) -> None:
+        for again in self.work:
+            again()
+
+
+class Stream:
+    """`cupy.cuda.Stream`."""
+
+    def __init__(self, ptr: int | None = None, *, non_blocking: bool = False) -> None:
+        del non_blocking
+        self.ptr = 1000 + len(_streams) if ptr is None else ptr
+        self.graph: Graph | None = None
+        _streams.setdefault(self.ptr, self)
+
+    def __enter__(self) -> Stream:
+        _stack.append(_streams[self.ptr])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _stack.pop()
+
+    def is_capturing(self) -> bool:
+        return _streams[self.ptr].graph is not None
+
+    def synchronize(self) -> None:
+        record.host("synchronize")
+
+    def begin_capture(self) -> None:
+        _streams[self.ptr].graph = Graph()
+
+    def end_capture(self) -> Graph:
+        stream = _streams[self.ptr]
+        graph, stream.graph = stream.graph, None
+        assert graph is not None
+        return graph
+
+
+_streams: dict[int, Stream] = {}
+NULL = Stream(0)
+_stack: list[Stream] = [NULL]
+
+
+def current() -> Stream:
+    return _stack[-1]
+
+
+def _from_external(stream: Any) -> Stream:
+    version, pointer = stream.__cuda_stream__()
+    assert version == 0
+    return Stream(pointer)
+
+
+def _external_stream(pointer: int, device: int = -1) -> Stream:
+    del device
+    warnings.warn("ExternalStream is deprecated. Use Stream.from_external() instead", DeprecationWarning, stacklevel=2)
+    return Stream(pointer)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Of CuPy's own pool; all of its bytes are ones at first, NaN where they are read as numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._whole = np.full(size + 2 * GUARD, 0xFF, np.uint8)
+        self.size = size
+        self.ptr = self._whole.ctypes.data + GUARD
+        live.add(self)
+
+    def check(self) -> None:
+        sides = self._whole[:GUARD], self._whole[GUARD + self.size :]
+        assert all((side == 0xFF).all() for side in sides), "a kernel wrote beside its memory"
+
+
+live: weakref.WeakSet[Memory] = weakref.WeakSet()
+"""The memory of CuPy's pool that is in use."""
+
+
+class UnownedMemory:
+    """`cupy.cuda.UnownedMemory`."""
+
+    def __init__(self, ptr: int, size: int, owner: object, device_id: int = -1) -> None:
+        self.ptr, self.size, self._owner, self.device_id = ptr, size, owner, device_id
+
+
+class MemoryPointer:
+    """`cupy.cuda.MemoryPointer`."""
+
+    def __init__(self, mem: Any, offset: int) -> None:
+        self.mem, self.ptr = mem, mem.ptr + offset
+
+
+def _pool(size: int) -> MemoryPointer:
+    return MemoryPointer(Memory(size), 0)
+
+
+_allocators: list[Callable[[int], MemoryPointer]] = [_pool]
+
+
+@contextmanager
+def using_allocator(allocate: Callable[[int], MemoryPointer]) -> Iterator[None]:
+    _allocators.append(allocate)
+    try:
+        yield
+    finally:
+        _allocators.pop()
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+class Device:
+    """`cupy.cuda.Device`."""
+
+    attributes = {"MultiProcessorCount": 4}  # noqa: RUF012
+    compute_capability = "90"
+
+    def __init__(self, index: Any = None) -> None:
+        self.id = 0 if index is None else int(index)
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return self.id
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        record.host("synchronize")
+
+
+def _bare(x: Any) -> Any:
+    """The NumPy arrays of CuPy's, in whatever holds them."""
+    if isinstance(x, ndarray):
+        return x.host
+    if isinstance(x, np.ndarray) and x.ndim:
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(x, (list, tuple)):
+        values = [_bare(y) for y in x]
+        return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
+    if isinstance(x, dict):
+        return {k: _bare(y) for k, y in x.items()}
+    return x
+
+
+def _arrays_in(x: Any) -> Iterator[ndarray]:
+    if isinstance(x, ndarray):
+        yield x
+    elif isinstance(x, (list, tuple)):
+        for y in x:
+            yield from _arrays_in(y)
+    elif isinstance(x, dict):
+        yield from _arrays_in(list(x.values()))
+
+
+def _call(function: Callable[..., Any], args: Any, kwargs: Any, what: str = "kernel") -> Any:
+    """A function of NumPy on CuPy's arrays: views stay views, all else is a kernel that writes to new memory."""
+    given = list(_arrays_in((args, kwargs)))
+    outputs = kwargs.get("out")
+
+    def run() -> Any:
+        return function(*_bare(args), **_bare(kwargs))
+
+    result = run()
+    if outputs is not None:
+        record.add(what, run)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+    results = list(result) if isinstance(result, (tuple, list)) else [result]
+    wrapped: list[Any] = []
+    written: list[tuple[int, np.ndarray]] = []
+    for i, x in enumerate(results):
+        if not isinstance(x, (np.ndarray, np.generic)) or isinstance(x, (np.dtype, np.finfo)):
+            wrapped.append(x)
+            continue
+        source = next((y for y in given if isinstance(x, np.ndarray) and np.may_share_memory(x, y.host)), None)
+        wrapped.append(_new(np.asarray(x)) if source is None else ndarray._of(x, source.memory))
+        if source is None:
+            written.append((i, wrapped[-1].host))
+    if written:
+
+        def again() -> None:
+            now = run()
+            now = list(now) if isinstance(now, (tuple, list)) else [now]
+            for i, place in written:
+                place[...] = now[i]
+
+        record.add(what, again)
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return type(result)(*wrapped)
+    return type(result)(wrapped) if isinstance(result, (tuple, list)) else wrapped[0]
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    """`cupy.ndarray`."""
+
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: MemoryPointer | None = None, strides: Any = None
+    ) -> None:
+        dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
+        size = int(np.prod(shape)) * dtype.itemsize
+        if memptr is None:
+            memptr = _allocators[-1](size)
+            record.add("allocate")
+            if current().graph is not None:
+                current().graph.memory.append(memptr.mem)
+        self.memory = memptr.mem
+        where = (ctypes.c_char * max(size, 1)).from_address(memptr.ptr) if size else bytearray(1)
+        self.host = np.ndarray(shape, dtype, where, strides=strides)
+
+    @classmethod
+    def _of(cls, host: np.ndarray, memory: Any) -> ndarray:
+        self = cls.__new__(cls)
+        self.host, self.memory = host, memory
+        return self
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.host.ctypes.data, mem=self.memory, device_id=0)
+
+    @property
+    def device(self) -> Device:
+        return Device(0)
+
+    @property
+    def T(self) -> ndarray:
+        return ndarray._of(self.host.T, self.memory)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _call(getattr(ufunc, method), inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _call(function, args, kwargs)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("host", "memory", "mT"):
+            raise AttributeError(name)
+        value = getattr(self.host, name)
+        if name in ("item", "tolist"):
+            record.host("read")
+        if not callable(value):
+            return value
+        return lambda *args, **kwargs: _call(lambda x, *a, **k: getattr(x, name)(*a, **k), (self, *args), kwargs)
+
+    def __getitem__(self, key: Any) -> ndarray:
+        if any(x.dtype == bool for x in _arrays_in(key)):
+            record.host("read")
+        return _call(lambda x, k: x[k], (self, key), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        def run() -> None:
+            self.host[_bare(key)] = _bare(value)
+
+        run()
+        record.add("kernel", run)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def get(self) -> np.ndarray:
+        record.host("read")
+        return self.host.copy()
+
+    def __bool__(self) -> bool:
+        return bool(self.get())
+
+    def __int__(self) -> int:
+        return int(self.get())
+
+    def __float__(self) -> float:
+        return float(self.get())
+
+    def __index__(self) -> int:
+        return self.get().__index__()
+
+    def __repr__(self) -> str:
+        return f"cupy {self.host!r}"
+
+
+def _new(x: np.ndarray) -> ndarray:
+    result = ndarray(x.shape, x.dtype)
+    result.host[...] = x
+    return result
+
+
+def asarray(x: Any, dtype: Any = None, copy: bool | None = None, **options: Any) -> ndarray:
+    """`cupy.asarray`, and with `copy` `cupy.array`."""
+    del options
+    if isinstance(x, ndarray):
+        same = dtype is None or np.dtype(dtype) == x.dtype
+        return x if same and not copy else x.astype(dtype or x.dtype)
+    if isinstance(x, (list, tuple)) and any(True for _ in _arrays_in(x)):
+        return _call(lambda y: np.asarray(y, dtype), (x,), {})
+    record.host("copy from the host")
+    return _new(np.asarray(x, dtype))
+
+
+def _filled(function: Callable[..., np.ndarray]) -> Callable[..., ndarray]:
+    def make(*args: Any, **kwargs: Any) -> ndarray:
+        result = _new(function(*_bare(args), **kwargs))
+        x = result.host.copy()
+
+        def again() -> None:
+            result.host[...] = x
+
+        record.add("fill", again)
+        return result
+
+    return make
+
+
+def _from_dlpack(x: Any) -> ndarray:
+    host = np.from_dlpack(x)
+    memory = UnownedMemory(host.ctypes.data, host.nbytes, x, 0)
+    # (a view that may be written to, as on a device)
+    return ndarray(host.shape, host.dtype, MemoryPointer(memory, 0), host.strides)
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+class RawModule:
+    """`cupy.RawModule` of this project's kernels: the module is told from the macros of its source."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
+        assert (options, backend) == (("-std=c++17",), "nvrtc")
+        head = code[: code.index("namespace")] if "namespace" in code else code
+        macros = dict(line.split(" ", 2)[1:] for line in head.splitlines() if line.startswith("#define SMNN_"))
+        V, K, Q, extra, chunked = (int(macros[f"SMNN_{name}"]) for name in ("V", "K", "Q", "EXTRA", "CHUNKED"))
+        dtype = {"double": "float64", "float": "float32"}[macros["SMNN_SCALAR"]]
+        self.module = Specialization(dtype, V, K, Q, bool(extra), bool(chunked))
+        assert self.module.source == code
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        def launch(grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray]) -> None:
+            (job,) = arguments
+            job = job.copy()  # by value
+
+            def run() -> None:
+                memory = job.ctypes.data_as(ctypes.c_void_p)
+                wrong = library(self.module).launch(name.encode(), *grid, *block, 0, memory)
+                assert not wrong, f"{self.module}, {name}: {wrong}"
+                for piece in list(live):
+                    piece.check()
+
+            run()
+            record.add(f"launch {name}", run)
+
+        return launch
+
+
+# The module -----------------------------------------------------------------------------------------------------------
+
+
+def make(version: int = 14) -> dict[str, ModuleType]:
+    """The modules of a CuPy of that major version."""
+    stream = type("Stream", (Stream,), {"null": NULL} | ({"from_external": _from_external} if version >= 14 else {}))
+    cuda = _module(
+        "cupy.cuda",
+        Device=Device,
+        Stream=stream,
+        ExternalStream=_external_stream if version >= 14 else lambda pointer, device=-1: Stream(pointer),
+        get_current_stream=current,
+        using_allocator=using_allocator,
+        MemoryPointer=MemoryPointer,
+        UnownedMemory=UnownedMemory,
+        is_available=lambda: True,
+        runtime=SimpleNamespace(
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda index: {"name": b"emulated"},
+            CUDARuntimeError=RuntimeError,
+        ),
+    )
+    own: dict[str, Any] = dict(
+        __version__=f"{version}.0.0",
+        ndarray=ndarray,
+        empty=ndarray,
+        asarray=asarray,
+        array=lambda x, dtype=None, copy=True, **options: asarray(x, dtype, copy),
+        asnumpy=lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x),
+        from_dlpack=_from_dlpack,
+        RawModule=RawModule,
+        cuda=cuda,
+        linalg=_module("cupy.linalg", **_public(np.linalg)),
+        fft=_module("cupy.fft", **_public(np.fft)),
+        **{name: _filled(getattr(np, name)) for name in ("zeros", "ones", "full", "eye", "arange", "linspace")},
+    )
+    cupy = _module("cupy", **_public(np) | own)
+    device = _module("cupy.cuda.device", Device=Device)
+    return {m.__name__: m for m in (cupy, cuda, device, cupy.linalg, cupy.fft)}
+
+
+def _public(of: ModuleType) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in dir(of) if not name.startswith("_")}
+
+
+def _module(name: str, **members: Any) -> ModuleType:
+    module = ModuleType(name)
+    module.__path__ = []  # type: ignore[attr-defined]
+    vars(module).update(members)
+    return module
+
+
+FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2)
+"""Divides whatever can be divided, into as many levels as possible."""
+
+
+def install(version: int = 14) -> ModuleType:
+    """Puts it in the place of CuPy, for this process, and makes the engine divide time finely."""
+    sys.modules.update(make(version))
+    made = engine._device.__wrapped__ if hasattr(engine._device, "__wrapped__") else engine._device
+    engine._device = lru_cache(lambda index: replace(made(index), grain=FINE))
+    return sys.modules["cupy"]
+
+
+@contextmanager
+def replaced(version: int = 14) -> Iterator[ModuleType]:
+    """`install`, for a while."""
+    others = {name: module for name, module in sys.modules.items() if _is_cupy(name)}
+    device = engine._device
+    caches = engine._kernel, engine._module
+    for name in others:
+        del sys.modules[name]
+    try:
+        record.events.clear()
+        yield install(version)
+    finally:
+        engine._device = device
+        for stream in _streams.values():
+            stream.graph = None
+        for cached in caches:
+            cached.cache_clear()
+        _cupy._constants.clear()
+        _cupy._captured.clear()
+        for name in [name for name in sys.modules if _is_cupy(name)]:
+            del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _is_cupy(name: str) -> bool:
+    return name.split(".")[0] == "cupy" or name.startswith("array_api_compat.cupy")

@@ -1,0 +1,142 @@
+"""Streams, memory and captured graphs of solves on CuPy arrays, with a CuPy that keeps a record (`_fake_cupy`)."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from _emulator import COMPILER
+from _fake_cupy import live, record, replaced
+
+import smnn_core as smnn
+from smnn_core import _cupy
+
+pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
+
+
+@pytest.fixture(params=[13, 14])
+def cupy(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    with replaced(request.param) as module:
+        yield module
+
+
+@pytest.fixture
+def arrays(cupy: ModuleType) -> list[Any]:
+    return [cupy.asarray(x) for x in problem(0)]
+
+
+def problem(seed: int, T: int = 31) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    c = rng.uniform(-0.3, 0.3, (3, T, 1, 1, 3))
+    c[..., 0] += 1.5
+    shapes = (3, T, 1), (3, 1, 1, 2)
+    return [c, *(rng.uniform(-1, 1, shape) for shape in shapes), rng.uniform(0.2, 0.5, (3, T - 1))]
+
+
+WEIGHTS = smnn.Weights(2.0, 3.0, 0.5)
+
+
+def solve(arrays: list[Any], g: Any) -> list[Any]:
+    """The solution and all gradients, with weights that are numbers."""
+    y, vjp = smnn.solve_ode_vjp(*arrays, weights=WEIGHTS)
+    gradients = vjp(g)
+    return [y, *gradients[:4], *vars(gradients.weights).values()]
+
+
+def test_all_work_goes_to_the_stream_of_the_caller(cupy: ModuleType, arrays: list[Any]) -> None:
+    g = cupy.asarray(np.ones((3, 31, 1, 3)))
+    stream = cupy.cuda.Stream()
+    with stream:
+        record.events.clear()
+        solve(arrays, g)
+    assert record.count("launch") > 10  # divided time
+    assert record.streams() == {stream.ptr}
+
+
+def test_later_solves_copy_nothing_from_the_host_and_do_not_wait(cupy: ModuleType, arrays: list[Any]) -> None:
+    g = cupy.asarray(np.ones((3, 31, 1, 3)))
+    solve(arrays, g)
+    record.events.clear()
+    solve(arrays, g)
+    assert (record.count("copy"), record.count("synchronize"), record.count("read")) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("solved_before", [False, True])
+def test_a_captured_solve_serves_other_inputs(cupy: ModuleType, arrays: list[Any], solved_before: bool) -> None:
+    g = cupy.asarray(np.ones((3, 31, 1, 3)))
+    if solved_before:
+        solve(arrays, g)
+    stream = cupy.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        found = solve(arrays, g)
+        graph = stream.end_capture()
+    other = [cupy.asarray(x) for x in problem(1)]
+    for to, x in zip(arrays, other, strict=True):
+        to[...] = x
+    graph.launch(stream)
+    for x, expected in zip(found, solve(other, g), strict=True):
+        np.testing.assert_array_equal(x.get(), expected.get())
+
+
+def test_constants_of_a_captured_solve_must_be_there(cupy: ModuleType, arrays: list[Any]) -> None:
+    c, b, u, s = arrays
+    factor = smnn.factorize(c, s, n_initial_steps=1, n_initial_orders=2)
+    rows = smnn._problem.Rows(b, u, cupy.asarray(np.ones((3, 30, 1, 3))))
+    stream = cupy.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(smnn.ArgumentError, match="constants of this problem are not on the device yet: solve it"):
+            factor.factor.solve(rows)
+        stream.end_capture()
+        factor.factor.solve(rows)
+        stream.begin_capture()
+        factor.factor.solve(rows)
+        stream.end_capture()
+
+
+def test_constants_are_kept_by_value_and_captured_ones_for_good(cupy: ModuleType, monkeypatch: Any) -> None:
+    import array_api_compat.cupy as xp
+
+    device = cupy.cuda.Device(0)
+    one = _cupy.constant(xp, 1.0, np.dtype(float), device)
+    assert _cupy.constant(xp, 1.0, np.dtype(float), device) is one
+    assert _cupy.constant(xp, 1.0, np.dtype("float32"), device) is not one
+    assert _cupy.constant(xp, [1.0], np.dtype(float), device).shape == (1,)
+    stream = cupy.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        assert _cupy.constant(xp, 1.0, np.dtype(float), device) is one
+        stream.end_capture()
+    monkeypatch.setattr(_cupy, "MOST", 1)
+    two = _cupy.constant(xp, 2.0, np.dtype(float), device)
+    assert _cupy.constant(xp, 2.0, np.dtype(float), device) is two
+    assert _cupy.constant(xp, 1.0, np.dtype(float), device) is one
+    _cupy.constant(xp, 3.0, np.dtype(float), device)
+    assert _cupy.constant(xp, 2.0, np.dtype(float), device) is not two
+    many = np.zeros(_cupy.LARGEST + 1)
+    assert _cupy.constant(xp, many, many.dtype, device) is not _cupy.constant(xp, many, many.dtype, device)
+
+
+@pytest.mark.parametrize("T", [12, 200])
+def test_nothing_outlives_a_solve_but_what_is_returned(cupy: ModuleType, T: int) -> None:
+    """Without the garbage collector of Python, which may come late."""
+    arrays, g = [cupy.asarray(x) for x in problem(0, T)], cupy.asarray(np.ones((3, T, 1, 3)))
+    solve(arrays, g)
+    gc.collect()
+    gc.disable()
+    try:
+        before = set(live)
+        found = solve(arrays, g)
+        assert {x.memory for x in found} == set(live) - before
+        y, vjp = smnn.solve_ode_vjp(*arrays, weights=WEIGHTS)
+        vjp(g)
+        del found, vjp
+        assert {y.memory} == set(live) - before
+    finally:
+        gc.enable()

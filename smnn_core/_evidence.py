@@ -22,7 +22,7 @@ import numpy as np
 from . import _constraints as rows
 from ._arrays import Array, broadcast_shapes, common_namespace, sum_to_shape
 from ._errors import ArgumentError, ShapeError, SingularSystemError
-from ._posterior import Posterior, divided, posterior
+from ._posterior import Posterior, posterior, without_weights
 from ._problem import UNIT, Gradients, Problem, Rows, System, Weights
 from ._schemes import WIENER, Scheme
 
@@ -90,6 +90,12 @@ def evidence_with(
         raise SingularSystemError(error.batch_index, error.time, (cause, *error.causes)) from error
 
 
+SECOND_ORDER = (
+    "variances, covariances, log determinants, sums of squares and the evidence have derivatives of first order only, "
+    "and a second one was asked for. The mean and samples have them of any order."
+)
+
+
 def observed_mask(system: System, observed: Any) -> Array:
     """`observed`, checked, as an array of bool.
 
@@ -145,8 +151,7 @@ def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradient
     outer = [2 * g[(..., *(None,) * rank)] for rank in (2, 3, 3)]
     μ = rows.weighted(w, Rows(*(a * x for a, x in zip(outer, Wr, strict=True))))
     dc, ds = rows.gradient_of_product(system, μ, y)
-    of_rows = w.equation, w.initial, w.smoothness[..., None, None]
-    dw = [a * x * divided(system, x, v) for a, x, v in zip(outer, Wr, of_rows, strict=True)]
+    dw = [a * x * r for a, x, r in zip(outer, Wr, without_weights(system, Wr), strict=True)]
     dw[2] = xp.sum(dw[2], axis=(-2, -1))
     return Gradients(
         coefficients=-dc,

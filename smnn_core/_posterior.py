@@ -115,7 +115,7 @@ class Posterior:
         """|W (A y - d)|^2 at the mean, (...,)."""
         return sum_of_squares(self.problem, self._with_moments.residual_rows(self.problem.rows))
 
-    @cached_property
+    @property
     def degrees_of_freedom(self) -> Array:
         """The number of rows that count (of a weight other than zero), less that of unknowns, (...,)."""
         system, xp, batch = self._system, self._system.xp, self.problem.batch
@@ -153,19 +153,17 @@ class Posterior:
         return self._sample(lambda shape: self._system.constant(draw.standard_normal((size, *shape))))
 
     def _sample(self, draw: Any) -> Array:
-        """The solution with ξ / w added to each row, ξ = draw(shape) of the rows without the axis of samples."""
+        """The mean and the response to standard normal rows, draw(shape) for each kind, shape without the samples."""
         system, batch = self._system, self.problem.batch
-        T, V, w = system.n_steps, system.V, system.weights
+        T, V = system.n_steps, system.V
         m = system.smoothness_matrices[0].shape[0]
         shapes = (T, system.Q), (system.n_initial_steps, V, system.n_initial_orders), (T - 1, V, m)
-        rows = (w.equation, w.initial, w.smoothness[..., None, None])
-        noise = [divided(system, draw((*batch, *shape)), w) for shape, w in zip(shapes, rows, strict=True)]
-        d = self.problem.rows
-        return self._solve(Rows(d.equation + noise[0], d.initial + noise[1], noise[2]))
+        return self.mean + self._response(Rows(*(draw((*batch, *shape)) for shape in shapes)))
 
-    def _solve(self, d: Rows) -> Array:
+    def _response(self, ξ: Rows) -> Array:
+        """(W A)^+ ξ"""
         factor: Any = self._factor
-        return factor.solve(d)
+        return factor.solve(without_weights(self._system, ξ))
 
     @property
     def _system(self) -> System:
@@ -217,9 +215,16 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
     return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion
 
 
-def with_moments(system: System, factor: Any, check: bool) -> Any:
-    """A factor with `selected_inverse` and `residual_rows`: this one, if it has them, else the array API engine's."""
-    return factor if hasattr(factor, "selected_inverse") else eliminate(ENGINES["array_api"], system, check=check)
+def with_moments(system: System, factor: Any, check: bool | None) -> Any:
+    """A factor with `selected_inverse` and `residual_rows`: this one, if it has them, else the array API engine's.
+
+    Args:
+        check: as for `solve_ode`; None never raises, singular members are NaN.
+    """
+    if hasattr(factor, "selected_inverse"):
+        return factor
+    engine = ENGINES["array_api"]
+    return engine.factorize(system) if check is None else eliminate(engine, system, check=check)
 
 
 def sum_of_squares(problem: Problem, Wr: Rows) -> Array:
@@ -229,8 +234,14 @@ def sum_of_squares(problem: Problem, Wr: Rows) -> Array:
     return sum(xp.broadcast_to(x, problem.batch) for x in parts)
 
 
-def divided(system: System, x: Array, w: Array) -> Array:
-    """x / w, and 0 where w is: such a row has no part in y."""
+def without_weights(system: System, x: Rows) -> Rows:
+    """W^-1 x, and 0 where the weight is: such a row has no part in y."""
+    w = system.weights
+    of_rows = w.equation, w.initial, w.smoothness[..., None, None]
+    return Rows(*(_divided(system, a, b) for a, b in zip(x, of_rows, strict=True)))
+
+
+def _divided(system: System, x: Array, w: Array) -> Array:
     xp = system.xp
     zero = w == 0
     return xp.where(zero, xp.zeros_like(w), x / xp.where(zero, xp.ones_like(w), w))

@@ -4,11 +4,12 @@ import dataclasses as _dataclasses
 
 import jax as _jax
 
-from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError, Weights, conditions
+from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError, Weights, conditions, wiener_weight
 
 from . import _ffi
 from ._fitting import fit_ode
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
+from ._posterior import Posterior, log_evidence, posterior
 from ._solve import error_estimate, solve_ode
 
 _ffi.register()
@@ -21,12 +22,16 @@ __all__ = [
     "WIENER",
     "Fit",
     "NonlinearSolution",
+    "Posterior",
     "Scheme",
     "SingularSystemError",
     "Weights",
     "conditions",
     "error_estimate",
     "fit_ode",
+    "log_evidence",
+    "posterior",
     "solve_nonlinear_ode",
     "solve_ode",
+    "wiener_weight",
 ]

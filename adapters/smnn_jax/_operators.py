@@ -16,6 +16,8 @@ import array_api_compat as compat
 import numpy as np
 
 from smnn_core._arrays import device_of
+from smnn_core._evidence import minimum_pullback as pull_back_minimum
+from smnn_core._posterior import sum_of_squares, with_moments
 from smnn_core._problem import Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from smnn_core._solve import adjoint_without_factor
@@ -36,6 +38,12 @@ CORE_AXES = {
     "least_squares": PROBLEM_AXES,
     "augmented": (*SYSTEM_AXES, 2, 3, 3, 3),
     "adjoint": (*PROBLEM_AXES, 3, 3),
+    "blocks": SYSTEM_AXES,
+    "blocks_pullback": (*SYSTEM_AXES, 3, 3),
+    "log_determinant": SYSTEM_AXES,
+    "log_determinant_pullback": (*SYSTEM_AXES, 0),
+    "minimum": PROBLEM_AXES,
+    "minimum_pullback": (*PROBLEM_AXES, 3, 0),
 }
 """Core axes of the operands of each operator."""
 
@@ -102,6 +110,14 @@ def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> lis
     batch = batch_shape(shapes, cores)
     if operator == "adjoint":
         return [(*batch, *shapes[i][len(batch) :]) for i in static.wanted]
+    if operator.endswith("_pullback"):
+        count = len(CORE_AXES[operator.removesuffix("_pullback")])
+        return [(*batch, *shape[len(batch) :]) for shape in shapes[:count]]
+    if operator == "blocks":
+        T, n = static.n_steps, shapes[0][-2] * shapes[0][-1]
+        return [(*batch, T, n, n), (*batch, T - 1, n, n)]
+    if operator in ("log_determinant", "minimum"):
+        return [batch]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -153,6 +169,63 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
     return [everything[i] for i in static.wanted]
 
 
+def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """The blocks of M^-1 in and beside the diagonal; operands c, s, weights."""
+    return list(_moments(static, operands)[1].selected_inverse().blocks)
+
+
+def log_determinant(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[log det M]; operands c, s, weights."""
+    return [_moments(static, operands)[1].selected_inverse().log_determinant]
+
+
+def minimum(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[|W (d - A y)|^2]; operands c, s, weights, b, u."""
+    system, factor = _moments(static, operands)
+    b, u = operands[5:]
+    problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
+    return [sum_of_squares(problem, factor.residual_rows(problem.rows))]
+
+
+def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """The gradients of c, s, weights, all batch axes in full; operands these and the gradients of the results."""
+    operands = _in_full("blocks_pullback", operands)
+    _, factor = _moments(static, operands)
+    c, _, _, s, w = factor.selected_inverse().pullback(*operands[5:], None)
+    return [c, s, w.equation, w.initial, w.smoothness]
+
+
+def log_determinant_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """As `blocks_pullback`, for `log_determinant`."""
+    operands = _in_full("log_determinant_pullback", operands)
+    _, factor = _moments(static, operands)
+    c, _, _, s, w = factor.selected_inverse().pullback(None, None, operands[5])
+    return [c, s, w.equation, w.initial, w.smoothness]
+
+
+def minimum_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """The gradients of c, s, weights, b, u, all batch axes in full; operands these, y, and that of the result."""
+    *operands, g = _in_full("minimum_pullback", operands)
+    system, factor = _moments(static, operands)
+    b, u, y = operands[5:]
+    problem = Problem(system, b, u, tuple(g.shape))
+    c, b, u, s, w = pull_back_minimum(problem, y, factor.residual_rows(problem.rows), g)
+    return [c, s, w.equation, w.initial, w.smoothness, b, u]
+
+
+def _moments(static: Static, operands: Sequence[Array]) -> tuple[System, Any]:
+    """The system, and a factor that gives its moments; undetermined members are NaN."""
+    system = static.system(*operands[:5])
+    return system, with_moments(system, select(static.engine, system).factorize(system), check=None)
+
+
+def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
+    """The operands with all batch axes in full."""
+    batch = batch_shape([x.shape for x in operands], CORE_AXES[operator])
+    xp = compat.array_namespace(operands[0])
+    return [xp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for x in operands]
+
+
 def _all_zero(*arrays: Array) -> bool:
     """Whether half the work can be left out, as in reverse mode (d = 0), where that is known at no cost."""
     return all(isinstance(x, np.ndarray) and not x.any() for x in arrays)
@@ -162,4 +235,10 @@ OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
     "least_squares": least_squares,
     "augmented": augmented,
     "adjoint": adjoint,
+    "blocks": blocks,
+    "blocks_pullback": blocks_pullback,
+    "log_determinant": log_determinant,
+    "log_determinant_pullback": log_determinant_pullback,
+    "minimum": minimum,
+    "minimum_pullback": minimum_pullback,
 }

@@ -76,6 +76,24 @@ def solve_ode(
         SingularSystemError: if a system has no unique solution, on a CPU or with `check`. Under a transform, and on a
             device, such a batch member comes back as NaN instead, and so does one with a step of zero.
     """
+    static, inputs, system = stated(
+        coefficients, rhs, initial_values, step_sizes, weights, n_steps, scheme, engine, time_axis
+    )
+    return solved(static, inputs, system, check)
+
+
+def stated(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    weights: Weights,
+    n_steps: int | None,
+    scheme: Scheme,
+    engine: str,
+    time_axis: str | None = None,
+) -> tuple[Static, Inputs, System]:
+    """The arguments of a solution, checked, as those of its operator; and the system as it was stated."""
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     weights = _typed(weights, rhs)
     with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
@@ -98,8 +116,13 @@ def solve_ode(
     # numbers become NumPy arrays, which JAX puts wherever the others are
     arrays = weights.equation, w_initial, w_smoothness
     w = [np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in arrays]
-    y = _solve(static, Inputs(coefficients, step_sizes, w[0], w[1], w[2], rhs, u))
-    _raise_if_singular(system, w, y, check)
+    return static, Inputs(coefficients, step_sizes, w[0], w[1], w[2], rhs, u), system
+
+
+def solved(static: Static, inputs: Inputs, system: System, check: bool) -> Array:
+    """The solution for arguments that were `stated`."""
+    y = _solve(static, inputs)
+    _raise_if_singular(system, inputs[2:5], y, check)
     return y
 
 

@@ -48,7 +48,7 @@ from ._time import ChunkFactor, drop_halo, with_halo
 
 Array = Any
 
-__all__ = ["Inputs", "system_of", "tangent_map"]
+__all__ = ["Inputs", "augmented_solve", "system_of", "tangent_map"]
 
 
 class Inputs(NamedTuple):
@@ -90,7 +90,7 @@ def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Arr
     shapes = [jnp.broadcast_shapes(x.shape, dx.shape) for x, dx in zip(point, tangents, strict=True)]
     point, tangents = (tuple(map(jnp.broadcast_to, xs, shapes)) for xs in (point, tangents))
     _, change = jax.jvp(optimality, (point,), (tangents,))
-    return [_augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))]
+    return [augmented_solve(static, inputs, jax.tree.map(jnp.negative, change))]
 
 
 def _batch(operands: Sequence[Array], moving: tuple[str, ...]) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ class _MappedSystem(System):
         return _MappedSystem(**vars(system))
 
 
-def _augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:
+def augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> Array:
     """The part x of the solution of (*) for a right-hand side (f, h), linear in it."""
     system = _MappedSystem.of(system_of(static, inputs))
     f, h = f_h

@@ -19,8 +19,8 @@ from torch.autograd import Function
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
-from smnn_core._evidence import evidence_with, minimum_pullback
-from smnn_core._posterior import sum_of_squares, with_moments
+from smnn_core._evidence import SECOND_ORDER, evidence_with, minimum_pullback
+from smnn_core._posterior import sum_of_squares, with_moments, without_weights
 from smnn_core._problem import UNIT, Problem, Rows, System
 
 from . import _bridge as bridge
@@ -93,8 +93,8 @@ class Posterior(CorePosterior):
         return self._sample(lambda shape: torch.randn((size, *shape), generator=generator, **kind))
 
     @torch.compiler.disable
-    def _solve(self, d: Rows) -> Tensor:
-        return least_squares(self._how, self._keep.for_others(), *self._lhs, *d)
+    def _response(self, ξ: Rows) -> Tensor:
+        return least_squares(self._how, self._keep.for_others(), *self._lhs, *without_weights(self._system, ξ))
 
     @property
     def _blocks(self) -> tuple[Tensor, Tensor]:
@@ -202,10 +202,7 @@ class _Pullback(Function):
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
-        raise ArgumentError(
-            "variances, covariances, log determinants, sums of squares and the evidence have derivatives of first "
-            "order only, and a second one was asked for. The mean and samples have them of any order."
-        )
+        raise ArgumentError(SECOND_ORDER)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, count: int, *rest: Any) -> tuple[Any, ...]:

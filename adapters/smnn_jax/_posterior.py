@@ -1,0 +1,161 @@
+"""`posterior` and `log_evidence` for JAX arrays.
+
+Mean and samples are solutions, with the derivatives of `solve_ode`. The other fields are operators of the system, and
+for the sum of squares of the right-hand side too, with derivatives of first order, in reverse mode (see `_moments`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from smnn_core import WIENER, ArgumentError, Scheme, Weights
+from smnn_core import Posterior as CorePosterior
+from smnn_core._arrays import is_tracer, sum_to_shape
+from smnn_core._evidence import SECOND_ORDER, evidence_with
+from smnn_core._problem import UNIT, Problem, Rows
+
+from ._call import call
+from ._operators import SYSTEM_AXES, Static
+from ._solve import normalise, solved, stated
+from ._tangent import Inputs, augmented_solve, system_of
+
+Array = Any
+
+__all__ = ["Posterior", "log_evidence", "posterior"]
+
+
+def posterior(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> Posterior:
+    """`smnn_core.posterior` for JAX arrays, differentiable in all of them, under jit and vmap; a pytree.
+
+    Arguments and errors are as for `solve_ode`. Mean and samples have derivatives of any order; the other fields those
+    of first order, in reverse mode, and a second one raises ArgumentError. Under jit, what is not used of it is not
+    computed.
+    """
+    static, inputs, system = stated(coefficients, rhs, initial_values, step_sizes, weights, n_steps, scheme, engine)
+    return Posterior(solved(static, inputs, system, check), normalise(inputs), static)
+
+
+def log_evidence(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    observed: Array | bool,
+    weights: Weights = UNIT,
+    **options: Any,
+) -> Array:
+    """`smnn_core.log_evidence` for JAX arrays, with derivatives of first order: arguments and errors as there."""
+    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+
+
+@jax.tree_util.register_pytree_node_class
+class Posterior(CorePosterior):
+    """`smnn_core.Posterior` of JAX arrays; made by `posterior`."""
+
+    def __init__(self, mean: Array, inputs: Inputs, static: Static) -> None:
+        self.mean, self._inputs, self._static = mean, inputs, static
+        self._known: dict[str, list[Array]] = {}
+
+    def tree_flatten(self) -> tuple[tuple[Array, Inputs], Static]:
+        return (self.mean, self._inputs), self._static
+
+    @classmethod
+    def tree_unflatten(cls, static: Static, children: tuple[Array, Inputs]) -> Posterior:
+        return cls(*children, static)
+
+    @property
+    def problem(self) -> Problem:  # type: ignore[override]
+        """The rows, with the weights that the engine sees."""
+        inputs = self._inputs
+        system = system_of(self._static, inputs)
+        return Problem(system, inputs.rhs, inputs.initial_values, tuple(self.mean.shape[:-3]))
+
+    def sample(self, size: int, key: Array) -> Array:  # type: ignore[override]
+        """Independent samples, (size, ..., T, V, R+1), differentiable for a fixed key."""
+        keys = iter(jax.random.split(key, 3))
+        return self._sample(lambda shape: jax.random.normal(next(keys), (size, *shape), self.mean.dtype))
+
+    def _response(self, ξ: Rows) -> Array:
+        """(W A)^+ ξ, by way of (*) of `_tangent`, of which any derivative is known."""
+        h = jnp.zeros((*ξ.equation.shape[:-2], *self.mean.shape[-3:]), self.mean.dtype)
+        return _response(self._static, Inputs(*(x[None] for x in self._inputs)), ξ, h)
+
+    @property
+    def _blocks(self) -> tuple[Array, Array]:
+        diagonal, lag = self._result("blocks", *self._inputs[: len(SYSTEM_AXES)])
+        return diagonal, lag
+
+    @property
+    def _log_determinant(self) -> Array:
+        return self._result("log_determinant", *self._inputs[: len(SYSTEM_AXES)])[0]
+
+    @property
+    def sum_of_squares(self) -> Array:
+        """|W (A y - d)|^2 at the mean, (...,)."""
+        return self._result("minimum", *self._inputs, jax.lax.stop_gradient(self.mean))[0]
+
+    def _result(self, operator: str, *operands: Array) -> list[Array]:
+        """The results of an operator, remembered unless they are traced."""
+        if operator not in self._known:
+            results = _moments(operator, self._static, *operands)
+            if any(map(is_tracer, results)):
+                return results
+            self._known[operator] = results
+        return self._known[operator]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _moments(operator: str, static: Static, *operands: Array) -> list[Array]:
+    """The results of an operator; the last operand of "minimum" is the solution, which its value does not need."""
+    return _called(operator, static, *operands[:7])
+
+
+def _forward(operator: str, static: Static, *operands: Array) -> tuple[list[Array], tuple[Array, ...]]:
+    return _moments(operator, static, *operands), operands
+
+
+def _backward(operator: str, static: Static, operands: tuple[Array, ...], g: list[Array]) -> tuple[Array, ...]:
+    gradients = _first_order(f"{operator}_pullback", static, *operands, *g)
+    zeros = map(jnp.zeros_like, operands[len(gradients) :])
+    return *(sum_to_shape(jnp, dx, x.shape) for dx, x in zip(gradients, operands)), *zeros  # noqa: B905
+
+
+_moments.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _first_order(operator: str, static: Static, *operands: Array) -> list[Array]:
+    """Gradients that have no derivatives themselves."""
+    return _called(operator, static, *operands)
+
+
+@_first_order.defjvp
+def _second_order(operator: str, static: Static, primals: Any, tangents: Any) -> Any:
+    del operator, static, primals, tangents
+    raise ArgumentError(SECOND_ORDER)
+
+
+@partial(jax.jit, static_argnums=0)
+def _response(static: Static, inputs: Inputs, ξ: Rows, h: Array) -> Array:
+    return augmented_solve(static, inputs, (ξ, h))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _called(operator: str, static: Static, *operands: Array) -> list[Array]:
+    return call(operator, static, *operands)

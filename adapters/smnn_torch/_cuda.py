@@ -87,8 +87,10 @@ def view(x: Any) -> Any:
 
 
 def tensor(x: Any) -> Tensor:
-    """A CuPy array that was allocated inside `current` as a tensor on the same memory."""
-    memory: Tensor = x.data.mem.tensor
+    """A CuPy array as a tensor on the same memory; made inside `current`, on storage of PyTorch's own."""
+    memory: Tensor | None = getattr(x.data.mem, "tensor", None)
+    if memory is None:  # a view of a tensor
+        return torch.from_dlpack(x)
     storage, itemsize = memory.untyped_storage(), x.itemsize
     offset = (x.data.ptr - storage.data_ptr()) // itemsize if x.size else 0
     strides = [stride // itemsize for stride in x.strides]

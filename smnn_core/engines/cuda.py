@@ -30,16 +30,21 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
-from .._problem import Gradients, Problem, System
+from .._gradient import solve_pullback
+from .._problem import Gradients, Problem, Rows, System
+from . import array_api
 from ._contract import ALL
 from ._cuda import host
-from ._cuda.layout import MAX_K, too_many_axes
+from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.source import NVRTC_OPTIONS, Specialization
 
 name = "cuda"
 
 LARGEST = 12
 """Unknowns per time point, at most: a thread keeps some n^2 numbers for its lane."""
+
+MOST_EQUATIONS = 16
+"""Per time point: kernels of small systems have code for each, and take seconds longer to compile for every four."""
 
 THREADS_PER_PROCESSOR = 256
 """As many lanes of a multiprocessor as keep its arithmetic busy, at the registers that elimination takes."""
@@ -50,17 +55,19 @@ def refusal(system: System) -> str | None:
     c = system.coefficients
     if not compat.is_cupy_array(c):
         return f"it serves CuPy arrays, and the coefficients are {type(c).__name__}."
-    return size_refusal(system.n, system.K, system.batch)
+    return size_refusal(system.n, system.K, system.Q, system.batch)
 
 
-def size_refusal(n: int, K: int, batch: Shape) -> str | None:
+def size_refusal(n: int, K: int, Q: int, batch: Shape) -> str | None:
     """The part of `refusal` that looks at numbers alone."""
     if n > LARGEST:
         return f"it serves up to {LARGEST} unknowns per time point (variables x orders), here are {n}."
     if K > MAX_K:
         return f"it serves up to {MAX_K} derivative orders, here are {K}."
+    if Q > MOST_EQUATIONS:
+        return f"it serves up to {MOST_EQUATIONS} equations per time point, here are {Q}."
     if too_many_axes(batch):
-        return f"the batch {batch} has more axes than kernels have room for: reshape it to fewer."
+        return f"it serves up to {MAX_AXES} batch axes, and the batch is {batch}: reshape it to fewer."
     return None
 
 
@@ -73,7 +80,10 @@ def describe() -> str:
         return f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     if not devices:
         return "not available: no CUDA device"
-    return f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns per time point"
+    return (
+        f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns and {MOST_EQUATIONS} equations per "
+        f"time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api"
+    )
 
 
 def _describe_device(cupy: Any, index: int) -> str:
@@ -142,18 +152,35 @@ class CudaFactor:
         """The memory that the factor keeps."""
         return self.factor.nbytes
 
-    def solve(self, d: Any) -> Array:
+    def solve(self, d: Rows) -> Array:
+        smoothness = () if d.smoothness is None else d.smoothness.shape[:-3]
+        other = self._other(d.equation.shape[:-2], d.initial.shape[:-3], smoothness)
+        if other is not None:
+            return other.solve(d)
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.solve(d)
 
     def normal_solve(self, g: Array) -> Array:
+        other = self._other(g.shape[:-3])
+        if other is not None:
+            return other.normal_solve(g)
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.normal_solve(g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
+        other = self._other(problem.batch)
+        if isinstance(other, array_api.RoundedFactor):
+            return other.adjoint(problem, y, g, wanted)
+        if other is not None:
+            return solve_pullback(problem, other, y, g)
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g, wanted)
+
+    def _other(self, *batches: Shape) -> Any:
+        """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
+        system = self.factor.system
+        return array_api.factorize(system) if too_many_axes(np.broadcast_shapes(system.batch, *batches)) else None
 
 
 def factorize(system: System) -> CudaFactor:
@@ -163,9 +190,12 @@ def factorize(system: System) -> CudaFactor:
         return CudaFactor(device, host.factorize(device, system))
 
 
-def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, CudaFactor]:
+def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, Any]:
     """The solution and the factor, in one sweep. `lean` changes nothing: the factor lives as long as its object."""
     del lean
+    if too_many_axes(problem.batch):
+        other = array_api.factorize(problem.system)
+        return other.solve(problem.rows), other
     device = _device(problem.system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
         y, factor = host.solve_problem(device, problem)

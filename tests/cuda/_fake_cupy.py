@@ -338,6 +338,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.host)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.host.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.host.__dlpack_device__()
+
     def get(self) -> np.ndarray:
         record.host("read")
         return self.host.copy()
@@ -392,9 +398,7 @@ def _filled(function: Callable[..., np.ndarray]) -> Callable[..., ndarray]:
 
 def _from_dlpack(x: Any) -> ndarray:
     host = np.from_dlpack(x)
-    memory = UnownedMemory(host.ctypes.data, host.nbytes, x, 0)
-    # (a view that may be written to, as on a device)
-    return ndarray(host.shape, host.dtype, MemoryPointer(memory, 0), host.strides)
+    return ndarray._of(host, UnownedMemory(host.ctypes.data, host.nbytes, x, 0))
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------

@@ -108,16 +108,17 @@ def test_refuses_arrays_of_others_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "K", "batch", "reason"),
+    ("n", "K", "Q", "batch", "reason"),
     [
-        (13, 1, (), "up to 12 unknowns per time point (variables x orders), here are 13"),
-        (9, 9, (), "up to 8 derivative orders, here are 9"),
-        (3, 3, (2,) * 7, "more axes than kernels have room for"),
-        (12, 8, (1, 2, 1, 2, 3, 4, 5, 6), None),
+        (13, 1, 1, (), "up to 12 unknowns per time point (variables x orders), here are 13"),
+        (9, 9, 1, (), "up to 8 derivative orders, here are 9"),
+        (3, 3, 17, (), "up to 16 equations per time point, here are 17"),
+        (3, 3, 1, (2,) * 7, "up to 6 batch axes, and the batch is"),
+        (12, 8, 16, (1, 2, 1, 2, 3, 4, 5, 6), None),
     ],
 )
-def test_refuses_sizes_that_kernels_do_not_serve(n, K, batch, reason) -> None:
-    refusal = cuda.size_refusal(n, K, batch)
+def test_refuses_sizes_that_kernels_do_not_serve(n, K, Q, batch, reason) -> None:
+    refusal = cuda.size_refusal(n, K, Q, batch)
     assert (refusal is None) == (reason is None)
     assert (reason or "") in (refusal or "")
 

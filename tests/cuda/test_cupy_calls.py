@@ -140,3 +140,24 @@ def test_nothing_outlives_a_solve_but_what_is_returned(cupy: ModuleType, T: int)
         assert {y.memory} == set(live) - before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_right_hand_sides_with_more_axes_than_kernels_serve(cupy: ModuleType, dtype: str) -> None:
+    """They go to the array API engine."""
+    c, b, u, s = (x[0].astype(dtype) for x in problem(0, 9))
+    b = b * np.linspace(1, 2, 2**7, dtype=dtype).reshape((2,) * 7 + (1, 1))
+    y, vjp = smnn.solve_ode_vjp(c, b, u, s)
+    g = np.cos(np.arange(y.size, dtype=dtype)).reshape(y.shape)
+    arrays = [cupy.asarray(x) for x in (c, b, u, s)]
+    found, found_vjp = smnn.solve_ode_vjp(*arrays)
+    factor = smnn.factorize(arrays[0], arrays[3], n_initial_steps=1, n_initial_orders=2)
+    normal = smnn.factorize(c, s, n_initial_steps=1, n_initial_orders=2).normal_solve(g)
+    pairs = [(found, y), (factor.solve(*arrays[1:3]), y), (factor.normal_solve(cupy.asarray(g)), normal)]
+    pairs += zip(found_vjp(cupy.asarray(g))[:4], vjp(g)[:4], strict=True)
+    for x, expected in pairs:
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            x.get(), expected, rtol=0, atol=1e8 * np.finfo(dtype).eps ** 2 * scale + 1e-6 * scale
+        )
+    assert smnn.show_config("dicts")["engines"]["cuda"].endswith("6 batch axes; others go to array_api")

@@ -1,0 +1,38 @@
+"""Tests of the core and of the PyTorch adapter with the CUDA engine in them, on the emulated grid.
+
+Here those that take few modules; all of them: `tools/emulated_cuda.sh`, minutes, most of it the compiler's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from _emulator import COMPILER
+
+ROOT = Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
+
+
+def run(plugin: str, *arguments: str) -> None:
+    paths = [str(path) for path in (ROOT, ROOT / "adapters", ROOT / "tests" / "cuda")]
+    environment = os.environ | {"SMNN_REQUIRE_CUPY": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", plugin, "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+@needs_compiler
+def test_core() -> None:
+    slow = "dense or direct_call or normal_matrix"  # problems of random sizes, each a module
+    run("_plugin_cupy", "tests/core", "-k", f"cupy and not ({slow})")
+
+
+@needs_compiler
+def test_torch() -> None:
+    chosen = "layout or shared or recompute or frees or checkpoint or hooks or inplace or factoriz or nan or vmap"
+    run("_plugin_torch", "tests/torch/test_torch_solve.py", "-k", f"({chosen}) and not weights")

@@ -20,7 +20,7 @@ import array_api_compat as compat
 import numpy as np
 
 from . import _constraints as rows
-from ._arrays import Array, broadcast_shapes, common_namespace, sum_to_shape
+from ._arrays import Array, Shape, broadcast_shapes, common_namespace, sum_to_shape
 from ._errors import ArgumentError, ShapeError, SingularSystemError
 from ._posterior import Posterior, posterior, without_weights
 from ._problem import UNIT, Gradients, Problem, Rows, System, Weights
@@ -35,19 +35,21 @@ def log_evidence(
     initial_values: Array,
     step_sizes: Array,
     *,
-    observed: Any,
+    observed: Any = False,
+    observed_equations: Any = False,
     n_steps: int | None = None,
     scheme: Scheme = WIENER,
     weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
 ) -> Array:
-    """The logarithm of the probability density of observed initial rows, given all other rows: (...,).
+    """The logarithm of the probability density of the rows that are observations, given all other rows: (...,).
 
     Args:
-        observed: bool, (T_init, V, R_init) or what broadcasts to (..., T_init, V, R_init): which initial rows are
+        observed: bool, an array that broadcasts to (..., T_init, V, R_init), or one for all: which initial rows are
             observations. Those of weight zero, or whose value is NaN, do not count. The other rows are the prior, and
             must determine y: give weak initial rows that are not observed, at a time that has no observation.
+        observed_equations: the same for equation rows, (..., T, Q): observations of sums of unknowns.
 
     The other arguments, and what is raised, are as for `posterior`.
 
@@ -68,26 +70,44 @@ def log_evidence(
         True
     """
     options: dict[str, Any] = {"n_steps": n_steps, "scheme": scheme, "engine": engine, "check": check}
-    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+    arguments = coefficients, rhs, initial_values, step_sizes
+    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
 
 
 def evidence_with(
     posterior: Callable[..., Posterior],
     arguments: tuple[Array, ...],
-    observed: Any,
+    observed: tuple[Any, Any],
     weights: Weights,
     options: dict[str, Any],
 ) -> Array:
     """`log_evidence` by a function that gives posteriors: that of the core, or of an adapter."""
     p = posterior(*arguments, weights=weights, **options)
-    mask = observed_mask(p.problem.system, observed)
-    rest = without_observed(p, mask, weights)
+    system = p.problem.system
+    xp, w = system.xp, system.weights
+    masks = observed_rows(system, *observed)
+    equation, initial = (
+        xp.where(mask, xp.zeros_like(x), x) for mask, x in zip(masks, (w.equation, w.initial), strict=True)
+    )
     try:
-        prior = posterior(*arguments, weights=rest, **options)
-        return evidence(p, prior, mask)
+        prior = posterior(*arguments, weights=replace(weights, equation=equation, initial=initial), **options)
+        return evidence(p, prior, masks)
     except SingularSystemError as error:
         cause = "the rows that are not observed, the prior, must determine the solution by themselves"
         raise SingularSystemError(error.batch_index, error.time, (cause, *error.causes)) from error
+
+
+def evidence(p: Posterior, prior: Posterior, masks: tuple[Array, Array]) -> Array:
+    """The log evidence (see the module) from the posterior with and without the observed rows."""
+    system, xp = p.problem.system, p.problem.system.xp
+    w = system.weights
+    result = (prior.sum_of_squares - p.sum_of_squares + prior.log_determinant - p.log_determinant) / 2
+    for mask, x, core in zip(masks, (w.equation, w.initial), _cores(system), strict=True):
+        counts = mask & (x != 0)
+        each = xp.where(counts, xp.log(xp.abs(xp.where(counts, x, xp.ones_like(x)))) - log(2 * pi) / 2, 0 * x)
+        each = xp.broadcast_to(each, (*each.shape[: max(each.ndim - len(core), 0)], *core))
+        result = result + xp.sum(each, axis=tuple(range(-len(core), 0)))
+    return result
 
 
 SECOND_ORDER = (
@@ -96,50 +116,49 @@ SECOND_ORDER = (
 )
 
 
-def observed_mask(system: System, observed: Any) -> Array:
-    """`observed`, checked, as an array of bool.
+def observed_rows(system: System, initial: Any, equations: Any) -> tuple[Array, Array]:
+    """Which equation rows and which initial rows are observations, checked, as arrays of bool.
 
     Raises:
-        ArgumentError: if it is not bool.
-        ShapeError: if it does not broadcast against the initial rows.
+        ArgumentError: if they are not bool, or none is.
+        ShapeError: if they do not broadcast against their rows.
     """
+    if initial is False and equations is False:
+        raise ArgumentError(
+            "log_evidence needs observations: observed says which initial rows they are, observed_equations which "
+            "equation rows."
+        )
+    of_equations, of_initial = _cores(system)
+    return (
+        _mask(system, "observed_equations", equations, of_equations, "T, Q"),
+        _mask(system, "observed", initial, of_initial, "T_init, V, R_init"),
+    )
+
+
+def _cores(system: System) -> tuple[Shape, Shape]:
+    """The shapes of equation rows and of initial rows."""
+    return (system.n_steps, system.Q), (system.n_initial_steps, system.V, system.n_initial_orders)
+
+
+def _mask(system: System, name: str, mask: Any, core: Shape, axes: str) -> Array:
     xp = system.xp
-    if isinstance(observed, (bool, np.bool_)):
-        observed = xp.asarray(bool(observed), device=system.device)
-    if not compat.is_array_api_obj(observed) or observed.dtype != compat.array_namespace(observed).bool:
-        kind = getattr(observed, "dtype", type(observed).__name__)
-        raise ArgumentError(f"observed must be an array of bool, True for the initial rows that are data; got {kind}.")
-    common_namespace({"coefficients": system.coefficients, "observed": xp.astype(observed, system.dtype)})
-    core = (system.n_initial_steps, system.V, system.n_initial_orders)
-    lead = tuple(observed.shape[: max(observed.ndim - 3, 0)])
+    if isinstance(mask, (bool, np.bool_)):
+        mask = xp.asarray(bool(mask), device=system.device)
+    if not compat.is_array_api_obj(mask) or mask.dtype != compat.array_namespace(mask).bool:
+        kind = getattr(mask, "dtype", type(mask).__name__)
+        raise ArgumentError(f"{name} must be bool, or an array of bool, True for rows that are data; got {kind}.")
+    common_namespace(
+        {"coefficients": system.coefficients, name: compat.array_namespace(mask).astype(mask, system.dtype)}
+    )
+    lead = tuple(mask.shape[: max(mask.ndim - len(core), 0)])
     try:
-        fits = broadcast_shapes({"observed": tuple(observed.shape), "rows": core}) == (*lead, *core)
+        fits = broadcast_shapes({name: tuple(mask.shape), "rows": core}) == (*lead, *core)
     except ShapeError:
         fits = False
     if not fits:
-        raise ShapeError(
-            f"observed, {tuple(observed.shape)}, must broadcast to (..., T_init, V, R_init) = (..., {str(core)[1:-1]})."
-        )
-    return observed
-
-
-def without_observed(p: Posterior, observed: Array, weights: Weights) -> Weights:
-    """The weights without those of observed rows."""
-    xp, w = p.problem.system.xp, p.problem.system.weights.initial
-    return replace(weights, initial=xp.where(observed, xp.zeros_like(w), w))
-
-
-def evidence(p: Posterior, prior: Posterior, observed: Array) -> Array:
-    """The log evidence (see the module) from the posterior with and without the observed rows."""
-    system, xp = p.problem.system, p.problem.system.xp
-    core = (system.n_initial_steps, system.V, system.n_initial_orders)
-    w = xp.abs(system.weights.initial)
-    counts = observed & (w != 0)
-    each = xp.where(counts, xp.log(xp.where(counts, w, xp.ones_like(w))) - log(2 * pi) / 2, xp.zeros_like(w))
-    each = xp.broadcast_to(each, (*each.shape[: max(each.ndim - 3, 0)], *core))
-    squares = prior.sum_of_squares - p.sum_of_squares
-    determinants = prior.log_determinant - p.log_determinant
-    return (squares + determinants) / 2 + xp.sum(each, axis=(-3, -2, -1))
+        shape = ", ".join(map(str, core))
+        raise ShapeError(f"{name}, {tuple(mask.shape)}, must broadcast to (..., {axes}) = (..., {shape}).")
+    return mask
 
 
 def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradients:

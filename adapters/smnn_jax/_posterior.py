@@ -56,12 +56,14 @@ def log_evidence(
     initial_values: Array,
     step_sizes: Array,
     *,
-    observed: Array | bool,
+    observed: Array | bool = False,
+    observed_equations: Array | bool = False,
     weights: Weights = UNIT,
     **options: Any,
 ) -> Array:
     """`smnn_core.log_evidence` for JAX arrays, with derivatives of first order: arguments and errors as there."""
-    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+    arguments = coefficients, rhs, initial_values, step_sizes
+    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -66,12 +66,14 @@ def log_evidence(
     initial_values: Tensor,
     step_sizes: Tensor,
     *,
-    observed: Tensor | bool,
+    observed: Tensor | bool = False,
+    observed_equations: Tensor | bool = False,
     weights: Weights = UNIT,
     **options: Any,
 ) -> Tensor:
     """`smnn_core.log_evidence` for tensors, with derivatives of first order: arguments and errors as there."""
-    return evidence_with(posterior, (coefficients, rhs, initial_values, step_sizes), observed, weights, options)
+    arguments = coefficients, rhs, initial_values, step_sizes
+    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
 
 
 class Posterior(CorePosterior):

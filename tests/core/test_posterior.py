@@ -104,6 +104,22 @@ def test_the_evidence_is_that_of_the_dense_gaussian(data: ProblemData, seed: int
     assert np.all(np.abs(found - expected) <= 100 * eps("float64") * condition * size * y.shape[-1])
 
 
+def test_observed_equations_are_observations_like_others() -> None:
+    """The same rows as initial rows, and as equations with one coefficient."""
+    rng = np.random.default_rng(0)
+    T, s = 6, 0.3
+    u, w = np.zeros((T, 1, 3)), np.zeros((T, 1, 3))
+    w[0] = 1.0
+    data, given = rng.normal(size=T), np.arange(T) > 1
+    u[1:, 0, 0], w[1:, 0, 0] = data[1:], np.where(given, 2.0, 0.0)[1:]
+    c = np.zeros((1, 1, 1, 3))
+    expected = smnn.log_evidence(c, np.zeros((1, 1)), u, s, observed=w == 2.0, weights=smnn.Weights(0.0, w), n_steps=T)
+    c[..., 0] = 1.0
+    weights = smnn.Weights(equation=np.where(given, 2.0, 0.0)[:, None])
+    found = smnn.log_evidence(c, data[:, None], np.zeros((1, 1, 3)), s, observed_equations=True, weights=weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
 def test_samples_have_the_moments_of_the_posterior() -> None:
     arguments, options = oscillator(3, 7, 0.3, equation=3.0)
     p = smnn.posterior(*arguments, **options)
@@ -291,6 +307,7 @@ def test_a_prior_that_does_not_determine_the_solution_raises() -> None:
     [
         (np.ones((1, 1, 2)), smnn.ArgumentError, "float64"),
         ([True, False], smnn.ArgumentError, "list"),
+        (False, smnn.ArgumentError, "needs observations"),
         (np.ones((3, 1, 2), dtype=bool), smnn.ShapeError, r"\(3, 1, 2\)"),
     ],
 )

@@ -205,10 +205,10 @@ def log_determinant_pullback(static: Static, operands: Sequence[Array]) -> list[
 
 def minimum_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
     """The gradients of c, s, weights, b, u, all batch axes in full; operands these, y, and that of the result."""
+    _, factor = _moments(static, operands)  # of a left-hand side that may be shared
     *operands, g = _in_full("minimum_pullback", operands)
-    system, factor = _moments(static, operands)
     b, u, y = operands[5:]
-    problem = Problem(system, b, u, tuple(g.shape))
+    problem = Problem(static.system(*operands[:5]), b, u, tuple(g.shape))
     c, b, u, s, w = pull_back_minimum(problem, y, factor.residual_rows(problem.rows), g)
     return [c, s, w.equation, w.initial, w.smoothness, b, u]
 

@@ -16,7 +16,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 # to spin at all takes longer on idle ones.
 demo test test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
-.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check examples test-latest build wheel-check sanitize aarch64 clean
+.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -29,6 +29,7 @@ help:
 	@echo "make test-docs the documentation, built and looked at in Chromium"
 	@echo "make bench     the benchmarks"
 	@echo "make gpu-check tests and benchmarks on a machine with an NVIDIA GPU; OUT=folder for the report"
+	@echo "make gpu-pack  packages in pure Python that a machine for gpu-check may lack, into build/gpu"
 	@echo "make examples  every example, small, and a table of what they find"
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
 	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
@@ -76,6 +77,10 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 OUT ?= benchmarks/results/gpu
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(OUT)
+
+# Beforehand, where there is a network: packages in pure Python that such a machine may lack, to be brought along.
+gpu-pack:
+	$(PYTHON) -m pip install --quiet --upgrade --target build/gpu array-api-compat hypothesis pytest
 
 # SIZE=--smoke: seconds, to see that everything runs.
 SIZE ?= --quick

@@ -449,6 +449,8 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         using_allocator=using_allocator,
         MemoryPointer=MemoryPointer,
         UnownedMemory=UnownedMemory,
+        MemoryPool=lambda: SimpleNamespace(malloc=_pool),
+        set_allocator=lambda allocate: None,
         is_available=lambda: True,
         runtime=SimpleNamespace(
             getDeviceCount=lambda: 1,

@@ -1,0 +1,192 @@
+"""The benchmarks of gpu_check.py: forward + backward against the published algorithm and against copying."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from gpu_report import Results, Row
+
+DTYPES = ("float64", "float32")
+PUBLISHED_LIMIT = 20_000
+"""Points in time up to which the published algorithm is run: it takes several launches for each."""
+COALESCED = "wide, batch last"
+"""The case whose inputs threads read side by side where they lie."""
+UNSTAGED = ", unstaged"
+"""What the names of cases end with that do without staging through shared memory, to say what it gains."""
+
+
+class Clock:
+    """The time that is left."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+
+def cases() -> tuple[Any, ...]:
+    """Those of the CPU, one that fills any device, in two layouts, and one that only its length can."""
+    from benchmarks.cases import CASES, Case
+
+    own = [case for case in CASES if not case.shared]
+    wide, longest = Case("wide", 10**6, 50, 1, 3, 1, target=20), Case("longest", 1, 10**6, 1, 3, 1, target=20)
+    unstaged = [replace(case, name=case.name + UNSTAGED) for case in (wide, longest)]
+    return (*own, wide, unstaged[0], replace(wide, name=COALESCED), longest, unstaged[1])
+
+
+@contextmanager
+def unstaged() -> Iterator[None]:
+    """The CUDA engine reads and writes every array where it lies."""
+    from smnn_core.engines import cuda
+
+    staged = cuda._device
+    cuda._device = lambda index: replace(staged(index), stage=False)
+    try:
+        yield
+    finally:
+        cuda._device = staged
+
+
+def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Clock) -> float:
+    """Median over runs that take half a second in all, at least three."""
+    run()
+    synchronize()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < 0.5 and len(times) < 200):
+        start = time.perf_counter()
+        run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+        if clock.left < 0:
+            break
+    return median(times)
+
+
+def traffic(inputs: int, y: int, factor: int, z: int) -> int:
+    """Bytes that forward + backward move at the least, from those of its arrays.
+
+    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward reads g and the factor and
+    writes w; reads both, y and the inputs, and writes a gradient for each input.
+    """
+    return (inputs + 2 * (factor + z) + y) + (2 * y + 2 * (factor + z) + 2 * inputs)
+
+
+def batch_last(x: Any) -> Any:
+    """The same array with its first axis last in memory, where threads side by side read numbers side by side."""
+    return x.transpose(*range(1, x.ndim), 0).copy().transpose(-1, *range(x.ndim - 1))
+
+
+def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
+    """Forward + backward of the CUDA engine, launch by launch and as a CUDA graph."""
+    import cupy
+
+    import smnn_core as smnn
+
+    arrays = [cupy.asarray(x.numpy()) for x in case.inputs(dtype)]
+    g = cupy.asarray(case.cotangent(dtype).numpy())
+    if case.name == COALESCED:
+        *arrays, g = map(batch_last, (*arrays, g))
+    kept: list[Any] = []
+
+    def run() -> None:
+        y, vjp = smnn.solve_ode_vjp(*arrays, engine="cuda")
+        kept[:] = [y, vjp, vjp(g)]
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream, unstaged() if case.name.endswith(UNSTAGED) else nullcontext():
+        row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
+        factor = smnn.engines.cuda.factorize(smnn._problem.Problem.build(*arrays).system)
+        inputs = sum(x.nbytes for x in arrays)
+        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes)
+        row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y
+        pool = cupy.cuda.MemoryPool()  # of the graph: nobody else may use again what it works in
+        try:
+            with cupy.cuda.using_allocator(pool.malloc):
+                stream.begin_capture()
+                try:
+                    run()
+                finally:
+                    graph = stream.end_capture()
+            row["graph_seconds"] = seconds_of(lambda: graph.launch(stream), stream.synchronize, clock)
+        except Exception as error:
+            row["note"] = f"no graph: {error}"
+    return row
+
+
+def measure_published(case: Any, dtype: str, clock: Clock) -> tuple[float | None, str]:
+    """Forward + backward of `smnn_cholesky` on CUDA tensors, as a CUDA graph; seconds, and a note."""
+    if case.name == COALESCED or case.name.endswith(UNSTAGED):
+        return None, "published algorithm: as above"
+    if case.T > PUBLISHED_LIMIT:
+        return None, f"published algorithm not run: {case.T} sequential steps"
+    import torch
+
+    from smnn_core.baselines import smnn_cholesky
+
+    leaves = [x.cuda().requires_grad_() for x in case.inputs(dtype)]
+    g = case.cotangent(dtype).cuda()
+
+    def run() -> Any:
+        return torch.autograd.grad(smnn_cholesky(*leaves), leaves, g)
+
+    try:
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            kept = run()
+        seconds = seconds_of(graph.replay, torch.cuda.synchronize, clock)
+        del kept
+        return seconds, ""
+    except (RuntimeError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        torch.cuda.empty_cache()
+        try:
+            return seconds_of(run, torch.cuda.synchronize, clock), f"published algorithm without a graph: {first}"
+        except RuntimeError as again:
+            return None, f"published algorithm failed: {str(again).splitlines()[0]}"
+
+
+def copy_bandwidth(dtype: str, clock: Clock) -> float:
+    """Bytes per second, read and written, of copying a gigabyte."""
+    import cupy
+
+    x = cupy.zeros(10**9 // cupy.dtype(dtype).itemsize, dtype)
+    y = cupy.empty_like(x)
+    return 2 * x.nbytes / seconds_of(lambda: cupy.copyto(y, x), cupy.cuda.Stream.null.synchronize, clock)
+
+
+def free_memory() -> None:
+    """What the last case took, of both libraries."""
+    sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def benchmark(results: Results, clock: Clock, save: Callable[[], None]) -> None:
+    """All cases in both precisions, while there is time."""
+    for dtype in DTYPES:
+        results.copy_bandwidth[dtype] = copy_bandwidth(dtype, clock)
+    for case in cases():
+        for dtype in DTYPES:
+            row: Row = {"case": case.name, "dtype": dtype, "published_seconds": None}
+            if clock.left < 20:
+                row |= {"seconds": None, "graph_seconds": None, "bytes": None, "io_bytes": None, "note": "no time left"}
+            else:
+                row |= measure_ours(case, dtype, clock)
+                free_memory()
+                row["published_seconds"], note = measure_published(case, dtype, clock)
+                row["note"] = "; ".join(filter(None, [row["note"], note]))
+                free_memory()
+            results.benchmarks.append(row)
+            save()

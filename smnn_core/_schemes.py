@@ -213,14 +213,15 @@ def _hermite(K: int) -> tuple[list[list[float]], list[list[float]]]:
 def _wiener(K: int) -> tuple[list[list[float]], list[list[float]]]:
     """Q^(-1/2) (Phi y[t] - y[t+1]) with the transition Phi and the covariance Q of an integrated Wiener process.
 
-    Q = L D L^T with unit lower triangular L, exactly, so that Q^(-1/2) = D^(-1/2) L^(-1).
+    Q = U D U^T with unit upper triangular U, exactly, so that Q^(-1/2) = D^(-1/2) U^(-1): upper triangular, as the rows
+    of `HERMITE` are, so that the row of order r has the size s^r and rounding errors do not exceed it.
     """
     R, orders = K - 1, range(K)
     Phi = [[Fraction(1, factorial(o - r)) if o >= r else Fraction(0) for o in orders] for r in orders]
     Q = [[Fraction(1, (2 * R + 1 - i - j) * factorial(R - i) * factorial(R - j)) for j in orders] for i in orders]
     inverse = [[Fraction(i == j) for j in orders] for i in orders]
-    for k in orders:  # Gaussian elimination of [Q | 1] leaves [D L^T | L^(-1)]
-        for i in range(k + 1, K):
+    for k in reversed(orders):  # Gaussian elimination of [Q | 1] from the last row leaves [D U^T | U^(-1)]
+        for i in range(k):
             factor = Q[i][k] / Q[k][k]
             Q[i] = [a - factor * b for a, b in zip(Q[i], Q[k], strict=True)]
             inverse[i] = [a - factor * b for a, b in zip(inverse[i], inverse[k], strict=True)]

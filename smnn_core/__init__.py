@@ -6,6 +6,7 @@ from ._discovered import Discovery
 from ._discovery import discover
 from ._error_estimate import error_estimate
 from ._errors import (
+    AccuracyWarning,
     ArgumentError,
     ConvergenceWarning,
     DeviceError,
@@ -33,6 +34,7 @@ __all__ = [
     "HERMITE",
     "TAYLOR",
     "WIENER",
+    "AccuracyWarning",
     "ArgumentError",
     "ConvergenceWarning",
     "DTypeError",

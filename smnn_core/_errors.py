@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "AccuracyWarning",
     "ArgumentError",
     "ConvergenceWarning",
     "DTypeError",
@@ -52,6 +53,10 @@ class EngineError(ValueError):
 
 class EngineWarning(UserWarning):
     """The compiled CPU engine is missing: results are the same, and take longer."""
+
+
+class AccuracyWarning(UserWarning):
+    """The system is so ill-conditioned that part of the solution, or of a gradient, has few correct digits or none."""
 
 
 class ConvergenceWarning(UserWarning):

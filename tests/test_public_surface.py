@@ -14,6 +14,7 @@ NAMES = [
     "HERMITE",
     "TAYLOR",
     "WIENER",
+    "AccuracyWarning",
     "ArgumentError",
     "ConvergenceWarning",
     "DTypeError",

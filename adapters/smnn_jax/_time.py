@@ -20,6 +20,7 @@ from smnn_core._constraints import apply, weighted
 from smnn_core._problem import Rows, System
 from smnn_core.engines import _increments as increments
 from smnn_core.engines import _odd_even as elimination
+from smnn_core.engines import _pivots as pivots
 from smnn_core.engines._odd_even import Couplings, Level
 
 Array = Any
@@ -63,24 +64,27 @@ class ChunkFactor:
     @staticmethod
     def of(system: System, axis: str) -> ChunkFactor:
         """Eliminates the chunk of this device, then all separators."""
-        own, couplings, unit = increments.blocks(system)
-        unit = jnp.max(jax.lax.all_gather(unit, axis), axis=0)
-        levels, own, couplings = elimination.eliminate(system, own[..., :-1, :, :], couplings, unit)
-        local = jnp.stack([jnp.any(level.undetermined, axis=-1) for level in levels]).any(0) if levels else None
-        own, couplings = _gather(axis, own, -3), Couplings(*(_gather(axis, x, -3) for x in couplings))
-        # the last coupling leads nowhere, but its rows, left from those of the last chunk, still hold its first point
-        separators, own, couplings = elimination.eliminate(system, own, couplings, unit)
-        last = elimination.eliminate_last(system, own, couplings, unit)
-        flags = [jnp.any(level.undetermined, axis=-1) for level in (*separators, last)]
-        if local is not None:
-            flags.append(jnp.any(_gather(axis, local[..., None], -1), axis=-1))
-        return ChunkFactor(system, axis, levels, separators, last, jnp.stack(flags).any(0))
+        own, couplings = increments.blocks(system)
+        own = own[..., :-1, :, :]
+        levels, separators = _eliminated(system, axis, own, couplings)
+        again = [_eliminated(system, axis, *pivots.perturbed(jnp, own, couplings, run)) for run in range(pivots.RUNS)]
+        local, shared = (
+            [
+                jnp.any(pivots.are_zero(jnp, level) | pivots.are_noise(jnp, level, others), axis=-1)
+                for level, *others in zip(mine, *theirs, strict=True)
+            ]
+            for mine, *theirs in zip((levels, separators), *again, strict=True)
+        )
+        flags = [jnp.any(_gather(axis, x[..., None], -1), axis=-1) for x in local] + shared
+        return ChunkFactor(system, axis, levels, separators[:-1], separators[-1], jnp.stack(flags).any(0))
 
     def solve(self, d: Rows) -> Array:
-        """argmin_y |W (A y - d)|, (..., P, V, K), refined once like that of the array API engine."""
+        """argmin_y |W (A y - d)|, (..., P, V, K), refined twice like that of the array API engine."""
         y = self._solve(d)
-        Ay = apply(self.system, with_halo(self.axis, y))
-        return y + self._solve(Rows(*(a - b for a, b in zip(d, Ay, strict=True))))
+        for _ in range(2):
+            Ay = apply(self.system, with_halo(self.axis, y))
+            y = y + self._solve(Rows(*(a - b for a, b in zip(d, Ay, strict=True))))
+        return y
 
     def _solve(self, d: Rows) -> Array:
         n = self.system.n
@@ -112,6 +116,15 @@ class ChunkFactor:
         x, _ = elimination.substitute_back(jnp, self.levels, z, x, δ)
         x = increments.unflatten(self.system, x[..., 0])
         return jnp.where(self.undetermined[..., None, None, None], jnp.nan, x)
+
+
+def _eliminated(system: System, axis: str, own: Array, couplings: Couplings) -> tuple[list[Level], list[Level]]:
+    """The levels of this device, then those of all separators with that of the one point that is left."""
+    levels, own, couplings = elimination.eliminate(system, own, couplings)
+    own, couplings = _gather(axis, own, -3), Couplings(*(_gather(axis, x, -3) for x in couplings))
+    # the last coupling leads nowhere, but its rows, left from those of the last chunk, still hold its first point
+    separators, own, couplings = elimination.eliminate(system, own, couplings)
+    return levels, [*separators, elimination.eliminate_last(system, own, couplings)]
 
 
 def _gather(axis: str, x: Array, dimension: int) -> Array:

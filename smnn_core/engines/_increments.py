@@ -30,8 +30,8 @@ def increment_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray, np.n
     return U, triangle[:, :K], D
 
 
-def blocks(system: System) -> tuple[Array, Couplings, Array]:
-    """W A as own rows (*batch, T, mD, n) and T-1 couplings, and its largest entry, (*batch, 1, 1, 1)."""
+def blocks(system: System) -> tuple[Array, Couplings]:
+    """W A as own rows (*batch, T, mD, n) and T-1 couplings."""
     xp, T, V, K, n = system.xp, system.n_steps, system.V, system.K, system.n
     w, T_init, R_init = system.weights, system.n_initial_steps, system.n_initial_orders
     unit = xp.reshape(xp.eye(n, dtype=system.dtype, device=system.device), (K, V, n))
@@ -57,11 +57,7 @@ def blocks(system: System) -> tuple[Array, Couplings, Array]:
     Phi = xp.concat(shift, axis=-1)  # (..., o, r)
     Phi = xp.matrix_transpose(Phi)[..., :, None, :, None] * same[:, None, :]
     Phi = xp.broadcast_to(xp.reshape(Phi, (*p.shape[:-1], n, n)), (*system.batch, T - 1, n, n))
-    largest = xp.max(xp.abs(own), axis=(-3, -2, -1), keepdims=True)
-    if T > 1:
-        largest = xp.maximum(largest, xp.max(xp.abs(C), axis=(-3, -2, -1), keepdims=True))
-    unit = xp.where(largest == 0, xp.ones_like(largest), largest)
-    return own, Couplings(C, D, Phi, (D / unit) ** 2), unit
+    return own, Couplings(C, D, Phi)
 
 
 def _taylor(system: System, r: int) -> Array:

@@ -44,8 +44,6 @@ class Couplings(NamedTuple):
     """(..., N, mC, n)"""
     Phi: Array
     """(..., N, n, n)"""
-    noise: Array
-    """(..., N, mC, n): squares of the rounding errors of D, in units of eps and of the largest entry of W A"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,32 +64,33 @@ class Level:
     """(..., P//2, n, n): y[b] = Phi_j y[j] + (the increment from j to b)"""
     dropped: Array
     """(..., 2 (P//2), n, n): Phi_a and Phi_j, interleaved, less what they were on the level before"""
-    undetermined: Array
-    """(..., P//2) bool"""
+    pivots: Array
+    """(..., P//2, n): the diagonal of R"""
+    sizes: Array
+    """(..., P//2, n): the largest entry of each unknown in the rows, of y[j], y[b] and y[a] together"""
     mC: int
     """rows of a coupling of this level"""
 
 
-def eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[list[Level], Array, Couplings]:
+def eliminate(system: System, own: Array, couplings: Couplings) -> tuple[list[Level], Array, Couplings]:
     """Eliminates all points but the first: the levels, and what is left of own rows and couplings.
 
     Where there are as many couplings as points the last one leads to a point that is not among them, which stays.
     """
     levels = []
     while own.shape[-3] > 1:
-        level, couplings = _eliminate(system, own, couplings, unit)
+        level, couplings = _eliminate(system, own, couplings)
         levels.append(level)
         own = own[..., ::2, :, :]
     return levels, own, couplings
 
 
-def eliminate_last(system: System, own: Array, couplings: Couplings, unit: Array) -> Level:
+def eliminate_last(system: System, own: Array, couplings: Couplings) -> Level:
     """The factor of the one point that is left, whose E and G are empty."""
-    xp, n = system.xp, system.n
-    rows, noise = last_rows(xp, n, own, couplings.D), last_rows(xp, n, (own / unit) ** 2, couplings.noise)
-    Q, R_inverse, _, undetermined = triangularise(system, rows, noise, unit)
+    rows = last_rows(system.xp, system.n, own, couplings.D)
+    Q, R_inverse, _, pivots = triangularise(system, rows)
     none = R_inverse[..., :0]
-    return Level(Q, R_inverse, none, none, none, none, none, undetermined, couplings.D.shape[-2])
+    return Level(Q, R_inverse, none, none, none, none, none, pivots, _largest(system.xp, rows), couplings.D.shape[-2])
 
 
 def reflect(
@@ -175,12 +174,12 @@ def reflect_back(
     return own, coupling
 
 
-def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) -> tuple[Level, Couplings]:
+def _eliminate(system: System, own: Array, couplings: Couplings) -> tuple[Level, Couplings]:
     """One level: eliminates the odd points; the couplings between the even ones are left."""
     xp, n, P = system.xp, system.n, own.shape[-3]
     odd, h = own[..., 1::2, :, :], P // 2
     couplings = Couplings(*(_with_phantom(xp, P, x) for x in couplings))
-    both, dropped = _drop(xp, Couplings(*(x[..., : 2 * h, :, :] for x in couplings)), unit)
+    both, dropped = _drop(xp, Couplings(*(x[..., : 2 * h, :, :] for x in couplings)))
     a, j = (Couplings(*(x[..., i::2, :, :] for x in both)) for i in (0, 1))
     zeros = xp.zeros_like
     rows = [
@@ -188,62 +187,47 @@ def _eliminate(system: System, own: Array, couplings: Couplings, unit: Array) ->
         xp.concat([a.C, zeros(a.C), a.D], axis=-1),
         xp.concat([j.D - j.C @ j.Phi, j.C, j.D @ a.Phi], axis=-1),
     ]
-    noise_e = [zeros(odd), zeros(a.noise), j.noise]
-    noise_a = [(odd / unit) ** 2 @ a.Phi**2, a.noise, j.noise @ a.Phi**2]
-    rows, noise_e, noise_a = (pad(xp, xp.concat(x, axis=-2), -2, 0, n) for x in (rows, noise_e, noise_a))
-    noise_e = noise_e + (rows[..., :n] / unit) ** 2
-    Q, R_inverse, others, undetermined = triangularise(system, rows, noise_e, unit)
+    rows = pad(xp, xp.concat(rows, axis=-2), -2, 0, n)
+    Q, R_inverse, others, pivots = triangularise(system, rows)
     E, G, C, D = others[..., :n, :n], others[..., :n, n:], others[..., n:, :n], others[..., n:, n:]
-    # errors of the columns of e are left out: they multiply increments, with those of the columns of δ
-    noise = xp.matrix_transpose(Q[..., n:] ** 2) @ noise_a + (D / unit) ** 2
-    new = Couplings(C, D, j.Phi @ a.Phi, noise)
-    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped, undetermined, couplings.C.shape[-2])
+    sizes = _largest(xp, rows)
+    sizes = xp.max(xp.reshape(sizes, (*sizes.shape[:-1], 3, n)), axis=-2)
+    level = Level(Q, R_inverse, E, G, a.Phi, j.Phi, dropped, pivots, sizes, couplings.C.shape[-2])
+    new = Couplings(C, D, j.Phi @ a.Phi)
     return level, Couplings(*(_next(xp, h, old, x) for old, x in zip(couplings, new, strict=True)))
 
 
-def _drop(xp: Namespace, couplings: Couplings, unit: Array) -> tuple[Couplings, Array]:
+def _drop(xp: Namespace, couplings: Couplings) -> tuple[Couplings, Array]:
     """Drops columns of Phi where the rows get smaller in y[a] by that; also what was added to Phi."""
-    C, D, Phi, noise = couplings
+    C, D, Phi = couplings
     without = D - C @ Phi
-    drop = _largest(xp, without) < _largest(xp, D)
+    drop = (_largest(xp, without) < _largest(xp, D))[..., None, :]
     dropped = xp.where(drop, -Phi, xp.zeros_like(Phi))
-    noise = xp.where(drop, noise + (C / unit) ** 2 @ Phi**2, noise)
-    return Couplings(C, xp.where(drop, without, D), Phi + dropped, noise), dropped
+    return Couplings(C, xp.where(drop, without, D), Phi + dropped), dropped
 
 
 def _largest(xp: Namespace, x: Array) -> Array:
-    """The largest entry of each column, (..., 1, n)."""
-    return xp.max(xp.abs(x), axis=-2, keepdims=True)
+    """The largest entry of each column, (..., n)."""
+    return xp.max(xp.abs(x), axis=-2)
 
 
-NOISE = 2.0**14
-"""A pivot is taken for zero where it is at most so many times the estimate of its rounding error. The estimate adds up
-squares of independent errors, and leaves those out that meet increments (see `_eliminate`). In benchmarks/singular.py
-it is exceeded by less in nearly all singular systems, but by up to 3e8 in one of 200 in which two variables enter the
-equations in proportion; and by 6e5 and more in well-posed ones."""
+def triangularise(system: System, rows: Array) -> tuple[Array, Array, Array, Array]:
+    """Q R of rows (..., M, n + others), sorted by size.
 
-
-def triangularise(system: System, rows: Array, noise: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
-    """Q R of rows (..., M, n + others), sorted by size; noise (..., M, n): squared errors of their first n columns.
-
-    Returns Q, R^-1, the other columns of R, those of the first n rows times R^-1, and which points are undetermined.
+    Returns Q, R^-1, the other columns of R, those of the first n rows times R^-1, and the diagonal of R.
     """
-    xp, n, info = system.xp, system.n, system.xp.finfo(rows.dtype)
+    xp, n = system.xp, system.n
     by_size = xp.argsort(xp.max(xp.abs(rows[..., :n]), axis=-1), axis=-1, descending=True, stable=True)
     Q, full = xp.linalg.qr(_take_rows(xp, rows, by_size), mode="reduced")
     Q = _take_rows(xp, Q, xp.argsort(by_size, axis=-1))
     R, others = full[..., :n, :n], full[..., n:]
     pivots = xp.linalg.diagonal(R)
-    vanishing = xp.abs(pivots / unit[..., 0]) <= info.smallest_normal**0.5
     one = xp.eye(n, dtype=rows.dtype, device=system.device)
     # a one on the diagonal keeps the solve from failing; the result is set to NaN where it was needed
-    R = R + one * xp.astype(vanishing, rows.dtype)[..., None, :]
+    R = R + one * xp.astype(pivots == 0, rows.dtype)[..., None, :]
     inverse = xp.linalg.solve(R, xp.concat([xp.broadcast_to(one, R.shape), others[..., :n, :]], axis=-1))
     R_inverse, others = inverse[..., :n], xp.concat([inverse[..., n:], others[..., n:, :]], axis=-2)
-    # to first order, errors dA of the columns change the pivots by the diagonal of Q^T dA R^-1 diag(pivots)
-    of_pivots = xp.sum(Q[..., :n] ** 2 * (noise @ (R_inverse * pivots[..., None, :]) ** 2), axis=-2)
-    is_noise = (pivots / unit[..., 0]) ** 2 <= (NOISE * info.eps) ** 2 * of_pivots
-    return Q, R_inverse, others, xp.any(vanishing | is_noise, axis=-1)
+    return Q, R_inverse, others, pivots
 
 
 def _take_rows(xp: Namespace, x: Array, order: Array) -> Array:

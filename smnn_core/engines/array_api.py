@@ -6,7 +6,7 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import array_api_compat as compat
 
@@ -17,6 +17,7 @@ from .._problem import Gradients, Problem, Rows, System, Weights
 from ._contract import ALL, by_field, from_fields
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
 from ._odd_even import (
+    Couplings,
     Level,
     eliminate,
     eliminate_last,
@@ -27,6 +28,8 @@ from ._odd_even import (
     substitute_back,
     substitute_transposed,
 )
+from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
+from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined
 from ._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 name = "array_api"
@@ -50,26 +53,28 @@ class ArrayFactor:
     levels: tuple[Level, ...]
     last: Level
     """the one point that is left; its E and G are empty"""
-    undetermined: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        xp = self.system.xp
-        flags = self.last.undetermined
-        for level in reversed(self.levels):
-            flags = interleave(xp, flags, level.undetermined, axis=flags.ndim - 1)
-        object.__setattr__(self, "undetermined", flags)
+    undetermined: Array
 
     def solve(self, d: Rows) -> Array:
-        """argmin_y |W (A y - d)|, with one step of iterative refinement.
+        """argmin_y |W (A y - d)|, with iterative refinement.
 
         Elimination mixes rows, so that the rows of higher order, small by s^r, are perturbed by eps |y|. The residual
-        is computed row by row, without mixing: one correction gains two digits where derivatives are high and steps
-        are small.
+        is computed row by row, without mixing: a correction gains two digits where derivatives are high and steps are
+        small.
         """
-        y = self._solve(d)
+
+        def change(y: tuple[Array, ...], dy: tuple[Array, ...]) -> float:
+            return float(self.system.xp.max(change_of_solution(self.system, y[0], dy[0])))
+
+        return refined(self.system, lambda y: (self.correct(d, None if y is None else y[0]),), change)[0]
+
+    def correct(self, d: Rows, y: Array | None) -> Array:
+        """argmin_x |W (A x - (d - A y))|: what is missing in y, None for zero."""
+        if y is None:
+            return self._solve(d)
         Ay = apply(self.system, y)
         smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
-        return y + self._solve(Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness))
+        return self._solve(Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness))
 
     def _solve(self, d: Rows) -> Array:
         system, xp, n = self.system, self.system.xp, self.system.n
@@ -89,11 +94,16 @@ class ArrayFactor:
         return self._substitute_back(columns, levels, z, last.R_inverse @ w_last)
 
     def adjoint_rows(self, g: Array) -> Rows:
-        """v = (W A)^+^T g = Q R^-T g, for g of shape (..., T, V, K), refined once by v += (W A)^+^T (g - (W A)^T v)."""
+        """v = (W A)^+^T g = Q R^-T g, for g of shape (..., T, V, K), refined by v += (W A)^+^T (g - (W A)^T v)."""
         system = self.system
-        v = self._adjoint_rows(g)
-        rest = g - apply_transpose(system, weighted(system.weights, v))
-        return Rows(*(a + b for a, b in zip(v, self._adjoint_rows(rest), strict=True)))
+
+        def rest(v: Rows) -> Array:
+            return g - apply_transpose(system, weighted(system.weights, v))
+
+        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> float:
+            return change_of_rows(system.xp, v, dv)
+
+        return Rows(*refined(system, lambda v: self._adjoint_rows(g if v is None else rest(Rows(*v))), change))
 
     def _adjoint_rows(self, g: Array) -> Rows:
         system, xp = self.system, self.system.xp
@@ -201,9 +211,52 @@ def factorize(system: System) -> ArrayFactor | RoundedFactor:
 
 
 def _factorize(system: System) -> ArrayFactor:
-    own, couplings, unit = blocks(system)
-    levels, own, couplings = eliminate(system, own, couplings, unit)
-    return ArrayFactor(system, tuple(levels), eliminate_last(system, own, couplings, unit))
+    xp = system.xp
+    own, couplings = blocks(system)
+    again: list[list[Level]] = []
+    if system.can_look:
+        levels = _eliminated(system, own, couplings)
+        if has_small(xp, levels):
+            again = [_eliminated(system, *perturbed(xp, own, couplings, run)) for run in range(RUNS)]
+    else:
+        both = _eliminated(system, *with_perturbed(xp, own, couplings))
+        levels, again = of_run(both, 0), [of_run(both, 1)]
+    zero = _by_time(xp, [are_zero(xp, level) for level in levels])
+    noise = _by_time(xp, [are_noise(xp, level, others) for level, *others in zip(levels, *again, strict=True)])
+    factor = ArrayFactor(system, tuple(levels[:-1]), levels[-1], xp.zeros_like(zero))
+    if system.can_look and bool(xp.any(noise)):
+        noise = noise & ~_is_solved(factor)[..., None]
+    return replace(factor, undetermined=zero | noise)
+
+
+def _by_time(xp: Namespace, flags: list[Array]) -> Array:
+    """What is known of the points of each level, the last first, in the order of time."""
+    *points, all_of_them = flags
+    for eliminated in reversed(points):
+        all_of_them = interleave(xp, all_of_them, eliminated, axis=all_of_them.ndim - 1)
+    return all_of_them
+
+
+def _is_solved(factor: ArrayFactor) -> Array:
+    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
+    system, xp = factor.system, factor.system.xp
+
+    def wave(*shape: int) -> Array:
+        return xp.reshape(xp.cos(xp.arange(size(shape), dtype=system.dtype, device=system.device)), shape)
+
+    T = system.n_steps
+    d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
+    y = dy = factor.correct(d, None)
+    for _ in range(REFINEMENTS):
+        dy = factor.correct(d, y)
+        y = y + dy
+    return change_of_solution(system, y, dy) <= SETTLING
+
+
+def _eliminated(system: System, own: Array, couplings: Couplings) -> list[Level]:
+    """All levels, that of the one point that is left behind the others."""
+    levels, own, couplings = eliminate(system, own, couplings)
+    return [*levels, eliminate_last(system, own, couplings)]
 
 
 def _right_hand_side(system: System, d: Rows) -> tuple[_Columns, Array, Array]:

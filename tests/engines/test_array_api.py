@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from benchmarks import adjoint, exact, singular
+from benchmarks import adjoint, exact, grids, singular
 from smnn_core._problem import Problem
 from smnn_core.engines.array_api import factorize
 
@@ -34,24 +34,36 @@ def test_gradients_keep_their_digits(name: str) -> None:
     assert adjoint.errors(adjoint.PROBLEMS[name]())["array_api"] < 1e-10
 
 
-@pytest.mark.parametrize(("order", "K"), [(1, 3), (2, 4), (3, 4), (4, 5), (3, 5)])
+@pytest.mark.parametrize(("order", "K"), [(1, 3), (2, 4), (3, 4), (4, 5), (3, 5), (3, 6)])
 @pytest.mark.parametrize("V", [1, 2])
-def test_clusters_of_points(order: int, K: int, V: int) -> None:
+@pytest.mark.parametrize("rows", [smnn.HERMITE, smnn.WIENER], ids=lambda s: s.name)
+def test_clusters_of_points(order: int, K: int, V: int, rows: smnn.Scheme) -> None:
     """Steps from 1e-5 to 0.25, weights (s_ref / s)^(R + 1/2): errors of the size that rounding the input causes."""
     rng = np.random.default_rng(order)
     T = 60
     s = np.where(rng.uniform(size=T - 1) < 0.7, 10 ** rng.uniform(-5, -3, T - 1), rng.uniform(0.05, 0.25, T - 1))
     c, b, u, _ = adjoint.problem(order, K, s, Q=V)
     weight = (np.exp(np.log(s).mean()) / s) ** (K - 0.5)
-    scheme = smnn.Scheme("unweighted", "", smnn.HERMITE.rule)
-    rows = (c, s, np.ones(b.shape), np.ones(u.shape), weight, scheme)
-    y, moved = (exact.Solver(exact.rows(*rows, relative=x)).solve(b, u) for x in (0.0, 1e-16))
+    scheme = smnn.Scheme("unweighted", "", rows.rule)
+    system = (c, s, np.ones(b.shape), np.ones(u.shape), weight, scheme)
+    y, moved = (exact.Solver(exact.rows(*system, relative=x)).solve(b, u) for x in (0.0, 1e-16))
     found = smnn.solve_ode(
         c, b, u, s, scheme=scheme, weights=smnn.Weights(smoothness=weight), engine="array_api"
     ).reshape(y.shape[0], V, K)
     y, moved = (x.reshape(found.shape) for x in (y, moved))
     size = np.abs(y).max(axis=0)
     assert np.all(np.abs(found - y).max(axis=0) <= 1e-10 * size + 100 * np.abs(moved - y).max(axis=0))
+
+
+def test_digits_that_refinement_does_not_find_are_told() -> None:
+    """HERMITE, R = 5, on clusters: y has six digits, its fifth derivative none."""
+    t = grids.clusters(np.random.default_rng(0))
+    c, b, u, s = grids.problem(t, 1.0, grids.EQUATIONS[2], 5)
+    with pytest.warns(smnn.AccuracyWarning, match="smaller R"):
+        y = smnn.solve_ode(c, b, u, s, engine="array_api")
+    whole = np.broadcast_to(c, (len(t), *c.shape[1:])), s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s))
+    expected = exact.Solver(exact.rows(*whole, smnn.HERMITE)).solve(b, u)
+    np.testing.assert_allclose(y[:, 0, 0], expected[:, 0], atol=2e-5)
 
 
 def test_singular_systems_are_not_missed() -> None:

@@ -65,17 +65,18 @@ class ChunkFactor:
     def of(system: System, axis: str) -> ChunkFactor:
         """Eliminates the chunk of this device, then all separators."""
         own, couplings = increments.blocks(system)
-        own = own[..., :-1, :, :]
-        levels, separators = _eliminated(system, axis, own, couplings)
-        again = [_eliminated(system, axis, *pivots.perturbed(jnp, own, couplings, run)) for run in range(pivots.RUNS)]
+        both = _eliminated(system, axis, *pivots.with_perturbed(jnp, own[..., :-1, :, :], couplings))
+        levels, separators = (pivots.of_run(x, 0) for x in both)
         local, shared = (
             [
-                jnp.any(pivots.are_zero(jnp, level) | pivots.are_noise(jnp, level, others), axis=-1)
-                for level, *others in zip(mine, *theirs, strict=True)
+                jnp.any(pivots.are_zero(jnp, level) | pivots.are_noise(jnp, level, [other]), axis=-1)
+                for level, other in zip(pivots.of_run(x, 0), pivots.of_run(x, 1), strict=True)
             ]
-            for mine, *theirs in zip((levels, separators), *again, strict=True)
+            for x in both
         )
-        flags = [jnp.any(_gather(axis, x[..., None], -1), axis=-1) for x in local] + shared
+        flags = shared
+        if local:
+            flags = [*shared, jnp.any(_gather(axis, jnp.stack(local).any(0)[..., None], -1), axis=-1)]
         return ChunkFactor(system, axis, levels, separators[:-1], separators[-1], jnp.stack(flags).any(0))
 
     def solve(self, d: Rows) -> Array:

@@ -11,7 +11,7 @@ from .._problem import System
 
 REFINEMENTS = 4
 """At most; two where values cannot be looked at. One suffices but for steps that differ by 10^4 and R = 5."""
-SETTLED = 1e-6
+SETTLED = 1e-9
 """A correction of this size beside the result is the last one."""
 SETTLING = 1e-3
 """A correction above this, after all refinements, is that of a singular system: these grow by a constant each time, so

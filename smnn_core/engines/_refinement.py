@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import reduce
 
 from .._arrays import Array, Namespace
 from .._errors import AccuracyWarning
-from .._problem import System
+from .._problem import Rows, System
 
 REFINEMENTS = 4
 """At most; two where values cannot be looked at. One suffices but for steps that differ by 10^4 and R = 5."""
@@ -23,27 +24,32 @@ UNSETTLED = 1e-2
 def refined(
     system: System,
     solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
-    change: Callable[[tuple[Array, ...], tuple[Array, ...]], float],
+    change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
 ) -> tuple[Array, ...]:
     """solve(None), a tuple of arrays, corrected by what solve makes of itself until that is small.
 
-    `change(x, dx)` is the size of a correction dx beside that of x. Warns of an `AccuracyWarning` where the last
-    correction is not small.
+    `change(x, dx)` is the size of a correction dx beside that of x, by batch member; each member is corrected as often
+    as it takes itself, whatever the others do. Warns of an `AccuracyWarning` where the last correction is not small.
     """
+    xp = system.xp
     x = solve(None)
-    size, looks = 0.0, system.can_look and any(0 not in part.shape for part in x)
+    looks = system.can_look and any(0 not in part.shape for part in x)
+    sizes = None
     for _ in range(REFINEMENTS if looks else 2):
         dx = solve(x)
+        if sizes is not None:
+            going_on = xp.astype(sizes > SETTLED, system.dtype)
+            dx = tuple(xp.reshape(going_on, (*going_on.shape, *(1,) * (a.ndim - going_on.ndim))) * a for a in dx)
         x = tuple(a + b for a, b in zip(x, dx, strict=True))
         if looks:
-            size = change(x, dx)
-            if size <= SETTLED:
+            sizes = change(x, dx)
+            if not bool(xp.any(sizes > SETTLED)):
                 break
-    if size > UNSETTLED:
+    if sizes is not None and bool(xp.any(sizes > UNSETTLED)):
         warnings.warn(
-            f"iterative refinement still changes the result by {size:.0e} of itself, as a rule in its highest "
-            "derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives (a smaller R) "
-            "or steps that differ less will help.",
+            f"iterative refinement still changes the result by {float(xp.max(sizes)):.0e} of itself, as a rule in its "
+            "highest derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives (a "
+            "smaller R) or steps that differ less will help.",
             AccuracyWarning,
             stacklevel=2,
         )
@@ -67,12 +73,21 @@ def change_of_solution(system: System, y: Array, dy: Array) -> Array:
     return worst
 
 
-def change_of_rows(xp: Namespace, v: tuple[Array, ...], dv: tuple[Array, ...]) -> float:
-    """The largest |dv| beside the largest |v|."""
+def change_of_rows(xp: Namespace, v: Rows, dv: Rows) -> Array:
+    """The largest |dv| beside the largest |v|, (*batch,)."""
+    cores = {"equation": 2, "initial": 3, "smoothness": 3}
     large, small = (
-        max(float(_largest(xp, x, tuple(range(x.ndim)))) for x in rows if 0 not in x.shape) for rows in (v, dv)
+        reduce(
+            xp.maximum,
+            [
+                _largest(xp, x, tuple(range(-core, 0)))
+                for name, core in cores.items()
+                if 0 not in (x := getattr(rows, name)).shape
+            ],
+        )
+        for rows in (v, dv)
     )
-    return small / large if large else small
+    return small / xp.where(large == 0, xp.ones_like(large), large)
 
 
 def _largest(xp: Namespace, x: Array, axes: tuple[int, ...]) -> Array:

@@ -63,8 +63,8 @@ class ArrayFactor:
         small.
         """
 
-        def change(y: tuple[Array, ...], dy: tuple[Array, ...]) -> float:
-            return float(self.system.xp.max(change_of_solution(self.system, y[0], dy[0])))
+        def change(y: tuple[Array, ...], dy: tuple[Array, ...]) -> Array:
+            return change_of_solution(self.system, y[0], dy[0])
 
         return refined(self.system, lambda y: (self.correct(d, None if y is None else y[0]),), change)[0]
 
@@ -100,8 +100,8 @@ class ArrayFactor:
         def rest(v: Rows) -> Array:
             return g - apply_transpose(system, weighted(system.weights, v))
 
-        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> float:
-            return change_of_rows(system.xp, v, dv)
+        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> Array:
+            return change_of_rows(system.xp, Rows(*v), Rows(*dv))
 
         return Rows(*refined(system, lambda v: self._adjoint_rows(g if v is None else rest(Rows(*v))), change))
 

@@ -5,9 +5,15 @@ teams of threads, which divide the columns and work in shared memory (`kernels/t
 large they are).
 
 Where the batch alone does not fill the device, time is divided into chunks, and the separators between them again,
-level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the problem when they are first needed, which
-takes seconds, and kept on disk by CuPy. Work goes to CuPy's current stream, memory comes from CuPy's pool, and nothing
-waits for the device: systems without a unique solution come back as NaN.
+level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the problem when they are first needed, those of
+derivatives by themselves, which takes seconds. CuPy keeps them on disk (`~/.cupy/kernel_cache`, or `CUPY_CACHE_DIR`) by
+their source, options, device architecture and the version of NVRTC, so that a new version of any compiles again.
+
+Work goes to CuPy's current stream, memory comes from CuPy's current allocator, and nothing waits for the device:
+systems without a unique solution come back as NaN. Constants, such as weights that are numbers, are copied to the
+device when they are first seen, so that a solve can be captured in a CUDA graph after it has run once. CuPy gives the
+memory that a capture frees to others, which replays would overwrite: capture with a `cupy.cuda.MemoryPool` of the
+graph's own.
 
 What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the
 caller lie as they do: where the batch comes first, as is usual, what neighbouring threads need lies far apart, and the
@@ -36,7 +42,7 @@ from . import array_api
 from ._contract import ALL
 from ._cuda import host
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
-from ._cuda.source import NVRTC_OPTIONS, Specialization
+from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
 
 name = "cuda"
 
@@ -113,8 +119,9 @@ class CupyDevice:
 
     def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
         function, block = _kernel(self.cupy, self.index, module, kernel), module.block(kernel)
-        # a structured array of one element is passed by value
-        function((math.ceil(lanes * module.team(kernel) / block),), (block,), (job,))
+        # An array of one element is passed by value; as plain bytes, since CuPy takes long to look at nested fields.
+        value = job.view(f"V{job.itemsize}")
+        function((math.ceil(lanes * module.team(kernel) / block),), (block,), (value,))
 
 
 @lru_cache(maxsize=16)
@@ -127,13 +134,13 @@ def _device(index: int) -> CupyDevice:
 
 @lru_cache(maxsize=1024)
 def _kernel(cupy: Any, index: int, module: Specialization, kernel: str) -> Any:
-    return _module(cupy, index, module).get_function(kernel)
+    return _module(cupy, index, module, part_of(kernel)).get_function(kernel)
 
 
 @lru_cache(maxsize=128)
-def _module(cupy: Any, index: int, module: Specialization) -> Any:
+def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
     """The module of one device, compiled or read from CuPy's cache on disk."""
-    return cupy.RawModule(code=module.source, options=NVRTC_OPTIONS, backend="nvrtc")
+    return cupy.RawModule(code=module.source_of(part), options=NVRTC_OPTIONS, backend="nvrtc")
 
 
 @dataclass(frozen=True, eq=False)

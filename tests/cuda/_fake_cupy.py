@@ -23,7 +23,7 @@ from _emulator import library
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
 from smnn_core.engines._cuda import host
-from smnn_core.engines._cuda.source import Specialization
+from smnn_core.engines._cuda.source import Specialization, part_of
 
 GUARD = 512
 """Bytes on either side of a piece of memory that must stay as they are."""
@@ -410,13 +410,17 @@ class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
         assert (options, backend) == (("-std=c++17",), "nvrtc")
         head = code[: code.index("namespace")] if "namespace" in code else code
-        macros = dict(line.split(" ", 2)[1:] for line in head.splitlines() if line.startswith("#define SMNN_"))
+        lines = [line for line in head.splitlines() if line.startswith("#define SMNN_")]
+        macros = dict(line.split(" ", 2)[1:] for line in reversed(lines))  # (the first counts)
         V, K, Q, extra, chunked = (int(macros[f"SMNN_{name}"]) for name in ("V", "K", "Q", "EXTRA", "CHUNKED"))
         dtype = {"double": "float64", "float": "float32"}[macros["SMNN_SCALAR"]]
         self.module = Specialization(dtype, V, K, Q, bool(extra), bool(chunked))
-        assert self.module.source == code
+        self.part = int(macros["SMNN_PARTS"])
+        assert self.module.source_of(self.part) == code
 
     def get_function(self, name: str) -> Callable[..., None]:
+        assert part_of(name) == self.part
+
         def launch(grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray]) -> None:
             (job,) = arguments
             job = job.copy()  # by value

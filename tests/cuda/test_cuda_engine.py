@@ -16,7 +16,7 @@ from smnn_core._problem import Problem
 from smnn_core.engines import cuda, select
 from smnn_core.engines._contract import by_field, from_fields
 from smnn_core.engines._cuda import host
-from smnn_core.engines._cuda.source import BLOCK, NVRTC_OPTIONS
+from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
 
 GRAIN = host.Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3)
 
@@ -35,7 +35,7 @@ class Cupy:
 
     def __init__(self) -> None:
         self.emulator = Emulator(GRAIN, block=BLOCK)
-        self.compiled: list[str] = []
+        self.compiled: list[int] = []
 
     def empty(self, shape, dtype):
         return self.emulator.empty(shape, dtype).view(DeviceArray)
@@ -45,8 +45,8 @@ class Cupy:
 
     def RawModule(self, *, code, options, backend):
         assert (options, backend) == (NVRTC_OPTIONS, "nvrtc")
-        module = next(m for m in self.modules if m.source == code)
-        self.compiled.append(str(module))
+        module, part = next((m, p) for m in self.modules for p in PARTS if m.source_of(p) == code)
+        self.compiled.append(part)
 
         def function(name):
             def launch(grid, block, arguments):
@@ -88,6 +88,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     cupy.modules = [host.specialization(problem.system, chunked=True)]
     found, found_factor = cuda.solve_problem(given)
     np.testing.assert_array_equal(found, y)
+    assert cupy.compiled == [SOLVE]
     np.testing.assert_array_equal(found_factor.normal_solve(g.view(DeviceArray)), factor.normal_solve(g))
     np.testing.assert_array_equal(cuda.factorize(given.system).solve(given.rows), y)
     gradients = found_factor.adjoint(given, found, g.view(DeviceArray))
@@ -97,7 +98,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     assert [x is not None for x in by_field(only)] == [i == 3 for i in range(7)]
     np.testing.assert_array_equal(only.step_sizes, gradients.step_sizes)
     assert found_factor.nbytes == factor.nbytes
-    assert len(cupy.compiled) == 1
+    assert cupy.compiled == [SOLVE, ADJOINT]
 
 
 def test_refuses_arrays_of_others_with_a_reason() -> None:

@@ -3,6 +3,10 @@
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
 // is divided), SMNN_BLOCK (threads), SMNN_TEAM (threads that sweep a lane) and SMNN_TEAMS (of a block that sweeps),
 // SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of the tiles of each kernel (tiles.py).
+// SMNN_PARTS chooses kernels: 1 those of solves, 2 those that only derivatives and normal solves take, 3 both.
+#ifndef SMNN_PARTS
+#define SMNN_PARTS 3
+#endif
 #include "points.hpp"
 #include "separators.hpp"
 #include "team.hpp"
@@ -83,6 +87,7 @@ using SweepTeam = Team<SMNN_TEAM, SweepD::rows>;
     static_assert(sizeof(rooms) <= SMNN_SHARED, "teams take more shared memory than a block has");              \
     Scalar* const room = rooms[threadIdx.x / SMNN_TEAM];
 
+#if SMNN_PARTS & 1
 extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
     smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {
     using namespace smnn::SMNN_LEVEL;
@@ -90,6 +95,7 @@ extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
     SweepMemory none;
     SweepPoints(job, this_thread() / SMNN_TEAM, none).sweep(room, SweepTeam());
 }
+#endif
 #else
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -99,11 +105,17 @@ using SweepTeam = Alone;
 
 #define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
 
+#if SMNN_PARTS & 1
 SMNN_POINTS_KERNEL(smnn_sweep, SweepTiles, sweep)
 #endif
-SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
+#endif
+#if SMNN_PARTS & 1
 SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
+#endif
+#if SMNN_PARTS & 2
+SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
 SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
+#endif
 
 #if SMNN_CHUNKED
 #define SMNN_SEPARATORS_SWEEP(NAME, LANES, DIVIDED)                                                             \
@@ -115,10 +127,14 @@ SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
         if (number < job.systems.count * (LANES)) SeparatorsOf<DIVIDED>(job, number).sweep(room, SweepTeam());  \
     }
 
+#if SMNN_PARTS & 1
 SMNN_SEPARATORS_SWEEP(smnn_chain_sweep, job.chunks, true)
 SMNN_SEPARATORS_SWEEP(smnn_last_sweep, 1, false)
-SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SeparatorsOf<true>(job, number).forward())
 SMNN_KERNEL(smnn_chain_back, ChainJob, job.chunks, SeparatorsOf<true>(job, number).back())
-SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SeparatorsOf<false>(job, number).forward())
 SMNN_KERNEL(smnn_last_back, ChainJob, 1, SeparatorsOf<false>(job, number).back())
+#endif
+#if SMNN_PARTS & 2
+SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SeparatorsOf<true>(job, number).forward())
+SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SeparatorsOf<false>(job, number).forward())
+#endif
 #endif

@@ -23,6 +23,16 @@ ALONE = 5
 TEAMS = 8, 16, 32
 """Threads that sweep a larger lane together; the more, the less memory the lanes of a warp take."""
 
+PARTS = SOLVE, ADJOINT = 1, 2
+"""Modules that are compiled by themselves: the kernels of solves, and those that only derivatives and normal solves
+take, which are about a third of the compiler's time."""
+
+
+def part_of(kernel: str) -> int:
+    """The part that a kernel belongs to."""
+    return ADJOINT if kernel.endswith(("_forward", "_contract")) else SOLVE
+
+
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
 # NVRTC has the functions of <math.h>, under their own names alone.
@@ -97,9 +107,13 @@ class Specialization:
         tiles = self.tiles(kernel)
         return ",".join("{{{},{}}}".format(*tiles.get(name, (0, 0))) for name in TILES)
 
+    def source_of(self, part: int) -> str:
+        """One of `PARTS`, or their sum, as NVRTC compiles it."""
+        return f"#define SMNN_PARTS {part}\n{self.source}"
+
     @property
     def source(self) -> str:
-        """What NVRTC compiles."""
+        """All kernels."""
         return _BUILTINS + "".join(f"#define {k} {v}\n" for k, v in self.defines.items()) + kernels()
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ STEP = 1 / 24
 """days"""
 DAY = 2 * np.pi
 """the angular frequency of a day"""
-DAYS = {"full": None, "quick": 60, "smoke": 12}
+DAYS = {"full": None, "quick": 60, "smoke": 6}
 START = {"smooth": (0.1, 5.0), "daily cycle": (0.1, 1.0, 10.0, 1.0)}
 """noise in degrees, diffusion in degrees / day^1.5, κ, one over the error of the oscillator's equations"""
 

@@ -85,35 +85,37 @@ class SelectedInverse:
     @cached_property
     def _factors(self) -> list[Array]:
         """Factors of the covariances of pairs, (..., P, 2n, k), before each level, coarse to fine."""
-        xp, n, S = self.system.xp, self.system.n, self.last.R_inverse
-        S = pad(xp, S, -2, 0, 2 * n)  # the increment that leads beyond the last point is zero
-        factors = []
-        for i, level in enumerate(reversed(self.levels)):
-            if i:
-                S = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(S), mode="reduced")[1])
-            factors.append(S)
-            S = self._refined(level, S)[0]
+        xp, n = self.system.xp, self.system.n
+        factors = [pad(xp, self.last.R_inverse, -2, 0, 2 * n)]  # the increment beyond the last point is zero
+        for level in reversed(self.levels[1:]):
+            S, _ = self._refined(level, factors[-1])
+            factors.append(xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(S), mode="reduced")[1]))
         return factors
 
     @cached_property
     def _finest(self) -> tuple[Array, Array]:
         """Factors of the pairs (y[t], increment), (..., T, 2n, k), and of y[t+1] with the same columns."""
-        return self._refined(self.levels[0], self._factors[-1])
+        return self._refined(self.levels[0], self._factors[-1], following=True)
 
-    def _refined(self, level: Level, S: Array) -> tuple[Array, Array]:
-        """Factors of the finer pairs, and of the points that follow, from those of the coarser pairs."""
+    def _refined(self, level: Level, S: Array, following: bool = False) -> tuple[Array, Array]:
+        """Factors of the finer pairs, T_1 S_3 and T_2 S_3; and of the points that follow, if they are asked for."""
         xp, n, h = self.system.xp, self.system.n, level.R_inverse.shape[-3]
-        a, rest = S[..., :h, :, :], S[..., h:, :, :]
         width = S.shape[-1] + n
-        e = xp.concat([-level.G @ a[..., :n, :] - level.E @ a[..., n:, :], level.R_inverse], axis=-1)
-        triple = xp.concat([pad(xp, a, -1, 0, width), e], axis=-2)
-        T_1, T_2 = _maps(self.system, level)
-        fine = interleave(xp, T_1 @ triple, T_2 @ triple, axis=-3)
-        x_a, δ_b = triple[..., :n, :], triple[..., n : 2 * n, :]
-        x_j = level.Phi_a @ x_a + e
-        following = interleave(xp, x_j, level.Phi_j @ (level.Phi_a @ x_a) + δ_b, axis=-3)
-        rest = pad(xp, rest, -1, 0, width)
-        return xp.concat([fine, rest], axis=-3), xp.concat([following, xp.zeros_like(rest[..., :n, :])], axis=-3)
+        pairs, rest = S[..., :h, :, :], pad(xp, S[..., h:, :, :], -1, 0, width)
+        e = -level.G @ pairs[..., :n, :] - level.E @ pairs[..., n:, :]
+        e = xp.concat([e, level.R_inverse], axis=-1)
+        pairs = pad(xp, pairs, -1, 0, width)
+        x_a, δ_b = pairs[..., :n, :], pairs[..., n:, :]
+        predicted = level.Phi_a @ x_a
+        x_j = predicted + e
+        to_j, to_b = (level.dropped[..., i::2, :, :] for i in (0, 1))
+        first = xp.concat([x_a, e + to_j @ x_a], axis=-2)
+        second = xp.concat([x_j, δ_b - level.Phi_j @ e + to_b @ x_j], axis=-2)
+        fine = xp.concat([interleave(xp, first, second, axis=-3), rest], axis=-3)
+        if not following:
+            return fine, fine
+        points = interleave(xp, x_j, level.Phi_j @ predicted + δ_b, axis=-3)
+        return fine, xp.concat([points, xp.zeros_like(rest[..., :n, :])], axis=-3)
 
     def _form(self, dΣ: Array | None, d_lag: Array | None) -> Array:
         """H of each pair (y[t], increment), (..., T, 2n, 2n), from gradients of the blocks."""

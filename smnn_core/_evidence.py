@@ -147,9 +147,8 @@ def _mask(system: System, name: str, mask: Any, core: Shape, axes: str) -> Array
     if not compat.is_array_api_obj(mask) or mask.dtype != compat.array_namespace(mask).bool:
         kind = getattr(mask, "dtype", type(mask).__name__)
         raise ArgumentError(f"{name} must be bool, or an array of bool, True for rows that are data; got {kind}.")
-    common_namespace(
-        {"coefficients": system.coefficients, name: compat.array_namespace(mask).astype(mask, system.dtype)}
-    )
+    same = compat.array_namespace(mask) is xp
+    common_namespace({"coefficients": system.coefficients, name: xp.astype(mask, system.dtype) if same else mask})
     lead = tuple(mask.shape[: max(mask.ndim - len(core), 0)])
     try:
         fits = broadcast_shapes({name: tuple(mask.shape), "rows": core}) == (*lead, *core)

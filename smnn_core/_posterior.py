@@ -20,6 +20,7 @@ import array_api_compat as compat
 import numpy as np
 
 from ._arrays import Array, owned
+from ._errors import ArgumentError
 from ._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from ._schemes import WIENER, Scheme
 from ._solve import eliminate, owned_system, refuse_autodiff, solve_problem
@@ -148,7 +149,13 @@ class Posterior:
 
         Args:
             rng: where the numbers come from; None for a new generator with a seed of its own.
+
+        Raises:
+            ArgumentError: if size is no number of samples, or rng no `numpy.random.Generator`.
         """
+        check_size(size)
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise ArgumentError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}: default_rng(seed).")
         draw = np.random.default_rng() if rng is None else rng
         return self._sample(lambda shape: self._system.constant(draw.standard_normal((size, *shape))))
 
@@ -205,14 +212,32 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
         a number, where both are numbers, else an array that broadcasts to (..., T-1), in which derivatives are those of
         the framework.
 
+    Raises:
+        ArgumentError: for an order that is no integer from 0 on, and for numbers of which there is no weight.
+
     Source: Särkkä, Solin, Applied Stochastic Differential Equations, Cambridge 2019, section 6.2.
     """
+    if isinstance(order, bool) or not isinstance(order, int) or order < 0:
+        raise ArgumentError(f"order must be R, an integer from 0 on, got {order!r}.")
+    if isinstance(diffusion, (int, float)) and not diffusion > 0:
+        raise ArgumentError(f"diffusion must be positive, got {diffusion}.")
     p = order + 0.5
     if isinstance(step_sizes, (int, float)):
+        if step_sizes == 0:
+            raise ArgumentError("step_sizes must not be zero.")
         return 1 / (diffusion * abs(step_sizes) ** p)
     xp = compat.array_namespace(step_sizes)
     size = xp.log(xp.abs(step_sizes))
     return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion
+
+
+def check_size(size: Any) -> None:
+    """
+    Raises:
+        ArgumentError: unless it is a number of samples.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ArgumentError(f"size must be the number of samples, an integer from 1 on, got {size!r}.")
 
 
 def with_moments(system: System, factor: Any, check: bool | None) -> Any:

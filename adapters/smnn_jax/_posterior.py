@@ -16,6 +16,7 @@ from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
 from smnn_core._arrays import is_tracer, sum_to_shape
 from smnn_core._evidence import SECOND_ORDER, evidence_with
+from smnn_core._posterior import check_size
 from smnn_core._problem import UNIT, Problem, Rows
 
 from ._call import call
@@ -90,6 +91,7 @@ class Posterior(CorePosterior):
 
     def sample(self, size: int, key: Array) -> Array:  # type: ignore[override]
         """Independent samples, (size, ..., T, V, R+1), differentiable for a fixed key."""
+        check_size(size)
         keys = iter(jax.random.split(key, 3))
         return self._sample(lambda shape: jax.random.normal(next(keys), (size, *shape), self.mean.dtype))
 

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
 from smnn_core._evidence import SECOND_ORDER, evidence_with, minimum_pullback
-from smnn_core._posterior import sum_of_squares, with_moments, without_weights
+from smnn_core._posterior import check_size, sum_of_squares, with_moments, without_weights
 from smnn_core._problem import UNIT, Problem, Rows, System
 
 from . import _bridge as bridge
@@ -91,6 +91,7 @@ class Posterior(CorePosterior):
         Args:
             generator: where the numbers come from; None for PyTorch's own.
         """
+        check_size(size)
         kind = {"dtype": self.mean.dtype, "device": self.mean.device}
         return self._sample(lambda shape: torch.randn((size, *shape), generator=generator, **kind))
 

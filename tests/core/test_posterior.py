@@ -322,3 +322,19 @@ def test_the_weight_of_a_wiener_process_does_not_depend_on_how_steps_are_given()
     assert smnn.wiener_weight(2.0, 0.1, 2) == pytest.approx(expected, rel=1e-14)
     for s in ([0.1], [0.1, 0.1, 0.1], [-0.1, 0.1]):
         np.testing.assert_allclose(smnn.wiener_weight(2.0, np.array(s), 2), [expected], rtol=1e-14)
+
+
+def test_what_is_no_number_of_samples_raises() -> None:
+    arguments, options = oscillator(3, 4, 0.2)
+    p = smnn.posterior(*arguments, **options)
+    for size in (0, 2.0, True):
+        with pytest.raises(smnn.ArgumentError, match="size"):
+            p.sample(size)
+    with pytest.raises(smnn.ArgumentError, match="default_rng"):
+        p.sample(2, 0)
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 0.1, 2), (-1.0, 0.1, 2), (1.0, 0.0, 2), (1.0, 0.1, -1), (1.0, 0.1, 1.5)])
+def test_there_is_no_weight_of_what_is_no_wiener_process(arguments: Any) -> None:
+    with pytest.raises(smnn.ArgumentError):
+        smnn.wiener_weight(*arguments)

@@ -70,6 +70,7 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.nonlinear
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
+	$(PY) -m benchmarks.posterior --save
 	$(PY) -m benchmarks.overhead_torch
 	$(PY) -m benchmarks.overhead_jax
 

@@ -170,15 +170,19 @@ def _execute_on_host(frame: list[int]) -> None:
         _numpy(to, WRITE)[...] = x
 
 
-def _execute_on_cuda(frame: list[int]) -> None:
-    """As `_execute_on_host`, with CuPy arrays on the stream of XLA."""
-    import cupy
-
+def _stream(frame: list[int]) -> int:
+    """The address of the stream that XLA works on."""
     api = XLA_FFI_Api.from_address(frame[_word(XLA_FFI_CallFrame, "api")])
     context = frame[_word(XLA_FFI_CallFrame, "ctx")]
     stream = XLA_FFI_Stream_Get_Args(ctypes.sizeof(XLA_FFI_Stream_Get_Args), None, context, None)
     if api.XLA_FFI_Stream_Get(stream):
         raise RuntimeError("XLA gave no stream.")
+    return stream.stream or 0
+
+
+def _execute_on_cuda(frame: list[int]) -> None:
+    """As `_execute_on_host`, with CuPy arrays on the stream of XLA."""
+    import cupy
 
     def as_cupy(address: int) -> Array:
         data, dtype, shape, size = _buffer(address)
@@ -188,7 +192,7 @@ def _execute_on_cuda(frame: list[int]) -> None:
 
     operator, static, operands, results = _call(frame)
     device = cupy.cuda.runtime.pointerGetAttributes(_buffer(results[0])[0]).device
-    with on_stream(device, stream.stream or 0):
+    with on_stream(device, _stream(frame)):
         for to, x in zip(results, OPERATORS[operator](static, [as_cupy(x) for x in operands]), strict=True):
             as_cupy(to)[...] = x
 

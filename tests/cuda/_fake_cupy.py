@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -83,11 +84,11 @@ class Stream:
         _streams.setdefault(self.ptr, self)
 
     def __enter__(self) -> Stream:
-        _stack.append(_streams[self.ptr])
+        _thread.streams.append(_streams[self.ptr])
         return self
 
     def __exit__(self, *error: object) -> None:
-        _stack.pop()
+        _thread.streams.pop()
 
     def is_capturing(self) -> bool:
         return _streams[self.ptr].graph is not None
@@ -107,11 +108,21 @@ class Stream:
 
 _streams: dict[int, Stream] = {}
 NULL = Stream(0)
-_stack: list[Stream] = [NULL]
+
+
+class _Thread(threading.local):
+    """What each thread has of its own: the streams and the allocators that it has entered."""
+
+    def __init__(self) -> None:
+        self.streams = [NULL]
+        self.allocators: list[Callable[[int], Any]] = []
+
+
+_thread = _Thread()
 
 
 def current() -> Stream:
-    return _stack[-1]
+    return _thread.streams[-1]
 
 
 def _from_external(stream: Any) -> Stream:
@@ -165,16 +176,13 @@ def _pool(size: int) -> MemoryPointer:
     return MemoryPointer(Memory(size), 0)
 
 
-_allocators: list[Callable[[int], MemoryPointer]] = [_pool]
-
-
 @contextmanager
 def using_allocator(allocate: Callable[[int], MemoryPointer]) -> Iterator[None]:
-    _allocators.append(allocate)
+    _thread.allocators.append(allocate)
     try:
         yield
     finally:
-        _allocators.pop()
+        _thread.allocators.pop()
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -278,7 +286,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         size = int(np.prod(shape)) * dtype.itemsize
         if memptr is None:
-            memptr = _allocators[-1](size)
+            memptr = (_thread.allocators or [_pool])[-1](size)
             record.add("allocate")
             if current().graph is not None:
                 current().graph.memory.append(memptr.mem)
@@ -404,6 +412,10 @@ def _from_dlpack(x: Any) -> ndarray:
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
+grid_lock = threading.Lock()
+"""The emulated grid has one block at a time."""
+
+
 class RawModule:
     """`cupy.RawModule` of this project's kernels: the module is told from the macros of its source."""
 
@@ -427,7 +439,8 @@ class RawModule:
 
             def run() -> None:
                 memory = job.ctypes.data_as(ctypes.c_void_p)
-                wrong = library(self.module).launch(name.encode(), *grid, *block, 0, memory)
+                with grid_lock:
+                    wrong = library(self.module).launch(name.encode(), *grid, *block, 0, memory)
                 assert not wrong, f"{self.module}, {name}: {wrong}"
                 for piece in list(live):
                     piece.check()
@@ -459,6 +472,7 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         runtime=SimpleNamespace(
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda index: {"name": b"emulated"},
+            pointerGetAttributes=lambda pointer: SimpleNamespace(device=0),
             CUDARuntimeError=RuntimeError,
         ),
     )

@@ -1,4 +1,4 @@
-"""Tests of the core and of the PyTorch adapter with the CUDA engine in them, on the emulated grid.
+"""Tests of the core and of the adapters with the CUDA engine in them, on the emulated grid.
 
 Here those that take few modules; all of them: `tools/emulated_cuda.sh`, minutes, most of it the compiler's.
 """
@@ -34,5 +34,9 @@ def test_core() -> None:
 
 @needs_compiler
 def test_torch() -> None:
-    chosen = "layout or shared or recompute or frees or checkpoint or hooks or inplace or factoriz or nan or vmap"
-    run("_plugin_torch", "tests/torch/test_torch_solve.py", "-k", f"({chosen}) and not weights")
+    run("_plugin_torch", "tests/torch/test_torch_device.py", "-k", "not compiled and not options")
+
+
+@needs_compiler
+def test_jax() -> None:
+    run("_plugin_jax", "tests/jax/test_transforms.py", "-k", "is_a_loop or checkpoint")

@@ -17,7 +17,8 @@ import numpy as np
 from jax import Array
 
 import smnn_jax
-from smnn_core._gradient import least_squares_pullback
+from smnn_core import _constraints
+from smnn_core._gradient import contract, residual
 from smnn_core._problem import Problem
 from smnn_core.baselines import normal_equations
 
@@ -70,7 +71,10 @@ def _backward(kept: Any, g: Array) -> tuple[Array, ...]:
     arguments, factor, y = kept
     h = jnp.moveaxis(jnp.reshape(g, (*g.shape[:2], -1)), 1, 0)
     λ = jnp.reshape(jnp.moveaxis(_substitute(factor, h), 0, 1), y.shape)
-    return least_squares_pullback(Problem.build(*arguments), y, λ, g)[0][:4]
+    problem = Problem.build(*arguments)
+    W = problem.system.weights
+    v, Wr = (_constraints.weighted(W, x) for x in (_constraints.apply(problem.system, λ), residual(problem, y)))
+    return contract(problem, y, λ, v, Wr)[0][:4]
 
 
 cholesky_scan.defvjp(_forward, _backward)

@@ -26,26 +26,27 @@ any order follow. d(W^2) = 2 W dW. Source: Golub, Pereyra, SIAM J. Numer. Anal. 
 pseudo-inverse.
 
 Rounding. v = W A λ is much smaller than λ where steps are short: in the rows of the equations, c . λ[t], large terms
-cancel, and the digits that λ has lost are all that is left (none are right in float32 for y'' + 4y = 0, s = 0.01).
-But (W A)^T v = g says what v must be: at point t, with e for the equation rows and everything else on the right,
+cancel, and the digits that λ has lost are all that is left (hardly any for third-order equations with s = 0.003). But
+(W A)^T v = g says how wrong v is: as v lies in the range of W A,
 
-    sum_q w[q] c[q,v,o] e[q] = g[v,o] - (smoothness and initial rows)[v,o],
+    v = v_0 + W A M^-1 (g - (W A)^T v_0),        v_0 = W A λ as it was rounded,
 
-where smoothness rows enter with s^o: the columns of high order fix e, and hardly feel the errors of the other rows. So
-e is corrected by the least-squares solution of these n equations weighted with s^(R-o): see `equation_correction`. The
-same holds for W r, where (W A)^T W r = 0. Between four and six digits are gained, in both precisions.
+and the second term, itself computed with few digits, has those that were missing. So has W r, where (W A)^T W r = 0.
+One step is enough; `python -m benchmarks.adjoint` prints what is left. Source: corrected seminormal equations, Björck,
+Linear Algebra and its Applications 88/89 (1987) 31.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import _constraints as rows
-from ._arrays import Array, concat, powers, sum_to_shape
+from ._arrays import Array, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
 
 __all__ = [
-    "equation_correction",
+    "contract",
     "least_squares_pullback",
     "normal_pullback",
     "normal_pushforward",
@@ -53,6 +54,10 @@ __all__ = [
     "solve_pullback",
     "solve_pushforward",
 ]
+
+
+NormalSolve = Callable[[Array], Array]
+"""g -> M^-1 g"""
 
 
 def residual(problem: Problem, y: Array) -> Rows:
@@ -63,65 +68,22 @@ def residual(problem: Problem, y: Array) -> Rows:
     return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
 
 
-def equation_correction(system: System, rest: Array) -> Array:
-    """What to add to the equation rows of v, (..., T, Q), where `rest` = g - (W A)^T v, (..., T, V, K), should be zero.
-
-    The n equations of a point, see the module, multiplied by s^(R-o) and divided by their norm per row q, are solved
-    with the Q x Q normal equations, damped by the root of the precision: rows may depend on each other. Of an error in
-    a row that is H times larger than another one, damping reaches that one H^2 times as large: hence a second pass. A
-    row that is small beside the other rows of its point says little: hence a part of these, and of w[q] y, in its norm.
-    """
-    xp, Q, n = system.xp, system.Q, system.n
-    s = xp.abs(system.step_sizes)
-    if s.shape[-1] > 1:
-        s = concat(xp, [s[..., :1], s], axis=-1)
-    p = xp.flip(powers(xp, s, system.K), axis=-1)[..., None, :]
-    w = system.weights.equation[..., None]
-    C = (w[..., None] * system.coefficients) * p[..., None, :, :]
-    C = xp.reshape(C, (*C.shape[:-2], n))
-    others = w * w * p[..., :1] ** 2 + _other_rows(system, p)[..., None, None]
-    norm2 = xp.sum(C * C, axis=-1, keepdims=True) + OTHER_ROWS * others
-    norm = xp.sqrt(xp.where(norm2 == 0, xp.ones_like(norm2), norm2))  # (the root of 0 has no derivative)
-    C = C / norm
-    rest = rest * p
-    rest = C @ xp.reshape(rest, (*rest.shape[:-2], n, 1))
-    if Q == 1:
-        return (rest / norm)[..., 0]
-    one = xp.eye(Q, dtype=system.dtype, device=system.device)
-    products = C @ xp.matrix_transpose(C)
-    damped = (1 - one) * products + (1 + float(xp.finfo(system.dtype).eps) ** 0.5) * one
-    e = xp.linalg.solve(damped, rest)
-    e = e + xp.linalg.solve(damped, rest - products @ e)
-    return (e / norm)[..., 0]
+def adjoint_rows(system: System, g: Array, normal_solve: NormalSolve, λ: Array | None = None) -> tuple[Array, Rows]:
+    """λ = M^-1 g and v = W A λ, refined, from λ as `normal_solve` gives it."""
+    λ = normal_solve(g) if λ is None else λ
+    v = _weighted_product(system, λ)
+    δ = normal_solve(g - _transpose(system, v))
+    return λ + δ, Rows(*(a + b for a, b in zip(v, _weighted_product(system, δ), strict=True)))
 
 
-def _other_rows(system: System, p: Array) -> Array:
-    """The squared norms of initial rows and of one step at each point, multiplied by p = s^(R-o): (..., T)."""
-    xp, T, w = system.xp, system.n_steps, system.weights
-    ones = xp.ones(
-        (system.n_initial_steps, system.V, system.n_initial_orders), dtype=system.dtype, device=system.device
-    )
-    initial = xp.sum(rows.initial_transpose(system, w.initial * w.initial * ones) * p * p, axis=(-2, -1))
-    step = w.smoothness * xp.ones((T - 1,), dtype=system.dtype, device=system.device)
-    step = concat(xp, [step[..., :1], step], axis=-1) * p[..., 0, 0]
-    return initial + step * step
+def _weighted_product(system: System, x: Array) -> Rows:
+    """W A x."""
+    return rows.weighted(system.weights, rows.apply(system, x))
 
 
-OTHER_ROWS = 1e-2
-"""How much of the squared norm of a point's other rows, s^(2R) and more, damps: rounding errors of g and of these rows
-enter a correction at most 1 / OTHER_ROWS times as large as v, and little is left where an equation outweighs them."""
-
-
-def corrected(system: System, v: Rows, g: Array | None = None) -> Rows:
-    """v, of which (W A)^T v = g is known (None: 0), the equation rows corrected."""
-    rest = -rows.apply_transpose(system, rows.weighted(system.weights, v))
-    rest = rest if g is None else rest + g
-    return Rows(v.equation + equation_correction(system, rest), v.initial, v.smoothness)
-
-
-def adjoint_rows(system: System, λ: Array, g: Array) -> Rows:
-    """v = W A λ for M λ = g."""
-    return corrected(system, rows.weighted(system.weights, rows.apply(system, λ)), g)
+def _transpose(system: System, v: Rows) -> Array:
+    """(W A)^T v."""
+    return rows.apply_transpose(system, rows.weighted(system.weights, v))
 
 
 def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradients:
@@ -131,22 +93,23 @@ def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradien
     """
     system, xp = problem.system, problem.system.xp
     Wr = rows.weighted(system.weights, residual(problem, y))
-    rest = rows.apply_transpose(system, rows.weighted(system.weights, Wr))
-    both = factor.adjoint_rows(xp.stack([*xp.broadcast_arrays(g, rest)]))
+    both = factor.adjoint_rows(xp.stack([*xp.broadcast_arrays(g, _transpose(system, Wr))]))
     v, excess = (Rows(*(x[i, ...] for x in both)) for i in (0, 1))
     Wr = Rows(*(a - b for a, b in zip(Wr, excess, strict=True)))
-    return _contract(problem, y, factor.normal_solve(g), v, Wr)[0]
+    return contract(problem, y, factor.normal_solve(g), v, Wr)[0]
 
 
-def least_squares_pullback(problem: Problem, y: Array, λ: Array, g: Array) -> tuple[Gradients, Array]:
-    """As `solve_pullback` from λ = M^-1 g, without a factor; and the gradient with respect to the right-hand side of
-    the smoothness rows, in y's batch."""
+def least_squares_pullback(problem: Problem, y: Array, g: Array, normal_solve: NormalSolve) -> tuple[Gradients, Array]:
+    """As `solve_pullback` without a factor; and the gradient with respect to the smoothness rows' right-hand side, in
+    y's batch."""
     system = problem.system
-    Wr = corrected(system, rows.weighted(system.weights, residual(problem, y)))
-    return _contract(problem, y, λ, adjoint_rows(system, λ, g), Wr)
+    λ, v = adjoint_rows(system, g, normal_solve)
+    Wr = rows.weighted(system.weights, residual(problem, y))
+    excess = _weighted_product(system, normal_solve(_transpose(system, Wr)))
+    return contract(problem, y, λ, v, Rows(*(a - b for a, b in zip(Wr, excess, strict=True))))
 
 
-def _contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple[Gradients, Array]:
+def contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple[Gradients, Array]:
     """dL = v . (W dd - W dA y) + (W r) . (W dA λ) + ..., see the module, with v = W A λ."""
     system = problem.system
     W = system.weights
@@ -164,15 +127,15 @@ def _contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple
     return gradients, μ.smoothness
 
 
-def normal_pullback(system: System, x: Array, h: Array, λ: Array, g: Array) -> Gradients:
-    """The gradients of L with respect to the system of x = M^-1 h, from g = dL/dx and λ = M^-1 g (that of h)."""
-    v = adjoint_rows(system, λ, g)
+def normal_pullback(system: System, x: Array, h: Array, g: Array, normal_solve: NormalSolve) -> tuple[Gradients, Array]:
+    """The gradients of L with respect to the system of x = M^-1 h, from g = dL/dx; and λ = M^-1 g, that of h."""
+    λ, v = adjoint_rows(system, g, normal_solve)
     c_x, s_x = rows.gradient_of_product(system, rows.weighted(system.weights, v), x)
-    WAx = adjoint_rows(system, x, h)
+    _, WAx = adjoint_rows(system, h, normal_solve, x)
     c_λ, s_λ = rows.gradient_of_product(system, rows.weighted(system.weights, WAx), λ)
     Ax = rows.apply(system, x)
     minus = Rows(-Ax.equation, -Ax.initial, -Ax.smoothness)
-    return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, v, minus))
+    return Gradients(-c_x - c_λ, None, None, -s_x - s_λ, _weights_pullback(system, v, minus)), λ
 
 
 def solve_pushforward(

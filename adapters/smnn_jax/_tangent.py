@@ -38,7 +38,7 @@ from jax.interpreters import ad
 
 from smnn_core import _constraints as rows
 from smnn_core._arrays import sum_to_shape
-from smnn_core._gradient import equation_correction, residual
+from smnn_core._gradient import residual
 from smnn_core._problem import Problem, Rows, System
 
 from ._call import call
@@ -156,21 +156,20 @@ def augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> 
         WAx = _apply(static, system, x)
         return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(static, system, ρ))
 
-    def solve(_: Any, b: Array) -> Array:
-        f, h = unpack(b)
+    def solve_once(f: Rows, h: Array) -> Array:
         d = _unweighted(system, f)
         if static.time_axis is None:
-            (x,) = call("augmented", static, *inputs[: len(SYSTEM_AXES)], *d, h)
-        else:
-            factor = ChunkFactor.of(system, static.time_axis)
-            x = factor.solve(d) - factor.normal_solve(h)
-        WAx = _apply(static, system, x)
-        ρ = Rows(*(a - b for a, b in zip(f, WAx, strict=True)))
-        # the second row of (*) says what ρ must be, more exactly than x does
-        rest = h - _apply_transpose(static, system, ρ)
-        if static.time_axis is not None:  # the halo has no equations of its own
-            rest = jnp.concatenate([rest, jnp.zeros_like(rest[..., :1, :, :])], axis=-3)
-        return pack(ρ._replace(equation=ρ.equation + equation_correction(system, rest)), x)
+            return call("augmented", static, *inputs[: len(SYSTEM_AXES)], *d, h)[0]
+        factor = ChunkFactor.of(system, static.time_axis)
+        return factor.solve(d) - factor.normal_solve(h)
+
+    def solve(_: Any, b: Array) -> Array:
+        f, h = unpack(b)
+        x = solve_once(f, h)
+        ρ = Rows(*(a - b for a, b in zip(f, _apply(static, system, x), strict=True)))
+        # ρ has lost digits where terms of W A x cancel; what is left of the second row of (*) gives them back
+        δ = solve_once(Rows(*map(jnp.zeros_like, f)), h - _apply_transpose(static, system, ρ))
+        return pack([a - b for a, b in zip(ρ, _apply(static, system, δ), strict=True)], x + δ)
 
     return unpack(jax.lax.custom_linear_solve(matvec, pack(f, h), solve, symmetric=True))[1]
 

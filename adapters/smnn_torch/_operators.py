@@ -157,9 +157,9 @@ class NormalSolve(Function):
         if g is None:
             return (None,) * 8
         how, keep, *lhs, h, x = _saved(ctx)
-        λ = normal_solve(how, keep, *lhs, g)
         with full_precision(x):
-            gradients = normal_pullback(system_of(how, lhs, x.shape[-3]), x, h, λ, g)
+            system = system_of(how, lhs, x.shape[-3])
+            gradients, λ = normal_pullback(system, x, h, g, lambda g: normal_solve(how, keep, *lhs, g))
         return None, None, *_needed(ctx, (*bridge.in_order(gradients)[:5], sum_to_shape(xp, λ, tuple(h.shape))))
 
     @staticmethod
@@ -200,9 +200,9 @@ def _gradients(
     how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor, g: Tensor
 ) -> tuple[Gradients, Tensor | None]:
     """The gradients with respect to all inputs of y = least_squares(...), and σ, themselves differentiable."""
-    λ = normal_solve(how, keep, *lhs, g)
     with full_precision(y):
-        gradients, dσ = least_squares_pullback(_problem_of(how, lhs, b, u, σ, y), y, λ, g)
+        problem = _problem_of(how, lhs, b, u, σ, y)
+        gradients, dσ = least_squares_pullback(problem, y, g, lambda g: normal_solve(how, keep, *lhs, g))
     return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
 
 

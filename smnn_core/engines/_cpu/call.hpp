@@ -218,10 +218,12 @@ class Call {
             kernels.run(job, phases, task, room.data());
         });
     }
-    void reduce(bool normal) {
-        parallel_for(job.batch * job.m, threads, [&](Index i) {
-            normal ? kernels.reduce_normal(job, i) : kernels.reduce(job, i / job.m, int(i % job.m));
-        });
+    // The problem of the separators: that of a solve, or of M x = g for column c.
+    void reduce() {
+        parallel_for(job.batch * job.m, threads, [&](Index i) { kernels.reduce(job, i / job.m, int(i % job.m)); });
+    }
+    void reduce_normal(int c) {
+        parallel_for(job.batch, threads, [&](Index i) { kernels.reduce_normal(job, i, c); });
     }
 
     // Marks undetermined points in `flags`, which broadcasts to (batch, T); this is a call of undivided systems.

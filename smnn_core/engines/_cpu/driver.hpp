@@ -60,12 +60,15 @@ struct Driver {
     P* passing;             // the factor of the segment `present`, one of those before, and its z
     P* passing_z;
     int present = -1;
+    bool has_checkpoints = false;
+    bool lhs_is_there = false;  // left-hand sides of all points are staged
     bool on_the_way_back = false;  // the next segment is the one before
     P* z;                   // of the segments from n_again on
     P *carried, *saved, *workspace, *checkpoints;
-    P *before, *left_sum;   // state of `forward`
-    P* staged_g = nullptr;  // of the segment `present`, where it is contracted too
+    P *before, *left_sum;   // state of `forward`, of each column
+    P *after, *left;        // state of `back`, and x at the left separator, of each column
     P* block = nullptr;     // of the factor, before it is streamed to memory
+    int first_column = 0, end_column;  // that `forward` and `back` work on
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n, job.m}.entries(); }
@@ -84,37 +87,44 @@ struct Driver {
     static Index points_kept(const Job& job) {
         return job.n_again < n_segments(job) ? longest(job) - first_row(job, job.n_again) : 0;
     }
+    static int columns(const Job& job) { return job.contracts ? ADJOINT_COLUMNS : job.m; }
+    // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
+    static Index points_of_z(const Job& job) { return job.contracts ? longest(job) : points_kept(job); }
+    static Index z_packs(const Job& job) { return points_of_z(job) * columns(job) * job.n; }
     // Of a checkpoint: the state without the edge of a chunk, and `before`. That of the first segment of a chunk is behind
     // its first point.
     static int state_entries(const Job& job) {
         return Chunked ? CarriedLayout<true>{job.n, job.m}.edge() : carried_entries(job);
     }
-    static Index checkpoint_packs(const Job& job) { return Index(job.n_again) * (state_entries(job) + job.n); }
+    static Index checkpoint_packs(const Job& job) {
+        return Index(job.n_again) * (state_entries(job) + columns(job) * job.n);
+    }
     // Points of a segment, and the one before it.
     static Index passing_points(const Job& job) { return job.n_again > 0 ? segment_points(job) + 1 : 0; }
+    // Whether what is staged of all points stays where it is.
+    static bool stays(const Job& job) { return job.contracts && !Chunked && !job.tape && n_segments(job) == 1; }
     // Points that rows are staged of.
     static int staged_points(const Job& job) {
-        const int points = block_points<P>(job), all = segment_points(job);
-        return job.contracts && job.n_again > 0 && all > points ? all : points;
+        const int points = block_points<P>(job), all = longest(job);
+        return stays(job) && all > points ? all : points;
     }
 
     static Sizes sizes(const Job& job, Index contraction_packs) {
         const int points = block_points<P>(job), n = job.n;
         Index packs = RowStager<P>::memory(job, points, staged_points(job)) + 2 * carried_entries(job) + workspace_packs(job);
-        packs += passing_points(job) * (factor_entries(job) + n * job.m);
+        packs += passing_points(job) * (factor_entries(job) + n * columns(job));
         if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
-        if (!job.z) packs += points_kept(job) * n * job.m;
-        if (job.contracts) packs += passing_points(job) * n;
-        packs += (8 + 2 * job.m) * n + contraction_packs;
+        if (!job.z) packs += z_packs(job);
+        packs += 4 * n * columns(job) + contraction_packs;
         const size_t pack = sizeof(P);
         return {
             size_t(packs) * pack + 64,
             size_t(points_kept(job)) * factor_entries(job) * pack,
-            size_t(points_kept(job)) * n * job.m * pack,
+            size_t(z_packs(job)) * pack,
             size_t(checkpoint_packs(job)) * pack,
             size_t(CarriedLayout<true>{n, job.m}.entries()) * pack,
-            size_t(4 * n) * pack,
+            size_t(4 * n * columns(job)) * pack,
             n_segments(job),
             segment_points(job),
             longest(job),
@@ -124,7 +134,7 @@ struct Driver {
 
     static int workspace_packs(const Job& job) {
         const int sweep = sweep_workspace(size_of<Size>(job));
-        return sweep > 4 * job.n ? sweep : 4 * job.n;
+        return sweep > 8 * job.n ? sweep : 8 * job.n;
     }
 
     Driver(const Job& job_, Index task_, Index group_, void* scratch)
@@ -141,17 +151,18 @@ struct Driver {
         kept = static_cast<F*>(job.factor);
         if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
         passing = take(passing_points(job) * factor_entries(job));
-        passing_z = take(passing_points(job) * job.n * job.m);
-        const Index kept_z = points_kept(job) * job.n * job.m;
-        z = job.z ? static_cast<P*>(job.z) + group_ * kept_z : take(kept_z);
+        passing_z = take(passing_points(job) * job.n * columns(job));
+        z = job.z ? static_cast<P*>(job.z) + group_ * z_packs(job) : take(z_packs(job));
         checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * checkpoint_packs(job)
                                       : take(checkpoint_packs(job));
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries(job) : take(carried_entries(job));
         saved = take(carried_entries(job));
         workspace = take(workspace_packs(job));
-        before = take(job.n);
-        left_sum = take(job.n);
-        if (job.contracts) staged_g = take(passing_points(job) * job.n);
+        end_column = job.m;
+        before = take(job.n * columns(job));
+        left_sum = take(job.n * columns(job));
+        after = take(job.n * columns(job));
+        left = take(job.n * columns(job));
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
@@ -179,15 +190,14 @@ struct Driver {
         return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : factor_entries(job);
     }
     P* z_at(int k, int t, int c = 0) const {
-        P* const first = k < job.n_again ? passing_z : z;
-        return first + c * z_step(k) + Index(t - first_row(k < job.n_again ? k : job.n_again)) * job.n;
+        if (is_passing(k, c)) return passing_z + c * z_step(k, c) + Index(t - first_row(k)) * job.n;
+        return z + c * z_step(k, c) + Index(t - (job.contracts ? 0 : first_row(job.n_again))) * job.n;
     }
-    // from one right-hand side to the next
-    Index z_step(int k) const { return (k < job.n_again ? passing_points(job) : points_kept(job)) * job.n; }
-    // Whether rows of segment k stay where they are until it is contracted.
-    bool keeps_rows(int k) const {
-        return job.contracts && k < job.n_again && (on_the_way_back || (!Chunked && k == last_segment()));
-    }
+    bool is_passing(int k, int c) const { return k < job.n_again && !(job.contracts && c == 0); }
+    // from one column to the next
+    Index z_step(int k, int c) const { return (is_passing(k, c) ? passing_points(job) : points_of_z(job)) * job.n; }
+    // the right-hand sides of columns 1 and 2 of an adjoint
+    P* rest_at(int c, int t) const { return z + (c * points_of_z(job) + t) * job.n; }
 
     SchemeRows<T> scheme() const {
         return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
@@ -215,20 +225,28 @@ struct Driver {
 
     // Elimination, and R^T w = g -------------------------------------------------------------------------------------
 
-    // All segments in their order, each through SWEEP and FORWARD where these are wanted.
-    SMNN_OUTLINE void eliminate(int phases) {
+    // All segments in their order, each through SWEEP and FORWARD where these are wanted; `before_forward` with each.
+    void eliminate(int phases) {
+        eliminate(phases, [](int) {});
+    }
+    template <class Then>
+    SMNN_OUTLINE void eliminate(int phases, Then before_forward) {
+        on_the_way_back = false;
         if (phases & FORWARD) start_forward();
         const int last = last_segment();
         const bool again = !(phases & SWEEP);
         for (int k = 0; k <= last; ++k) {
+            const bool is_here = again && (k >= job.n_again || (!Chunked && k == present));
             if (k < job.n_again) {
-                copy(checkpoint(k), carried, state_entries(job));
-                if (phases & FORWARD) copy(checkpoint(k) + state_entries(job), before, job.n);
+                P *const at = checkpoint(k), *const from = has_checkpoints ? at : carried;
+                if (!is_here) copy(has_checkpoints ? carried : at, from, state_entries(job));
+                if (phases & FORWARD) copy(checkpoint(k) + state_entries(job), before, job.n * columns(job));
             }
-            if (!again || k < job.n_again) {
+            if constexpr (!shared) {
                 const bool keep = (phases & FORWARD) || k >= job.n_again || (!Chunked && k == last);
-                sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
+                if (!is_here) sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
             }
+            before_forward(k);
             if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
         }
         if (phases & FORWARD) end_forward();
@@ -236,15 +254,17 @@ struct Driver {
 
     // The factor of a segment that is gone, and its z or, where there are no right-hand sides, w. In a chunk, without the
     // columns at the left separator, whose x is known.
-    SMNN_OUTLINE void eliminate_again(int k, const P* left) {
+    SMNN_OUTLINE void eliminate_again(int k) {
         const CarriedLayout<Chunked> at{job.n, job.m};
         P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
         copy(state, from, state_entries(job));
-        copy(before, from + state_entries(job), job.n);
+        copy(before, from + state_entries(job), job.n * columns(job));
         if constexpr (Chunked) {
-            if (!job.has_rhs) join_to_before(from, left);
+            for (int c = first_column; !job.has_rhs && c < end_column; ++c) {
+                join_to_before(from, left + c * job.n, before + c * job.n);
+            }
             for (int j = 0; j < job.n; ++j) {
-                for (int c = 0; c < job.m; ++c) {
+                for (int c = 0; job.has_rhs && c < job.m; ++c) {
                     P& to = state[at.z() + j * job.m + c];
                     for (int i = 0; i < job.n; ++i) to -= from[at.left() + j * job.n + i] * left[c * job.n + i];
                 }
@@ -255,31 +275,31 @@ struct Driver {
     }
 
     // With x at the left separator known, the rows (own, left) that a checkpoint holds add own^T left x to `before`.
-    SMNN_OUTLINE void join_to_before(const P* state, const P* left) const {
+    SMNN_OUTLINE void join_to_before(const P* state, const P* left_x, P* to) const {
         const CarriedLayout<true> at{job.n};
         const P zero = splat<P>(0), one = splat<P>(1);
         for (int j = 0; j < job.n; ++j) {
             const P* const own = state + at.own() + j * job.n;
             P x = zero, leading = own[j];
-            for (int i = 0; i < job.n; ++i) x += state[at.left() + j * job.n + i] * left[i];
+            for (int i = 0; i < job.n; ++i) x += state[at.left() + j * job.n + i] * left_x[i];
             if constexpr (is_weighted<Size>) {
                 x *= select(leading < zero, -leading, one / leading);
                 leading = select(leading < zero, zero, leading);
             }
-            before[j] += leading * x;
-            for (int i = j + 1; i < job.n; ++i) before[i] += own[i] * x;
+            to[j] += leading * x;
+            for (int i = j + 1; i < job.n; ++i) to[i] += own[i] * x;
         }
     }
 
-    P* checkpoint(int k) const { return checkpoints + Index(k) * (state_entries(job) + job.n); }
+    P* checkpoint(int k) const { return checkpoints + Index(k) * (state_entries(job) + columns(job) * job.n); }
     static void copy(P* to, const P* from, int count) {
         for (int i = 0; i < count; ++i) to[i] = from[i];
     }
 
     template <bool Rhs>
-    StagedRows<P> staged(int k, int t0, int t1) const {
+    StagedRows<P> staged(int t0, int t1) const {
         const Course course{on_the_way_back ? -segment : points, false};
-        StagedRows<P> rows = stager.rows(t0, t1, Rhs, course, keeps_rows(k) ? k * segment : t0);
+        StagedRows<P> rows = stager.rows(t0, t1, Rhs, course, stays(job) ? 0 : t0);
         rows.marks = !on_the_way_back;
         return rows;
     }
@@ -298,7 +318,8 @@ struct Driver {
         const SchemeRows<T> constants = scheme();
         const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
         if (Keep && k < job.n_again) present = k;
-        if constexpr (!Size::fixed && Size::rotations) size.z_step = z_step(k);
+        lhs_is_there = stays(job);
+        if constexpr (!Size::fixed && Size::rotations) size.z_step = z_step(k, 0);
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -306,7 +327,7 @@ struct Driver {
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
             const bool partial = InChunk && t0 >= group.shortest;
             if (partial) copy(saved, state, carried_entries(job));
-            StagedRows<P> rows = staged<Rhs>(k, t0, t1);
+            StagedRows<P> rows = staged<Rhs>(t0, t1);
             if (!again) rows.mark_zero_steps(t1);
             if (on_the_way_back && job.x && job.arrays_are_far) ask_for_points(job, group, t0, t1, job.x, ahead);
             if (ahead.any()) rows.ahead = &ahead;
@@ -348,7 +369,7 @@ struct Driver {
         P *z_now = carried, *x_z = workspace;
         for (int t0 = 0; t0 < group.longest;) {
             const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
-            const StagedRows<P> rows = staged<true>(0, t0, t1);
+            const StagedRows<P> rows = staged<true>(t0, t1);
             in_parts(t0, t1, [&](int from, int to) {
                 P* const f_z = from > 0 ? z_at(0, from - 1) : z_at(0, 0) - job.n;
                 replay_points<P, Size>(size, rows, from, to, tape, z_now, x_z, f_z);
@@ -386,62 +407,84 @@ struct Driver {
     }
 
     void start_forward() {
-        set_zero(before);
-        set_zero(left_sum);
+        for (int c = first_column; c < end_column; ++c) {
+            set_zero(before + c * job.n);
+            set_zero(left_sum + c * job.n);
+        }
     }
     void set_zero(P* to) const {
         for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
     }
 
+    // f(c, m) for the columns, two at a time: m of them from c on
+    template <class Work>
+    void each_pair(Work work) {
+        int c = first_column;
+        for (; c + 1 < end_column; c += 2) work(c, Int<2>());
+        if (c < end_column) work(c, Int<1>());
+    }
+
     // w of the points t0 .. end-1 of segment k, in the place of z
     template <bool InChunk>
-    SMNN_OUTLINE void forward(int k, int t0, int end) {
-        const Input& in = job.in[G];
-        const LanePointers<P> g(job, in, group);
-        P* before_these = workspace;
-        const bool keeps_g = keeps_rows(k);
-        const Course course{on_the_way_back ? -segment : points, false};
-        const auto stage_g = [&](int from, int to) {
-            P* const g_now = keeps_g ? staged_g + Index(from - first_row(k)) * job.n : z_at(k, from);
-            stage(job, in, g, from, to, g_now, course, &ahead);
-            spread(in, to - from, g_now);
-            return g_now;
+    void forward(int k, int t0, int end) {
+        each_pair([&](int c, auto m) { forward<InChunk>(k, c, m, t0, end); });
+    }
+    template <bool InChunk, int M>
+    SMNN_OUTLINE void forward(int k, int c, Int<M> m, int t0, int end) {
+        P *const before_ = before + c * job.n, *const left_sum_ = left_sum + c * job.n, *const saved_ = workspace;
+        const auto right_hand_side = [&](int from, int to) -> const P* {
+            if (c > 0) return rest_at(c, from);
+            if (!job.contracts) return stage_g(from, to, {on_the_way_back ? -segment : points, false}, z_at(k, from));
+            return on_the_way_back ? rest_at(1, from) : stage_g(from, to, {points, false});
         };
         while (t0 < end) {
             int t1 = t0 + points < end ? t0 + points : end;
             if (t0 < common_rows && t1 > common_rows) t1 = common_rows;
             const bool partial = InChunk && t0 >= common_rows;
             if (partial) {
-                copy(before_these, before, job.n);
-                copy(before_these + job.n, left_sum, job.n);
+                copy(saved_, before_, job.n * m);
+                copy(saved_ + job.n * m, left_sum_, job.n * m);
             }
-            P* const g_now = stage_g(t0, t1);
+            const P* const g_now = right_hand_side(t0, t1);
             F* const f = factor_at(k, t0);
             const int entries = FactorLayout<InChunk>{job.n, job.K}.entries();
             if (job.factor_is_far && k >= job.n_again) touch(f, Index(t1 - t0) * entries, false);
             in_parts(t0, t1, [&](int from, int to) {
                 const Index done = from - t0;
                 substitute_forward<P, Size, InChunk, F>(
-                    size, from, to, f + done * entries, g_now + done * job.n, before, left_sum, z_at(k, from)
+                    size, from, to, f + done * entries, g_now + done * job.n, before_, left_sum_, z_at(k, from, c),
+                    points_of_z(job) * job.n, z_step(k, c), m
                 );
             });
             if (partial) {
-                keep_where_shorter(t0 + 1, before, before_these, job.n);
-                keep_where_shorter(t0 + 1, left_sum, before_these + job.n, job.n);
+                keep_where_shorter(t0 + 1, before_, saved_, job.n * m);
+                keep_where_shorter(t0 + 1, left_sum_, saved_ + job.n * m, job.n * m);
             }
             t0 = t1;
         }
-        if (keeps_g && end < end_of(k)) stage_g(end, end + 1);
         ahead.clear();
+    }
+
+    // g of points from .. to-1: of an adjoint, where what is left of it will be
+    P* stage_g(int from, int to, Course course, P* at = nullptr) {
+        const Input& in = job.in[G];
+        at = at ? at : rest_at(1, from);
+        stage(job, in, LanePointers<P>(job, in, group), from, to, at, course, &ahead);
+        spread(in, to - from, at);
+        return at;
     }
 
     void end_forward() {
         if (!Chunked) return;
-        P* passed = static_cast<P*>(job.passed) + group_index() * 4 * job.n;
-        for (int j = 0; j < job.n; ++j) {
-            passed[j] = before[j];
-            passed[job.n + j] = left_sum[j];
+        for (int c = first_column; c < end_column; ++c) {
+            copy(passed(c, BEFORE), before + c * job.n, job.n);
+            copy(passed(c, LEFT), left_sum + c * job.n, job.n);
         }
+    }
+
+    // What a lane passes to the separators (see `Passed`).
+    P* passed(int c, int which) const {
+        return static_cast<P*>(job.passed) + ((group_index() * columns(job) + c) * PASSED + which) * job.n;
     }
 
     Index group_index() const { return (group.system[0] * job.C + group.chunk[0]) / W; }
@@ -462,85 +505,80 @@ struct Driver {
         for (int l = 0; l < W; ++l) {
             const Index k = group.chunk[l] + which;
             for (int j = 0; j < job.n; ++j) {
-                x[j].set(l, k < 0 ? T(0) : all[((group.system[l] * job.m + c) * job.C + k) * job.n + j]);
+                x[j].set(l, k < 0 ? T(0) : all[((group.system[l] * columns(job) + c) * job.C + k) * job.n + j]);
             }
         }
     }
 
-    // From the last segment to the first, `then` with each: x is in z_at then, for the points of the segment and for the one
-    // before it. Written to job.x where that is wanted.
+    // From the last segment to the first, `then` with each: x is in the place of z then, for the points of the segment and
+    // the one before it. Written to job.x where that is wanted.
     template <class Then>
-    SMNN_INLINE void back(Then then) {
-        P* const after = take(job.m * job.n);
-        P* const left = take(job.m * job.n);
+    SMNN_OUTLINE void back(Then then) {
         on_the_way_back = true;
-        // (what the way forth left there is a chunk's, or of a segment whose rows and g are not staged)
-        if (Chunked || present != last_segment()) present = -1;
-        for (int c = 0; c < job.m; ++c) {
+        if (Chunked || present != last_segment()) present = -1;  // (what is there of a chunk has columns at the separator)
+        for (int c = first_column; c < end_column; ++c) {
             set_zero(after + c * job.n);
             set_zero(left + c * job.n);
             if (Chunked) separator(-1, left + c * job.n, c);
         }
         for (int k = last_segment(); k >= 0; --k) {
-            back_segment(k, left, after);
+            if constexpr (!shared) {
+                if (k < job.n_again && k != present) eliminate_again(k);
+            }
+            each_pair([&](int c, auto m) { back_columns(k, c, m, left + c * job.n, after + c * job.n); });
             then(k);
         }
     }
 
-    SMNN_OUTLINE void back_segment(int k, const P* left, P* after) {
-        if constexpr (!shared) {
-            if (k < job.n_again && k != present) eliminate_again(k, left);
-        }
-        for (int c = 0; c < job.m; ++c) back_column(k, c, left + c * job.n, after + c * job.n);
-    }
-
-    // Right-hand side c of a segment.
-    void back_column(int k, int c, const P* left, P* after) {
+    // Columns c .. c+m-1 of a segment.
+    template <int M>
+    void back_columns(int k, int c, Int<M> m, const P* left_x, P* after_x) {
         int t1 = end_of(k);
+        const auto put = [&](int t, const P* x) {
+            for (int i = 0; i < M; ++i) copy(z_at(k, t, c + i), x + i * job.n, job.n);
+        };
+        const auto write = [&](int from, int to) {
+            for (int i = 0; job.x && i < M; ++i) write_points(job, group, from, to, z_at(k, from, c + i), job.x, c + i);
+        };
         const bool is_last = k == last_segment();
         if (!is_last) {
-            --t1;
-            copy(z_at(k, t1, c), after, job.n);
+            put(--t1, after_x);
         } else if (Chunked) {
             P* const end = workspace;
-            separator(0, end, c);
-            copy(z_at(k, --t1, c), end, job.n);
-            copy(after, end, job.n);
-            write(k, c, t1, t1 + 1);
+            for (int i = 0; i < M; ++i) separator(0, end + i * job.n, c + i);
+            put(--t1, end);
+            copy(after_x, end, job.n * m);
+            write(t1, t1 + 1);
             if (group.shortest < group.longest) {
                 // here the shorter lanes have their separator
-                back_block(k, c, t1 - 1, t1, left, after);
-                keep_where_shorter(t1, after, end, job.n);
-                copy(z_at(k, --t1, c), after, job.n);
-                write(k, c, t1, t1 + 1);
+                back_block(k, c, m, t1 - 1, t1, left_x, after_x);
+                keep_where_shorter(t1, after_x, end, job.n * m);
+                put(--t1, after_x);
+                write(t1, t1 + 1);
             }
         }
         const int first = first_row(k);
         while (t1 > first) {
             const int t0 = t1 - points > first ? t1 - points : first;
-            back_block(k, c, t0, t1, left, after);
-            write(k, c, t0, t1);
+            back_block(k, c, m, t0, t1, left_x, after_x);
+            write(t0, t1);
             t1 = t0;
         }
     }
 
-    void back_block(int k, int c, int t0, int t1, const P* left, P* after) {
+    template <int M>
+    void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         F* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
         if (job.factor_is_far && k >= job.n_again) {
             touch(f, Index(t1 - t0) * factor_entries(job), true);
-            touch(x, Index(t1 - t0) * job.n, true);
+            for (int i = 0; i < M; ++i) touch(z_at(k, t0, c + i), Index(t1 - t0) * job.n, true);
         }
         if (Chunked && k >= job.n_again) {
-            substitute_back<P, Size, Chunked, F>(size, t0, t1, f, x, left, after, x);
+            substitute_back<P, Size, Chunked, F>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         } else {
-            substitute_back<P, Size, false, F>(size, t0, t1, f, x, left, after, x);
+            substitute_back<P, Size, false, F>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         }
-    }
-
-    void write(int k, int c, int t0, int t1) const {
-        if (!job.x) return;
-        write_points(job, group, t0, t1, z_at(k, t0, c), job.x, c);
     }
 };
 

@@ -31,7 +31,8 @@ struct Work {
     Work(Call& call, bool with_factor) {
         const Sizes sizes = call.kernels.sizes(call.job, 0);
         const size_t groups = size_t(call.job.groups);
-        if (call.chunked() || (with_factor && !is_short(call))) {
+        const Index columns = call.job.contracts ? ADJOINT_COLUMNS : call.job.m;
+        if (call.chunked() || (with_factor && !call.job.contracts && !is_short(call))) {
             z = Buffer(groups * sizes.z);
             call.job.z = z.data();
         }
@@ -39,10 +40,10 @@ struct Work {
         checkpoints = Buffer(groups * sizes.checkpoints);
         ends = Buffer(groups * sizes.ends);
         passed = Buffer(groups * sizes.passed);
-        const size_t all = size_t(call.job.batch * call.job.m) * size_t(call.job.C * call.job.n) * call.item();
-        separators = Buffer(all);
+        const size_t column = size_t(call.job.batch) * size_t(call.job.C * call.job.n) * call.item();
+        separators = Buffer(column * size_t(columns));
         if (!call.job.reduced) {
-            reduced = Buffer(all * size_t(2 * call.job.n));
+            reduced = Buffer(column * size_t(call.job.m * 2 * call.job.n));
             call.job.reduced = reduced.data();
         }
         call.job.checkpoints = checkpoints.data();
@@ -89,9 +90,9 @@ int segments_again(const Call& call, const Sizes& whole, Keep keep) {
     const size_t most_kept = is_short(call) ? NEAR_BYTES : call.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
     if (keep == Keep::NONE || (keep == Keep::SOME && bytes > most_kept)) return whole.segments;
     if (keep == Keep::ALL || bytes <= SMALL_BYTES) return 0;
-    // numbers per time point: six times the inputs, less the gradients, the solution and that of the adjoint; and some
-    // memory for all else
-    const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - 2 * job.n;
+    // numbers per time point: six times the inputs, less the gradients, the solution, and what an adjoint keeps of chunks;
+    // and some memory for all else
+    const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - job.n - (call.chunked() ? ADJOINT_COLUMNS : 1) * job.n;
     const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
     // (lanes in several segments need room for one of them besides, and for the code that eliminates again)
     const double fraction = whole.segments > 1 ? 0.3 : 0.15;
@@ -136,7 +137,7 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (call.job.batch == 0) return;
     if (factor && bool(factor->tape) != call.shares_lhs()) factor = nullptr;
     std::shared_ptr<Factor> own;
-    int phases = FORWARD | BACK | (contract ? CONTRACT : 0);
+    int phases = FORWARD | BACK | (contract ? REFINE | CONTRACT : 0);
     call.job.contracts = contract;
     if (!factor && call.shares_lhs()) {
         own = make_shared_factor(call);
@@ -152,10 +153,12 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
         return;
     }
     call.run(phases & (SWEEP | FORWARD));
-    if (phases & SWEEP) call.reduce(false);
-    call.reduce(true);
-    call.run(phases & (BACK | CONTRACT));
-    if (contract) call.run(ENDS);
+    if (phases & SWEEP) call.reduce();
+    call.reduce_normal(0);
+    call.run(phases & (BACK | REFINE));
+    if (!contract) return;
+    for (int c = 1; c < ADJOINT_COLUMNS; ++c) call.reduce_normal(c);
+    call.run(CONTRACT);
 }
 
 }  // namespace
@@ -175,7 +178,7 @@ Solved solve(
     const auto run = [&] {
         if (!call.chunked()) return call.run(y ? SWEEP | BACK : SWEEP);
         call.run(SWEEP);
-        call.reduce(false);
+        call.reduce();
         if (y) call.run(BACK);
     };
     run();

@@ -46,12 +46,12 @@ struct GradientSink {
         }
     }
 
-    // After the last block; sums are those of the lane, or added to what it has.
-    SMNN_OUTLINE void finish(bool add) {
+    // After the last block.
+    SMNN_OUTLINE void finish() {
         if (out.gather != Gather::OVER_TIME) return;
         for (int l = 0; l < group.valid; ++l) {
             T* at = static_cast<T*>(out.data) + (group.system[l] * job.C + group.chunk[l]) * count;
-            for (int e = 0; e < count; ++e) at[e] = T(sums[e * W + l] + (add ? double(at[e]) : 0));
+            for (int e = 0; e < count; ++e) at[e] = sums[e * W + l];
         }
     }
 

@@ -36,9 +36,20 @@ struct Output {
     Gather gather = Gather::NONE;
 };
 
-// What a task does with its group of lanes, in this order. CONTRACT goes with BACK; ENDS are those of chunks, after CONTRACT
-// of all groups.
-enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, CONTRACT = 8, ENDS = 16 };
+// What a task does with its group of lanes, in this order; chunks take the phases of an adjoint in separate runs.
+//
+//     SWEEP | FORWARD    elimination, R^T w = g
+//     BACK               R x = z, or R λ = w
+//     REFINE             rest = g - (W A)^T W (A x - d) of x = λ and (with g = 0) of x = y; R^T w = rest of both
+//     CONTRACT           R x = w of both, which are added to λ and y; gradients
+enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, REFINE = 8, CONTRACT = 16 };
+
+// The columns of an adjoint: λ, and the two that refine λ and y.
+constexpr int ADJOINT_COLUMNS = 3;
+
+// What a chunk passes to the problem of the separators for every column, n numbers each: what its points subtract from g at
+// its last point and at the left separator, and the parts of `rest` there.
+enum Passed { BEFORE, LEFT, REST, REST_LEFT, PASSED };
 
 struct Job {
     // sizes
@@ -64,7 +75,7 @@ struct Job {
     bool arrays_are_far;     // inputs and results come from memory, not from a cache
     bool factor_is_far;      // and so does what is kept of the factor
     bool streams;            // which is so large that it is written past the caches as well
-    bool contracts;          // gradients are wanted: rows of a segment stay staged from its elimination on
+    bool contracts;          // this is an adjoint
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
@@ -87,11 +98,11 @@ struct Job {
                              // points, entries)
     void* checkpoints;       // (groups, n_again, ...): what the sweep carries into those segments
     void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
-    void* z;                 // (groups, points kept, n): z, then w, then x
+    void* z;                 // (groups, ..): z, then w, then x; see Driver::z_at
     void* ends;              // (groups, CarriedLayout<true>{n, m})
-    void* passed;            // (groups, 4, n): what FORWARD passes to the separators, then CONTRACT to the ends of chunks
+    void* passed;            // (groups, columns, PASSED, n)
     void* reduced;           // (batch, m, C, 2, n, n)
-    void* separators;        // (batch, m, C, n)
+    void* separators;        // (batch, columns, C, n); columns: m, or those of an adjoint
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
@@ -121,7 +132,7 @@ struct Kernels {
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     void (*reduce)(const Job&, Index system, int c);  // separators := R^-1 z, of right-hand side c
-    void (*reduce_normal)(const Job&, Index system);  // separators := M^-1 g
+    void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c
 };
 
 // The largest n that kernels with sizes known at run time serve.

@@ -6,7 +6,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// The names that kernels/sweep.hpp and kernels/contract.hpp use. The step into point t is number t - 1.
+// The names that kernels/sweep.hpp and kernels/gradient.hpp use. The step into point t is number t - 1.
 template <class P>
 struct StagedRows {
     using T = ScalarOf<P>;
@@ -18,7 +18,7 @@ struct StagedRows {
     P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
     int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
     Index b_column, u_column;  // from one right-hand side to the next
-    P s_first, w_first, w_near_first;  // the step from the left separator
+    P s_first, w_first;  // the step from the left separator
     bool initial_;  // some point of the block has initial rows
     bool marks = true;  // whether points that are undetermined are marked
     unsigned marked_lanes = ~0u;  // a bit for each lane: in which they are
@@ -36,8 +36,6 @@ struct StagedRows {
     SMNN_INLINE P w_smoothness(int t) const {
         return t == 0 ? w_first : w_smoothness_[(t - t0) * w_smoothness_step];
     }
-    // the weight of a step at point t, as s(t): that into it, or out of the first
-    SMNN_INLINE P w_near(int t) const { return t == 0 ? w_near_first : w_smoothness(t); }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_ != nullptr; }
     SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const {
         return smoothness_rhs_[((t - t0) * job->V + v) * 2 * job->K + i];
@@ -155,10 +153,10 @@ struct RowStager {
         return x;
     }
 
-    // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `lhs_is_there`: staged by an earlier
+    // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `.._is_there`: staged by an earlier
     // call.
     SMNN_OUTLINE StagedRows<P> rows(
-        int t0, int t1, bool with_rhs, Course course, int origin, bool lhs_is_there = false
+        int t0, int t1, bool with_rhs, Course course, int origin, bool lhs_is_there = false, bool rhs_is_there = false
     ) const {
         StagedRows<P> r;
         r.job = &job;
@@ -183,7 +181,7 @@ struct RowStager {
             stage(job, job.in[C], c, t0, t1, r.c_, course, &ahead);
             stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, course, &ahead);
         }
-        for (int i = 0; with_rhs && i < job.m; ++i) {
+        for (int i = 0; with_rhs && !rhs_is_there && i < job.m; ++i) {
             P* const to = r.b_ + i * b_column;
             if (job.in[B].data) {
                 stage(job, job.in[B], b[i], t0, t1, to, course, &ahead);
@@ -191,7 +189,7 @@ struct RowStager {
                 zero(to, Index(t1 - t0) * job.Q);
             }
         }
-        r.s_first = r.w_first = r.w_near_first = splat<P>(0);
+        r.s_first = r.w_first = splat<P>(0);
         // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
         const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
         r.s_ = s_ + before;
@@ -203,9 +201,11 @@ struct RowStager {
         }
         if (t0 == 0) {
             r.s_first = before_first(s, job.in[S]);
-            r.w_first = r.w_near_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
+            r.w_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
             for (int l = 0; l < W; ++l) {
-                if (group.start[l] == 0) r.w_first.set(l, 0);
+                if (group.start[l] > 0) continue;
+                r.w_first.set(l, 0);
+                r.s_first.set(l, 1);
             }
         }
         if (r.smoothness_rhs_) stage_smoothness_rhs(t0, t1);

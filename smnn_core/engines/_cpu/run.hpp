@@ -4,27 +4,23 @@
 
 #include "../kernels/chain.hpp"
 #include "../kernels/pivots.hpp"
-#include "contraction.hpp"
+#include "adjoint.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
 template <class D>
 void go_back(D& driver, int phases) {
-    if (phases & CONTRACT) {
-        driver.back_and_contract();
-    } else if (phases & BACK) {
-        driver.back([](int) {});
-    } else if (phases & ENDS) {
-        driver.contract_ends();
-    }
+    if (phases & BACK) driver.back([](int) {});
+    if (phases & REFINE) driver.refine();
+    if (phases & CONTRACT) driver.contract();
 }
 
 template <class P, class Size, bool Chunked>
 void run_groups(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        Contraction<P, Size, Chunked> driver(job, task, g, scratch);
+        Adjoint<P, Size, Chunked> driver(job, task, g, scratch);
         if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
         go_back(driver, phases);
     }
@@ -40,7 +36,7 @@ template <class P, class Size>
 void run_shared(const Job& job, int phases, Index task, void* scratch) {
     const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
     for (Index g = first; g < last; ++g) {
-        Contraction<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
+        Adjoint<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
         const Index k = driver.left_hand_side(g);
         if (phases & SWEEP) driver.replay_all(static_cast<const ScalarOf<P>*>(job.tape) + k * tape_numbers(job));
         if (phases & FORWARD) {
@@ -121,8 +117,8 @@ void run(const Job& job, int phases, Index task, void* scratch) {
 
 template <class P, class Chunks, class Size>
 Sizes sizes(const Job& job, int phases) {
-    return job.C > 1 ? Contraction<Chunks, Size, true>::sizes(job, phases)
-                     : Contraction<P, Size, false>::sizes(job, phases);
+    return job.C > 1 ? Adjoint<Chunks, Size, true>::sizes(job, phases)
+                     : Adjoint<P, Size, false>::sizes(job, phases);
 }
 
 // The separators of a system are a chain, which one lane sweeps in numbers.
@@ -161,7 +157,7 @@ void reduce_system(const Job& job, Index system, int c) {
         };
     };
     T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * 2 * n * n;
-    T* x = static_cast<T*>(job.separators) + (system * job.m + c) * C * n;
+    T* x = static_cast<T*>(job.separators) + (system * Driver<P, Sized, true>::columns(job) + c) * C * n;
     ChainSweep<T, int, LARGEST, false> sweep(n);
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
@@ -174,13 +170,17 @@ void reduce_system(const Job& job, Index system, int c) {
 }
 
 template <class P>
-void reduce_system_normal(const Job& job, Index system) {
+void reduce_system_normal(const Job& job, Index system, int c) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
-    const int n = job.n, C = job.C;
-    const P* passed = static_cast<const P*>(job.passed);
+    const int n = job.n, C = job.C, columns = Driver<P, Sized, true>::columns(job);
+    // number j of what chunk k passes
+    const auto passed = [&](int k, int which, int j) {
+        const Index lane_ = system * C + k;
+        return static_cast<const P*>(job.passed)[((lane_ / W * columns + c) * PASSED + which) * n + j].get(int(lane_ % W));
+    };
     const T* factor = static_cast<const T*>(job.reduced) + system * C * 2 * n * n;
-    T* x = static_cast<T*>(job.separators) + system * C * n;
+    T* x = static_cast<T*>(job.separators) + (system * columns + c) * C * n;
     const Input& in = job.in[G];
     Index offset = 0, rest = system;
     for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
@@ -190,10 +190,11 @@ void reduce_system_normal(const Job& job, Index system) {
     const T* g = static_cast<const T*>(in.data) + offset;
     T before[LARGEST] = {};
     for (int k = 0; k < C; ++k) {
-        const Index t = separator_point(job, k), lane_ = system * C + k;
+        const Index t = separator_point(job, k);
+        const bool more = k + 1 < C;
         for (int j = 0; j < n; ++j) {
-            T sum = g[t * in.time + in.offsets[j]] - passed[lane_ / W * 4 * n + j].get(int(lane_ % W));
-            if (k + 1 < C) sum -= passed[(lane_ + 1) / W * 4 * n + n + j].get(int((lane_ + 1) % W));
+            T sum = c == 0 ? g[t * in.time + in.offsets[j]] : passed(k, REST, j) + (more ? passed(k + 1, REST_LEFT, j) : 0);
+            sum -= passed(k, BEFORE, j) + (more ? passed(k + 1, LEFT, j) : 0);
             x[k * n + j] = sum - before[j];
         }
         chain_forward<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, before, nullptr);

@@ -1,7 +1,7 @@
 // What one lane does with its points: elimination, the two substitutions, contraction into gradients.
 #pragma once
 
-#include "../kernels/contract.hpp"
+#include "contract.hpp"
 #include "../kernels/substitute.hpp"
 #include "../kernels/sweep.hpp"
 #include "lane.hpp"

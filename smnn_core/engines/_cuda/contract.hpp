@@ -10,8 +10,8 @@
 // transpose, are the same after an orthogonal transformation.
 #pragma once
 
-#include "factor.hpp"
-#include "sweep.hpp"
+#include "../kernels/factor.hpp"
+#include "../kernels/sweep.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {

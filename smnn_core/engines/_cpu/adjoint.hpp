@@ -1,0 +1,280 @@
+// The last phases of an adjoint: λ and y are refined, then contracted into the gradients of all inputs.
+//
+// λ = M^-1 g has lost so many digits that those of A λ, in which large terms cancel, may all be wrong; but (W A)^T W A λ = g
+// says by how much: A λ + A M^-1 (g - (W A)^T W A λ) has them. So has d - A y, where (W A)^T W (d - A y) = 0. Derivation and
+// figures: smnn_core/_gradient.py.
+#pragma once
+
+#include "../kernels/gradient.hpp"
+#include "driver.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+template <class P, class Size, bool Chunked, class F = P>
+struct Adjoint : Driver<P, Size, Chunked, F> {
+    using Base = Driver<P, Size, Chunked, F>;
+    using Base::ahead, Base::copy, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager;
+    using Base::lhs_is_there, Base::passed, Base::rest_at, Base::separator, Base::set_zero, Base::stays;
+    using Base::spread, Base::take, Base::task, Base::workspace;
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    using Base::Base;
+
+    static Sizes sizes(const Job& job, int phases) {
+        return Base::sizes(job, phases & (REFINE | CONTRACT) ? staged_packs(job) + block_packs(job) : 0);
+    }
+
+    // Right-hand sides of what refines λ and y, and R^T w = these.
+    SMNN_OUTLINE void refine() {
+        take_staged();
+        P *const w_step = take(points), *const outside = take(2 * job.n), *const border = take(job.n);
+        set_zero(outside);
+        set_zero(outside + job.n);
+        select_columns(1, ADJOINT_COLUMNS);
+        this->has_checkpoints = true;
+        this->eliminate(FORWARD, [&](int k) {
+            const int end = this->end_of(k);
+            for (int t0 = k * this->segment; t0 < end; t0 += points) {
+                set_rest(t0, t0 + points < end ? t0 + points : end, w_step, outside, border);
+            }
+            if (Chunked && k == this->last_segment()) pass(outside);
+        });
+        lhs_is_there = rhs_is_there = stays(job);
+        memory = w_step;
+    }
+
+    // x of these, added to λ and y; gradients.
+    SMNN_OUTLINE void contract() {
+        take_staged();
+        PointSinks to_points{sink(C, job.Q * job.n, job.T), sink(B, job.Q, job.T), sink(W_EQUATION, job.Q, job.T)};
+        StepSinks to_steps{sink(S, 1, job.T - 1), sink(W_SMOOTHNESS, 1, job.T - 1)};
+        const Block block{
+            take(Index(points + 1) * job.n), take(Index(points + 1) * job.n), take(job.n),
+            {take(Index(points) * job.Q), take(Index(points) * 2 * job.n)},
+        };
+        select_columns(1, ADJOINT_COLUMNS);
+        this->back([&](int k) {
+            const int start = k * this->segment;
+            for (int t1 = this->end_of(k); t1 > start;) {
+                const int t0 = start + (t1 - 1 - start) / points * points;
+                contract_block(k, t0, t1, block, to_points, to_steps);
+                t1 = t0;
+            }
+        });
+        for (GradientSink<P>& each : to_points) each.finish();
+        for (GradientSink<P>& each : to_steps) each.finish();
+    }
+
+ private:
+    using PointSinks = GradientSink<P>[3];
+    using StepSinks = GradientSink<P>[2];
+    // λ and y of a block, and of the point before it, refined; and what is needed on the way.
+    struct Block {
+        P *lambda, *y, *border;
+        Products<P> more;
+    };
+
+    // `rest` of the points t0 .. t1-1, but for what the step out of the last one gives to it.
+    SMNN_OUTLINE void set_rest(int t0, int t1, P* w_step, P* outside, P* border) {
+        const int n = job.n;
+        const StagedRows<P> rows = stage_rows(t0, t1, {points, false});
+        stage_y(t0, t1, {points, false});
+        P *const of_lambda = rest_at(1, t0), *const of_y = rest_at(2, t0);
+        if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, {0, false});
+        for (Index e = 0; e < Index(t1 - t0) * n; ++e) of_y[e] = splat<P>(0);
+        for (int t = t0; t < t1; ++t) w_step[t - t0] = weight_of_step(rows, t);
+        ahead.fetch(0, 1, 2);
+        const Products<P> a = products(LAMBDA, t0), b = products(SOLUTION, t0);
+        const P *const lambda = column(0, 0, t0, border), *const y = y_at(t0);
+        multiply(size, job.scheme_rows, rows, t0, t1, t0 > 0 ? lambda - n : border, lambda, a);
+        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, a, t0 > 0 ? of_lambda - n : outside, of_lambda);
+        ahead.fetch(1, 2, 2);
+        multiply_y(rows, t0, t1, y, b);
+        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, b, t0 > 0 ? of_y - n : outside + n, of_y);
+        for (int t = t0; t < t1 && rows.has_initial(t); ++t) subtract_initial(rows, t, t - t0, lambda, y, of_lambda, of_y);
+        ahead.clear();
+    }
+
+    // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
+    SMNN_OUTLINE void contract_block(int k, int t0, int t1, const Block& block, PointSinks& to_points, StepSinks& to_steps) {
+        const int n = job.n;
+        const Course down{-points, job.arrays_are_far};
+        const StagedRows<P> rows = stage_rows(t0, t1, down);
+        stage_y(t0, t1, down);
+        const Products<P> a_lambda = products(LAMBDA, t0), a_y = products(SOLUTION, t0);
+        P *const y = block.y + n, *const lambda = block.lambda + n;
+        const P* const x = column(k, 0, t0, block.border);
+        copy(block.lambda, t0 > 0 ? x - n : block.border, n);
+        copy(lambda, x, (t1 - t0) * n);
+        copy(block.y, y_at(t0) - n, (t1 - t0 + 1) * n);
+        if (!stays(job)) {
+            multiply(size, job.scheme_rows, rows, t0, t1, block.lambda, lambda, a_lambda);
+            multiply_y(rows, t0, t1, y, a_y);
+        }
+        ahead.fetch(0, 1, 3);
+        add(k, 1, rows, t0, t1, block, a_lambda, lambda);
+        add(k, 2, rows, t0, t1, block, a_y, y);
+        ahead.fetch(1, 3, 3);
+        auto& [c, b, w_equation] = to_points;
+        auto& [s, w_smoothness] = to_steps;
+        const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
+        smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
+        ahead.clear();
+        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, y, lambda);
+        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length, ahead);
+        for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
+    }
+
+    enum { LAMBDA, SOLUTION };
+    P *y_ = nullptr, *products_;  // what of y and of products is staged: of a block, or where rows stay, of all points
+    bool rhs_is_there = false;
+
+    static Index numbers_staged(const Job& job) { return Base::staged_points(job); }
+    static Index staged_packs(const Job& job) {
+        return (numbers_staged(job) + 1) * job.n + 2 * numbers_staged(job) * (job.Q + 2 * job.n);
+    }
+    static Index block_packs(const Job& job) {
+        const Index points = block_points<P>(job), n = job.n;
+        const Index of_contract = 2 * (points + 1) * n + n + points * (job.Q + 2 * n) +
+                                  GradientSink<P>::memory(job.Q * job.n, int(points)) +
+                                  2 * GradientSink<P>::memory(job.Q, int(points)) + 2 * GradientSink<P>::memory(1, int(points));
+        return of_contract + points + 3 * n;
+    }
+    void take_staged() {
+        if (y_) return;
+        y_ = take((numbers_staged(job) + 1) * job.n);
+        products_ = take(2 * numbers_staged(job) * (job.Q + 2 * job.n));
+    }
+    // y at point t0; the point before lies in front
+    P* y_at(int t0) const { return y_ + Index(stays(job) ? t0 + 1 : 1) * job.n; }
+    Products<P> products(int of, int t0) const {
+        const Index all = numbers_staged(job), from = stays(job) ? t0 : 0;
+        P* const first = products_ + of * all * (job.Q + 2 * job.n);
+        return {first + from * job.Q, first + all * job.Q + from * step_rows(size)};
+    }
+    GradientSink<P> sink(Field field, int count, int times) {
+        return GradientSink<P>(job, group, field, count, times, task, memory, points);
+    }
+    void select_columns(int first, int end) {
+        this->first_column = first;
+        this->end_column = end;
+    }
+
+    StagedRows<P> stage_rows(int t0, int t1, Course course) const {
+        return stager.rows(t0, t1, true, course, stays(job) ? 0 : t0, lhs_is_there, rhs_is_there);
+    }
+
+    // y of the points t0-1 .. t1-1 (that before the first point of a system is zero)
+    void stage_y(int t0, int t1, Course course) {
+        if (rhs_is_there) return;
+        const Input& in = job.in[Y];
+        const LanePointers<P> lanes(job, in, group);
+        P* const y = y_at(t0);
+        const int before = t0 > 0 && !stays(job);
+        if (t0 == 0) {
+            set_zero(y - job.n);
+            for (int l = 0; Chunked && l < W; ++l) {
+                for (int j = 0; group.start[l] > 0 && j < job.n; ++j) (y - job.n)[j].set(l, lanes.at[l][in.offsets[j] - in.time]);
+            }
+        }
+        stage(job, in, lanes, t0 - before, t1, y - before * job.n, course, &ahead);
+        spread(in, t1 - t0 + before, y - before * job.n);
+    }
+
+    // Column c from point t0 of segment k on; where that is the first point, `border` receives what is before it.
+    const P* column(int k, int c, int t0, P* border) const {
+        if (t0 == 0) Chunked ? separator(-1, border, c) : set_zero(border);
+        return this->z_at(k, t0, c);
+    }
+
+    // A y - d
+    void multiply_y(const StagedRows<P>& rows, int t0, int t1, const P* y, Products<P> a) {
+        multiply(size, job.scheme_rows, rows, t0, t1, y - job.n, y, a);
+        for (int t = t0; t < t1; ++t) {
+            for (int q = 0; q < job.Q; ++q) a.equation[(t - t0) * job.Q + q] -= rows.b(t, q);
+        }
+    }
+
+    // Initial rows of point t, which is point i of the block.
+    SMNN_OUTLINE void subtract_initial(
+        const StagedRows<P>& rows, int t, int i, const P* lambda, const P* y, P* of_lambda, P* of_y
+    ) const {
+        for (int e = 0; e < job.V * job.R_init; ++e) {
+            const int v = e / job.R_init, r = e % job.R_init, j = i * job.n + v * job.K + r;
+            const P w = rows.w_initial(t, v, r), w2 = w * w;
+            of_lambda[j] -= w2 * lambda[j];
+            of_y[j] -= w2 * (y[j] - rows.u(t, v, r));
+        }
+    }
+
+    // Adds column c to x, which has the point before in front, and its products to a.
+    void add(int k, int c, const StagedRows<P>& rows, int t0, int t1, const Block& block, Products<P> a, P* x) {
+        const int n = job.n;
+        const P* const column_c = column(k, c, t0, block.border);
+        const P* const before = t0 > 0 ? column_c - n : block.border;
+        multiply(size, job.scheme_rows, rows, t0, t1, before, column_c, block.more);
+        for (int e = 0; e < (t1 - t0) * job.Q; ++e) a.equation[e] += block.more.equation[e];
+        for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) a.step[e] += block.more.step[e];
+        for (int j = 0; j < n; ++j) (x - n)[j] += before[j];
+        for (int e = 0; e < (t1 - t0) * n; ++e) x[e] += column_c[e];
+    }
+
+    // The weight of the step into point t; zero in lanes that do not have that point.
+    P weight_of_step(const StagedRows<P>& rows, int t) const {
+        P w = rows.w_smoothness(t);
+        for (int l = 0; t >= group.shortest && l < W; ++l) {
+            if (t >= group.length[l]) w.set(l, 0);
+        }
+        return w;
+    }
+
+    // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.
+    SMNN_OUTLINE void pass(const P* outside) const {
+        for (int c = 1; c < ADJOINT_COLUMNS; ++c) {
+            copy(passed(c, REST_LEFT), outside + (c - 1) * job.n, job.n);
+            for (int l = 0; l < W; ++l) {
+                const P* const last = rest_at(c, group.length[l] - 1);
+                for (int j = 0; j < job.n; ++j) passed(c, REST)[j].set(l, last[j].get(l));
+            }
+        }
+    }
+
+    // The gradients of the steps into points t0 .. t1-1. That into the first point of a chunk is one of its steps, too.
+    SMNN_OUTLINE void flush_steps(GradientSink<P>& to, int t0, int t1) {
+        int length[W];
+        for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
+        if (t0 > 0) return to.flush(t0 - 1, t1 - 1, length, ahead);
+        for (int l = 0; l < group.valid; ++l) {
+            if (group.start[l] > 0) to.put(l, -1, to.block[0].get(l));
+        }
+        if (t1 == 1) return;
+        P* const block = to.block;
+        to.block = block + 1;
+        to.flush(0, t1 - 1, length, ahead);
+        to.block = block;
+    }
+
+    SMNN_OUTLINE void contract_initial(const StagedRows<P>& rows, int t0, int t1, const P* y, const P* lambda) {
+        const int initial = job.V * job.R_init;
+        for (int l = 0; l < group.valid; ++l) {
+            const int end = t1 < group.length[l] ? t1 : group.length[l];
+            for (int t = t0; t < end; ++t) {
+                const int at = group.start[l] + t;
+                if (at >= job.T_init) break;
+                const Index to = (group.system[l] * job.T_init + at) * initial;
+                T *du = static_cast<T*>(job.gradient[U].data), *dw = static_cast<T*>(job.gradient[W_INITIAL].data);
+                for (int e = 0; e < initial; ++e) {
+                    const int v = e / job.R_init, r = e % job.R_init, j = (t - t0) * job.n + v * job.K + r;
+                    const T w = rows.w_initial(t, v, r).get(l), u = rows.u(t, v, r).get(l), x = lambda[j].get(l);
+                    if (du) du[to + e] = w * w * x;
+                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l));
+                }
+            }
+        }
+    }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -1,0 +1,156 @@
+// Products with the rows of a block of points, and the gradients of L with respect to what the rows are made of.
+//
+// Of a vector x, (points, n), the rows of a block are `Products`: c x of the equations, and F S x[t-1] + G S x[t] of the
+// step into each point, S = diag(s^o), without weights. With a_λ = A λ and a_y = A y - d, where (W A)^T W A λ = g,
+//
+//     dL = w^2 a_λ . dd  -  w^2 a_λ . (dA y)  -  w^2 a_y . (dA λ)  -  2 w a_λ a_y . dw      (smnn_core/_gradient.py)
+//
+// row by row. The smoothness rows enter through their triangular form [S11 S12; 0 S22]: products with the rows, and with
+// their transpose, are the same after an orthogonal transformation.
+#pragma once
+
+#include "factor.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// Products with the rows of a block. `equation` (points, Q); `step` (points, n + extra), of the steps into the points.
+template <class P>
+struct Products {
+    P *equation, *step;
+};
+
+// f(i, first) for the rows of the scheme, of which row i starts with column `first` in both halves.
+template <class Size, class F>
+SMNN_INLINE void each_scheme_row(const Size& size, F f) {
+    if constexpr (Size::fixed) {
+        repeat(size.K, [&](auto i) SMNN_LAMBDA { f(i, i); });
+    } else if constexpr (Size::rotations) {
+        for (int i = 0; i < size.K; ++i) f(i, i);
+    } else {
+        for (int i = 0; i < (size.extra > 0 ? 2 : 1) * size.K; ++i) f(i, 0);
+    }
+}
+template <class Size>
+SMNN_INLINE int step_rows(const Size& size) {
+    return size.n + int(size.extra);
+}
+
+// s^o for o = 0..R
+template <class P, class Size>
+struct Powers {
+    P p[Size::fixed ? Capacity<Size>::K : 64];
+    SMNN_INLINE Powers(const Size& size, const P& s) {
+        p[0] = splat<P>(1);
+        for (int o = 1; o < size.K; ++o) p[o] = p[o - 1] * s;
+    }
+    SMNN_INLINE const P& operator[](int o) const { return p[o]; }
+};
+
+// The products of x, which starts at point t0; `before` (n) is x at the point before. Not inlined: so the numbers are the
+// same, to the last bit, wherever they are asked for.
+template <class P, class Size, class Rows>
+SMNN_OUTLINE void multiply(
+    const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* before, const P* x,
+    Products<P> to
+) {
+    for (int t = t0; t < t1; ++t, before = x, x += size.n) {
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            P sum = splat<P>(0);
+            repeat(size.n, [&](auto j) SMNN_LAMBDA { sum += rows.c(t, q, j) * x[j]; });
+            *to.equation++ = sum;
+        });
+        const Powers<P, Size> p(size, rows.s(t));
+        for (int v = 0; v < size.V; ++v) {
+            const P *const x0 = before + v * size.K, *const x1 = x + v * size.K;
+            each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
+                const auto* const row = S + i * 2 * size.K;
+                P sum = splat<P>(0);
+                repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
+                    sum += p[o] * (splat<P>(row[o]) * x0[o] + splat<P>(row[size.K + o]) * x1[o]);
+                });
+                *to.step++ = sum;
+            });
+        }
+    }
+}
+
+// Subtracts A^T W^2 a from x, which starts at point t0, and from `before` (n) at the point before. The weights of the steps
+// are given.
+template <class P, class Size, class Rows>
+SMNN_OUTLINE void subtract_transposed(
+    const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* w_step, Products<P> a,
+    P* before, P* x
+) {
+    for (int t = t0; t < t1; ++t, before = x, x += size.n) {
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const P w = rows.w_equation(t, q), w2a = w * w * *a.equation++;
+            repeat(size.n, [&](auto j) SMNN_LAMBDA { x[j] -= rows.c(t, q, j) * w2a; });
+        });
+        const Powers<P, Size> p(size, rows.s(t));
+        const P w2 = w_step[t - t0] * w_step[t - t0];
+        for (int v = 0; v < size.V; ++v) {
+            P *const x0 = before + v * size.K, *const x1 = x + v * size.K;
+            each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
+                const auto* const row = S + i * 2 * size.K;
+                const P w2a = w2 * *a.step++;
+                repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
+                    const P pa = p[o] * w2a;
+                    x0[o] -= splat<P>(row[o]) * pa;
+                    x1[o] -= splat<P>(row[size.K + o]) * pa;
+                });
+            });
+        }
+    }
+}
+
+// Where the gradients of a block of points, and of the steps into them, go.
+template <class P>
+struct BlockGradients {
+    P* c;             // (points, Q, n)
+    P* b;             // (points, Q)
+    P* w_equation;    // (points, Q)
+    P* s;             // (points)
+    P* w_smoothness;  // (points)
+};
+
+// The gradients, from y and λ with their products; both start at point t0, and have the point before in front.
+template <class P, class Size, class Rows>
+SMNN_OUTLINE void contract(
+    const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* y, const P* lambda,
+    Products<P> a_y, Products<P> a_lambda, BlockGradients<P> out
+) {
+    const P zero = splat<P>(0), two = splat<P>(2);
+    for (int t = t0; t < t1; ++t, y += size.n, lambda += size.n) {
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const P w = rows.w_equation(t, q), of_y = *a_y.equation++, of_lambda = *a_lambda.equation++;
+            const P mu = w * w * of_lambda, rho = w * w * of_y;
+            repeat(size.n, [&](auto j) SMNN_LAMBDA { *out.c++ = -(rho * lambda[j]) - mu * y[j]; });
+            *out.b++ = mu;
+            *out.w_equation++ = -(two * w * of_y * of_lambda);
+        });
+        const Powers<P, Size> p(size, rows.s(t));
+        const P w = rows.w_smoothness(t);
+        P ds = zero, dw = zero;
+        for (int v = 0; v < size.V; ++v) {
+            const P *const y1 = y + v * size.K, *const x1 = lambda + v * size.K, *const y0 = y1 - size.n, *const x0 = x1 - size.n;
+            each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
+                const auto* const row = S + i * 2 * size.K;
+                const P of_y = *a_y.step++, of_lambda = *a_lambda.step++;
+                dw -= of_y * of_lambda;
+                P sum = zero;  // a_λ d(a_y) / ds + a_y d(a_λ) / ds
+                repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
+                    if (o == 0) return;
+                    const P at0 = of_lambda * y0[o] + of_y * x0[o], at1 = of_lambda * y1[o] + of_y * x1[o];
+                    sum += (splat<P>(double(int(o))) * p[o > 0 ? o - 1 : 0]) * (splat<P>(row[o]) * at0 + splat<P>(row[size.K + o]) * at1);
+                });
+                ds -= sum;
+            });
+        }
+        *out.s++ = w * w * ds;
+        *out.w_smoothness++ = two * w * dw;
+    }
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

@@ -42,6 +42,7 @@ from . import array_api
 from ._contract import ALL
 from ._cuda import host
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
+from ._cuda.rounded import RoundedFactor, widened, widened_problem
 from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
 
 name = "cuda"
@@ -94,7 +95,8 @@ def describe() -> str:
 
 def _describe_device(cupy: Any, index: int) -> str:
     name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-    return f"{name} (sm_{cupy.cuda.Device(index).compute_capability})"
+    arithmetic = "float64" if _widens(cupy, index) else "float32, whose results may have few digits"
+    return f"{name} (sm_{cupy.cuda.Device(index).compute_capability}, float32 is computed in {arithmetic})"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class CupyDevice:
     index: int
     xp: Namespace
     grain: host.Grain
+    widens: bool = True
+    """whether systems in float32 are computed in float64"""
     stage: bool = True
     """whether fields whose lanes lie far apart go through shared memory; the results are the same to the bit"""
 
@@ -129,7 +133,14 @@ def _device(index: int) -> CupyDevice:
     cupy = importlib.import_module("cupy")
     processors = cupy.cuda.Device(index).attributes["MultiProcessorCount"]
     xp = importlib.import_module("array_api_compat.cupy")
-    return CupyDevice(cupy, index, xp, host.Grain(lanes=processors * THREADS_PER_PROCESSOR))
+    grain = host.Grain(lanes=processors * THREADS_PER_PROCESSOR)
+    return CupyDevice(cupy, index, xp, grain, _widens(cupy, index))
+
+
+def _widens(cupy: Any, index: int) -> bool:
+    """Whether float64 is at least an eighth as fast as float32."""
+    ratio = cupy.cuda.Device(index).attributes["SingleToDoublePrecisionPerfRatio"]
+    return int(ratio) <= 8
 
 
 @lru_cache(maxsize=1024)
@@ -190,20 +201,28 @@ class CudaFactor:
         return array_api.factorize(system) if too_many_axes(np.broadcast_shapes(system.batch, *batches)) else None
 
 
-def factorize(system: System) -> CudaFactor:
+def factorize(system: System) -> CudaFactor | RoundedFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
     device = _device(system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
-        return CudaFactor(device, host.factorize(device, system))
+        wide = widened(system) if device.widens else system
+        factor = CudaFactor(device, host.factorize(device, wide))
+    return factor if wide is system else RoundedFactor(system, factor)
 
 
 def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, Any]:
     """The solution and the factor, in one sweep. `lean` changes nothing: the factor lives as long as its object."""
     del lean
+    system = problem.system
     if too_many_axes(problem.batch):
-        other = array_api.factorize(problem.system)
+        other = array_api.factorize(system)
         return other.solve(problem.rows), other
-    device = _device(problem.system.coefficients.device.id)
+    device = _device(system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
-        y, factor = host.solve_problem(device, problem)
-    return y, CudaFactor(device, factor)
+        if not device.widens or system.dtype == system.xp.float64:
+            y, factor = host.solve_problem(device, problem)
+            return y, CudaFactor(device, factor)
+        wide = widened_problem(problem)
+        y, factor = host.solve_problem(device, wide)
+        rounded = RoundedFactor(system, CudaFactor(device, factor), (problem, wide, y))
+        return system.xp.astype(y, system.dtype), rounded

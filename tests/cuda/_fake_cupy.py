@@ -191,7 +191,7 @@ def using_allocator(allocate: Callable[[int], MemoryPointer]) -> Iterator[None]:
 class Device:
     """`cupy.cuda.Device`."""
 
-    attributes = {"MultiProcessorCount": 4}  # noqa: RUF012
+    attributes = {"MultiProcessorCount": 4, "SingleToDoublePrecisionPerfRatio": 2}  # noqa: RUF012
     compute_capability = "90"
 
     def __init__(self, index: Any = None) -> None:

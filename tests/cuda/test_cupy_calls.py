@@ -161,3 +161,33 @@ def test_right_hand_sides_with_more_axes_than_kernels_serve(cupy: ModuleType, dt
             x.get(), expected, rtol=0, atol=1e8 * np.finfo(dtype).eps ** 2 * scale + 1e-6 * scale
         )
     assert smnn.show_config("dicts")["engines"]["cuda"].endswith("6 batch axes; others go to array_api")
+
+
+@pytest.mark.parametrize(("K", "s"), [(3, 0.1), (4, 0.003), (5, 0.03)])
+def test_float32_is_computed_in_float64(cupy: ModuleType, K: int, s: float) -> None:
+    """As on a CPU: equal to the results of float64 for the same numbers, rounded once."""
+    rng = np.random.default_rng(0)
+    c = rng.standard_normal((2, 40, 1, 1, K))
+    c[..., -1] += 2
+    b, u = rng.standard_normal((2, 40, 1)), rng.standard_normal((2, 1, 1, K - 1))
+    given = [x.astype("float32") for x in (c, b, u, s * rng.uniform(0.5, 1.5, (2, 39)))]
+    g = np.cos(np.arange(80 * K, dtype="float32")).reshape(2, 40, 1, K)
+
+    def results(dtype: str) -> list[Any]:
+        arrays = [cupy.asarray(x.astype(dtype)) for x in (*given, g)]
+        y, vjp = smnn.solve_ode_vjp(*arrays[:4], scheme=smnn.TAYLOR)
+        factor = smnn.factorize(arrays[0], arrays[3], n_initial_steps=1, n_initial_orders=K - 1, scheme=smnn.TAYLOR)
+        again = factor.solve(*arrays[1:3]), factor.normal_solve(arrays[4])
+        return [y, *again, *vjp(arrays[4])[:4]]
+
+    for x, wide in zip(results("float32"), results("float64"), strict=True):
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x.get(), wide.get().astype("float32"))
+
+
+def test_devices_with_slow_float64_compute_in_float32_and_say_so(cupy: ModuleType, monkeypatch: Any) -> None:
+    attributes = cupy.cuda.Device.attributes | {"SingleToDoublePrecisionPerfRatio": 64}
+    monkeypatch.setattr(cupy.cuda.Device, "attributes", attributes)
+    assert "float32 is computed in float32, whose results" in smnn.show_config("dicts")["engines"]["cuda"]
+    y = smnn.solve_ode(*(cupy.asarray(x.astype("float32")) for x in problem(0)))
+    np.testing.assert_allclose(y.get(), smnn.solve_ode(*problem(0)), rtol=0, atol=1e-3)

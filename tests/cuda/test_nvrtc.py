@@ -63,6 +63,7 @@ def test_what_does_not_compile_is_an_error() -> None:
 
 def test_the_source_includes_nothing_of_this_project() -> None:
     assert '#include "' not in kernels()
+    assert kernels().isascii()
     assert "#pragma once" not in kernels()
 
 

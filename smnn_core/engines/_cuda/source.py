@@ -136,4 +136,5 @@ def kernels() -> str:
         text = path.read_text(encoding="utf-8").replace("#pragma once\n", "")
         return _INCLUDE.sub(lambda match: read((path.parent / match[1]).resolve()), text)
 
-    return read(Path(__file__).with_name("kernels.cu").resolve())
+    # CuPy writes the text to a file in the encoding of the locale, which may have no Greek letters; comments do
+    return read(Path(__file__).with_name("kernels.cu").resolve()).encode("ascii", "replace").decode()

@@ -45,6 +45,9 @@ class Fit:
     """(...), integers: Gauss-Newton iterations"""
     converged: Array
     """(...), bool: whether y and the parameters had stopped moving"""
+    y_errors: Array | None = None
+    """(..., T, V, R+1): standard deviations of y, where they were asked for: given the equations, which it fits as
+    closely as `weights` say, and with the errors of the parameters; NaN where the fit failed"""
 
     def __str__(self) -> str:
         converged = np.atleast_1d(_numpy(self.converged))

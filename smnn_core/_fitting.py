@@ -16,7 +16,7 @@ from ._problem import Weights
 from ._progress import ProgressBar
 from ._schemes import HERMITE, Scheme
 from ._solve import residuals
-from ._variable_projection import cost
+from ._variable_projection import cost, trajectory_variance
 
 __all__ = ["fit_ode"]
 
@@ -43,6 +43,7 @@ def fit_ode(
     scheme: Scheme | None = None,
     engine: str = "auto",
     progress: bool = False,
+    y_errors: bool = False,
 ) -> Fit:
     """Fits the trajectory, and the parameters, of a system f(t, y, θ) = 0 of differential equations to noisy data.
 
@@ -79,6 +80,8 @@ def fit_ode(
         scheme: the smoothness scheme. None: `HERMITE`; without `weights` its row of the highest order is lighter.
         max_iterations: Gauss-Newton iterations, 100 unless given. With `weights` and a `guess` a few make sense.
         progress: a progress bar, where tqdm is installed.
+        y_errors: also the standard deviations of y, from the covariance of y and the parameters together (`posterior`);
+            they take longer than a fit by the compiled engine.
 
     Returns:
         `Fit`, in the namespace, dtype and device of data; all arithmetic is float64. Data sets are independent of each
@@ -129,13 +132,13 @@ def fit_ode(
             bar.step(weight=f"{stage.level:.3g}", left=active)
 
         iteration.run(stages, report)
-    result = _result(problem, iteration, scheme)
+    result = _result(problem, iteration, scheme, engine if y_errors else None)
     _warn(problem, iteration, max_iterations is not None)
     return result
 
 
-def _result(problem: FitProblem, state: Iteration, scheme: Scheme) -> Fit:
-    """The state as a result, in the units of the data."""
+def _result(problem: FitProblem, state: Iteration, scheme: Scheme, errors_by: str | None) -> Fit:
+    """The state as a result, in the units of the data; the errors of y by an engine, if one is named."""
     xp, shaped = problem.xp, problem.shaped
     size = problem.size[:, None, :, None]
     y = state.z * size
@@ -159,6 +162,12 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme) -> Fit:
         root = xp.sqrt(xp.linalg.diagonal(matrix))
         errors = of_members(xp.where(state.held, xp.full_like(root, nan), root))
         θ, covariance = of_members(state.θ), of_members(matrix)
+    y_errors = None
+    if errors_by is not None:
+        of_parameters = state.covariance if problem.p else None
+        variance = trajectory_variance(fit, of_parameters, scheme=scheme, engine=errors_by)
+        variance = xp.where(state.failed[:, None, None, None], xp.full_like(variance, nan), variance)
+        y_errors = shaped(xp.sqrt(variance) * size)
     noise = state.noise if problem.has_order_axis else state.noise[..., 0]
     noise = xp.broadcast_to(noise, (problem.B, *noise.shape[1:]))
     noise = shaped(noise[:, 0, ...] if noise.shape[1] == 1 else noise)
@@ -180,6 +189,7 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme) -> Fit:
         scale=shaped(problem.size),
         iterations=xp.reshape(state.iterations, problem.batch),
         converged=xp.reshape(state.converged, problem.batch),
+        y_errors=y_errors,
     )
 
 

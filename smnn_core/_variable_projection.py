@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from . import _arrays
 from ._arrays import Array, Namespace
+from ._posterior import with_moments
 from ._problem import Problem, System, Weights
 from ._schemes import Scheme
 from ._solve import solve_without_raising
@@ -103,6 +104,27 @@ def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:
         fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=y.shape[1], scheme=scheme, weights=fit.weights
     )
     return _gram(fit._replace(columns=fit.columns[..., :0]), weighted_system(problem.system), (y[None, ...],))[:, 0, 0]
+
+
+def trajectory_variance(fit: LinearFit, covariance: Array | None, *, scheme: Scheme, engine: str = "auto") -> Array:
+    """Variances of y, (B, T, V, K): M^-1, and with the covariance of δ, (B or 1, p, p), that of Σ_j δ_j y_j."""
+    B, T = fit.rhs.shape[:2]
+    problem = Problem.build(
+        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
+    )
+    system = weighted_system(problem.system)
+    xp = system.xp
+    blocks, _ = with_moments(system, None, check=None).selected_inverse().blocks
+    variance = xp.linalg.diagonal(blocks)
+    variance = xp.reshape(variance, (*variance.shape[:-1], system.V, system.K))
+    if covariance is None:
+        return xp.broadcast_to(variance, (B, *variance.shape[-3:]))
+    pieces = _solutions(fit, system, engine)
+    _, *columns = (column for piece in pieces for column in _each(piece))
+    for i, a in enumerate(columns):
+        for j, b in enumerate(columns):
+            variance = variance + covariance[:, i, j, None, None, None] * a * b
+    return variance
 
 
 def _gram(fit: LinearFit, system: System, pieces: tuple[Array, ...]) -> Array:

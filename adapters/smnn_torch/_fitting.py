@@ -51,6 +51,7 @@ def fit_ode(
     scheme: Scheme | None = None,
     engine: str = "auto",
     progress: bool = False,
+    y_errors: bool = False,
 ) -> Fit:
     """`smnn_core.fit_ode` for a residual on tensors: fits y, and parameters, of f(t, y, parameters) = 0 to data.
 
@@ -97,8 +98,9 @@ def fit_ode(
     if scheme is None:
         scheme = LIGHT_HERMITE if weights is None else HERMITE
     given = _Given(data, step_sizes, noise, weights, scale, observed_orders is not None, K, scheme, engine)
-    if parameters is None and guess is not None and max_iterations and weights is not None and noise is not None:
-        return _steps(equations, t, given.rows(), guess, max_iterations)
+    steps = None if parameters is not None or weights is None or noise is None or y_errors else max_iterations
+    if guess is not None and steps:
+        return _steps(equations, t, given.rows(), guess, steps)
     constants: dict[str, Any] = {"noise": noise, "guess": guess, "t0": t0, "scale": scale}
     with torch.no_grad():
         fit = core_fit(
@@ -115,6 +117,7 @@ def fit_ode(
             scheme=scheme,
             engine=engine,
             progress=progress,
+            y_errors=y_errors,
             **{name: for_core(x) for name, x in constants.items()},
         )
     fit = _of_tensors(fit)

@@ -72,6 +72,29 @@ def test_intervals_cover_the_truth_and_the_noise_is_estimated():
     np.testing.assert_allclose(np.sqrt((r.noise**2).mean(axis=0)), 0.25, rtol=0.05)
 
 
+def test_bands_cover_the_trajectory():
+    """Noise of 0.1, half of the data missing, 300 data sets: the fitted y in units of its errors."""
+    data = decays(np.full(300, 1.3), 0.1)
+    data[:, np.random.default_rng(1).random(41) < 0.5] = np.nan
+    r = smnn.fit_ode(decay, data, 0.05, np.array([1.0]), order=2, noise=0.1, y_errors=True)
+    z = (r.y[..., 0] - 3 * np.exp(-1.3 * T_DECAY)[:, None]) / r.y_errors[..., 0]
+    assert 0.9 < z.std() < 1.1
+    assert 0.92 < np.mean(np.abs(z) < 1.96) < 0.97
+
+
+def test_bands_of_a_linear_fit_are_those_of_linear_regression():
+    """y = a exp(-k t) with a and k known to first order: the covariance of the two, and what it does to y."""
+    data = decays(np.array([1.3]), 0.1)[0]
+    r = smnn.fit_ode(decay, data, 0.05, np.array([1.0]), order=3, noise=0.1, y_errors=True)
+    k = r.parameters[0]
+    jacobian = np.stack([np.exp(-k * T_DECAY), -r.y[0, 0, 0] * T_DECAY * np.exp(-k * T_DECAY)], axis=-1)
+    covariance = 0.1**2 * np.linalg.inv(jacobian.T @ jacobian)
+    expected = np.sqrt(np.einsum("ti,ij,tj->t", jacobian, covariance, jacobian))
+    found = r.y_errors[:, 0, 0]
+    np.testing.assert_allclose(found[:-2], expected[:-2], rtol=0.01)
+    assert np.all(found[-2:] > expected[-2:])  # of the last points the rows of the scheme say less
+
+
 def test_missing_values_are_left_out():
     k = np.array([1.3])
     data = decays(k, 0.1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 
+import array_api_compat as compat
+
 from .._arrays import Array, Namespace
+from .._constraints import apply
 from .._errors import AccuracyWarning
-from .._problem import Rows, System
+from .._problem import Rows, System, Weights
 
 REFINEMENTS = 4
 """At most; two where values cannot be looked at. One suffices but for steps that differ by 10^4 and R = 5."""
@@ -25,25 +30,32 @@ def refined(
     system: System,
     solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
     change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
+    *,
+    always: bool = True,
 ) -> tuple[Array, ...]:
     """solve(None), a tuple of arrays, corrected by what solve makes of itself until that is small.
 
     `change(x, dx)` is the size of a correction dx beside that of x, by batch member; each member is corrected as often
-    as it takes itself, whatever the others do. Warns of an `AccuracyWarning` where the last correction is not small.
+    as it takes itself, whatever the others do: once at least, or, unless `always`, only where the correction is not
+    small. Warns of an `AccuracyWarning` where the last correction is not small.
     """
     xp = system.xp
     x = solve(None)
     looks = system.can_look and any(0 not in part.shape for part in x)
-    sizes = None
+    sizes = active = None
     for _ in range(REFINEMENTS if looks else 2):
         dx = solve(x)
-        if sizes is not None:
-            going_on = xp.astype(sizes > SETTLED, system.dtype)
-            dx = tuple(xp.reshape(going_on, (*going_on.shape, *(1,) * (a.ndim - going_on.ndim))) * a for a in dx)
-        x = tuple(a + b for a, b in zip(x, dx, strict=True))
         if looks:
             sizes = change(x, dx)
-            if not bool(xp.any(sizes > SETTLED)):
+            if active is None and not always:
+                active = sizes > SETTLED
+        if active is not None:
+            mask = xp.astype(active, system.dtype)
+            dx = tuple(xp.reshape(mask, (*mask.shape, *(1,) * (a.ndim - mask.ndim))) * a for a in dx)
+        x = tuple(a + b for a, b in zip(x, dx, strict=True))
+        if sizes is not None:
+            active = sizes > SETTLED
+            if not bool(xp.any(active)):
                 break
     if sizes is not None and bool(xp.any(sizes > UNSETTLED)):
         warnings.warn(
@@ -54,6 +66,26 @@ def refined(
             stacklevel=2,
         )
     return x
+
+
+def widened(system: System) -> System:
+    """The system in float64, if it is not, and if its namespace and device have that."""
+    xp = system.xp
+    if system.dtype == xp.float64 or "mps" in str(system.device):
+        return system
+    if compat.is_jax_namespace(xp) and not sys.modules["jax"].config.jax_enable_x64:
+        return system
+    c, s, *w = (
+        xp.astype(x, xp.float64) for x in (system.coefficients, system.step_sizes, *vars(system.weights).values())
+    )
+    return replace(system, coefficients=c, step_sizes=s, weights=Weights(*w))
+
+
+def residual(system: System, d: Rows, y: Array) -> Rows:
+    """d - A y"""
+    Ay = apply(system, y)
+    smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
+    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
 
 
 def change_of_solution(system: System, y: Array, dy: Array) -> Array:

@@ -5,15 +5,12 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
-import array_api_compat as compat
-
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
-from .._constraints import apply, apply_transpose, weighted
+from .._constraints import apply_transpose, weighted
 from .._gradient import solve_pullback
-from .._problem import Gradients, Problem, Rows, System, Weights
+from .._problem import Gradients, Problem, Rows, System
 from ._contract import ALL, by_field, from_fields
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
 from ._odd_even import (
@@ -29,7 +26,7 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined
+from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined, residual, widened
 from ._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 name = "array_api"
@@ -70,11 +67,7 @@ class ArrayFactor:
 
     def correct(self, d: Rows, y: Array | None) -> Array:
         """argmin_x |W (A x - (d - A y))|: what is missing in y, None for zero."""
-        if y is None:
-            return self._solve(d)
-        Ay = apply(self.system, y)
-        smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
-        return self._solve(Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness))
+        return self._solve(d if y is None else residual(self.system, d, y))
 
     def _solve(self, d: Rows) -> Array:
         system, xp, n = self.system, self.system.xp, self.system.n
@@ -188,19 +181,6 @@ class RoundedFactor:
 
     def _rounded(self, x: Array) -> Array:
         return self.system.xp.astype(x, self.system.dtype)
-
-
-def widened(system: System) -> System:
-    """The system in float64, if it is not, and if its namespace and device have that."""
-    xp = system.xp
-    if system.dtype == xp.float64 or "mps" in str(system.device):
-        return system
-    if compat.is_jax_namespace(xp) and not sys.modules["jax"].config.jax_enable_x64:
-        return system
-    c, s, *w = (
-        xp.astype(x, xp.float64) for x in (system.coefficients, system.step_sizes, *vars(system.weights).values())
-    )
-    return replace(system, coefficients=c, step_sizes=s, weights=Weights(*w))
 
 
 def factorize(system: System) -> ArrayFactor | RoundedFactor:

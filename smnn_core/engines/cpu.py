@@ -30,6 +30,7 @@ from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
 from ._contract import ALL, by_field, from_fields
+from ._refinement import change_of_solution, refined, residual, widened
 
 _kernels: Any
 try:
@@ -162,6 +163,8 @@ class CpuFactor:
     """that `call` was laid out for, None where it was laid out for the system alone"""
     y: np.ndarray | None = None
     """the solution of that problem in float64"""
+    has_small_pivots: bool = False
+    """solutions are refined"""
 
     @property
     def nbytes(self) -> int:
@@ -184,7 +187,10 @@ class CpuFactor:
             inputs = (*inputs, _rotated(system, d.smoothness))
         y = _empty((*batch, system.n_steps, system.V, system.K))
         _kernels.solve(call.form, batch, inputs, y)
-        return _rounded(self._masked(y), system.dtype)
+        y = self._masked(y)
+        if self.has_small_pivots:
+            y = _refined(system, d, y)
+        return _rounded(y, system.dtype)
 
     def normal_solve(self, g: Array) -> np.ndarray:
         system = self.system
@@ -225,7 +231,8 @@ def factorize(system: System) -> CpuFactor:
     kept, small_pivot, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
-    return CpuFactor(system, call, kept, _undetermined(system) if small_pivot else None)
+    undetermined = _undetermined(system) if small_pivot else None
+    return CpuFactor(system, call, kept, undetermined, has_small_pivots=small_pivot)
 
 
 def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, CpuFactor]:
@@ -242,8 +249,28 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, 
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     undetermined = _undetermined(system) if small_pivot else None
-    factor = CpuFactor(system, call, kept, undetermined, problem, None if system.dtype == _DOUBLE or lean else y)
-    return _rounded(factor._masked(y), system.dtype), factor
+    factor = CpuFactor(system, call, kept, undetermined, problem, has_small_pivots=small_pivot)
+    y = factor._masked(y)
+    if small_pivot:
+        y = _refined(system, problem.rows, y)
+    if not (system.dtype == _DOUBLE or lean):
+        factor.y = y
+    return _rounded(y, system.dtype), factor
+
+
+def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
+    """y, in float64, corrected until corrections are small, of a system that has small pivots."""
+    system, d = widened(system), Rows(*map(_wide, d))
+    factor = CpuFactor(system, _Call.of(system), None, None)
+
+    def solve(x: tuple[Array, ...] | None) -> tuple[Array, ...]:
+        return (y if x is None else factor.solve(residual(system, d, x[0])),)
+
+    def change(x: tuple[Array, ...], dx: tuple[Array, ...]) -> Array:
+        return change_of_solution(system, x[0], dx[0])
+
+    result: np.ndarray = refined(system, solve, change, always=False)[0]
+    return result
 
 
 def solve_determined(problem: Problem) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
 import smnn_core as smnn
-from benchmarks import adjoint, exact, grids, singular
+from benchmarks import adjoint, exact, singular
 from smnn_core._problem import Problem
 from smnn_core.engines.array_api import factorize
 
@@ -54,32 +52,6 @@ def test_clusters_of_points(order: int, K: int, V: int) -> None:
     y, moved = (x.reshape(found.shape) for x in (y, moved))
     size = np.abs(y).max(axis=0)
     assert np.all(np.abs(found - y).max(axis=0) <= 1e-10 * size + 100 * np.abs(moved - y).max(axis=0))
-
-
-@pytest.mark.parametrize(("order", "R"), [(1, 3), (2, 3), (2, 4), (2, 5), (3, 5)])
-@pytest.mark.parametrize("scheme", [smnn.HERMITE, smnn.WIENER], ids=lambda s: s.name)
-def test_a_smooth_solution_on_clusters_of_points(order: int, R: int, scheme: smnn.Scheme) -> None:
-    t = grids.clusters(np.random.default_rng(0))[:60]
-    c, b, u, s = grids.problem(t, 1.0, grids.EQUATIONS[order], R)
-    system = np.broadcast_to(c, (len(t), *c.shape[1:])), s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s)), scheme
-    y, moved = (exact.Solver(exact.rows(*system, relative=x)).solve(b, u) for x in (0.0, 1e-16))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", smnn.AccuracyWarning)  # the fifth derivative of HERMITE
-        found = smnn.solve_ode(c, b, u, s, scheme=scheme, engine="array_api").reshape(y.shape)
-    size = np.abs(y).max(axis=0)
-    error, moved = (np.abs(x - y).max(axis=0) / size for x in (found, moved))
-    assert np.all(error[:4] <= 1e-10 + 100 * moved[:4])
-
-
-def test_digits_that_refinement_does_not_find_are_told() -> None:
-    """HERMITE, R = 5, on clusters: y has six digits, its fifth derivative none."""
-    t = grids.clusters(np.random.default_rng(0))
-    c, b, u, s = grids.problem(t, 1.0, grids.EQUATIONS[2], 5)
-    with pytest.warns(smnn.AccuracyWarning, match="smaller R"):
-        y = smnn.solve_ode(c, b, u, s, engine="array_api")
-    whole = np.broadcast_to(c, (len(t), *c.shape[1:])), s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s))
-    expected = exact.Solver(exact.rows(*whole, smnn.HERMITE)).solve(b, u)
-    np.testing.assert_allclose(y[:, 0, 0], expected[:, 0], atol=2e-5)
 
 
 def test_singular_systems_are_not_missed() -> None:

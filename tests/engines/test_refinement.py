@@ -1,0 +1,60 @@
+"""Both engines where one solve leaves few digits: short steps, high orders, steps that differ by 10^4."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+import smnn_core as smnn
+from benchmarks import adjoint, exact, grids
+from smnn_core.engines import cpu
+
+ENGINES = ["array_api"] + (["cpu"] if cpu._kernels else [])
+
+
+@pytest.mark.parametrize(("order", "R"), [(1, 3), (2, 3), (2, 4), (2, 5), (3, 5)])
+@pytest.mark.parametrize("scheme", [smnn.HERMITE, smnn.WIENER], ids=lambda s: s.name)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_smooth_solution_on_clusters_of_points(order: int, R: int, scheme: smnn.Scheme, engine: str) -> None:
+    t = grids.clusters(np.random.default_rng(0))[:60]
+    c, b, u, s = grids.problem(t, 1.0, grids.EQUATIONS[order], R)
+    system = np.broadcast_to(c, (len(t), *c.shape[1:])), s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s)), scheme
+    y, moved = (exact.Solver(exact.rows(*system, relative=x)).solve(b, u) for x in (0.0, 1e-16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.AccuracyWarning)  # the fifth derivative of HERMITE
+        found = smnn.solve_ode(c, b, u, s, scheme=scheme, engine=engine).reshape(y.shape)
+    size = np.abs(y).max(axis=0)
+    error, moved = (np.abs(x - y).max(axis=0) / size for x in (found, moved))
+    assert np.all(error[:4] <= 1e-10 + 100 * moved[:4])
+
+
+def test_digits_that_refinement_does_not_find_are_told() -> None:
+    """HERMITE, R = 5, on clusters: y has six digits, its fifth derivative none."""
+    t = grids.clusters(np.random.default_rng(0))
+    c, b, u, s = grids.problem(t, 1.0, grids.EQUATIONS[2], 5)
+    with pytest.warns(smnn.AccuracyWarning, match="smaller R"):
+        y = smnn.solve_ode(c, b, u, s, engine="array_api")
+    whole = np.broadcast_to(c, (len(t), *c.shape[1:])), s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s))
+    expected = exact.Solver(exact.rows(*whole, smnn.HERMITE)).solve(b, u)
+    np.testing.assert_allclose(y[:, 0, 0], expected[:, 0], atol=2e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_short_steps_and_spare_orders(engine: str) -> None:
+    """A fourth-order equation with R = 5 and s = 4e-5, whose third derivative had three digits after one solve."""
+    c, b, u, s = adjoint.problem(4, 6, np.full(59, 4e-5))
+    expected = exact.Solver(exact.rows(c, s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s)), smnn.HERMITE)).solve(
+        b, u
+    )
+    y = smnn.solve_ode(c, b, u, s, engine=engine).reshape(expected.shape)
+    size = np.abs(expected).max(axis=0)
+    assert np.all(np.abs(y - expected).max(axis=0) <= 1e-5 * size)
+
+
+def test_derivatives_of_a_constant_are_no_reason_to_warn() -> None:
+    c = np.zeros((1, 1, 1, 4))
+    c[..., 1] = 1
+    y = smnn.solve_ode(c, np.zeros((50, 1)), np.ones((1, 1, 1)), np.full(49, 1e-3), engine="array_api")
+    np.testing.assert_allclose(y[:, 0, 0], 1, rtol=1e-14)

@@ -24,6 +24,7 @@ import smnn_core as smnn
 from smnn_core.baselines import smnn_cholesky
 
 from . import discretization, reference
+from .tables import Table, save
 
 Array = np.ndarray
 DTYPES = ("float64", "float32")
@@ -117,47 +118,45 @@ def rounding_errors(equation: Equation, T: int, s: float) -> Errors:
     return errors
 
 
-def _tables(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> tuple[list[str], list[str]]:
-    """The lines of the tables, y and derivatives; the bounds that are missed, where they are to be held."""
+def _tables(title: str, equations: tuple[Equation, ...], T: int, s: float, hold: bool) -> tuple[list[Table], list[str]]:
+    """The tables of y and of its derivatives; the bounds that are missed, where they are to be held."""
     names = list(solvers())
-    columns = "".join(f"{f'{name} {dtype}':>23}" for dtype in DTYPES for name in names)
     results = {equation: rounding_errors(equation, T, s) for equation in equations}
-    lines, missed = [f"{title}, T = {T}, s = {s}, TAYLOR"], []
+    tables, missed = [], []
     for part, what in (("solution", "y"), ("derivatives", "y and its derivatives")):
-        lines += ["", f"max error of {what}, relative to the largest", f"{'':26}{columns}{'reference':>12}"]
+        rows = []
         for equation, errors in results.items():
             found = getattr(errors, part)
-            cells = "".join(f"{found[name, dtype]:23.1e}" for dtype in DTYPES for name in names)
-            lines.append(f"{equation.name:26}{cells}{errors.reference:12.1e}")
+            cells = [f"{found[name, dtype]:.1e}" for dtype in DTYPES for name in names]
+            rows.append((equation.name, *cells, f"{errors.reference:.1e}"))
             for (name, dtype), error in found.items():
                 limit = bound(equation, dtype)
                 if hold and name != "smnn_cholesky" and not error <= limit:
                     missed.append(f"{equation.name}, {what}, {name} {dtype}: {error:.1e} > {limit:.0e}")
-    return [*lines, ""], missed
+        header = "equation", *(f"{name} {dtype}" for dtype in DTYPES for name in names), "reference"
+        heading = f"{title}, T = {T}, s = {s}, TAYLOR: largest error of {what}, relative to the largest"
+        tables.append(Table(heading, header, tuple(rows)))
+    return tables, missed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the long problem")
-    parser.add_argument(
-        "--save", action="store_true", help="write the tables to benchmarks/results/accuracy.txt as well"
-    )
+    parser.add_argument("--save", action="store_true", help="write the tables to benchmarks/results/accuracy.json")
     options = parser.parse_args()
-    tables = [lambda: _tables("Rounding errors", EQUATIONS, 1000, 0.01, hold=True), discretization.table]
+    parts = [lambda: _tables("Rounding errors", EQUATIONS, 1000, 0.01, hold=True), discretization.table]
     if not options.quick:
-        tables.insert(1, lambda: _tables("Rounding errors, long", EQUATIONS[1:2], 100_000, 0.01, hold=False))
-    lines, missed = [], []
-    for table in tables:
-        new, failures = table()
-        print("\n".join(new), flush=True)
-        lines += new
+        parts.insert(1, lambda: _tables("Rounding errors, long", EQUATIONS[1:2], 100_000, 0.01, hold=False))
+    tables, missed = [], []
+    for part in parts:
+        new, failures = part()
+        print(*(table.text() + "\n" for table in new), sep="\n", flush=True)
+        tables += new
         missed += failures
     for line in missed:
         print(f"MISSED  {line}")
     if options.save:
-        folder = Path(__file__).with_name("results")
-        folder.mkdir(exist_ok=True)
-        (folder / "accuracy.txt").write_text("\n".join(lines).rstrip() + "\n")
+        save(Path(__file__).with_name("results") / "accuracy.json", tables)
     return 1 if missed else 0
 
 

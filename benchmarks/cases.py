@@ -66,12 +66,13 @@ class Case:
 
 
 CASES = (
-    Case("lorenz", 1536, 50, 1, 3, 1, target=40),
+    Case("lorenz", 1536, 50, 1, 3, 1, target=55),
     Case("lorenz shared", 1536, 50, 1, 3, 1, target=0, shared=True),
-    Case("kdv", 8192, 10, 1, 5, 1, target=15),
-    Case("system", 64, 1000, 3, 3, 3, target=20),
-    Case("long", 1, 10_000, 1, 3, 1, target=200),
-    Case("long system", 1, 10_000, 3, 3, 3, target=60),
+    Case("kdv", 8192, 10, 1, 5, 1, target=40),
+    Case("system", 64, 1000, 3, 3, 3, target=25),
+    Case("long", 1, 10_000, 1, 3, 1, target=600),
+    Case("long system", 1, 10_000, 3, 3, 3, target=100),
+    Case("another size", 256, 300, 2, 4, 2, target=20),
 )
 
 SCALING = Case("scaling", 64, 10_000, 1, 3, 1, target=0)

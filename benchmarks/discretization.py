@@ -9,6 +9,8 @@ from scipy.integrate import solve_ivp
 
 import smnn_core as smnn
 
+from .tables import Table
+
 Array = np.ndarray
 
 MEASURED = {
@@ -97,18 +99,13 @@ def errors(scheme: smnn.Scheme) -> list[float]:
     return [*(oscillator(R) for R in (2, 3, 4)), growth, lorenz_bias(scheme)]
 
 
-def table() -> tuple[list[str], list[str]]:
-    """The lines of the table; the figures that are worse than `MEASURED` (by more than its last digit)."""
-    lines = [
-        "Discretisation errors",
-        "max error of y on [0, 10]; coefficients fitted to exact windows of 50 points",
-        "",
-    ]
-    lines.append(f"{'':42}{'TAYLOR':>10}{'HERMITE':>10}")
-    missed = []
+def table() -> tuple[list[Table], list[str]]:
+    """The table; the figures that are worse than `MEASURED` (by more than its last digit)."""
+    rows, missed = [], []
     for (name, targets), *measured in zip(MEASURED.items(), errors(smnn.TAYLOR), errors(smnn.HERMITE), strict=True):
-        lines.append(f"{name:42}" + "".join(f"{error:10.1e}" for error in measured))
+        rows.append((name, *(f"{error:.1e}" for error in measured)))
         for scheme, error, target in zip(("TAYLOR", "HERMITE"), measured, targets, strict=True):
             if float(f"{error:.1e}") > target:
                 missed.append(f"{name}, {scheme}: {error:.1e} > {target:.1e}")
-    return [*lines, ""], missed
+    title = "Discretisation errors: largest of y on [0, 10]; coefficients fitted to exact windows of 50 points"
+    return [Table(title, ("problem", "TAYLOR", "HERMITE"), tuple(rows))], missed

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cases import BATCHES, CASES, ENGINE_ALONE
+from .tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "draw_ratios", "draw_scaling", "ratios", "seconds", "text"]
+__all__ = ["draw", "draw_ratios", "draw_scaling", "ratios", "seconds", "tables", "text"]
 
 Results = dict[str, Any]
 BASELINE, OURS = "smnn_cholesky", "smnn"
@@ -29,8 +30,12 @@ def text(results: Results) -> str:
     head += [f"engine {name}: {line}" for name, line in results["config"]["engines"].items()]
     if machine["load"] > BUSY * machine["threads"]:
         head.append(f"BUSY MACHINE: load {machine['load']:.1f} at the start, so that times are too long and scattered")
-    sections = (_speed, _memory, _scaling, _banded, _roofline)
-    return "\n".join([*head, *(line for section in sections for line in ("", *section(results)))]) + "\n"
+    return "\n\n".join(["\n".join(head), *(table.text() for table in tables(results))]) + "\n"
+
+
+def tables(results: Results) -> list[Table]:
+    """Speed, other solvers, memory, scaling, the banded solve, and the part of the machine's peak that is reached."""
+    return [section(results) for section in (_speed, _others, _memory, _scaling, _banded, _roofline)]
 
 
 def seconds(results: Results, case: str, dtype: str, what: str) -> dict[str, float]:
@@ -47,48 +52,119 @@ def ratios(results: Results) -> Iterator[tuple[str, str, str, float]]:
 
 
 def _milliseconds(value: float | None) -> str:
-    return f"{'-':>12}" if value is None else f"{1e3 * value:9.2f} ms"
+    return "-" if value is None else f"{1e3 * value:.2f}"
 
 
-def _speed(results: Results) -> Iterator[str]:
-    solvers = list(dict.fromkeys(r["solver"] for r in results["timings"]))
-    yield "Time of one solve; ratio: smnn_cholesky / smnn (target)"
-    yield f"{'':44}" + "".join(f"{name.removeprefix('mnn_')[:18]:>19}" for name in solvers) + f"{'ratio':>14}"
-    for case, dtype, what, ratio in ratios(results):
-        times = seconds(results, case, dtype, what)
-        cells = "".join(f"{_milliseconds(times.get(name)):>19}" for name in solvers)
-        to_hold = dtype == "float64" and what == "forward + backward" and TARGETS[case]
-        target = f" ({TARGETS[case]:.0f}x{'' if ratio >= TARGETS[case] else ' MISSED'})" if to_hold else ""
-        yield f"{case:14}{dtype:10}{what:20}{cells}{ratio:8.1f}x{target}"
-    yield "float32 against float64, forward + backward: " + ", ".join(
-        f"{case} {seconds(results, case, 'float64', what)[OURS] / seconds(results, case, 'float32', what)[OURS]:.2f}x"
-        for case, dtype, what, _ in ratios(results)
-        if dtype == "float32" and what == "forward + backward"
+DIRECTIONS = ("forward", "forward + backward")
+
+
+def _cases(results: Results) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r["case"], r["dtype"]) for r in results["timings"]))
+
+
+def _speed(results: Results) -> Table:
+    rows = []
+    for case, dtype in _cases(results):
+        cells: list[str] = []
+        for what in DIRECTIONS:
+            times = seconds(results, case, dtype, what)
+            ratio = times[BASELINE] / times[OURS] if times else 0.0
+            cells += [*map(_milliseconds, (times.get(BASELINE), times.get(OURS))), f"{ratio:.1f}x" if times else "-"]
+            target = TARGETS[case] if dtype == "float64" and what == DIRECTIONS[1] else 0
+            if target and times:
+                cells.append(f"{target:.0f}x{'' if ratio >= target else ' MISSED'}")
+        rows.append((case, dtype, *cells, *[""] * (7 - len(cells))))
+    narrow = [
+        f"{case} {seconds(results, case, 'float64', DIRECTIONS[1])[OURS] / times[OURS]:.2f}x"
+        for case, dtype in _cases(results)
+        if dtype == "float32" and (times := seconds(results, case, dtype, DIRECTIONS[1]))
+    ]
+    return Table(
+        "Milliseconds of one solve, forward, and forward + backward; ratio: smnn_cholesky / smnn",
+        ("case", "dtype", "published", "smnn", "ratio", "published, with backward", "smnn", "ratio", "target"),
+        tuple(rows),
+        (f"float64 takes so many times as long as float32, forward + backward: {', '.join(narrow)}.",)
+        if narrow
+        else (),
     )
 
 
-def _memory(results: Results) -> Iterator[str]:
-    yield f"Peak extra memory of forward + backward over the inputs (target: at most {MEMORY_BOUND:.0f}x)"
-    if not results["memory"]:
-        yield "not measured: needs Linux (/proc/self/clear_refs)"
+def _others(results: Results) -> Table:
+    names = [r["solver"] for r in results["timings"] if r["solver"] not in (BASELINE, OURS)]
+    names = list(dict.fromkeys(names))
+    rows = []
+    for case, dtype in _cases(results):
+        times = seconds(results, case, dtype, DIRECTIONS[1])
+        if any(name in times for name in names):
+            rows.append((case, dtype, *(_milliseconds(times.get(name)) for name in (OURS, *names))))
+    header = "case", "dtype", OURS, *(name.removeprefix("mnn_").replace("_", " ") for name in names)
+    return Table("Milliseconds of one solve of the other solvers, forward + backward", header, tuple(rows))
+
+
+def _memory(results: Results) -> Table:
+    rows = []
     for r in results["memory"]:
         missed = " MISSED" if r["solver"] == OURS and r["ratio"] > MEMORY_BOUND else ""
-        yield f"{r['case']:14}{r['dtype']:10}{r['solver']:20}{r['ratio']:8.1f}x{missed}"
+        rows.append((r["case"], r["dtype"], r["solver"], f"{r['ratio']:.1f}x{missed}"))
+    return Table(
+        f"Peak extra memory of forward + backward over the inputs (target: at most {MEMORY_BOUND:.0f}x)",
+        ("case", "dtype", "solver", "memory"),
+        tuple(rows),
+        () if rows else ("Not measured: needs Linux (/proc/self/clear_refs).",),
+    )
 
 
-def _scaling(results: Results) -> Iterator[str]:
-    yield "Nanoseconds per system and time point, float64, V = 1, K = 3, Q = 1; engine alone: checked, on one thread"
+def _scaling(results: Results) -> Table:
     lengths = sorted({r["T"] for r in results["scaling"]})
-    yield f"{'':50}" + "".join(f"{f'T = 10^{len(str(T)) - 1}':>12}" for T in lengths)
-    for (solver, what, batch), times in _series(results):
-        cells = "".join(f"{times[T]:12.1f}" if T in times else f"{'-':>12}" for T in lengths)
-        yield f"{solver:20}{what:20}{f'batch {batch}':10}{cells}"
-    for r in results["flatness"]:
-        missed = " MISSED" if r["ratio"] > FLATNESS_BOUND else ""
-        yield (
-            f"{r['solver']}, batch {r['batch']}, {r['what']}, T = {r['T'][0]} to {r['T'][1]}: largest / smallest "
-            f"{r['ratio']:.2f}x (target: at most {FLATNESS_BOUND}x){missed}"
+    rows = [
+        (solver, what, str(batch), *(f"{times[T]:.1f}" if T in times else "-" for T in lengths))
+        for (solver, what, batch), times in _series(results)
+    ]
+    notes = [
+        f"{r['solver']}, batch {r['batch']}, {r['what']}, T = {r['T'][0]} to {r['T'][1]}: largest / smallest "
+        f"{r['ratio']:.2f}x (target: at most {FLATNESS_BOUND}x){' MISSED' if r['ratio'] > FLATNESS_BOUND else ''}"
+        for r in results["flatness"]
+    ]
+    return Table(
+        "Nanoseconds per system and time point, float64, V = 1, K = 3, Q = 1; engine alone: checked, on one thread",
+        ("solver", "direction", "batch", *(f"T = 10^{len(str(T)) - 1}" for T in lengths)),
+        tuple(rows),
+        tuple(notes),
+    )
+
+
+def _banded(results: Results) -> Table:
+    rows = []
+    for r in results["banded"]:
+        ours = seconds(results, r["case"], r["dtype"], "forward")[OURS]
+        rows.append((r["case"], r["dtype"], _milliseconds(r["seconds"]), _milliseconds(ours)))
+    return Table(
+        "Milliseconds of a raw banded solve, forward; solveh_banded of SciPy is given the assembled normal equations",
+        ("case", "dtype", "solveh_banded", "smnn"),
+        tuple(rows),
+    )
+
+
+def _roofline(results: Results) -> Table:
+    peak = results["peak"]
+    rows = []
+    for r in results["roofline"]:
+        flops = peak["GFLOP/s"] * (2 if r["dtype"] == "float32" else 1)
+        rows.append(
+            (
+                *(r[key] for key in ("case", "dtype", "what")),
+                f"{r['GFLOP/s']:.2f}",
+                f"{100 * r['GFLOP/s'] / flops:.1f} %",
+                f"{r['GB/s']:.2f}",
+                f"{100 * r['GB/s'] / peak['GB/s']:.1f} %",
+            )
         )
+    return Table(
+        "smnn, nominal operations and unavoidable traffic (benchmarks/roofline.py), beside the machine's peak",
+        ("case", "dtype", "direction", "GFLOP/s", "of peak", "GB/s", "of peak"),
+        tuple(rows),
+        (f"Peak: {peak['GB/s']:.1f} GB/s, {peak['GFLOP/s']:.0f} GFLOP/s in float64 ({peak['how']}).",),
+    )
 
 
 def _series(results: Results) -> Iterator[tuple[tuple[str, str, int], dict[int, float]]]:
@@ -96,26 +172,6 @@ def _series(results: Results) -> Iterator[tuple[tuple[str, str, int], dict[int, 
     rows = results["scaling"]
     for key in dict.fromkeys((r["solver"], r["what"], r["batch"]) for r in rows):
         yield key, {r["T"]: r["nanoseconds"] for r in rows if (r["solver"], r["what"], r["batch"]) == key}
-
-
-def _banded(results: Results) -> Iterator[str]:
-    yield "Raw banded solve, forward: scipy.linalg.solveh_banded is given the assembled normal equations"
-    for r in results["banded"]:
-        ours = seconds(results, r["case"], r["dtype"], "forward")[OURS]
-        yield f"{r['case']:14}{r['dtype']:10}{_milliseconds(r['seconds'])}, smnn {_milliseconds(ours)}"
-
-
-def _roofline(results: Results) -> Iterator[str]:
-    peak = results["peak"]
-    yield f"Machine peak: {peak['GB/s']:.1f} GB/s, {peak['GFLOP/s']:.0f} GFLOP/s in float64 ({peak['how']})"
-    yield "smnn, nominal operations and unavoidable traffic (see benchmarks/roofline.py)"
-    for r in results["roofline"]:
-        width = 2 if r["dtype"] == "float32" else 1
-        yield (
-            f"{r['case']:14}{r['dtype']:10}{r['what']:20}{r['GFLOP/s']:8.2f} GFLOP/s "
-            f"({100 * r['GFLOP/s'] / peak['GFLOP/s'] / width:5.1f} %){r['GB/s']:8.2f} GB/s "
-            f"({100 * r['GB/s'] / peak['GB/s']:5.1f} %)"
-        )
 
 
 def draw(results: Results, folder: Path) -> list[Path]:

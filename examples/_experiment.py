@@ -196,8 +196,8 @@ def save_metrics(output: Path, arguments: argparse.Namespace, summary: list[dict
     Args:
         output: the folder.
         arguments: of the command line, written too.
-        summary: rows of the table that `make examples` ends with: {"metric", "ours", "published", "note"}, the last
-            two where there is something to say.
+        summary: rows of the table that `make examples` ends with: {"metric", "ours", "published", "note",
+            "more_is_better"}, the last three where there is something to say.
         details: whatever else is worth keeping; plain Python values.
     """
     output.mkdir(parents=True, exist_ok=True)

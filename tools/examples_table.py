@@ -1,17 +1,20 @@
-"""The table of what the examples found, from their `metrics.json`: `python tools/examples_table.py [OUTPUT]`.
+"""The table of what the examples found, from their `metrics.json`: `python tools/examples_table.py [OUTPUT] [--save]`.
 
-One row for every entry of `summary`; OUTPUT is examples/output unless given. Exits with status 1 if an example has left
-no metrics.
+One row for every entry of `summary`; OUTPUT is examples/output unless given. --save writes docs/assets/examples.json,
+which the documentation shows; what it holds of examples without metrics stays. Exits with status 1 if an example has
+left no metrics.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SAVED = EXAMPLES.parent / "docs" / "assets" / "examples.json"
 HEADER = ("experiment", "metric", "published", "ours", "note")
 
 
@@ -20,9 +23,8 @@ def number(x: Any) -> str:
     return f"{x:.3g}" if isinstance(x, float) else str(x)
 
 
-def rows(name: str, metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(title: str, summary: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Of one experiment; its name and size only in the first."""
-    title = f"{name} ({metrics['arguments']['size']})"
     return [
         (
             "" if i else title,
@@ -31,18 +33,29 @@ def rows(name: str, metrics: dict[str, Any]) -> list[tuple[str, ...]]:
             number(entry["ours"]),
             entry.get("note", ""),
         )
-        for i, entry in enumerate(metrics["summary"])
+        for i, entry in enumerate(summary)
     ]
 
 
-def main(output: Path = EXAMPLES / "output") -> int:
-    table, missing = [HEADER], []
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=Path, default=EXAMPLES / "output")
+    parser.add_argument("--save", action="store_true", help="write docs/assets/examples.json")
+    arguments = parser.parse_args()
+    output, table, missing = arguments.output, [HEADER], []
+    found: dict[str, list[dict[str, Any]]] = {}
     for example in sorted(EXAMPLES.glob("[!_]*.py")):
         path = output / example.stem / "metrics.json"
         if path.exists():
-            table += rows(example.stem, json.loads(path.read_text(encoding="utf-8")))
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            found[f"{example.stem} ({metrics['arguments']['size']})"] = metrics["summary"]
         else:
             missing.append(example.stem)
+    for title, summary in found.items():
+        table += rows(title, summary)
+    if arguments.save:
+        merged = (json.loads(SAVED.read_text(encoding="utf-8")) if SAVED.exists() else {}) | found
+        SAVED.write_text(json.dumps(dict(sorted(merged.items())), indent=1) + "\n", encoding="utf-8")
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
     for row in table:
         cells = [x.rjust(w) if i in (2, 3) else x.ljust(w) for i, (x, w) in enumerate(zip(row, widths, strict=True))]
@@ -53,4 +66,4 @@ def main(output: Path = EXAMPLES / "output") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))
+    sys.exit(main())

@@ -506,7 +506,7 @@ def _module(name: str, **members: Any) -> ModuleType:
     return module
 
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2)
+FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
 """Divides whatever can be divided, into as many levels as possible."""
 
 

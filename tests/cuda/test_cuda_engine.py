@@ -18,7 +18,7 @@ from smnn_core.engines._contract import by_field, from_fields
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
 
-GRAIN = host.Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3)
+GRAIN = host.Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3, gain=np.inf)
 
 
 class DeviceArray(np.ndarray):

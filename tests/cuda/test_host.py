@@ -23,9 +23,9 @@ from smnn_core.engines._cuda.source import Specialization
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2)
+FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
 """Divides whatever can be divided, into as many levels as possible."""
-COARSE = host.Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3)
+COARSE = host.Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
 WHOLE = host.Grain(lanes=1)
 
 
@@ -259,6 +259,22 @@ def test_divisions_are_whole_and_fill_the_device(batch, T) -> None:
         assert sizes[1] >= grain.fewest
         assert batch * sizes[1] <= grain.lanes
         assert sizes[0] // sizes[1] >= grain.shortest
+
+
+@pytest.mark.parametrize(
+    ("batch", "T", "chunks"),
+    [
+        (1, 10_000, 625),
+        (1536, 50, None),  # 3 chunks of 17 points, and 3 separators: 46 steps for 50
+        (1536, 128, 8),
+        (6000, 1000, 5),
+        (10_000, 1000, None),  # 3 chunks: 680 steps
+        (20_000, 1000, None),
+    ],
+)
+def test_time_is_divided_where_that_leaves_fewer_steps(batch, T, chunks) -> None:
+    sizes = host.Grain(lanes=33792).divide(batch, T)
+    assert (sizes[1] if len(sizes) > 1 else None) == chunks
 
 
 @settings(max_examples=100)

@@ -20,8 +20,8 @@ from smnn_core.engines._cuda.source import Specialization
 
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2)
-RAGGED = host.Grain(lanes=40, shortest=5, fewest=2, radix=4, last=3)
+FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
+RAGGED = host.Grain(lanes=40, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
 WHOLE = host.Grain(lanes=1)
 SIZES = [(1, 3, 1, "taylor", "float64"), (1, 3, 1, "hermite", "float32"), (2, 2, 2, "custom", "float64")]
 

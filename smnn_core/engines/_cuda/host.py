@@ -48,21 +48,31 @@ class Grain:
     """as many as fill the device"""
     shortest: int = 16
     """points of a chunk, at the least"""
-    fewest: int = 8
-    """chunks, at the least: a step in a chunk costs twice as much, and the separators come on top"""
+    fewest: int = 2
+    """chunks, at the least"""
     radix: int = 16
     """separators of a chunk"""
     last: int = 32
     """separators that one lane sweeps at the end, at most"""
+    point: float = 2.0
+    """steps that a point of a chunk takes, counted in arithmetic, where one of an undivided system takes one"""
+    separator: float = 4.0
+    """the same, of a separator"""
+    gain: float = 0.6
+    """Time is divided where that leaves at most this share of the steps one after the other. It also moves up to twice
+    as much memory, and takes more launches; all three numbers are estimates that no device has confirmed."""
 
     def divide(self, batch: int, T: int) -> tuple[int, ...]:
-        """T, the number of chunks of points, of chunks of separators, ...; T alone where the batch fills the device."""
-        if batch == 0 or self.fewest * batch > self.lanes or self.fewest * self.shortest > T:
+        """T, the number of chunks of points, of chunks of separators, ...; T alone where dividing does not pay."""
+        chunks = min(T // self.shortest, self.lanes // batch) if batch else 0
+        if chunks < self.fewest:
             return (T,)
-        sizes = [T, min(T // self.shortest, self.lanes // batch)]
+        sizes = [T, chunks]
         while sizes[-1] > self.last and len(sizes) < MAX_LEVELS:
             sizes.append(-(-sizes[-1] // self.radix))
-        return tuple(sizes)
+        separators = sum(-(-a // b) for a, b in zip(sizes[1:], [*sizes[2:], 1], strict=True))
+        steps = self.point * -(-T // chunks) + self.separator * separators
+        return tuple(sizes) if steps <= self.gain * T else (T,)
 
 
 class Device(Protocol):

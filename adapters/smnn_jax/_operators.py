@@ -18,7 +18,7 @@ import numpy as np
 from smnn_core._arrays import device_of
 from smnn_core._evidence import minimum_pullback as pull_back_minimum
 from smnn_core._posterior import sum_of_squares, with_moments
-from smnn_core._problem import Problem, Rows, System, Weights
+from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from smnn_core._solve import adjoint_without_factor
 from smnn_core.engines import select
@@ -40,10 +40,8 @@ CORE_AXES = {
     "adjoint": (*PROBLEM_AXES, 3, 3),
     "blocks": SYSTEM_AXES,
     "blocks_pullback": (*SYSTEM_AXES, 3, 3),
-    "log_determinant": SYSTEM_AXES,
-    "log_determinant_pullback": (*SYSTEM_AXES, 0),
-    "minimum": PROBLEM_AXES,
-    "minimum_pullback": (*PROBLEM_AXES, 3, 0),
+    "statistics": PROBLEM_AXES,
+    "statistics_pullback": (*PROBLEM_AXES, 3, 0, 0),
 }
 """Core axes of the operands of each operator."""
 
@@ -116,8 +114,8 @@ def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> lis
     if operator == "blocks":
         T, n = static.n_steps, shapes[0][-2] * shapes[0][-1]
         return [(*batch, T, n, n), (*batch, T - 1, n, n)]
-    if operator in ("log_determinant", "minimum"):
-        return [batch]
+    if operator == "statistics":
+        return [batch, batch]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -174,43 +172,45 @@ def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
     return list(_moments(static, operands)[1].selected_inverse().blocks)
 
 
-def log_determinant(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[log det M]; operands c, s, weights."""
-    return [_moments(static, operands)[1].selected_inverse().log_determinant]
-
-
-def minimum(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[|W (d - A y)|^2]; operands c, s, weights, b, u."""
+def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[log det M, |W (d - A y)|^2]; operands c, s, weights, b, u."""
     system, factor = _moments(static, operands)
     b, u = operands[5:]
     problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
-    return [sum_of_squares(problem, factor.residual_rows(problem.rows))]
+    log_determinant = system.xp.broadcast_to(factor.selected_inverse().log_determinant, problem.batch)
+    return [log_determinant, sum_of_squares(problem, factor.residual_rows(problem.rows))]
 
 
 def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
     """The gradients of c, s, weights, all batch axes in full; operands these and the gradients of the results."""
     operands = _in_full("blocks_pullback", operands)
     _, factor = _moments(static, operands)
-    c, _, _, s, w = factor.selected_inverse().pullback(*operands[5:], None)
-    return [c, s, w.equation, w.initial, w.smoothness]
+    return list(_of_lhs(factor.selected_inverse().pullback(*operands[5:], None)))
 
 
-def log_determinant_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """As `blocks_pullback`, for `log_determinant`."""
-    operands = _in_full("log_determinant_pullback", operands)
-    _, factor = _moments(static, operands)
-    c, _, _, s, w = factor.selected_inverse().pullback(None, None, operands[5])
-    return [c, s, w.equation, w.initial, w.smoothness]
+def statistics_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """The gradients of c, s, weights, b, u, all batch axes in full; operands these, y, and those of the results.
+
+    A left-hand side that members share is eliminated once: its gradient of log det M is the same for all, up to g.
+    """
+    lhs = operands[:5]
+    own = batch_shape([x.shape for x in lhs], SYSTEM_AXES)
+    xp = compat.array_namespace(lhs[0])
+    lhs = [xp.broadcast_to(x, (*own, *x.shape[len(own) :])) for x in lhs]
+    system, factor = _moments(static, lhs)
+    ones = xp.ones(own, dtype=system.dtype, device=system.device)
+    *full, b, u, y, g_determinant, g_minimum = _in_full("statistics_pullback", operands)
+    problem = Problem(static.system(*full), b, u, tuple(y.shape[:-3]))
+    results = pull_back_minimum(problem, y, factor.residual_rows(problem.rows), g_minimum)
+    of_lhs = []
+    for x, unit in zip(_of_lhs(results), _of_lhs(factor.selected_inverse().pullback(None, None, ones)), strict=True):
+        of_lhs.append(x + g_determinant[(..., *(None,) * (unit.ndim - len(own)))] * unit)
+    return [*of_lhs, results.rhs, results.initial_values]
 
 
-def minimum_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The gradients of c, s, weights, b, u, all batch axes in full; operands these, y, and that of the result."""
-    _, factor = _moments(static, operands)  # of a left-hand side that may be shared
-    *operands, g = _in_full("minimum_pullback", operands)
-    b, u, y = operands[5:]
-    problem = Problem(static.system(*operands[:5]), b, u, tuple(g.shape))
-    c, b, u, s, w = pull_back_minimum(problem, y, factor.residual_rows(problem.rows), g)
-    return [c, s, w.equation, w.initial, w.smoothness, b, u]
+def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:
+    w = gradients.weights
+    return gradients.coefficients, gradients.step_sizes, w.equation, w.initial, w.smoothness
 
 
 def _moments(static: Static, operands: Sequence[Array]) -> tuple[System, Any]:
@@ -237,8 +237,6 @@ OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
     "adjoint": adjoint,
     "blocks": blocks,
     "blocks_pullback": blocks_pullback,
-    "log_determinant": log_determinant,
-    "log_determinant_pullback": log_determinant_pullback,
-    "minimum": minimum,
-    "minimum_pullback": minimum_pullback,
+    "statistics": statistics,
+    "statistics_pullback": statistics_pullback,
 }

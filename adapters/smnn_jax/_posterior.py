@@ -107,12 +107,16 @@ class Posterior(CorePosterior):
 
     @property
     def _log_determinant(self) -> Array:
-        return self._result("log_determinant", *self._inputs[: len(SYSTEM_AXES)])[0]
+        return self._statistics[0]
 
     @property
     def sum_of_squares(self) -> Array:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        return self._result("minimum", *self._inputs, jax.lax.stop_gradient(self.mean))[0]
+        return self._statistics[1]
+
+    @property
+    def _statistics(self) -> list[Array]:
+        return self._result("statistics", *self._inputs, jax.lax.stop_gradient(self.mean))
 
     def _result(self, operator: str, *operands: Array) -> list[Array]:
         """The results of an operator, remembered unless they are traced."""
@@ -126,7 +130,7 @@ class Posterior(CorePosterior):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _moments(operator: str, static: Static, *operands: Array) -> list[Array]:
-    """The results of an operator; the last operand of "minimum" is the solution, which its value does not need."""
+    """The results of an operator; the last operand of "statistics" is the solution, which values do not need."""
     return _called(operator, static, *operands[:7])
 
 

@@ -65,7 +65,9 @@ def _made(xp: Any, key: tuple[Any, ...], host: Any, device: Any, stream: Any) ->
     if len(_constants) >= MOST:
         device.synchronize()  # what is freed may still be read
         _constants.clear()
-    result = _constants[key] = xp.asarray(host, device=device)
+    cupy = sys.modules["cupy"]
+    with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):  # that of others may be for a call alone
+        result = _constants[key] = xp.asarray(host, device=device)
     stream.synchronize()  # other streams may read it from now on
     return result
 

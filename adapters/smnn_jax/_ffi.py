@@ -64,14 +64,37 @@ XLA_FFI_Attrs = _struct(
 )
 XLA_FFI_Error_Create_Args = _struct("XLA_FFI_Error_Create_Args", *HEADER, ("message", c_char_p), ("errc", c_int))
 XLA_FFI_Stream_Get_Args = _struct("XLA_FFI_Stream_Get_Args", *HEADER, ("ctx", c_void_p), ("stream", c_void_p))
+XLA_FFI_Error_Destroy_Args = _struct("XLA_FFI_Error_Destroy_Args", *HEADER, ("error", c_void_p))
+XLA_FFI_DeviceMemory_Allocate_Args = _struct(
+    "XLA_FFI_DeviceMemory_Allocate_Args",
+    *HEADER,
+    ("ctx", c_void_p),
+    ("size", c_size_t),
+    ("alignment", c_size_t),
+    ("data", c_void_p),
+)
+XLA_FFI_DeviceMemory_Free_Args = _struct(
+    "XLA_FFI_DeviceMemory_Free_Args", *HEADER, ("ctx", c_void_p), ("size", c_size_t), ("data", c_void_p)
+)
+
+
+def _function(arguments: type[ctypes.Structure]) -> Any:
+    return ctypes.CFUNCTYPE(c_void_p, POINTER(arguments))
+
+
 XLA_FFI_Api = _struct(
     "XLA_FFI_Api",
     *HEADER,
     ("api_version", XLA_FFI_Api_Version),
     ("internal_api", c_void_p),
-    ("XLA_FFI_Error_Create", ctypes.CFUNCTYPE(c_void_p, POINTER(XLA_FFI_Error_Create_Args))),
-    ("_others", c_void_p * 3),
-    ("XLA_FFI_Stream_Get", ctypes.CFUNCTYPE(c_void_p, POINTER(XLA_FFI_Stream_Get_Args))),
+    ("XLA_FFI_Error_Create", _function(XLA_FFI_Error_Create_Args)),
+    ("_error_get_message", c_void_p),
+    ("XLA_FFI_Error_Destroy", _function(XLA_FFI_Error_Destroy_Args)),
+    ("_handler_register", c_void_p),
+    ("XLA_FFI_Stream_Get", _function(XLA_FFI_Stream_Get_Args)),
+    ("_others", c_void_p * 4),
+    ("XLA_FFI_DeviceMemory_Allocate", _function(XLA_FFI_DeviceMemory_Allocate_Args)),
+    ("XLA_FFI_DeviceMemory_Free", _function(XLA_FFI_DeviceMemory_Free_Args)),
 )
 XLA_FFI_CallFrame = _struct(
     "XLA_FFI_CallFrame",
@@ -170,18 +193,60 @@ def _execute_on_host(frame: list[int]) -> None:
         _numpy(to, WRITE)[...] = x
 
 
+def _api(frame: list[int]) -> tuple[Any, int]:
+    """XLA's functions, and the context of this call that they take."""
+    return XLA_FFI_Api.from_address(frame[_word(XLA_FFI_CallFrame, "api")]), frame[_word(XLA_FFI_CallFrame, "ctx")]
+
+
 def _stream(frame: list[int]) -> int:
     """The address of the stream that XLA works on."""
-    api = XLA_FFI_Api.from_address(frame[_word(XLA_FFI_CallFrame, "api")])
-    context = frame[_word(XLA_FFI_CallFrame, "ctx")]
+    api, context = _api(frame)
     stream = XLA_FFI_Stream_Get_Args(ctypes.sizeof(XLA_FFI_Stream_Get_Args), None, context, None)
     if api.XLA_FFI_Stream_Get(stream):
         raise RuntimeError("XLA gave no stream.")
     return stream.stream or 0
 
 
+ALIGNMENT = 256
+"""Of memory, as CUDA aligns it."""
+
+
+class _Scratch:
+    """Memory of XLA for CuPy's arrays, while a call lasts: XLA has reserved most of a device's."""
+
+    def __init__(self, frame: list[int], cupy: Any, device: int) -> None:
+        self.api, self.context = _api(frame)
+        self.cuda, self.device, self.is_open = cupy.cuda, device, True
+        self.otherwise = cupy.get_default_memory_pool().malloc
+        self.kind = type("ScratchMemory", (cupy.cuda.UnownedMemory,), {"__del__": lambda memory: memory.free()})
+
+    def allocate(self, size: int) -> Any:
+        """`cupy.cuda.MemoryPointer`; of CuPy's pool where XLA gives none."""
+        given = XLA_FFI_DeviceMemory_Allocate_Args(
+            ctypes.sizeof(XLA_FFI_DeviceMemory_Allocate_Args), None, self.context, size, ALIGNMENT, None
+        )
+        error = self.api.XLA_FFI_DeviceMemory_Allocate(given) if size else None
+        if error:
+            self.api.XLA_FFI_Error_Destroy(
+                XLA_FFI_Error_Destroy_Args(ctypes.sizeof(XLA_FFI_Error_Destroy_Args), None, error)
+            )
+        if error or not given.data:
+            return self.otherwise(size)
+        memory = self.kind(given.data, size, None, self.device)
+        memory.free = lambda: self.free(size, given.data)
+        return self.cuda.MemoryPointer(memory, 0)
+
+    def free(self, size: int, data: int) -> None:
+        if self.is_open:  # XLA knows the context during the call alone; an error may keep memory for longer
+            self.api.XLA_FFI_DeviceMemory_Free(
+                XLA_FFI_DeviceMemory_Free_Args(
+                    ctypes.sizeof(XLA_FFI_DeviceMemory_Free_Args), None, self.context, size, data
+                )
+            )
+
+
 def _execute_on_cuda(frame: list[int]) -> None:
-    """As `_execute_on_host`, with CuPy arrays on the stream of XLA."""
+    """As `_execute_on_host`, with CuPy arrays on the stream and in memory of XLA."""
     import cupy
 
     def as_cupy(address: int) -> Array:
@@ -192,9 +257,14 @@ def _execute_on_cuda(frame: list[int]) -> None:
 
     operator, static, operands, results = _call(frame)
     device = cupy.cuda.runtime.pointerGetAttributes(_buffer(results[0])[0]).device
-    with on_stream(device, _stream(frame)):
-        for to, x in zip(results, OPERATORS[operator](static, [as_cupy(x) for x in operands]), strict=True):
-            as_cupy(to)[...] = x
+    scratch = _Scratch(frame, cupy, device)
+    try:
+        with on_stream(device, _stream(frame), scratch.allocate):
+            for to, x in zip(results, OPERATORS[operator](static, [as_cupy(x) for x in operands]), strict=True):
+                as_cupy(to)[...] = x
+                del x
+    finally:
+        scratch.is_open = False
 
 
 def _handler(execute: Any) -> Any:

@@ -484,6 +484,7 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         array=lambda x, dtype=None, copy=True, **options: asarray(x, dtype, copy),
         asnumpy=lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x),
         from_dlpack=_from_dlpack,
+        get_default_memory_pool=lambda: SimpleNamespace(malloc=_pool),
         RawModule=RawModule,
         cuda=cuda,
         linalg=_module("cupy.linalg", **_public(np.linalg)),

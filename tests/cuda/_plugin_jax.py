@@ -6,6 +6,7 @@ from typing import Any
 
 import _fake_cupy
 import jax
+import numpy as np
 
 _fake_cupy.install()
 register = jax.ffi.register_ffi_target
@@ -24,7 +25,30 @@ jax.ffi.register_ffi_target = register
 _ffi._stream = lambda frame: STREAM
 
 
+class Api:
+    """XLA's functions for memory, which it does not have on a CPU."""
+
+    def __init__(self) -> None:
+        self.given: dict[int, Any] = {}
+        self.count = 0
+
+    def XLA_FFI_DeviceMemory_Allocate(self, arguments: Any) -> None:
+        memory = np.full(arguments.size, 0xFF, np.uint8)
+        arguments.data = memory.ctypes.data
+        self.given[arguments.data] = memory
+        self.count += 1
+
+    def XLA_FFI_DeviceMemory_Free(self, arguments: Any) -> None:
+        assert self.given.pop(arguments.data).size == arguments.size
+
+
+api = Api()
+_ffi._api = lambda frame: (api, 0)
+
+
 def pytest_sessionfinish(session: Any) -> None:
-    """All work went to the stream of XLA."""
+    """All work went to the stream of XLA, in memory of XLA, which was given back."""
+    assert api.count > 0
+    assert not api.given
     work = {stream for what, stream in _fake_cupy.record.events if what.startswith(("launch", "allocate", "kernel"))}
     assert work == {STREAM}, work

@@ -12,7 +12,7 @@ from typing import Any
 from ..._arrays import Array
 from ..._problem import Gradients, Problem, Rows, System
 from .._contract import ALL, by_field, from_fields
-from ..array_api import widened
+from .._refinement import widened
 
 __all__ = ["RoundedFactor", "widened", "widened_problem"]
 

@@ -80,12 +80,16 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
                 "variable that nobody observed cannot be discovered, leave it out or take order=2."
             )
     deviation = np.array([host[..., v][seen[..., v]].std() for v in range(V)])
-    if not deviation.all():
-        raise ArgumentError(f"variable {int(np.argmin(deviation))} is constant: leave it out of data.")
+    rounding = 4 * float(np.finfo(float).eps) * np.array([abs(host[..., v]).max() for v in range(V)])
+    if (constant := deviation <= rounding).any():
+        raise ArgumentError(f"variable {int(np.argmax(constant))} is constant: leave it out of data.")
     t = np.concatenate([np.zeros_like(s[:, :1]), np.cumsum(s, axis=1)], axis=1)
     t = np.broadcast_to(t, (len(host), T))
     found = np.array([_noise(t, host[..., v], seen[..., v]) for v in range(V)]) if noise is None else noise
-    given = np.broadcast_to(np.asarray(as_numpy(found), dtype=float), (V,))
+    given = np.asarray(as_numpy(found), dtype=float)
+    if given.shape not in ((), (1,), (V,)):
+        raise ShapeError(f"noise must be a number or have shape (V,) = ({V},), one per variable; got {given.shape}.")
+    given = np.broadcast_to(given, (V,))
     if not (np.isfinite(given).all() and (given >= 0).all()):
         raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
     least = np.maximum(given, LEAST_NOISE * deviation)

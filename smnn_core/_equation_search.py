@@ -285,7 +285,7 @@ class Search:
             y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
             t=xp.astype(t, like.dtype),
             noise=self.noise,
-            misfit=self.cost / self.dof,
+            misfit=max(self.cost / self.dof, 0.0),  # rounding, where data are exact
             converged=self.converged,
             ambiguous=self.ambiguous(self.library.names(names), variables),
             path=self.path,
@@ -312,7 +312,7 @@ class Search:
                 found.append(f"{name(j)} ({ratio:.1f} standard errors, {what})")
         for c in self.everything.revisions(self.chosen, self.significance, self.inflation, AMBIGUOUS):
             new, old = (", ".join(map(name, sorted(x))) for x in (c.terms - self.chosen, self.chosen - c.terms))
-            found.append(f"{new} in place of {old}" if old else new)
+            found.append(f"{new} in place of {old}" if old and new else new or f"nothing in place of {old}")
         return found
 
     def warnings(self, result: Discovery) -> Iterator[str]:
@@ -337,6 +337,13 @@ class Search:
                 f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given, {excess:.0f} deviations "
                 "more than chance allows: a term may be missing from the library, a variable unobserved, or the noise "
                 "larger. Standard errors have been enlarged accordingly."
+            )
+        told = result.noise > LEAST_NOISE * self.o.deviation
+        if not self.o.estimated and excess < -5 and result.misfit < 0.5 and told.all():
+            yield (
+                f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given: the noise is smaller than "
+                "that, so that standard errors are too large and terms may have been left out. Give the noise that the "
+                "data have, or none, to have it estimated."
             )
         large = result.noise > 0.5 * self.o.deviation
         if self.o.estimated and large.any():

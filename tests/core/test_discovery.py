@@ -227,6 +227,11 @@ def test_wrong_library_warns():
     assert "noise" in said(data, 0.05)
 
 
+def test_noise_far_above_that_of_the_data_warns():
+    with pytest.warns(smnn.DiscoveryWarning, match="times the noise given: the noise is smaller"):
+        smnn.discover(rotation(300, 0.02), STEP, library=LINEAR, noise=0.2)
+
+
 def test_pure_noise_warns():
     data = np.random.default_rng(0).normal(size=(300, 2))
     assert "library cannot describe them" in said(data, STEP)
@@ -239,11 +244,13 @@ def test_pure_noise_warns():
         ({"step_sizes": -0.1}, smnn.ArgumentError, "positive"),
         ({"step_sizes": np.full(7, 0.1)}, smnn.ShapeError, "step_sizes must be"),
         ({"noise": -1.0}, smnn.ArgumentError, "noise must be"),
+        ({"noise": [0.1, 0.1, 0.1]}, smnn.ShapeError, "noise must be a number or"),
         ({"weights": (3.0, 1.0)}, smnn.ArgumentError, "ascending"),
         ({"significance": 0.0}, smnn.ArgumentError, "significance"),
         ({"names": ["x"]}, smnn.ArgumentError, "2 different names"),
         ({"library": 2}, TypeError, "polynomials"),
         ({"data": np.zeros((20, 2))}, smnn.ArgumentError, "constant"),
+        ({"data": np.full((20, 2), 0.1)}, smnn.ArgumentError, "constant"),
         ({"data": np.full((20, 2), np.nan)}, smnn.ArgumentError, "observed"),
         ({"data": np.zeros((3, 2))}, smnn.ShapeError, "T >= 5"),
     ],

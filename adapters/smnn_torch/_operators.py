@@ -352,8 +352,15 @@ def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None],
     return result
 
 
+def _adjoint_op(
+    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor
+) -> list[Any]:
+    """The gradients, by the engine's adjoint where nobody differentiates them again, as in a compiled backward pass."""
+    if _differentiable(g, *lhs, b, u, y):
+        return list(bridge.in_order(_gradients(how, keep, lhs, b, u, None, y, g)[0]))
+    return list(bridge.in_order(ops.adjoint(how, lhs, b, u, y, g)))
+
+
 ops.differentiate("least_squares", lambda how, keep, lhs, *rhs: LeastSquares.apply(how, keep, *lhs, *rhs))
 ops.differentiate("normal_solve", lambda how, keep, lhs, h: NormalSolve.apply(how, keep, *lhs, h))
-ops.differentiate(
-    "adjoint", lambda how, keep, lhs, b, u, y, g: list(bridge.in_order(_gradients(how, keep, lhs, b, u, None, y, g)[0]))
-)
+ops.differentiate("adjoint", _adjoint_op)

@@ -15,6 +15,7 @@ from torch.func import grad, hessian, jacfwd, jvp, vmap
 
 import smnn_core as smnn
 import smnn_torch as st
+from smnn_torch import _operators
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,14 @@ def test_dynamic_batch_and_time(make: Any) -> None:
         if node.op == "call_function" and "smnn" in str(node.target)
     ]
     assert solves == [torch.ops.smnn.least_squares.default, torch.ops.smnn.adjoint.default]
+
+
+def test_a_compiled_backward_pass_is_the_adjoint_of_the_engine(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its formula in tensors, for those who differentiate again, takes several times as long."""
+    compiled = torch.compile(model, backend=AotEagerGraphs(), fullgraph=True)
+    inputs = make((3,), T=6, V=2, grad=True)
+    monkeypatch.setattr(_operators, "_gradients", None)
+    torch.testing.assert_close(value_and_gradients(compiled, inputs), value_and_gradients(model, inputs))
 
 
 def test_inductor(make: Any) -> None:

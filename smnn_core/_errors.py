@@ -16,6 +16,7 @@ __all__ = [
     "DiscoveryWarning",
     "EngineError",
     "EngineWarning",
+    "MisfitWarning",
     "NamespaceError",
     "SchemeError",
     "ShapeError",
@@ -61,6 +62,10 @@ class AccuracyWarning(UserWarning):
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before it converged; the result says for which batch members."""
+
+
+class MisfitWarning(UserWarning):
+    """A fit leaves far more than the noise given, so that its standard errors are too small."""
 
 
 class DiscoveryWarning(UserWarning):

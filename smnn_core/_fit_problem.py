@@ -15,7 +15,7 @@ from ._fit_start import Observations, spread
 from ._linearize import Linearizer
 from ._problem import ZERO_STEP, Weights, check_weights
 
-__all__ = ["FitProblem"]
+__all__ = ["FitProblem", "check_order", "check_shapes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +100,23 @@ class FitProblem:
         Args:
             arrays: data, step_sizes, parameters, noise, guess, t0 and scale: arrays, numbers or None.
         """
-        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-            raise ArgumentError(f"order, the highest derivative in y, must be an integer from 1 on; got {order!r}.")
+        check_order(order)
         xp, dtype, x = _as_float64(arrays, bounds, weights)
+        θ, guess = x.get("parameters"), x.get("guess")
+        check_shapes(x["data"], x["step_sizes"], θ, guess, order=order, observed_orders=observed_orders)
         data = x["data"] if observed_orders is not None else x["data"][..., None]
-        _check_data(data, order, observed_orders)
+        if can_look(data) and bool(xp.any(xp.isinf(data))):
+            raise ArgumentError("data contains infinite values; missing ones are NaN.")
         T, V, R_obs = data.shape[-3:]
-        s, θ, guess = _steps(xp, x["step_sizes"], T), x.get("parameters"), x.get("guess")
-        _check_core("guess", guess, (T, V, order + 1), "T, V, R+1")
-        _check_core("parameters", θ, None, "p")
+        s = _steps(xp, x["step_sizes"], T)
         if shared and (θ is None or size_of(tuple(θ.shape[:-1])) != 1):
             found = "none" if θ is None else f"shape {tuple(θ.shape)}"
             raise ShapeError(f"parameters that data sets share must have shape (p,); got {found}.")
         own = {} if θ is None or shared else {"parameters": tuple(θ.shape[:-1])}
         guessed = {} if guess is None else {"guess": tuple(guess.shape[:-3])}
         batch = broadcast_shapes({"data": tuple(data.shape[:-3]), "step_sizes": tuple(s.shape[:-1]), **own, **guessed})
+        if 0 in batch:
+            raise ShapeError(f"the batch axes of data, {batch}, hold no data set: there is nothing to fit.")
         p, B = 0 if θ is None else int(θ.shape[-1]), size_of(batch)
         observed = ~xp.isnan(data)
         t = _times(xp, s, x["t0"], T)
@@ -183,15 +185,32 @@ def _as_float64(
     return xp, data.dtype, as_float64
 
 
-def _check_data(data: Array, order: int, observed_orders: int | None) -> None:
-    shape = "(..., T, V)" if observed_orders is None else "(..., T, V, observed_orders)"
-    if data.ndim < 3 or 0 in data.shape[-3:] or data.shape[-3] < 2:
-        found = tuple(data.shape) if observed_orders is not None else tuple(data.shape[:-1])
-        raise ShapeError(f"data must have shape {shape} with at least two time points; got {found}.")
-    if observed_orders is not None and data.shape[-1] != observed_orders:
-        raise ShapeError(f"data must have shape {shape}, {observed_orders} last; got {tuple(data.shape)}.")
-    if data.shape[-1] > order + 1:
-        raise ShapeError(f"data hold {data.shape[-1]} orders, y has order + 1 = {order + 1}: raise order.")
+def check_order(order: Any) -> None:
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ArgumentError(f"order, the highest derivative in y, must be an integer from 1 on; got {order!r}.")
+
+
+def check_shapes(
+    data: Array, s: Array, parameters: Array | None, guess: Array | None, *, order: int, observed_orders: int | None
+) -> None:
+    """Raises ShapeError, naming the argument, where shapes do not fit; looks at no values. `s` may be without axes."""
+    core, have = ("T, V" if observed_orders is None else "T, V, observed_orders"), tuple(data.shape)
+    rank = 2 if observed_orders is None else 3
+    R_obs = 1 if observed_orders is None else have[-1] if have else 0
+    if len(have) < rank or 0 in have[-rank:] or have[-rank] < 2:
+        raise ShapeError(f"data must have shape (..., {core}) with at least two time points; got {have}.")
+    if observed_orders is not None and R_obs != observed_orders:
+        raise ShapeError(f"data must have shape (..., {core}), {observed_orders} last; got {have}.")
+    if R_obs > order + 1:
+        raise ShapeError(f"data hold {R_obs} orders, y has order + 1 = {order + 1}: raise order.")
+    T, V = have[-rank], have[1 - rank]
+    if s.ndim and s.shape[-1] not in (1, T - 1):
+        hint = " Are step_sizes the times? They must be their differences." if s.shape[-1] == T else ""
+        raise ShapeError(
+            f"step_sizes must have shape (..., T-1 or 1) = (..., {T - 1} or 1); got {tuple(s.shape)}.{hint}"
+        )
+    _check_core("guess", guess, (T, V, order + 1), "T, V, R+1")
+    _check_core("parameters", parameters, None, "p")
 
 
 def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) -> None:
@@ -206,8 +225,6 @@ def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) ->
 def _steps(xp: Namespace, s: Array, T: int) -> Array:
     """(..., T-1 or 1)"""
     s = s[None] if s.ndim == 0 else s
-    if s.shape[-1] not in (1, T - 1):
-        raise ShapeError(f"step_sizes must have shape (..., T-1 or 1) = (..., {T - 1} or 1); got {tuple(s.shape)}.")
     if can_look(s) and has_zero(xp, s):
         raise ArgumentError(ZERO_STEP)
     if can_look(s) and s.shape[-1] > 1:

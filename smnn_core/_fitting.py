@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ._arrays import Array
-from ._errors import ArgumentError, ConvergenceWarning
+from ._arrays import Array, Namespace
+from ._errors import ArgumentError, ConvergenceWarning, MisfitWarning
 from ._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
 from ._fit_problem import FitProblem
 from ._fit_result import Fit
@@ -18,7 +18,7 @@ from ._schemes import HERMITE, Scheme
 from ._solve import residuals
 from ._variable_projection import cost, trajectory_variance
 
-__all__ = ["fit_ode"]
+__all__ = ["fit_ode", "warn_of_misfit"]
 
 MOST = 100
 """Iterations, where nothing else is said."""
@@ -91,6 +91,7 @@ def fit_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError: naming the argument.
         ConvergenceWarning: is issued where members did not converge (unless `max_iterations` was given) or parameters
             are not determined by the data.
+        MisfitWarning: is issued where converged fits of equations that hold leave far more than the `noise` given.
 
     Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413, for variable projection; Ramsay, Hooker, Campbell,
     Cao, J. R. Stat. Soc. B 69 (2007) 741, for fits of this kind ("generalized profiling").
@@ -134,6 +135,10 @@ def fit_ode(
         iteration.run(stages, report)
     result = _result(problem, iteration, scheme, engine if y_errors else None)
     _warn(problem, iteration, max_iterations is not None)
+    if noise is not None and weights is None:
+        xp, p = problem.xp, 0 if shared else problem.p
+        left = xp.reshape(xp.astype(result.residuals.initial, xp.float64), problem.data.values.shape)
+        warn_of_misfit(xp, left, problem.noise, iteration.constants + p, iteration.converged)
     return result
 
 
@@ -224,4 +229,29 @@ def _warn(problem: FitProblem, state: Iteration, asked: bool) -> None:
             "more.",
             ConvergenceWarning,
             stacklevel=3,
+        )
+
+
+def warn_of_misfit(xp: Namespace, left: Array, noise: Array, free: Array, converged: Array) -> None:
+    """Says where χ² of the data is more than twice its expectation, and five deviations above it.
+
+    Args:
+        left: y - data, (B, T, V, R_obs), NaN where missing; noise broadcasts against it.
+        free: how many constants were fitted besides the data, (B,).
+        converged: (B,); of others is nothing said.
+    """
+    seen = ~xp.isnan(left)
+    χ2 = xp.sum(xp.where(seen, left / noise, xp.zeros_like(left)) ** 2, axis=(1, 2, 3))
+    freedom = xp.clip(xp.sum(xp.astype(seen, left.dtype), axis=(1, 2, 3)) - free, 1, None)
+    ratio = χ2 / freedom
+    poor = converged & (ratio > 2) & (ratio - 1 > 5 * xp.sqrt(2 / freedom))
+    count = int(xp.sum(xp.astype(poor, xp.int64)))
+    if count:
+        times = float(xp.max(xp.where(poor, ratio, xp.zeros_like(ratio)))) ** 0.5
+        warnings.warn(
+            f"{count} of {poor.shape[0]} fits leave up to {times:.3g} times the noise given: the equations do not "
+            "explain the data, the grid is too coarse for them (take shorter steps, or `order` one higher), or the "
+            "noise is larger. Standard errors are too small by that factor at least.",
+            MisfitWarning,
+            stacklevel=4,
         )

@@ -204,7 +204,7 @@ def _checked(
             f"initial_values of shape {tuple(initial_values.shape)} have V = {V} variables and R_init = {R_init} "
             f"orders; expected at least one variable and at most order + 1 = {K} orders."
         )
-    T = _number_of_steps(step_sizes, guess, T_init, n_steps)
+    T = number_of_steps(step_sizes, guess, T_init, n_steps)
     if guess is not None and tuple(guess.shape[-3:]) != (T, V, K):
         raise ShapeError(f"guess must have shape (..., T, V, R+1) = (..., {T}, {V}, {K}); got {tuple(guess.shape)}.")
     s = xp.broadcast_to(step_sizes, (*step_sizes.shape[:-1], T - 1))
@@ -220,7 +220,7 @@ def _checked(
     return NonlinearProblem(xp, Linearizer(linearize), t, s, u, weights, scheme, engine, V, K), batch
 
 
-def _number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_steps: int | None) -> int:
+def number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_steps: int | None) -> int:
     """T, from the first that says it; whether the others agree shows when the linear problem is built."""
     if step_sizes.ndim < 1:
         raise ShapeError("step_sizes must have shape (..., T-1 or 1), at least one axis; got ().")
@@ -229,7 +229,9 @@ def _number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_step
         candidates["guess"] = guess.shape[-3]
     known = {name: T for name, T in candidates.items() if T is not None}
     if not known:
-        known = {"step_sizes": 2} if T_init <= 2 else {"initial_values": T_init}
+        if T_init < 2:
+            raise ArgumentError("the number of time points is not determined: step_sizes is one step. Pass n_steps=T.")
+        known = {"initial_values": T_init}
     first = next(iter(known))
     for name, T in known.items():
         if known[first] != T:

@@ -21,6 +21,7 @@ NAMES = [
     "DeviceError",
     "Discovery",
     "DiscoveryWarning",
+    "MisfitWarning",
     "EngineError",
     "EngineWarning",
     "Factorization",

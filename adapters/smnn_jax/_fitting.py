@@ -5,6 +5,7 @@ The Gauss-Newton iterations are loops that JAX traces, with everything cut off f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, Fit, Scheme, ShapeError, Weights
-from smnn_core._arrays import broadcast_shapes
+from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Fit, Scheme, ShapeError, Weights
+from smnn_core._arrays import broadcast_shapes, is_tracer
 from smnn_core._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
+from smnn_core._fit_problem import check_order, check_shapes
 from smnn_core._fit_start import Observations, smooth, spread, time_scale
+from smnn_core._fitting import warn_of_misfit
 from smnn_core._implicit import FitRows, attached, stand_in
 from smnn_core._linearize import Linearization, product
 from smnn_core._nonlinear import times
@@ -25,7 +28,7 @@ from smnn_core._solve import Residuals
 from smnn_core._variable_projection import estimate
 from smnn_core._weighting import as_arrays
 
-from ._residual import Residual
+from ._residual import Residual, check_array
 from ._solve import solve_ode
 
 Array = Any
@@ -94,15 +97,43 @@ def fit_ode(
     """
     if noise is None:
         raise ArgumentError("noise, the standard deviation of the data, must be given: smnn_core.fit_ode estimates it.")
+    for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
+        check_array(name, x, number=name == "step_sizes")
     step_sizes, weights = as_arrays(step_sizes, weights, data)
+    check_order(order)
+    check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     if shared and (parameters is None or parameters.ndim != 1):
         raise ShapeError("parameters that data sets share must have shape (p,).")
+    noise = noise if isinstance(noise, (int, float)) else jnp.asarray(noise, data.dtype)
     if observed_orders is None:
         data = data[..., None]
         noise = noise[..., None] if isinstance(noise, jax.Array) and noise.ndim else noise
     held = noise, t0, weights, scale
     fit = partial(_fit_traced, Residual(residual), held, scheme, engine, order + 1, shared, max_iterations)
-    return jax.jit(fit)(data, step_sizes, parameters, guess)  # outside of jit: one program, not one for each operation
+    result = jax.jit(fit)(
+        data, step_sizes, parameters, guess
+    )  # outside of jit: one program, not one for each operation
+    if max_iterations is None:
+        _warn(result, noise if weights is None else None, shared)
+    return result
+
+
+def _warn(fit: Fit, noise: Array | None, shared: bool) -> None:
+    """What can be said where values are at hand, not under jit: what did not converge, or does not explain the data."""
+    if is_tracer(fit.converged):
+        return
+    converged = jnp.reshape(fit.converged, (-1,))
+    if open_ := int(jnp.sum(~converged)):
+        warnings.warn(
+            f"{open_} of {converged.size} fits have not converged (see `converged` of the result): other start values "
+            "help, where the equations fit the data at all, and float64.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    if noise is not None:
+        p = 0 if fit.parameters is None or shared else fit.parameters.shape[-1]
+        left = fit.residuals.initial / noise
+        warn_of_misfit(jnp, jnp.reshape(left, (-1, *left.shape[-3:])), jnp.ones(()), p, converged)
 
 
 def _fit_traced(

@@ -16,24 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Scheme, Weights
+from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Scheme, ShapeError, Weights
 from smnn_core import residuals as residuals_of
 from smnn_core._arrays import broadcast_shapes, is_tracer
 from smnn_core._implicit import attached, stand_in
 from smnn_core._linearize import product
 from smnn_core._newton import violations
-from smnn_core._nonlinear import METHODS, RESOLVED, constant_guess, times
+from smnn_core._nonlinear import METHODS, RESOLVED, constant_guess, number_of_steps, times
 from smnn_core._problem import UNIT, check_weights
 from smnn_core._solve import Residuals
 from smnn_core._weighting import as_arrays, without_missing
 
 from ._newton import TracedProblem, march, newton_or_damped, whole
-from ._residual import Residual
+from ._residual import Residual, check_array
 from ._solve import solve_ode
 
 Array = Any
 
-__all__ = ["NonlinearSolution", "number_of_steps", "solve_nonlinear_ode"]
+__all__ = ["NonlinearSolution", "solve_nonlinear_ode"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +114,10 @@ def solve_nonlinear_ode(
         jax.jit(jax.grad(end))(1.0)  # -1 / 4
     """
     check_weights(weights)
+    for name, x in {"initial_values": initial_values, "step_sizes": step_sizes, "guess": guess}.items():
+        check_array(name, x, number=name == "step_sizes")
+    if initial_values.ndim < 3:
+        raise ShapeError(f"initial_values must have shape (..., T_init, V, R_init); got {initial_values.shape}.")
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
     method = _method(method, initial_values)
     options: dict[str, Any] = {
@@ -195,15 +199,6 @@ def _method(method: str, u: Array) -> str:
             f"given for {u.shape[-3]} times: use method='newton' (or 'auto')."
         )
     return method if method != "auto" else "march" if u.shape[-3] == 1 else "newton"
-
-
-def number_of_steps(s: Array, guess: Array | None, T_init: int, n_steps: int | None) -> int:
-    """T, from the first that says it; that the others agree is checked by `solve_ode`."""
-    if n_steps is not None:
-        return n_steps
-    if s.shape[-1] != 1:
-        return int(s.shape[-1]) + 1
-    return max(2, T_init) if guess is None else int(guess.shape[-3])
 
 
 def _warn(converged: Array) -> None:

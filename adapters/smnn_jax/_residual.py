@@ -14,13 +14,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from smnn_core import ShapeError
+from smnn_core import DTypeError, NamespaceError, ShapeError
 from smnn_core._linearize import Linearization
 
 Array = Any
 
-__all__ = ["Residual"]
+__all__ = ["Residual", "check_array"]
+
+
+def check_array(name: str, x: Any, *, number: bool = False) -> None:
+    """Raises NamespaceError or DTypeError, naming the argument, for what is no array of floats; None is left out."""
+    if x is None or (number and isinstance(x, (int, float))):
+        return
+    if not isinstance(x, (jax.Array, np.ndarray)) or isinstance(x, np.ma.MaskedArray):
+        raise NamespaceError(f"{name} must be a jax.Array, got {type(x).__name__}: use jax.numpy.asarray.")
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise DTypeError(f"{name} has dtype {x.dtype}; expected float32 or float64: use {name}.astype(float).")
 
 
 class Residual:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from smnn_core import HERMITE, Fit, Scheme, Weights
 from smnn_core import fit_ode as core_fit
 from smnn_core._fit_iteration import LIGHT_HERMITE, TOLERANCE
+from smnn_core._fit_problem import check_order, check_shapes
 from smnn_core._implicit import FitRows, attached, stand_in
 from smnn_core._nonlinear import times
 from smnn_core._solve import Residuals
 
 from ._bridge import tensor
 from ._nonlinear import as_steps, masks_as_numbers
-from ._residual import Residual, for_core
+from ._residual import Residual, check_tensor, for_core
 from ._solve import solve_ode
 
 __all__ = ["ODEFit", "fit_ode"]
@@ -91,7 +92,13 @@ def fit_ode(
         1.300
     """
     equations = Residual(residual)
+    for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
+        check_tensor(name, x, optional=name != "data", number=name == "step_sizes")
     step_sizes = as_steps(step_sizes, data)
+    if noise is not None and not isinstance(noise, (int, float)):
+        noise = torch.as_tensor(noise, dtype=data.dtype, device=data.device)
+    check_order(order)
+    check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     weights = None if weights is None else masks_as_numbers(weights, data)
     T, K = data.shape[-2 if observed_orders is None else -3], order + 1
     t = times(xp, t0, step_sizes.expand(*step_sizes.shape[:-1], T - 1))
@@ -266,9 +273,13 @@ class ODEFit(nn.Module):
         super().__init__()
         if not callable(residual):
             raise TypeError(f"residual must be a function or a module, got {type(residual).__name__}.")
+        check_tensor("data", data)
+        check_order(order)
+        steps = as_steps(step_sizes, data)
+        check_shapes(data, torch.as_tensor(steps), None, None, order=order, observed_orders=None)
         self.residual, self.order, self.weights = residual, order, weights
         self.options: dict[str, Any] = {"order": order, "scheme": scheme, "engine": engine}
-        for name, x in {"data": data, "step_sizes": as_steps(step_sizes, data), "noise": noise, "t0": t0}.items():
+        for name, x in {"data": data, "step_sizes": steps, "noise": noise, "t0": t0}.items():
             self.register_buffer(name, torch.as_tensor(x, dtype=data.dtype, device=data.device))
         self.register_buffer("guess", data.new_full((*data.shape, order + 1), torch.nan))
 

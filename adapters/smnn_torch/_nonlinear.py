@@ -21,13 +21,13 @@ from smnn_core._arrays import broadcast_shapes
 from smnn_core._implicit import stand_in
 from smnn_core._linearize import Linearization, product
 from smnn_core._newton import NonlinearProblem, relative_change, rounding_level
-from smnn_core._nonlinear import constant_guess, times
+from smnn_core._nonlinear import constant_guess, number_of_steps, times
 from smnn_core._problem import UNIT
 from smnn_core._solve import Residuals
 from smnn_core._weighting import without_missing
 
 from ._bridge import tensor
-from ._residual import Residual, for_core, is_traced
+from ._residual import Residual, check_tensor, for_core, is_traced
 from ._solve import solve_ode
 
 __all__ = ["NonlinearSolution", "solve_nonlinear_ode"]
@@ -106,6 +106,8 @@ def solve_nonlinear_ode(
         solution.y[-1, 0, 0].backward()  # k.grad is -1 / 4
     """
     equations = Residual(residual)
+    for name, x in {"initial_values": initial_values, "step_sizes": step_sizes, "guess": guess}.items():
+        check_tensor(name, x, optional=name == "guess", number=name == "step_sizes")
     step_sizes = as_steps(step_sizes, initial_values)
     weights = masks_as_numbers(weights, initial_values)
     options: dict[str, Any] = {"order": order, "n_steps": n_steps, "scheme": scheme, "engine": engine, "method": method}
@@ -176,7 +178,7 @@ def _traced(
     scheme, engine = options["scheme"], options["engine"]
     if options["method"] == "march":
         raise ArgumentError("method='march' looks at values and cannot be traced: use 'newton' there, with a guess.")
-    T = options["n_steps"] or (step_sizes.shape[-1] + 1 if guess is None else guess.shape[-3])
+    T = options["n_steps"] or number_of_steps(step_sizes, guess, u.shape[-3], None)
     s = step_sizes.expand(*step_sizes.shape[:-1], T - 1)
     t = times(xp, t0, s)
     V, K = u.shape[-2], options["order"] + 1

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from smnn_core import ShapeError
+from smnn_core import ArgumentError, NamespaceError, ShapeError
 from smnn_core._linearize import Linearization
 
 from ._bridge import tensor
 
-__all__ = ["Residual", "for_core", "is_traced"]
+__all__ = ["Residual", "check_tensor", "for_core", "is_traced"]
 
 
 class Residual:
@@ -65,7 +65,11 @@ class Residual:
                 x = y.detach().expand(*f.shape[:-1], *y.shape[-2:]).requires_grad_()
                 f = self(t, x, *others)
             if not f.requires_grad:
-                return f, x.new_zeros(*f.shape, *x.shape[-2:])
+                raise ArgumentError(
+                    "residual(t, y) has no derivative in y: write it with PyTorch's operations on y, without "
+                    "detach(), no_grad(), item() or NumPy, and call outside of torch.inference_mode(); no_grad() "
+                    "around the call is fine."
+                )
             Q = f.shape[-1]
             keep = [graph or q < Q - 1 for q in range(Q)]
             rows = [
@@ -108,6 +112,13 @@ def _columns(function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tens
     with torch.no_grad():
         J = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
     return J.reshape(*J.shape[:-1], *shape)
+
+
+def check_tensor(name: str, x: Any, *, optional: bool = False, number: bool = False) -> None:
+    """Raises NamespaceError, naming the argument, for what is no tensor."""
+    if isinstance(x, Tensor) or (optional and x is None) or (number and isinstance(x, (int, float))):
+        return
+    raise NamespaceError(f"{name} must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor.")
 
 
 def for_core(x: Any) -> Any:

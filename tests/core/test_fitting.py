@@ -217,6 +217,12 @@ def test_parameters_that_nothing_determines_are_reported():
     assert abs(r.parameters.sum() - 1.3) < 0.2
 
 
+def test_a_fit_that_leaves_far_more_than_the_noise_warns():
+    data = decays(np.array([1.3]), noise=0.1)[0]
+    with pytest.warns(smnn.MisfitWarning, match="1 of 1 fits leave up to .* times the noise given"):
+        smnn.fit_ode(decay, data, 0.05, np.array([0.3]), order=2, noise=0.02)
+
+
 def test_linear_problem_equals_dense_least_squares():
     """f linear in y and θ, given weights: one iteration is the minimum."""
     rng = np.random.default_rng(0)
@@ -329,6 +335,9 @@ DATA = decays(np.array([1.0]))[0]
     ("changes", "error", "message"),
     [
         ({"data": DATA[:, 0]}, smnn.ShapeError, "data must have shape"),
+        ({"data": np.where(np.arange(41)[:, None] == 3, np.inf, DATA)}, smnn.ArgumentError, "data contains infinite"),
+        ({"data": np.zeros((0, 41, 1))}, smnn.ShapeError, "data, .* hold no data set"),
+        ({"step_sizes": T_DECAY}, smnn.ShapeError, "Are step_sizes the times?"),
         ({"step_sizes": np.ones(7)}, smnn.ShapeError, "step_sizes must have shape"),
         ({"step_sizes": 0.0}, smnn.ArgumentError, "step_sizes contains a zero"),
         ({"order": 0}, smnn.ArgumentError, "order"),

@@ -388,6 +388,7 @@ def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
         ({"method": "shoot"}, smnn.ArgumentError, "method must be one of 'auto', 'march', 'newton'"),
         ({"tolerance": 2.0}, smnn.ArgumentError, "tolerance must lie between"),
         ({"n_steps": 7}, smnn.ShapeError, "n_steps implies T = 7"),
+        ({"step_sizes": 0.1}, smnn.ArgumentError, "Pass n_steps=T"),
         ({"guess": np.zeros((11, 1, 2))}, smnn.ShapeError, r"guess must have shape .* \(\.\.\., 11, 1, 3\)"),
         ({"initial_values": np.zeros(1)}, smnn.ShapeError, "initial_values must have shape"),
         ({"initial_values": np.zeros((1, 1, 4))}, smnn.ShapeError, "R_init = 4"),

@@ -155,3 +155,21 @@ def test_errors_name_what_is_wrong() -> None:
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1], jnp.ones((3, 1, 1)), 0.1, n_steps=5, order=2, method="march")
     with pytest.raises(smnn.ArgumentError, match="noise"):
         sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, noise=None)
+    with pytest.raises(smnn.ShapeError, match="data must have shape"):
+        sj.fit_ode(decay, decays()[:, 0], 0.1, jnp.ones(1), order=2, noise=0.1)
+    with pytest.raises(smnn.ShapeError, match="Are step_sizes the times"):
+        sj.fit_ode(decay, jnp.ones((11, 1)), jnp.linspace(0, 1, 11), jnp.ones(1), order=2, noise=0.1)
+    with pytest.raises(smnn.NamespaceError, match=r"parameters must be a jax\.Array, got list"):
+        sj.fit_ode(decay, decays(), 0.1, [1.0], order=2, noise=0.1)
+    with pytest.raises(smnn.DTypeError, match="initial_values has dtype int"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u.astype(int), 0.1, n_steps=5, order=2)
+    with pytest.raises(smnn.ShapeError, match="initial_values must have shape"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u[0], 0.1, n_steps=5, order=2)
+    with pytest.raises(smnn.ArgumentError, match="Pass n_steps=T"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u, 0.1, order=2)
+
+
+def test_a_fit_that_explains_too_little_is_a_warning_outside_of_jit() -> None:
+    data = decays() + 0.1 * jnp.cos(9.0 * jnp.arange(41))[:, None]
+    with pytest.warns(smnn.MisfitWarning, match="1 of 1 fits"):
+        sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.01)

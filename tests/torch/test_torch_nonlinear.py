@@ -287,6 +287,46 @@ def test_what_a_residual_must_return() -> None:
         st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0].mean(-2, True), *arguments, **options)
 
 
+def test_noise_of_each_variable_may_be_any_sequence() -> None:
+    t = 0.1 * torch.arange(21, dtype=torch.float64)[:, None]
+    data = torch.exp(-t) * torch.tensor([1.0, 2.0]) + 0.01 * torch.cos(9 * t)
+    one = torch.ones(1, dtype=torch.float64)
+
+    def fit(noise: object) -> smnn.Fit:
+        return st.fit_ode(lambda t, y, k: y[..., 1] + k * y[..., 0], data, 0.1, one, order=2, noise=noise)
+
+    assert torch.equal(fit([0.1, 0.01]).parameters, fit(torch.tensor([0.1, 0.01], dtype=torch.float64)).parameters)
+
+
+def test_what_arguments_must_be() -> None:
+    def residual(t: Tensor, y: Tensor, *_: Tensor) -> Tensor:
+        return y[..., 1] + y[..., 0]
+
+    data, start = torch.ones(11, 1), torch.ones(1, 1, 1)
+    for wrong, message in ((data[:, 0], "data must have shape"), (data.tolist(), "data must be a torch.Tensor")):
+        for fit in (st.fit_ode, st.ODEFit):
+            with pytest.raises((smnn.ShapeError, smnn.NamespaceError), match=message):
+                fit(residual, wrong, 0.1, order=2, noise=0.1)
+    for fit in (st.fit_ode, st.ODEFit):
+        with pytest.raises(smnn.ShapeError, match="Are step_sizes the times"):
+            fit(residual, data, torch.linspace(0, 1, 11), order=2, noise=0.1)
+    with pytest.raises(smnn.NamespaceError, match=r"initial_values must be a torch\.Tensor"):
+        st.solve_nonlinear_ode(residual, start.numpy(), 0.1, n_steps=5, order=2)
+    with pytest.raises(smnn.ArgumentError, match="Pass n_steps=T"):
+        st.solve_nonlinear_ode(residual, start, 0.1, order=2)
+
+
+def test_residuals_without_derivatives_are_refused() -> None:
+    def residual(t: Tensor, y: Tensor) -> Tensor:
+        return y[..., 1] + y[..., 0]
+
+    start = torch.ones(1, 1, 1)
+    with pytest.raises(smnn.ArgumentError, match=r"no derivative in y: .* detach\(\)"):
+        st.solve_nonlinear_ode(lambda t, y: residual(t, y).detach(), start, 0.1, n_steps=5, order=2)
+    with torch.inference_mode(), pytest.raises(smnn.ArgumentError, match="no derivative in y"):
+        st.solve_nonlinear_ode(residual, start, 0.1, n_steps=5, order=2)
+
+
 def test_a_solution_asks_for_no_gradient_where_nothing_does() -> None:
     start = torch.ones(1, 1, 1, dtype=torch.float64)
     k = torch.tensor(1.0, dtype=torch.float64)

@@ -53,7 +53,7 @@ class EngineError(ValueError):
 
 
 class EngineWarning(UserWarning):
-    """The compiled CPU engine is missing: results are the same, and take longer."""
+    """Another engine or arithmetic serves than is usual, slower or with fewer digits: the message says why."""
 
 
 class AccuracyWarning(UserWarning):

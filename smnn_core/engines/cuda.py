@@ -28,14 +28,16 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
+from .._errors import EngineWarning
 from .._gradient import solve_pullback
 from .._problem import Gradients, Problem, Rows, System
 from . import array_api
@@ -143,6 +145,22 @@ def _widens(cupy: Any, index: int) -> bool:
     return int(ratio) <= 8
 
 
+def _narrow(device: CupyDevice, system: System) -> bool:
+    """Whether the system is computed in float32."""
+    return not device.widens and system.dtype != system.xp.float64
+
+
+@cache
+def _warn_of_few_digits(index: int) -> None:
+    """Once for each device."""
+    warnings.warn(
+        f"CUDA device {index} has slow float64, so that float32 systems are computed in float32: results may have few "
+        "digits, and NaN where orders are high or steps are short. Give float64 arrays where that matters.",
+        EngineWarning,
+        stacklevel=2,
+    )
+
+
 @lru_cache(maxsize=1024)
 def _kernel(cupy: Any, index: int, module: Specialization, kernel: str) -> Any:
     return _module(cupy, index, module, part_of(kernel)).get_function(kernel)
@@ -205,6 +223,8 @@ def factorize(system: System) -> CudaFactor | RoundedFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
     device = _device(system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
+        if _narrow(device, system):
+            _warn_of_few_digits(device.index)
         wide = widened(system) if device.widens else system
         factor = CudaFactor(device, host.factorize(device, wide))
     return factor if wide is system else RoundedFactor(system, factor)
@@ -219,6 +239,8 @@ def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, Any]:
         return other.solve(problem.rows), other
     device = _device(system.coefficients.device.id)
     with device.cupy.cuda.Device(device.index):
+        if _narrow(device, system):
+            _warn_of_few_digits(device.index)
         if not device.widens or system.dtype == system.xp.float64:
             y, factor = host.solve_problem(device, problem)
             return y, CudaFactor(device, factor)

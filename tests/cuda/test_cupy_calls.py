@@ -189,5 +189,9 @@ def test_devices_with_slow_float64_compute_in_float32_and_say_so(cupy: ModuleTyp
     attributes = cupy.cuda.Device.attributes | {"SingleToDoublePrecisionPerfRatio": 64}
     monkeypatch.setattr(cupy.cuda.Device, "attributes", attributes)
     assert "float32 is computed in float32, whose results" in smnn.show_config("dicts")["engines"]["cuda"]
-    y = smnn.solve_ode(*(cupy.asarray(x.astype("float32")) for x in problem(0)))
+    smnn.engines.cuda._warn_of_few_digits.cache_clear()
+    given = [cupy.asarray(x.astype("float32")) for x in problem(0)]
+    with pytest.warns(smnn.EngineWarning, match="device 0 has slow float64.*Give float64 arrays"):
+        y = smnn.solve_ode(*given)
+    smnn.solve_ode(*given)  # once
     np.testing.assert_allclose(y.get(), smnn.solve_ode(*problem(0)), rtol=0, atol=1e-3)

@@ -66,9 +66,9 @@ def test_later_solves_copy_nothing_from_the_host_and_do_not_wait(cupy: ModuleTyp
     assert (record.count("copy"), record.count("synchronize"), record.count("read")) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("solved_before", [False, True])
-def test_a_captured_solve_serves_other_inputs(cupy: ModuleType, arrays: list[Any], solved_before: bool) -> None:
-    g = cupy.asarray(np.ones((3, 31, 1, 3)))
+@pytest.mark.parametrize(("solved_before", "dtype"), [(False, "float64"), (True, "float64"), (True, "float32")])
+def test_a_captured_solve_serves_other_inputs(cupy: ModuleType, solved_before: bool, dtype: str) -> None:
+    *arrays, g = (cupy.asarray(x.astype(dtype)) for x in (*problem(0), np.ones((3, 31, 1, 3))))
     if solved_before:
         solve(arrays, g)
     stream = cupy.cuda.Stream()
@@ -76,7 +76,7 @@ def test_a_captured_solve_serves_other_inputs(cupy: ModuleType, arrays: list[Any
         stream.begin_capture()
         found = solve(arrays, g)
         graph = stream.end_capture()
-    other = [cupy.asarray(x) for x in problem(1)]
+    other = [cupy.asarray(x.astype(dtype)) for x in problem(1)]
     for to, x in zip(arrays, other, strict=True):
         to[...] = x
     graph.launch(stream)
@@ -123,10 +123,10 @@ def test_constants_are_kept_by_value_and_captured_ones_for_good(cupy: ModuleType
     assert _cupy.constant(xp, many, many.dtype, device) is not _cupy.constant(xp, many, many.dtype, device)
 
 
-@pytest.mark.parametrize("T", [12, 200])
-def test_nothing_outlives_a_solve_but_what_is_returned(cupy: ModuleType, T: int) -> None:
+@pytest.mark.parametrize(("T", "dtype"), [(12, "float64"), (200, "float64"), (31, "float32")])
+def test_nothing_outlives_a_solve_but_what_is_returned(cupy: ModuleType, T: int, dtype: str) -> None:
     """Without the garbage collector of Python, which may come late."""
-    arrays, g = [cupy.asarray(x) for x in problem(0, T)], cupy.asarray(np.ones((3, T, 1, 3)))
+    *arrays, g = (cupy.asarray(x.astype(dtype)) for x in (*problem(0, T), np.ones((3, T, 1, 3))))
     solve(arrays, g)
     gc.collect()
     gc.disable()

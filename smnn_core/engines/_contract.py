@@ -20,6 +20,10 @@ class Factor(Protocol):
     A factor offers `adjoint_rows(g) -> Rows`, or `adjoint(problem, y, g, wanted=ALL) -> Gradients` (see `Engine`).
     `adjoint_rows(g)` is v = (W A)^+^T g, weighted rows with (W A)^T v = g in the range of W A: `solve_pullback` makes
     gradients of it. Law: W A normal_solve(g) = adjoint_rows(g) up to rounding.
+
+    A factor may offer `selected_inverse()` (see `_selected_inverse.SelectedInverse`: blocks of M^-1, log det M, their
+    pullback) and `residual_rows(d) -> Rows`, W (d - A y) at the minimum without the rounding of y. Where it does not,
+    posteriors take those of the array API engine. Law: residual_rows(d) = W (d - A solve(d)) up to rounding.
     """
 
     undetermined: Array | None

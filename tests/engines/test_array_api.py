@@ -28,6 +28,19 @@ def test_adjoint_rows_is_the_transposed_pseudo_inverse(T: int, scheme: smnn.Sche
     np.testing.assert_allclose(found, expected[..., 0], atol=1e-13 * np.linalg.cond(A).max() * np.abs(g).max())
 
 
+@pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda s: s.name)
+@pytest.mark.parametrize("T", [2, 5, 8])
+def test_residual_rows_are_what_the_solution_leaves(T: int, scheme: smnn.Scheme) -> None:
+    rng = np.random.default_rng(T)
+    arguments = rng.normal(size=(2, T, 2, 2, 3)), rng.normal(size=(T, 2)), rng.normal(size=(1, 2, 3))
+    problem = Problem.build(*arguments, np.full(T - 1, 0.3), scheme=scheme)
+    r = factorize(problem.system).residual_rows(problem.rows)
+    found = np.concatenate([x.reshape(2, -1) for x in r], axis=-1)
+    A, d = smnn.dense_system(*arguments, np.full(T - 1, 0.3), scheme=scheme)
+    expected = [b - a @ np.linalg.lstsq(a, b)[0] for a, b in zip(A, d, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-14 * np.linalg.cond(A).max() * np.linalg.norm(d))
+
+
 @pytest.mark.parametrize("name", adjoint.PROBLEMS)
 def test_gradients_keep_their_digits(name: str) -> None:
     """Short steps, equations of very different size, an equation given twice, a long step."""

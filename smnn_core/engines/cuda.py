@@ -43,6 +43,7 @@ from .._problem import Gradients, Problem, Rows, System
 from . import array_api
 from ._contract import ALL
 from ._cuda import host
+from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.rounded import RoundedFactor, widened, widened_problem
 from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
@@ -108,7 +109,7 @@ class CupyDevice:
     cupy: Any
     index: int
     xp: Namespace
-    grain: host.Grain
+    grain: Grain
     widens: bool = True
     """whether systems in float32 are computed in float64"""
     stage: bool = True
@@ -135,7 +136,7 @@ def _device(index: int) -> CupyDevice:
     cupy = importlib.import_module("cupy")
     processors = cupy.cuda.Device(index).attributes["MultiProcessorCount"]
     xp = importlib.import_module("array_api_compat.cupy")
-    grain = host.Grain(lanes=processors * THREADS_PER_PROCESSOR)
+    grain = Grain(lanes=processors * THREADS_PER_PROCESSOR)
     return CupyDevice(cupy, index, xp, grain, _widens(cupy, index))
 
 

@@ -18,6 +18,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization, kernels
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ class Emulator:
 
     xp = array_api_compat.numpy
 
-    def __init__(self, grain: host.Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
+    def __init__(self, grain: Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
         self.grain, self.block, self.backwards, self.stage = grain, block, backwards, stage
         self.launched: list[str] = []
         self._guarded: list[tuple[np.ndarray, np.ndarray]] = []

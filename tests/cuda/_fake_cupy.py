@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,121 +19,15 @@ from typing import Any
 
 import numpy as np
 from _emulator import library
+from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, record, thread
 
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
-from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization, part_of
 
 GUARD = 512
 """Bytes on either side of a piece of memory that must stay as they are."""
-
-
-class Record:
-    """What happened, in order: (what, the address of the stream)."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, int]] = []
-
-    def add(self, what: str, again: Callable[[], None] | None = None) -> None:
-        """Something that a stream does; `again` does it in replays of a graph that is being captured."""
-        self.events.append((what, current().ptr))
-        graph = current().graph
-        if graph is not None and again is not None:
-            graph.work.append(again)
-
-    def host(self, what: str) -> None:
-        """Something that the host waits for."""
-        self.add(what)
-        if any(stream.graph is not None for stream in _streams.values()):
-            raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
-
-    def streams(self, *kinds: str) -> set[int]:
-        return {stream for what, stream in self.events if not kinds or what.split(" ")[0] in kinds}
-
-    def count(self, kind: str) -> int:
-        return sum(what.split(" ")[0] == kind for what, _ in self.events)
-
-
-record = Record()
-
-
-# Streams --------------------------------------------------------------------------------------------------------------
-
-
-class Graph:
-    """What was captured. It keeps the memory that was allocated meanwhile, as PyTorch does."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-        self.memory: list[Any] = []
-
-    def launch(self, stream: Stream | None = None) -> None:
-        for again in self.work:
-            again()
-
-
-class Stream:
-    """`cupy.cuda.Stream`."""
-
-    def __init__(self, ptr: int | None = None, *, non_blocking: bool = False) -> None:
-        del non_blocking
-        self.ptr = 1000 + len(_streams) if ptr is None else ptr
-        self.graph: Graph | None = None
-        _streams.setdefault(self.ptr, self)
-
-    def __enter__(self) -> Stream:
-        _thread.streams.append(_streams[self.ptr])
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _thread.streams.pop()
-
-    def is_capturing(self) -> bool:
-        return _streams[self.ptr].graph is not None
-
-    def synchronize(self) -> None:
-        record.host("synchronize")
-
-    def begin_capture(self) -> None:
-        _streams[self.ptr].graph = Graph()
-
-    def end_capture(self) -> Graph:
-        stream = _streams[self.ptr]
-        graph, stream.graph = stream.graph, None
-        assert graph is not None
-        return graph
-
-
-_streams: dict[int, Stream] = {}
-NULL = Stream(0)
-
-
-class _Thread(threading.local):
-    """What each thread has of its own: the streams and the allocators that it has entered."""
-
-    def __init__(self) -> None:
-        self.streams = [NULL]
-        self.allocators: list[Callable[[int], Any]] = []
-
-
-_thread = _Thread()
-
-
-def current() -> Stream:
-    return _thread.streams[-1]
-
-
-def _from_external(stream: Any) -> Stream:
-    version, pointer = stream.__cuda_stream__()
-    assert version == 0
-    return Stream(pointer)
-
-
-def _external_stream(pointer: int, device: int = -1) -> Stream:
-    del device
-    warnings.warn("ExternalStream is deprecated. Use Stream.from_external() instead", DeprecationWarning, stacklevel=2)
-    return Stream(pointer)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -178,11 +71,11 @@ def _pool(size: int) -> MemoryPointer:
 
 @contextmanager
 def using_allocator(allocate: Callable[[int], MemoryPointer]) -> Iterator[None]:
-    _thread.allocators.append(allocate)
+    thread.allocators.append(allocate)
     try:
         yield
     finally:
-        _thread.allocators.pop()
+        thread.allocators.pop()
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -286,7 +179,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         size = int(np.prod(shape)) * dtype.itemsize
         if memptr is None:
-            memptr = (_thread.allocators or [_pool])[-1](size)
+            memptr = (thread.allocators or [_pool])[-1](size)
             record.add("allocate")
             if current().graph is not None:
                 current().graph.memory.append(memptr.mem)
@@ -456,12 +349,12 @@ class RawModule:
 
 def make(version: int = 14) -> dict[str, ModuleType]:
     """The modules of a CuPy of that major version."""
-    stream = type("Stream", (Stream,), {"null": NULL} | ({"from_external": _from_external} if version >= 14 else {}))
+    stream = type("Stream", (Stream,), {"null": NULL} | ({"from_external": from_external} if version >= 14 else {}))
     cuda = _module(
         "cupy.cuda",
         Device=Device,
         Stream=stream,
-        ExternalStream=_external_stream if version >= 14 else lambda pointer, device=-1: Stream(pointer),
+        ExternalStream=external_stream if version >= 14 else lambda pointer, device=-1: Stream(pointer),
         get_current_stream=current,
         using_allocator=using_allocator,
         MemoryPointer=MemoryPointer,
@@ -507,7 +400,7 @@ def _module(name: str, **members: Any) -> ModuleType:
     return module
 
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
+FINE = Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
 """Divides whatever can be divided, into as many levels as possible."""
 
 
@@ -532,7 +425,7 @@ def replaced(version: int = 14) -> Iterator[ModuleType]:
         yield install(version)
     finally:
         engine._device = device
-        for stream in _streams.values():
+        for stream in STREAMS.values():
             stream.graph = None
         for cached in caches:
             cached.cache_clear()

@@ -16,9 +16,10 @@ from smnn_core._problem import Problem
 from smnn_core.engines import cuda, select
 from smnn_core.engines._contract import by_field, from_fields
 from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
 
-GRAIN = host.Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3, gain=np.inf)
+GRAIN = Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3, gain=np.inf)
 
 
 class DeviceArray(np.ndarray):

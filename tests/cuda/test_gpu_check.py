@@ -15,7 +15,7 @@ from _emulator import COMPILER
 from _fake_cupy import replaced
 
 from smnn_core.engines import cuda
-from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.grain import Grain
 
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -150,7 +150,7 @@ def test_unstaged_cases_are_those_of_the_same_sizes(gpu_bench) -> None:
 
 
 def test_devices_are_unstaged_for_a_while(gpu_bench, monkeypatch) -> None:
-    device = cuda.CupyDevice(None, 0, np, host.Grain(lanes=1))
+    device = cuda.CupyDevice(None, 0, np, Grain(lanes=1))
     monkeypatch.setattr(cuda, "_device", lambda index: device)
     with gpu_bench.unstaged():
         assert not cuda._device(0).stage

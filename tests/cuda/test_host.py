@@ -19,17 +19,18 @@ from smnn_core._solve import raise_if_singular
 from smnn_core.engines import array_api
 from smnn_core.engines._contract import by_field
 from smnn_core.engines._cuda import host, layout
+from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
+FINE = Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
 """Divides whatever can be divided, into as many levels as possible."""
-COARSE = host.Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
-WHOLE = host.Grain(lanes=1)
+COARSE = Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
+WHOLE = Grain(lanes=1)
 
 
-def check(problem: Problem, grain: host.Grain, **options) -> host.DeviceFactor:
+def check(problem: Problem, grain: Grain, **options) -> host.DeviceFactor:
     """Solution, factorisation, normal solve and adjoint against the oracle."""
     system = problem.system
     eps = float(np.finfo(system.dtype).eps)
@@ -249,7 +250,7 @@ def test_an_empty_batch_launches_nothing() -> None:
 
 @given(st.integers(0, 10**7), st.integers(2, 10**7))
 def test_divisions_are_whole_and_fill_the_device(batch, T) -> None:
-    grain = host.Grain(lanes=33792)
+    grain = Grain(lanes=33792)
     sizes = grain.divide(batch, T)
     assert sizes[0] == T
     assert len(sizes) <= layout.MAX_LEVELS
@@ -273,7 +274,7 @@ def test_divisions_are_whole_and_fill_the_device(batch, T) -> None:
     ],
 )
 def test_time_is_divided_where_that_leaves_fewer_steps(batch, T, chunks) -> None:
-    sizes = host.Grain(lanes=33792).divide(batch, T)
+    sizes = Grain(lanes=33792).divide(batch, T)
     assert (sizes[1] if len(sizes) > 1 else None) == chunks
 
 

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 import smnn_core as smnn
 from smnn_core._problem import Problem, Rows
-from smnn_core.engines._cuda import host, layout, tiles
+from smnn_core.engines._cuda import host, layout
+from smnn_core.engines._cuda.grain import Grain, tiles
 from smnn_core.engines._cuda.source import Specialization
 
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-FINE = host.Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
-RAGGED = host.Grain(lanes=40, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
-WHOLE = host.Grain(lanes=1)
+FINE = Grain(lanes=1000, shortest=3, fewest=2, radix=2, last=2, gain=np.inf)
+RAGGED = Grain(lanes=40, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
+WHOLE = Grain(lanes=1)
 SIZES = [(1, 3, 1, "taylor", "float64"), (1, 3, 1, "hermite", "float32"), (2, 2, 2, "custom", "float64")]
 
 
@@ -110,12 +111,12 @@ class Recorder(Emulator):
             flags |= {f"d {layout.FIELDS[f]}": job["gradient"][0, f]["staged"] for f in range(layout.N_GRADIENTS)}
             self.flags[kernel] = {name for name, flag in (flags | {"x": job["x"][0]["staged"]}).items() if flag}
 
-    def __init__(self, grain: host.Grain, **options) -> None:
+    def __init__(self, grain: Grain, **options) -> None:
         super().__init__(grain, **options)
         self.flags: dict[str, set[str]] = {}
 
 
-def flags_of(problem: Problem, grain: host.Grain, **options) -> dict[str, set[str]]:
+def flags_of(problem: Problem, grain: Grain, **options) -> dict[str, set[str]]:
     """What goes through tiles in a solve and its adjoint."""
     device = Recorder(grain, **options)
     y, factor = host.solve_problem(device, problem)

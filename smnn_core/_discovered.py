@@ -113,7 +113,8 @@ class Discovery:
             step_sizes: a number or (..., T-1 or 1); those of the data, if not given.
             n_steps: T, for steps that are all the same; that of the data, if not given.
         """
-        xp = common_namespace({"y": self.y})
+        given = {} if initial_values is None else {"initial_values": initial_values}
+        xp = common_namespace({"y": self.y, **given})
         V, r = self.y.shape[-2], self.order
         u = self.y[..., 0, :, :r] if initial_values is None else initial_values
         core = (V,) if r == 1 and initial_values is not None else (V, r)

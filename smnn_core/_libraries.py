@@ -135,10 +135,10 @@ def polynomials(degree: int, lowest: int = 0) -> Library:
     ['1', 'x', 'y', 'x^2', 'x y', 'y^2']
 
     Raises:
-        ArgumentError: unless 0 <= lowest <= degree.
+        ArgumentError: unless they are integers with 0 <= lowest <= degree.
     """
-    if not 0 <= lowest <= degree:
-        raise ArgumentError(f"polynomials needs 0 <= lowest <= degree; got degree {degree}, lowest {lowest}.")
+    if degree != int(degree) or lowest != int(lowest) or not 0 <= lowest <= degree:
+        raise ArgumentError(f"polynomials needs integers 0 <= lowest <= degree; got degree {degree}, lowest {lowest}.")
     return Polynomials(int(degree), int(lowest))
 
 
@@ -177,10 +177,12 @@ def fourier(harmonics: int, frequency: float = 1.0) -> Library:
     ['sin(x)', 'cos(x)', 'sin(y)', 'cos(y)']
 
     Raises:
-        ArgumentError: unless harmonics is at least 1 and the frequency is positive.
+        ArgumentError: unless harmonics is an integer from 1 on and the frequency is positive.
     """
-    if harmonics < 1 or not frequency > 0:
-        raise ArgumentError(f"fourier needs harmonics >= 1 and frequency > 0; got {harmonics} and {frequency}.")
+    if harmonics != int(harmonics) or harmonics < 1 or not frequency > 0:
+        raise ArgumentError(
+            f"fourier needs an integer harmonics >= 1 and frequency > 0; got {harmonics} and {frequency}."
+        )
     return Fourier(int(harmonics), float(frequency))
 
 
@@ -222,7 +224,13 @@ def functions(terms: Mapping[str, tuple[Function, Function]]) -> Library:
     ... })
 
     `discover` compares the derivatives with difference quotients and raises ArgumentError where they differ.
+
+    Raises:
+        TypeError: for a term that is no pair of functions.
     """
+    for name, pair in terms.items():
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(callable, pair)):
+            raise TypeError(f"term {name!r} must be a pair (function, derivative) of functions; got {pair!r}.")
     return Functions(tuple((name, *pair) for name, pair in terms.items()))
 
 

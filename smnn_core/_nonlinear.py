@@ -217,6 +217,8 @@ def _checked(
     u, w = (xp.where(missing, xp.zeros_like(x), x) for x in (u, w))
     weights = Weights(weights.equation, w, weights.smoothness)
     t, batch = times(xp, t0, s), _batch_shapes(u, s, guess, weights)
+    if 0 in batch:
+        raise ShapeError(f"the batch axes of the arguments, {batch}, hold no member: there is nothing to solve.")
     return NonlinearProblem(xp, Linearizer(linearize), t, s, u, weights, scheme, engine, V, K), batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from . import _constraints, _gradient
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
 from ._diagnosis import likely_causes
-from ._errors import ArgumentError, ShapeError, SingularSystemError
+from ._errors import AccuracyWarning, ArgumentError, ShapeError, SingularSystemError
 from ._problem import UNIT, Gradients, Problem, System, Weights
 from ._schemes import HERMITE, Scheme
 from ._weighting import as_arrays, pull_back, weighted_problem, weighted_system
@@ -301,20 +302,23 @@ def solve_with(engine: Engine, problem: Problem, *, check: bool, lean: bool) -> 
 def solve_without_raising(
     problem: Problem, *, engine: str = "auto", determined: bool = False
 ) -> tuple[Array, Factor | None]:
-    """`solve_problem`, where batch members whose system is singular come back as NaN on every device.
+    """`solve_problem` for iterations: members whose system is singular come back as NaN on every device, and nothing is
+    said of the accuracy of an iterate, since iterations look at what they end with.
 
     Args:
         determined: the rows are known to determine all unknowns: an engine may leave out to judge the pivots, which
             takes many times longer than the solution where weights differ by many orders of magnitude.
     """
     chosen = select(engine, problem.system)
-    if determined and hasattr(chosen, "solve_determined"):
-        return chosen.solve_determined(problem), None
-    if hasattr(chosen, "solve_problem"):
-        y, factor = chosen.solve_problem(problem, lean=False)
-        return y, factor
-    factor = chosen.factorize(problem.system)
-    return factor.solve(problem.rows), factor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        if determined and hasattr(chosen, "solve_determined"):
+            return chosen.solve_determined(problem), None
+        if hasattr(chosen, "solve_problem"):
+            y, factor = chosen.solve_problem(problem, lean=False)
+            return y, factor
+        factor = chosen.factorize(problem.system)
+        return factor.solve(problem.rows), factor
 
 
 def eliminate(engine: Engine, system: System, *, check: bool) -> Factor:

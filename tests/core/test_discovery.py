@@ -157,6 +157,8 @@ def test_fourier_library_finds_the_pendulum():
 
 def test_simulation_solves_the_equations_found():
     found = smnn.discover(rotation(300, 0.02), STEP, library=LINEAR)
+    with pytest.raises(smnn.NamespaceError, match="initial_values must be an array"):
+        found.simulate([0.0, 2.0])
     again = found.simulate()
     assert again.y.shape == (300, 2, 4)
     np.testing.assert_allclose(again.y[..., 0], rotation(300, 0.0), atol=0.1)

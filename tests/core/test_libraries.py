@@ -86,7 +86,12 @@ def test_values_that_are_not_finite_name_the_term():
         logarithm.check(Z)
 
 
-@pytest.mark.parametrize("arguments", [(-1,), (2, 3)])
+@pytest.mark.parametrize("arguments", [(-1,), (2, 3), (1.5,)])
 def test_degrees_must_make_sense(arguments):
     with pytest.raises(smnn.ArgumentError, match="0 <= lowest <= degree"):
         smnn.polynomials(*arguments)
+
+
+def test_a_term_needs_its_derivative():
+    with pytest.raises(TypeError, match=r"'exp\(x\)' must be a pair"):
+        smnn.functions({"exp(x)": np.exp})

@@ -391,6 +391,7 @@ def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
         ({"step_sizes": 0.1}, smnn.ArgumentError, "Pass n_steps=T"),
         ({"guess": np.zeros((11, 1, 2))}, smnn.ShapeError, r"guess must have shape .* \(\.\.\., 11, 1, 3\)"),
         ({"initial_values": np.zeros(1)}, smnn.ShapeError, "initial_values must have shape"),
+        ({"initial_values": np.zeros((0, 1, 1, 1))}, smnn.ShapeError, "hold no member"),
         ({"initial_values": np.zeros((1, 1, 4))}, smnn.ShapeError, "R_init = 4"),
         ({"initial_values": np.zeros((1, 1, 1), "float32")}, smnn.DTypeError, "step_sizes has dtype float64"),
         ({"linearize": None}, TypeError, "linearize must be a function"),

@@ -94,9 +94,6 @@ def stated(
     time_axis: str | None = None,
 ) -> tuple[Static, Inputs, System]:
     """The arguments of a solution, checked, as those of its operator; and the system as it was stated."""
-    coefficients, rhs, initial_values, step_sizes = (
-        jnp.asarray(x) if type(x) is np.ndarray else x for x in (coefficients, rhs, initial_values, step_sizes)
-    )
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     weights = _typed(weights, rhs)
     with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
@@ -163,9 +160,7 @@ def _typed(weights: Weights, like: Array) -> Weights:
         return weights
     return Weights(
         **{
-            k: jnp.asarray(w, like.dtype if getattr(w, "weak_type", False) else None)
-            if isinstance(w, jax.Array) or type(w) is np.ndarray
-            else w
+            k: jnp.asarray(w, like.dtype) if isinstance(w, jax.Array) and getattr(w, "weak_type", False) else w
             for k, w in vars(weights).items()
         }
     )

@@ -68,6 +68,7 @@ docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
 bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.precision
 	$(PY) -m benchmarks.nonlinear
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
 	$(PY) -m benchmarks.posterior --save

@@ -14,9 +14,13 @@ compile() {
     $cxx "$@"
 }
 pids=
-for file in level engine levels threads buffers; do
-    compile "$@" -DSMNN_LEVEL=baseline -DSMNN_LEVEL_NAME='"baseline"' -DSMNN_FEW_SIZES -c "$sources/$file.cpp" \
-        -o "$to/$file.o" &
+for group in SIZED SMALL LARGE; do
+    compile "$@" -DSMNN_LEVEL=baseline -DSMNN_LEVEL_NAME='"baseline"' -DSMNN_FEW_SIZES "-DSMNN_GROUP_$group" \
+        -c "$sources/level.cpp" -o "$to/level_$group.o" &
+    pids="$pids $!"
+done
+for file in engine levels threads buffers; do
+    compile "$@" -c "$sources/$file.cpp" -o "$to/$file.o" &
     pids="$pids $!"
 done
 compile "$@" -c tests/kernels/test_kernels.cpp -o "$to/test_kernels.o"

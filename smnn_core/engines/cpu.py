@@ -5,7 +5,8 @@ the batch alone does not fill the lanes, time is divided into chunks that are el
 between them form a small problem of the same form. This module lays out the call and leaves the work to `_kernels`.
 
 All arithmetic is float64. float32 is a type of storage: inputs are widened, results are rounded once, and gradients
-start from the solution before it was rounded.
+start from the solution before it was rounded. Systems whose rows differ so much in size that the refinement of the
+adjoint does not converge get their gradients from the array API engine.
 
 The factor is kept only where that is cheaper than eliminating again: where it stays in caches, or where kernels are
 not compiled for the size of the blocks, and take longer than memory. Results are the same from run to run for a given
@@ -27,8 +28,10 @@ import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
 from .._errors import ArgumentError
+from .._gradient import solve_pullback
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
+from . import array_api
 from ._contract import ALL, by_field, from_fields
 from ._refinement import change_of_solution, refined, residual, widened
 
@@ -208,9 +211,11 @@ class CpuFactor:
         if y.dtype != _DOUBLE:
             y = self.y if problem is self.problem and self.y is not None else _solution(call, problem)
         gradients = [_empty(x.shape) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
-        small_pivot = _kernels.adjoint(
+        small_pivot, unrefined = _kernels.adjoint(
             call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
         )
+        if unrefined:
+            return _careful_adjoint(problem, g)
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         if small_pivot or self.undetermined is not None:
             _mask_gradients(problem, result, _undetermined(problem.system))
@@ -302,6 +307,16 @@ def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, le
     """The gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
     call = _Call.of(problem.system, problem.rhs, problem.initial_values)
     return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
+
+
+def _careful_adjoint(problem: Problem, g: Array) -> Gradients:
+    """The gradients by the array API engine: where rows differ so much in size that the refinement of the compiled
+    adjoint does not converge."""
+    factor = array_api.factorize(problem.system)
+    y = factor.solve(problem.rows)
+    if isinstance(factor, array_api.RoundedFactor):
+        return factor.adjoint(problem, y, g)
+    return solve_pullback(problem, factor, y, g)
 
 
 def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray | None) -> None:

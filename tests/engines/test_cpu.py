@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -790,3 +791,24 @@ def test_gradients_in_float32_start_from_the_solution_before_it_was_rounded() ->
     found = cpu.adjoint(single, cpu.solve_problem(single)[0], g)
     for x, y in zip(found[:4], exact[:4], strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2 * np.finfo("float32").eps * np.abs(y).max())
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("batch", [(), (20,)])
+def test_gradients_of_equations_in_units_that_refinement_does_not_converge_in(batch, dtype) -> None:
+    """Then they come from the array API engine."""
+    rng = np.random.default_rng(11)
+    T, V, K = 60, 1, 4
+    c = rng.uniform(-1, 1, (*batch, T, V, V, K))
+    c[..., -1] += 3
+    b, u = rng.normal(size=(*batch, T, V)), rng.normal(size=(*batch, 1, V, K - 1))
+    scale = 1e13
+    arguments = [x.astype(dtype) for x in (scale * c, scale * b, u, np.full(T - 1, 0.05))]
+    g = rng.normal(size=(*batch, T, V, K)).astype(dtype)
+    with warnings.catch_warnings():  # of the gradients that are not looked at
+        warnings.simplefilter("ignore", smnn.AccuracyWarning)
+        found, expected = (smnn.solve_ode_vjp(*arguments, engine=engine)[1](g) for engine in ("cpu", "array_api"))
+    for name in ("rhs", "initial_values"):
+        a, b_ = getattr(found, name), getattr(expected, name)
+        assert a.dtype == g.dtype
+        np.testing.assert_allclose(a, b_, rtol=0, atol=1e-6 * np.abs(b_).max(), err_msg=name)

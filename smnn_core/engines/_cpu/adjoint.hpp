@@ -11,9 +11,9 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class P, class Size, bool Chunked, class F = P>
-struct Adjoint : Driver<P, Size, Chunked, F> {
-    using Base = Driver<P, Size, Chunked, F>;
+template <class P, class Size, bool Chunked>
+struct Adjoint : Driver<P, Size, Chunked> {
+    using Base = Driver<P, Size, Chunked>;
     using Base::ahead, Base::copy, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager;
     using Base::lhs_is_there, Base::passed, Base::rest_at, Base::separator, Base::set_zero, Base::stays;
     using Base::spread, Base::take, Base::task, Base::workspace;
@@ -63,6 +63,8 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
                 t1 = t0;
             }
         });
+        check(of_lambda_);
+        check(of_y_);
         for (GradientSink<P>& each : to_points) each.finish();
         for (GradientSink<P>& each : to_steps) each.finish();
     }
@@ -75,6 +77,21 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
         P *lambda, *y, *border;
         Products<P> more;
     };
+
+    // The largest entries of λ or y, and of what was added to it. Where that is more than the root of the precision, as with
+    // equations in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
+    static constexpr double LARGEST_CHANGE_OF_X = 1e-8;
+    struct Largest {
+        P x = splat<P>(0), change = splat<P>(0);
+    };
+    Largest of_lambda_, of_y_;
+    static P larger(const P& a, const P& b) { return select(a < b, b, a); }
+    void check(const Largest& largest) const {
+        const auto bad = splat<P>(LARGEST_CHANGE_OF_X) * largest.x < largest.change;
+        for (int l = 0; any(bad) && l < group.valid; ++l) {
+            if (lane(bad, l)) __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
+        }
+    }
 
     // `rest` of the points t0 .. t1-1, but for what the step out of the last one gives to it.
     SMNN_OUTLINE void set_rest(int t0, int t1, P* w_step, P* outside, P* border) {
@@ -114,15 +131,15 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
             multiply_y(rows, t0, t1, y, a_y);
         }
         ahead.fetch(0, 1, 3);
-        add(k, 1, rows, t0, t1, block, a_lambda, lambda);
-        add(k, 2, rows, t0, t1, block, a_y, y);
+        add(k, 1, rows, t0, t1, block, a_lambda, lambda, of_lambda_);
+        add(k, 2, rows, t0, t1, block, a_y, y, of_y_);
         ahead.fetch(1, 3, 3);
         auto& [c, b, w_equation] = to_points;
         auto& [s, w_smoothness] = to_steps;
         const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
         smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
         ahead.clear();
-        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, y, lambda);
+        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, y_at(t0), column(k, 2, t0, block.border), lambda);
         for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length, ahead);
         for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
     }
@@ -210,7 +227,9 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
     }
 
     // Adds column c to x, which has the point before in front, and its products to a.
-    void add(int k, int c, const StagedRows<P>& rows, int t0, int t1, const Block& block, Products<P> a, P* x) {
+    void add(
+        int k, int c, const StagedRows<P>& rows, int t0, int t1, const Block& block, Products<P> a, P* x, Largest& largest
+    ) {
         const int n = job.n;
         const P* const column_c = column(k, c, t0, block.border);
         const P* const before = t0 > 0 ? column_c - n : block.border;
@@ -218,7 +237,11 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
         for (int e = 0; e < (t1 - t0) * job.Q; ++e) a.equation[e] += block.more.equation[e];
         for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) a.step[e] += block.more.step[e];
         for (int j = 0; j < n; ++j) (x - n)[j] += before[j];
-        for (int e = 0; e < (t1 - t0) * n; ++e) x[e] += column_c[e];
+        for (int e = 0; e < (t1 - t0) * n; ++e) {
+            largest.x = larger(largest.x, magnitude(x[e]));
+            largest.change = larger(largest.change, magnitude(column_c[e]));
+            x[e] += column_c[e];
+        }
     }
 
     // The weight of the step into point t; zero in lanes that do not have that point.
@@ -256,7 +279,10 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
         to.block = block;
     }
 
-    SMNN_OUTLINE void contract_initial(const StagedRows<P>& rows, int t0, int t1, const P* y, const P* lambda) {
+    // (u - y as it was given, then what refines it: the sum of y and that would be rounded)
+    SMNN_OUTLINE void contract_initial(
+        const StagedRows<P>& rows, int t0, int t1, const P* y, const P* change, const P* lambda
+    ) {
         const int initial = job.V * job.R_init;
         for (int l = 0; l < group.valid; ++l) {
             const int end = t1 < group.length[l] ? t1 : group.length[l];
@@ -269,7 +295,7 @@ struct Adjoint : Driver<P, Size, Chunked, F> {
                     const int v = e / job.R_init, r = e % job.R_init, j = (t - t0) * job.n + v * job.K + r;
                     const T w = rows.w_initial(t, v, r).get(l), u = rows.u(t, v, r).get(l), x = lambda[j].get(l);
                     if (du) du[to + e] = w * w * x;
-                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l));
+                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l) - change[j].get(l));
                 }
             }
         }

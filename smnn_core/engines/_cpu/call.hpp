@@ -28,7 +28,7 @@ constexpr size_t FAR_BYTES = size_t(8) << 20;
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
-// The most right-hand sides of a left-hand side that are eliminated together with it.
+// The most right-hand sides that are eliminated together.
 constexpr Index MOST_COLUMNS = 64;
 // Fewer points than this, times the right-hand sides of the one left-hand side, are few. (Measured.)
 constexpr Index SHORT_FOR_COLUMNS = 16;
@@ -181,8 +181,10 @@ class Call {
         kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, columns);
         job.m = 1;
         if (columns) {
-            job.batch = shared.n_lhs;
-            job.m = int(shared.n_repeats);
+            job.splits = (shared.n_repeats - 1) / MOST_COLUMNS + 1;
+            job.n_repeats = shared.n_repeats;
+            job.batch = shared.n_lhs * job.splits;
+            job.m = int((shared.n_repeats - 1) / job.splits + 1);
             job.column_lhs = shared.lhs;
             job.column_repeat = shared.repeat;
         }
@@ -197,18 +199,17 @@ class Call {
         job.arrays_are_far = numbers * item() > FAR_BYTES;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
-        if (!chunked() && !columns) gather_by_lhs(shared);
+        job.any_unrefined = &any_unrefined_;
     }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
-
-    bool shares_lhs() const { return job.n_lhs > 0; }
 
     Solved solved(std::shared_ptr<Factor> factor) const {
         return {std::move(factor), any_undetermined(), any_zero_step_ != 0};
     }
     bool chunked() const { return job.C > 1; }
     bool any_undetermined() const { return any_undetermined_ != 0; }
+    bool any_unrefined() const { return any_unrefined_ != 0; }
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
@@ -234,7 +235,6 @@ class Call {
         strides[shape_.batch.size()] = layout.time;
         job.undetermined = static_cast<unsigned char*>(flags.data);
         job.undetermined_strides = strides;
-        job.n_lhs = 0;
         job.groups = (job.lanes + kernels.lanes_in_chunks - 1) / kernels.lanes_in_chunks;
         const size_t scratch = kernels.pivot_test_scratch(job);
         parallel_for(job.groups, max_threads(), [&](Index group) {
@@ -249,7 +249,7 @@ class Call {
 
    private:
     const Shape& shape_;
-    int any_undetermined_ = 0, any_zero_step_ = 0;
+    int any_undetermined_ = 0, any_zero_step_ = 0, any_unrefined_ = 0;
 
     // Systems that share left-hand sides: system r of left-hand side k is number lhs[k] + repeat[r] of the batch.
     struct SharedLhs {
@@ -282,26 +282,14 @@ class Call {
         return shared;
     }
 
-    // Whether left-hand sides are eliminated once, together with all of their right-hand sides: by rotations, whose sizes
-    // are not compiled. Many of one short left-hand side better fill packs of their own.
+    // Whether left-hand sides are eliminated once, together with many of their right-hand sides: by rotations, whose sizes
+    // are not compiled. Where kernels are, many of one short left-hand side better fill packs of their own.
     bool is_worth_columns(const SharedLhs& shared) const {
         if (!job.scheme_is_upper || !job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
         const Kernels compiled = level().find(job.V, job.K, job.Q, true, false);
-        const bool fill_packs = shared.n_lhs == 1 && shared.n_repeats >= compiled.lanes;
-        if (fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
-        return shared.n_repeats >= (compiled.are_fast ? 4 : 2) && shared.n_repeats <= MOST_COLUMNS;
-    }
-
-    // Systems that share a left-hand side, enough of them to fill packs of their own: one elimination takes as long as that
-    // of a pack.
-    void gather_by_lhs(const SharedLhs& shared) {
-        const Index n_lhs = shared.n_lhs, n_repeats = shared.n_repeats;
-        if (job.batch == 0 || n_repeats < 2 || n_repeats < kernels.lanes * (n_lhs > 1 ? 2 : 1)) return;
-        job.n_lhs = n_lhs;
-        job.n_repeats = n_repeats;
-        job.lhs = shared.lhs;
-        job.repeat = shared.repeat;
-        job.groups = job.tasks = n_lhs * ((n_repeats + kernels.lanes - 1) / kernels.lanes);
+        const bool fill_packs = shared.n_repeats >= compiled.lanes;
+        if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
+        return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
     }
 
     void set_input(Field f, const View& view) {

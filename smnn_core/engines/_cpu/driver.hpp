@@ -38,12 +38,10 @@ SMNN_INLINE int block_points(const Job& job) {
     return fit >= 16 ? 16 : fit >= 8 ? 8 : fit >= 1 ? int(fit) : 1;
 }
 
-// F: entries of the factor, packs or, where all lanes share the left-hand side, numbers.
-template <class P, class Size, bool Chunked, class F = P>
+template <class P, class Size, bool Chunked>
 struct Driver {
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
-    static constexpr bool shared = sizeof(F) != sizeof(P);
 
     const Job& job;
     Size size;
@@ -56,7 +54,7 @@ struct Driver {
     P* memory;
     Ahead<P> ahead;
     RowStager<P> stager;
-    F* kept;                // the factor from segment n_again on
+    P* kept;                // the factor from segment n_again on
     P* passing;             // the factor of the segment `present`, one of those before, and its z
     P* passing_z;
     int present = -1;
@@ -72,11 +70,11 @@ struct Driver {
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n, job.m}.entries(); }
-    static bool streams(const Job& job) { return job.streams && can_stream<P> && !shared; }
+    static bool streams(const Job& job) { return job.streams && can_stream<P>; }
     static int longest(const Job& job) { return job.T / job.C + (job.T % job.C > 0); }
     static int segment_points(const Job& job) {
         const Index all = longest(job), point = Index(sizeof(P)) * factor_entries(job);
-        if (job.tape || (!Chunked && all * point <= CACHED_BYTES)) return int(all);
+        if (!Chunked && all * point <= CACHED_BYTES) return int(all);
         const Index block = block_points<P>(job), by_points = (SEGMENT_POINTS + block - 1) / block;
         const Index by_bytes = SEGMENT_BYTES / (point * block), some = block * (by_bytes > by_points ? by_bytes : by_points);
         return int(some < all ? some : all);
@@ -102,7 +100,7 @@ struct Driver {
     // Points of a segment, and the one before it.
     static Index passing_points(const Job& job) { return job.n_again > 0 ? segment_points(job) + 1 : 0; }
     // Whether what is staged of all points stays where it is.
-    static bool stays(const Job& job) { return job.contracts && !Chunked && !job.tape && n_segments(job) == 1; }
+    static bool stays(const Job& job) { return job.contracts && !Chunked && n_segments(job) == 1; }
     // Points that rows are staged of.
     static int staged_points(const Job& job) {
         const int points = block_points<P>(job), all = longest(job);
@@ -148,8 +146,8 @@ struct Driver {
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
           stager(job_, group, ahead, memory, points, staged_points(job_)) {
-        kept = static_cast<F*>(job.factor);
-        if (kept) kept += (shared ? left_hand_side(group_) : group_) * points_kept(job) * factor_entries(job);
+        kept = static_cast<P*>(job.factor);
+        if (kept) kept += group_ * points_kept(job) * factor_entries(job);
         passing = take(passing_points(job) * factor_entries(job));
         passing_z = take(passing_points(job) * job.n * columns(job));
         z = job.z ? static_cast<P*>(job.z) + group_ * z_packs(job) : take(z_packs(job));
@@ -166,8 +164,6 @@ struct Driver {
         if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
-    Index left_hand_side(Index group_) const { return group_ / (job.groups / job.n_lhs); }
-
     P* take(Index packs) {
         P* at = memory;
         memory += packs;
@@ -179,10 +175,8 @@ struct Driver {
     int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
     // where the factor of a point of segment k lies, and its z
-    F* factor_at(int k, int t) const {
-        if constexpr (!shared) {
-            if (k < job.n_again) return passing + Index(t - first_row(k)) * entries_of(k);
-        }
+    P* factor_at(int k, int t) const {
+        if (k < job.n_again) return passing + Index(t - first_row(k)) * entries_of(k);
         return kept + Index(t - first_row(job.n_again)) * factor_entries(job);
     }
     int entries_of(int k) const {
@@ -242,10 +236,8 @@ struct Driver {
                 if (!is_here) copy(has_checkpoints ? carried : at, from, state_entries(job));
                 if (phases & FORWARD) copy(checkpoint(k) + state_entries(job), before, job.n * columns(job));
             }
-            if constexpr (!shared) {
-                const bool keep = (phases & FORWARD) || k >= job.n_again || (!Chunked && k == last);
-                if (!is_here) sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
-            }
+            const bool keep = (phases & FORWARD) || k >= job.n_again || (!Chunked && k == last);
+            if (!is_here) sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
             before_forward(k);
             if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
         }
@@ -364,48 +356,6 @@ struct Driver {
         }
     }
 
-    // Right-hand sides through the reflections of the left-hand side that they share; the tape of one.
-    SMNN_OUTLINE void replay_all(const T* tape) {
-        P *z_now = carried, *x_z = workspace;
-        for (int t0 = 0; t0 < group.longest;) {
-            const int t1 = t0 + points < group.longest ? t0 + points : group.longest;
-            const StagedRows<P> rows = staged<true>(t0, t1);
-            in_parts(t0, t1, [&](int from, int to) {
-                P* const f_z = from > 0 ? z_at(0, from - 1) : z_at(0, 0) - job.n;
-                replay_points<P, Size>(size, rows, from, to, tape, z_now, x_z, f_z);
-            });
-            t0 = t1;
-        }
-        for (int j = 0; j < job.n; ++j) z_at(0, group.longest - 1)[j] = z_now[j];
-    }
-
-    // Eliminates the left-hand side of the first lane: its factor and its reflections, as numbers.
-    SMNN_OUTLINE void record(T* factor_, T* tape_) {
-        const SchemeRows<T> constants = scheme();
-        const int entries = factor_entries(job);
-        Tape<T> tape{tape_};
-        P* f = take(Index(points) * entries);
-        P* f_z = take(Index(points) * job.n);
-        const auto keep = [&](int t, int count) {
-            for (Index e = 0; e < Index(count) * entries; ++e) factor_[Index(t) * entries + e] = f[e].get(0);
-        };
-        for (int t0 = 0; t0 < group.longest;) {
-            const int t1 = t0 + points < group.longest ? t0 + points : group.longest, skip = t0 == 0;
-            const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false}, t0);
-            rows.mark_zero_steps(t1);
-            sweep<P, Size, Chunked, false, true>(
-                size, constants, rows, t0, t1, carried, workspace, f - skip * entries, f_z - skip * job.n, &tape
-            );
-            ahead.clear();
-            keep(t0 - 1 + skip, t1 - t0 - skip);
-            if (t1 == group.longest) {
-                finish<P, Size, false>(size, constants, rows, t1 - 1, carried, workspace, f, f_z);
-                keep(t1 - 1, 1);
-            }
-            t0 = t1;
-        }
-    }
-
     void start_forward() {
         for (int c = first_column; c < end_column; ++c) {
             set_zero(before + c * job.n);
@@ -446,12 +396,12 @@ struct Driver {
                 copy(saved_ + job.n * m, left_sum_, job.n * m);
             }
             const P* const g_now = right_hand_side(t0, t1);
-            F* const f = factor_at(k, t0);
+            P* const f = factor_at(k, t0);
             const int entries = FactorLayout<InChunk>{job.n, job.K}.entries();
             if (job.factor_is_far && k >= job.n_again) touch(f, Index(t1 - t0) * entries, false);
             in_parts(t0, t1, [&](int from, int to) {
                 const Index done = from - t0;
-                substitute_forward<P, Size, InChunk, F>(
+                substitute_forward<P, Size, InChunk>(
                     size, from, to, f + done * entries, g_now + done * job.n, before_, left_sum_, z_at(k, from, c),
                     points_of_z(job) * job.n, z_step(k, c), m
                 );
@@ -522,9 +472,7 @@ struct Driver {
             if (Chunked) separator(-1, left + c * job.n, c);
         }
         for (int k = last_segment(); k >= 0; --k) {
-            if constexpr (!shared) {
-                if (k < job.n_again && k != present) eliminate_again(k);
-            }
+            if (k < job.n_again && k != present) eliminate_again(k);
             each_pair([&](int c, auto m) { back_columns(k, c, m, left + c * job.n, after + c * job.n); });
             then(k);
         }
@@ -568,16 +516,16 @@ struct Driver {
 
     template <int M>
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
-        F* const f = factor_at(k, t0);
+        P* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
         if (job.factor_is_far && k >= job.n_again) {
             touch(f, Index(t1 - t0) * factor_entries(job), true);
             for (int i = 0; i < M; ++i) touch(z_at(k, t0, c + i), Index(t1 - t0) * job.n, true);
         }
         if (Chunked && k >= job.n_again) {
-            substitute_back<P, Size, Chunked, F>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
+            substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         } else {
-            substitute_back<P, Size, false, F>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
+            substitute_back<P, Size, false>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         }
     }
 };

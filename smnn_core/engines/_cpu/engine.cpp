@@ -21,7 +21,7 @@ constexpr size_t STREAMED_BYTES = size_t(16) << 20;
 
 // Whether undivided lanes are one segment, which stays in the second level of cache.
 bool is_short(const Call& call) {
-    return !call.chunked() && !call.shares_lhs() && call.kernels.sizes(call.job, 0).segments == 1;
+    return !call.chunked() && call.kernels.sizes(call.job, 0).segments == 1;
 }
 
 // The buffers of one call, beyond those of the factor.
@@ -57,26 +57,7 @@ void use(Call& call, const Factor& factor) {
     call.job.n_again = factor.n_again;
     call.job.factor = factor.factor.data();
     call.job.reduced = factor.reduced.data();
-    call.job.tape = factor.tape.data();
     call.job.factor_is_far = factor.bytes > FAR_BYTES;
-}
-
-// Eliminates the left-hand sides that systems share.
-std::shared_ptr<Factor> make_shared_factor(Call& call) {
-    const SharedSizes sizes = call.kernels.shared_sizes(call.job);
-    auto factor = std::make_shared<Factor>();
-    factor->batch = call.shape().batch;
-    factor->C = 1;
-    factor->n_again = 0;
-    const size_t n_lhs = size_t(call.job.n_lhs);
-    factor->factor = Buffer(n_lhs * sizes.factor);
-    factor->tape = Buffer(n_lhs * sizes.tape);
-    factor->bytes = n_lhs * (sizes.factor + sizes.tape);
-    use(call, *factor);
-    parallel_for(call.job.n_lhs, call.threads, [&](Index k) {
-        call.kernels.record(call.job, k, thread_scratch(sizes.scratch));
-    });
-    return factor;
 }
 
 // What of a factor is kept: all of it, where it is itself what is wanted; as much as the memory of a solve and its adjoint
@@ -135,19 +116,16 @@ const Factor* fitting(const Factor* factor, const Shape& shape) {
 // λ = M^-1 g, written where job.x says and, for the adjoint, contracted into gradients.
 void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (call.job.batch == 0) return;
-    if (factor && bool(factor->tape) != call.shares_lhs()) factor = nullptr;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? REFINE | CONTRACT : 0);
     call.job.contracts = contract;
-    if (!factor && call.shares_lhs()) {
-        own = make_shared_factor(call);
-    } else if (!factor) {
+    if (!factor) {
         own = make_factor(call, is_short(call) ? Keep::NONE : keep);
         phases |= SWEEP;
     }
     if (!factor) factor = own.get();
     if (factor) use(call, *factor);
-    Work work(call, factor && !factor->tape);
+    Work work(call, factor);
     if (!call.chunked()) {
         call.run(phases);
         return;
@@ -170,11 +148,9 @@ Solved solve(
     if (call.job.batch == 0) return call.solved(nullptr);
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
-    const bool shared = call.shares_lhs();
-    auto factor = shared ? make_shared_factor(call) : make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
+    auto factor = make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
     if (factor) use(call, *factor);
-    Work work(call, factor && !shared);
-    if (shared && !y) return call.solved(factor);
+    Work work(call, factor != nullptr);
     const auto run = [&] {
         if (!call.chunked()) return call.run(y ? SWEEP | BACK : SWEEP);
         call.run(SWEEP);
@@ -202,7 +178,7 @@ bool normal_solve(
     return call.any_undetermined();
 }
 
-bool adjoint(
+Pulled adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
     const Arrays& gradients, bool lean
 ) {
@@ -216,7 +192,7 @@ bool adjoint(
     for (GradientOf& gradient : out) gradient.allocate();
     solve_normal(call, factor, true, lean ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();
-    return call.any_undetermined();
+    return {call.any_undetermined(), call.any_unrefined()};
 }
 
 }  // namespace smnn

@@ -29,12 +29,11 @@ struct Scheme {
     double tolerance;  // a pivot below this times the norm of its column is zero
 };
 
-// What elimination leaves for later solves, of the systems of one batch. With a tape it is that of the left-hand sides
-// which they share.
+// What elimination leaves for later solves, of the systems of one batch.
 struct Factor {
     std::vector<Index> batch;
     int C, n_again;
-    Buffer factor, reduced, tape;
+    Buffer factor, reduced;
     size_t bytes;
 };
 
@@ -65,8 +64,12 @@ bool normal_solve(
 );
 
 // The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
-// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy. Returns what `normal_solve` does.
-bool adjoint(
+// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy.
+struct Pulled {
+    bool any_small_pivot;  // as `normal_solve` returns it
+    bool any_unrefined;    // so ill-conditioned that gradients may be wrong in all digits: see _cpu/adjoint.hpp
+};
+Pulled adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
     const Arrays& gradients, bool lean
 );

@@ -60,16 +60,13 @@ struct Job {
     int C;                   // chunks per system
     Index lanes;             // batch * C
     Index groups;            // of as many lanes as a pack has
-    // Where several systems share a left-hand side, all lanes of a group do. System r of left-hand side k is number
-    // lhs[k] + repeat[r]; the first groups are those of the first left-hand side.
-    Index n_lhs, n_repeats;  // n_lhs = 0: none is shared
-    const Index* lhs;        // (n_lhs)
-    const Index* repeat;     // (n_repeats)
-    // Where they are eliminated once for all right-hand sides, systems are left-hand sides, and each has m of those: number
-    // c of system k is lhs[k] + repeat[c] in the batch. Otherwise m = 1, and column_lhs is null.
+    // Where systems share left-hand sides, these are eliminated together with m right-hand sides: the first m of left-hand
+    // side k are those of system k * splits, the next m of system k * splits + 1, and so on, as far as there are any. Number
+    // r of left-hand side k is column_lhs[k] + column_repeat[r] in the batch. Otherwise m = 1, and column_lhs is null.
     int m;
-    const Index* column_lhs;     // (batch)
-    const Index* column_repeat;  // (m)
+    Index splits, n_repeats;
+    const Index* column_lhs;     // (batch / splits)
+    const Index* column_repeat;  // (n_repeats)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool arrays_are_far;     // inputs and results come from memory, not from a cache
@@ -92,12 +89,11 @@ struct Job {
     const Index* undetermined_strides;
     int* any_undetermined;
     int* any_zero_step;
+    int* any_unrefined;          // set where refinement does not converge
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
-    void* factor;            // (groups, points kept, entries); where left-hand sides are shared, in numbers, (n_lhs,
-                             // points, entries)
+    void* factor;            // (groups, points kept, entries)
     void* checkpoints;       // (groups, n_again, ...): what the sweep carries into those segments
-    void* tape;              // where left-hand sides are shared: their reflections, numbers, (n_lhs, tape_entries)
     void* z;                 // (groups, ..): z, then w, then x; see Driver::z_at
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
@@ -117,18 +113,12 @@ struct Sizes {
     int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
 };
 
-struct SharedSizes {
-    size_t scratch, factor, tape;  // bytes, for one left-hand side that systems share
-};
-
 // The kernels of one instruction set and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
     bool are_fast;               // eliminating again takes less time than a factor that is far
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
-    SharedSizes (*shared_sizes)(const Job&);
-    void (*record)(const Job&, Index k, void* scratch);  // factor and tape of left-hand side k, which systems share
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     void (*reduce)(const Job&, Index system, int c);  // separators := R^-1 z, of right-hand side c

@@ -1,4 +1,4 @@
-// The kernels of one instruction set: compiled once for each, into a namespace of its own.
+// The kernels of one instruction set, in a namespace of its own: compiled once for each, and for each group of sizes.
 #include "run.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
@@ -19,30 +19,58 @@ template <class P, class Size>
 constexpr Kernels kernels() {
     using One = Native<1>;
     return {Lanes<P>::count,     Lanes<One>::count,  Size::fixed,        sizes<P, One, Size>,        run<P, One, Size>,
-            shared_sizes<One>, record_shared<One>, pivot_test_scratch<One>, pivot_test<One>, reduce_system<One>, reduce_system_normal<One>};
+            pivot_test_scratch<One>, pivot_test<One>, reduce_system<One>, reduce_system_normal<One>};
 }
 
 // The sizes that are known at compile time: single equations of the usual orders, and pairs of the first order. Larger ones
 // would gain too, but take the compiler too long. Small sizes keep several vectors in flight, large ones would run out of
-// registers; and packs of more lanes than this are slower.
+// registers; and packs of more lanes than this are slower. Each group of sizes is compiled by itself.
 constexpr int MAX_LANES = 16;
+using One = Native<1>;
+using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
+
+// Those of a group, in `found` where the sizes are among them.
+bool find_small(int V, int K, int Q, Kernels& found);
+bool find_large(int V, int K, int Q, Kernels& found);
+
+template <int V_, int K_, int Q_, class P>
+bool is(int V, int K, int Q, Kernels& found) {
+    if (V != V_ || K != K_ || Q != Q_) return false;
+    found = kernels<P, Fixed<V_, K_, Q_>>();
+    return true;
+}
+
+#if defined(SMNN_GROUP_SMALL)
+
+bool find_small(int V, int K, int Q, Kernels& found) {
+#ifndef SMNN_FEW_SIZES
+    if (is<1, 2, 1, Several>(V, K, Q, found)) return true;
+#endif
+    return is<1, 3, 1, Several>(V, K, Q, found);
+}
+
+#elif defined(SMNN_GROUP_LARGE)
+
+bool find_large(int V, int K, int Q, Kernels& found) {
+#ifdef SMNN_FEW_SIZES
+    return (void)V, (void)K, (void)Q, (void)found, false;
+#else
+    return is<1, 4, 1, One>(V, K, Q, found) || is<1, 5, 1, One>(V, K, Q, found) || is<2, 2, 2, One>(V, K, Q, found);
+#endif
+}
+
+#else
 
 Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
-    using One = Native<1>;
-    using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
-    const auto is = [&](int v, int k, int q) { return V == v && K == k && Q == q && scheme_is_upper && !by_columns; };
-    if (is(1, 3, 1)) return kernels<Several, Fixed<1, 3, 1>>();
-#ifndef SMNN_FEW_SIZES
-    if (is(1, 2, 1)) return kernels<Several, Fixed<1, 2, 1>>();
-    if (is(1, 4, 1)) return kernels<One, Fixed<1, 4, 1>>();
-    if (is(1, 5, 1)) return kernels<One, Fixed<1, 5, 1>>();
-    if (is(2, 2, 2)) return kernels<One, Fixed<2, 2, 2>>();
-#endif
+    Kernels found;
+    if (scheme_is_upper && !by_columns && (find_small(V, K, Q, found) || find_large(V, K, Q, found))) return found;
     return scheme_is_upper ? kernels<One, SizedForRotations>() : kernels<One, Sized>();
 }
 
 extern const Level level;
 const Level level{SMNN_LEVEL_NAME, find};
+
+#endif
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn

@@ -213,7 +213,7 @@ bool normal_solve(
     );
 }
 
-bool adjoint(
+nb::tuple adjoint(
     const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
     nb::handle y, nb::handle g, nb::tuple gradients, bool lean
 ) {
@@ -229,8 +229,12 @@ bool adjoint(
         outs[f].require(request.arrays[f].shape, size_t(request.arrays[f].rank));
         out[f] = outs[f].view;
     }
-    const WithoutLock guard;
-    return smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, lean);
+    smnn::Pulled pulled;
+    {
+        const WithoutLock guard;
+        pulled = smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, lean);
+    }
+    return nb::make_tuple(pulled.any_small_pivot, pulled.any_unrefined);
 }
 
 // Whether the elements of all arrays lie at multiples of their size, as kernels want them; None is no array.

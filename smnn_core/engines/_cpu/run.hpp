@@ -1,5 +1,5 @@
-// What the engine calls of one instruction set: groups of lanes through the phases of a job, left-hand sides that systems
-// share, and the reduced problem of the separators.
+// What the engine calls of one instruction set: groups of lanes through the phases of a job, and the
+// reduced problem of the separators.
 #pragma once
 
 #include "../kernels/chain.hpp"
@@ -24,58 +24,6 @@ void run_groups(const Job& job, int phases, Index task, void* scratch) {
         if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
         go_back(driver, phases);
     }
-}
-
-// The reflections of one left-hand side, in numbers.
-SMNN_OUTLINE Index tape_numbers(const Job& job) {
-    const Index initial = Index(job.T_init) * job.V * job.R_init;
-    return tape_entries(job.n, size_of<Sized>(job).rows, job.T, initial);
-}
-
-template <class P, class Size>
-void run_shared(const Job& job, int phases, Index task, void* scratch) {
-    const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
-    for (Index g = first; g < last; ++g) {
-        Adjoint<P, Size, false, ScalarOf<P>> driver(job, task, g, scratch);
-        const Index k = driver.left_hand_side(g);
-        if (phases & SWEEP) driver.replay_all(static_cast<const ScalarOf<P>*>(job.tape) + k * tape_numbers(job));
-        if (phases & FORWARD) {
-            driver.start_forward();
-            driver.template forward<false>(0, 0, job.T);
-        }
-        go_back(driver, phases);
-    }
-}
-
-// Eliminates left-hand side k, which systems share, in a pack P of lanes that are all alike.
-template <class P>
-void record_shared(const Job& job, Index k, void* scratch) {
-    using T = ScalarOf<P>;
-    using D = Driver<P, Sized, false, T>;
-    Job one = job;
-    one.batch = one.lanes = one.groups = one.tasks = one.n_lhs = one.n_repeats = 1;
-    one.lhs = job.lhs + k;
-    one.factor = one.z = nullptr;
-    one.n_again = 0;
-    D(one, 0, 0, scratch).record(
-        static_cast<T*>(job.factor) + k * job.T * D::factor_entries(job), static_cast<T*>(job.tape) + k * tape_numbers(job)
-    );
-}
-
-template <class P>
-SharedSizes shared_sizes(const Job& job) {
-    using D = Driver<P, Sized, false, ScalarOf<P>>;
-    const size_t item = sizeof(ScalarOf<P>), n = size_t(job.n);
-    const size_t packs = size_t(block_points<P>(job)) * (size_t(D::factor_entries(job)) + n);
-    Job one = job;
-    one.tape = &one;  // (the factor needs no room in the scratch)
-    one.z = nullptr;
-    one.n_again = 0;
-    return {
-        D::sizes(one, 0).scratch + packs * sizeof(P),
-        size_t(job.T) * size_t(D::factor_entries(job)) * item,
-        size_t(tape_numbers(job)) * item,
-    };
 }
 
 template <class P>
@@ -106,9 +54,7 @@ void pivot_test(const Job& job, Index g, void* scratch) {
 // P: the packs of undivided time, Chunks: those of chunks.
 template <class P, class Chunks, class Size>
 void run(const Job& job, int phases, Index task, void* scratch) {
-    if (job.tape) {
-        run_shared<P, Size>(job, phases, task, scratch);
-    } else if (job.C > 1) {
+    if (job.C > 1) {
         run_groups<Chunks, Size, true>(job, phases, task, scratch);
     } else {
         run_groups<P, Size, false>(job, phases, task, scratch);

@@ -24,17 +24,15 @@ struct Group {
     int longest, shortest, first_start;
 
     SMNN_OUTLINE Group(const Job& job, Index group) {
-        // (groups of one left-hand side)
-        const Index alike = job.n_lhs ? job.groups / job.n_lhs : 1, k = group / alike;
-        const Index first = (job.n_lhs ? group % alike : group) * W, all = job.n_lhs ? job.n_repeats : job.lanes;
-        valid = all - first < W ? int(all - first) : W;
+        const Index first = group * W;
+        valid = job.lanes - first < W ? int(job.lanes - first) : W;
         const int base = job.T / job.C, longer = job.T % job.C;
         longest = base + (longer > 0);
         shortest = base;
         first_start = job.T;
         for (int l = 0; l < W; ++l) {
             const Index lane = first + (l < valid ? l : valid - 1);
-            system[l] = job.n_lhs ? job.lhs[k] + job.repeat[lane] : lane / job.C;
+            system[l] = lane / job.C;
             chunk[l] = int(lane % job.C);
             // the longer chunks come last
             const int extra = chunk[l] - (job.C - longer);
@@ -47,7 +45,9 @@ struct Group {
 
 // The number in the batch of right-hand side c of a system.
 SMNN_INLINE Index number_in_batch(const Job& job, Index system, int c) {
-    return job.column_lhs ? job.column_lhs[system] + job.column_repeat[c] : system;
+    if (!job.column_lhs) return system;
+    const Index k = system / job.splits, r = system % job.splits * job.m + c;
+    return job.column_lhs[k] + job.column_repeat[r < job.n_repeats ? r : job.n_repeats - 1];
 }
 
 // Where an array lies for each lane: its first point.

@@ -52,7 +52,7 @@ struct Points {
         Array<T, own ? D::workspace : 0> workspace(room, D::workspace);
         using Entries = Array<T, own ? ENTRIES : 0>;
         using Column = Array<T, own ? n : 0>;
-        Sweep<T, Size, Chunked, true, NoTape, Team> state(size, scheme, carried, workspace, {}, team);
+        Sweep<T, Size, Chunked, true, Team> state(size, scheme, carried, workspace, team);
         for (int t = 0; t < longest; ++t) {
             fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
             if (t >= lane.length) continue;
@@ -73,7 +73,7 @@ struct Points {
                     const T w = rows.w_initial(t, v, r);
                     T rhs = w * rows.u(t, v, r);
                     take_initial_row<T, Chunked, true>(
-                        size.n, 1, v * size.K + r, w, &rhs, carried, workspace, state.tape, team
+                        size.n, 1, v * size.K + r, w, &rhs, carried, workspace, team
                     );
                 }
                 state.load(carried);

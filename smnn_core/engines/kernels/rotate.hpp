@@ -23,7 +23,6 @@
 #pragma once
 
 #include "factor.hpp"
-#include "tape.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -45,7 +44,6 @@ struct Rotations : Carried<P, Size, Chunked> {
 
     using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
     using Base::p, Base::S, Base::set_powers;
-    NoTape tape;
     // the leading entries d of `own` and `edge`, instead of those on their diagonals, and 1 / d
     Piece<Cap::n> weight, inverse, edge_weight, edge_inverse, edge_noise;
     // the rows below the triangle: at the current point, at the next one (and the triangle's there), at the left separator,
@@ -59,9 +57,8 @@ struct Rotations : Carried<P, Size, Chunked> {
     // where the results are of no use: a row of the triangle, or one that departure left, starts with zero (sizes compiled)
     LaneMask left_out = splat<P>(1) < splat<P>(0);
 
-    SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, NoTape tape_ = {})
+    SMNN_INLINE Rotations(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace)
         : Base(size_, scheme_, carried, workspace),
-          tape(tape_),
           weight(workspace, size_.n),
           inverse(workspace, size_.n),
           edge_weight(workspace, size_.n),

@@ -1,5 +1,4 @@
-// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards. The factor's entries are packs like
-// all else or, where all lanes share them, numbers.
+// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards. 
 #pragma once
 
 #include "factor.hpp"
@@ -7,19 +6,6 @@
 
 namespace smnn {
 namespace SMNN_LEVEL {
-
-template <class P, class F>
-SMNN_INLINE P entry(const F& x) {
-    if constexpr (sizeof(F) == sizeof(P)) {
-        return x;
-    } else {
-        return splat<P>(x);
-    }
-}
-
-// Whether rows have weights 1/d, and so 1/d stands for 1 / R[j,j]. Those of a factor that all lanes share never have.
-template <class P, class Size, class F>
-constexpr bool has_weights = is_weighted<Size> && sizeof(F) == sizeof(P);
 
 // Numbers (m, n) of a point: of its own where sizes are compiled, else where they lie in memory.
 template <class P, class Size, int M>
@@ -39,15 +25,15 @@ struct PointColumns {
 
 // x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
 // x[t0]. All of f, z and x start at point t0; x may be z. For m right-hand sides at once, which lie `step` apart.
-template <class P, class Size, bool Chunked, class F = P, int M = 1>
+template <class P, class Size, bool Chunked, int M = 1>
 SMNN_OUTLINE void substitute_back(
-    const Size& size, int t0, int t1, const F* f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
+    const Size& size, int t0, int t1, const P* f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
     Array<P, Capacity<Size>::n * M> next_x(after, 0);
     if constexpr (Size::fixed) next_x.load(after, size.n * m);
     for (int t = t1 - 1; t >= t0; --t) {
-        const F* ft = f + Index(t - t0) * at.entries();
+        const P* ft = f + Index(t - t0) * at.entries();
         const P* zt = z + Index(t - t0) * size.n;
         P* xt = x + Index(t - t0) * size.n;
         PointColumns<P, Size, M> now{{}, xt, step};
@@ -55,12 +41,12 @@ SMNN_OUTLINE void substitute_back(
             P sum[M];
             repeat(m, [&](auto c) SMNN_LAMBDA { sum[c] = zt[c * step + j]; });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA {
-                const P N = entry<P>(ft[at.next(j) + k]);
+                const P N = ft[at.next(j) + k];
                 repeat(m, [&](auto c) SMNN_LAMBDA { sum[c] -= N * next_x[c * size.n + k]; });
             });
             if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                    const P L = entry<P>(ft[at.left(j) + k]);
+                    const P L = ft[at.left(j) + k];
                     repeat(m, [&](auto c) SMNN_LAMBDA { sum[c] -= L * left[c * size.n + k]; });
                 });
             }
@@ -70,10 +56,10 @@ SMNN_OUTLINE void substitute_back(
             P sum[M];
             repeat(m, [&](auto c) SMNN_LAMBDA { sum[c] = now(c, j); });
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
-                const P R = entry<P>(ft[at.row(j) + 1 + i]);
+                const P R = ft[at.row(j) + 1 + i];
                 repeat(m, [&](auto c) SMNN_LAMBDA { sum[c] -= R * next_x[c * size.n + j + 1 + i]; });
             });
-            const P inverse = entry<P>(ft[at.row(j)]);
+            const P inverse = ft[at.row(j)];
             repeat(m, [&](auto c) SMNN_LAMBDA { xt[c * step + j] = next_x[c * size.n + j] = sum[c] * inverse; });
         });
     }
@@ -83,9 +69,9 @@ SMNN_OUTLINE void substitute_back(
 // w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g where rows have weights 1/d. `before` (n) holds what the points before
 // subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the
 // left separator. w may be g. For m right-hand sides at once, which lie `g_step` and `step` apart.
-template <class P, class Size, bool Chunked, class F = P, int M = 1>
+template <class P, class Size, bool Chunked, int M = 1>
 SMNN_OUTLINE void substitute_forward(
-    const Size& size, int t0, int t1, const F* f, const P* g, P* before, P* left, P* w, Index g_step = 0, Index step = 0,
+    const Size& size, int t0, int t1, const P* f, const P* g, P* before, P* left, P* w, Index g_step = 0, Index step = 0,
     Int<M> m = {}
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
@@ -96,7 +82,7 @@ SMNN_OUTLINE void substitute_forward(
         if constexpr (Chunked) given_left.load(left, size.n * m);
     }
     for (int t = t0; t < t1; ++t) {
-        const F* ft = f + Index(t - t0) * at.entries();
+        const P* ft = f + Index(t - t0) * at.entries();
         const P* gt = g + Index(t - t0) * size.n;
         P* wt = w + Index(t - t0) * size.n;
         PointColumns<P, Size, M> now{{}, wt, step};
@@ -108,23 +94,23 @@ SMNN_OUTLINE void substitute_forward(
         });
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             P solved[M];
-            const P inverse = entry<P>(ft[at.row(j)]);
+            const P inverse = ft[at.row(j)];
             repeat(m, [&](auto c) SMNN_LAMBDA {
                 solved[c] = now(c, j) * inverse;
-                if (!has_weights<P, Size, F>) now(c, j) = solved[c];
+                if (!is_weighted<Size>) now(c, j) = solved[c];
                 if (Size::fixed) wt[c * step + j] = now(c, j);
             });
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {
-                const P R = entry<P>(ft[at.row(j) + 1 + i]);
+                const P R = ft[at.row(j) + 1 + i];
                 repeat(m, [&](auto c) SMNN_LAMBDA { now(c, j + 1 + i) -= R * solved[c]; });
             });
             repeat(columns_through(size, j), [&](auto k) SMNN_LAMBDA {
-                const P N = entry<P>(ft[at.next(j) + k]);
+                const P N = ft[at.next(j) + k];
                 repeat(m, [&](auto c) SMNN_LAMBDA { given[c * size.n + k] += N * solved[c]; });
             });
             if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA {
-                    const P L = entry<P>(ft[at.left(j) + k]);
+                    const P L = ft[at.left(j) + k];
                     repeat(m, [&](auto c) SMNN_LAMBDA { given_left[c * size.n + k] += L * solved[c]; });
                 });
             }

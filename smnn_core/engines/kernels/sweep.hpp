@@ -20,7 +20,7 @@
 
 #include "factor.hpp"
 #include "rotate.hpp"
-#include "tape.hpp"
+#include "reflect.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -52,9 +52,9 @@ SMNN_INLINE int sweep_workspace(const Size& size) {
 }
 
 // One initial row `weight y[column] = rhs` taken into the carried state, which lies in memory; rhs (m) is overwritten.
-template <class P, bool Chunked, bool Rhs, class Record, class Team = Alone>
+template <class P, bool Chunked, bool Rhs, class Team = Alone>
 SMNN_OUTLINE void take_initial_row(
-    int n, int m, int column, P weight, P* rhs, P* carried, P* row, Record& tape, const Team& team = {}
+    int n, int m, int column, P weight, P* rhs, P* carried, P* row, const Team& team = {}
 ) {
     const CarriedLayout<Chunked> at{n, m};
     P* left_row = row + n;
@@ -65,10 +65,8 @@ SMNN_OUTLINE void take_initial_row(
     const Int<1> one_row{};
     for (int j = column; j < n; ++j) {
         P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j * m;
-        tape.open(1);
         auto pivot = team.pivot(top[j], row + j, one_row);
         raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
-            tape.exchange(0);
             for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], row[k]);
             if constexpr (Chunked) {
                 for (int k = team.first(0); k < n; k += team.size) swap_lanes(mask, left[k], left_row[k]);
@@ -76,7 +74,6 @@ SMNN_OUTLINE void take_initial_row(
             for (int c = 0; Rhs && team.leads() && c < m; ++c) swap_lanes(mask, z[c], rhs[c]);
         });
         const auto H = reflect(pivot.top, pivot.below, one_row);
-        tape.close(H, pivot.below, 1);
         for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], row + k);
         if constexpr (Chunked) {
             for (int k = team.first(0); k < n; k += team.size) apply(H, pivot.below, one_row, left[k], left_row + k);
@@ -104,7 +101,7 @@ SMNN_OUTLINE void take_initial_row(
     team.sync();
 }
 
-template <class P, class Size, bool Chunked, bool Rhs, class Record = NoTape, class Team = Alone>
+template <class P, class Size, bool Chunked, bool Rhs, class Team = Alone>
 struct Sweep : Carried<P, Size, Chunked> {
     using Base = Carried<P, Size, Chunked>;
     using typename Base::Cap, typename Base::T;
@@ -113,7 +110,6 @@ struct Sweep : Carried<P, Size, Chunked> {
 
     using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
     using Base::p, Base::S, Base::set_powers;
-    Record tape;
     const Team team;
     // the rows below the triangle, by columns: at the current point, at the next one (and the triangle's there), at the
     // separator, right-hand side
@@ -124,9 +120,8 @@ struct Sweep : Carried<P, Size, Chunked> {
     Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
     Piece<Cap::rows> x_z;
 
-    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Record tape_ = {}, Team team_ = {})
+    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Team team_ = {})
         : Base(size_, scheme_, carried, workspace),
-          tape(tape_),
           team(team_),
           norm2_next(workspace, size_.n),
           x_own(workspace, size_.n * size_.n),
@@ -251,9 +246,7 @@ struct Sweep : Carried<P, Size, Chunked> {
             auto pivot = team.pivot(own[j * size.n + j], x_own + j * size.n, below);
             P* const column = pivot.below;
             team.share(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
-            tape.open(below);
             raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                tape.exchange(i);
                 team.share(after, [&](auto k) SMNN_LAMBDA {
                     swap_lanes(mask, own[j * size.n + j + 1 + k], x_own[(j + 1 + k) * size.n + i]);
                 });
@@ -268,7 +261,6 @@ struct Sweep : Carried<P, Size, Chunked> {
                 if (Rhs && team.leads()) swap_lanes(mask, z[j], x_z[i]);
             });
             const auto H = reflect(pivot.top, column, below);
-            tape.close(H, column, below);
             const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
             const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
             bad_any = bad_any | bad;
@@ -314,9 +306,7 @@ struct Sweep : Carried<P, Size, Chunked> {
             P* const top = x_next + j * size.rows + j;
             auto pivot = team.pivot(*top, top + 1, below);
             P* const column = pivot.below;
-            tape.open(below);
             raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                tape.exchange(i);
                 team.share(after, [&](auto k) SMNN_LAMBDA {
                     P* other = x_next + (j + 1 + k) * size.rows + j;
                     swap_lanes(mask, other[0], other[1 + i]);
@@ -330,7 +320,6 @@ struct Sweep : Carried<P, Size, Chunked> {
                 if (Rhs && team.leads()) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
             });
             const auto H = reflect(pivot.top, column, below);
-            tape.close(H, column, below);
             apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
                 const int k = j + 1 + i;
                 P* const other = x_next + k * size.rows + j;
@@ -406,25 +395,25 @@ struct Sweep : Carried<P, Size, Chunked> {
 // How a sweep eliminates: by reflections, as above, or by rotations where its size says so (see rotate.hpp).
 template <bool ByRotations>
 struct Elimination {
-    template <class P, class Size, bool Chunked, bool Rhs, class Record>
-    using State = Sweep<P, Size, Chunked, Rhs, Record>;
+    template <class P, class Size, bool Chunked, bool Rhs>
+    using State = Sweep<P, Size, Chunked, Rhs>;
 };
 template <>
 struct Elimination<true> {
-    template <class P, class Size, bool Chunked, bool Rhs, class>
+    template <class P, class Size, bool Chunked, bool Rhs>
     using State = Rotations<P, Size, Chunked, Rhs>;
 };
 
 // Sweeps points t0 .. t1-1, from the state that lies in `from` to that in `to`: where sizes are known at run time they are the
 // same memory, and t0 may be 0, the first point of the lane. Returns the state as it is at the end.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record>
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
 SMNN_INLINE auto sweep_points(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
-    P* to, P* workspace, P* f, P* f_z, const Record& tape
+    P* to, P* workspace, P* f, P* f_z
 ) {
     constexpr bool by_rotations = is_weighted<Size>;
-    using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs, Record>;
-    State state(size, scheme, to, workspace, tape);
+    using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs>;
+    State state(size, scheme, to, workspace);
     const FactorLayout<Chunked> at{size.n, size.K};
     if (has_rare_steps<Size> || t0 > 0) state.load(from);
     for (int t = t0; t < t1; ++t) {
@@ -438,7 +427,6 @@ SMNN_INLINE auto sweep_points(
         if (rows.has_initial(t)) {
             state.save(to);
             if constexpr (by_rotations) State::to_plain(size.n, size.m, to);
-            Record record = state.tape;  // (what belongs to the state itself could not lie in registers then)
             for (int v = 0; v < size.V; ++v) {
                 for (int r = 0; r < rows.n_initial_orders(); ++r) {
                     const P w = rows.w_initial(t, v, r);
@@ -446,10 +434,9 @@ SMNN_INLINE auto sweep_points(
                     repeat(size.m, [&](auto c) SMNN_LAMBDA {
                         if constexpr (Rhs) rhs[c] = w * rows.u(t, v, r, c);
                     });
-                    take_initial_row<P, Chunked, Rhs>(size.n, size.m, v * size.K + r, w, rhs, to, workspace, record);
+                    take_initial_row<P, Chunked, Rhs>(size.n, size.m, v * size.K + r, w, rhs, to, workspace);
                 }
             }
-            state.tape = record;
             if constexpr (by_rotations) State::to_weighted(size.n, size.m, to);
             state.load(to);
         }
@@ -464,7 +451,7 @@ SMNN_OUTLINE auto sweep_most_lanes(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
     P* to, P* workspace, P* f, P* f_z
 ) {
-    return sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, from, to, workspace, f, f_z, NoTape{}).left_out;
+    return sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, from, to, workspace, f, f_z).left_out;
 }
 
 // The state at the first point of a system with initial values, see `Rotations::start_with_values`. Returns the lanes that it
@@ -491,11 +478,11 @@ SMNN_OUTLINE void sweep_again(
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
-// be kept. Reflections go to the tape, if it is one.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Record = NoTape>
+// be kept.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
 SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
-    P* workspace, P* f, P* f_z, Record* tape = nullptr
+    P* workspace, P* f, P* f_z
 ) {
     if constexpr (has_rare_steps<Size>) {
         const RareSteps<Size> rare{size};
@@ -527,10 +514,7 @@ SMNN_OUTLINE void sweep(
             }
         }
     } else {
-        const auto state = sweep_points<P, Size, Chunked, Rhs, Keep>(
-            size, scheme, rows, t0, t1, carried, carried, workspace, f, f_z, tape ? *tape : Record{}
-        );
-        if (tape) *tape = state.tape;
+        sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, carried, carried, workspace, f, f_z);
     }
 }
 
@@ -571,7 +555,7 @@ SMNN_OUTLINE void finish(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,
     P* workspace, P* f, P* f_z
 ) {
-    typename Elimination<is_weighted<Size>>::template State<P, Size, false, Rhs, NoTape> state(
+    typename Elimination<is_weighted<Size>>::template State<P, Size, false, Rhs> state(
         size, scheme, carried, workspace
     );
     state.load(carried);

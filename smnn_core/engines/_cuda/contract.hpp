@@ -2,9 +2,16 @@
 //
 //     dL = μ . dd  -  μ . (dA y)  +  ρ . (dA λ)  +  2 (W A λ * r) . dW,    r = d - A y, μ = W (W A λ), ρ = W (W r)
 //
-// The equation rows of v = W A λ and of W r, in which large terms cancel, are corrected with what (W A)^T v = g and
-// (W A)^T W r = 0 say of them at their point (derivation: smnn_core/_gradient.py). That takes both steps around the point:
-// `Pull` holds what their rows give to the columns of a point.
+// v = W A λ is much smaller than λ where steps are short: in the rows of the equations large terms cancel. But (W A)^T v = g
+// says what v must be: at point t, with e for the equation rows and everything else on the right,
+//
+//     sum_q w[q] c[q,v,o] e[q] = g[v,o] - (smoothness and initial rows)[v,o],
+//
+// where smoothness rows enter with s^o: the columns of high order fix e, and hardly feel the errors of the other rows. So e is
+// corrected by the least-squares solution of these n equations multiplied by s^(R-o) and divided by their norm per row q, by
+// the Q x Q normal equations, damped by the root of the precision: rows may depend on each other. The same for W r, where
+// (W A)^T W r = 0. (The CPU engine refines λ and y instead, see kernels/gradient.hpp, which takes two more solves.) Both steps
+// around the point are needed: `Pull` holds what their rows give to the columns of a point.
 //
 // The smoothness rows enter through their triangular form [S11 S12; 0 S22]: products with the rows, and with their
 // transpose, are the same after an orthogonal transformation.
@@ -45,7 +52,7 @@ struct State {
 // The workspace, in packs, of `contract_equations` where sizes are known at run time.
 SMNN_INLINE constexpr int contract_workspace(int n, int K, int Q) { return 2 * n + K + Q * n + Q * Q + 7 * Q; }
 
-// How the correction is damped; as in smnn_core/_gradient.py.
+// How much of the squared norm of a point's other rows damps the correction.
 constexpr double OTHER_ROWS = 1e-2;
 // The root of the precision. Of an error in a row that is H times larger than another one of its point, damping reaches that
 // one H^2 times as large: hence a second pass.

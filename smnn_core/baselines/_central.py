@@ -215,7 +215,7 @@ def _sweep(system: System, rows: Array) -> tuple[list[_Window], Array]:
     for t in range(system.n_steps):
         own = rows[..., t, :, :]
         stack, noise = xp.concat([carried, own], axis=-2), xp.concat([noise, own**2], axis=-2)
-        Q, full = _qr_of_sorted_rows(xp, stack)
+        Q, full = _qr_of_sorted_rows(system, stack)
         R = full[..., :n, :n]
         pivots = xp.linalg.diagonal(R)
         vanishing = xp.astype(pivots == 0, rows.dtype)
@@ -233,14 +233,17 @@ def _sweep(system: System, rows: Array) -> tuple[list[_Window], Array]:
     return windows, xp.stack(flags, axis=-1)
 
 
-def _qr_of_sorted_rows(xp: Namespace, rows: Array) -> tuple[Array, Array]:
+def _qr_of_sorted_rows(system: System, rows: Array) -> tuple[Array, Array]:
     """QR by reflections is stable row by row if large rows come first.
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms, section 20.5.
     """
+    xp, count, lead = system.xp, rows.shape[-2], tuple(rows.shape[:-2])
+    first = count * xp.reshape(xp.arange(size(lead), device=system.device), (*lead, 1))
 
     def take(x: Array, order: Array) -> Array:
-        return xp.take_along_axis(x, xp.broadcast_to(order[..., None], (*order.shape, x.shape[-1])), axis=-2)
+        flat = xp.take(xp.reshape(x, (-1, x.shape[-1])), xp.reshape(first + order, (-1,)), axis=0)
+        return xp.reshape(flat, x.shape)
 
     by_size = xp.argsort(xp.max(xp.abs(rows), axis=-1), axis=-1, descending=True, stable=True)
     Q, R = xp.linalg.qr(take(rows, by_size), mode="reduced")

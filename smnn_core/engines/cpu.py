@@ -18,6 +18,7 @@ number of threads.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
-from .._errors import ArgumentError
+from .._errors import AccuracyWarning, ArgumentError
 from .._gradient import solve_pullback
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
@@ -214,11 +215,16 @@ class CpuFactor:
         small_pivot, unrefined = _kernels.adjoint(
             call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
         )
-        if unrefined:
-            return _careful_adjoint(problem, g)
+        careful = _careful_adjoint(problem, g) if unrefined else None
+        if careful is not None:
+            return careful
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
+        undetermined = None
         if small_pivot or self.undetermined is not None:
-            _mask_gradients(problem, result, _undetermined(problem.system))
+            undetermined = _undetermined(problem.system)
+            _mask_gradients(problem, result, undetermined)
+        if unrefined and undetermined is None:
+            warnings.warn(UNREFINED, AccuracyWarning, stacklevel=2)
         return result
 
     def _masked(self, x: np.ndarray) -> np.ndarray:
@@ -309,10 +315,18 @@ def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, le
     return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
 
 
-def _careful_adjoint(problem: Problem, g: Array) -> Gradients:
+UNREFINED = (
+    "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
+    "converge. Equations in units in which they are as large as the variables, or steps that differ less, will help."
+)
+
+
+def _careful_adjoint(problem: Problem, g: Array) -> Gradients | None:
     """The gradients by the array API engine: where rows differ so much in size that the refinement of the compiled
-    adjoint does not converge."""
+    adjoint does not converge. None where that engine finds no unique solution."""
     factor = array_api.factorize(problem.system)
+    if np.any(factor.undetermined):
+        return None
     y = factor.solve(problem.rows)
     if isinstance(factor, array_api.RoundedFactor):
         return factor.adjoint(problem, y, g)

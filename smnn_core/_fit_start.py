@@ -114,7 +114,7 @@ def smooth(
     else:
         y = solve(*arrays, **options)
     left = xp.sum((seen * (y[..., : u.shape[-1]] - u) / noise) ** 2, axis=(2, 3, 4))
-    admissible = xp.astype(left <= count, xp.int64)
+    admissible = xp.astype(left <= count, xp.int32)
     choice = xp.clip(xp.sum(admissible, axis=0) - 1, 0, None)  # what is left grows with the stiffness
     index = xp.arange(len(STIFFNESSES), device=device_of(u))[:, None]
     chosen = (index == choice)[..., None, None, None]

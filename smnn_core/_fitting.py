@@ -245,7 +245,7 @@ def warn_of_misfit(xp: Namespace, left: Array, noise: Array, free: Array, conver
     freedom = xp.clip(xp.sum(xp.astype(seen, left.dtype), axis=(1, 2, 3)) - free, 1, None)
     ratio = χ2 / freedom
     poor = converged & (ratio > 2) & (ratio - 1 > 5 * xp.sqrt(2 / freedom))
-    count = int(xp.sum(xp.astype(poor, xp.int64)))
+    count = int(xp.sum(xp.astype(poor, xp.int32)))
     if count:
         times = float(xp.max(xp.where(poor, ratio, xp.zeros_like(ratio)))) ** 0.5
         warnings.warn(

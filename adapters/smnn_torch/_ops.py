@@ -51,6 +51,7 @@ def least_squares(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: 
 
 def normal_solve(how: Statement, lhs: Sequence[Any], h: Tensor) -> Tensor:
     """The op below autograd, for the forward pass of `_operators.NormalSolve`."""
+    h = h if h.is_leaf else h.detach()  # what makes fake tensors asks for `.grad`, and is warned about others
     with torch._C._AutoDispatchBelowAutograd():
         return call("normal_solve", how, lhs, h)
 

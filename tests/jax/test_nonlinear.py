@@ -173,3 +173,11 @@ def test_a_fit_that_explains_too_little_is_a_warning_outside_of_jit() -> None:
     data = decays() + 0.1 * jnp.cos(9.0 * jnp.arange(41))[:, None]
     with pytest.warns(smnn.MisfitWarning, match="1 of 1 fits"):
         sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.01)
+
+
+def test_a_fit_in_float32_where_float64_is_off() -> None:
+    with jax.enable_x64(False):
+        data = decays().astype(jnp.float32)
+        r = sj.fit_ode(decay, data, 0.05, jnp.ones(1, jnp.float32), order=2, noise=0.01)
+    assert r.parameters.dtype == jnp.float32
+    np.testing.assert_allclose(r.parameters, 1.3, rtol=1e-3)

@@ -13,7 +13,7 @@ import numpy as np
 from ._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
 from ._errors import ArgumentError, ShapeError
 
-__all__ = ["Linearization", "Linearizer", "product"]
+__all__ = ["Linearization", "Linearizer", "check_number_of_equations", "product"]
 
 
 class Linearization(NamedTuple):
@@ -29,6 +29,19 @@ class Linearization(NamedTuple):
     def rhs(self, xp: Namespace, y: Array) -> Array:
         """J y - f, the right-hand side of the linear problem whose solution is the next iterate; (..., T, Q)."""
         return product(xp, self.J, y) - self.f
+
+
+def check_number_of_equations(f: Array, y: Array) -> None:
+    """Finds times among the equations: t, (..., T), where t[..., None] was meant, makes f (..., T, T).
+
+    Raises:
+        ShapeError: if there are as many equations as times, and more than unknowns.
+    """
+    if f.shape[-1] == f.shape[-2] > y.shape[-2] * y.shape[-1]:
+        raise ShapeError(
+            f"f has Q = {f.shape[-1]} equations at each of as many times, more than unknowns: shapes (..., T) and "
+            "(..., T, Q) were broadcast. Write t[..., None], and y[..., v, r][..., None], beside values of (..., T, Q)."
+        )
 
 
 def product(xp: Namespace, J: Array, y: Array) -> Array:
@@ -108,6 +121,7 @@ class Linearizer:
                 "with time must be computed from t."
             )
         Q = f.shape[-1]
+        check_number_of_equations(f, y)
         cores: dict[str, tuple[Any, ...]] = {"J": (Q, V, K)}
         names = {"J": "(..., T or 1, Q, V, R+1)", "P": "(..., T or 1, Q, p)"}
         if parameters is not None:

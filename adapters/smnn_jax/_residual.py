@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smnn_core import DTypeError, NamespaceError, ShapeError
-from smnn_core._linearize import Linearization
+from smnn_core._linearize import Linearization, check_number_of_equations
 
 Array = Any
 
@@ -51,6 +51,7 @@ class Residual:
                 f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
                 f"{f.shape} for y of shape {y.shape} = (..., T, V, R+1)."
             )
+        check_number_of_equations(f, y)
         return f
 
     def frozen(self, *arguments: Array) -> Residual:

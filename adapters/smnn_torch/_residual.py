@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from smnn_core import ArgumentError, NamespaceError, ShapeError
-from smnn_core._linearize import Linearization
+from smnn_core._linearize import Linearization, check_number_of_equations
 
 from ._bridge import tensor
 
@@ -41,6 +41,7 @@ class Residual:
                 f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
                 f"{tuple(f.shape)} for y of shape {tuple(y.shape)} = (..., T, V, R+1)."
             )
+        check_number_of_equations(f, y)
         return f
 
     def linearize(

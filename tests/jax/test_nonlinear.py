@@ -151,6 +151,8 @@ def test_errors_name_what_is_wrong() -> None:
     u = jnp.ones((1, 1, 1))
     with pytest.raises(smnn.ShapeError, match="residual must return the residuals at each time point"):
         sj.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], u, 0.1, n_steps=5, order=2)
+    with pytest.raises(smnn.ShapeError, match="Q = 9 equations"):
+        sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + t, u, 0.1, n_steps=9, order=2)
     with pytest.raises(smnn.ArgumentError, match="method='march' solves initial-value problems"):
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1], jnp.ones((3, 1, 1)), 0.1, n_steps=5, order=2, method="march")
     with pytest.raises(smnn.ArgumentError, match="noise"):

@@ -281,6 +281,8 @@ def test_what_a_residual_must_return() -> None:
     arguments, options = (torch.ones(1, 1, 1), 0.1), {"n_steps": 5, "order": 2}
     with pytest.raises(smnn.ShapeError, match=r"residual must return the residuals at each time point, \(..., T, Q\)"):
         st.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], *arguments, **options)
+    with pytest.raises(smnn.ShapeError, match=r"Q = \d+ equations .* Write t"):
+        st.solve_nonlinear_ode(lambda t, y: y[..., 1] + t, arguments[0], 0.1, n_steps=9, order=2)
     with pytest.raises(TypeError, match=r"residual must return a torch\.Tensor"):
         st.solve_nonlinear_ode(lambda t, y: 1.0, *arguments, **options)
     with pytest.raises(smnn.ArgumentError, match="depends on y at another"):

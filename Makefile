@@ -73,6 +73,7 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
 	$(PY) -m benchmarks.posterior --save
 	$(PY) -m benchmarks.overhead_torch
+	$(PY) -m benchmarks.compile_torch
 	$(PY) -m benchmarks.overhead_jax
 
 # On such machines nothing can be installed as a rule: this uses $(PYTHON) as it is.

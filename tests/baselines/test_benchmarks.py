@@ -17,6 +17,14 @@ from benchmarks.cases import CASES, SOLVERS, Case, forward
 TINY = Case("lorenz", 2, 20, 1, 3, 1, target=40)
 
 
+def test_compiled_steps_are_timed_beside_eager_ones():
+    from benchmarks import compile_torch
+
+    (row,) = compile_torch.measure(((2, 5),), rounds=1, backend="eager")
+    assert len(compile_torch.table([row])) == 3
+    assert min(row["eager"], row["compiled"]) > 0
+
+
 def test_measure_takes_at_least_five_runs_and_a_slow_function_once(monkeypatch):
     monkeypatch.setattr(timing, "SLOW", 0.01)
     monkeypatch.setattr(timing, "LEAST", 0.0)

@@ -56,6 +56,8 @@ def conditions(
         >>> bool(abs(y[:, 0, 0] - np.sin(t)).max() < 1e-4)
         True
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"values must map time indices to values, as {{0: 1.0, -1: 0.0}}; got {type(values).__name__}.")
     xp = compat_numpy if like is None else compat.array_namespace(like)
     kind = {"dtype": np.float64} if like is None else {"dtype": like.dtype, "device": device_of(like)}
     u = xp.zeros((n_steps, n_variables, n_orders), **kind)

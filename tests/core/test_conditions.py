@@ -39,6 +39,7 @@ def test_boundary_values_of_a_batch(library: str) -> None:
     ("values", "error", "message"),
     [
         ({6: 1.0}, smnn.ArgumentError, r"time index 6 in values is outside of 0\.\.T-1 with T = 6"),
+        ([0.0, 1.0], TypeError, "values must map time indices to values"),
         ({0.5: 1.0}, smnn.ArgumentError, r"keys of values are time indices.*searchsorted"),
         ({(1, -5): 1.0}, smnn.ArgumentError, r"names a time twice"),
         ({0: 1.0, -6: 2.0}, smnn.ArgumentError, r"values\[-6\] contradicts"),

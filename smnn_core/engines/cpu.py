@@ -19,6 +19,7 @@ number of threads.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -29,10 +30,9 @@ import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
 from .._errors import AccuracyWarning, ArgumentError
-from .._gradient import solve_pullback
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
-from . import array_api
+from ._careful import add_members, careful_gradients, unrefined
 from ._contract import ALL, by_field, from_fields
 from ._refinement import change_of_solution, refined, residual, widened
 
@@ -212,20 +212,46 @@ class CpuFactor:
         if y.dtype != _DOUBLE:
             y = self.y if problem is self.problem and self.y is not None else _solution(call, problem)
         gradients = [_empty(x.shape) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
-        small_pivot, unrefined = _kernels.adjoint(
-            call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
-        )
-        careful = _careful_adjoint(problem, g) if unrefined else None
-        if careful is not None:
-            return careful
+
+        def contract(g: np.ndarray) -> Any:
+            return _kernels.adjoint(
+                call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
+            )
+
+        small_pivot, is_unrefined = contract(g)
+        undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
+        if is_unrefined:
+            self._careful(problem, y, g, gradients, undetermined, contract)
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
-        undetermined = None
-        if small_pivot or self.undetermined is not None:
-            undetermined = _undetermined(problem.system)
-            _mask_gradients(problem, result, undetermined)
-        if unrefined and undetermined is None:
-            warnings.warn(UNREFINED, AccuracyWarning, stacklevel=2)
+        _mask_gradients(problem, result, undetermined)
         return result
+
+    def _careful(
+        self,
+        problem: Problem,
+        y: np.ndarray,
+        g: np.ndarray,
+        gradients: list[np.ndarray | None],
+        undetermined: np.ndarray | None,
+        contract: Callable[[np.ndarray], Any],
+    ) -> None:
+        """Members whose rows differ so much in size that refinement does not converge: by the array API engine."""
+        wide = widened(self.system)
+        factor = CpuFactor(wide, _Call.of(wide), self.kept, None)
+        members = unrefined(problem, factor.normal_solve, y, _wide(g))
+        if undetermined is not None:
+            members &= ~np.broadcast_to(undetermined.any(axis=-1), members.shape)
+        found = []
+        for numbers, careful, singular in careful_gradients(problem, members, g):
+            found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
+            if np.any(singular):
+                members.flat[numbers[singular]] = False
+                warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
+        if not members.any():
+            return
+        contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
+        for numbers, careful in found:
+            add_members(problem, gradients, numbers, careful)
 
     def _masked(self, x: np.ndarray) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
@@ -319,18 +345,6 @@ UNREFINED = (
     "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
     "converge. Equations in units in which they are as large as the variables, or steps that differ less, will help."
 )
-
-
-def _careful_adjoint(problem: Problem, g: Array) -> Gradients | None:
-    """The gradients by the array API engine: where rows differ so much in size that the refinement of the compiled
-    adjoint does not converge. None where that engine finds no unique solution."""
-    factor = array_api.factorize(problem.system)
-    if np.any(factor.undetermined):
-        return None
-    y = factor.solve(problem.rows)
-    if isinstance(factor, array_api.RoundedFactor):
-        return factor.adjoint(problem, y, g)
-    return solve_pullback(problem, factor, y, g)
 
 
 def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray | None) -> None:

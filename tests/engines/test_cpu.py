@@ -812,3 +812,23 @@ def test_gradients_of_equations_in_units_that_refinement_does_not_converge_in(ba
         a, b_ = getattr(found, name), getattr(expected, name)
         assert a.dtype == g.dtype
         np.testing.assert_allclose(a, b_, rtol=0, atol=1e-6 * np.abs(b_).max(), err_msg=name)
+
+
+def test_members_that_refinement_does_not_converge_for_leave_the_others_as_they_are() -> None:
+    rng = np.random.default_rng(12)
+    B, T, K = 4, 40, 4
+    c = rng.uniform(-1, 1, (B, 1, T, 1, 1, K))
+    c[..., -1] += 3
+    c[1] *= 1e13
+    b, u, s = rng.normal(size=(B, 3, T, 1)), rng.normal(size=(1, 1, K - 1)), np.full((B, 1, T - 1), 0.05)
+    b[1] *= 1e13
+    g = rng.normal(size=(B, 3, T, 1, K))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.AccuracyWarning)
+        found, expected = (smnn.solve_ode_vjp(c, b, u, s, engine=engine)[1](g) for engine in ("cpu", "array_api"))
+    others = smnn.solve_ode_vjp(c[2:], b[2:], u, s[2:], engine="cpu")[1](g[2:])
+    np.testing.assert_array_equal(found.coefficients[2:], others.coefficients)
+    np.testing.assert_array_equal(found.rhs[2:], others.rhs)
+    np.testing.assert_allclose(found.rhs[1], expected.rhs[1], rtol=0, atol=1e-9 * np.abs(expected.rhs[1]).max())
+    size = np.abs(expected.initial_values).max()
+    np.testing.assert_allclose(found.initial_values, expected.initial_values, rtol=0, atol=1e-9 * size)

@@ -81,7 +81,8 @@ def fit_ode(
         guess: (..., T, V, R+1): a trajectory to start from. With weights, exactly max_iterations Gauss-Newton steps are
             taken from it where there are no parameters.
 
-    The other arguments, and what is raised, are as for `smnn_core.fit_ode`.
+    The other arguments, and what is raised, are as for `smnn_core.fit_ode`; warnings come outside of jit, where
+    values can be looked at.
 
     Returns:
         `smnn_core.Fit` of JAX arrays, a pytree.

@@ -180,7 +180,7 @@ def test_right_hand_sides_of_smoothness_rows(batch) -> None:
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 @pytest.mark.parametrize("sizes", [(1, 3, 1), (1, 5, 1), (2, 3, 2)])
 def test_left_hand_side_shared_by_many_right_hand_sides(sizes, scheme) -> None:
-    """Eliminated once: its reflections are replayed."""
+    """Eliminated with many of them at a time."""
     (V, K, Q), T, T_init = sizes, 30, 3
     rng = np.random.default_rng(5)
     system = random_problem(rng, (), T, V, K, Q, scheme=scheme, T_init=T_init).system

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 # JAX would otherwise take most of the memory of a GPU that it shares with PyTorch and CuPy here.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Programs are small, and most of the time of their tests goes into compiling them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
 from _backends import BACKENDS, Backend, load

@@ -74,6 +74,13 @@ def apply(system: System, y: Array) -> Rows:
     )
 
 
+def residual(system: System, d: Rows, y: Array) -> Rows:
+    """d - A y, in the batch shape of y; no right-hand side of smoothness rows is zero."""
+    Ay = apply(system, y)
+    smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
+    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
+
+
 def apply_transpose(system: System, x: Rows) -> Array:
     """A^T x: (..., T, V, K)."""
     result = _equation_transpose(system, system.coefficients, x.equation) + initial_transpose(system, x.initial)

@@ -62,10 +62,7 @@ NormalSolve = Callable[[Array], Array]
 
 def residual(problem: Problem, y: Array) -> Rows:
     """r = d - A y, in the batch shape of y."""
-    Ay = rows.apply(problem.system, y)
-    d = problem.rows
-    smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
-    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
+    return rows.residual(problem.system, problem.rows, y)
 
 
 def adjoint_rows(system: System, g: Array, normal_solve: NormalSolve, λ: Array | None = None) -> tuple[Array, Rows]:

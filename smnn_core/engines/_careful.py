@@ -8,12 +8,12 @@ from math import ceil, prod
 
 import numpy as np
 
-from .._constraints import apply, apply_transpose, weighted
+from .._constraints import apply, apply_transpose, residual, weighted
 from .._gradient import NormalSolve, solve_pullback
 from .._problem import Gradients, Problem, Weights
 from . import array_api
 from ._contract import by_field
-from ._refinement import residual, widened
+from ._refinement import widened
 
 RANKS = 4, 2, 2, 1, 1, 3, 3
 """Axes of an input behind those of the batch, in the order of `by_field`."""

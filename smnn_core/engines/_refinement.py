@@ -11,7 +11,6 @@ from functools import reduce
 import array_api_compat as compat
 
 from .._arrays import Array, Namespace
-from .._constraints import apply
 from .._errors import AccuracyWarning
 from .._problem import Rows, System, Weights
 
@@ -81,28 +80,25 @@ def widened(system: System) -> System:
     return replace(system, coefficients=c, step_sizes=s, weights=Weights(*w))
 
 
-def residual(system: System, d: Rows, y: Array) -> Rows:
-    """d - A y"""
-    Ay = apply(system, y)
-    smoothness = -Ay.smoothness if d.smoothness is None else d.smoothness - Ay.smoothness
-    return Rows(d.equation - Ay.equation, d.initial - Ay.initial, smoothness)
-
-
 def change_of_solution(system: System, y: Array, dy: Array) -> Array:
     """The largest |dy| beside |y| over all orders, (*batch,).
 
     The size of an order is that of its largest entry, or of what lower orders would give it if they changed over the
-    whole time once: derivatives of a constant are no more than their rounding errors.
+    whole time once, or of what higher ones change it by across the shortest step: where an order is zero but for its
+    rounding errors, these are not taken for the solution.
     """
-    xp = system.xp
-    span = xp.sum(xp.abs(system.step_sizes), axis=-1) * (1 if system.step_sizes.shape[-1] > 1 else system.n_steps)
+    xp, K = system.xp, system.K
+    steps = xp.abs(system.step_sizes)
+    span = xp.sum(steps, axis=-1) * (1 if steps.shape[-1] > 1 else system.n_steps)
+    shortest = xp.min(steps, axis=-1) if steps.shape[-1] else span
     large, small = (_largest(xp, a, (-3, -2)) for a in (y, dy))
-    floor, worst = large[..., 0], small[..., 0] * 0
-    for r in range(system.K):
-        floor = xp.maximum(large[..., r], floor)
-        worst = xp.maximum(worst, small[..., r] / xp.where(floor == 0, xp.ones_like(floor), floor))
-        floor = floor / xp.where(span == 0, xp.ones_like(span), span)
-    return worst
+    sizes = [large[..., r] for r in range(K)]
+    for r in range(1, K):
+        sizes[r] = xp.maximum(sizes[r], sizes[r - 1] / xp.where(span == 0, xp.ones_like(span), span))
+    for r in reversed(range(K - 1)):
+        sizes[r] = xp.maximum(sizes[r], sizes[r + 1] * shortest)
+    changes = [small[..., r] / xp.where(x == 0, xp.ones_like(x), x) for r, x in enumerate(sizes)]
+    return xp.max(xp.stack(changes, axis=-1), axis=-1)
 
 
 def change_of_rows(xp: Namespace, v: Rows, dv: Rows) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
-from .._constraints import apply_transpose, weighted
+from .._constraints import apply_transpose, residual, weighted
 from .._gradient import solve_pullback
 from .._problem import Gradients, Problem, Rows, System
 from ._contract import ALL, by_field, from_fields
@@ -26,7 +26,7 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined, residual, widened
+from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined, widened
 from ._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 name = "array_api"

@@ -29,12 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
+from .._constraints import residual
 from .._errors import AccuracyWarning, ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
 from ._careful import add_members, careful_gradients, unrefined
 from ._contract import ALL, by_field, from_fields
-from ._refinement import change_of_solution, refined, residual, widened
+from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
 try:

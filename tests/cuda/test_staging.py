@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import smnn_core as smnn
 from smnn_core._problem import Problem, Rows
-from smnn_core.engines._cuda import host, layout
-from smnn_core.engines._cuda.grain import Grain, tiles
+from smnn_core.engines._cuda import host, layout, tiles
+from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization
 
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")

@@ -29,7 +29,7 @@ def test_runs_and_leaves_metrics_and_pictures(example: Path, tmp_path: Path) -> 
     assert metrics["arguments"]["size"] == "smoke"
     assert metrics["summary"]
     for row in metrics["summary"]:
-        assert {"metric", "ours"} <= row.keys() <= {"metric", "ours", "published", "note"}
+        assert {"metric", "ours"} <= row.keys() <= {"metric", "ours", "published", "note", "more_is_better"}
 
     from matplotlib.image import imread
 

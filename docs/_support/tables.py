@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from markdown.extensions.toc import slugify
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +44,7 @@ def gallery(page: str) -> str:
         title = section.splitlines()[0].strip()
         picture = re.search(r"!\[([^\]]*)\]\(([^)]*)\)", section)
         if picture:
-            anchor = re.sub(r"[^\w]+", "-", title.lower()).strip("-")
+            anchor = slugify(title, "-")
             image = f'<img src="{picture[2]}" alt="{picture[1]}" loading="lazy">'
             cards.append(f'<a href="#{anchor}">{image}<span>{title}</span></a>')
     return '<div class="gallery">' + "".join(cards) + "</div>"

@@ -15,7 +15,7 @@ from .._errors import AccuracyWarning
 from .._problem import Rows, System, Weights
 
 REFINEMENTS = 4
-"""At most; two where values cannot be looked at. One suffices but for steps that differ by 10^4 and R = 5."""
+"""At most; two where values cannot be looked at."""
 SETTLED = 1e-9
 """A correction of this size beside the result is the last one."""
 SETTLING = 1e-3

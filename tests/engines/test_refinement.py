@@ -43,7 +43,7 @@ def test_digits_that_refinement_does_not_find_are_told() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_short_steps_and_spare_orders(engine: str) -> None:
-    """A fourth-order equation with R = 5 and s = 4e-5, whose third derivative had three digits after one solve."""
+    """A fourth-order equation with R = 5 and s = 4e-5."""
     c, b, u, s = adjoint.problem(4, 6, np.full(59, 4e-5))
     expected = exact.Solver(exact.rows(c, s, np.ones(b.shape), np.ones(u.shape), np.ones(len(s)), smnn.HERMITE)).solve(
         b, u

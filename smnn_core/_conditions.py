@@ -21,10 +21,9 @@ def conditions(
     *,
     n_variables: int = 1,
     n_orders: int = 1,
-    weight: float = 1.0,
     like: Array | None = None,
-) -> tuple[Array, Array]:
-    """Initial values and their weights of full length, for values that are given at any times.
+) -> Array:
+    """Initial values of full length, for values that are given at any times.
 
     Args:
         n_steps: T.
@@ -33,12 +32,11 @@ def conditions(
             given". A later entry may add to an earlier one at the same time, not change it.
         n_variables: V.
         n_orders: R_init: values of the orders 0..R_init-1 can be given.
-        weight: of the rows that are given.
-        like: an array whose library, dtype and device the results have; NumPy's float64 without one.
+        like: an array whose library, dtype and device the result has; NumPy's float64 without one.
 
     Returns:
-        initial_values, (..., T, V, R_init), 0 where nothing is given, and weights.initial of the same shape, 0 there
-        and `weight` elsewhere: the arguments of `solve_ode` of those names.
+        initial_values, (..., T, V, R_init), NaN where nothing is given: `solve_ode` and the functions like it
+        leave such rows out. Weights of the others are `weights.initial`, as usual.
 
     Raises:
         ArgumentError: for a time outside of 0..T-1, one that is named twice in a key, and for values that contradict
@@ -50,9 +48,9 @@ def conditions(
         >>> import numpy as np
         >>> import smnn_core as smnn
         >>> t = np.linspace(0, np.pi / 2, 101)
-        >>> u, w = smnn.conditions(101, {0: 0.0, -1: 1.0})
+        >>> u = smnn.conditions(101, {0: 0.0, -1: 1.0})
         >>> oscillator = np.array([[[[1.0, 0.0, 1.0]]]])
-        >>> y = smnn.solve_ode(oscillator, np.zeros((1, 1)), u, np.diff(t), weights=smnn.Weights(initial=w))
+        >>> y = smnn.solve_ode(oscillator, np.zeros((1, 1)), u, np.diff(t))
         >>> bool(abs(y[:, 0, 0] - np.sin(t)).max() < 1e-4)
         True
     """
@@ -60,18 +58,16 @@ def conditions(
         raise TypeError(f"values must map time indices to values, as {{0: 1.0, -1: 0.0}}; got {type(values).__name__}.")
     xp = compat_numpy if like is None else compat.array_namespace(like)
     kind = {"dtype": np.float64} if like is None else {"dtype": like.dtype, "device": device_of(like)}
-    u = xp.zeros((n_steps, n_variables, n_orders), **kind)
-    w = xp.zeros_like(u)
+    u = xp.full((n_steps, n_variables, n_orders), float("nan"), **kind)
     for key, given in values.items():
         times = _times(key, n_steps)
         x = given if compat.is_array_api_obj(given) and like is not None else xp.asarray(given, **kind)
         at_all, known = _at_all_times(xp, x, times, (n_steps, n_variables, n_orders), key)
-        agree = ~(known & (w != 0)) | (at_all == u)
+        agree = ~known | xp.isnan(u) | (at_all == u)
         if like is None and not bool(xp.all(agree)):
             raise ArgumentError(f"values[{key!r}] contradicts values given for the same time before: give each once.")
         u = xp.where(known, at_all, u)
-        w = xp.where(known, xp.asarray(weight, **kind), w)
-    return u, w
+    return u
 
 
 def _times(key: Any, n_steps: int) -> np.ndarray:

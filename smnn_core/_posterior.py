@@ -57,9 +57,9 @@ def posterior(
 
         >>> import numpy as np
         >>> import smnn_core as smnn
-        >>> u, w = smnn.conditions(3, {0: 0.0, -1: 1.0}, weight=10.0)
+        >>> u = smnn.conditions(3, {0: 0.0, -1: 1.0})
         >>> c, b, s = np.array([[[[0.0, 0.0, 1.0]]]]), np.zeros((1, 1)), np.array([0.5])
-        >>> p = smnn.posterior(c, b, u, s, n_steps=3, weights=smnn.Weights(equation=1e6, initial=w, smoothness=1e6))
+        >>> p = smnn.posterior(c, b, u, s, n_steps=3, weights=smnn.Weights(equation=1e6, initial=10.0, smoothness=1e6))
         >>> p.mean[:, 0, 0].round(4).tolist(), p.standard_deviation[:, 0, 0].round(4).tolist()
         ([0.0, 0.5, 1.0], [0.1, 0.0707, 0.1])
     """

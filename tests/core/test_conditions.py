@@ -12,15 +12,14 @@ import smnn_core as smnn
 
 def test_values_stand_where_they_are_given() -> None:
     values = {0: [[1.0, np.nan]], range(2, 4): np.array([[[3.0, 4.0]], [[5.0, np.nan]]]), -1: 7.0}
-    u, w = smnn.conditions(6, values, n_orders=2, weight=0.5)
-    np.testing.assert_array_equal(u[:, 0], [[1, 0], [0, 0], [3, 4], [5, 0], [0, 0], [7, 7]])
-    np.testing.assert_array_equal(w[:, 0] / 0.5, [[1, 0], [0, 0], [1, 1], [1, 0], [0, 0], [1, 1]])
+    u = smnn.conditions(6, values, n_orders=2)
+    nan = np.nan
+    np.testing.assert_array_equal(u[:, 0], [[1, nan], [nan, nan], [3, 4], [5, nan], [nan, nan], [7, 7]])
 
 
 def test_entries_of_one_time_add_up() -> None:
-    u, w = smnn.conditions(3, {0: [1.0, np.nan], (0, 2): [np.nan, 2.0]}, n_orders=2)
-    np.testing.assert_array_equal(u[:, 0], [[1, 2], [0, 0], [0, 2]])
-    np.testing.assert_array_equal(w[:, 0], [[1, 1], [0, 0], [0, 1]])
+    u = smnn.conditions(3, {0: [1.0, np.nan], (0, 2): [np.nan, 2.0]}, n_orders=2)
+    np.testing.assert_array_equal(u[:, 0], [[1, 2], [np.nan, np.nan], [np.nan, 2]])
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
@@ -29,10 +28,17 @@ def test_boundary_values_of_a_batch(library: str) -> None:
     """y'' = 0 between two values: a straight line."""
     ends = np.array([1.0, -2.0, 0.5]).reshape(3, 1, 1)
     like = backend.asarray(ends)
-    u, w = smnn.conditions(11, {0: 0.0, -1: like}, like=like)
+    u = smnn.conditions(11, {0: 0.0, -1: like}, like=like)
     line, zero, s = (backend.asarray(x) for x in (np.eye(3)[2].reshape(1, 1, 1, 3), np.zeros((1, 1)), np.full(10, 0.1)))
-    y = smnn.solve_ode(line, zero, u, s, weights=smnn.Weights(initial=w))
+    y = smnn.solve_ode(line, zero, u, s)
     assert_close(y[..., 0, 0], ends[..., 0] * np.linspace(0, 1, 11), backend, factor=1e4)
+
+
+def test_rows_that_are_not_given_have_no_gradient() -> None:
+    u = smnn.conditions(11, {0: 0.0, -1: 1.0})
+    y, vjp = smnn.solve_ode_vjp(np.eye(3)[2].reshape(1, 1, 1, 3), np.zeros((1, 1)), u, np.full(10, 0.1))
+    gradient = vjp(np.ones_like(y)).initial_values
+    np.testing.assert_array_equal(gradient[:, 0, 0] != 0, [True, *[False] * 9, True])
 
 
 @pytest.mark.parametrize(

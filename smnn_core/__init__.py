@@ -2,8 +2,6 @@
 
 from ._conditions import conditions
 from ._config import show_config
-from ._discovered import Discovery
-from ._discovery import discover
 from ._error_estimate import error_estimate
 from ._errors import (
     AccuracyWarning,
@@ -20,16 +18,13 @@ from ._errors import (
     ShapeError,
     SingularSystemError,
 )
-from ._evidence import log_evidence
-from ._fit_result import Fit
-from ._fitting import fit_ode
-from ._libraries import Library, fourier, functions, polynomials
-from ._nonlinear import solve_nonlinear_ode
-from ._nonlinear_solution import NonlinearGradients, NonlinearSolution
-from ._posterior import Posterior, posterior, wiener_weight
 from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
+from .discovery import Discovery, Library, discover, fourier, functions, polynomials
+from .fitting import Fit, fit_ode
+from .nonlinear import NonlinearGradients, NonlinearSolution, solve_nonlinear_ode
+from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
 __all__ = [
     "HERMITE",

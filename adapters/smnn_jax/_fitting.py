@@ -1,4 +1,4 @@
-"""`fit_ode` for a residual on JAX arrays. Its derivatives are derived in `smnn_core._implicit`.
+"""`fit_ode` for a residual on JAX arrays. Its derivatives are derived in `smnn_core.nonlinear._implicit`.
 
 The Gauss-Newton iterations are loops that JAX traces, with everything cut off from derivatives; one more step has them.
 """
@@ -17,16 +17,16 @@ from jax.lax import stop_gradient
 
 from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Fit, Scheme, ShapeError, Weights
 from smnn_core._arrays import broadcast_shapes, is_tracer
-from smnn_core._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
-from smnn_core._fit_problem import check_order, check_shapes
-from smnn_core._fit_start import Observations, smooth, spread, time_scale
-from smnn_core._fitting import warn_of_misfit
-from smnn_core._implicit import FitRows, attached, stand_in
-from smnn_core._linearize import Linearization, product
-from smnn_core._nonlinear import times
 from smnn_core._solve import Residuals
-from smnn_core._variable_projection import estimate
 from smnn_core._weighting import as_arrays
+from smnn_core.fitting._fit import warn_of_misfit
+from smnn_core.fitting._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
+from smnn_core.fitting._problem import check_order, check_shapes
+from smnn_core.fitting._start import Observations, smooth, spread, time_scale
+from smnn_core.fitting._variable_projection import estimate
+from smnn_core.nonlinear._implicit import FitRows, attached, stand_in
+from smnn_core.nonlinear._linearize import Linearization, product
+from smnn_core.nonlinear._solve import times
 
 from ._residual import Residual, check_array
 from ._solve import solve_ode
@@ -257,7 +257,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _GaussNewton:
-    """Gauss-Newton iterations by variable projection, see `smnn_core._variable_projection`."""
+    """Gauss-Newton iterations by variable projection, see `smnn_core.fitting._variable_projection`."""
 
     equations: Residual
     t: Array
@@ -268,7 +268,7 @@ class _GaussNewton:
         return self.equations.linearize(self.t, y, *(() if θ is None else (_argument(θ, self.shared),)))
 
     def weighted(self, y: Array, θ: Array | None) -> FitRows:
-        """The rows with the weights of equations that hold, at level 1; see `smnn_core._fit_iteration`."""
+        """The rows with the weights of equations that hold, at level 1; see `smnn_core.fitting._iteration`."""
         rows, J = self.rows, self.at(y, θ).J
         precision = jnp.where(jnp.isnan(rows.data), 0, rows.scale[..., None, :, None] / rows.noise)
         precision = jnp.max(precision, axis=(-3, -2, -1))

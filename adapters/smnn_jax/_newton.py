@@ -1,4 +1,4 @@
-"""Newton's method for f(t, y) = 0 in loops that JAX traces, with the formulas of `smnn_core._newton` and `_march`."""
+"""Newton's method for f(t, y) = 0 in loops that JAX traces: formulas of `smnn_core.nonlinear`, `_newton` and `_march`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim, dynamic_update_slice_in_dim
 
 from smnn_core import Weights
-from smnn_core._march import OVERLAP, carried_weights, taylor
-from smnn_core._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
 from smnn_core._problem import Problem
 from smnn_core._weighting import across_steps
+from smnn_core.nonlinear._march import OVERLAP, carried_weights, taylor
+from smnn_core.nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
 
 from ._residual import Residual
 from ._solve import solve_ode

@@ -1,4 +1,4 @@
-"""`solve_nonlinear_ode` for a residual on JAX arrays. Its derivatives are derived in `smnn_core._implicit`.
+"""`solve_nonlinear_ode` for a residual on JAX arrays. Its derivatives are derived in `smnn_core.nonlinear._implicit`.
 
 The iteration is a loop that JAX traces, with everything cut off from derivatives; one more step has them.
 """
@@ -19,13 +19,13 @@ from jax.lax import stop_gradient
 from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Scheme, ShapeError, Weights
 from smnn_core import residuals as residuals_of
 from smnn_core._arrays import broadcast_shapes, is_tracer
-from smnn_core._implicit import attached, stand_in
-from smnn_core._linearize import product
-from smnn_core._newton import violations
-from smnn_core._nonlinear import METHODS, RESOLVED, constant_guess, number_of_steps, times
 from smnn_core._problem import UNIT, check_weights
 from smnn_core._solve import Residuals
 from smnn_core._weighting import as_arrays, without_missing
+from smnn_core.nonlinear._implicit import attached, stand_in
+from smnn_core.nonlinear._linearize import product
+from smnn_core.nonlinear._newton import violations
+from smnn_core.nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
 
 from ._newton import TracedProblem, march, newton_or_damped, whole
 from ._residual import Residual, check_array

@@ -16,12 +16,12 @@ import array_api_compat as compat
 import numpy as np
 
 from smnn_core._arrays import device_of
-from smnn_core._evidence import minimum_pullback as pull_back_minimum
-from smnn_core._posterior import sum_of_squares, with_moments
 from smnn_core._problem import Gradients, Problem, Rows, System, Weights
 from smnn_core._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from smnn_core._solve import adjoint_without_factor
 from smnn_core.engines import select
+from smnn_core.uncertainty._evidence import minimum_pullback as pull_back_minimum
+from smnn_core.uncertainty._posterior import sum_of_squares, with_moments
 
 Array = Any
 Shape = tuple[int, ...]

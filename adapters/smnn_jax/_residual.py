@@ -2,7 +2,7 @@
 
 J = ∂f/∂y takes Q products in reverse mode: each point stands by itself, so that one product serves all times. For
 P = ∂f/∂θ it takes p in forward mode. Iterations see the residual with all that it closes over cut off from derivatives
-(`Residual.frozen`): loops that stop by values have no reverse mode; one step behind them has (`smnn_core._implicit`).
+(`Residual.frozen`): loops that stop by values have no reverse mode; one step behind them has (`nonlinear._implicit`).
 
 Letters: T time points, V variables, K = R+1 orders, Q equations, p parameters.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smnn_core import DTypeError, NamespaceError, ShapeError
-from smnn_core._linearize import Linearization, check_number_of_equations
+from smnn_core.nonlinear._linearize import Linearization, check_number_of_equations
 
 Array = Any
 

@@ -1,7 +1,7 @@
 """`fit_ode` for a residual on tensors, and `ODEFit`, which keeps the trajectories of data sets from step to step.
 
 The core iterates, without a graph; one more Gauss-Newton step has the derivatives. They are derived in
-`smnn_core._implicit`.
+`smnn_core.nonlinear._implicit`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from smnn_core import HERMITE, Fit, Scheme, Weights
 from smnn_core import fit_ode as core_fit
-from smnn_core._fit_iteration import LIGHT_HERMITE, TOLERANCE
-from smnn_core._fit_problem import check_order, check_shapes
-from smnn_core._implicit import FitRows, attached, stand_in
-from smnn_core._nonlinear import times
 from smnn_core._solve import Residuals
+from smnn_core.fitting._iteration import LIGHT_HERMITE, TOLERANCE
+from smnn_core.fitting._problem import check_order, check_shapes
+from smnn_core.nonlinear._implicit import FitRows, attached, stand_in
+from smnn_core.nonlinear._solve import times
 
 from ._bridge import tensor
 from ._nonlinear import as_steps, masks_as_numbers

@@ -1,4 +1,4 @@
-"""`solve_nonlinear_ode` for a residual on tensors. Its derivatives are derived in `smnn_core._implicit`.
+"""`solve_nonlinear_ode` for a residual on tensors. Its derivatives are derived in `smnn_core.nonlinear._implicit`.
 
 The core iterates, without a graph; one more step, a `solve_ode`, has the derivatives. Its backward pass is one adjoint
 solve.
@@ -18,13 +18,13 @@ from smnn_core import HERMITE, ArgumentError, Scheme, Weights
 from smnn_core import residuals as residuals_of
 from smnn_core import solve_nonlinear_ode as core_solve
 from smnn_core._arrays import broadcast_shapes
-from smnn_core._implicit import stand_in
-from smnn_core._linearize import Linearization, product
-from smnn_core._newton import NonlinearProblem, relative_change, rounding_level
-from smnn_core._nonlinear import constant_guess, number_of_steps, times
 from smnn_core._problem import UNIT
 from smnn_core._solve import Residuals
 from smnn_core._weighting import without_missing
+from smnn_core.nonlinear._implicit import stand_in
+from smnn_core.nonlinear._linearize import Linearization, product
+from smnn_core.nonlinear._newton import NonlinearProblem, relative_change, rounding_level
+from smnn_core.nonlinear._solve import constant_guess, number_of_steps, times
 
 from ._bridge import tensor
 from ._residual import Residual, check_tensor, for_core, is_traced

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core._discovered import number_with_error
+from smnn_core.discovery._result import number_with_error
 
 STEP = 0.05
 LINEAR = smnn.polynomials(1)
@@ -123,7 +123,7 @@ def test_trajectories_share_coefficients():
 def test_windows_of_a_long_trajectory_give_nearly_the_same(monkeypatch):
     data = rotation(1000, 0.1)
     whole = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
-    monkeypatch.setattr("smnn_core._discovery_data.MOST_POINTS", 260)
+    monkeypatch.setattr("smnn_core.discovery._data.MOST_POINTS", 260)
     cut = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
     assert np.array_equal(cut.coefficients != 0, TRUE != 0)
     difference = (cut.coefficients - whole.coefficients)[TRUE != 0]

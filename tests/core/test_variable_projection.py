@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core import _variable_projection as vp
+from smnn_core.fitting import _variable_projection as vp
 
 B, T, Q, V, K, P = 3, 24, 2, 2, 3, 4
 

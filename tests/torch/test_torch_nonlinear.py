@@ -13,7 +13,7 @@ from torch.func import functional_call, jacfwd, vmap
 import smnn_core as smnn
 import smnn_torch as st
 from benchmarks.fitting_problems import CYCLE, integrate, logarithmic_lotka_volterra_field
-from smnn_core._fit_iteration import LIGHT_HERMITE
+from smnn_core.fitting._iteration import LIGHT_HERMITE
 
 EXACT = torch.float64
 

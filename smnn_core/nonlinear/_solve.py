@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import (
+from .._arrays import (
     Array,
     Namespace,
     Shape,
@@ -20,15 +20,15 @@ from ._arrays import (
     is_tracer,
     without_derivatives,
 )
-from ._errors import ArgumentError, ConvergenceWarning, ShapeError
+from .._errors import ArgumentError, ConvergenceWarning, ShapeError
+from .._problem import UNIT, Weights, check_weights
+from .._progress import ProgressBar
+from .._schemes import HERMITE, Scheme
+from .._weighting import as_arrays
 from ._linearize import Linearizer
 from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
-from ._nonlinear_solution import NonlinearSolution
-from ._problem import UNIT, Weights, check_weights
-from ._progress import ProgressBar
-from ._schemes import HERMITE, Scheme
-from ._weighting import as_arrays
+from ._solution import NonlinearSolution
 
 __all__ = ["solve_nonlinear_ode"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Array, Namespace, common_namespace, device_of
-from ._errors import ArgumentError, ShapeError
+from .._arrays import Array, Namespace, common_namespace, device_of
+from .._errors import ArgumentError, ShapeError
 
 __all__ = ["Library", "fourier", "functions", "polynomials"]
 

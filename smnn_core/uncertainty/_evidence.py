@@ -19,12 +19,12 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from . import _constraints as rows
-from ._arrays import Array, Shape, broadcast_shapes, common_namespace, sum_to_shape
-from ._errors import ArgumentError, ShapeError, SingularSystemError
+from .. import _constraints as rows
+from .._arrays import Array, Shape, broadcast_shapes, common_namespace, sum_to_shape
+from .._errors import ArgumentError, ShapeError, SingularSystemError
+from .._problem import UNIT, Gradients, Problem, Rows, System, Weights
+from .._schemes import WIENER, Scheme
 from ._posterior import Posterior, posterior, without_weights
-from ._problem import UNIT, Gradients, Problem, Rows, System, Weights
-from ._schemes import WIENER, Scheme
 
 __all__ = ["log_evidence"]
 

@@ -6,16 +6,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ._arrays import Array, Namespace
-from ._errors import ArgumentError, ConvergenceWarning, MisfitWarning
-from ._fit_iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
-from ._fit_problem import FitProblem
-from ._fit_result import Fit
-from ._linearize import product
-from ._problem import Weights
-from ._progress import ProgressBar
-from ._schemes import HERMITE, Scheme
-from ._solve import residuals
+from .._arrays import Array, Namespace
+from .._errors import ArgumentError, ConvergenceWarning, MisfitWarning
+from .._problem import Weights
+from .._progress import ProgressBar
+from .._schemes import HERMITE, Scheme
+from .._solve import residuals
+from ..nonlinear._linearize import product
+from ._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
+from ._problem import FitProblem
+from ._result import Fit
 from ._variable_projection import cost, trajectory_variance
 
 __all__ = ["fit_ode", "warn_of_misfit"]

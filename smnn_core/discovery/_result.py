@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, common_namespace, device_of
-from ._errors import ShapeError
+from .._arrays import Array, common_namespace, device_of
+from .._errors import ShapeError
+from ..nonlinear._solution import NonlinearSolution
+from ..nonlinear._solve import solve_nonlinear_ode
 from ._libraries import Library
-from ._nonlinear import solve_nonlinear_ode
-from ._nonlinear_solution import NonlinearSolution
 
 __all__ = ["Discovery", "Stage", "number_with_error"]
 
@@ -135,7 +135,7 @@ class Discovery:
         Args:
             member: which trajectory of a batch.
         """
-        from ._discovery_picture import draw
+        from ._picture import draw
 
         return draw(self, member)
 

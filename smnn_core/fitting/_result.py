@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Array
-from ._problem import Weights
-from ._solve import Residuals
+from .._arrays import Array
+from .._problem import Weights
+from .._solve import Residuals
 
 __all__ = ["Fit"]
 

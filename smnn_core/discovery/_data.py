@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Namespace, common_namespace, device_of
-from ._errors import ArgumentError, ShapeError
+from .._arrays import Array, Namespace, common_namespace, device_of
+from .._errors import ArgumentError, ShapeError
 from ._libraries import as_numpy
 
 __all__ = ["Grid", "Observations", "observe"]

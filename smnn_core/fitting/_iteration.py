@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, Namespace
-from ._fit_problem import FitProblem
-from ._fit_start import Observations, difference_noise, smooth, time_scale
-from ._linearize import product
-from ._problem import Weights
-from ._schemes import HERMITE, Scheme
+from .._arrays import Array, Namespace
+from .._problem import Weights
+from .._schemes import HERMITE, Scheme
+from ..nonlinear._linearize import product
+from ._problem import FitProblem
+from ._start import Observations, difference_noise, smooth, time_scale
 from ._variable_projection import LinearFit, estimate, project
 
 __all__ = ["ANNEALING", "GIVEN", "LATE", "LIGHT_HERMITE", "Iteration", "Stage"]

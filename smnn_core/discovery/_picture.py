@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._errors import ConvergenceWarning
+from .._errors import ConvergenceWarning
 from ._libraries import as_numpy
 
 if TYPE_CHECKING:
-    from ._discovered import Discovery
+    from ._result import Discovery
 
 SHOWN = 2000
 """Time points that are drawn."""

@@ -22,14 +22,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from . import _gradient
-from ._arrays import Array, Namespace, Shape, concat, device_of, powers
-from ._constraints import weighted
+from .. import _gradient
+from .._arrays import Array, Namespace, Shape, concat, device_of, powers
+from .._constraints import weighted
+from .._problem import Problem, Weights
+from .._schemes import Scheme
+from .._solve import solve_without_raising
+from .._weighting import across_steps
 from ._linearize import Linearization, Linearizer, product
-from ._problem import Problem, Weights
-from ._schemes import Scheme
-from ._solve import solve_without_raising
-from ._weighting import across_steps
 
 __all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton", "violations"]
 

@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import _arrays
-from ._arrays import Array, Namespace
-from ._posterior import with_moments
-from ._problem import Problem, System, Weights
-from ._schemes import Scheme
-from ._solve import solve_without_raising
-from ._weighting import weighted_system
+from .. import _arrays
+from .._arrays import Array, Namespace
+from .._problem import Problem, System, Weights
+from .._schemes import Scheme
+from .._solve import solve_without_raising
+from .._weighting import weighted_system
+from ..uncertainty._posterior import with_moments
 
 __all__ = ["Estimate", "LinearFit", "Projection", "cost", "estimate", "project"]
 

@@ -2,7 +2,7 @@ r"""Which terms to keep: sparse regression on the Gram matrix of a linearised fi
 
 Near the current fit the cost is quadratic in the coefficients θ of all terms,
 
-    χ²(θ) = |r_0 + Σ θ_j r_j|²,    r_0, .., r_p from `_variable_projection`,
+    χ²(θ) = |r_0 + Σ θ_j r_j|²,    r_0, .., r_p from `fitting._variable_projection`,
 
 so that for any set S of terms the minimum and the covariance of θ_S follow from the (1+p)² inner products. Terms are
 chosen to minimise χ² + s² |S|, s the significance asked for: dropping term j of S raises χ² by (θ_j / σ_j)², so that
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._variable_projection import estimate
+from ..fitting._variable_projection import estimate
 
 __all__ = ["Choice", "Quadratic"]
 

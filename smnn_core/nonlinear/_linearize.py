@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
-from ._errors import ArgumentError, ShapeError
+from .._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
+from .._errors import ArgumentError, ShapeError
 
 __all__ = ["Linearization", "Linearizer", "check_number_of_equations", "product"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._arrays import Array, Namespace, device_of
-from ._problem import Problem, Weights
-from ._schemes import HERMITE
-from ._solve import solve_without_raising
-from ._weighting import weighted_problem
+from .._arrays import Array, Namespace, device_of
+from .._problem import Problem, Weights
+from .._schemes import HERMITE
+from .._solve import solve_without_raising
+from .._weighting import weighted_problem
 
 __all__ = ["Observations", "difference_noise", "smooth", "spread", "time_scale"]
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ._arrays import Array, common_namespace, concat, device_of
-from ._errors import ShapeError
+from .._arrays import Array, common_namespace, concat, device_of
+from .._errors import ShapeError
+from .._problem import Gradients, Weights
+from .._solve import Residuals, adjoint_without_factor, residuals
 from ._march import OVERLAP, carried_weights
 from ._newton import NonlinearProblem
-from ._problem import Gradients, Weights
-from ._solve import Residuals, adjoint_without_factor, residuals
 
 __all__ = ["NonlinearGradients", "NonlinearSolution"]
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from ._arrays import Array
-from ._discovered import Discovery
-from ._discovery_data import Observations, observe
-from ._equation_search import Search
-from ._errors import ArgumentError, DiscoveryWarning
+from .._arrays import Array
+from .._errors import ArgumentError, DiscoveryWarning
+from .._progress import ProgressBar
+from ._data import Observations, observe
 from ._libraries import Library, polynomials
-from ._progress import ProgressBar
+from ._result import Discovery
+from ._search import Search
 
 __all__ = ["discover"]
 

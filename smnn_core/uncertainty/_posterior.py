@@ -19,16 +19,16 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from ._arrays import Array, owned
-from ._errors import ArgumentError
-from ._problem import UNIT, Problem, Rows, System, Weights, copy_with
-from ._schemes import WIENER, Scheme
-from ._solve import eliminate, owned_system, refuse_autodiff, solve_problem
-from ._weighting import as_arrays, weighted_problem
-from .engines import ENGINES
-from .engines._contract import Factor
-from .engines._increments import increment_rows
-from .engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
+from .._arrays import Array, owned
+from .._errors import ArgumentError
+from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
+from .._schemes import WIENER, Scheme
+from .._solve import eliminate, owned_system, refuse_autodiff, solve_problem
+from .._weighting import as_arrays, weighted_problem
+from ..engines import ENGINES
+from ..engines._contract import Factor
+from ..engines._increments import increment_rows
+from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 __all__ = ["Posterior", "posterior", "wiener_weight"]
 

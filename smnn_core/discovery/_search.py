@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
-from ._discovered import Discovery, Stage
-from ._discovery_data import LEAST_NOISE, Grid, Observations
+from .._arrays import Array
+from ._data import LEAST_NOISE, Grid, Observations
 from ._joint_fit import JointFit
 from ._libraries import Library
+from ._result import Discovery, Stage
 from ._term_selection import Quadratic
 
 __all__ = ["Search"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, has_zero
-from ._arrays import size as size_of
-from ._errors import ArgumentError, ShapeError
-from ._fit_start import Observations, spread
-from ._linearize import Linearizer
-from ._problem import ZERO_STEP, Weights, check_weights
+from .._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, has_zero
+from .._arrays import size as size_of
+from .._errors import ArgumentError, ShapeError
+from .._problem import ZERO_STEP, Weights, check_weights
+from ..nonlinear._linearize import Linearizer
+from ._start import Observations, spread
 
 __all__ = ["FitProblem", "check_order", "check_shapes"]
 

@@ -1,6 +1,6 @@
 """The joint fit of trajectory and coefficients that `discover` repeats: Gauss-Newton steps by variable projection.
 
-The unknowns are y in units of each variable's deviation and of the unit of time (see `_discovery_data`), and the
+The unknowns are y in units of each variable's deviation and of the unit of time (see `_data`), and the
 coefficients ξ, (terms, V), in the user's units: y^(o) = Θ(z) ξ with z = y, or (y, y') for o = 2.
 """
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ._arrays import Array, device_of
-from ._discovery_data import Grid
+from .._arrays import Array, device_of
+from .._problem import Problem, Weights
+from .._schemes import HERMITE
+from .._solve import solve_without_raising
+from .._weighting import weighted_problem
+from ..fitting._variable_projection import LinearFit, project
+from ..nonlinear._linearize import product
+from ._data import Grid
 from ._libraries import Library, as_numpy
-from ._linearize import product
-from ._problem import Problem, Weights
-from ._schemes import HERMITE
-from ._solve import solve_without_raising
 from ._term_selection import Quadratic
-from ._variable_projection import LinearFit, project
-from ._weighting import weighted_problem
 
 __all__ = ["JointFit"]
 

@@ -5,7 +5,7 @@ constants, the linear problem J y = J y* - f(t, y*; φ) has the solution y* and,
 derivatives: exactly, where the residuals vanish.
 
 Fits. At the minimum (y*, θ*) of |W r|^2, with J, P = ∂f/∂θ and the covariance C of θ as constants, one more
-Gauss-Newton step, derived in `_variable_projection`, is
+Gauss-Newton step, derived in `fitting._variable_projection`, is
 
     y_0, from J y = J y* - f(t, y*, θ*; φ) with data and smoothness rows,
     δ = -C g,  g_j = r_j · r_0,        θ = θ* + δ,        y = y_0 + Σ_j δ_j y_j.
@@ -24,12 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._arrays import Array, Namespace, device_of, powers, size
+from .._arrays import Array, Namespace, device_of, powers, size
+from .._problem import Weights
+from .._schemes import Scheme
+from .._solve import Residuals
+from .._weighting import across_steps
 from ._linearize import Linearization, product
-from ._problem import Weights
-from ._schemes import Scheme
-from ._solve import Residuals
-from ._weighting import across_steps
 
 __all__ = ["FitRows", "attached", "stand_in"]
 

@@ -41,8 +41,8 @@ def train(rank, world):
     if rank == 0:
         print("the same weights everywhere:", all(torch.equal(weight, other) for other in others), flush=True)
     dist.barrier()  # all have finished
-    # Not destroy_process_group: the destructor of the gloo group can wait, with the interpreter's lock, for a thread that
-    # waits for the lock. It is rare, and has nothing to do with this library.
+    # Not destroy_process_group: the destructor of the gloo group can wait, with the interpreter's lock, for a thread
+    # that waits for the lock. It is rare, and has nothing to do with this library.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Newton's method for f(t, y) = 0 in loops that JAX traces: formulas of `smnn_core.nonlinear`, `_newton` and `_march`."""
+"""Newton's method for f(t, y) = 0 in loops that JAX traces; formulas: `nonlinear._newton`, `nonlinear._march` of the core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Newton's method for f(t, y) = 0 in loops that JAX traces; formulas: `nonlinear._newton`, `nonlinear._march` of the core."""
+"""Newton's method for f(t, y) = 0 in loops that JAX traces: the formulas of `smnn_core.nonlinear`."""
 
 from __future__ import annotations
 

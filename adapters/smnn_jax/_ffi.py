@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from smnn_core._cupy import on_stream
+from smnn_core.extend import on_stream
 
 from ._operators import OPERATORS, Static
 

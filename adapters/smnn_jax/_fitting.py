@@ -15,18 +15,33 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Fit, Scheme, ShapeError, Weights
-from smnn_core._arrays import broadcast_shapes, is_tracer
-from smnn_core._solve import Residuals
-from smnn_core._weighting import as_arrays
-from smnn_core.fitting._fit import warn_of_misfit
-from smnn_core.fitting._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
-from smnn_core.fitting._problem import check_order, check_shapes
-from smnn_core.fitting._start import Observations, smooth, spread, time_scale
-from smnn_core.fitting._variable_projection import estimate
-from smnn_core.nonlinear._implicit import FitRows, attached, stand_in
-from smnn_core.nonlinear._linearize import Linearization, product
-from smnn_core.nonlinear._solve import times
+from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Fit, Residuals, Scheme, ShapeError, Weights
+from smnn_core.extend import (
+    ANNEALING,
+    GIVEN,
+    LATE,
+    LIGHT_HERMITE,
+    REFERENCE,
+    SMOOTHNESS,
+    TOLERANCE,
+    FitRows,
+    Linearization,
+    Observations,
+    as_arrays,
+    attached,
+    broadcast_shapes,
+    check_order,
+    check_shapes,
+    estimate,
+    is_tracer,
+    product,
+    smooth,
+    spread,
+    stand_in,
+    time_scale,
+    times,
+    warn_of_misfit,
+)
 
 from ._residual import Residual, check_array
 from ._solve import solve_ode

@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from smnn_core._arrays import sum_to_shape
-from smnn_core._problem import Rows
+from smnn_core.extend import Rows, sum_to_shape
 
 from ._call import call as call_operator
 from ._operators import Static

@@ -11,10 +11,18 @@ import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim, dynamic_update_slice_in_dim
 
 from smnn_core import Weights
-from smnn_core._problem import Problem
-from smnn_core._weighting import across_steps
-from smnn_core.nonlinear._march import OVERLAP, carried_weights, taylor
-from smnn_core.nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
+from smnn_core.extend import (
+    OVERLAP,
+    NonlinearProblem,
+    Problem,
+    across_steps,
+    carried_weights,
+    cost,
+    pad_to,
+    relative_change,
+    rounding_level,
+    taylor,
+)
 
 from ._residual import Residual
 from ._solve import solve_ode

@@ -16,16 +16,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Scheme, ShapeError, Weights
+from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Residuals, Scheme, ShapeError, Weights
 from smnn_core import residuals as residuals_of
-from smnn_core._arrays import broadcast_shapes, is_tracer
-from smnn_core._problem import UNIT, check_weights
-from smnn_core._solve import Residuals
-from smnn_core._weighting import as_arrays, without_missing
-from smnn_core.nonlinear._implicit import attached, stand_in
-from smnn_core.nonlinear._linearize import product
-from smnn_core.nonlinear._newton import violations
-from smnn_core.nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
+from smnn_core.extend import (
+    METHODS,
+    RESOLVED,
+    UNIT,
+    as_arrays,
+    attached,
+    broadcast_shapes,
+    check_weights,
+    constant_guess,
+    is_tracer,
+    number_of_steps,
+    product,
+    stand_in,
+    times,
+    violations,
+    without_missing,
+)
 
 from ._newton import TracedProblem, march, newton_or_damped, whole
 from ._residual import Residual, check_array

@@ -15,13 +15,18 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from smnn_core._arrays import device_of
-from smnn_core._problem import Gradients, Problem, Rows, System, Weights
-from smnn_core._schemes import HERMITE, TAYLOR, WIENER, Scheme
-from smnn_core._solve import adjoint_without_factor
-from smnn_core.engines import select
-from smnn_core.uncertainty._evidence import minimum_pullback as pull_back_minimum
-from smnn_core.uncertainty._posterior import sum_of_squares, with_moments
+from smnn_core import HERMITE, TAYLOR, WIENER, Gradients, Scheme, Weights
+from smnn_core.extend import (
+    Problem,
+    Rows,
+    System,
+    adjoint_without_factor,
+    device_of,
+    select,
+    sum_of_squares,
+    with_moments,
+)
+from smnn_core.extend import minimum_pullback as pull_back_minimum
 
 Array = Any
 Shape = tuple[int, ...]

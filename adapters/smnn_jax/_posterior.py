@@ -14,10 +14,7 @@ import jax.numpy as jnp
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
-from smnn_core._arrays import is_tracer, sum_to_shape
-from smnn_core._problem import UNIT, Problem, Rows
-from smnn_core.uncertainty._evidence import SECOND_ORDER, evidence_with
-from smnn_core.uncertainty._posterior import check_size
+from smnn_core.extend import SECOND_ORDER, UNIT, Problem, Rows, check_size, evidence_with, is_tracer, sum_to_shape
 
 from ._call import call
 from ._operators import SYSTEM_AXES, Static

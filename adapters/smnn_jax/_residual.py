@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smnn_core import DTypeError, NamespaceError, ShapeError
-from smnn_core.nonlinear._linearize import Linearization, check_number_of_equations
+from smnn_core.extend import Linearization, check_number_of_equations
 
 Array = Any
 

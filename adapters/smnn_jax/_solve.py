@@ -12,12 +12,20 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from smnn_core import HERMITE, ArgumentError, EngineError, Scheme, Weights
-from smnn_core._arrays import can_look, is_tracer
-from smnn_core._error_estimate import error_estimate_with
-from smnn_core._problem import UNIT, Problem, System
-from smnn_core._solve import eliminate
-from smnn_core._weighting import across_steps, as_arrays, without_missing
-from smnn_core.engines import ENGINES, select
+from smnn_core.extend import (
+    ENGINES,
+    UNIT,
+    Problem,
+    System,
+    across_steps,
+    as_arrays,
+    can_look,
+    eliminate,
+    error_estimate_with,
+    is_tracer,
+    select,
+    without_missing,
+)
 
 from ._least_squares import Inputs, least_squares
 from ._mesh import explicit_mesh, explicit_spec, vary_together

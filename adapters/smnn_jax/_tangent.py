@@ -36,10 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 
-from smnn_core import _constraints as rows
-from smnn_core._arrays import sum_to_shape
-from smnn_core._gradient import residual
-from smnn_core._problem import Problem, Rows, System
+from smnn_core.extend import Problem, Rows, System, apply, apply_transpose, residual, sum_to_shape, weighted
 
 from ._call import call
 from ._operators import CORE_AXES, PROBLEM_AXES, SYSTEM_AXES, Static, batch_shape
@@ -77,12 +74,12 @@ def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Arr
     inputs, y, tangents = Inputs(*operands[:N]), operands[N], operands[N + 1 :]
     y = jnp.broadcast_to(y, (*_batch(operands, moving), *y.shape[-3:]))
     y_halo = with_halo(static.time_axis, y)
-    ρ = rows.weighted(system_of(static, inputs).weights, residual(_problem(static, inputs), y_halo))
+    ρ = weighted(system_of(static, inputs).weights, residual(_problem(static, inputs), y_halo))
 
     def optimality(moved: tuple[Array, ...]) -> tuple[Rows, Array]:
         """The rows of (*), zero at the solution."""
         problem = _problem(static, inputs._replace(**dict(zip(moving, moved, strict=True))))
-        r = rows.weighted(problem.system.weights, residual(problem, y_halo))
+        r = weighted(problem.system.weights, residual(problem, y_halo))
         return Rows(*(a - b for a, b in zip(ρ, r, strict=True))), _apply_transpose(static, problem.system, ρ)
 
     point = tuple(getattr(inputs, k) for k in moving)
@@ -176,12 +173,12 @@ def augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> 
 
 def _apply(static: Static, system: System, x: Array) -> Rows:
     """W A x."""
-    return rows.weighted(system.weights, rows.apply(system, with_halo(static.time_axis, x)))
+    return weighted(system.weights, apply(system, with_halo(static.time_axis, x)))
 
 
 def _apply_transpose(static: Static, system: System, ρ: Rows) -> Array:
     """A^T W ρ."""
-    return drop_halo(static.time_axis, rows.apply_transpose(system, rows.weighted(system.weights, ρ)))
+    return drop_halo(static.time_axis, apply_transpose(system, weighted(system.weights, ρ)))
 
 
 def _unweighted(system: System, f: Rows) -> Rows:

@@ -16,12 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from smnn_core._constraints import apply, weighted
-from smnn_core._problem import Rows, System
-from smnn_core.engines import _increments as increments
-from smnn_core.engines import _odd_even as elimination
-from smnn_core.engines import _pivots as pivots
-from smnn_core.engines._odd_even import Couplings, Level
+from smnn_core.extend import Rows, System, apply, increments, pivots, weighted
+from smnn_core.extend import odd_even as elimination
 
 Array = Any
 
@@ -53,10 +49,10 @@ class ChunkFactor:
     system: System
     """Of P+1 points."""
     axis: str
-    levels: list[Level]
+    levels: list[elimination.Level]
     """Of this device."""
-    separators: list[Level]
-    last: Level
+    separators: list[elimination.Level]
+    last: elimination.Level
     """Of the separators, the same on every device."""
     undetermined: Array
     """(...,) bool: batch members without a unique solution, the same on every device."""
@@ -119,10 +115,12 @@ class ChunkFactor:
         return jnp.where(self.undetermined[..., None, None, None], jnp.nan, x)
 
 
-def _eliminated(system: System, axis: str, own: Array, couplings: Couplings) -> tuple[list[Level], list[Level]]:
+def _eliminated(
+    system: System, axis: str, own: Array, couplings: elimination.Couplings
+) -> tuple[list[elimination.Level], list[elimination.Level]]:
     """The levels of this device, then those of all separators with that of the one point that is left."""
     levels, own, couplings = elimination.eliminate(system, own, couplings)
-    own, couplings = _gather(axis, own, -3), Couplings(*(_gather(axis, x, -3) for x in couplings))
+    own, couplings = _gather(axis, own, -3), elimination.Couplings(*(_gather(axis, x, -3) for x in couplings))
     # the last coupling leads nowhere, but its rows, left from those of the last chunk, still hold its first point
     separators, own, couplings = elimination.eliminate(system, own, couplings)
     return levels, [*separators, elimination.eliminate_last(system, own, couplings)]

@@ -17,13 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smnn_core import Scheme
-from smnn_core._arrays import Shape, broadcast_shapes
-from smnn_core._problem import UNIT, Gradients, Problem, Rows, System, Weights
-from smnn_core._solve import adjoint as core_adjoint
-from smnn_core._solve import adjoint_without_factor, eliminate, solve_with
-from smnn_core.engines import array_api, select
-from smnn_core.engines._contract import ALL, Engine, Factor
+from smnn_core import Gradients, Scheme, Weights
+from smnn_core.extend import (
+    ALL,
+    UNIT,
+    Engine,
+    Factor,
+    Problem,
+    Rows,
+    Shape,
+    System,
+    adjoint_without_factor,
+    array_api,
+    broadcast_shapes,
+    eliminate,
+    select,
+    solve_with,
+)
+from smnn_core.extend import adjoint as core_adjoint
 
 from . import _cuda
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smnn_core._cupy import on_stream
+from smnn_core.extend import on_stream
 
 __all__ = ["FLOATS", "current", "serves", "tensor", "view"]
 

@@ -14,13 +14,9 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
-from smnn_core import HERMITE, Fit, Scheme, Weights
+from smnn_core import HERMITE, Fit, Residuals, Scheme, Weights
 from smnn_core import fit_ode as core_fit
-from smnn_core._solve import Residuals
-from smnn_core.fitting._iteration import LIGHT_HERMITE, TOLERANCE
-from smnn_core.fitting._problem import check_order, check_shapes
-from smnn_core.nonlinear._implicit import FitRows, attached, stand_in
-from smnn_core.nonlinear._solve import times
+from smnn_core.extend import LIGHT_HERMITE, TOLERANCE, FitRows, attached, check_order, check_shapes, stand_in, times
 
 from ._bridge import tensor
 from ._nonlinear import as_steps, masks_as_numbers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smnn_core import HERMITE, ArgumentError, Scheme, ShapeError, Weights
-from smnn_core._problem import UNIT, check_weights
+from smnn_core.extend import UNIT, check_weights
 
 from ._solve import error_estimate, solve_ode
 

@@ -14,17 +14,23 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from smnn_core import HERMITE, ArgumentError, Scheme, Weights
+from smnn_core import HERMITE, ArgumentError, Residuals, Scheme, Weights
 from smnn_core import residuals as residuals_of
 from smnn_core import solve_nonlinear_ode as core_solve
-from smnn_core._arrays import broadcast_shapes
-from smnn_core._problem import UNIT
-from smnn_core._solve import Residuals
-from smnn_core._weighting import without_missing
-from smnn_core.nonlinear._implicit import stand_in
-from smnn_core.nonlinear._linearize import Linearization, product
-from smnn_core.nonlinear._newton import NonlinearProblem, relative_change, rounding_level
-from smnn_core.nonlinear._solve import constant_guess, number_of_steps, times
+from smnn_core.extend import (
+    UNIT,
+    Linearization,
+    NonlinearProblem,
+    broadcast_shapes,
+    constant_guess,
+    number_of_steps,
+    product,
+    relative_change,
+    rounding_level,
+    stand_in,
+    times,
+    without_missing,
+)
 
 from ._bridge import tensor
 from ._residual import Residual, check_tensor, for_core, is_traced

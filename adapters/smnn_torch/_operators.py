@@ -26,10 +26,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from smnn_core import ShapeError, Weights
-from smnn_core._arrays import sum_to_shape
-from smnn_core._gradient import least_squares_pullback, normal_pullback, normal_pushforward, solve_pushforward
-from smnn_core._problem import Gradients, Problem, System
+from smnn_core import Gradients, ShapeError, Weights
+from smnn_core.extend import (
+    Problem,
+    System,
+    least_squares_pullback,
+    normal_pullback,
+    normal_pushforward,
+    solve_pushforward,
+    sum_to_shape,
+)
 
 from . import _bridge as bridge
 from . import _ops as ops

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, Weights
-from smnn_core._arrays import broadcast_shapes
-from smnn_core._problem import Gradients, Problem
+from smnn_core import HERMITE, TAYLOR, WIENER, Gradients, Scheme, Weights
+from smnn_core.extend import Problem, broadcast_shapes
 
 from . import _bridge as bridge
 from ._bridge import Keep, Statement

@@ -19,9 +19,19 @@ from torch.autograd import Function
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
-from smnn_core._problem import UNIT, Problem, Rows, System
-from smnn_core.uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback
-from smnn_core.uncertainty._posterior import check_size, sum_of_squares, with_moments, without_weights
+from smnn_core.extend import (
+    SECOND_ORDER,
+    UNIT,
+    Problem,
+    Rows,
+    System,
+    check_size,
+    evidence_with,
+    minimum_pullback,
+    sum_of_squares,
+    with_moments,
+    without_weights,
+)
 
 from . import _bridge as bridge
 from ._bridge import Keep, Statement

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from smnn_core import TAYLOR, DTypeError, NamespaceError, ShapeError, Weights
-from smnn_core._arrays import broadcast_shapes
 from smnn_core.baselines import smnn_central
+from smnn_core.extend import broadcast_shapes
 
 from ._solve import Factorization, factorize, refuse_gradients, solve_ode
 

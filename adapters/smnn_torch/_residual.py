@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from smnn_core import ArgumentError, NamespaceError, ShapeError
-from smnn_core.nonlinear._linearize import Linearization, check_number_of_equations
+from smnn_core.extend import Linearization, check_number_of_equations
 
 from ._bridge import tensor
 

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from smnn_core import HERMITE, ArgumentError, NamespaceError, Scheme, ShapeError, Weights
-from smnn_core._arrays import owned
-from smnn_core._error_estimate import error_estimate_with
-from smnn_core._problem import UNIT, Problem, check_weights
-from smnn_core._solve import check_states
-from smnn_core._weighting import across_steps, without_missing
+from smnn_core.extend import (
+    UNIT,
+    Problem,
+    across_steps,
+    check_states,
+    check_weights,
+    error_estimate_with,
+    owned,
+    without_missing,
+)
 
 from . import _ops as ops
 from ._bridge import Keep, Statement, full_precision, is_plain, prepare

@@ -1,0 +1,158 @@
+"""What adapters may use of the core, beside its public names.
+
+An adapter offers the solver to a framework with automatic differentiation: its arrays, its derivatives, its compiler.
+`smnn_torch` and `smnn_jax` are written with the names of `smnn_core` and of this module alone. They change more often
+than public names do; the changelog says so when they do.
+
+The problem as data (`smnn_core._problem` has the shapes):
+    System, Problem: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
+    Rows: one value for each row. UNIT: the weights that are all 1.
+    check_states, check_weights: raise for what does not fit.
+    as_arrays, across_steps, without_missing: step sizes and weights as callers give them, as those of `Problem`.
+
+Solving (`docs/adding-an-engine.md` has the contract of engines):
+    ENGINES, Engine, Factor, select, array_api: the engines; the one by name, or the first that serves; the one for all.
+    solve_with, eliminate: solution and factor, or the factor, after the checks that look at values.
+    error_estimate_with: `error_estimate` by another `solve_ode`.
+
+Derivatives (`docs/theory/derivative.md`):
+    adjoint, adjoint_without_factor: all gradients of a solution, or those wanted (ALL), by what the engine has for it.
+    least_squares_pullback, solve_pushforward, normal_pullback, normal_pushforward: each of the two operators,
+    differentiated in either mode, in terms of both.
+    apply, apply_transpose, weighted, residual: A y, A^T r, W r and d - A y.
+
+Posterior and evidence (`docs/theory/posterior.md`):
+    with_moments: a factor that has `selected_inverse` and `residual_rows`.
+    evidence_with, minimum_pullback, sum_of_squares, without_weights, check_size: the parts that `log_evidence` and
+    `Posterior` consist of. SECOND_ORDER: why derivatives end there.
+
+Nonlinear equations (`docs/theory/nonlinear.md`):
+    Linearization, product, check_number_of_equations: a residual and its derivatives at one y.
+    NonlinearProblem, cost, violations, relative_change, rounding_level, pad_to: Newton's method.
+    METHODS, RESOLVED, OVERLAP, carried_weights, taylor, constant_guess, number_of_steps, times: where it starts, and
+    how it goes from window to window.
+    attached, stand_in: derivatives of a solution by one more step from it.
+
+Fits (`docs/theory/fitting.md`):
+    Observations, check_order, check_shapes, smooth, spread, time_scale: data, and the curve from which a fit starts.
+    FitRows, estimate, warn_of_misfit: one step by variable projection; what is said of the end.
+    ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE: the weights of all steps, and when to stop.
+
+Arrays of any library:
+    Shape, broadcast_shapes, sum_to_shape: broadcasting, and its adjoint.
+    can_look, is_tracer, device_of, owned: what is known of an array, and a copy of it.
+    on_stream: CuPy works on a stream of the framework, in memory of its allocator.
+
+Elimination by hand, for what is divided over devices (modules, described by themselves):
+    increments, odd_even, pivots: the rows by increments, one level of elimination, the judgement of pivots.
+"""
+
+from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
+from ._constraints import apply, apply_transpose, weighted
+from ._cupy import on_stream
+from ._error_estimate import error_estimate_with
+from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
+from ._problem import UNIT, Problem, Rows, System, check_weights
+from ._solve import adjoint, adjoint_without_factor, check_states, eliminate, solve_with
+from ._weighting import across_steps, as_arrays, without_missing
+from .engines import ENGINES, array_api, select
+from .engines import _increments as increments
+from .engines import _odd_even as odd_even
+from .engines import _pivots as pivots
+from .engines._contract import ALL, Engine, Factor
+from .fitting._fit import warn_of_misfit
+from .fitting._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
+from .fitting._problem import check_order, check_shapes
+from .fitting._start import Observations, smooth, spread, time_scale
+from .fitting._variable_projection import estimate
+from .nonlinear._implicit import FitRows, attached, stand_in
+from .nonlinear._linearize import Linearization, check_number_of_equations, product
+from .nonlinear._march import OVERLAP, carried_weights, taylor
+from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
+from .nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
+from .uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback
+from .uncertainty._posterior import check_size, sum_of_squares, with_moments, without_weights
+
+__all__ = [
+    "ALL",
+    "ANNEALING",
+    "ENGINES",
+    "GIVEN",
+    "LATE",
+    "LIGHT_HERMITE",
+    "METHODS",
+    "OVERLAP",
+    "REFERENCE",
+    "RESOLVED",
+    "SECOND_ORDER",
+    "SMOOTHNESS",
+    "TOLERANCE",
+    "UNIT",
+    "Engine",
+    "Factor",
+    "FitRows",
+    "Linearization",
+    "NonlinearProblem",
+    "Observations",
+    "Problem",
+    "Rows",
+    "Shape",
+    "System",
+    "across_steps",
+    "adjoint",
+    "adjoint_without_factor",
+    "apply",
+    "apply_transpose",
+    "array_api",
+    "as_arrays",
+    "attached",
+    "broadcast_shapes",
+    "can_look",
+    "carried_weights",
+    "check_number_of_equations",
+    "check_order",
+    "check_shapes",
+    "check_size",
+    "check_states",
+    "check_weights",
+    "constant_guess",
+    "cost",
+    "device_of",
+    "eliminate",
+    "error_estimate_with",
+    "estimate",
+    "evidence_with",
+    "increments",
+    "is_tracer",
+    "least_squares_pullback",
+    "minimum_pullback",
+    "normal_pullback",
+    "normal_pushforward",
+    "number_of_steps",
+    "odd_even",
+    "on_stream",
+    "owned",
+    "pad_to",
+    "pivots",
+    "product",
+    "relative_change",
+    "residual",
+    "rounding_level",
+    "select",
+    "smooth",
+    "solve_pushforward",
+    "solve_with",
+    "spread",
+    "stand_in",
+    "sum_of_squares",
+    "sum_to_shape",
+    "taylor",
+    "time_scale",
+    "times",
+    "violations",
+    "warn_of_misfit",
+    "weighted",
+    "with_moments",
+    "without_missing",
+    "without_weights",
+]

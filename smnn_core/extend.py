@@ -34,9 +34,11 @@ Nonlinear equations (`docs/theory/nonlinear.md`):
     attached, stand_in: derivatives of a solution by one more step from it.
 
 Fits (`docs/theory/fitting.md`):
-    Observations, check_order, check_shapes, smooth, spread, time_scale: data, and the curve from which a fit starts.
+    Observations, check_order, check_shapes, pair_of_bounds, checked_bounds: what is given.
+    smooth, spread, time_scale, difference_noise, LEAST_NOISE: the curve from which a fit starts, and its noise.
     FitRows, estimate, warn_of_misfit: one step by variable projection; what is said of the end.
-    ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE: the weights of all steps, and when to stop.
+    ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS: the weights of all steps.
+    TOLERANCE, STAGE_TOLERANCE, NOISE_FROM: when to stop, and when to estimate the noise.
 
 Arrays of any library:
     Shape, broadcast_shapes, sum_to_shape: broadcasting, and its adjoint.
@@ -61,9 +63,20 @@ from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._contract import ALL, Engine, Factor
 from .fitting._fit import warn_of_misfit
-from .fitting._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS, TOLERANCE
-from .fitting._problem import check_order, check_shapes
-from .fitting._start import Observations, smooth, spread, time_scale
+from .fitting._iteration import (
+    ANNEALING,
+    GIVEN,
+    LATE,
+    LEAST_NOISE,
+    LIGHT_HERMITE,
+    NOISE_FROM,
+    REFERENCE,
+    SMOOTHNESS,
+    STAGE_TOLERANCE,
+    TOLERANCE,
+)
+from .fitting._problem import check_order, check_shapes, checked_bounds, pair_of_bounds
+from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
 from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, check_number_of_equations, product
@@ -79,13 +92,16 @@ __all__ = [
     "ENGINES",
     "GIVEN",
     "LATE",
+    "LEAST_NOISE",
     "LIGHT_HERMITE",
     "METHODS",
+    "NOISE_FROM",
     "OVERLAP",
     "REFERENCE",
     "RESOLVED",
     "SECOND_ORDER",
     "SMOOTHNESS",
+    "STAGE_TOLERANCE",
     "TOLERANCE",
     "UNIT",
     "Engine",
@@ -115,9 +131,11 @@ __all__ = [
     "check_size",
     "check_states",
     "check_weights",
+    "checked_bounds",
     "constant_guess",
     "cost",
     "device_of",
+    "difference_noise",
     "eliminate",
     "error_estimate_with",
     "estimate",
@@ -133,6 +151,7 @@ __all__ = [
     "on_stream",
     "owned",
     "pad_to",
+    "pair_of_bounds",
     "pivots",
     "product",
     "relative_change",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,34 +15,33 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Fit, Residuals, Scheme, ShapeError, Weights
+from smnn_core import HERMITE, ConvergenceWarning, Fit, Residuals, Scheme, ShapeError, Weights
 from smnn_core.extend import (
     ANNEALING,
     GIVEN,
     LATE,
     LIGHT_HERMITE,
-    REFERENCE,
-    SMOOTHNESS,
     TOLERANCE,
     FitRows,
-    Linearization,
     Observations,
     as_arrays,
     attached,
     broadcast_shapes,
     check_order,
     check_shapes,
-    estimate,
+    checked_bounds,
+    difference_noise,
     is_tracer,
-    product,
+    pair_of_bounds,
     smooth,
     spread,
     stand_in,
-    time_scale,
     times,
     warn_of_misfit,
 )
 
+from ._gauss_newton import GaussNewton, State, as_argument, data_movement, least_noise
+from ._posterior import posterior
 from ._residual import Residual, check_array
 from ._solve import solve_ode
 
@@ -61,16 +60,18 @@ def fit_ode(
     parameters: Array | None = None,
     *,
     order: int,
-    noise: Any,
+    noise: Any = None,
     observed_orders: int | None = None,
     guess: Array | None = None,
     t0: Any = 0.0,
+    bounds: tuple[Any, Any] | None = None,
     shared: bool = False,
     weights: Weights | None = None,
     scale: Any = None,
     max_iterations: int | None = None,
     scheme: Scheme | None = None,
     engine: str = "auto",
+    y_errors: bool = False,
 ) -> Fit:
     """`smnn_core.fit_ode` for a residual on JAX arrays, under jit, vmap and grad.
 
@@ -81,11 +82,12 @@ def fit_ode(
 
     `y` and `parameters` are differentiable in the same by the implicit function theorem with the curvature of
     Gauss-Newton: exactly for data without noise and for equations that are linear in y and the parameters together,
-    with an error that grows with the noise otherwise. Members that failed have no derivatives.
+    with an error that grows with the noise otherwise. Members that failed have no derivatives, errors have none, and
+    what the fit estimates itself (noise, weights and scale where they are None) is held fixed.
 
-    Differences from `smnn_core.fit_ode`, since what is traced cannot be looked at: noise must be given; parameters have
-    no bounds; the number of iterations is limited beforehand, to four for each weight of the equations
-    (`max_iterations` for the last, with given weights); steps are not shortened. `converged` says what came of it.
+    Differences from `smnn_core.fit_ode`, since what is traced cannot be looked at: the number of iterations is limited
+    beforehand, to four for each weight of the equations (`max_iterations` for the last, with given weights); steps are
+    not shortened; start values outside of the bounds are not noticed under jit. `converged` says what came of it.
 
     Args:
         residual: residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, R+1) and parameters
@@ -94,7 +96,7 @@ def fit_ode(
         step_sizes: (..., T-1 or 1) or a number.
         parameters: (..., p), where the iteration starts; None fits the trajectory alone.
         guess: (..., T, V, R+1): a trajectory to start from. With weights, exactly max_iterations Gauss-Newton steps are
-            taken from it where there are no parameters.
+            taken from it where there are no parameters, noise is given and y_errors is False.
 
     The other arguments, and what is raised, are as for `smnn_core.fit_ode`; warnings come outside of jit, where
     values can be looked at.
@@ -111,8 +113,6 @@ def fit_ode(
         >>> print(f"{fit.parameters[0]:.2f}")
         1.30
     """
-    if noise is None:
-        raise ArgumentError("noise, the standard deviation of the data, must be given: smnn_core.fit_ode estimates it.")
     for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
         check_array(name, x, number=name == "step_sizes")
     step_sizes, weights = as_arrays(step_sizes, weights, data)
@@ -120,18 +120,36 @@ def fit_ode(
     check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     if shared and (parameters is None or parameters.ndim != 1):
         raise ShapeError("parameters that data sets share must have shape (p,).")
-    noise = noise if isinstance(noise, (int, float)) else jnp.asarray(noise, data.dtype)
+    noise = noise if noise is None or isinstance(noise, (int, float)) else jnp.asarray(noise, data.dtype)
     if observed_orders is None:
         data = data[..., None]
         noise = noise[..., None] if isinstance(noise, jax.Array) and noise.ndim else noise
-    held = noise, t0, weights, scale
-    fit = partial(_fit_traced, Residual(residual), held, scheme, engine, order + 1, shared, max_iterations)
-    result = jax.jit(fit)(
-        data, step_sizes, parameters, guess
-    )  # outside of jit: one program, not one for each operation
+    held = noise, t0, weights, scale, _bounds(bounds, parameters)
+    options = _Options(scheme, engine, order + 1, shared, max_iterations, y_errors)
+    # outside of jit: one program, not one for each operation
+    result: Fit = jax.jit(partial(_fit_traced, Residual(residual), held, options))(data, step_sizes, parameters, guess)
     if max_iterations is None:
         _warn(result, noise if weights is None else None, shared)
-    return result
+    return replace(result, noise=result.noise[..., 0]) if observed_orders is None and result.noise.ndim else result
+
+
+def _bounds(bounds: Any, parameters: Array | None) -> tuple[Array, Array] | None:
+    """Lower and upper bounds, (..., p) each; of nothing none."""
+    if bounds is None or parameters is None:
+        return None
+    lower, upper = (x if x is None else jnp.asarray(x, parameters.dtype) for x in pair_of_bounds(bounds))
+    return checked_bounds(jnp, lower, upper, parameters)
+
+
+class _Options(NamedTuple):
+    """What is known when a fit is traced."""
+
+    scheme: Scheme | None
+    engine: str
+    K: int
+    shared: bool
+    max_iterations: int | None
+    y_errors: bool
 
 
 def _warn(fit: Fit, noise: Array | None, shared: bool) -> None:
@@ -154,18 +172,15 @@ def _warn(fit: Fit, noise: Array | None, shared: bool) -> None:
 
 def _fit_traced(
     equations: Residual,
-    held: tuple[Any, Any, Weights | None, Any],
-    scheme: Scheme | None,
-    engine: str,
-    K: int,
-    shared: bool,
-    max_iterations: int | None,
+    held: tuple[Any, Any, Weights | None, Any, tuple[Array, Array] | None],
+    options: _Options,
     data: Array,
     s: Array,
     parameters: Array | None,
     guess: Array | None,
 ) -> Fit:
-    noise, t0, weights, scale = held
+    noise, t0, weights, scale, bounds = held
+    scheme, engine, K, shared, max_iterations, y_errors = options
     T, V = data.shape[-3:-1]
     t = times(jnp, t0, jnp.broadcast_to(s, (*s.shape[:-1], T - 1)))
     shapes = {"data": data.shape[:-3], "step_sizes": t.shape[:-1]}
@@ -174,7 +189,7 @@ def _fit_traced(
     batch = broadcast_shapes(shapes)
     y = jax.ShapeDtypeStruct((*batch, T, V, K), data.dtype)
     start = () if parameters is None else (stop_gradient(parameters),)
-    found = jax.eval_shape(equations, t, y, *(_argument(x, shared) for x in start))
+    found = jax.eval_shape(equations, t, y, *(as_argument(x, shared) for x in start))
     batch = broadcast_shapes({"the arguments": batch, "residual's f": found.shape[:-2]})
     data = jnp.broadcast_to(data, (*batch, *data.shape[-3:]))
 
@@ -187,6 +202,10 @@ def _fit_traced(
     def solve(*arguments: Any, **options: Any) -> Array:
         return solve_ode(*arguments, **options, engine=engine)
 
+    given = noise is not None
+    if not given:
+        differences = jnp.reshape(difference_noise(observations), (*batch, 1, *data.shape[-2:]))
+        noise = jnp.maximum(differences, least_noise(scale))
     stated = weights or Weights()
     rows = FitRows(jnp, solve, stop_gradient, data, s, noise, stated.equation, stated.smoothness, scale, K, scheme)
     fixed = replace(rows, **{k: stop_gradient(getattr(rows, k)) for k in CONSTANTS})
@@ -197,29 +216,33 @@ def _fit_traced(
     θ = start[0] if start else None
     if θ is not None and not shared:
         θ = jnp.broadcast_to(θ, (*batch, θ.shape[-1]))
-    others = () if θ is None else (_argument(θ, shared),)
-    fit = _GaussNewton(equations.frozen(t, y, *others), stop_gradient(t), fixed, shared)
+    others = () if θ is None else (as_argument(θ, shared),)
+    frozen, bounds = equations.frozen(t, y, *others), stop_gradient(bounds)
+    fit = GaussNewton(frozen, stop_gradient(t), fixed, shared, bounds, not given and weights is None)
     if weights is None:
-        fixed, levels = fit.weighted(y, θ), ANNEALING + (LATE[:3] if data.dtype == jnp.float64 else ())
-        fit, rows = replace(fit, rows=fixed), replace(rows, equation=fixed.equation, smoothness=fixed.smoothness)
+        fit, levels = fit.measured(y, θ), ANNEALING + (LATE[:3] if data.dtype == jnp.float64 else ())
         stages = [(stage.level, stage.iterations, stage.enough) for stage in levels]
     else:
         last = (1.0, (max_iterations or SETTLED), 0.0 if guess is not None and θ is None else TOLERANCE)
         stages = [*(() if guess is not None else ((x.level, x.iterations, x.enough) for x in GIVEN)), last]
     exactly = guess is not None and weights is not None and θ is None and max_iterations is not None
-    if exactly:
+    if exactly := exactly and given and not y_errors:
         stages = [(1.0, (max_iterations or 1) - 1, -1.0)]
-    state = fit.run(stages, _State.start(y, θ, batch, shared))
-    rows = replace(rows, equation=rows.equation * state.level)
-    return (_last_step if exactly else _with_derivatives)(equations, t, rows, fit, state)
+    state = fit.run(stages, State.start(y, θ, fixed.noise, shared))
+    last_rows = fit.rows_at(state.level, state.noise)
+    rows = rows if given else replace(rows, noise=state.noise)
+    if weights is None:
+        rows = replace(rows, equation=last_rows.equation, smoothness=last_rows.smoothness)
+    else:
+        rows = replace(rows, equation=rows.equation * state.level)
+    if exactly:
+        return _last_step(equations, t, rows, fit, state)
+    result = _with_derivatives(equations, t, rows, fit, state)
+    result = result if given else replace(result, noise=result.noise[..., 0, :, :])
+    return replace(result, y_errors=_y_errors(last_rows, fit, state, engine)) if y_errors else result
 
 
 CONSTANTS = ("data", "step_sizes", "noise", "equation", "smoothness", "scale")
-
-
-def _argument(θ: Array, shared: bool) -> Array:
-    """Parameters as a residual takes them: (..., 1, p)."""
-    return θ[None] if shared else θ[..., None, :]
 
 
 def _observations(data: Array, t: Array, s: Array) -> Observations:
@@ -247,131 +270,20 @@ def _smoothed(rows: FitRows, observations: Observations, batch: tuple[int, ...])
     return jnp.reshape(y, (*batch, *y.shape[1:]))
 
 
-class _State(NamedTuple):
-    """Where the iteration stands."""
-
-    y: Array
-    """(*batch, T, V, K)"""
-    θ: Array | None
-    """(*batch, p), or (p,)"""
-    covariance: Array | None
-    move: Array
-    """(*batch,): how far the last iteration has moved, in standard errors (of the data, without parameters)"""
-    failed: Array
-    iterations: Array
-    level: Array
-    """of the last stage"""
-
-    @staticmethod
-    def start(y: Array, θ: Array | None, batch: tuple[int, ...], shared: bool) -> _State:
-        p = 0 if θ is None else θ.shape[-1]
-        C = None if θ is None else jnp.full((*(() if shared else batch), p, p), jnp.nan, y.dtype)
-        move = jnp.full(batch, jnp.inf, y.dtype)
-        return _State(y, θ, C, move, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), jnp.ones((), y.dtype))
+def _y_errors(rows: FitRows, fit: GaussNewton, state: State, engine: str) -> Array:
+    """Standard deviations of y, given the equations, and with the errors of the parameters; see `smnn_core.fit_ode`."""
+    θ, C = state.θ, state.covariance
+    lin = fit.at(state.y, θ)
+    arguments, options = rows.scaled(lin, jnp.zeros_like(lin.f), rows.data)
+    variance = posterior(*arguments, **options, engine=engine).variance * rows.scale[..., None, :, None] ** 2
+    if C is not None:
+        responses = rows.responses(lin)
+        C = jnp.reshape(C, (*C.shape[:-2], *(1,) * 3, *C.shape[-2:]))
+        variance = variance + jnp.einsum("i...,...ij,j...->...", responses, C, responses)
+    return jnp.where(state.failed[..., None, None, None], jnp.nan, jnp.sqrt(variance))
 
 
-@dataclass(frozen=True, eq=False)
-class _GaussNewton:
-    """Gauss-Newton iterations by variable projection, see `smnn_core.fitting._variable_projection`."""
-
-    equations: Residual
-    t: Array
-    rows: FitRows
-    shared: bool
-
-    def at(self, y: Array, θ: Array | None) -> Linearization:
-        return self.equations.linearize(self.t, y, *(() if θ is None else (_argument(θ, self.shared),)))
-
-    def weighted(self, y: Array, θ: Array | None) -> FitRows:
-        """The rows with the weights of equations that hold, at level 1; see `smnn_core.fitting._iteration`."""
-        rows, J = self.rows, self.at(y, θ).J
-        precision = jnp.where(jnp.isnan(rows.data), 0, rows.scale[..., None, :, None] / rows.noise)
-        precision = jnp.max(precision, axis=(-3, -2, -1))
-        seen = jnp.any(~jnp.isnan(rows.data[..., 0]), axis=-2, keepdims=True).astype(y.dtype)
-        z = y / rows.scale[..., None, :, None]
-        flat = jnp.reshape(z, (-1, *z.shape[-3:])), jnp.reshape(seen, (-1, *seen.shape[-2:]))
-        τ = jnp.reshape(time_scale(*flat, jnp), z.shape[:-3])
-        orders = jnp.arange(rows.orders, dtype=y.dtype)
-        units = rows.scale[..., None, None, :, None] / τ[..., None, None, None, None] ** orders
-        J = jnp.where(jnp.isfinite(J), J, 0)
-        size = jnp.sqrt(jnp.mean(jnp.sum((J * units) ** 2, axis=(-2, -1)), axis=-2, keepdims=True))
-        unit = jnp.maximum(precision / REFERENCE, 1.0)[..., None, None]
-        return replace(rows, equation=unit / jnp.where(size > 0, size, 1), smoothness=SMOOTHNESS * precision[..., None])
-
-    def run(self, stages: list[tuple[float, int, float]], state: _State) -> _State:
-        """Each stage is a level that weights of equations are multiplied by, iterations at most, and the movement below
-        which the next one begins."""
-
-        def stage(state: _State, parts: Array) -> tuple[_State, None]:
-            level, most, enough = parts[0], parts[1], parts[2]
-            rows = replace(self.rows, equation=self.rows.equation * level)
-
-            def going(now: tuple[_State, Array]) -> Array:
-                moves = jnp.any((now[0].move > enough) & ~now[0].failed)
-                return (now[1] < most) & ((now[1] == 0) | moves)
-
-            def iterate(now: tuple[_State, Array]) -> tuple[_State, Array]:
-                return self._iterate(rows, now[0]), now[1] + 1
-
-            state = state._replace(level=level, move=jnp.full_like(state.move, jnp.inf))
-            return jax.lax.while_loop(going, iterate, (state, jnp.zeros((), jnp.int32)))[0], None
-
-        return jax.lax.scan(stage, state, jnp.asarray(stages, state.y.dtype))[0]
-
-    def _iterate(self, rows: FitRows, now: _State) -> _State:
-        lin = self.at(now.y, now.θ)
-        y, θ, C = rows.step(lin, now.y), now.θ, now.covariance
-        if θ is None:
-            move = data_movement(rows, y - now.y)
-        else:
-            responses = rows.responses(lin)
-            δ, C = self._estimate(rows, lin, y, now.y, responses)
-            each = jnp.moveaxis(δ, -1, 0)
-            y = y + jnp.sum(jnp.reshape(each, (*each.shape, *(1,) * (responses.ndim - each.ndim))) * responses, axis=0)
-            variance = jnp.diagonal(C, axis1=-2, axis2=-1)
-            move = jnp.max(jnp.abs(δ) / jnp.sqrt(jnp.where(variance > 0, variance, 1)), axis=-1)
-            θ = θ + δ
-        sound = ~now.failed & jnp.all(jnp.isfinite(y), axis=(-3, -2, -1))
-        if θ is not None and not self.shared:
-            sound = sound & jnp.all(jnp.isfinite(θ), axis=-1)
-            θ = jnp.where(sound[..., None], θ, now.θ)
-        y = jnp.where(sound[..., None, None, None], y, now.y)
-        move = jnp.broadcast_to(move, now.move.shape)
-        return _State(y, θ, C, move, ~sound, now.iterations + sound.astype(jnp.int32), now.level)
-
-    def _estimate(
-        self, rows: FitRows, lin: Linearization, y_0: Array, y: Array, responses: Array
-    ) -> tuple[Array, Array]:
-        """δ and the covariance of the parameters, from the Gram matrix of the rows r_0, .., r_p."""
-        left = rows.residuals(lin.f + product(jnp, lin.J, y_0 - y), y_0)
-        answers = rows.response_rows(lin, responses)
-        p = responses.shape[0]
-        gram = [rows.dot(left, Residuals(*(x[None] for x in left))), rows.dot(answers, left)]
-        top = jnp.concatenate([gram[0], gram[1]])
-        others = [rows.dot(Residuals(*(x[j] for x in answers)), answers) for j in range(p)]
-        G = jnp.stack([top, *(jnp.concatenate([gram[1][j][None], others[j]]) for j in range(p))])
-        G = jnp.moveaxis(G, (0, 1), (-2, -1))
-        batch = G.shape[:-2]
-        G = jnp.reshape(G, (-1, 1 + p, 1 + p))
-        sound = jnp.all(jnp.isfinite(G), axis=(-2, -1), keepdims=True)
-        G = jnp.where(sound, G, jnp.eye(1 + p, dtype=G.dtype))
-        if self.shared:
-            G = jnp.sum(jnp.where(sound, G, 0), axis=0, keepdims=True)
-        e = estimate(G)
-        lead = () if self.shared else batch
-        nan = jnp.where(jnp.reshape(sound, (*batch, 1)) | self.shared, 0.0, jnp.nan)
-        δ = jnp.reshape(e.change, (*lead, p)) + (0.0 if self.shared else nan)
-        return δ, jnp.reshape(e.covariance, (*lead, p, p))
-
-
-def data_movement(rows: FitRows, change: Array) -> Array:
-    """The root mean square of a change of y at the data, in standard deviations of the data, (...)."""
-    seen = ~jnp.isnan(rows.data)
-    moved = jnp.where(seen, change[..., : rows.data.shape[-1]] / rows.noise, 0)
-    return jnp.sqrt(jnp.sum(moved**2, axis=(-3, -2, -1)) / jnp.maximum(jnp.sum(seen, axis=(-3, -2, -1)), 1))
-
-
-def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: _GaussNewton, state: _State) -> Fit:
+def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: GaussNewton, state: State) -> Fit:
     """The result, with derivatives of cost, y and parameters."""
     shared, ok = fit.shared, ~state.failed
     y, θ, C = stop_gradient((state.y, state.θ, state.covariance))
@@ -382,7 +294,7 @@ def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: _GaussN
         C = jnp.where(jnp.isfinite(C), C, 0)
         held = θ if shared else stand_in(jnp, ok, θ, 1)
         C = C if shared else stand_in(jnp, ok, C, 2)
-        others = (_argument(held, shared),)
+        others = (as_argument(held, shared),)
     lin = stop_gradient(fit.at(at, held))
     lin = lin._replace(f=equations(t, at, *others), J=stand_in(jnp, ok, lin.J, 4))
     new = rows.derivatives(lin, at, C, shared)
@@ -393,12 +305,12 @@ def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: _GaussN
         θ = attached(jnp, stop_gradient, θ, new["parameters"], jnp.any(ok) if shared else ok)
         bad = (jnp.all(state.failed) if shared else state.failed)[..., None, None]
         covariance = jnp.where(bad, jnp.nan, stop_gradient(state.covariance))
-        errors = jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
+        errors = jnp.where(state.held, jnp.nan, jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1)))
     converged = ok & (state.move < TOLERANCE)
     return _fit(rows, y, θ, covariance, errors, rows.residuals(lin.f, at), cost, state.iterations, converged)
 
 
-def _last_step(equations: Residual, t: Array, rows: FitRows, fit: _GaussNewton, state: _State) -> Fit:
+def _last_step(equations: Residual, t: Array, rows: FitRows, fit: GaussNewton, state: State) -> Fit:
     """One more step, with derivatives, and its cost."""
     before = stop_gradient(state.y)
     lin = stop_gradient(fit.at(before, None))._replace(f=equations(t, before))

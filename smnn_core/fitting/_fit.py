@@ -65,7 +65,8 @@ def fit_ode(
         parameters: (..., p), where the iteration starts; None fits the trajectory alone.
         order: R, the highest derivative in y.
         noise: the standard deviation of the data: a number, or an array that broadcasts against data, (V,) for one
-            for each variable. None estimates one for each variable, and data set, from what the fit leaves.
+            for each variable. None estimates one for each variable, and data set, from what the fit leaves; with
+            `weights`, which say how far y may follow the data, from differences between neighbouring data.
         observed_orders: data are (..., T, V, observed_orders), with derivatives.
         guess: (..., T, V, R+1), a trajectory to start from, for example for variables that were not observed; None,
             and NaN entries, start from a smooth curve through the data, and from 0 where there are none.
@@ -126,7 +127,7 @@ def fit_ode(
     stages = (*ANNEALING, *LATE)
     if weights is not None:
         last = Stage(1.0, most, TOLERANCE, "settled")
-        stages = (*(GIVEN if problem.needs_start else ()), *(last,) * (1 if noise is not None else MOST))
+        stages = (*(GIVEN if problem.needs_start else ()), last)
     with ProgressBar(progress, total=most, desc="fit", unit="iteration") as bar:
 
         def report(stage: Stage, total: int, active: int) -> None:

@@ -65,7 +65,8 @@ SHORTEST = 0.25
 HALVINGS = 10
 """How often a step that leads to where the equations are not finite is halved."""
 NOISE_FROM = 3.0
-"""The level from which noise is estimated from what the fit leaves; before, from differences of the data."""
+"""The level from which noise is estimated from what the fit leaves; before, and with given weights, from differences of
+the data."""
 LEAST_NOISE = 1e-9
 """Estimated noise relative to the size of a variable, at least."""
 
@@ -112,7 +113,7 @@ class Iteration:
         self.determined = xp.ones((members,), dtype=xp.bool, device=device)
         self.largest = xp.zeros_like(self.θ)
         self.last_step, self.ω = xp.zeros_like(self.θ), xp.ones((members,), dtype=xp.float64, device=device)
-        if problem.weights is None or problem.noise is None:
+        if problem.weights is None:
             self._look_at_equations()
 
     def _look_at_equations(self) -> None:
@@ -146,7 +147,7 @@ class Iteration:
                 report(stage, self.total, int(xp.sum(xp.astype(self.active, xp.int64))))
                 if not bool(xp.any(self.active & (self.move > stage.enough))):
                     break
-            if self.problem.noise is None and stage.level >= NOISE_FROM:
+            if self.problem.noise is None and self.problem.weights is None and stage.level >= NOISE_FROM:
                 self._estimate_noise()
             settled = self.move < TOLERANCE
             if stage.final == "limit":

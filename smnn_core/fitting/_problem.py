@@ -15,7 +15,7 @@ from .._problem import ZERO_STEP, Weights, check_weights
 from ..nonlinear._linearize import Linearizer
 from ._start import Observations, spread
 
-__all__ = ["FitProblem", "check_order", "check_shapes"]
+__all__ = ["FitProblem", "check_order", "check_shapes", "checked_bounds", "pair_of_bounds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class FitProblem:
             noise=_noise(xp, x.get("noise"), (T, V, R_obs), observed_orders is not None, batch),
             start=start,
             guess=None if guess is None else expanded(xp, guess, 3, batch),
-            bounds=_bounds(xp, x, start, batch, shared),
+            bounds=_bounds(xp, x, batch, shared),
             weights=None if weights is None else _weights(xp, x, batch, T),
         )
 
@@ -170,9 +170,7 @@ def _as_float64(
     """The namespace and dtype that all arrays share, and everything that was given in float64."""
     given = {name: x for name, x in given.items() if x is not None}
     if bounds is not None:
-        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-            raise TypeError("bounds must be a pair (lower, upper) of numbers or arrays, None for no bound.")
-        given |= {name: x for name, x in zip(("lower bound", "upper bound"), bounds, strict=True) if x is not None}
+        given |= {name: x for name, x in zip(BOUNDS, pair_of_bounds(bounds), strict=True) if x is not None}
     if weights is not None:
         check_weights(weights)
         if not isinstance(weights.initial, (int, float)) or weights.initial != 1:
@@ -274,19 +272,43 @@ def _noise(xp: Namespace, noise: Array | None, core: Shape, has_order_axis: bool
     return flat(xp, xp.broadcast_to(x, (*x.shape[:-2], V, R_obs)), 3, batch)
 
 
-def _bounds(xp: Namespace, x: dict[str, Array], start: Array, batch: Shape, shared: bool) -> tuple[Array, Array] | None:
-    if "lower bound" not in x and "upper bound" not in x:
+BOUNDS = "lower bound", "upper bound"
+
+
+def _bounds(xp: Namespace, x: dict[str, Array], batch: Shape, shared: bool) -> tuple[Array, Array] | None:
+    """(B or 1, p) each"""
+    if "parameters" not in x or x.keys().isdisjoint(BOUNDS):
         return None
-    p = start.shape[-1]
-    result = []
-    for name, default in (("lower bound", -float("inf")), ("upper bound", float("inf"))):
-        bound = x.get(name, xp.asarray(default, dtype=xp.float64, device=device_of(start)))
-        if bound.ndim and bound.shape[-1] not in (1, p):
-            raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {bound.shape}.")
-        bound = xp.broadcast_to(bound, (*bound.shape[:-1], p))
-        result.append(xp.reshape(bound, (1, p)) if shared else flat(xp, bound, 1, batch))
+    full = checked_bounds(xp, *map(x.get, BOUNDS), x["parameters"])
+    lower, upper = (xp.reshape(b, (1, b.shape[-1])) if shared else flat(xp, b, 1, batch) for b in full)
+    return lower, upper
+
+
+def pair_of_bounds(bounds: Any) -> tuple[Any, Any]:
+    """
+    Raises:
+        TypeError: unless bounds are a pair.
+    """
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError("bounds must be a pair (lower, upper) of numbers or arrays, None for no bound.")
+    return bounds[0], bounds[1]
+
+
+def checked_bounds(xp: Namespace, lower: Array | None, upper: Array | None, start: Array) -> tuple[Array, Array]:
+    """Bounds, (..., p) each, of parameters whose start values are (..., p); infinite where there are none.
+
+    Raises:
+        ShapeError: if one has not an entry for each parameter, nor one for all.
+        ArgumentError: if start values are outside, where they can be looked at.
+    """
+    p, result = start.shape[-1], []
+    for name, bound, none in zip(BOUNDS, (lower, upper), (-float("inf"), float("inf")), strict=True):
+        x = xp.asarray(none, dtype=start.dtype, device=device_of(start)) if bound is None else bound
+        if x.ndim and x.shape[-1] not in (1, p):
+            raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {x.shape}.")
+        result.append(xp.broadcast_to(x, (*x.shape[:-1], p)))
     lower, upper = result
-    if can_look(start) and not bool(xp.all((lower <= start) & (start <= upper))):
+    if all(map(can_look, (lower, start, upper))) and not bool(xp.all((lower <= start) & (start <= upper))):
         raise ArgumentError("bounds: the start values of parameters must lie within lower and upper bound.")
     return lower, upper
 

@@ -98,12 +98,16 @@ class FitRows:
         return xp.moveaxis(xp.broadcast_to(P, (*lin.f.shape, P.shape[-1])), -1, 0)
 
     def _solved(self, lin: Linearization, rhs: Array, data: Array) -> Array:
-        """In units in which each variable has size 1."""
+        arguments, options = self.scaled(lin, rhs, data)
+        return self.solve(*arguments, **options) * self.scale[..., None, :, None]
+
+    def scaled(self, lin: Linearization, rhs: Array, data: Array) -> tuple[tuple[Array, ...], dict[str, Any]]:
+        """The linearised problem as arguments of `solve_ode`, in units in which each variable has size 1."""
         z_unit = self.scale[..., None, :, None]
         J = lin.J * self.scale[..., None, None, :, None]
         weights = Weights(self.equation, z_unit / self.noise, self.smoothness)
         options: dict[str, Any] = {"n_steps": data.shape[-3], "scheme": self.scheme, "weights": weights}
-        return self.solve(J, rhs, data / z_unit, self.step_sizes, **options) * z_unit
+        return (J, rhs, data / z_unit, self.step_sizes), options
 
     def residuals(self, f: Array, y: Array) -> Residuals:
         """What the rows leave at y, without weights: f, y - data (NaN where missing), the smoothness rows."""

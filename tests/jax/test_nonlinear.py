@@ -69,19 +69,70 @@ def test_boundary_values_by_damped_newton() -> None:
     np.testing.assert_allclose(r.y[50, 0, 0], 0.1405392, rtol=1e-6)
 
 
-def test_parameters_of_noisy_data_are_those_of_the_core() -> None:
-    data = decays() + 0.1 * np.random.default_rng(0).normal(size=(41, 1))
-    r = jax.jit(lambda data: sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.1))(data)
+def noisy_decays(members: int) -> Array:
+    return decays() + 0.1 * np.random.default_rng(0).normal(size=(members, 41, 1))
 
+
+def of_the_core(data: Array, **options: Any) -> smnn.Fit:
     def linearize(t: Array, y: Array, k: Array) -> tuple[Array, Array, Array]:
         value = y[..., 0, 0]
         J = np.stack([k[..., 0] + 0 * value, 1 + 0 * value, 0 * value], axis=-1)
         return decay(t, y, k), J[..., None, None, :], value[..., None, None]
 
-    core = smnn.fit_ode(linearize, np.array(data), 0.05, np.ones(1), order=2, noise=0.1)
-    assert r.converged
-    np.testing.assert_allclose(r.parameters, core.parameters, atol=0.01 * core.standard_errors[0])
-    np.testing.assert_allclose(r.standard_errors, core.standard_errors, rtol=0.01)
+    return smnn.fit_ode(linearize, np.array(data), 0.05, np.ones(1), order=2, **options)
+
+
+def assert_same(found: Array, expected: np.ndarray, rtol: float) -> None:
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"noise": 0.1}, {"shared": True}, {"weights": sj.Weights(equation=100.0, smoothness=1e4), "y_errors": True}],
+    ids=["noise", "shared", "weights"],
+)
+def test_fits_of_noisy_data_are_those_of_the_core(options: dict[str, Any]) -> None:
+    data = noisy_decays(3)
+    r = jax.jit(lambda data: sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, **options))(data)
+    core = of_the_core(data, **options)
+    assert jnp.all(r.converged)
+    assert core.converged.all()
+    np.testing.assert_allclose(r.parameters, core.parameters, atol=0.01 * core.standard_errors.min())
+    assert_same(r.standard_errors, core.standard_errors, 0.01)
+    assert_same(r.noise, core.noise if r.noise.ndim else np.array(0.1), 0.01)
+    if core.y_errors is not None:
+        assert_same(r.y_errors, core.y_errors, 1e-3)
+
+
+def test_bounds_and_errors_of_members_fitted_by_vmap_are_those_of_the_core() -> None:
+    data, upper = noisy_decays(3), jnp.array([[1.2], [1.5], [1.5]])
+
+    def fit(data: Array, upper: Array) -> sj.Fit:
+        return sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, bounds=(None, upper), y_errors=True)
+
+    r, core = jax.vmap(fit)(data, upper), of_the_core(data, bounds=(None, np.array(upper)), y_errors=True)
+    assert np.isnan(core.standard_errors).sum() == 1  # one is held by its bound
+    for name in ("parameters", "standard_errors", "noise"):
+        assert_same(getattr(r, name), getattr(core, name), 0.01)
+    # at the ends they depend on the weight of the equations
+    assert_same(r.y_errors[..., 0], core.y_errors[..., 0], 0.05)
+
+
+def test_derivatives_of_free_parameters_and_of_those_that_a_bound_holds() -> None:
+    """y = a exp(-k t), the noise estimated: those of linear regression."""
+    bounds = (0.0, jnp.array([[2.0], [1.1]]))
+
+    def fitted(data: Array) -> tuple[Array, Array]:
+        r = sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, bounds=bounds, y_errors=True)
+        return jnp.sum(r.parameters), (r.parameters, r.y_errors)
+
+    gradient, (k, errors) = jax.jit(jax.grad(fitted, has_aux=True))(jnp.stack([decays()] * 2))
+    assert jnp.all(jnp.isfinite(errors))
+    t = 0.05 * np.arange(41)
+    regression = np.linalg.pinv(np.stack([np.exp(-1.3 * t), -3 * t * np.exp(-1.3 * t)], axis=-1))
+    np.testing.assert_allclose(k[:, 0], [1.3, 1.1], rtol=1e-3)
+    np.testing.assert_allclose(gradient[0, :, 0], regression[1], atol=0.01 * np.abs(regression[1]).max())
+    np.testing.assert_array_equal(gradient[1], 0)
 
 
 def test_shared_parameters_of_several_data_sets_and_missing_values() -> None:
@@ -155,8 +206,12 @@ def test_errors_name_what_is_wrong() -> None:
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + t, u, 0.1, n_steps=9, order=2)
     with pytest.raises(smnn.ArgumentError, match="method='march' solves initial-value problems"):
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1], jnp.ones((3, 1, 1)), 0.1, n_steps=5, order=2, method="march")
-    with pytest.raises(smnn.ArgumentError, match="noise"):
-        sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, noise=None)
+    with pytest.raises(smnn.ArgumentError, match="start values of parameters must lie within"):
+        sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, bounds=(2.0, 3.0))
+    with pytest.raises(smnn.ShapeError, match=r"the lower bound must be a number or have shape"):
+        sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, bounds=(jnp.zeros(3), None))
+    with pytest.raises(TypeError, match="bounds must be a pair"):
+        sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, bounds=1.0)
     with pytest.raises(smnn.ShapeError, match="data must have shape"):
         sj.fit_ode(decay, decays()[:, 0], 0.1, jnp.ones(1), order=2, noise=0.1)
     with pytest.raises(smnn.ShapeError, match="Are step_sizes the times"):

@@ -279,7 +279,8 @@ def _bounds(xp: Namespace, x: dict[str, Array], batch: Shape, shared: bool) -> t
     """(B or 1, p) each"""
     if "parameters" not in x or x.keys().isdisjoint(BOUNDS):
         return None
-    full = checked_bounds(xp, *map(x.get, BOUNDS), x["parameters"])
+    lower, upper = map(x.get, BOUNDS)
+    full = checked_bounds(xp, lower, upper, x["parameters"])
     lower, upper = (xp.reshape(b, (1, b.shape[-1])) if shared else flat(xp, b, 1, batch) for b in full)
     return lower, upper
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import smnn_core as smnn
 from smnn_core._problem import Problem
-from smnn_core._solve import adjoint, solve_problem
+from smnn_core._solve import solve_problem
 from smnn_torch import solve_ode
 
 __all__ = ["measure"]
@@ -66,7 +66,7 @@ def engine(inputs: tuple[Any, ...], g: Any) -> Callable[[], Any]:
 
     def call() -> None:
         y, factor = solve_problem(problem)
-        adjoint(problem, factor, y, g)
+        factor.adjoint(problem, y, g)
 
     return call
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from smnn_core._problem import Problem
-from smnn_core._solve import adjoint, solve_problem
+from smnn_core._solve import solve_problem
 
 from . import memory
 from .cases import BATCHES, ENGINE_ALONE, SCALING, SOLVERS, forward, forward_backward
@@ -71,7 +71,7 @@ def _engine(inputs: tuple[Tensor, ...], g: Tensor | None) -> Callable[[], Any]:
 
     def run() -> Any:
         y, factor = solve_problem(problem)
-        return y if g is None else adjoint(problem, factor, y, g.numpy())
+        return y if g is None else factor.adjoint(problem, y, g.numpy())
 
     return run
 

@@ -15,7 +15,7 @@ from ._problem import UNIT, Gradients, Problem, System, Weights
 from ._schemes import HERMITE, Scheme
 from ._weighting import as_arrays, pull_back, weighted_problem, weighted_system
 from .engines import select
-from .engines._contract import ALL, Engine, Factor
+from .engines._interface import ALL, Engine, Factor
 
 __all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
 
@@ -107,7 +107,7 @@ def solve_ode_vjp(
         common_namespace({"y": y, "g": g})
         if tuple(g.shape) != tuple(y.shape):
             raise ShapeError(f"g must have the shape of y, {tuple(y.shape)}; got {tuple(g.shape)}.")
-        return pull_back(stated, problem, adjoint(problem, factor, y, g))
+        return pull_back(stated, problem, factor.adjoint(problem, y, g))
 
     return y, vjp
 
@@ -281,21 +281,18 @@ def dense_system(
 
 
 def solve_problem(
-    problem: Problem, *, engine: str = "auto", check: bool = False, lean: bool = False
+    problem: Problem, *, engine: str = "auto", check: bool = False, recompute: bool = False
 ) -> tuple[Array, Factor]:
-    """The solution of a checked problem and the factor that its adjoint needs; `lean` as in `engines._contract`."""
-    return solve_with(select(engine, problem.system), problem, check=check, lean=lean)
+    """The solution of a checked problem and the factor that its adjoint needs; `recompute` as for engines."""
+    return solve_with(select(engine, problem.system), problem, check=check, recompute=recompute)
 
 
-def solve_with(engine: Engine, problem: Problem, *, check: bool, lean: bool) -> tuple[Array, Factor]:
+def solve_with(engine: Engine, problem: Problem, *, check: bool, recompute: bool) -> tuple[Array, Factor]:
     """`solve_problem` with an engine that was selected; looks at the values that were not checked."""
-    if not hasattr(engine, "solve_problem"):
-        factor = eliminate(engine, problem.system, check=check)
-        return factor.solve(problem.rows), factor
-    if not getattr(engine, "checks_values", False):
+    if not engine.checks_values:
         problem.system.check_values()
-    y, factor = engine.solve_problem(problem, lean=lean)
-    raise_if_singular(problem.system, factor, check)
+    y, factor = engine.solve_problem(problem, recompute=recompute)
+    raise_if_singular(problem.system, factor.undetermined, check)
     return y, factor
 
 
@@ -307,34 +304,22 @@ def solve_without_raising(
 
     Args:
         determined: the rows are known to determine all unknowns: an engine may leave out to judge the pivots, which
-            takes many times longer than the solution where weights differ by many orders of magnitude.
+            takes many times longer than the solution where weights differ by many orders of magnitude. There is no
+            factor then.
     """
     chosen = select(engine, problem.system)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
-        if determined and hasattr(chosen, "solve_determined"):
-            return chosen.solve_determined(problem), None
-        if hasattr(chosen, "solve_problem"):
-            y, factor = chosen.solve_problem(problem, lean=False)
-            return y, factor
-        factor = chosen.factorize(problem.system)
-        return factor.solve(problem.rows), factor
+        return (chosen.solve_determined(problem), None) if determined else chosen.solve_problem(problem)
 
 
 def eliminate(engine: Engine, system: System, *, check: bool) -> Factor:
     """The factor; looks at the values that were not checked."""
-    if not getattr(engine, "checks_values", False):
+    if not engine.checks_values:
         system.check_values()
     factor = engine.factorize(system)
-    raise_if_singular(system, factor, check)
+    raise_if_singular(system, factor.undetermined, check)
     return factor
-
-
-def adjoint(problem: Problem, factor: Factor, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-    """The gradients of L with respect to all inputs, or those wanted, from g = dL/dy; fused where the engine can."""
-    if hasattr(factor, "adjoint"):
-        return factor.adjoint(problem, y, g, wanted)
-    return _gradient.solve_pullback(problem, factor, y, g)
 
 
 def adjoint_without_factor(
@@ -345,24 +330,15 @@ def adjoint_without_factor(
     *,
     engine: str = "auto",
     eliminated: System | None = None,
-    lean: bool = False,
+    recompute: bool = False,
 ) -> Gradients:
-    """`adjoint` where no factor was kept.
-
-    Args:
-        eliminated: the system before it was broadcast to the batch of the problem, if it was.
-        lean: see `engines._contract.Engine`.
-    """
-    system = problem.system if eliminated is None else eliminated
-    chosen = select(engine, system)
-    if hasattr(chosen, "adjoint"):
-        return chosen.adjoint(problem, y, g, wanted, lean=lean)
-    return adjoint(problem, chosen.factorize(system), y, g, wanted)
+    """The gradients of L with respect to all inputs, or those wanted, from g = dL/dy, as `Engine.adjoint`."""
+    chosen = select(engine, problem.system if eliminated is None else eliminated)
+    return chosen.adjoint(problem, y, g, wanted, eliminated=eliminated, recompute=recompute)
 
 
-def raise_if_singular(system: System, factor: Factor, check: bool) -> None:
+def raise_if_singular(system: System, flags: Array | None, check: bool) -> None:
     """Raises for undetermined time points, where looking costs nothing or was asked for."""
-    flags = factor.undetermined
     if flags is None:
         return
     if check and is_tracer(flags):

@@ -11,12 +11,13 @@ The problem as data (`smnn_core._problem` has the shapes):
     as_arrays, across_steps, without_missing: step sizes and weights as callers give them, as those of `Problem`.
 
 Solving (`docs/adding-an-engine.md` has the contract of engines):
-    ENGINES, Engine, Factor, select, array_api: the engines; the one by name, or the first that serves; the one for all.
+    ENGINES, Engine, ArrayEngine, Factor, select: the engines; that for all arrays; that of a name, or the first that
+    serves.
     solve_with, eliminate: solution and factor, or the factor, after the checks that look at values.
     error_estimate_with: `error_estimate` by another `solve_ode`.
 
 Derivatives (`docs/theory/derivative.md`):
-    adjoint, adjoint_without_factor: all gradients of a solution, or those wanted (ALL), by what the engine has for it.
+    adjoint_without_factor: all gradients of a solution, or those wanted (ALL); a factor that was kept has them, too.
     least_squares_pullback, solve_pushforward, normal_pullback, normal_pushforward: each of the two operators,
     differentiated in either mode, in terms of both.
     apply, apply_transpose, weighted, residual: A y, A^T r, W r and d - A y.
@@ -55,13 +56,14 @@ from ._cupy import on_stream
 from ._error_estimate import error_estimate_with
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
 from ._problem import UNIT, Problem, Rows, System, check_weights
-from ._solve import adjoint, adjoint_without_factor, check_states, eliminate, solve_with
+from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
 from ._weighting import across_steps, as_arrays, without_missing
-from .engines import ENGINES, array_api, select
+from .engines import ENGINES, select
 from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
-from .engines._contract import ALL, Engine, Factor
+from .engines._interface import ALL, Engine, Factor
+from .engines.array_api import ArrayEngine
 from .fitting._fit import warn_of_misfit
 from .fitting._iteration import (
     ANNEALING,
@@ -104,6 +106,7 @@ __all__ = [
     "STAGE_TOLERANCE",
     "TOLERANCE",
     "UNIT",
+    "ArrayEngine",
     "Engine",
     "Factor",
     "FitRows",
@@ -115,11 +118,9 @@ __all__ = [
     "Shape",
     "System",
     "across_steps",
-    "adjoint",
     "adjoint_without_factor",
     "apply",
     "apply_transpose",
-    "array_api",
     "as_arrays",
     "attached",
     "broadcast_shapes",

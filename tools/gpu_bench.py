@@ -103,7 +103,7 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream, unstaged() if case.name.endswith(UNSTAGED) else nullcontext():
         row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
-        factor = smnn.engines.cuda.factorize(smnn._problem.Problem.build(*arrays).system)
+        factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
         row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes)
         row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y

@@ -133,18 +133,15 @@ def batch_shape(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
 def least_squares(static: Static, operands: Sequence[Array]) -> list[Array]:
     """[argmin_y |W (A y - d)|^2] for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
     system, (b, u) = static.system(*operands[:5]), operands[5:]
-    engine = select(static.engine, system)
-    if hasattr(engine, "solve_problem"):
-        batch = batch_shape([x.shape for x in operands], PROBLEM_AXES)
-        return [engine.solve_problem(Problem(system, b, u, batch))[0]]
-    return [engine.factorize(system).solve(Rows(b, u, None))]
+    problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
+    return [select(static.engine, system).solve_problem(problem)[0]]
 
 
 def augmented(static: Static, operands: Sequence[Array]) -> list[Array]:
     """[argmin_x |W (A x - d)|^2 - M^-1 h]; operands c, s, weights, the three parts of d, and h."""
     system, (*d, h) = static.system(*operands[:5]), operands[5:]
     engine = select(static.engine, system)
-    if _all_zero(*d) and hasattr(engine, "normal_solve"):
+    if _all_zero(*d):
         return [-engine.normal_solve(system, h)]
     factor = engine.factorize(system)
     if not _all_zero(h):

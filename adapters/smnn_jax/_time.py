@@ -44,7 +44,7 @@ def drop_halo(axis: str | None, g: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ChunkFactor:
-    """The factor of a system of which every device holds a chunk: see `engines._contract.Factor`."""
+    """The factor of a system of which every device holds a chunk: see `engines._interface.Factor`."""
 
     system: System
     """Of P+1 points."""

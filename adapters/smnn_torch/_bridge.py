@@ -21,6 +21,7 @@ from smnn_core import Gradients, Scheme, Weights
 from smnn_core.extend import (
     ALL,
     UNIT,
+    ArrayEngine,
     Engine,
     Factor,
     Problem,
@@ -28,13 +29,11 @@ from smnn_core.extend import (
     Shape,
     System,
     adjoint_without_factor,
-    array_api,
     broadcast_shapes,
     eliminate,
     select,
     solve_with,
 )
-from smnn_core.extend import adjoint as core_adjoint
 
 from . import _cuda
 
@@ -140,7 +139,7 @@ def least_squares_on_cpu(
     weights = _weights(*numbers)
     problem = Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
     engine = select(how.engine, problem.system)
-    if engine.name == array_api.name:
+    if isinstance(engine, ArrayEngine):
         return None
     return _solved(how, keep, engine, problem)
 
@@ -154,7 +153,7 @@ def _weights(equation: float, initial: float, smoothness: float) -> Weights:
 
 def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Tensor:
     """The solution; what its derivatives need is kept."""
-    y, factor = solve_with(engine, problem, check=how.check, lean=how.lean)
+    y, factor = solve_with(engine, problem, check=how.check, recompute=how.lean)
     if not how.recompute:
         keep.kept = Kept(problem.system, factor, problem, y)
     return tensor(y)
@@ -231,19 +230,19 @@ def adjoint(
     g: Tensor,
     wanted: Gradients = ALL,
 ) -> Gradients:
-    """The gradients with respect to all inputs of y = least_squares(...), or those wanted (see `engines._contract`), in
-    one go; in the arrays of the engine."""
+    """The gradients with respect to all inputs of y = least_squares(...), or those wanted, in the arrays of the
+    engine."""
     if keep.kept is None and how.recompute:
         _, new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
         with calls_on(new.system):
             y_, g_ = like(new.system, y), like(new.system, g)
-            return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, lean=how.lean)
+            return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, recompute=how.lean)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     with calls_on(system):
         if problem is None:
             problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
             solution = like(system, y)
-        return core_adjoint(problem, factor, solution, like(system, g), wanted)
+        return factor.adjoint(problem, solution, like(system, g), wanted)
 
 
 def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
@@ -254,7 +253,7 @@ def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | No
         return None
     if torch._C._len_torch_dispatch_stack() or type(g) not in PLAIN or not g.is_cpu:
         return None
-    dc, db, du, ds, _ = core_adjoint(kept.problem, kept.factor, kept.y, g.numpy(force=True), wanted)
+    dc, db, du, ds, _ = kept.factor.adjoint(kept.problem, kept.y, g.numpy(force=True), wanted)
     return [None if x is None else torch.from_numpy(x) for x in (dc, ds, db, du)]
 
 
@@ -310,7 +309,7 @@ def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) 
             result = build(how, *map(_cuda.view, given))
     if result is not None:
         engine = _engine(how, result)
-        if engine.name != array_api.name:
+        if not isinstance(engine, ArrayEngine):
             return engine, result
     result = build(how, *(x.detach() if isinstance(x, Tensor) else x for x in given))
     return _engine(how, result), result

@@ -301,7 +301,7 @@ def _in_blocks(x: Array, shapes: tuple[tuple[int, ...], ...], xp: Namespace) -> 
 def _solve(problem: Problem) -> Solved:
     system, xp, batch = problem.system, problem.system.xp, problem.batch
     factor = _factorize(system)
-    raise_if_singular(system, factor, check=False)
+    raise_if_singular(system, factor.undetermined, check=False)
     d = _by_first_time(system, batch, _right_hand_side(problem), list(factor.shapes))
     core = (system.n_steps, system.V, system.K)
 

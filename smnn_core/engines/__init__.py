@@ -1,7 +1,7 @@
 """Engines: ways to eliminate the same least-squares problem. They know nothing of gradients or frameworks.
 
-To add one: a module with the names of `engines._contract.Engine`, and its line in `ENGINES`, where "auto" takes the
-first that does not refuse.
+To add one: a class derived from `engines._interface.Engine`, and its place in `ENGINES`, where "auto" takes the first
+that does not refuse.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import warnings
 from .._arrays import is_numpy
 from .._errors import EngineError, EngineWarning
 from .._problem import System
-from . import array_api, cpu, cuda
-from ._contract import Engine
+from . import cpu
+from ._interface import Engine
+from .array_api import ArrayEngine
+from .cuda import CudaEngine
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (cpu, cuda, array_api)}
+_ALL: tuple[Engine, ...] = (cpu.CpuEngine(), CudaEngine(), ArrayEngine())
+ENGINES = {engine.name: engine for engine in _ALL}
 
 
 def select(engine: str, system: System) -> Engine:

@@ -9,11 +9,11 @@ from math import ceil, prod
 import numpy as np
 
 from .._constraints import apply, apply_transpose, residual, weighted
-from .._gradient import NormalSolve, solve_pullback
+from .._gradient import NormalSolve
 from .._problem import Gradients, Problem, Weights
-from . import array_api
-from ._contract import by_field
+from ._interface import by_field
 from ._refinement import widened
+from .array_api import ArrayEngine
 
 RANKS = 4, 2, 2, 1, 1, 3, 3
 """Axes of an input behind those of the batch, in the order of `by_field`."""
@@ -50,12 +50,8 @@ def careful_gradients(
     g = np.broadcast_to(g, (*problem.batch, T, V, K)).reshape(-1, T, V, K)
     for some in np.array_split(numbers, max(1, ceil(len(numbers) * T * V * K / NUMBERS))) if len(numbers) else ():
         part = _of_members(problem, some)
-        factor = array_api.factorize(part.system)
-        y = factor.solve(part.rows)
-        if isinstance(factor, array_api.RoundedFactor):
-            gradients = factor.adjoint(part, y, g[some])
-        else:
-            gradients = solve_pullback(part, factor, y, g[some])
+        factor = ArrayEngine().factorize(part.system)
+        gradients = factor.adjoint(part, factor.solve(part.rows), g[some])
         yield some, gradients, factor.undetermined.any(axis=-1)
 
 

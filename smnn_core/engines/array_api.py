@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
 from .._constraints import apply_transpose, residual, weighted
-from .._gradient import solve_pullback
-from .._problem import Gradients, Problem, Rows, System
-from ._contract import ALL, by_field, from_fields
+from .._problem import Rows, System
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
+from ._interface import Engine, Factor
 from ._odd_even import (
     Couplings,
     Level,
@@ -27,24 +26,13 @@ from ._odd_even import (
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
 from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined, widened
-from ._selected_inverse import RoundedSelectedInverse, SelectedInverse
-
-name = "array_api"
-
-
-def refusal(system: System) -> str | None:
-    """This engine serves everything."""
-    return None
-
-
-def describe() -> str:
-    """One line for `show_config`."""
-    return "available: odd-even elimination in array API calls, any namespace and size"
+from ._rounded import RoundedFactor
+from ._selected_inverse import SelectedInverse
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayFactor:
-    """The factor of a system: see `engines._contract.Factor`."""
+class ArrayFactor(Factor):
+    """The levels of elimination."""
 
     system: System
     levels: tuple[Level, ...]
@@ -142,52 +130,23 @@ class ArrayFactor:
         return xp.where(bad, system.constant(xp.nan), x)
 
 
-@dataclass(frozen=True, eq=False)
-class RoundedFactor:
-    """A factor in float64 of a system in float32: what goes in is widened, what comes out is rounded once."""
+class ArrayEngine(Engine):
+    """Odd-even elimination in array API calls: linear work, log2(T) levels, in float64 where the namespace has it."""
 
-    system: System
-    wide: ArrayFactor
+    name = "array_api"
 
-    @property
-    def undetermined(self) -> Array:
-        return self.wide.undetermined
+    def refusal(self, system: System) -> str | None:
+        """This engine serves everything."""
 
-    def solve(self, d: Rows) -> Array:
-        return self._rounded(self.wide.solve(Rows(*map(self._widened, d))))
+    def describe(self) -> str:
+        """One line for `show_config`."""
+        return "available: odd-even elimination in array API calls, any namespace and size"
 
-    def normal_solve(self, g: Array) -> Array:
-        return self._rounded(self.wide.normal_solve(self._widened(g)))
-
-    def adjoint_rows(self, g: Array) -> Rows:
-        return Rows(*map(self._rounded, self.wide.adjoint_rows(self._widened(g))))
-
-    def residual_rows(self, d: Rows) -> Rows:
-        return Rows(*map(self._rounded, self.wide.residual_rows(Rows(*map(self._widened, d)))))
-
-    def selected_inverse(self) -> RoundedSelectedInverse:
-        return RoundedSelectedInverse(self.system, self.wide.selected_inverse())
-
-    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """All gradients; y, which was rounded, is solved for again, as residuals are differences."""
-        del y, wanted
-        rhs, initial_values, smoothness = map(self._widened, problem.rows)
-        wide = Problem(widened(problem.system), rhs, initial_values, problem.batch, smoothness)
-        gradients = solve_pullback(wide, self.wide, self.wide.solve(wide.rows), self._widened(g))
-        return from_fields(map(self._rounded, by_field(gradients)))
-
-    def _widened(self, x: Array | None) -> Array | None:
-        return None if x is None else self.system.xp.astype(x, self.system.xp.float64)
-
-    def _rounded(self, x: Array) -> Array:
-        return self.system.xp.astype(x, self.system.dtype)
-
-
-def factorize(system: System) -> ArrayFactor | RoundedFactor:
-    """Eliminates all points: linear work, log2(T) levels."""
-    wide = widened(system)
-    factor = _factorize(wide)
-    return factor if wide is system else RoundedFactor(system, factor)
+    def factorize(self, system: System) -> ArrayFactor | RoundedFactor:
+        """Eliminates all points."""
+        wide = widened(system)
+        factor = _factorize(wide)
+        return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
 
 
 def _factorize(system: System) -> ArrayFactor:

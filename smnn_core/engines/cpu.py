@@ -34,7 +34,7 @@ from .._errors import AccuracyWarning, ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
 from ._careful import add_members, careful_gradients, unrefined
-from ._contract import ALL, by_field, from_fields
+from ._interface import ALL, Engine, Factor, by_field, from_fields
 from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
@@ -48,34 +48,6 @@ except ImportError as error:
         f"its kernels could not be loaded ({error})."
         if list(Path(__file__).parent.glob("_kernels*"))
         else "its kernels were not built: the installation found no C++17 compiler, or compiling them failed."
-    )
-
-name = "cpu"
-checks_values = True
-
-
-def refusal(system: System) -> str | None:
-    """Why the system is left to another engine: no kernels, other arrays than NumPy's, or very large blocks."""
-    if _kernels is None:
-        return _missing
-    if not isinstance(system.coefficients, np.ndarray):
-        return f"it serves NumPy arrays, and the coefficients are {type(system.coefficients).__name__}."
-    if system.n > _kernels.LARGEST:
-        return f"it serves up to {_kernels.LARGEST} unknowns per time point (variables x orders), here are {system.n}."
-    return None
-
-
-def describe() -> str:
-    """One line for `show_config`."""
-    if _kernels is None:
-        return f"not available: {_missing}"
-    try:
-        level = _kernels.level()
-    except RuntimeError as error:
-        return f"not available: {error}"
-    return (
-        f"available: {level} instructions (of {_kernels.usable_levels()}), {_kernels.max_threads()} threads; "
-        f"NumPy arrays, up to {_kernels.LARGEST} unknowns per time point"
     )
 
 
@@ -156,8 +128,8 @@ def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 @dataclass(eq=False)
-class CpuFactor:
-    """The factor of a system: see `engines._contract.Factor`."""
+class CpuFactor(Factor):
+    """What kernels kept of a system, if anything."""
 
     system: System
     call: _Call
@@ -206,7 +178,7 @@ class CpuFactor:
         return _rounded(self._masked(x), system.dtype)
 
     def adjoint(
-        self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False
+        self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, recompute: bool = False
     ) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
         call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
@@ -216,7 +188,7 @@ class CpuFactor:
 
         def contract(g: np.ndarray) -> Any:
             return _kernels.adjoint(
-                call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), lean
+                call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), recompute
             )
 
         small_pivot, is_unrefined = contract(g)
@@ -261,39 +233,99 @@ class CpuFactor:
         return x
 
 
-def factorize(system: System) -> CpuFactor:
-    """Eliminates a left-hand side, once for all right-hand sides."""
-    if 0 in system.batch:
-        system.check_values()  # (kernels look at what they solve)
-    call = _Call.of(system)
-    kept, small_pivot, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None)
-    if zero_step:
-        raise ArgumentError(ZERO_STEP)
-    undetermined = _undetermined(system) if small_pivot else None
-    return CpuFactor(system, call, kept, undetermined, has_small_pivots=small_pivot)
+class CpuEngine(Engine):
+    """Elimination by compiled kernels."""
 
+    name = "cpu"
+    checks_values = True
 
-def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[np.ndarray, CpuFactor]:
-    """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below six
-    times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing (`lean`).
-    What is not kept is eliminated again.
-    """
-    system = problem.system
-    if 0 in problem.batch:
-        system.check_values()
-    call = _Call.of(system, problem.rhs, problem.initial_values)
-    y = _empty((*problem.batch, system.n_steps, system.V, system.K))
-    kept, small_pivot, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, y, lean)
-    if zero_step:
-        raise ArgumentError(ZERO_STEP)
-    undetermined = _undetermined(system) if small_pivot else None
-    factor = CpuFactor(system, call, kept, undetermined, problem, has_small_pivots=small_pivot)
-    y = factor._masked(y)
-    if small_pivot:
-        y = _refined(system, problem.rows, y)
-    if not (system.dtype == _DOUBLE or lean):
-        factor.y = y
-    return _rounded(y, system.dtype), factor
+    def refusal(self, system: System) -> str | None:
+        """Why the system is left to another engine: no kernels, other arrays than NumPy's, or very large blocks."""
+        if _kernels is None:
+            return _missing
+        if not isinstance(system.coefficients, np.ndarray):
+            return f"it serves NumPy arrays, and the coefficients are {type(system.coefficients).__name__}."
+        if system.n > _kernels.LARGEST:
+            most = f"{_kernels.LARGEST} unknowns per time point (variables x orders)"
+            return f"it serves up to {most}, here are {system.n}."
+        return None
+
+    def describe(self) -> str:
+        """One line for `show_config`."""
+        if _kernels is None:
+            return f"not available: {_missing}"
+        try:
+            level = _kernels.level()
+        except RuntimeError as error:
+            return f"not available: {error}"
+        return (
+            f"available: {level} instructions (of {_kernels.usable_levels()}), {_kernels.max_threads()} threads; "
+            f"NumPy arrays, up to {_kernels.LARGEST} unknowns per time point"
+        )
+
+    def factorize(self, system: System) -> CpuFactor:
+        """Eliminates a left-hand side, once for all right-hand sides."""
+        if 0 in system.batch:
+            system.check_values()  # (kernels look at what they solve)
+        call = _Call.of(system)
+        kept, small_pivot, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None)
+        if zero_step:
+            raise ArgumentError(ZERO_STEP)
+        undetermined = _undetermined(system) if small_pivot else None
+        return CpuFactor(system, call, kept, undetermined, has_small_pivots=small_pivot)
+
+    def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[np.ndarray, CpuFactor]:
+        """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below
+        six times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing
+        (`recompute`). What is not kept is eliminated again.
+        """
+        system = problem.system
+        if 0 in problem.batch:
+            system.check_values()
+        call = _Call.of(system, problem.rhs, problem.initial_values)
+        y = _empty((*problem.batch, system.n_steps, system.V, system.K))
+        kept, small_pivot, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, y, recompute)
+        if zero_step:
+            raise ArgumentError(ZERO_STEP)
+        undetermined = _undetermined(system) if small_pivot else None
+        factor = CpuFactor(system, call, kept, undetermined, problem, has_small_pivots=small_pivot)
+        y = factor._masked(y)
+        if small_pivot:
+            y = _refined(system, problem.rows, y)
+        if not (system.dtype == _DOUBLE or recompute):
+            factor.y = y
+        return _rounded(y, system.dtype), factor
+
+    def solve_determined(self, problem: Problem) -> np.ndarray:
+        """The solution of a system that is known to have one, whose pivots need not be judged."""
+        problem.system.check_values()
+        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+        return _rounded(_solution(call, problem), problem.system.dtype)
+
+    def normal_solve(self, system: System, g: Array) -> np.ndarray:
+        """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
+        call = _Call.of(system)
+        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+        x = _empty((*batch, system.n_steps, system.V, system.K))
+        small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _wide(g), x)
+        if small_pivot:
+            CpuFactor(system, call, None, _undetermined(system))._masked(x)
+        return _rounded(x, system.dtype)
+
+    def adjoint(
+        self,
+        problem: Problem,
+        y: Array,
+        g: Array,
+        wanted: Gradients = ALL,
+        *,
+        eliminated: System | None = None,
+        recompute: bool = False,
+    ) -> Gradients:
+        """The gradients from dL/dy = g, where no factor was kept."""
+        del eliminated
+        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
+        return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, recompute=recompute)
 
 
 def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
@@ -311,35 +343,11 @@ def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
     return result
 
 
-def solve_determined(problem: Problem) -> np.ndarray:
-    """The solution of a system that is known to have one, whose pivots need not be judged."""
-    problem.system.check_values()
-    call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-    return _rounded(_solution(call, problem), problem.system.dtype)
-
-
 def _solution(call: _Call, problem: Problem) -> np.ndarray:
     system = problem.system
     y = _empty((*problem.batch, system.n_steps, system.V, system.K))
     _kernels.solve(call.form, problem.batch, call.inputs, y, True)
     return y
-
-
-def normal_solve(system: System, g: Array) -> np.ndarray:
-    """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
-    call = _Call.of(system)
-    batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-    x = _empty((*batch, system.n_steps, system.V, system.K))
-    small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _wide(g), x)
-    if small_pivot:
-        CpuFactor(system, call, None, _undetermined(system))._masked(x)
-    return _rounded(x, system.dtype)
-
-
-def adjoint(problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, lean: bool = False) -> Gradients:
-    """The gradients from dL/dy = g, where no factor was kept. `lean`: as for `solve_problem`."""
-    call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-    return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, lean=lean)
 
 
 UNREFINED = (

@@ -38,17 +38,15 @@ import numpy as np
 
 from .._arrays import Array, Namespace, Shape
 from .._errors import EngineWarning
-from .._gradient import solve_pullback
 from .._problem import Gradients, Problem, Rows, System
-from . import array_api
-from ._contract import ALL
 from ._cuda import host
 from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
-from ._cuda.rounded import RoundedFactor, widened, widened_problem
 from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
-
-name = "cuda"
+from ._interface import ALL, Engine, Factor
+from ._refinement import widened
+from ._rounded import RoundedFactor, widened_problem
+from .array_api import ArrayEngine
 
 LARGEST = 12
 """Unknowns per time point, at most: a thread keeps some n^2 numbers for its lane."""
@@ -58,14 +56,6 @@ MOST_EQUATIONS = 16
 
 THREADS_PER_PROCESSOR = 256
 """As many lanes of a multiprocessor as keep its arithmetic busy, at the registers that elimination takes."""
-
-
-def refusal(system: System) -> str | None:
-    """Why the system is left to another engine: other arrays than CuPy's, or larger blocks than a thread can hold."""
-    c = system.coefficients
-    if not compat.is_cupy_array(c):
-        return f"it serves CuPy arrays, and the coefficients are {type(c).__name__}."
-    return size_refusal(system.n, system.K, system.Q, system.batch)
 
 
 def size_refusal(n: int, K: int, Q: int, batch: Shape) -> str | None:
@@ -79,21 +69,6 @@ def size_refusal(n: int, K: int, Q: int, batch: Shape) -> str | None:
     if too_many_axes(batch):
         return f"it serves up to {MAX_AXES} batch axes, and the batch is {batch}: reshape it to fewer."
     return None
-
-
-def describe() -> str:
-    """One line for `show_config`."""
-    try:
-        cupy = importlib.import_module("cupy")
-        devices = [_describe_device(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount())]
-    except Exception as error:  # (of the import, the driver or the device: each has its own types)
-        return f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    if not devices:
-        return "not available: no CUDA device"
-    return (
-        f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns and {MOST_EQUATIONS} equations per "
-        f"time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api"
-    )
 
 
 def _describe_device(cupy: Any, index: int) -> str:
@@ -174,15 +149,17 @@ def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class CudaFactor:
-    """The factor of a system: see `engines._contract.Factor`. Its calls run on the device of the system."""
+class CudaFactor(Factor):
+    """A factor on a device. Its calls run there."""
 
+    system: System
+    undetermined: Array
     device: CupyDevice
     factor: host.DeviceFactor
 
-    @property
-    def undetermined(self) -> Array:
-        return self.factor.undetermined
+    @staticmethod
+    def of(device: CupyDevice, factor: host.DeviceFactor) -> CudaFactor:
+        return CudaFactor(factor.system, factor.undetermined, device, factor)
 
     @property
     def nbytes(self) -> int:
@@ -207,45 +184,68 @@ class CudaFactor:
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
         other = self._other(problem.batch)
-        if isinstance(other, array_api.RoundedFactor):
-            return other.adjoint(problem, y, g, wanted)
         if other is not None:
-            return solve_pullback(problem, other, y, g)
+            return other.adjoint(problem, y, g, wanted)
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g, wanted)
 
-    def _other(self, *batches: Shape) -> Any:
+    def _other(self, *batches: Shape) -> Factor | None:
         """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
-        system = self.factor.system
-        return array_api.factorize(system) if too_many_axes(np.broadcast_shapes(system.batch, *batches)) else None
+        return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, *batches)) else None
 
 
-def factorize(system: System) -> CudaFactor | RoundedFactor:
-    """Eliminates a left-hand side, once for all right-hand sides."""
-    device = _device(system.coefficients.device.id)
-    with device.cupy.cuda.Device(device.index):
-        if _narrow(device, system):
-            _warn_of_few_digits(device.index)
-        wide = widened(system) if device.widens else system
-        factor = CudaFactor(device, host.factorize(device, wide))
-    return factor if wide is system else RoundedFactor(system, factor)
+class CudaEngine(Engine):
+    """Elimination by kernels that NVRTC compiles."""
 
+    name = "cuda"
 
-def solve_problem(problem: Problem, *, lean: bool = False) -> tuple[Array, Any]:
-    """The solution and the factor, in one sweep. `lean` changes nothing: the factor lives as long as its object."""
-    del lean
-    system = problem.system
-    if too_many_axes(problem.batch):
-        other = array_api.factorize(system)
-        return other.solve(problem.rows), other
-    device = _device(system.coefficients.device.id)
-    with device.cupy.cuda.Device(device.index):
-        if _narrow(device, system):
-            _warn_of_few_digits(device.index)
-        if not device.widens or system.dtype == system.xp.float64:
-            y, factor = host.solve_problem(device, problem)
-            return y, CudaFactor(device, factor)
-        wide = widened_problem(problem)
-        y, factor = host.solve_problem(device, wide)
-        rounded = RoundedFactor(system, CudaFactor(device, factor), (problem, wide, y))
-        return system.xp.astype(y, system.dtype), rounded
+    def refusal(self, system: System) -> str | None:
+        """Why another engine must serve it: other arrays than CuPy's, or larger blocks than a thread can hold."""
+        c = system.coefficients
+        if not compat.is_cupy_array(c):
+            return f"it serves CuPy arrays, and the coefficients are {type(c).__name__}."
+        return size_refusal(system.n, system.K, system.Q, system.batch)
+
+    def describe(self) -> str:
+        """One line for `show_config`."""
+        try:
+            cupy = importlib.import_module("cupy")
+            devices = [_describe_device(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount())]
+        except Exception as error:  # (of the import, the driver or the device: each has its own types)
+            return (
+                f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            )
+        if not devices:
+            return "not available: no CUDA device"
+        return (
+            f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns and {MOST_EQUATIONS} equations "
+            f"per time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api"
+        )
+
+    def factorize(self, system: System) -> CudaFactor | RoundedFactor:
+        """Eliminates a left-hand side, once for all right-hand sides."""
+        device = _device(system.coefficients.device.id)
+        with device.cupy.cuda.Device(device.index):
+            if _narrow(device, system):
+                _warn_of_few_digits(device.index)
+            wide = widened(system) if device.widens else system
+            factor = CudaFactor.of(device, host.factorize(device, wide))
+        return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
+
+    def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[Array, Factor]:
+        """The solution and the factor, in one sweep. The factor is kept as long as its object."""
+        del recompute
+        system = problem.system
+        if too_many_axes(problem.batch):
+            return ArrayEngine().solve_problem(problem)
+        device = _device(system.coefficients.device.id)
+        with device.cupy.cuda.Device(device.index):
+            if _narrow(device, system):
+                _warn_of_few_digits(device.index)
+            if not device.widens or system.dtype == system.xp.float64:
+                y, factor = host.solve_problem(device, problem)
+                return y, CudaFactor.of(device, factor)
+            wide = widened_problem(problem)
+            y, factor = host.solve_problem(device, wide)
+            rounded = RoundedFactor(system, factor.undetermined, CudaFactor.of(device, factor), (problem, wide, y))
+            return system.xp.astype(y, system.dtype), rounded

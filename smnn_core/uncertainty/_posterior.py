@@ -26,8 +26,8 @@ from .._schemes import WIENER, Scheme
 from .._solve import eliminate, owned_system, refuse_autodiff, solve_problem
 from .._weighting import as_arrays, weighted_problem
 from ..engines import ENGINES
-from ..engines._contract import Factor
 from ..engines._increments import increment_rows
+from ..engines._interface import Factor
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 __all__ = ["Posterior", "posterior", "wiener_weight"]

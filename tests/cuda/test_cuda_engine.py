@@ -14,10 +14,10 @@ from _engine_cases import gradients_by_name, random_problem
 import smnn_core as smnn
 from smnn_core._problem import Problem
 from smnn_core.engines import cuda, select
-from smnn_core.engines._contract import by_field, from_fields
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
+from smnn_core.engines._interface import by_field, from_fields
 
 GRAIN = Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3, gain=np.inf)
 
@@ -87,11 +87,11 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     g = np.ones_like(y)
     given = on_device(problem)
     cupy.modules = [host.specialization(problem.system, chunked=True)]
-    found, found_factor = cuda.solve_problem(given)
+    found, found_factor = cuda.CudaEngine().solve_problem(given)
     np.testing.assert_array_equal(found, y)
     assert cupy.compiled == [SOLVE]
     np.testing.assert_array_equal(found_factor.normal_solve(g.view(DeviceArray)), factor.normal_solve(g))
-    np.testing.assert_array_equal(cuda.factorize(given.system).solve(given.rows), y)
+    np.testing.assert_array_equal(cuda.CudaEngine().factorize(given.system).solve(given.rows), y)
     gradients = found_factor.adjoint(given, found, g.view(DeviceArray))
     for name, value in gradients_by_name(factor.adjoint(problem, y, g)).items():
         np.testing.assert_array_equal(gradients_by_name(gradients)[name], value)
@@ -104,7 +104,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
 
 def test_refuses_arrays_of_others_with_a_reason() -> None:
     system = random_problem(np.random.default_rng(1), (), 12, 1, 3, 1).system
-    assert "serves CuPy arrays, and the coefficients are ndarray" in str(cuda.refusal(system))
+    assert "serves CuPy arrays, and the coefficients are ndarray" in str(cuda.CudaEngine().refusal(system))
     with pytest.raises(smnn.EngineError, match="engine 'cuda' cannot serve this problem: it serves CuPy arrays"):
         select("cuda", system)
 
@@ -126,4 +126,4 @@ def test_refuses_sizes_that_kernels_do_not_serve(n, K, Q, batch, reason) -> None
 
 
 def test_describes_itself_without_a_device() -> None:
-    assert cuda.describe().startswith(("available: ", "not available: "))
+    assert cuda.CudaEngine().describe().startswith(("available: ", "not available: "))

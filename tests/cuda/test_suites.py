@@ -33,6 +33,11 @@ def test_core() -> None:
 
 
 @needs_compiler
+def test_laws_of_engines() -> None:
+    run("_plugin_cupy", "tests/engines/test_laws.py", "-k", "cuda")
+
+
+@needs_compiler
 def test_torch() -> None:
     run("_plugin_torch", "tests/torch/test_torch_device.py", "-k", "not compiled and not options")
 

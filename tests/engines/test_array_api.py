@@ -8,7 +8,7 @@ import pytest
 import smnn_core as smnn
 from benchmarks import adjoint, exact, singular
 from smnn_core._problem import Problem
-from smnn_core.engines.array_api import factorize
+from smnn_core.engines.array_api import ArrayEngine
 
 Array = np.ndarray
 
@@ -34,7 +34,7 @@ def test_residual_rows_are_what_the_solution_leaves(T: int, scheme: smnn.Scheme)
     rng = np.random.default_rng(T)
     arguments = rng.normal(size=(2, T, 2, 2, 3)), rng.normal(size=(T, 2)), rng.normal(size=(1, 2, 3))
     problem = Problem.build(*arguments, np.full(T - 1, 0.3), scheme=scheme)
-    r = factorize(problem.system).residual_rows(problem.rows)
+    r = ArrayEngine().factorize(problem.system).residual_rows(problem.rows)
     found = np.concatenate([x.reshape(2, -1) for x in r], axis=-1)
     A, d = smnn.dense_system(*arguments, np.full(T - 1, 0.3), scheme=scheme)
     expected = [b - a @ np.linalg.lstsq(a, b)[0] for a, b in zip(A, d, strict=True)]
@@ -89,7 +89,7 @@ def test_a_zero_equation_is_found_at_any_length() -> None:
         problem = Problem.build(
             np.zeros((T, 1, 1, 3)), np.ones((T, 1)), np.ones((1, 1, 2)), np.full(T - 1, 0.1), scheme=smnn.HERMITE
         )
-        assert factorize(problem.system).undetermined.any()
+        assert ArrayEngine().factorize(problem.system).undetermined.any()
 
 
 def test_float32_is_rounded_once() -> None:

@@ -21,11 +21,13 @@ from threadpoolctl import threadpool_limits
 import smnn_core as smnn
 from smnn_core import _gradient
 from smnn_core._problem import Gradients, Problem, Rows, System
-from smnn_core.engines import array_api, cpu
-from smnn_core.engines._contract import by_field, from_fields
+from smnn_core.engines import cpu
+from smnn_core.engines._interface import by_field, from_fields
+from smnn_core.engines.array_api import ArrayEngine
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
+ENGINE = cpu.CpuEngine()
 EPS = float(np.finfo(np.float64).eps)
 # exponent 0: engines know nothing of the weights that the core gives to steps that differ
 SCHEMES = {"taylor": smnn.TAYLOR, "hermite": replace(smnn.HERMITE, exponent=0.0), "custom": None}
@@ -62,7 +64,7 @@ def random_problem(
 def condition(problem: Problem) -> float:
     """|M^-1| |M| for M = A^T W^2 A, by power iteration with the array API engine; squared condition of W A."""
     system = problem.system
-    factor = array_api.factorize(system)
+    factor = ArrayEngine().factorize(system)
     rng = np.random.default_rng(0)
     x = y = rng.normal(size=(*system.batch, system.n_steps, system.V, system.K))
     for _ in range(8):
@@ -95,12 +97,12 @@ def check_against_oracle(problem: Problem) -> None:
     rng = np.random.default_rng(1)
     g = rng.uniform(-1, 1, (*problem.batch, system.n_steps, system.V, system.K))
 
-    oracle = array_api.factorize(system)
+    oracle = ArrayEngine().factorize(system)
     y = oracle.solve(problem.rows)
     x = oracle.normal_solve(g)
     expected = named(_gradient.solve_pullback(problem, oracle, y, g))
 
-    found, factor = cpu.solve_problem(problem)
+    found, factor = ENGINE.solve_problem(problem)
     assert factor.undetermined is None
     size_y, size_x = np.abs(y).max(initial=1), np.abs(x).max(initial=1)
     root = np.sqrt(cond)
@@ -108,21 +110,30 @@ def check_against_oracle(problem: Problem) -> None:
     # backward stable: eps times the condition number, squared where the residual counts or in the normal solve
     assert_near(found, y, 20 * eps * (root * size_y + cond * residual), "y")
     assert_near(factor.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve")
-    assert_near(cpu.normal_solve(system, g), x, 20 * eps * cond * size_x, "normal solve of a system")
-    frozen = cpu.factorize(system)
+    assert_near(ENGINE.normal_solve(system, g), x, 20 * eps * cond * size_x, "normal solve of a system")
+    frozen = ENGINE.factorize(system)
     assert_near(frozen.solve(problem.rows), y, 20 * eps * (root * size_y + cond * residual), "solve")
     assert_near(frozen.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve with a factor")
-    assert_near(cpu.solve_problem(problem, lean=True)[0], y, 20 * eps * (root * size_y + cond * residual), "y, lean")
+    assert_near(
+        ENGINE.solve_problem(problem, recompute=True)[0],
+        y,
+        20 * eps * (root * size_y + cond * residual),
+        "y, recompute",
+    )
     gradients = named(factor.adjoint(problem, found, g))
-    without_factor = {lean: named(cpu.adjoint(problem, found, g, lean=lean)) for lean in (False, True)}
+    without_factor = {
+        recompute: named(ENGINE.adjoint(problem, found, g, recompute=recompute)) for recompute in (False, True)
+    }
     for name, value in gradients.items():
         repeats = g.size / max(value.size, 1)  # terms of the sum over broadcast axes
         tolerance = (
             20 * eps * cond * (1 + size_x) * (1 + size_y) * repeats * (1 + np.abs(expected[name]).max(initial=0))
         )
         assert_near(value, expected[name], tolerance, name)
-        for lean, found_again in without_factor.items():
-            assert_near(found_again[name], expected[name], tolerance, f"{name} without a factor, lean: {lean}")
+        for recompute, found_again in without_factor.items():
+            assert_near(
+                found_again[name], expected[name], tolerance, f"{name} without a factor, recompute: {recompute}"
+            )
 
 
 @given(problems())
@@ -172,9 +183,9 @@ def test_right_hand_sides_of_smoothness_rows(batch) -> None:
         system = problem.system
         m = system.scheme.matrices(3)[0].shape[0]
         d = Rows(problem.rhs, problem.initial_values, rng.uniform(-1, 1, (*batch, 49, 2, m)))
-        expected = array_api.factorize(system).solve(d)
+        expected = ArrayEngine().factorize(system).solve(d)
         tolerance = 20 * np.finfo(np.float64).eps * condition(problem) * (1 + np.abs(expected).max())
-        assert_near(cpu.factorize(system).solve(d), expected, tolerance, scheme)
+        assert_near(ENGINE.factorize(system).solve(d), expected, tolerance, scheme)
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
@@ -228,7 +239,7 @@ def test_right_hand_sides_are_solved_side_by_side_as_one_by_one(lhs, T, sizes, n
     b, u = rng.uniform(-1, 1, (n_rhs, *lhs, T, Q)), rng.uniform(-1, 1, (n_rhs, *[1] * len(lhs), 2, V, K))
 
     def solve(b: np.ndarray, u: np.ndarray) -> np.ndarray:
-        return cpu.solve_problem(Problem.of(system, b, u))[0]
+        return ENGINE.solve_problem(Problem.of(system, b, u))[0]
 
     together, alone = solve(b, u), np.stack([solve(b[i], u[i]) for i in range(n_rhs)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-11 * np.abs(alone).max())
@@ -238,11 +249,11 @@ def test_one_of_several_shared_left_hand_sides_is_singular_or_has_a_zero_step() 
     rng = np.random.default_rng(10)
     regular = random_problem(rng, (3, 1), 20, 1, 3, 1).system
     b, u = rng.uniform(-1, 1, (3, 50, 20, 1)), rng.uniform(-1, 1, (50, 1, 1, 1))
-    expected, _ = cpu.solve_problem(Problem.build(regular.coefficients, b, u, regular.step_sizes))
+    expected, _ = ENGINE.solve_problem(Problem.build(regular.coefficients, b, u, regular.step_sizes))
     c, s = regular.coefficients.copy(), regular.step_sizes.copy()
     c[1] = 0.0
     problem = Problem.build(c, b, u, s)
-    y, factor = cpu.solve_problem(problem)
+    y, factor = ENGINE.solve_problem(problem)
     assert factor.undetermined.any(axis=-1).tolist() == [[False], [True], [False]]
     assert np.isnan(y[1]).all()
     np.testing.assert_array_equal(y[[0, 2]], expected[[0, 2]])
@@ -259,8 +270,8 @@ def test_smoothness_right_hand_sides_of_a_shared_left_hand_side() -> None:
     m = system.scheme.matrices(3)[0].shape[0]
     shapes = (50, 40, 2), (50, 1, 2, system.n_initial_orders), (50, 39, 2, m)
     d = Rows(*(rng.uniform(-1, 1, shape) for shape in shapes))
-    together = cpu.factorize(system).solve(d)
-    alone = np.stack([cpu.factorize(system).solve(Rows(*each)) for each in zip(*d, strict=True)])
+    together = ENGINE.factorize(system).solve(d)
+    alone = np.stack([ENGINE.factorize(system).solve(Rows(*each)) for each in zip(*d, strict=True)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-9 * np.abs(alone).max())
 
 
@@ -270,7 +281,7 @@ def test_a_shared_left_hand_side_that_is_singular() -> None:
     with pytest.raises(smnn.SingularSystemError):
         smnn.solve_ode(c, b, u, s, engine="cpu")
     system = Problem.build(c, b, u, s).system
-    assert np.isnan(cpu.normal_solve(system, np.ones((64, 20, 1, 3)))).all()
+    assert np.isnan(ENGINE.normal_solve(system, np.ones((64, 20, 1, 3)))).all()
 
 
 def test_arrays_of_any_strides_are_used_as_they_are() -> None:
@@ -292,8 +303,8 @@ def test_arrays_of_any_strides_are_used_as_they_are() -> None:
         strange(system.coefficients), strange(problem.rhs), strange(problem.initial_values), strange(system.step_sizes),
         weights=smnn.Weights(strange(w.equation), strange(w.initial), strange(w.smoothness)),
     )  # fmt: skip
-    y, factor = cpu.solve_problem(problem)
-    again, other = cpu.solve_problem(same)
+    y, factor = ENGINE.solve_problem(problem)
+    again, other = ENGINE.solve_problem(same)
     np.testing.assert_array_equal(again, y)
     g = rng.uniform(-1, 1, y.shape)
     expected = named(factor.adjoint(problem, y, g))
@@ -303,7 +314,7 @@ def test_arrays_of_any_strides_are_used_as_they_are() -> None:
 
 def test_a_gradient_of_one_number_is_spread() -> None:
     problem = random_problem(np.random.default_rng(7), (3,), 200, 1, 3, 1)
-    y, factor = cpu.solve_problem(problem)
+    y, factor = ENGINE.solve_problem(problem)
     ones = named(factor.adjoint(problem, y, np.ones_like(y)))
     for name, value in named(factor.adjoint(problem, y, np.broadcast_to(np.float64(1), y.shape))).items():
         np.testing.assert_array_equal(value, ones[name], err_msg=name)
@@ -318,10 +329,10 @@ def test_gradients_of_singular_members_are_nan(shared_steps: bool) -> None:
     c[1] = 0.0
     problem = Problem.build(c, regular.rhs, regular.initial_values[..., :1], s)
     g = rng.normal(size=(3, 6, 1, 3))
-    oracle = array_api.factorize(problem.system)
+    oracle = ArrayEngine().factorize(problem.system)
     expected = _gradient.solve_pullback(problem, oracle, oracle.solve(problem.rows), g)
-    y, factor = cpu.solve_problem(problem)
-    for found in (factor.adjoint(problem, y, g), cpu.adjoint(problem, y, g)):
+    y, factor = ENGINE.solve_problem(problem)
+    for found in (factor.adjoint(problem, y, g), ENGINE.adjoint(problem, y, g)):
         for x, other in zip(by_field(found), by_field(expected), strict=True):
             np.testing.assert_array_equal(np.isnan(x), np.isnan(other))
         assert np.isnan(found.coefficients).any(axis=(1, 2, 3, 4)).tolist() == [False, True, False]
@@ -338,11 +349,11 @@ def test_only_gradients_that_are_wanted(batch, T, shared) -> None:
         problem = Problem.build(
             system.coefficients[first][:1], problem.rhs, problem.initial_values, system.step_sizes[first][:1]
         )
-    y, factor = cpu.solve_problem(problem)
+    y, factor = ENGINE.solve_problem(problem)
     expected = by_field(factor.adjoint(problem, y, y))
     for i in range(len(expected)):
         wanted = from_fields(k == i for k in range(len(expected)))
-        for found in (factor.adjoint(problem, y, y, wanted), cpu.adjoint(problem, y, y, wanted, lean=True)):
+        for found in (factor.adjoint(problem, y, y, wanted), ENGINE.adjoint(problem, y, y, wanted, recompute=True)):
             np.testing.assert_allclose(by_field(found)[i], expected[i], rtol=1e-9, atol=1e-12, err_msg=str(i))
             assert [k for k, x in enumerate(by_field(found)) if x is not None] == [i]
         np.testing.assert_array_equal(by_field(factor.adjoint(problem, y, y, wanted))[i], expected[i])
@@ -351,7 +362,7 @@ def test_only_gradients_that_are_wanted(batch, T, shared) -> None:
 @pytest.mark.parametrize(("batch", "T"), [((), 500), ((3,), 31), ((50,), 20)])
 def test_steps_of_zero_are_found_wherever_they_are(batch, T) -> None:
     problem = random_problem(np.random.default_rng(15), batch, T, 1, 3, 1)
-    cpu.solve_problem(problem)
+    ENGINE.solve_problem(problem)
     s = problem.system.step_sizes
     flat = s.reshape(-1, T - 1)
     for member in {0, len(flat) // 2, len(flat) - 1}:
@@ -359,28 +370,28 @@ def test_steps_of_zero_are_found_wherever_they_are(batch, T) -> None:
             kept = flat[member, t]
             flat[member, t] = -0.0 if t % 2 else 0.0
             with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
-                cpu.solve_problem(problem)
+                ENGINE.solve_problem(problem)
             flat[member, t] = kept
-    cpu.solve_problem(problem)
+    ENGINE.solve_problem(problem)
 
 
 def test_a_shared_step_of_zero_is_found() -> None:
     problem = random_problem(np.random.default_rng(16), (50,), 20, 1, 3, 1)
     steps = problem.system.step_sizes[0]
     same = Problem.build(problem.system.coefficients[0], problem.rhs, problem.initial_values, steps)
-    cpu.solve_problem(same)
+    ENGINE.solve_problem(same)
     steps[7] = 0
     with pytest.raises(smnn.ArgumentError, match="step_sizes contains a zero"):
-        cpu.solve_problem(same)
+        ENGINE.solve_problem(same)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (50,)])
 def test_the_same_from_run_to_run(batch) -> None:
     problem = random_problem(np.random.default_rng(8), batch, 500, 1, 3, 1)
-    first, factor = cpu.solve_problem(problem)
+    first, factor = ENGINE.solve_problem(problem)
     gradients = named(factor.adjoint(problem, first, first))
     for _ in range(5):
-        y, factor = cpu.solve_problem(problem)
+        y, factor = ENGINE.solve_problem(problem)
         np.testing.assert_array_equal(y, first)
         for name, value in named(factor.adjoint(problem, y, y)).items():
             np.testing.assert_array_equal(value, gradients[name], err_msg=name)
@@ -390,12 +401,12 @@ def test_the_same_from_run_to_run(batch) -> None:
 def test_non_finite_input_stays_in_its_batch_member(bad) -> None:
     problem = random_problem(np.random.default_rng(9), (21,), 30, 1, 3, 1)
     c, b = problem.system.coefficients.copy(), problem.rhs.copy()
-    expected, factor = cpu.solve_problem(problem)
+    expected, factor = ENGINE.solve_problem(problem)
     normal = factor.normal_solve(expected)
     c[4, 7, 0, 0, 1] = bad
     b[13, 2, 0] = bad
     spoiled = Problem.build(c, b, problem.initial_values, problem.system.step_sizes)
-    y, factor = cpu.solve_problem(spoiled)
+    y, factor = ENGINE.solve_problem(spoiled)
     others = np.delete(np.arange(21), [4, 13])
     np.testing.assert_array_equal(y[others], expected[others])
     assert not np.isfinite(y[4]).all()
@@ -413,7 +424,7 @@ def test_undetermined_systems_are_found(batch, T) -> None:
         c, np.full((*batch, T - 1), 0.1), n_initial_steps=0, n_initial_orders=0, n_steps=T, scheme=smnn.TAYLOR,
         weights=smnn.Weights(),
     )  # fmt: skip
-    factor = cpu.factorize(system)
+    factor = ENGINE.factorize(system)
     assert factor.undetermined is not None
     assert factor.undetermined.shape == (*batch, T)
     assert factor.undetermined.any(axis=-1).all()
@@ -425,7 +436,7 @@ def test_undetermined_systems_are_found(batch, T) -> None:
 
 def test_one_undetermined_member_leaves_the_others() -> None:
     problem = random_problem(np.random.default_rng(10), (9,), 12, 1, 3, 1)
-    expected, _ = cpu.solve_problem(problem)
+    expected, _ = ENGINE.solve_problem(problem)
     initial = np.ones((9, 1, 1, 3))
     initial[2] = 0
     c = problem.system.coefficients.copy()
@@ -434,7 +445,7 @@ def test_one_undetermined_member_leaves_the_others() -> None:
         c, problem.system.step_sizes, n_initial_steps=1, n_initial_orders=3, n_steps=12, scheme=smnn.TAYLOR,
         weights=smnn.Weights(initial=initial),
     )  # fmt: skip
-    y, factor = cpu.solve_problem(Problem.of(system, problem.rhs, problem.initial_values))
+    y, factor = ENGINE.solve_problem(Problem.of(system, problem.rhs, problem.initial_values))
     assert factor.undetermined is not None
     np.testing.assert_array_equal(factor.undetermined.any(axis=-1), np.arange(9) == 2)
     np.testing.assert_array_equal(y[np.arange(9) != 2], expected[np.arange(9) != 2])
@@ -465,7 +476,7 @@ def test_rows_that_start_with_zero_leave_other_members_alone(sizes, batch) -> No
         )
 
     def solution_and_gradients() -> tuple[np.ndarray, ...]:
-        y, factor = cpu.solve_problem(problem())
+        y, factor = ENGINE.solve_problem(problem())
         return y, *by_field(factor.adjoint(problem(), y, g))
 
     g = rng.uniform(-1, 1, (batch, T, V, K))
@@ -477,7 +488,7 @@ def test_rows_that_start_with_zero_leave_other_members_alone(sizes, batch) -> No
     for x, y in zip(now, before, strict=True):
         np.testing.assert_array_equal(x[others], y[others])
     for start, end in ((0, new), (new, T)):
-        expected, _ = cpu.solve_problem(problem(start, end))
+        expected, _ = ENGINE.solve_problem(problem(start, end))
         tolerance = 100 * EPS * np.abs(expected).max()
         np.testing.assert_allclose(now[0][member, start:end], expected[member], rtol=0, atol=tolerance)
 
@@ -486,14 +497,14 @@ def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
     """Large results lie in memory that is used again: not while anything refers to it."""
     rng = np.random.default_rng(8)
     problem = random_problem(rng, (1000,), 20, 1, 3, 1)
-    y, factor = cpu.solve_problem(problem)
+    y, factor = ENGINE.solve_problem(problem)
     assert type(y) is np.ndarray
     assert y.flags.writeable
     assert y.nbytes >= cpu.POOLED_BYTES
     kept, part = y.copy(), y[5:, :, 0]
     del y
     for _ in range(5):
-        cpu.solve_problem(random_problem(rng, (1000,), 20, 1, 3, 1))
+        ENGINE.solve_problem(random_problem(rng, (1000,), 20, 1, 3, 1))
         factor.normal_solve(rng.uniform(-1, 1, kept.shape))
     np.testing.assert_array_equal(part, kept[5:, :, 0])
 
@@ -543,7 +554,7 @@ def test_rows_that_start_with_zeros(V, T, K, all_orders, seed) -> None:
     A, d = smnn.dense_system(*arguments, scheme=smnn.TAYLOR, weights=weights)
     values = np.linalg.svd(A, compute_uv=False)
     determined, singular = values[:, -1] > 1e-3 * values[:, 0], values[:, -1] < 1e-12 * values[:, 0]
-    y, factor = cpu.solve_problem(Problem.build(*arguments, weights=weights))
+    y, factor = ENGINE.solve_problem(Problem.build(*arguments, weights=weights))
     flags = np.zeros(B, bool) if factor.undetermined is None else factor.undetermined.any(-1)
     assert not flags[determined].any()
     assert flags[singular].all()
@@ -584,7 +595,7 @@ def test_zeros_and_weights_in_chunks(T, K, scheme, seed) -> None:
     cond = singular_values[0] / max(singular_values[-1], 1e-300)
     if cond > 1e3:
         return
-    y, factor = cpu.solve_problem(Problem.build(*arguments, scheme=SCHEMES[scheme], weights=used))
+    y, factor = ENGINE.solve_problem(Problem.build(*arguments, scheme=SCHEMES[scheme], weights=used))
     assert factor.undetermined is None
     expected, *_ = np.linalg.lstsq(A / columns, d)
     residual = np.abs(A / columns @ expected - d).max()
@@ -606,20 +617,20 @@ def test_long_lanes_in_segments(batch, T, sizes, seed) -> None:
 
 def test_a_factor_that_is_kept_in_part() -> None:
     problem = random_problem(np.random.default_rng(6), (), 6007, 1, 3, 1, T_init=6007)
-    assert 0 < cpu.solve_problem(problem)[1].nbytes < 0.9 * cpu.factorize(problem.system).nbytes
+    assert 0 < ENGINE.solve_problem(problem)[1].nbytes < 0.9 * ENGINE.factorize(problem.system).nbytes
     check_against_oracle(problem)
 
 
 def test_how_much_of_a_factor_is_kept() -> None:
     """All where it is itself wanted; what six times the inputs allow with y and for the adjoint; nothing."""
     problem = random_problem(np.random.default_rng(6), (), 12_000, 1, 3, 1)
-    whole = cpu.factorize(problem.system).nbytes
-    some = cpu.solve_problem(problem)[1].nbytes
+    whole = ENGINE.factorize(problem.system).nbytes
+    some = ENGINE.solve_problem(problem)[1].nbytes
     inputs = problem.rhs.nbytes * 5  # coefficients, rhs, step sizes
     gradients_y_and_columns = problem.rhs.nbytes * 17  # of the adjoint: λ, and two that refine
     assert 0 < some <= whole
     assert 4 * inputs < some + gradients_y_and_columns < 6 * inputs
-    assert cpu.solve_problem(problem, lean=True)[1].nbytes == 0
+    assert ENGINE.solve_problem(problem, recompute=True)[1].nbytes == 0
 
 
 @pytest.mark.parametrize(
@@ -633,9 +644,9 @@ def test_how_much_of_a_factor_is_kept() -> None:
 )
 def test_a_factor_that_is_far_is_eliminated_again_where_kernels_are_fast(batch, T, sizes, kept) -> None:
     problem = random_problem(np.random.default_rng(7), batch, T, *sizes)
-    y, factor = cpu.solve_problem(problem)
+    y, factor = ENGINE.solve_problem(problem)
     assert (factor.nbytes > 0) == kept
-    whole = cpu.factorize(problem.system)
+    whole = ENGINE.factorize(problem.system)
     size = np.abs(y).max()
     np.testing.assert_allclose(y, whole.solve(problem.rows), rtol=0, atol=1e-11 * size)
     g = np.random.default_rng(8).normal(size=y.shape)
@@ -651,8 +662,8 @@ def test_a_factor_that_is_far_is_eliminated_again_where_kernels_are_fast(batch, 
 def test_factors_of_short_lanes_are_kept_where_they_fit_into_caches(B, kept) -> None:
     """They are eliminated again faster than read from memory; where a factor is itself wanted, it is there."""
     problem = random_problem(np.random.default_rng(8), (B,), 50, 1, 3, 1)
-    y, factor = cpu.solve_problem(problem)
-    whole = cpu.factorize(problem.system)
+    y, factor = ENGINE.solve_problem(problem)
+    whole = ENGINE.factorize(problem.system)
     assert whole.nbytes >= 15 * problem.rhs.nbytes
     assert factor.nbytes == (whole.nbytes if kept else 0)
     g = np.random.default_rng(9).normal(size=y.shape)
@@ -664,13 +675,13 @@ def test_many_segments_in_chunks() -> None:
     """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/call.hpp)."""
     T = 300_001
     problem = random_problem(np.random.default_rng(6), (), T, 1, 3, 1, T_init=T)
-    y, _ = cpu.solve_problem(problem)
-    expected = array_api.factorize(problem.system).solve(problem.rows)
+    y, _ = ENGINE.solve_problem(problem)
+    expected = ArrayEngine().factorize(problem.system).solve(problem.rows)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(lean) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(recompute) -> None:
     """A batch whose arrays are so large that they are read in another order, and its quarters."""
     rng, T = np.random.default_rng(4), 3800
     problem = short_steps(rng, 64, T, 1, 3, scheme="taylor")
@@ -680,14 +691,14 @@ def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(lean) -> None
 
     def solve(part: slice) -> list[np.ndarray]:
         problem = Problem.build(c[part], b[part], u[part], s[part])
-        y, factor = cpu.solve_problem(problem, lean=lean)
-        return [y, *(x for x in by_field(factor.adjoint(problem, y, g[part], lean=lean)) if x.ndim > 1)]
+        y, factor = ENGINE.solve_problem(problem, recompute=recompute)
+        return [y, *(x for x in by_field(factor.adjoint(problem, y, g[part], recompute=recompute)) if x.ndim > 1)]
 
     with threadpool_limits(1):  # (for more threads time would be divided, that of the quarters further)
         results, *quarters = map(solve, [slice(None), *(slice(i, i + 16) for i in range(0, 64, 16))])
     for i, (whole, *parts) in enumerate(zip(results, *quarters, strict=True)):
-        # (the quarters keep their factor if not lean, the whole does not: gradients may be rounded otherwise)
-        tolerance = 0 if lean or i == 0 else 1000 * EPS * np.abs(whole).max()
+        # (the quarters keep their factor unless recompute, the whole does not: gradients may be rounded otherwise)
+        tolerance = 0 if recompute or i == 0 else 1000 * EPS * np.abs(whole).max()
         np.testing.assert_allclose(whole, np.concatenate(parts), rtol=0, atol=tolerance)
 
 
@@ -700,7 +711,7 @@ def test_results_below_the_smallest_normal_number_are_zero(batch) -> None:
     zeros, steps = np.zeros((*batch, T, 1), dtype), np.full((*batch, T - 1), 0.3, dtype)
     start = np.full((*batch, 1, 1, 1), 1e3 * tiny, dtype)
     problem = Problem.build(coefficients, zeros, start, steps, n_steps=T, scheme=smnn.TAYLOR, weights=smnn.Weights())
-    y, _ = cpu.solve_problem(problem)
+    y, _ = ENGINE.solve_problem(problem)
     assert (y == 0).any()
     assert ((y == 0) | (abs(y) >= tiny)).all()
     half = np.full(100, tiny, dtype) / 2  # the caller's arithmetic is not changed
@@ -736,8 +747,8 @@ def test_short_steps_keep_their_digits(V: int, K: int, scheme: str) -> None:
     arrays = (system.coefficients, problem.rhs, problem.initial_values, system.step_sizes / 10)
     for part in (slice(None), slice(1)):
         members = Problem.build(*(x[part] for x in arrays), scheme=system.scheme)
-        y, _ = cpu.solve_problem(members)
-        assert worst_order(y, array_api.factorize(members.system).solve(members.rows)) < 10.0 ** (K - 13)
+        y, _ = ENGINE.solve_problem(members)
+        assert worst_order(y, ArrayEngine().factorize(members.system).solve(members.rows)) < 10.0 ** (K - 13)
 
 
 @pytest.mark.parametrize("scheme", ["taylor", "hermite"])
@@ -769,9 +780,9 @@ def test_float32_is_rounded_once(batch: int, T: int, V: int, K: int, lhs: int | 
 
     def results(dtype: str) -> list[np.ndarray]:
         p = Problem.build(*(x.astype(dtype) for x in arrays), scheme=system.scheme)
-        y, factor = cpu.solve_problem(p)
+        y, factor = ENGINE.solve_problem(p)
         x = g.astype(dtype)
-        results = y, factor.solve(p.rows), factor.normal_solve(x), cpu.normal_solve(p.system, x)
+        results = y, factor.solve(p.rows), factor.normal_solve(x), ENGINE.normal_solve(p.system, x)
         return [*results, *by_field(factor.adjoint(p, y, x))]
 
     for single, double in zip(results("float32"), results("float64"), strict=True):
@@ -787,8 +798,8 @@ def test_gradients_in_float32_start_from_the_solution_before_it_was_rounded() ->
     double, single = (
         Problem.build(*(x.astype(dtype) for x in arrays), scheme=SCHEMES["hermite"]) for dtype in ("float64", "float32")
     )
-    exact = cpu.adjoint(double, cpu.solve_problem(double)[0], g.astype("float64"))
-    found = cpu.adjoint(single, cpu.solve_problem(single)[0], g)
+    exact = ENGINE.adjoint(double, ENGINE.solve_problem(double)[0], g.astype("float64"))
+    found = ENGINE.adjoint(single, ENGINE.solve_problem(single)[0], g)
     for x, y in zip(found[:4], exact[:4], strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2 * np.finfo("float32").eps * np.abs(y).max())
 

@@ -7,7 +7,7 @@ import pytest
 
 import smnn_core as smnn
 from smnn_core._problem import System
-from smnn_core.engines import array_api, cpu, select
+from smnn_core.engines import cpu, select
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
@@ -100,13 +100,13 @@ def system_of(c: np.ndarray) -> System:
 
 
 def test_is_chosen_for_numpy_arrays_by_itself() -> None:
-    assert select("auto", system_of(np.ones((4, 1, 1, 3)))) is cpu
+    assert select("auto", system_of(np.ones((4, 1, 1, 3)))).name == "cpu"
 
 
 def test_leaves_very_large_blocks_to_the_other_engine() -> None:
     V = cpu._kernels.LARGEST // 2 + 1
     system = system_of(np.ones((3, 1, V, 2)))
-    assert select("auto", system) is array_api
+    assert select("auto", system).name == "array_api"
     with pytest.raises(smnn.EngineError, match=f"up to {cpu._kernels.LARGEST} unknowns per time point"):
         select("cpu", system)
 

@@ -35,7 +35,9 @@ def test_passes_with(level: str, threads: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_describes_the_level_and_the_threads(level: str) -> None:
     result = run(
-        ["-c", "from smnn_core.engines import cpu; print(cpu.describe())"], SMNN_SIMD=level, OMP_NUM_THREADS="1"
+        ["-c", "from smnn_core.engines import cpu; print(cpu.CpuEngine().describe())"],
+        SMNN_SIMD=level,
+        OMP_NUM_THREADS="1",
     )
     assert f"available: {level} instructions" in result.stdout
     assert "1 threads" in result.stdout

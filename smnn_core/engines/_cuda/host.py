@@ -23,7 +23,7 @@ import numpy as np
 from ..._arrays import Array, Namespace, Shape, broadcast_shapes, sum_to_shape
 from ..._problem import Gradients, Problem, Rows, System
 from ..._schemes import Scheme
-from .._contract import ALL, by_field, from_fields
+from .._interface import ALL, by_field, from_fields
 from ..cpu import _scheme_rows as triangular_rows
 from .grain import Grain
 from .layout import (
@@ -284,7 +284,7 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class DeviceFactor:
-    """The factor of a system: see `engines._contract.Factor`."""
+    """The factor of a system: see `engines._interface.Factor`."""
 
     device: Device
     system: System

@@ -1,7 +1,7 @@
-"""float32 as a type of storage: what goes in is widened, kernels compute in float64, what comes out is rounded once.
+"""float32 as a type of storage: what goes in is widened, engines compute in float64, what comes out is rounded once.
 
-On devices whose float64 is nearly as fast as their float32, as those of data centres. In float32 arithmetic third-order
-equations with short steps have no correct digit, and well-posed systems are taken for singular.
+In float32 arithmetic third-order equations with short steps have no correct digit, and well-posed systems are taken
+for singular.
 """
 
 from __future__ import annotations
@@ -9,26 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..._arrays import Array
-from ..._problem import Gradients, Problem, Rows, System
-from .._contract import ALL, by_field, from_fields
-from .._refinement import widened
-
-__all__ = ["RoundedFactor", "widened", "widened_problem"]
+from .._arrays import Array
+from .._problem import Gradients, Problem, Rows, System
+from ._interface import ALL, Factor, by_field, from_fields
+from ._refinement import widened
+from ._selected_inverse import RoundedSelectedInverse
 
 
 @dataclass(frozen=True, eq=False)
-class RoundedFactor:
-    """A factor in float64 of a system in float32: see `engines._contract.Factor`."""
+class RoundedFactor(Factor):
+    """The factor in float64, `wide`, of a system in float32."""
 
     system: System
+    undetermined: Array
     wide: Any
     solved: tuple[Problem, Problem, Array] | None = None
     """the problem that was solved with it, the same in float64, and its solution: residuals are small differences"""
-
-    @property
-    def undetermined(self) -> Array:
-        return self.wide.undetermined
 
     @property
     def nbytes(self) -> int:
@@ -41,8 +37,17 @@ class RoundedFactor:
     def normal_solve(self, g: Array) -> Array:
         return self._rounded(self.wide.normal_solve(_wide(self.system, g)))
 
+    def adjoint_rows(self, g: Array) -> Rows:
+        return Rows(*map(self._rounded, self.wide.adjoint_rows(_wide(self.system, g))))
+
+    def residual_rows(self, d: Rows) -> Rows:
+        return Rows(*map(self._rounded, self.wide.residual_rows(_widened_rows(self.system, d))))
+
+    def selected_inverse(self) -> RoundedSelectedInverse:
+        return RoundedSelectedInverse(self.system, self.wide.selected_inverse())
+
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """Normal solve, and contraction into all gradients, or those wanted."""
+        """All gradients, or those wanted; y, which was rounded, is solved for again, if it is not at hand."""
         if self.solved is not None and self.solved[0] is problem:
             _, wide, solution = self.solved
         else:

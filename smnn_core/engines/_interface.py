@@ -1,0 +1,149 @@
+"""What the core asks of an engine: two abstract base classes, and laws (`tests/engines/test_laws.py`).
+
+An engine need only refuse, describe itself and factorize, and a factor solve in two ways. All else has a default made
+of these, which an engine overrides where it does more in one sweep.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from .. import _gradient
+from .._problem import Gradients, Problem, Rows, System, Weights
+
+Array = Any
+
+
+def by_field(gradients: Gradients) -> tuple[Any, ...]:
+    """Gradients, or which are wanted, in the order of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
+    c, b, u, s, w = gradients
+    return c, b, w.equation, s, w.smoothness, u, w.initial
+
+
+def from_fields(values: Iterable[Any]) -> Gradients:
+    """The inverse of `by_field`."""
+    c, b, w_equation, s, w_smoothness, u, w_initial = values
+    return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+
+
+ALL = from_fields([True] * 7)
+"""Every gradient is wanted."""
+
+
+class Factor(ABC):
+    """A system after elimination: R with (W A)^T (W A) = R^T R, and what Q^T takes to be applied again.
+
+    Law of all methods: non-finite input of one batch member leaves the others as they are.
+    """
+
+    system: System
+    undetermined: Array | None
+    """bool, (*system.batch, T): time points whose unknowns the rows leave undetermined (None: none are). The solutions
+    of their batch members are NaN."""
+
+    @abstractmethod
+    def solve(self, d: Rows) -> Array:
+        """argmin_y |W (A y - d)|, for rows d that broadcast; (*batch, T, V, K).
+
+        Law: solve(d) = normal_solve(A^T W^2 d) up to rounding.
+        """
+
+    @abstractmethod
+    def normal_solve(self, g: Array) -> Array:
+        """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, K).
+
+        Laws: it is symmetric, and M normal_solve(g) = g up to rounding.
+        """
+
+    def adjoint_rows(self, g: Array) -> Rows:
+        """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.
+
+        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding. So it is computed here, with one refinement; from Q,
+        where it is at hand, it has more digits.
+        """
+        return _gradient.adjoint_rows(self.system, g, self.normal_solve)[1]
+
+    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+        """The gradients of L with respect to all inputs of y = solve(problem.rows), from g = dL/dy.
+
+        `wanted` has a bool in the place of every gradient: those that are not wanted may be None.
+        """
+        del wanted
+        return _gradient.solve_pullback(problem, self, y, g)
+
+    def residual_rows(self, d: Rows) -> Rows:
+        """W (d - A y) at the minimum, without the rounding of y. Law: W (d - A solve(d)) up to rounding."""
+        return self._by_array_api.residual_rows(d)
+
+    def selected_inverse(self) -> Any:
+        """The blocks of M^-1 in and beside the diagonal, log det M and their pullback: a `SelectedInverse`."""
+        return self._by_array_api.selected_inverse()
+
+    @cached_property
+    def _by_array_api(self) -> Factor:
+        from .array_api import ArrayEngine  # (which derives from this module)
+
+        return ArrayEngine().factorize(self.system)
+
+
+class Engine(ABC):
+    """A way to eliminate. It knows nothing of gradients of a framework, nor of how arguments are checked."""
+
+    name: str
+    """what users give as `engine`"""
+    checks_values: bool = False
+    """It raises what `System.check_values` does itself; else the core looks before it asks."""
+
+    @abstractmethod
+    def refusal(self, system: System) -> str | None:
+        """Why this engine cannot serve the system, None where it can."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for `show_config`: available or why not, SIMD level, threads, devices."""
+
+    @abstractmethod
+    def factorize(self, system: System) -> Factor:
+        """Eliminates a left-hand side, once for all right-hand sides."""
+
+    def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[Array, Factor]:
+        """The solution and the factor. Law: those of `factorize` up to rounding, here and below.
+
+        Args:
+            recompute: as little memory as the engine can do with, at the price of time: what of the factor is wanted
+                later is eliminated again. It may be ignored.
+        """
+        del recompute
+        factor = self.factorize(problem.system)
+        return factor.solve(problem.rows), factor
+
+    def solve_determined(self, problem: Problem) -> Array:
+        """The solution of a system that is known to have one: an engine may leave out to judge the pivots."""
+        return self.solve_problem(problem)[0]
+
+    def normal_solve(self, system: System, g: Array) -> Array:
+        """M^-1 g of a system that nothing else is asked of."""
+        return self.factorize(system).normal_solve(g)
+
+    def adjoint(
+        self,
+        problem: Problem,
+        y: Array,
+        g: Array,
+        wanted: Gradients = ALL,
+        *,
+        eliminated: System | None = None,
+        recompute: bool = False,
+    ) -> Gradients:
+        """As that of a factor, where none was kept.
+
+        Args:
+            eliminated: the system before it was broadcast to the batch of the problem, if it was.
+            recompute: as for `solve_problem`.
+        """
+        del recompute
+        system = problem.system if eliminated is None else eliminated
+        return self.factorize(system).adjoint(problem, y, g, wanted)

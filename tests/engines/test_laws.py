@@ -1,0 +1,263 @@
+"""The laws of `engines._interface`, for every engine, and for one that leaves all to the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from _backends import Backend, load
+
+import smnn_core as smnn
+from smnn_core._constraints import apply, apply_transpose, residual, weighted
+from smnn_core._problem import Problem, Rows, System
+from smnn_core.engines import ENGINES
+from smnn_core.engines._interface import ALL, Engine, Factor, by_field, from_fields
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass
+class PlainFactor(Factor):
+    """The two methods that a factor must have, by dense QR."""
+
+    system: System
+    undetermined: np.ndarray | None
+    R: np.ndarray
+
+    def solve(self, d: Rows) -> np.ndarray:
+        W = self.system.weights
+        return self.normal_solve(apply_transpose(self.system, weighted(W, d, 2)))
+
+    def normal_solve(self, g: np.ndarray) -> np.ndarray:
+        flat = g.reshape(*g.shape[:-3], -1, 1)
+        x = np.linalg.solve(self.R, np.linalg.solve(np.swapaxes(self.R, -1, -2), flat))
+        return x.reshape(*x.shape[:-2], *g.shape[-3:])
+
+
+class Plain(Engine):
+    """The three methods that an engine must have."""
+
+    name = "plain"
+
+    def refusal(self, system: System) -> str | None:
+        return None
+
+    def describe(self) -> str:
+        return "available: dense"
+
+    def factorize(self, system: System) -> Factor:
+        A = dense(system)
+        finite = np.isfinite(A).all(axis=(-2, -1))[..., None, None]
+        R = np.linalg.qr(np.where(finite, A, np.eye(*A.shape[-2:])))[1]
+        open_ = np.abs(np.diagonal(R, axis1=-2, axis2=-1)).min(-1) <= 100 * EPS * np.abs(R).max(axis=(-2, -1))
+        undetermined = np.broadcast_to(open_[..., None], (*system.batch, system.n_steps))
+        return PlainFactor(system, undetermined, np.where(finite & ~open_[..., None, None], R, np.nan * R))
+
+
+def flat(rows: Rows, batch: tuple[int, ...]) -> np.ndarray:
+    """Rows as one vector each, (*batch, number of rows)."""
+    parts = [np.broadcast_to(x, (*batch, *x.shape[-n:])) for x, n in zip(rows, (2, 3, 3), strict=True)]
+    return np.concatenate([x.reshape(*batch, -1) for x in parts], axis=-1)
+
+
+def dense(system: System) -> np.ndarray:
+    """W A, (*batch, rows, unknowns)."""
+    T, V, K, n = system.n_steps, system.V, system.K, system.n_steps * system.n
+    unit = np.eye(n).reshape(n, *(1,) * len(system.batch), T, V, K)
+    return np.moveaxis(flat(weighted(system.weights, apply(system, unit)), (n, *system.batch)), 0, -1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine, with the arrays that it serves."""
+
+    engine: Engine
+    backend: Backend
+
+    def given(self, x: Any) -> Any:
+        """A problem, rows or an array, in those arrays."""
+        if isinstance(x, Problem):
+            s = x.system
+            weights = smnn.Weights(*map(self.given, vars(s.weights).values()))
+            arrays = map(self.given, (s.coefficients, x.rhs, x.initial_values, s.step_sizes))
+            return Problem.build(*arrays, scheme=s.scheme, weights=weights)
+        return Rows(*map(self.given, x)) if isinstance(x, Rows) else self.backend.asarray(x)
+
+    def factor(self, p: Problem) -> Factor:
+        return self.engine.factorize(self.given(p).system)
+
+    def near(self, found: Any, expected: np.ndarray, p: Problem, scale: float = 0.0, power: int = 2) -> None:
+        """Up to rounding of numbers as large as `scale` or the largest result, times a power of the condition."""
+        scale = max(scale, float(np.abs(expected).max()))
+        tolerance = 100 * EPS * np.linalg.cond(dense(p.system)).max() ** power * scale
+        np.testing.assert_allclose(self.backend.to_numpy(found), expected, rtol=0, atol=tolerance)
+
+    def all_near(self, found: smnn.Gradients, expected: smnn.Gradients, p: Problem) -> None:
+        """Gradients, sums of products of states and rows, both of which are of size 1."""
+        for a, b in zip(by_field(found), by_field(expected), strict=True):
+            self.near(a, b if isinstance(b, np.ndarray) else self.backend.to_numpy(b), p, scale=1.0)
+
+
+@pytest.fixture(params=[*ENGINES, "plain"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """Each engine in turn; one that cannot run here is a skip with its reason."""
+    found = Subject(ENGINES.get(request.param, Plain()), load("cupy" if request.param == "cuda" else "numpy"))
+    reason = found.engine.refusal(found.given(problem()).system)
+    if reason is not None:
+        pytest.skip(reason)
+    return found
+
+
+def problem(**changes: np.ndarray) -> Problem:
+    """Three members of two variables at nine times, their steps and weights in common."""
+    rng, T = np.random.default_rng(0), 9
+    given = {
+        "coefficients": rng.uniform(-0.4, 0.4, (3, T, 2, 2, 3)) + 1.5 * np.eye(2)[:, :, None] * [0, 0, 1],
+        "rhs": rng.uniform(-1, 1, (3, T, 2)),
+        "initial_values": rng.uniform(-1, 1, (1, 2, 2)),
+        "step_sizes": rng.uniform(0.2, 0.5, T - 1),
+    } | changes
+    weights = smnn.Weights(rng.uniform(0.5, 2, (T, 2)), np.full((1, 2, 2), 1.5), np.full(T - 1, 0.8))
+    return Problem.build(**given, scheme=smnn.HERMITE, weights=weights)
+
+
+def states(p: Problem, seed: int = 0) -> np.ndarray:
+    s = p.system
+    return np.random.default_rng(seed).uniform(-1, 1, (*p.batch, s.n_steps, s.V, s.K))
+
+
+def in_rows(p: Problem, y: np.ndarray) -> Rows:
+    """W A y."""
+    return weighted(p.system.weights, apply(p.system, y))
+
+
+def in_states(p: Problem, v: Rows) -> np.ndarray:
+    """(W A)^T v."""
+    return apply_transpose(p.system, weighted(p.system.weights, v))
+
+
+def least_squares(p: Problem) -> tuple[np.ndarray, Rows]:
+    """y and W (d - A y), by dense QR."""
+    Wd = flat(weighted(p.system.weights, residual(p.system, p.rows, 0 * states(p))), p.batch)
+    y = np.stack([np.linalg.lstsq(a, b)[0] for a, b in zip(dense(p.system), Wd, strict=True)])
+    y = y.reshape(states(p).shape)
+    return y, weighted(p.system.weights, residual(p.system, p.rows, y))
+
+
+def test_solve_is_the_least_squares_solution(subject: Subject) -> None:
+    p = problem()
+    subject.near(subject.factor(p).solve(subject.given(p).rows), least_squares(p)[0], p)
+
+
+def test_solve_is_the_normal_solve_of_the_transposed_rows(subject: Subject) -> None:
+    p = problem()
+    factor, d = subject.factor(p), Rows(p.rhs, p.initial_values, np.full((3, 8, 2, 3), 0.1))
+    h = in_states(p, weighted(p.system.weights, d))
+    found = subject.backend.to_numpy(factor.solve(subject.given(d)))
+    subject.near(factor.normal_solve(subject.given(h)), found, p)
+
+
+def test_normal_solve_is_symmetric_and_an_inverse(subject: Subject) -> None:
+    p = problem()
+    factor, g, h = subject.factor(p), states(p, 1), states(p, 2)
+    x, z = (subject.backend.to_numpy(factor.normal_solve(subject.given(a))) for a in (g, h))
+    size = float(np.abs(x).max())
+    tolerance = g.size * EPS * np.linalg.cond(dense(p.system)).max() ** 2 * size
+    np.testing.assert_allclose((h * x).sum(), (z * g).sum(), rtol=0, atol=tolerance)
+    subject.near(subject.given(in_states(p, in_rows(p, x))), g, p, size)
+
+
+def test_adjoint_rows_lie_in_the_range_and_have_the_product(subject: Subject) -> None:
+    p = problem()
+    factor, g = subject.factor(p), states(p, 1)
+    v = factor.adjoint_rows(subject.given(g))
+    expected = in_rows(p, subject.backend.to_numpy(factor.normal_solve(subject.given(g))))
+    for a, b in zip(v, expected, strict=True):
+        subject.near(a, b, p, scale=1.0)
+    v = Rows(*map(subject.backend.to_numpy, v))
+    subject.near(subject.given(in_states(p, v)), g, p, power=1)
+
+
+def test_residual_rows_are_what_the_solution_leaves(subject: Subject) -> None:
+    p = problem()
+    for a, b in zip(subject.factor(p).residual_rows(subject.given(p).rows), least_squares(p)[1], strict=True):
+        subject.near(a, b, p, scale=1.0)
+
+
+def test_the_selected_inverse_has_blocks_of_the_inverse(subject: Subject) -> None:
+    p, (T, n) = problem(), (9, 6)
+    found, A = subject.factor(p).selected_inverse(), dense(p.system)
+    M = np.swapaxes(A, -1, -2) @ A
+    inverse, i = np.linalg.inv(M).reshape(3, T, n, T, n), np.arange(T)
+    subject.near(found.blocks[0], np.moveaxis(inverse[:, i, :, i], 0, 1), p)
+    subject.near(found.blocks[1], np.moveaxis(inverse[:, i[:-1], :, i[1:]], 0, 1), p)
+    subject.near(found.log_determinant, np.linalg.slogdet(M)[1], p)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_solution_and_factor_in_one_sweep(subject: Subject, recompute: bool) -> None:
+    p, engine, other = problem(), subject.engine, subject.factor(problem())
+    given = subject.given(p)
+    y, factor = engine.solve_problem(given, recompute=recompute)
+    expected = subject.backend.to_numpy(other.normal_solve(y))
+    subject.near(y, least_squares(p)[0], p)
+    subject.near(engine.solve_determined(given), least_squares(p)[0], p)
+    subject.near(factor.normal_solve(y), expected, p)
+    subject.near(engine.normal_solve(given.system, y), expected, p)
+
+
+def test_the_adjoint_with_a_factor_and_without(subject: Subject) -> None:
+    p, g = problem(), subject.given(states(problem()))
+    given, oracle = subject.given(p), ENGINES["array_api"].factorize(p.system)
+    expected = oracle.adjoint(p, oracle.solve(p.rows), states(p))
+    y, factor = subject.engine.solve_problem(given)
+    subject.all_near(factor.adjoint(given, y, g), expected, p)
+    for recompute in (False, True):
+        subject.all_near(subject.engine.adjoint(given, y, g, recompute=recompute), expected, p)
+
+
+def test_gradients_that_are_not_wanted_change_nothing_in_others(subject: Subject) -> None:
+    given = subject.given(problem())
+    y, factor = subject.engine.solve_problem(given)
+    everything = by_field(factor.adjoint(given, y, y, ALL))
+    for i, expected in enumerate(everything):
+        wanted = from_fields(j == i for j in range(len(everything)))
+        found = by_field(factor.adjoint(given, y, y, wanted))[i]
+        np.testing.assert_array_equal(*map(subject.backend.to_numpy, (found, expected)))
+
+
+def test_a_shared_left_hand_side_may_be_eliminated_before_it_is_broadcast(subject: Subject) -> None:
+    c = problem().system.coefficients[:1]
+    p = problem(coefficients=np.repeat(c, 3, axis=0))
+    full, shared = subject.given(p), subject.given(problem(coefficients=c)).system
+    y = subject.engine.solve_problem(full)[0]
+    expected = subject.engine.adjoint(full, y, y)
+    subject.all_near(subject.engine.adjoint(full, y, y, eliminated=shared), expected, p)
+
+
+def test_what_is_not_finite_stays_with_its_member(subject: Subject) -> None:
+    p, others = problem(), [0, 2]
+    c = np.array(p.system.coefficients)
+    c[1, 4] = np.nan
+    y, factor = subject.engine.solve_problem(subject.given(problem(coefficients=c)))
+    x = factor.normal_solve(subject.given(states(p)))
+    expected = subject.backend.to_numpy(subject.factor(p).normal_solve(subject.given(states(p))))
+    subject.near(y[others], least_squares(p)[0][others], p)
+    subject.near(x[others], expected[others], p)
+    assert not np.isfinite(subject.backend.to_numpy(y)[1]).all()
+
+
+def test_an_undetermined_member_is_marked_and_not_a_number(subject: Subject) -> None:
+    c = np.array(problem().system.coefficients)
+    c[1] = 0
+    y, factor = subject.engine.solve_problem(subject.given(problem(coefficients=c)))
+    flags, y = map(subject.backend.to_numpy, (factor.undetermined, y))
+    np.testing.assert_array_equal(flags.any(-1), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(y).any((1, 2, 3)), [False, True, False])
+
+
+def test_engines_say_what_they_are(subject: Subject) -> None:
+    assert subject.engine.describe().startswith("available: ")
+    assert ENGINES.get(subject.engine.name, subject.engine) is subject.engine

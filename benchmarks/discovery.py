@@ -185,6 +185,7 @@ def report(records: list[Record]) -> str:
             lines += _row(BY_TRUTH, noise, truth)
             lines += [row for method in sorted(by_method) for row in _row(method, noise, by_method[method])]
         lines.append("")
+    lines += _warnings([r for r in records if r["method"] == OURS])
     wrong = [r for r in records if r["method"] == OURS and not r["exact"]]
     if wrong:
         lines += [
@@ -199,6 +200,26 @@ def report(records: list[Record]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "Systems: " + ", ".join(sorted({r["system"] for r in records})) + "."]
     return "\n".join(lines) + "\n"
+
+
+def _warnings(records: list[Record]) -> list[str]:
+    """How many wrong results had a warning, and how many right ones."""
+    lines = [
+        "Results of discover with a warning:",
+        "",
+        "| points | noise | of the wrong ones | of the right ones |",
+        "| --- | --- | --- | --- |",
+    ]
+    cells = sorted({(-r["points"], r["noise"]) for r in records})
+    for points, noise in cells + [(points, None) for points in sorted({p for p, _ in cells})]:
+        here = [r for r in records if r["points"] == -points and noise in (None, r["noise"])]
+        shares = []
+        for exact in (False, True):
+            warned = [r["warned"] for r in here if r["exact"] is exact]
+            shares.append(f"{sum(warned)} of {len(warned)}")
+        level = "all" if noise is None else f"{100 * noise:g} %"
+        lines.append(f"| {-points:,} | {level} | {' | '.join(shares)} |")
+    return [*lines, ""]
 
 
 def _row(method: str, noise: float, records: list[Record]) -> list[str]:

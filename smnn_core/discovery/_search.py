@@ -30,6 +30,8 @@ VIOLATED = 0.04
 """χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
 AMBIGUOUS = 6.0
 """Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
+SHOWN = 3
+"""Of such sets, those that are named."""
 ESTIMATED_FROM = 3.0
 """The equations' weight from which on the noise is estimated from what the fit leaves."""
 
@@ -310,10 +312,11 @@ class Search:
             ratio, what = (kept, "in") if kept else (added, "left out")
             if self.significance / 1.25 <= ratio < 1.25 * self.significance:
                 found.append(f"{name(j)} ({ratio:.1f} standard errors, {what})")
-        for c in self.everything.revisions(self.chosen, self.significance, self.inflation, AMBIGUOUS):
+        sets = self.everything.alternatives(self.chosen, self.equations, self.significance, self.inflation, AMBIGUOUS)
+        for c in sets[:SHOWN]:
             new, old = (", ".join(map(name, sorted(x))) for x in (c.terms - self.chosen, self.chosen - c.terms))
             found.append(f"{new} in place of {old}" if old and new else new or f"nothing in place of {old}")
-        return found
+        return [*found, f"{len(sets) - SHOWN} other sets of terms"] if len(sets) > SHOWN else found
 
     def warnings(self, result: Discovery) -> Iterator[str]:
         """What a user should know before relying on the equations."""

@@ -80,15 +80,33 @@ class Quadratic:
             del kept[least]
         return Choice(cost / inflation + significance**2 * len(kept), frozenset(kept))
 
-    def revisions(self, terms: Terms, significance: float, inflation: float, slack: float = -1.0) -> list[Choice]:
-        """Other sets, best first, whose score is below the present one plus `slack`.
+    def revisions(self, terms: Terms, significance: float, inflation: float) -> list[Choice]:
+        """Other sets, best first, whose score is lower by more than 1.
 
         A term is added and whatever that makes insignificant dropped, or one is put in place of another.
         """
         _, _, cost = self.fit(sorted(terms))
-        most = cost / inflation + significance**2 * len(terms) + slack
+        most = cost / inflation + significance**2 * len(terms) - 1.0
         found = {choice.terms: choice for choice in self._neighbours(terms, significance, inflation)}
         return sorted((c for c in found.values() if c.score < most and c.terms != terms), key=lambda c: c.score)
+
+    def alternatives(
+        self, terms: Terms, groups: Sequence[np.ndarray], significance: float, inflation: float, slack: float
+    ) -> list[Choice]:
+        """Sets with other terms in one group (equation), best first, whose score is below the present one plus `slack`.
+
+        From a beam search: several terms may stand in place of several others.
+        """
+        found = []
+        for group in groups:
+            others = np.array(sorted(terms.difference(group.tolist())), dtype=int)
+            present = [i for i, j in enumerate(group) if int(j) in terms]
+            gram, price = self.given(others, group), significance**2
+            most = Quadratic(gram).fit(present)[2] / inflation + price * len(present) + slack
+            for score, subset in _beam(gram, significance, inflation):
+                if score < most and list(subset) != present:
+                    found.append(Choice(score + price * len(others), frozenset([*others, *group[list(subset)]])))
+        return sorted(found, key=lambda c: c.score)
 
     def best_subsets(self, groups: Sequence[np.ndarray], significance: float, inflation: float) -> Terms:
         """Of every group (the terms of one equation) the best subset, twice: first all terms of the others are free."""
@@ -96,7 +114,8 @@ class Quadratic:
         for _ in range(2):
             for i, group in enumerate(groups):
                 others = np.concatenate([np.zeros(0, dtype=int), *chosen[:i], *chosen[i + 1 :]])
-                chosen[i] = group[_beam(self.given(others, group), significance, inflation)]
+                _, best = min(_beam(self.given(others, group), significance, inflation))
+                chosen[i] = group[list(best)]
         return frozenset(int(j) for x in chosen for j in x)
 
     def given(self, others: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -130,24 +149,23 @@ DEPENDENT = 1e-10
 """A term of which others explain all but this share adds nothing but rounding."""
 
 
-def _beam(gram: np.ndarray, significance: float, inflation: float) -> np.ndarray:
-    """The subset of the terms of gram, (1+k, 1+k), with the best score: a term is added to each of the best subsets."""
+def _beam(gram: np.ndarray, significance: float, inflation: float) -> Iterator[tuple[float, tuple[int, ...]]]:
+    """Score and terms of the best subsets of each size, of the terms of gram, (1+k, 1+k): those before and one more."""
     A, b, k = gram[1:, 1:], -gram[1:, 0], len(gram) - 1
-    subsets = best = np.zeros((1, 0), dtype=int)
-    best_score = gram[0, 0] / inflation
+    subsets = np.zeros((1, 0), dtype=int)
+    yield gram[0, 0] / inflation, ()
     for size in range(1, min(k, MOST) + 1):
         costs = _costs_with_another(A, b, subsets)
         order = np.argsort(costs, axis=None)[: 4 * WIDTH]
         rows, added = np.divmod(order[np.isfinite(costs.ravel()[order])], k)
         if not len(rows):
             break
-        score = (gram[0, 0] + costs[rows[0], added[0]]) / inflation + significance**2 * size
+        scores = (gram[0, 0] + costs[rows, added]) / inflation + significance**2 * size
         subsets = np.sort(np.concatenate([subsets[rows], added[:, None]], axis=1), axis=1)
-        if score < best_score:
-            best, best_score = subsets[:1], score
         _, first = np.unique(subsets, axis=0, return_index=True)
-        subsets = subsets[np.sort(first)[:WIDTH]]
-    return best[0]
+        first = np.sort(first)[:WIDTH]
+        subsets = subsets[first]
+        yield from zip(scores[first].tolist(), map(tuple, subsets.tolist()), strict=True)
 
 
 def _costs_with_another(A: np.ndarray, b: np.ndarray, subsets: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pytest
 
 import smnn_core as smnn
 from smnn_core.discovery._result import number_with_error
+from smnn_core.discovery._term_selection import Quadratic
 
 STEP = 0.05
 LINEAR = smnn.polynomials(1)
@@ -61,6 +62,18 @@ def test_what_the_data_leave_open_is_said():
     with pytest.warns(smnn.DiscoveryWarning, match="in place of"):
         found = smnn.discover(data, 0.01)
     assert any("y of y'" in text for text in found.ambiguous)
+
+
+def test_several_terms_in_place_of_one_are_an_alternative():
+    """c = a + b up to what 12 of chi squared can tell: a and b are as good, with 16 for the further term."""
+    a, b, rest = np.eye(3) * [100.0, 100.0, np.sqrt(12.0)]
+    rows = np.stack([-(a + b), a, b, a + b + rest])
+    quadratic, groups = Quadratic(rows @ rows.T), [np.arange(3)]
+    options = {"significance": 4.0, "inflation": 1.0}
+    assert quadratic.best_subsets(groups, **options) == {2}
+    (first, *_) = quadratic.alternatives(frozenset({2}), groups, **options, slack=6.0)
+    assert first.terms == {0, 1}
+    assert not quadratic.alternatives(frozenset({2}), groups, **options, slack=3.0)
 
 
 def test_result_has_zeros_and_infinite_errors_where_terms_are_left_out():

@@ -275,12 +275,15 @@ class Search:
         covariance = self.inflation * self.covariance
         errors = np.full(shape, np.inf)
         errors[tuple(self.active.T)] = np.sqrt(np.diagonal(covariance))
+        _, of_others = self.everything.others(sorted(self.chosen))
+        of_others = np.reshape(np.sqrt(self.inflation) * of_others, shape)
         steps = xp.concat([xp.zeros_like(o.steps[:, :1]), o.steps], axis=-1)
         t = t0 + xp.cumulative_sum(steps, axis=-1)
         t = xp.reshape(t, (*o.batch, -1)) if t.shape[0] > 1 else t[0, ...]
         return Discovery(
             coefficients=self.fit.xi,
             standard_errors=errors,
+            detectable=self.significance * np.minimum(errors, of_others),
             covariance=covariance,
             terms=self.library.names(names),
             exponents=self.library.exponents(V * self.order),

@@ -50,8 +50,11 @@ class Quadratic:
         cost = G[0, 0] + 2 * G[0, 1:] @ theta + theta @ G[1:, 1:] @ theta
         return theta, found.covariance[0], float(cost)
 
-    def significance_of_others(self, terms: Sequence[int]) -> np.ndarray:
-        """|θ_j| / σ_j that each term would have if it were added to these, (p,); 0 for these."""
+    def others(self, terms: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficient and standard error that each term would have if it were added to these, (p,) each.
+
+        0 and infinite for these, and for terms that they explain.
+        """
         p = len(self.gram) - 1
         theta, covariance, _ = self.fit(terms)
         inside = np.array([1 + j for j in terms], dtype=int)
@@ -59,11 +62,17 @@ class Quadratic:
         gradient = self.gram[1:, 0] + to_inside @ theta
         diagonal = np.diagonal(self.gram)[1:]
         left = diagonal - np.einsum("ji,ik,jk->j", to_inside, covariance, to_inside)
-        result = np.zeros(p)
         outside = left > DEPENDENT * diagonal
         outside[inside - 1] = False
-        result[outside] = np.abs(gradient[outside]) / np.sqrt(left[outside])
-        return result
+        coefficients, errors = np.zeros(p), np.full(p, np.inf)
+        coefficients[outside] = -gradient[outside] / left[outside]
+        errors[outside] = 1 / np.sqrt(left[outside])
+        return coefficients, errors
+
+    def significance_of_others(self, terms: Sequence[int]) -> np.ndarray:
+        """|θ_j| / σ_j that each term would have if it were added to these, (p,); 0 for these."""
+        coefficients, errors = self.others(terms)
+        return np.abs(coefficients) / errors
 
     def eliminate(self, terms: Terms, significance: float, inflation: float, most: int | None = None) -> Choice:
         """Drops the least significant term until all are significant, or `most` have been dropped."""

@@ -76,11 +76,21 @@ def test_several_terms_in_place_of_one_are_an_alternative():
     assert not quadratic.alternatives(frozenset({2}), groups, **options, slack=3.0)
 
 
+def test_terms_that_are_left_out_have_the_errors_of_a_fit_with_them():
+    rows = np.random.default_rng(0).normal(size=(5, 20))
+    quadratic = Quadratic(rows @ rows.T)
+    coefficients, errors = quadratic.others([0, 2])
+    theta, covariance, _ = quadratic.fit([0, 2, 3])
+    np.testing.assert_allclose([coefficients[3], errors[3]], [theta[2], np.sqrt(covariance[2, 2])], rtol=1e-9)
+
+
 def test_result_has_zeros_and_infinite_errors_where_terms_are_left_out():
     found = smnn.discover(rotation(300, 0.05), STEP, library=LINEAR)
     left_out = TRUE == 0
     assert not found.coefficients[left_out].any()
     assert np.isinf(found.standard_errors[left_out]).all()
+    np.testing.assert_allclose(found.detectable[~left_out], 4 * found.standard_errors[~left_out])
+    assert np.isfinite(found.detectable).all()
     np.testing.assert_allclose(np.sqrt(np.diagonal(found.covariance)), found.standard_errors[np.nonzero(~left_out)])
     assert found.exponents.tolist() == [[0, 0], [1, 0], [0, 1]]
     assert found.y.shape == (300, 2, 3)

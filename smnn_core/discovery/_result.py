@@ -39,8 +39,8 @@ class Discovery:
     standard_errors: np.ndarray
     """(terms, V), infinite where a term is left out; enlarged where the fit leaves more than the noise"""
     detectable: np.ndarray
-    """(terms, V): `significance` standard errors, of terms that are left out those they would have if they were added to
-    the others: true coefficients below that are missed more often than found"""
+    """(terms, V): `significance` standard errors, of terms that are left out those they would have if they were added
+    to the others: true coefficients below that are missed more often than found"""
     covariance: np.ndarray
     """(p, p): of the coefficients that are left, in the order of `np.argwhere(coefficients)`"""
     terms: list[str]

@@ -54,6 +54,8 @@ def main() -> int:
     for title, summary in found.items():
         table += rows(title, summary)
     if arguments.save:
+        for entry in (entry for summary in found.values() for entry in summary):
+            entry |= {k: float(number(x)) for k, x in entry.items() if isinstance(x, float)}
         merged = (json.loads(SAVED.read_text(encoding="utf-8")) if SAVED.exists() else {}) | found
         SAVED.write_text(json.dumps(dict(sorted(merged.items())), indent=1) + "\n", encoding="utf-8")
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]

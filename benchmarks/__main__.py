@@ -57,7 +57,7 @@ def time_case(case: Case, dtype: str, mnn: bool) -> list[dict[str, Any]]:
 
 
 def measure_memory(case: Case, dtype: str) -> list[dict[str, Any]]:
-    """The library, as it comes and at its leanest, and the published solver."""
+    """The library, as it comes and with as little memory as it can do with, and the published solver."""
     return [
         {"case": case.name, "dtype": dtype, "solver": name, "ratio": memory.peak_ratio(name, case, dtype)}
         for name in (report.OURS, memory.RECOMPUTE, report.BASELINE)

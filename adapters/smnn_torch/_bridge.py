@@ -42,6 +42,7 @@ __all__ = [
     "Kept",
     "Statement",
     "adjoint",
+    "adjoint_anew",
     "adjoint_on_cpu",
     "batch_of_lhs",
     "calls_on",
@@ -72,9 +73,7 @@ class Statement(NamedTuple):
     engine: str = "auto"
     check: bool = False
     recompute: bool = False
-    """nothing is kept for derivatives"""
-    lean: bool = False
-    """as little memory as the engine can do with"""
+    """nothing is kept for derivatives, and as little as the engine can do with in the meantime"""
 
 
 class Kept(NamedTuple):
@@ -153,7 +152,7 @@ def _weights(equation: float, initial: float, smoothness: float) -> Weights:
 
 def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Tensor:
     """The solution; what its derivatives need is kept."""
-    y, factor = solve_with(engine, problem, check=how.check, recompute=how.lean)
+    y, factor = solve_with(engine, problem, check=how.check, recompute=how.recompute)
     if not how.recompute:
         keep.kept = Kept(problem.system, factor, problem, y)
     return tensor(y)
@@ -233,16 +232,23 @@ def adjoint(
     """The gradients with respect to all inputs of y = least_squares(...), or those wanted, in the arrays of the
     engine."""
     if keep.kept is None and how.recompute:
-        _, new = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
-        with calls_on(new.system):
-            y_, g_ = like(new.system, y), like(new.system, g)
-            return adjoint_without_factor(new, y_, g_, wanted, engine=how.engine, recompute=how.lean)
+        return adjoint_anew(how, lhs, b, u, y, g, wanted)
     system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
     with calls_on(system):
         if problem is None:
             problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
             solution = like(system, y)
         return factor.adjoint(problem, solution, like(system, g), wanted)
+
+
+def adjoint_anew(
+    how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor, wanted: Gradients = ALL
+) -> Gradients:
+    """`adjoint` where nothing was kept, nor will be."""
+    _, problem = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
+    with calls_on(problem.system):
+        y, g = like(problem.system, y), like(problem.system, g)
+        return adjoint_without_factor(problem, y, g, wanted, engine=how.engine, recompute=how.recompute)
 
 
 def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:

@@ -30,7 +30,7 @@ __all__ = ["adjoint", "call", "differentiate", "least_squares", "normal_solve"]
 LHS = "Tensor coefficients, Tensor step_sizes, Tensor w_equation, Tensor w_initial, Tensor w_smoothness"
 HOW = (
     "SymInt? n_steps, SymInt n_initial_steps, SymInt n_initial_orders, "
-    "str scheme, float[] F, float[] G, str engine, bool check, bool lean"
+    "str scheme, float[] F, float[] G, str engine, bool check, bool recompute"
 )
 SCHEMAS = {
     "least_squares": f"({LHS}, Tensor rhs, Tensor initial_values, Tensor? smoothness, {HOW}) -> Tensor",
@@ -68,7 +68,7 @@ def call(name: str, how: Statement, lhs: Sequence[Any], *rest: Tensor | None) ->
     w = [x if isinstance(x, Tensor) else torch.full((), x, dtype=c.dtype, device=c.device) for x in w]
     sizes = how.n_steps, how.n_initial_steps, how.n_initial_orders
     return getattr(torch.ops.smnn, name)(
-        c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check, how.lean
+        c, s, *w, *rest, *sizes, *_encode(how.scheme, c), how.engine, how.check, how.recompute
     )
 
 
@@ -89,9 +89,9 @@ def differentiate(name: str, function: Callable[..., Any]) -> None:
 def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Tensor], Sequence[Any]]:
     """The arguments of an op as those of an operator."""
     lhs, rest = args[:N_LHS], args[N_LHS:-N_HOW]
-    n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check, lean = args[-N_HOW:]
+    n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check, recompute = args[-N_HOW:]
     scheme = BUILT_IN[name] if not F else _scheme(name, int(lhs[0].shape[-1]), tuple(F), tuple(G))
-    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, lean=lean), lhs, rest
+    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, recompute), lhs, rest
 
 
 def _encode(scheme: Scheme, c: Tensor) -> tuple[str, list[float], list[float]]:
@@ -113,17 +113,17 @@ def _scheme(name: str, K: int, F: tuple[float, ...], G: tuple[float, ...]) -> Sc
 
 def _least_squares(*args: Any) -> Tensor:
     how, lhs, (b, u, σ) = _split(args)
-    return bridge.least_squares(how._replace(recompute=True), Keep(), lhs, b, u, σ).contiguous()
+    return bridge.least_squares(how, Keep(), lhs, b, u, σ).contiguous()
 
 
 def _normal_solve(*args: Any) -> Tensor:
     how, lhs, (h,) = _split(args)
-    return bridge.normal_solve(how._replace(recompute=True), Keep(), lhs, h).contiguous()
+    return bridge.normal_solve(how, Keep(), lhs, h).contiguous()
 
 
 def _adjoint(*args: Any) -> list[Tensor]:
     how, lhs, (b, u, y, g) = _split(args)
-    gradients = bridge.adjoint(how._replace(recompute=True), Keep(), lhs, b, u, y, g)
+    gradients = bridge.adjoint_anew(how, lhs, b, u, y, g)
     return [bridge.tensor(x).contiguous() for x in bridge.in_order(gradients)]
 
 

@@ -75,7 +75,7 @@ def solve_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
         SingularSystemError: as `smnn_core.solve_ode`.
     """
-    how = Statement(scheme, n_steps, 0, 0, engine, check, recompute, lean=recompute)
+    how = Statement(scheme, n_steps, 0, 0, engine, check, recompute)
     how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
     if torch.compiler.is_compiling():
         return ops.call("least_squares", how, lhs, b, u, None)

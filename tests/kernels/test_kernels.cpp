@@ -116,9 +116,9 @@ struct Case {
     }
 };
 
-std::vector<double> solve(Case& c, bool lean = false) {
+std::vector<double> solve(Case& c, bool recompute = false) {
     std::vector<double> y(c.unknowns());
-    smnn::solve(c.shape, c.scheme(), c.arrays(), y.data(), lean);
+    smnn::solve(c.shape, c.scheme(), c.arrays(), y.data(), recompute);
     return y;
 }
 
@@ -244,8 +244,8 @@ void check_segments(const Shape& shape, unsigned seed) {
     Arrays arrays = c.arrays();
     const smnn::Solved part = smnn::solve(c.shape, c.scheme(), arrays, y.data(), false);
     const smnn::Solved whole = smnn::solve(c.shape, c.scheme(), arrays, nullptr, false);
-    const std::vector<double> lean = solve(c, true);
-    for (size_t i = 0; i < y.size(); ++i) expect_near(lean[i], y[i], 1e-10, "lean solution", shape);
+    const std::vector<double> recomputed = solve(c, true);
+    for (size_t i = 0; i < y.size(); ++i) expect_near(recomputed[i], y[i], 1e-10, "recomputed solution", shape);
 
     std::mt19937 random(seed + 1);
     std::uniform_real_distribution<double> uniform(-1, 1);

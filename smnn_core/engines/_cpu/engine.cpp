@@ -142,13 +142,13 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
 }  // namespace
 
 Solved solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool lean
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool recompute
 ) {
     Call call(shape, scheme, arrays, 0, y != nullptr);
     if (call.job.batch == 0) return call.solved(nullptr);
     call.job.has_rhs = y != nullptr;
     call.job.x = y;
-    auto factor = make_factor(call, !y ? Keep::ALL : lean ? Keep::NONE : Keep::SOME);
+    auto factor = make_factor(call, !y ? Keep::ALL : recompute ? Keep::NONE : Keep::SOME);
     if (factor) use(call, *factor);
     Work work(call, factor != nullptr);
     const auto run = [&] {
@@ -180,7 +180,7 @@ bool normal_solve(
 
 Pulled adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
-    const Arrays& gradients, bool lean
+    const Arrays& gradients, bool recompute
 ) {
     factor = fitting(factor, shape);
     Call call(shape, scheme, arrays, factor ? factor->C : 0);
@@ -190,7 +190,7 @@ Pulled adjoint(
         if (gradients[size_t(f)].data) out.emplace_back(call, Field(f), gradients[size_t(f)]);
     }
     for (GradientOf& gradient : out) gradient.allocate();
-    solve_normal(call, factor, true, lean ? Keep::NONE : Keep::SOME);
+    solve_normal(call, factor, true, recompute ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();
     return {call.any_undetermined(), call.any_unrefined()};
 }

@@ -41,16 +41,16 @@ struct Factor {
 using Arrays = std::array<View, FIELDS>;
 
 struct Solved {
-    std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `lean`
+    std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `recompute`
     bool any_small_pivot;
     bool any_zero_step;              // of which nothing else is said
 };
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
-// `lean`, here and below: with as little memory as
+// `recompute`, here and below: with as little memory as
 // possible, that is to keep nothing of a factor.
 Solved solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool lean
+    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool recompute
 );
 
 // Marks the time points that rows leave undetermined: where pivots are nothing but rounding. Returns whether there are any.
@@ -71,7 +71,7 @@ struct Pulled {
 };
 Pulled adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
-    const Arrays& gradients, bool lean
+    const Arrays& gradients, bool recompute
 );
 
 }  // namespace smnn

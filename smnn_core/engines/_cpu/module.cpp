@@ -176,7 +176,7 @@ class Request {
 };
 
 nb::tuple solve(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle y, bool lean
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle y, bool recompute
 ) {
     Request request(form, std::move(batch), inputs);
     Held out;
@@ -185,7 +185,7 @@ nb::tuple solve(
     {
         const WithoutLock guard;
         solved = smnn::solve(
-            request.shape, request.scheme, request.arrays, out.view.data, lean
+            request.shape, request.scheme, request.arrays, out.view.data, recompute
         );
     }
     return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
@@ -215,7 +215,7 @@ bool normal_solve(
 
 nb::tuple adjoint(
     const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
-    nb::handle y, nb::handle g, nb::tuple gradients, bool lean
+    nb::handle y, nb::handle g, nb::tuple gradients, bool recompute
 ) {
     Request request(form, std::move(batch), inputs);
     request.hold(smnn::Y, y);
@@ -232,7 +232,7 @@ nb::tuple adjoint(
     smnn::Pulled pulled;
     {
         const WithoutLock guard;
-        pulled = smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, lean);
+        pulled = smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, recompute);
     }
     return nb::make_tuple(pulled.any_small_pivot, pulled.any_unrefined);
 }
@@ -283,7 +283,7 @@ NB_MODULE(_kernels, m) {
             nb::arg("tolerance")
         );
     m.def(
-        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("y").none(), nb::arg("lean") = false
+        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("y").none(), nb::arg("recompute") = false
     );
     m.def(
         "find_undetermined", &find_undetermined, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"),
@@ -293,7 +293,7 @@ NB_MODULE(_kernels, m) {
         "normal_solve", &normal_solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("g"), nb::arg("x")
     );
     m.def(
-        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("lean") = false
+        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("recompute") = false
     );
     m.def("addressable", &addressable, nb::arg("arrays"));
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));

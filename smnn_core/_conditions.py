@@ -28,8 +28,9 @@ def conditions(
     Args:
         n_steps: T.
         values: from a time index (negative from the end), or an array or range of them, or a tuple of them, to values
-            that broadcast to (..., V, R_init), for several times (..., number of times, V, R_init). NaN means "not
-            given". A later entry may add to an earlier one at the same time, not change it.
+            that broadcast to (..., V, R_init), for several times (..., number of times, V, R_init); where R_init is
+            more than 1, with a value for each order. NaN means "not given". A later entry may add to an earlier one at
+            the same time, not change it.
         n_variables: V.
         n_orders: R_init: values of the orders 0..R_init-1 can be given.
         like: an array whose library, dtype and device the result has; NumPy's float64 without one.
@@ -97,6 +98,11 @@ def _at_all_times(
         full = broadcast_shapes({"values": tuple(x.shape), "core": shape})
     except ShapeError:
         full = ()
+    if core[2] > 1 and (not x.ndim or x.shape[-1] != core[2]):
+        raise ShapeError(
+            f"values[{key!r}] of shape {tuple(x.shape)} must hold a value for each of the n_orders = {core[2]} "
+            f"orders, NaN where it is not given: [{', '.join(['0.0', *['nan'] * (core[2] - 1)])}] says y = 0 alone."
+        )
     if full[len(full) - len(shape) :] != shape:
         names = "V, R_init" if single else "number of times, V, R_init"
         raise ShapeError(

@@ -28,8 +28,8 @@ COARSE = 0.02
 MOST_PARTS = 16
 VIOLATED = 0.04
 """χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
-AMBIGUOUS = 6.0
-"""Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
+AMBIGUOUS = 4.6
+"""Sets of terms whose score is higher by less are as good: a likelihood ratio of 10."""
 SHOWN = 3
 """Of such sets, those that are named."""
 ESTIMATED_FROM = 3.0

@@ -11,7 +11,7 @@ import smnn_core as smnn
 
 
 def test_values_stand_where_they_are_given() -> None:
-    values = {0: [[1.0, np.nan]], range(2, 4): np.array([[[3.0, 4.0]], [[5.0, np.nan]]]), -1: 7.0}
+    values = {0: [[1.0, np.nan]], range(2, 4): np.array([[[3.0, 4.0]], [[5.0, np.nan]]]), -1: [7.0, 7.0]}
     u = smnn.conditions(6, values, n_orders=2)
     nan = np.nan
     np.testing.assert_array_equal(u[:, 0], [[1, nan], [nan, nan], [3, 4], [5, nan], [nan, nan], [7, 7]])
@@ -55,6 +55,13 @@ def test_rows_that_are_not_given_have_no_gradient() -> None:
 def test_errors(values: dict[object, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         smnn.conditions(6, values)
+
+
+def test_a_number_is_no_value_of_several_orders() -> None:
+    with pytest.raises(
+        smnn.ShapeError, match=r"values\[0\] of shape \(\) must hold a value for each of the n_orders = 2"
+    ):
+        smnn.conditions(6, {0: 0.0, -1: [np.nan, 1.0]}, n_orders=2)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "jitter", "random"])

@@ -34,22 +34,22 @@ def problem(order: int, K: int, s: Array, Q: int = 1, seed: int = 0) -> tuple[Ar
     return c, b, rng.normal(size=(1, Q, order)), s
 
 
-def scaled(factor: float) -> tuple[Array, ...]:
+def scaled(factor: float, T: int = 200) -> tuple[Array, ...]:
     """Two coupled equations of second order, one in units in which it is larger."""
-    c, b, u, s = problem(2, 3, np.full(199, 0.05), Q=2)
+    c, b, u, s = problem(2, 3, np.full(T - 1, 0.05), Q=2)
     scale = np.array([1.0, factor])
     return c * scale[:, None, None], b * scale, u, s
 
 
-def repeated(weight: float) -> tuple[Array, ...]:
+def repeated(weight: float, T: int = 200) -> tuple[Array, ...]:
     """One equation given twice, once with little weight."""
-    c, b, u, s = problem(2, 3, np.full(199, 0.05))
+    c, b, u, s = problem(2, 3, np.full(T - 1, 0.05))
     return np.concatenate([c, weight * c], axis=1), np.concatenate([b, weight * b], axis=1), u, s
 
 
-def long_step(length: float) -> tuple[Array, ...]:
-    s = np.full(99, 0.1)
-    s[50] = length
+def long_step(length: float, T: int = 100) -> tuple[Array, ...]:
+    s = np.full(T - 1, 0.1)
+    s[T // 2] = length
     return problem(2, 4, s)
 
 
@@ -65,7 +65,8 @@ PROBLEMS: dict[str, Callable[[], tuple[Array, ...]]] = {
 }
 
 
-def errors(arguments: tuple[Array, ...]) -> dict[str, float]:
+def reference(arguments: tuple[Array, ...]) -> tuple[Array, Array]:
+    """g, and the gradient of the right-hand side."""
     c, b, u, s = arguments
     T = len(c)
     rng = np.random.default_rng(1)
@@ -73,16 +74,21 @@ def errors(arguments: tuple[Array, ...]) -> dict[str, float]:
     solver = exact.Solver(exact.rows(c, s, np.ones(b.shape), np.ones(u.shape), np.ones(T - 1), smnn.HERMITE))
     x = solver.normal_solve([exact.column([exact.flint.arb(float(a)) for a in row.ravel()]) for row in g])
     own = [[float(a.mid()) for a in column.entries()][: b.shape[1]] for column in solver.apply(x)[0]]
-    reference = np.array(own)
+    return g, np.array(own)
 
-    def error(found: Array) -> float:
-        return float(np.abs(found - reference).max() / np.abs(reference).max())
 
+def error(found: Array, expected: Array) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def errors(arguments: tuple[Array, ...]) -> dict[str, float]:
+    c, _, u, s = arguments
+    g, expected = reference(arguments)
     options = {"n_initial_steps": len(u), "n_initial_orders": u.shape[-1]}
     factor = smnn.factorize(c, s, engine="array_api", **options)
-    result = {"A λ": error(apply(factor.system, factor.normal_solve(g)).equation)}
+    result = {"A λ": error(apply(factor.system, factor.normal_solve(g)).equation, expected)}
     for engine in ENGINES:
-        result[engine] = error(smnn.solve_ode_vjp(*arguments, engine=engine)[1](g).rhs)
+        result[engine] = error(smnn.solve_ode_vjp(*arguments, engine=engine)[1](g).rhs, expected)
     return result
 
 

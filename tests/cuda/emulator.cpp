@@ -14,6 +14,7 @@ extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int b
     KERNEL(smnn_sweep)
     KERNEL(smnn_forward)
     KERNEL(smnn_back)
+    KERNEL(smnn_residual)
     KERNEL(smnn_contract)
 #if SMNN_CHUNKED
     KERNEL(smnn_chain_sweep)

@@ -122,7 +122,7 @@ def flags_of(problem: Problem, grain: Grain, **options) -> dict[str, set[str]]:
     y, factor = host.solve_problem(device, problem)
     found = {"back": device.flags["smnn_back"]}
     factor.adjoint(problem, y, np.ones_like(y))
-    return {name: device.flags[f"smnn_{name}"] for name in ("sweep", "forward", "contract")} | found
+    return {name: device.flags[f"smnn_{name}"] for name in ("sweep", "forward", "residual", "contract")} | found
 
 
 @needs_compiler
@@ -135,7 +135,8 @@ def test_arrays_with_the_batch_first_are_staged(batch, grain) -> None:
         "sweep": inputs,
         "forward": {"g"},
         "back": {"x"},
-        "contract": inputs | {"y", "g"} | {f"d {name}" for name in inputs},
+        "residual": {"coefficients", "step_sizes", "g", "factor", "x"},  # (of λ, which has no rhs)
+        "contract": inputs | {"y", "change of y", "lambda"} | {f"d {name}" for name in inputs},
     }
 
 

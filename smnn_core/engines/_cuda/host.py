@@ -5,14 +5,14 @@ form a chain, which is divided again until one lane can sweep what is left; subs
 
     sweep points -> sweep chains, level by level -> substitute in chains, last level first -> substitute in points
 
-A normal solve goes the same way with R^T w = g in the place of the sweeps, and the adjoint contracts the solution as it
-comes out of the last substitution. Nothing here waits for the device.
+A normal solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of
+such. Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
@@ -20,16 +20,17 @@ from typing import Protocol
 
 import numpy as np
 
-from ..._arrays import Array, Namespace, Shape, broadcast_shapes, sum_to_shape
+from ..._arrays import Array, Namespace, Shape, broadcast_shapes
 from ..._problem import Gradients, Problem, Rows, System
 from ..._schemes import Scheme
-from .._interface import ALL, by_field, from_fields
+from .._interface import ALL
 from ..cpu import _scheme_rows as triangular_rows
+from . import adjoint
 from .grain import Grain
 from .layout import (
     FIELDS,
     MAX_AXES,
-    N_GRADIENTS,
+    STATES,
     addressable,
     chain_job,
     merge_axes,
@@ -92,11 +93,11 @@ def constants(scheme: Scheme, K: int) -> Constants:
 
 
 def cores(system: System) -> tuple[Shape, ...]:
-    """The axes of each of `FIELDS` after those of the batch: time, and what a point has."""
+    """The axes of each of `FIELDS` after those of the batch: time, and what a point has; and of more states."""
     T, V, K, Q = system.n_steps, system.V, system.K, system.Q
     initial = (system.n_initial_steps, V, system.n_initial_orders)
-    points = (T, V, K)
-    return (T, Q, V, K), (T, Q), (T, Q), (T - 1,), (T - 1,), initial, initial, (T - 1, V, 2 * K), points, points
+    states = [(T, V, K)] * (len(STATES) + 4)
+    return (T, Q, V, K), (T, Q), (T, Q), (T - 1,), (T - 1,), initial, initial, (T - 1, V, 2 * K), *states
 
 
 def dtype_name(system: System) -> str:
@@ -118,11 +119,11 @@ class Call:
         """
         Args:
             batch: of the results.
-            arrays: in the order of `FIELDS`, as many as there are; None stands for zeros.
+            arrays: in the order of `FIELDS`, as many as there are, and up to four more states; None stands for zeros.
             kept: the factor, if there is one for this batch.
         """
         self.device, self.system, self.batch = device, system, batch
-        self.count = math.prod(batch)
+        self.count, self.cores = math.prod(batch), cores(system)
         self.sizes = kept.sizes if kept else device.grain.divide(self.count, system.n_steps)
         self.chunks = self.sizes[1] if self.chunked else 1
         self.lanes = self.count * self.chunks
@@ -131,8 +132,10 @@ class Call:
         self.arrays: list[Array] = [x if x is None else addressable(device.xp, x) for x in arrays]
         self.kept = kept or self._room_for_factor()
         self.job = np.zeros(1, point_job(self.dtype))
-        self.lines: dict[int, Shape] = {}  # see `staged`
+        self.inputs = np.zeros(len(FIELDS) + 4, self.job["in"].dtype)
+        self.lines: dict[int, Shape] = {}  # see `staged`, by array
         self._lay_out()
+        self.place({})
         n = system.n
         self.z = self._empty(self.job, "z", (self._points_kept, n, self.lanes))
         self.job["factor"] = device.address(self.kept.factor)
@@ -172,7 +175,7 @@ class Call:
         """The job but for the memory of its results."""
         system, job = self.system, self.job[0]
         fields = [
-            (f, x, core) for f, (x, core) in enumerate(zip(self.arrays, cores(system), strict=False)) if x is not None
+            (f, x, core) for f, (x, core) in enumerate(zip(self.arrays, self.cores, strict=False)) if x is not None
         ]
         flags = self.kept.undetermined
         strides = [strides_of(x, len(self.batch) + len(core)) for _, x, core in fields]
@@ -184,7 +187,7 @@ class Call:
         systems["flag_strides"][: len(shape)], systems["flag_strides"][MAX_AXES] = merged.pop(), 1
         systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), self.count
         for (f, x, core), all_strides, batch in zip(fields, strides, merged, strict=True):
-            to, (time, *inner) = job["in"][f], all_strides[len(self.batch) :]
+            to, (time, *inner) = self.inputs[f], all_strides[len(self.batch) :]
             if far_apart(x, core, batch, self.chunked):
                 self.lines[f] = core[1:]
             to["data"], to["time"] = self.device.address(x), time
@@ -197,11 +200,25 @@ class Call:
         scheme, K = constants(system.scheme, system.K), system.K
         job["scheme_norm2"][: 2 * K], job["scheme_rows"][: 4 * K * K] = scheme.norm2, scheme.rows
 
-    def launch(self, kernel: str) -> None:
-        """A kernel on points."""
+    def place(self, others: Mapping[str, int | None]) -> None:
+        """Which array kernels see as each field: its own, unless the number of another is given, or None for zeros."""
+        self.source = [others.get(name, f) for f, name in enumerate(FIELDS)]
+        none = np.zeros((), self.inputs.dtype)
+        for f, source in enumerate(self.source):
+            self.job["in"][0, f] = none if source is None else self.inputs[source]
+
+    def leave_out(self, idle: Array | None) -> None:
+        """Which systems kernels have nothing to do for, bool, (*batch,)."""
+        for job in (self.job, *(chain.job for chain in self.chains)):
+            job["systems"]["idle"] = 0 if idle is None else self.device.address(idle)
+
+    def launch(self, kernel: str, x: Array | None = None) -> None:
+        """A kernel on points; x is what it fills."""
+        self.job["x"]["data"] = 0 if x is None else self.device.address(x)
         if self.count:
             tiles = self.module.tiles(kernel) if self.device.stage else {}
-            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, staged(self.job, tiles, self.lines))
+            lines = {f: self.lines[i] for f, i in enumerate(self.source) if i in self.lines}
+            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, staged(self.job, tiles, lines))
 
     def eliminate(self) -> None:
         """The factor, and z with R y = z."""
@@ -223,17 +240,17 @@ class Call:
         for chain in self.chains:
             passed = chain.forward(self, passed)
 
-    def separators(self) -> None:
-        """x of the separators, from z."""
+    @property
+    def shape(self) -> Shape:
+        """That of solutions, (*batch, T, V, K)."""
+        return *self.batch, self.system.n_steps, self.system.V, self.system.K
+
+    def solution(self, x: Array | None = None) -> Array:
+        """x with R x = z, into the memory given."""
+        x = self.device.empty(self.shape, self.dtype) if x is None else x
         for chain in reversed(self.chains):
             chain.launch(self, "back")
-
-    def solution(self) -> Array:
-        """x with R x = z, (*batch, T, V, K)."""
-        system = self.system
-        self.separators()
-        x = self._empty(self.job["x"], "data", (*self.batch, system.n_steps, system.V, system.K))
-        self.launch("back")
+        self.launch("back", x)
         return x
 
 
@@ -331,33 +348,11 @@ class DeviceFactor:
         return self._normal(batch, [*_inputs(self.system), None, None, g]).solution()
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """Normal solve, and contraction into all gradients; those that are not wanted are not summed, and left out."""
+        """All gradients; those that are not wanted are not summed, and left out."""
         inputs = _inputs(problem.system, problem.rhs, problem.initial_values)
-        call = self._normal(problem.batch, [*inputs, None, y, g])
-        buffers = list(_gradient_buffers(call))
-        call.separators()
-        call.launch("back")  # in place, as there is no room for x
-        call.launch("contract")
-        xp = self.device.xp
-        return from_fields(
-            sum_to_shape(xp, buffer, tuple(x.shape)) if take else None
-            for buffer, x, take in zip(buffers, inputs, by_field(wanted), strict=True)
-        )
-
-
-def _gradient_buffers(call: Call) -> Iterator[Array]:
-    """Room for gradients, summed over the points of each lane where an input is constant in time."""
-    initial = FIELDS.index("initial_values"), FIELDS.index("weights.initial")
-    for f, core in enumerate(cores(call.system)[:N_GRADIENTS]):
-        x = call.arrays[f]
-        times, *inner = core
-        over_time = f not in initial and times > 1 and (x.ndim < len(core) or x.shape[-len(core)] == 1)
-        shape = (*call.batch, call.chunks if over_time else times, *inner)
-        # (nothing is written to the gradients of an empty batch)
-        buffer = call.device.empty(shape, call.dtype) if call.count else call.device.zeros(shape, call.dtype)
-        call.job[0]["gradient"][f]["data"] = call.device.address(buffer)
-        call.job[0]["gradient"][f]["over_time"] = over_time
-        yield buffer
+        states = adjoint.States.of(self.device, problem, y, g)
+        call = self._normal(problem.batch, [*inputs, None, *states.arrays])
+        return adjoint.gradients(call, states, inputs, wanted)
 
 
 def factorize(device: Device, system: System) -> DeviceFactor:

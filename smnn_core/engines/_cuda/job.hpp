@@ -7,11 +7,14 @@ namespace smnn {
 namespace SMNN_LEVEL {
 
 constexpr int MAX_AXES = 6;    // of the batch, once axes that lie in one line are merged
-constexpr int MAX_K = 8;       // orders
+constexpr int MAX_K = 8;       // orders, as SMNN_MOST_ORDERS
 constexpr int MAX_LEVELS = 8;  // of chains of separators
 
-// The arrays of a problem, and y and g of the adjoint.
-enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y, G, FIELDS };
+// The arrays of a problem, and of the adjoint: y, g, what refines y, λ with M λ = g, and what A is multiplied by.
+enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y, G, CHANGE_OF_Y, LAMBDA, FACTOR, FIELDS };
+
+// Of what `residual` says how large the products are.
+enum Largest { EQUATIONS, STEPS, INITIAL, ADDED, LARGEST = ADDED + 2 };
 
 // An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast; no data: zeros.
 struct Input {
@@ -32,6 +35,7 @@ struct Output {
 // How systems lie in the arrays that are shared by points and separators.
 struct Systems {
     unsigned char* bad;           // (batch): some point is undetermined
+    const unsigned char* idle;    // (batch), or none: nothing is to be done for these systems
     unsigned char* undetermined;  // bool, strides below
     Index flag_strides[MAX_AXES + 1];
     Index shape[MAX_AXES];
@@ -46,6 +50,7 @@ struct Systems {
         }
         return axes ? result + system * strides[0] : 0;
     }
+    SMNN_INLINE bool is_idle(Index system) const { return idle && idle[system]; }
     SMNN_INLINE void mark(Index system, Index t) const {
         bad[system] = 1;
         undetermined[offset(system, flag_strides) + t * flag_strides[MAX_AXES]] = 1;
@@ -58,10 +63,13 @@ struct PointJob {
     Systems systems;
     Input in[FIELDS];
     Output gradient[SMOOTHNESS_RHS];
-    Output x;          // (batch, T, n): solution of a solve or a normal solve
+    Output x;          // (batch, T, n): solution of a solve or a normal solve, or right-hand side of one that refines
     void* factor;      // (points, entries, lanes)
     void* z;           // (points, n, lanes)
     void* ends;        // (CarriedLayout<true>, lanes)
+    void* products[2]; // (points + 1, Q + rows of a step, lanes): A y - d and A λ, or one of them; of points and the steps
+                       // into them, and of the step out of the last one
+    void* largest;     // (LARGEST, lanes): the largest weighted products of each kind of rows, and of what was added last
     void* passed;      // (lanes, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left
     void* separators;  // (lanes, n)
     int V, K, Q;       // as compiled for: where they are not to be compile-time numbers

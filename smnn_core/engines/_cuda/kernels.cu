@@ -27,6 +27,9 @@ struct ForwardTiles {
 struct BackTiles {
     static constexpr TileSizes sizes{SMNN_TILES_BACK};
 };
+struct ResidualTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_RESIDUAL};
+};
 struct ContractTiles {
     static constexpr TileSizes sizes{SMNN_TILES_CONTRACT};
 };
@@ -51,7 +54,7 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
         NAME(const __grid_constant__ smnn::SMNN_LEVEL::JOB<smnn::SMNN_LEVEL::Scalar> job) {                     \
         using namespace smnn::SMNN_LEVEL;                                                                       \
         const Index number = this_thread();                                                                     \
-        if (number < job.systems.count * (LANES)) {                                                             \
+        if (number < job.systems.count * (LANES) && !job.systems.is_idle(number / (LANES))) {                   \
             BODY;                                                                                               \
         }                                                                                                       \
     }
@@ -114,6 +117,7 @@ SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
 #endif
 #if SMNN_PARTS & 2
 SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
+SMNN_POINTS_KERNEL(smnn_residual, ResidualTiles, residual)
 SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
 #endif
 

@@ -1,4 +1,4 @@
-// One lane: a chunk of a system, and its rows under the names that kernels/sweep.hpp and kernels/contract.hpp use.
+// One lane: a chunk of a system, and its rows under the names that kernels/sweep.hpp and kernels/gradient.hpp use.
 #pragma once
 
 #include "../kernels/pack.hpp"
@@ -162,9 +162,6 @@ struct LaneRows {
     SMNN_INLINE T w_equation(int t, int q) const { return w_equation_(t, q); }
     SMNN_INLINE bool is_first(int t) const { return lane.start + t == 0; }
     SMNN_INLINE T s(int t) const { return is_first(t) ? T(0) : s_(t - 1); }
-    // a step at point t, and its weight: that into it, or out of the first
-    SMNN_INLINE T near(int t) const { return is_first(t) ? s_.outside(t) : s_(t - 1); }
-    SMNN_INLINE T w_near(int t) const { return w_smoothness_(is_first(t) ? t : t - 1); }
     SMNN_INLINE T w_smoothness(int t) const { return is_first(t) ? T(0) : w_smoothness_(t - 1); }
     SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_.there(); }
     SMNN_INLINE T smoothness_rhs(int t, int v, int i) const {

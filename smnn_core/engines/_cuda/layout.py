@@ -11,11 +11,12 @@ from ..._arrays import Array, Namespace, Shape
 
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
+STATES = "y", "g", "change of y", "lambda", "factor"
 FIELDS = (
     "coefficients", "rhs", "weights.equation", "step_sizes", "weights.smoothness", "initial_values", "weights.initial",
-    "smoothness", "y", "g",
+    "smoothness", *STATES,
 )  # fmt: skip
-"""The arrays of a problem, in the order of `Field`."""
+"""The arrays of a problem and of its adjoint, in the order of `Field`."""
 N_GRADIENTS = 7
 """The first of them have gradients."""
 
@@ -35,6 +36,7 @@ _output = np.dtype([("data", _pointer), ("over_time", _index), ("staged", _index
 _systems = np.dtype(
     [
         ("bad", _pointer),
+        ("idle", _pointer),
         ("undetermined", _pointer),
         ("flag_strides", _index, (MAX_AXES + 1,)),
         ("shape", _index, (MAX_AXES,)),
@@ -55,7 +57,9 @@ def point_job(dtype: str) -> np.dtype[np.void]:
             ("in", _input, (len(FIELDS),)),
             ("gradient", _output, (N_GRADIENTS,)),
             ("x", _output),
-            *((name, _pointer) for name in pointers),
+            *((name, _pointer) for name in pointers[:3]),
+            ("products", _pointer, (2,)),
+            *((name, _pointer) for name in ("largest", *pointers[3:])),
             *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),
             ("scheme_norm2", dtype, (2 * MAX_K,)),

@@ -1,7 +1,7 @@
-// What one lane does with its points: elimination, the two substitutions, contraction into gradients.
+// What one lane does with its points: elimination, the two substitutions, residuals, contraction into gradients.
 #pragma once
 
-#include "contract.hpp"
+#include "../kernels/gradient.hpp"
 #include "../kernels/substitute.hpp"
 #include "../kernels/sweep.hpp"
 #include "lane.hpp"
@@ -17,7 +17,7 @@ struct Points {
     static constexpr int CARRIED = CarriedLayout<Chunked>{n}.entries();
 
     const PointJob<T>& job;
-    const Lane lane;
+    Lane lane;
     const Index lanes;
     const Size size;
     const int longest;  // lane: all threads of a warp go on as long
@@ -30,6 +30,7 @@ struct Points {
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
           longest(Division{job_.points, job_.chunks}.longest()),
           memory(memory_) {
+        if (job.systems.is_idle(lane.system)) lane.length = 0;
         if constexpr (Memory::any) memory.lanes.enter(lane.system, lane.start, lane.length);
     }
 
@@ -116,7 +117,7 @@ struct Points {
         }
     }
 
-    // R x = z from the last point to the first: into job.x, or in the place of z where there is none.
+    // R x = z from the last point to the first.
     SMNN_INLINE void back() const {
         const bool bad = job.systems.bad[lane.system] != 0;
         using Count = decltype(size.n);
@@ -129,7 +130,7 @@ struct Points {
         if constexpr (Chunked) {
             separator(0, next);
             // (its slot is free: a lane has no points in tiles beyond its last)
-            if (job.x.data && lane.length > 0) write(lane.length - 1, next);
+            if (lane.length > 0) write(lane.length - 1, next);
         } else {
             for (int j = 0; j < size.n; ++j) next[j] = T(0);
         }
@@ -139,38 +140,26 @@ struct Points {
                 load(job.factor, at(t, entries()), entries(), lanes, f);
                 load(job.z, at(t, size.n), size.n, lanes, z);
                 substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
-                if (job.x.data) {
-                    write(t, x);
-                } else {
-                    store(job.z, at(t, size.n), size.n, lanes, x);
-                }
+                write(t, x);
             }
             flush(memory.lanes, t, out);
         }
     }
 
+    SMNN_INLINE void residual() const;
     SMNN_INLINE void contract() const;
 
    private:
+    static constexpr int Q = D::Q, STEP = n + D::extra;
+    using Rows = LaneRows<T, D, Memory>;
+    SMNN_INLINE int product_rows() const { return size.Q + step_rows(size); }
     template <class Team>
     SMNN_INLINE void keep(int t, const T* f, const T* z, Team team) const {
         store(job.factor, at(t, entries()), entries(), lanes, f, team);
         store(job.z, at(t, size.n), size.n, lanes, z, team);
     }
 
-    // x, in the place of z, at point t of the lane, or at the one before its first or after its last
-    SMNN_INLINE void solution(int t, T* x) const {
-        const bool beyond = t == lane.length;
-        if (Chunked && (t < 0 || t == lane.length - 1)) {
-            separator(t < 0 ? -1 : 0, x);
-        } else if (Chunked && beyond && Lane(lane.number + 1, job.points, job.chunks).length == 1) {
-            separator(1, x);
-        } else {
-            load(job.z, at(beyond ? 0 : t, size.n) + beyond, size.n, lanes, x);
-        }
-    }
-
-    // x of the separator at the end of the lane (0), on its left (-1), zero where there is none, or of the next lane (1)
+    // x of the separator at the end of the lane (0), or on its left (-1), zero where there is none
     SMNN_INLINE void separator(int which, T* x) const {
         const bool there = Chunked && lane.chunk + which >= 0;
         const T* from = static_cast<const T*>(job.separators) + (lane.number + which) * size.n;
@@ -209,15 +198,110 @@ struct Sink {
     SMNN_INLINE void flush(const WarpLanes& lanes, int t) const { place.flush(lanes, t); }
 };
 
-// λ, which `back` left in the place of z, with y into the gradients of all inputs.
+// (points, n) on the way back: at the current point and the one before it.
+template <class T, int N, class Size, class TileOf>
+struct Trailing {
+    const Staged<T, TileOf> field;
+    const Size size;
+    T both[2 * N];
+
+    SMNN_INLINE Trailing(const Systems& systems, const Input& in, const Lane& lane, const Size& size_, TileOf& tile)
+        : field(systems, in, lane, tile), size(size_) {}
+    SMNN_INLINE T* before() { return both; }
+    SMNN_INLINE T* now() { return both + size.n; }
+    // at a point that no tile holds
+    SMNN_INLINE void outside(int t, T* to) const {
+        for (int j = 0; j < size.n; ++j) to[j] = field.outside(t, j / size.K, j % size.K);
+    }
+    SMNN_INLINE void read_before(int t, bool is_first) {
+        for (int j = 0; j < size.n; ++j) both[j] = is_first ? T(0) : field(t - 1, j / size.K, j % size.K);
+    }
+    SMNN_INLINE void go_back() {
+        for (int j = 0; j < size.n; ++j) both[size.n + j] = both[j];
+    }
+};
+
+// Adds A x - d to the products that are kept, a; then x = g - A^T W^2 a, the right-hand side of what refines y, or λ where
+// d = 0 and M λ = g. In the rows of initial values a is y + its change - u.
+template <class T, class D, bool Chunked, class Memory>
+SMNN_INLINE void Points<T, D, Chunked, Memory>::residual() const {
+    const Rows rows(job, lane, memory);
+    Trailing<T, n, Size, decltype(Memory::factor)> x(job.systems, job.in[FACTOR], lane, size, memory.factor);
+    const Field_<T> y(job.systems, job.in[Y], lane), change(job.systems, job.in[CHANGE_OF_Y], lane);
+    const Staged<T, decltype(Memory::g)> g_(job.systems, job.in[G], lane, memory.g);
+    const Place<T, decltype(size.n), decltype(Memory::x)> out(job.x, lane, job.points, size.n, memory.x);
+    T rest[n], next[n], equations[Q], step[STEP];  // next: what is left of the point before, for now
+    for (int j = 0; j < size.n; ++j) next[j] = T(0);
+    T largest[LARGEST] = {};
+    const auto take_largest = [&](int i, T a) { largest[i] = magnitude(a) > largest[i] ? magnitude(a) : largest[i]; };
+    const auto add_kept = [&](int t, int of, auto w, T* a) {
+        const int first = of == STEPS ? size.Q : 0, count = of == STEPS ? step_rows(size) : int(size.Q);
+        T* const kept = static_cast<T*>(job.products[0]) + at(t, product_rows()) + first * lanes;
+        for (int i = 0; i < count; ++i) {
+            take_largest(ADDED + of, w(i) * a[i]);
+            a[i] = kept[i * lanes] += a[i];
+            take_largest(of, w(i) * a[i]);
+        }
+    };
+    const auto take_step = [&](int t, T s) {
+        multiply_step<T>(size, job.scheme_rows, s, x.before(), x.now(), step);
+        const T w = rows.w_smoothness(t);
+        add_kept(t, STEPS, [&](int) { return w; }, step);
+        subtract_step<T>(size, job.scheme_rows, s, w, step, next, rest);
+    };
+    const auto take_point = [&](int t) {
+        x.read_before(t, rows.is_first(t));
+        for (int j = 0; j < size.n; ++j) {
+            rest[j] = next[j] + (g_.there() ? g_(t, j / size.K, j % size.K) : T(0));
+            next[j] = T(0);
+        }
+        multiply_equations<T>(size, rows, t, x.now(), equations);
+        for (int q = 0; q < size.Q; ++q) equations[q] -= rows.b(t, q);
+        add_kept(t, EQUATIONS, [&](int q) { return rows.w_equation(t, q); }, equations);
+        subtract_equations<T>(size, rows, t, equations, rest);
+        take_step(t, rows.s(t));
+        if (rows.has_initial(t)) {
+            for (int e = 0; e < size.V * job.R_init; ++e) {
+                const int v = e / job.R_init, r = e % job.R_init;
+                const T w = rows.w_initial(t, v, r);
+                const T a = (y.there() ? y(t, v, r) : T(0)) - rows.u(t, v, r) + change(t, v, r);
+                rest[v * size.K + r] -= w * w * a;
+                take_largest(INITIAL, w * a);
+            }
+        }
+        for (int j = 0; j < size.n; ++j) out.put(t, j, rest[j]);
+        x.go_back();
+    };
+    if (lane.length > 0) {
+        const int last = lane.length - 1;
+        x.outside(last, x.before());
+        if (Chunked && lane.chunk + 1 < job.chunks) {
+            // the step out of the last point; what it gives to the next point is the next lane's
+            x.outside(lane.length, x.now());
+            take_step(lane.length, rows.s_.outside(last));
+        }
+        x.go_back();
+    }
+    for (int t = longest - 1; t >= 0; --t) {
+        const int edge = t < longest - 1 ? t + 1 : 0;
+        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.w_equation_, rows.s_, x.field, g_);
+        if (t < lane.length) take_point(t);
+        flush(memory.lanes, t, out);
+    }
+    if (lane.length > 0) store(job.largest, lane.number, LARGEST, lanes, largest);
+}
+
+// y + its change and λ, with the products that are kept of them, into the gradients of all inputs.
 template <class T, class D, bool Chunked, class Memory>
 SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
-    constexpr int Q = D::Q;
-    const LaneRows<T, D, Memory> rows(job, lane, memory);
-    const Staged<T, decltype(Memory::y)> y_(job.systems, job.in[Y], lane, memory.y);
-    const Staged<T, decltype(Memory::g)> g_(job.systems, job.in[G], lane, memory.g);
+    const Rows rows(job, lane, memory);
+    Trailing<T, n, Size, decltype(Memory::y)> y(job.systems, job.in[Y], lane, size, memory.y);
+    Trailing<T, n, Size, decltype(Memory::change_of_y)> change(
+        job.systems, job.in[CHANGE_OF_Y], lane, size, memory.change_of_y
+    );
+    Trailing<T, n, Size, decltype(Memory::lambda)> x(job.systems, job.in[LAMBDA], lane, size, memory.lambda);
     const bool bad = job.systems.bad[lane.system] != 0;
-    const int steps = job.points - 1;
+    const int steps = job.points - 1, initial = size.V * job.R_init;
     // (gradients take the places in tiles of what they are gradients of)
     Sink<T, D, Q * n, decltype(Memory::c)> dc(job.gradient[C], lane, job.points, size.Q * size.n, memory.c);
     Sink<T, D, Q, decltype(Memory::b)> db(job.gradient[B], lane, job.points, size.Q, memory.b);
@@ -225,84 +309,53 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
     NoTile none;
     Sink<T, D, Q, NoTile> dw(job.gradient[W_EQUATION], lane, job.points, size.Q, none);
     Sink<T, D, 1, NoTile> dws(job.gradient[W_SMOOTHNESS], lane, steps, 1, none);
-    const int initial = size.V * job.R_init;
     T* du = static_cast<T*>(job.gradient[U].data) + lane.system * job.T_init * initial;
     T* dwi = static_cast<T*>(job.gradient[W_INITIAL].data) + lane.system * job.T_init * initial;
-    // at the current point, and at the one before; what the steps out of and into a point give to it
-    T y[n], x[n], y_before[n], x_before[n], out_x[n], out_y[n], in_x[n], in_y[n], pull_x[n], pull_y[n];
-    T c[Q * n], b[Q], w[Q], g[n], workspace[contract_workspace(n, D::K, Q)];
-    const auto solution_at = [&](int t, T* x_at) {
-        solution(t, x_at);
-        if (bad) {
-            for (int j = 0; j < size.n; ++j) x_at[j] = not_a_number<T>();
-        }
-    };
-    const auto read = [&](int t, T* y_at, T* x_at) {
-        for (int j = 0; j < size.n; ++j) y_at[j] = y_(t, j / size.K, j % size.K);
-        solution_at(t, x_at);
-    };
-    const auto read_outside = [&](int t, T* y_at, T* x_at) {
-        for (int j = 0; j < size.n; ++j) y_at[j] = y_.outside(t, j / size.K, j % size.K);
-        solution_at(t, x_at);
-    };
-    const auto step_into = [&](int t, T s) {
-        return contract_step<T>(
-            size, job.scheme_rows, s, rows.w_smoothness(t), State<T>{y_before, x_before}, State<T>{y, x},
-            Pull<T>{pull_x, pull_y}, Pull<T>{in_x, in_y}
-        );
-    };
-    for (int j = 0; j < size.n; ++j) pull_x[j] = pull_y[j] = T(0);
+    T c[Q * n], b[Q], w[Q], s, ws, refined[2 * n], of_y[Q + STEP], of_x[Q + STEP];
     const auto contract_point = [&](int t) {
-        for (int j = 0; j < size.n; ++j) {
-            out_x[j] = pull_x[j];
-            out_y[j] = pull_y[j];
-            g[j] = g_(t, j / size.K, j % size.K);
+        const bool is_first = rows.is_first(t);
+        y.read_before(t, is_first);
+        change.read_before(t, is_first);
+        x.read_before(t, is_first);
+        load(job.products[0], at(t, product_rows()), product_rows(), lanes, of_y);
+        load(job.products[1], at(t, product_rows()), product_rows(), lanes, of_x);
+        for (int j = 0; j < 2 * size.n; ++j) refined[j] = y.both[j] + change.both[j];
+        if (bad) {
+            for (int i = 0; i < product_rows(); ++i) of_y[i] = of_x[i] = not_a_number<T>();
+            for (int j = 0; j < 2 * size.n; ++j) x.both[j] = not_a_number<T>();
         }
-        const T near = rows.near(t), w_near = rows.w_near(t);  // (before the gradient of the step takes its place)
-        if (lane.start + t > 0) {
-            read(t - 1, y_before, x_before);
-            const auto step = step_into(t, rows.s(t));
-            ds.put(t - 1, 0, step.s);
-            dws.put(t - 1, 0, step.w_smoothness);
-            for (int j = 0; j < size.n; ++j) {
-                out_x[j] += in_x[j];
-                out_y[j] += in_y[j];
-            }
-        }
-        const State<T> at{y, x};
-        const Pull<T> pull{out_x, out_y};
-        const T initial_norm2 = rows.has_initial(t) ? pull_initial<T>(size, rows, t, near, at, pull) : T(0);
-        contract_equations<T>(
-            size, rows, t, near, w_near, initial_norm2, at, g, pull, PointGradients<T>{c, b, w}, workspace
+        smnn::SMNN_LEVEL::contract<T>(
+            size, job.scheme_rows, rows, t, t + 1, refined + size.n, x.now(), Products<T>{of_y, of_y + size.Q},
+            Products<T>{of_x, of_x + size.Q}, BlockGradients<T>{c, b, w, &s, &ws}
         );
         dc.put_all(t, c);
         db.put_all(t, b);
         dw.put_all(t, w);
+        if (!is_first) {
+            ds.put(t - 1, 0, s);
+            dws.put(t - 1, 0, ws);
+        }
         if (rows.has_initial(t)) {
             for (int e = 0; e < initial; ++e) {
                 const int v = e / job.R_init, r = e % job.R_init, j = v * size.K + r;
                 const T weight = rows.w_initial(t, v, r);
                 const Index to = Index(lane.start + t) * initial + e;
-                du[to] = weight * weight * x[j];
-                dwi[to] = 2 * weight * x[j] * (rows.u(t, v, r) - y[j]);
+                du[to] = weight * weight * x.now()[j];
+                dwi[to] = 2 * weight * x.now()[j] * (rows.u(t, v, r) - y.now()[j] - change.now()[j]);
             }
         }
-        for (int j = 0; j < size.n; ++j) {
-            y[j] = y_before[j];
-            x[j] = x_before[j];
-        }
+        y.go_back();
+        change.go_back();
+        x.go_back();
     };
     if (lane.length > 0) {
-        if (Chunked && lane.chunk + 1 < job.chunks) {
-            // the step out of the last point; its gradients, and what it gives to the next point, are the next lane's
-            read_outside(lane.length, y, x);
-            read_outside(lane.length - 1, y_before, x_before);
-            step_into(lane.length, rows.s_.outside(lane.length - 1));
-        }
-        read_outside(lane.length - 1, y, x);
+        y.outside(lane.length - 1, y.now());
+        change.outside(lane.length - 1, change.now());
+        x.outside(lane.length - 1, x.now());
     }
     for (int t = longest - 1; t >= 0; --t) {
-        fetch(memory.lanes, t, t < longest - 1 ? t + 1 : 0, rows.c_, rows.b_, rows.s_, y_, g_);
+        const int edge = t < longest - 1 ? t + 1 : 0;
+        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.s_, y.field, change.field, x.field);
         if (t < lane.length) contract_point(t);
         flush(memory.lanes, t, dc, db, ds);
     }

@@ -30,7 +30,7 @@ take, which are about a third of the compiler's time."""
 
 def part_of(kernel: str) -> int:
     """The part that a kernel belongs to."""
-    return ADJOINT if kernel.endswith(("_forward", "_contract")) else SOLVE
+    return ADJOINT if kernel.endswith(("_forward", "_residual", "_contract")) else SOLVE
 
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)

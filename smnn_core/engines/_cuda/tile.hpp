@@ -21,7 +21,7 @@ struct TileSize {
     int pitch;   // from one number of a lane to the next
 };
 struct TileSizes {
-    TileSize c, b, w_equation, s, y, g, x;
+    TileSize c, b, w_equation, s, y, g, change_of_y, lambda, factor, x;
 };
 
 // What the threads of a warp know of each other's lanes.
@@ -106,7 +106,8 @@ template <class T, class D, class Sizes>
 struct WarpMemory {
     static constexpr TileSizes sizes = Sizes::sizes;
     static constexpr bool any = sizes.c.points || sizes.b.points || sizes.w_equation.points || sizes.s.points ||
-                                sizes.y.points || sizes.g.points || sizes.x.points;
+                                sizes.y.points || sizes.g.points || sizes.change_of_y.points || sizes.lambda.points ||
+                                sizes.factor.points || sizes.x.points;
 
     WarpLanes lanes;
     Tile<T, sizes.c.points, sizes.c.pitch, D::Q * D::n> c;
@@ -115,6 +116,9 @@ struct WarpMemory {
     Tile<T, sizes.s.points, sizes.s.pitch, 1, true> s;
     Tile<T, sizes.y.points, sizes.y.pitch, D::n, true> y;
     Tile<T, sizes.g.points, sizes.g.pitch, D::n> g;
+    Tile<T, sizes.change_of_y.points, sizes.change_of_y.pitch, D::n, true> change_of_y;
+    Tile<T, sizes.lambda.points, sizes.lambda.pitch, D::n, true> lambda;
+    Tile<T, sizes.factor.points, sizes.factor.pitch, D::n, true> factor;
     Tile<T, sizes.x.points, sizes.x.pitch, D::n> x;
 };
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._arrays import Array, Shape
-from .layout import FIELDS, N_GRADIENTS
+from .layout import FIELDS, N_GRADIENTS, STATES
 
 WARP, WARPS = 32, 4
 """Lanes of a tile, and warps of a block."""
@@ -23,13 +23,14 @@ SHARED = 48 << 10
 """Bytes of shared memory that a block may take without asking for more."""
 BANKS = 128
 """Bytes that shared memory moves at a time: a number for each thread of a warp, or of half a warp in float64."""
-TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", "y", "g", "x")
+TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", *STATES, "x")
 """What may be staged, in the order of `TileSizes`."""
 STAGED = {
     "sweep": ("coefficients", "rhs", "weights.equation", "step_sizes"),
     "forward": ("g",),
     "back": ("x",),
-    "contract": ("coefficients", "rhs", "step_sizes", "y", "g"),
+    "residual": ("coefficients", "rhs", "weights.equation", "step_sizes", "factor", "g", "x"),
+    "contract": ("coefficients", "rhs", "step_sizes", "y", "change of y", "lambda"),
 }
 """By kernel. In `contract`, gradients take the places of what they are gradients of."""
 RUN, LONGEST_RUN = 48, 96
@@ -56,7 +57,8 @@ def tiles_of(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, Tile]
 @cache
 def _tiles_of(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple[str, Tile], ...]:
     n = V * K
-    counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1, "y": n, "g": n, "x": n}
+    counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1}
+    counts |= dict.fromkeys((*STATES, "x"), n)
     lines = {name: counts[name] * itemsize for name in STAGED[kernel]}
     if n > LARGEST or lines.get("coefficients", 0) > LONGEST_RUN:
         return ()  # (without its coefficients, most of what a kernel reads would not be staged)

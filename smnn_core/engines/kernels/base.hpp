@@ -14,11 +14,13 @@
 #define SMNN_LAMBDA
 #define SMNN_OUTLINE __device__ inline  // a call would take what lies in registers through memory
 #define SMNN_RESTRICT __restrict__
+#define SMNN_MOST_ORDERS 8
 #else
 #define SMNN_INLINE inline __attribute__((always_inline))
 #define SMNN_LAMBDA __attribute__((always_inline))
 #define SMNN_OUTLINE __attribute__((noinline))
 #define SMNN_RESTRICT __restrict__
+#define SMNN_MOST_ORDERS 64
 #endif
 
 namespace smnn {

@@ -23,12 +23,11 @@ struct Products {
 // f(i, first) for the rows of the scheme, of which row i starts with column `first` in both halves.
 template <class Size, class F>
 SMNN_INLINE void each_scheme_row(const Size& size, F f) {
-    if constexpr (Size::fixed) {
+    if constexpr (Size::rotations) {
         repeat(size.K, [&](auto i) SMNN_LAMBDA { f(i, i); });
-    } else if constexpr (Size::rotations) {
-        for (int i = 0; i < size.K; ++i) f(i, i);
     } else {
-        for (int i = 0; i < (size.extra > 0 ? 2 : 1) * size.K; ++i) f(i, 0);
+        repeat(size.K, [&](auto i) SMNN_LAMBDA { f(i, Int<0>()); });
+        for (int i = size.K; i < (size.extra > 0 ? 2 : 1) * size.K; ++i) f(i, Int<0>());
     }
 }
 template <class Size>
@@ -39,7 +38,7 @@ SMNN_INLINE int step_rows(const Size& size) {
 // s^o for o = 0..R
 template <class P, class Size>
 struct Powers {
-    P p[Size::fixed ? Capacity<Size>::K : 64];
+    P p[Size::fixed ? Capacity<Size>::K : SMNN_MOST_ORDERS];
     SMNN_INLINE Powers(const Size& size, const P& s) {
         p[0] = splat<P>(1);
         for (int o = 1; o < size.K; ++o) p[o] = p[o - 1] * s;
@@ -47,31 +46,74 @@ struct Powers {
     SMNN_INLINE const P& operator[](int o) const { return p[o]; }
 };
 
-// The products of x, which starts at point t0; `before` (n) is x at the point before. Not inlined: so the numbers are the
-// same, to the last bit, wherever they are asked for.
+// c x of the equations of point t.
+template <class P, class Size, class Rows>
+SMNN_INLINE void multiply_equations(const Size& size, const Rows& rows, int t, const P* x, P* to) {
+    repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+        P sum = splat<P>(0);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { sum = multiply_add(rows.c(t, q, j), x[j], sum); });
+        to[q] = sum;
+    });
+}
+
+// F S x0 + G S x1 of the step s, with x (n) at its two ends.
+template <class P, class Size>
+SMNN_INLINE void multiply_step(const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P* x0, const P* x1, P* to) {
+    const Powers<P, Size> p(size, s);
+    for (int v = 0; v < size.V; ++v, x0 += size.K, x1 += size.K) {
+        each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
+            const auto* const row = S + i * 2 * size.K;
+            P sum = splat<P>(0);
+            repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
+                const P at1 = splat<P>(row[size.K + o]) * x1[o];
+                sum = multiply_add(p[o], multiply_add(splat<P>(row[o]), x0[o], at1), sum);
+            });
+            *to++ = sum;
+        });
+    }
+}
+
+// Both, of the points t0 .. t1-1: x starts at point t0, `before` (n) is x at the point before. The numbers must be the same,
+// to the last bit, wherever they are asked for: hence not inlined, or (on a GPU) of functions that are rounded once.
 template <class P, class Size, class Rows>
 SMNN_OUTLINE void multiply(
     const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* before, const P* x,
     Products<P> to
 ) {
     for (int t = t0; t < t1; ++t, before = x, x += size.n) {
-        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            P sum = splat<P>(0);
-            repeat(size.n, [&](auto j) SMNN_LAMBDA { sum += rows.c(t, q, j) * x[j]; });
-            *to.equation++ = sum;
-        });
-        const Powers<P, Size> p(size, rows.s(t));
-        for (int v = 0; v < size.V; ++v) {
-            const P *const x0 = before + v * size.K, *const x1 = x + v * size.K;
-            each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
-                const auto* const row = S + i * 2 * size.K;
-                P sum = splat<P>(0);
-                repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
-                    sum += p[o] * (splat<P>(row[o]) * x0[o] + splat<P>(row[size.K + o]) * x1[o]);
-                });
-                *to.step++ = sum;
+        multiply_equations(size, rows, t, x, to.equation);
+        multiply_step<P>(size, S, rows.s(t), before, x, to.step);
+        to.equation += size.Q;
+        to.step += step_rows(size);
+    }
+}
+
+// Subtracts c^T w^2 a of the equations of point t from x.
+template <class P, class Size, class Rows>
+SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, P* x) {
+    repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+        const P w = rows.w_equation(t, q), w2a = w * w * a[q];
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { x[j] -= rows.c(t, q, j) * w2a; });
+    });
+}
+
+// Subtracts S F^T w^2 a and S G^T w^2 a of the step s from x0 and x1.
+template <class P, class Size>
+SMNN_INLINE void subtract_step(
+    const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P& w, const P* a, P* x0, P* x1
+) {
+    const Powers<P, Size> p(size, s);
+    const P w2 = w * w;
+    for (int v = 0; v < size.V; ++v, x0 += size.K, x1 += size.K) {
+        each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
+            const auto* const row = S + i * 2 * size.K;
+            const P w2a = w2 * *a++;
+            repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
+                const P pa = p[o] * w2a;
+                x0[o] -= splat<P>(row[o]) * pa;
+                x1[o] -= splat<P>(row[size.K + o]) * pa;
             });
-        }
+        });
     }
 }
 
@@ -83,24 +125,10 @@ SMNN_OUTLINE void subtract_transposed(
     P* before, P* x
 ) {
     for (int t = t0; t < t1; ++t, before = x, x += size.n) {
-        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            const P w = rows.w_equation(t, q), w2a = w * w * *a.equation++;
-            repeat(size.n, [&](auto j) SMNN_LAMBDA { x[j] -= rows.c(t, q, j) * w2a; });
-        });
-        const Powers<P, Size> p(size, rows.s(t));
-        const P w2 = w_step[t - t0] * w_step[t - t0];
-        for (int v = 0; v < size.V; ++v) {
-            P *const x0 = before + v * size.K, *const x1 = x + v * size.K;
-            each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
-                const auto* const row = S + i * 2 * size.K;
-                const P w2a = w2 * *a.step++;
-                repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
-                    const P pa = p[o] * w2a;
-                    x0[o] -= splat<P>(row[o]) * pa;
-                    x1[o] -= splat<P>(row[size.K + o]) * pa;
-                });
-            });
-        }
+        subtract_equations(size, rows, t, a.equation, x);
+        subtract_step<P>(size, S, rows.s(t), w_step[t - t0], a.step, before, x);
+        a.equation += size.Q;
+        a.step += step_rows(size);
     }
 }
 

@@ -45,6 +45,17 @@ SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
 SMNN_INLINE bool without(bool mask, bool other) { return mask && !other; }
 
+// a b + c: on a GPU rounded once, whatever the compiler makes of the code around it
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+SMNN_INLINE double multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+SMNN_INLINE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+#else
+template <class P>
+SMNN_INLINE P multiply_add(const P& a, const P& b, const P& c) {
+    return c + a * b;
+}
+#endif
+
 // a and b change places in the lanes of the mask
 template <class M, class P>
 SMNN_INLINE void swap_lanes(const M& mask, P& a, P& b) {

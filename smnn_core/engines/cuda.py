@@ -10,7 +10,8 @@ derivatives by themselves, which takes seconds. CuPy keeps them on disk (`~/.cup
 their source, options, device architecture and the version of NVRTC, so that a new version of any compiles again.
 
 Work goes to CuPy's current stream, memory comes from CuPy's current allocator, and nothing waits for the device:
-systems without a unique solution come back as NaN. Constants, such as weights that are numbers, are copied to the
+systems without a unique solution come back as NaN, and so do gradients that refinement does not find
+(`_cuda/adjoint.py`). Constants, such as weights that are numbers, are copied to the
 device when they are first seen, so that a solve can be captured in a CUDA graph after it has run once. CuPy gives the
 memory that a capture frees to others, which replays would overwrite: capture with a `cupy.cuda.MemoryPool` of the
 graph's own.

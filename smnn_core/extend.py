@@ -37,7 +37,7 @@ Nonlinear equations (`docs/theory/nonlinear.md`):
 Fits (`docs/theory/fitting.md`):
     Observations, check_order, check_shapes, pair_of_bounds, checked_bounds: what is given.
     smooth, spread, time_scale, difference_noise, LEAST_NOISE: the curve from which a fit starts, and its noise.
-    FitRows, estimate, warn_of_misfit: one step by variable projection; what is said of the end.
+    FitRows, estimate: one step by variable projection. warn_of_misfit, warn_of_undetermined: what is said of the end.
     ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS: the weights of all steps.
     TOLERANCE, STAGE_TOLERANCE, NOISE_FROM: when to stop, and when to estimate the noise.
 
@@ -64,7 +64,7 @@ from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._interface import ALL, Engine, Factor
 from .engines.array_api import ArrayEngine
-from .fitting._fit import warn_of_misfit
+from .fitting._fit import warn_of_misfit, warn_of_undetermined
 from .fitting._iteration import (
     ANNEALING,
     GIVEN,
@@ -171,6 +171,7 @@ __all__ = [
     "times",
     "violations",
     "warn_of_misfit",
+    "warn_of_undetermined",
     "weighted",
     "with_moments",
     "without_missing",

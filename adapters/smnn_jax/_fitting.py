@@ -38,6 +38,7 @@ from smnn_core.extend import (
     stand_in,
     times,
     warn_of_misfit,
+    warn_of_undetermined,
 )
 
 from ._gauss_newton import GaussNewton, State, as_argument, data_movement, least_noise
@@ -127,9 +128,10 @@ def fit_ode(
     held = noise, t0, weights, scale, _bounds(bounds, parameters)
     options = _Options(scheme, engine, order + 1, shared, max_iterations, y_errors)
     # outside of jit: one program, not one for each operation
-    result: Fit = jax.jit(partial(_fit_traced, Residual(residual), held, options))(data, step_sizes, parameters, guess)
+    fit = jax.jit(partial(_fit_traced, Residual(residual), held, options))
+    result, determined = fit(data, step_sizes, parameters, guess)
     if max_iterations is None:
-        _warn(result, noise if weights is None else None, shared)
+        _warn(result, noise if weights is None else None, shared, determined)
     return replace(result, noise=result.noise[..., 0]) if observed_orders is None and result.noise.ndim else result
 
 
@@ -152,8 +154,9 @@ class _Options(NamedTuple):
     y_errors: bool
 
 
-def _warn(fit: Fit, noise: Array | None, shared: bool) -> None:
-    """What can be said where values are at hand, not under jit: what did not converge, or does not explain the data."""
+def _warn(fit: Fit, noise: Array | None, shared: bool, determined: Array) -> None:
+    """What can be said where values are at hand, not under jit: what did not converge, or does not explain the data,
+    or is not determined by them."""
     if is_tracer(fit.converged):
         return
     converged = jnp.reshape(fit.converged, (-1,))
@@ -164,6 +167,8 @@ def _warn(fit: Fit, noise: Array | None, shared: bool) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
+    lost = ~determined & (jnp.any(jnp.isfinite(fit.cost)) if shared else jnp.isfinite(fit.cost))
+    warn_of_undetermined(int(jnp.sum(lost)), lost.size)
     if noise is not None:
         p = 0 if fit.parameters is None or shared else fit.parameters.shape[-1]
         left = fit.residuals.initial / noise
@@ -178,7 +183,8 @@ def _fit_traced(
     s: Array,
     parameters: Array | None,
     guess: Array | None,
-) -> Fit:
+) -> tuple[Fit, Array]:
+    """The fit, and whether the data determine all parameters of each."""
     noise, t0, weights, scale, bounds = held
     scheme, engine, K, shared, max_iterations, y_errors = options
     T, V = data.shape[-3:-1]
@@ -236,10 +242,12 @@ def _fit_traced(
     else:
         rows = replace(rows, equation=rows.equation * state.level)
     if exactly:
-        return _last_step(equations, t, rows, fit, state)
+        return _last_step(equations, t, rows, fit, state), state.determined
     result = _with_derivatives(equations, t, rows, fit, state)
     result = result if given else replace(result, noise=result.noise[..., 0, :, :])
-    return replace(result, y_errors=_y_errors(last_rows, fit, state, engine)) if y_errors else result
+    if y_errors:
+        result = replace(result, y_errors=_y_errors(last_rows, fit, state, engine))
+    return result, state.determined
 
 
 CONSTANTS = ("data", "step_sizes", "noise", "equation", "smoothness", "scale")

@@ -56,6 +56,8 @@ class State(NamedTuple):
     covariance: Array | None
     held: Array | None
     """bool, of θ's shape: which parameters a bound holds"""
+    determined: Array
+    """bool, (*batch,), or () where parameters are shared: whether the data determine them"""
     noise: Array
     """(*batch, 1, V, R_obs) where it is estimated, else as it was given"""
     move: Array
@@ -72,8 +74,8 @@ class State(NamedTuple):
         C = None if θ is None else jnp.full((*(() if shared else batch), p, p), jnp.nan, y.dtype)
         held = None if θ is None else jnp.zeros(θ.shape, bool)
         move, noise = jnp.full(batch, jnp.inf, y.dtype), jnp.asarray(noise, y.dtype)
-        one = jnp.ones((), y.dtype)
-        return State(y, θ, C, held, noise, move, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), one)
+        one, yes = jnp.ones((), y.dtype), jnp.ones(() if shared else batch, bool)
+        return State(y, θ, C, held, yes, noise, move, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), one)
 
 
 class Sizes(NamedTuple):
@@ -150,12 +152,12 @@ class GaussNewton:
 
     def _iterate(self, rows: FitRows, now: State) -> State:
         lin = self.at(now.y, now.θ)
-        y, θ, C, held = rows.step(lin, now.y), now.θ, now.covariance, now.held
+        y, θ, C, held, determined = rows.step(lin, now.y), now.θ, now.covariance, now.held, now.determined
         if θ is None:
             move = data_movement(rows, y - now.y)
         else:
             responses = rows.responses(lin)
-            δ, C, held = self._estimate(rows, lin, y, now, responses)
+            δ, C, held, determined = self._estimate(rows, lin, y, now, responses)
             each = jnp.moveaxis(δ, -1, 0)
             y = y + jnp.sum(jnp.reshape(each, (*each.shape, *(1,) * (responses.ndim - each.ndim))) * responses, axis=0)
             variance = jnp.diagonal(C, axis1=-2, axis2=-1)
@@ -169,12 +171,15 @@ class GaussNewton:
         y = jnp.where(sound[..., None, None, None], y, now.y)
         move = jnp.broadcast_to(move, now.move.shape)
         iterations = now.iterations + sound.astype(jnp.int32)
-        return State(y, θ, C, held, now.noise, move, ~sound, iterations, now.level)
+        return State(y, θ, C, held, determined, now.noise, move, ~sound, iterations, now.level)
 
     def _estimate(
         self, rows: FitRows, lin: Linearization, y_0: Array, now: State, responses: Array
-    ) -> tuple[Array, Array, Array]:
-        """δ, the covariance of the parameters, and which a bound holds, from the Gram matrix of r_0, .., r_p."""
+    ) -> tuple[Array, Array, Array, Array]:
+        """δ, the covariance of the parameters, which a bound holds, and whether all are determined.
+
+        From the Gram matrix of the rows r_0, .., r_p.
+        """
         left = rows.residuals(lin.f + product(jnp, lin.J, y_0 - now.y), y_0)
         answers = rows.response_rows(lin, responses)
         p = responses.shape[0]
@@ -194,7 +199,9 @@ class GaussNewton:
         lead = () if self.shared else batch
         nan = jnp.where(jnp.reshape(sound, (*batch, 1)) | self.shared, 0.0, jnp.nan)
         δ = jnp.reshape(e.change, (*lead, p)) + (0.0 if self.shared else nan)
-        return δ, jnp.reshape(e.covariance, (*lead, p, p)), jnp.reshape(e.held, (*lead, p))
+        results = (e.covariance, (p, p)), (e.held, (p,)), (e.determined, ())
+        C, held, determined = (jnp.reshape(x, (*lead, *core)) for x, core in results)
+        return δ, C, held, determined
 
     def _with_noise(self, state: State) -> State:
         """Noise from what the fit leaves and the degrees of freedom left, where the equations have begun to hold.

@@ -18,7 +18,7 @@ from ._problem import FitProblem
 from ._result import Fit
 from ._variable_projection import cost, trajectory_variance
 
-__all__ = ["fit_ode", "warn_of_misfit"]
+__all__ = ["fit_ode", "warn_of_misfit", "warn_of_undetermined"]
 
 MOST = 100
 """Iterations, where nothing else is said."""
@@ -223,13 +223,18 @@ def _warn(problem: FitProblem, state: Iteration, asked: bool) -> None:
             stacklevel=3,
         )
     lost = ~state.determined & (~xp.all(state.failed) if problem.shared else ~state.failed)
-    if problem.p and bool(xp.any(lost)):
+    if problem.p:
+        warn_of_undetermined(count(lost), lost.shape[0])
+
+
+def warn_of_undetermined(lost: int, fits: int) -> None:
+    """Says how many fits have parameters that the data do not determine."""
+    if lost:
         warnings.warn(
-            f"the data do not determine all parameters of {count(lost)} of {len(lost)} fits: some combination of them "
-            "changes nothing that was observed; its standard error is arbitrary and large. Fix a parameter, or observe "
-            "more.",
+            f"the data do not determine all parameters of {lost} of {fits} fits: some combination of them changes "
+            "nothing that was observed; its standard error is arbitrary and large. Fix a parameter, or observe more.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -232,6 +232,14 @@ def test_a_fit_that_explains_too_little_is_a_warning_outside_of_jit() -> None:
         sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.01)
 
 
+def test_parameters_that_the_data_do_not_determine_are_a_warning_outside_of_jit() -> None:
+    """y' + (k + l) y = 0 determines the sum alone."""
+    with pytest.warns(smnn.ConvergenceWarning, match="do not determine all parameters of 1 of 1"):
+        sj.fit_ode(
+            lambda t, y, k: decay(t, y, k[..., :1] + k[..., 1:]), decays(), 0.05, jnp.ones(2), order=2, noise=0.1
+        )
+
+
 def test_a_fit_in_float32_where_float64_is_off() -> None:
     with jax.enable_x64(False):
         data = decays().astype(jnp.float32)

@@ -12,12 +12,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from .cases import CASES, SCALING, SOLVERS, Case, forward_backward
 
-__all__ = ["RECOMPUTE", "available", "peak_ratio"]
+__all__ = ["RECOMPUTE", "available", "extra", "of_child", "peak_ratio"]
 
 RECOMPUTE = "smnn, recompute"
 """The library, keeping nothing of the factor."""
@@ -32,7 +33,12 @@ def available() -> bool:
 
 def peak_ratio(solver: str, case: Case, dtype: str) -> float:
     """Peak extra memory over the size of the inputs, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", solver, case.name, dtype]
+    return of_child("benchmarks.memory", solver, case.name, dtype)
+
+
+def of_child(module: str, *arguments: str) -> float:
+    """The number that `python -m module arguments` prints last, where freed memory is given back."""
+    command = [sys.executable, "-m", module, *arguments]
     # glibc would keep freed arrays for reuse, which then count as resident before: hand every array back at once
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -51,12 +57,17 @@ def _measure(solver: str, case: Case, dtype: str) -> float:
     inputs = case.inputs(dtype)
     size = sum(x.numel() * x.element_size() for x in inputs)
     run = forward_backward(solve, inputs, case.cotangent(dtype))
+    return extra(run) / size
+
+
+def extra(run: Callable[[], object]) -> int:
+    """The peak of resident memory while `run` runs, less what was resident before, in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     result = run()
     peak = _resident("VmHWM")
     del result
-    return (peak - before) / size
+    return peak - before
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ n = 2) take Gaussian processes of similar cost. Both of JAX run jitted, batches 
 
 1. Seconds for means and variances, and beside them those of `solve_ode`.
 2. Seconds for the evidence with its gradient by noise and diffusion.
-3. Largest relative error of a variance at short steps, against 1200 bits.
+3. Extra memory at the peak, means and variances (Linux).
+4. Largest relative error of a variance at short steps, against 1200 bits.
 
 --save writes benchmarks/results/posterior.json, --quick leaves out the long ones.
 """
@@ -37,15 +38,24 @@ import smnn_core as smnn
 import smnn_jax
 import smnn_torch
 
-from . import exact
+from . import exact, memory
 from .timing import measure
 
 Array = Any
 STEP, NOISE, DIFFUSION, STATE = 0.1, 0.3, 1.0, 3.0
 """of the model: the last is the standard deviation of the first state"""
-CASES = ((1, 2, 1_000, 1), (1, 2, 1_000, 64), (1, 2, 100_000, 1), (4, 4, 1_000, 1), (4, 4, 1_000, 16))
+CASES = (
+    (1, 2, 1_000, 1),
+    (1, 2, 1_000, 64),
+    (4, 4, 1_000, 1),
+    (4, 4, 1_000, 64),
+    (1, 2, 100_000, 1),
+    (4, 4, 100_000, 1),
+)
 """V, R, T, batch"""
 QUICK = 2
+LARGE = 1_000_000
+"""From as many states on (n T batch) cuthbert, of which some would take minutes, is left out."""
 PATH = Path(__file__).parent / "results" / "posterior.json"
 
 
@@ -63,6 +73,9 @@ def arguments(y: Array, V: int, R: int, xp: Any, noise: Any, diffusion: Any) -> 
     state = xp.zeros((1, V, R + 1), **like)
     weights = smnn.Weights(1 / noise, 1 / STATE, smnn.wiener_weight(diffusion, STEP, R))
     return (xp.asarray(c), y, state, STEP), weights
+
+
+OURS = "smnn", "solve_ode", "solve_ode, array_api"
 
 
 def ours(y: np.ndarray, V: int, R: int) -> dict[str, Callable[[], Any]]:
@@ -171,7 +184,7 @@ def smoothers(y: np.ndarray, V: int, R: int) -> dict[str, Callable[[], Any]]:
         return lambda: jax.block_until_ready(f(data))
 
     found = {}
-    if installed("cuthbert"):
+    if installed("cuthbert") and y.size * (R + 1) < LARGE:
         found["cuthbert"] = by_cuthbert(False)
         if len(y) == 1:  # (a batch fills the processor by itself)
             found["cuthbert, parallel"] = by_cuthbert(True)
@@ -206,7 +219,7 @@ def evidences(y: np.ndarray, V: int, R: int) -> dict[str, Callable[[], Any]]:
         return smnn_jax.log_evidence(*given, weights=weights, observed_equations=True)
 
     found = {"smnn_torch": by_torch, "smnn_jax": by_jax(smnn_by_jax, vmap=False)}
-    if installed("cuthbert"):
+    if installed("cuthbert") and y.size * (R + 1) < LARGE:
         found["cuthbert"] = by_jax(lambda y, *x: cuthbert(y, V, R, *x, False)[2])
     if installed("dynamax"):
         found["dynamax"] = by_jax(lambda y, *x: dynamax(y, V, R, *x, smooth=False)[0])
@@ -231,6 +244,31 @@ def compare(results: dict[str, Any], V: int, R: int) -> None:
                 error = np.abs(x - y).max() / np.abs(y).max()
                 if not error < 1e-5:
                     print(f"  {name}: {what} differ by {error:.1e}")
+
+
+def peak(case: tuple[int, int, int, int]) -> dict[str, float]:
+    """Extra memory of means and variances at the peak, in MB, each in a process of its own; empty where unknown."""
+    V, R, T, batch = case
+    if not memory.available():
+        return {}
+    y = data(V, min(T, 10), min(batch, 2))
+    names = (ours(y, V, R) | smoothers(np.broadcast_to(y[:1], (batch, *y.shape[1:])), V, R)).keys()
+    found = {}
+    for name in names:
+        if "cuthbert" in name and T * V * batch * (R + 1) >= LARGE:
+            continue
+        found[name] = memory.of_child("benchmarks.posterior", "--peak", name, *map(str, case)) / 1e6
+    return found
+
+
+def own_peak(name: str, case: tuple[int, int, int, int]) -> float:
+    """That of this process, in bytes, once everything is compiled."""
+    V, R, T, batch = case
+    y = data(V, T, batch)
+    function = (ours(y, V, R) if name in OURS else smoothers(y, V, R))[name]
+    for _ in range(2):
+        function()
+    return memory.extra(function)
 
 
 def seconds(case: tuple[int, int, int, int]) -> dict[str, Any]:
@@ -267,10 +305,14 @@ def errors(R: int, step: float, T: int = 40) -> dict[str, float]:
     weights = smnn.Weights(1e3, w_initial, weight)
     given = c, np.zeros((T, 1)), np.zeros((1, 1, 2)), s
     found = {}
-    for dtype in ("float64", "float32"):
+    for name, engine, dtype in (
+        ("smnn", "auto", "float64"),
+        ("smnn, float32", "auto", "float32"),
+        ("smnn, array_api", "array_api", "float64"),
+    ):
         narrow = smnn.Weights(1e3, w_initial.astype(dtype), weight)
-        p = smnn.posterior(*(x.astype(dtype) for x in given), weights=narrow, engine="array_api")
-        found[f"smnn, {dtype}"] = float(np.abs(p.variance[:, 0] / variance - 1).max())
+        p = smnn.posterior(*(x.astype(dtype) for x in given), weights=narrow, engine=engine)
+        found[name] = float(np.abs(p.variance[:, 0] / variance - 1).max())
     A = smnn.dense_system(*given, scheme=smnn.WIENER, weights=weights)[0]
     found["dense inverse of M"] = float(np.abs(np.diag(np.linalg.pinv(A.T @ A, rcond=0)) / variance.ravel() - 1).max())
     if installed("cuthbert"):
@@ -341,7 +383,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/posterior.json")
     parser.add_argument("--quick", action="store_true", help="the short cases alone")
+    parser.add_argument("--peak", nargs=5, metavar=("NAME", "V", "R", "T", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        name, *case = options.peak
+        print(own_peak(name, tuple(map(int, case))))
+        return
     cases = []
     for case in CASES[:QUICK] if options.quick else CASES:
         row = seconds(case)
@@ -349,6 +396,8 @@ def main() -> None:
         print(f"n = {row['n']}, T = {row['T']}, batch {row['batch']}: seconds")
         for what in ("moments", "evidence"):
             print(f"  {what}: " + ", ".join(f"{name} {x:.2g}" for name, x in row[what].items()))
+        row["peak"] = peak(case)
+        print("  MB at the peak: " + ", ".join(f"{name} {x:.3g}" for name, x in row["peak"].items()))
     print("largest relative error of a variance, T = 40")
     accuracy = []
     for R, step in ((2, 0.01), (4, 0.01), (4, 0.001), (5, 0.001), (6, 0.001)):

@@ -23,7 +23,7 @@ Derivatives (`docs/theory/derivative.md`):
     apply, apply_transpose, weighted, residual: A y, A^T r, W r and d - A y.
 
 Posterior and evidence (`docs/theory/posterior.md`):
-    with_moments: a factor that has `selected_inverse` and `residual_rows`.
+    with_moments: the factor of a system that gives its moments.
     evidence_with, minimum_pullback, sum_of_squares, without_weights, check_size: the parts that `log_evidence` and
     `Posterior` consist of. SECOND_ORDER: why derivatives end there.
 

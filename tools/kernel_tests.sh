@@ -14,7 +14,7 @@ compile() {
     $cxx "$@"
 }
 pids=
-for group in SIZED SMALL LARGE; do
+for group in SIZED SMALL LARGE COVARIANCES; do
     compile "$@" -DSMNN_LEVEL=baseline -DSMNN_LEVEL_NAME='"baseline"' -DSMNN_FEW_SIZES "-DSMNN_GROUP_$group" \
         -c "$sources/level.cpp" -o "$to/level_$group.o" &
     pids="$pids $!"

@@ -180,7 +180,7 @@ def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
     b, u = operands[5:]
     problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
     log_determinant = system.xp.broadcast_to(factor.selected_inverse().log_determinant, problem.batch)
-    return [log_determinant, sum_of_squares(problem, factor.residual_rows(problem.rows))]
+    return [log_determinant, sum_of_squares(problem, factor)]
 
 
 def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:

@@ -103,6 +103,10 @@ class Posterior(CorePosterior):
         return diagonal, lag
 
     @property
+    def _diagonal(self) -> Array:
+        return jnp.diagonal(self._blocks[0], axis1=-2, axis2=-1)
+
+    @property
     def _log_determinant(self) -> Array:
         return self._statistics[0]
 

@@ -116,6 +116,10 @@ class Posterior(CorePosterior):
         return self._known_blocks
 
     @property
+    def _diagonal(self) -> Tensor:
+        return torch.diagonal(self._blocks[0], dim1=-2, dim2=-1)
+
+    @property
     def _log_determinant(self) -> Tensor:
         return _moments("log_determinant", self._call, *self._lhs)[0]
 
@@ -130,7 +134,8 @@ class _Call:
     """What the functions of one posterior share: the factor that gives its moments, once there is one."""
 
     def __init__(self, how: Statement, keep: Keep) -> None:
-        self.how, self.keep, self.factor = how, keep, None
+        self.how, self.keep = how, keep
+        self.factor: Any = None
 
     def prepare(self, lhs: Sequence[Any]) -> Any:
         """The factor of (c, s, weights): the one that is kept, if theirs; under vmap they may have other batch axes."""
@@ -166,7 +171,7 @@ class _Moments(Function):
                 results = (factor.selected_inverse().log_determinant,)
             else:
                 problem, _ = _problem(factor, tensors)
-                results = (sum_of_squares(problem, factor.residual_rows(problem.rows)),)
+                results = (sum_of_squares(problem, factor),)
         return tuple(map(bridge.tensor, results))
 
     @staticmethod

@@ -78,6 +78,11 @@ class Factor(ABC):
         """W (d - A y) at the minimum, without the rounding of y. Law: W (d - A solve(d)) up to rounding."""
         return self._by_array_api.residual_rows(d)
 
+    def sum_of_squares(self, d: Rows) -> Array:
+        """|W (d - A y)|^2 at the minimum, (*batch,). Law: that of residual_rows(d) up to rounding."""
+        r = zip(self.residual_rows(d), (2, 3, 3), strict=True)
+        return sum(self.system.xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in r)
+
     def selected_inverse(self) -> Any:
         """The blocks of M^-1 in and beside the diagonal, log det M and their pullback: a `SelectedInverse`."""
         return self._by_array_api.selected_inverse()

@@ -43,6 +43,9 @@ class RoundedFactor(Factor):
     def residual_rows(self, d: Rows) -> Rows:
         return Rows(*map(self._rounded, self.wide.residual_rows(_widened_rows(self.system, d))))
 
+    def sum_of_squares(self, d: Rows) -> Array:
+        return self._rounded(self.wide.sum_of_squares(_widened_rows(self.system, d)))
+
     def selected_inverse(self) -> RoundedSelectedInverse:
         return RoundedSelectedInverse(self.system, self.wide.selected_inverse())
 

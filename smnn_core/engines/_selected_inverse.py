@@ -71,6 +71,11 @@ class SelectedInverse:
         diagonal, lag = (_public(self.system, a @ xp.matrix_transpose(b)) for a, b in ((x, x), (x, x_next)))
         return self._valid(diagonal, 3), self._valid(lag[..., : T - 1, :, :], 3)
 
+    @property
+    def variance(self) -> Array:
+        """The diagonal of the first of `blocks`, (*batch, T, n)."""
+        return self.system.xp.linalg.diagonal(self.blocks[0])
+
     def pullback(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
         """The gradients with respect to the system, from those of `blocks` and of `log_determinant`; None is zero."""
         xp, system = self.system.xp, self.system
@@ -181,6 +186,10 @@ class RoundedSelectedInverse:
     def blocks(self) -> tuple[Array, Array]:
         diagonal, lag = self.wide.blocks
         return self._rounded(diagonal), self._rounded(lag)
+
+    @property
+    def variance(self) -> Array:
+        return self._rounded(self.wide.variance)
 
     def pullback(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
         xp = self.system.xp

@@ -21,7 +21,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,9 @@ from .._errors import AccuracyWarning, ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme
 from ._careful import add_members, careful_gradients, unrefined
+from ._increments import increment_rows
 from ._interface import ALL, Engine, Factor, by_field, from_fields
+from ._moments import RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
 from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
@@ -226,10 +228,54 @@ class CpuFactor(Factor):
         for numbers, careful in found:
             add_members(problem, gradients, numbers, careful)
 
-    def _masked(self, x: np.ndarray) -> np.ndarray:
+    def selected_inverse(self) -> Any:
+        """The blocks of M^-1 in and beside the diagonal, and log det M."""
+        if not are_compiled(self.system):
+            return super().selected_inverse()
+        return self._selected_inverse
+
+    @cached_property
+    def _selected_inverse(self) -> CompiledSelectedInverse:
+        return CompiledSelectedInverse(self, super().selected_inverse)
+
+    def residual_rows(self, d: Rows) -> Rows:
+        """W (d - A y) at the minimum, without the rounding of y."""
+        if not are_compiled(self.system) or d.smoothness is not None:
+            return super().residual_rows(d)
+        found = self.moments(RESIDUAL, d)
+        rows = found.equation, found.initial, found.smoothness @ self._increment_rows[0].T
+        return Rows(*(_rounded(x, self.system.dtype) for x in rows))
+
+    def sum_of_squares(self, d: Rows) -> np.ndarray:
+        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
+        if not are_compiled(self.system) or d.smoothness is not None:
+            return super().sum_of_squares(d)
+        found = self.moments(Moments(log_determinant=True, minimum=True), d)
+        if found.minimum.shape == self.system.batch:
+            self._selected_inverse.log_determinant = _rounded(found.log_determinant, self.system.dtype)
+        return _rounded(found.minimum, self.system.dtype)
+
+    def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
+        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+        system, batch = self.system, self.system.batch
+        call = _Call.of(system)
+        if d is not None:
+            call = _Call.of(system, d.equation, d.initial)
+            right = {"rhs": tuple(d.equation.shape[:-2]), "initial_values": tuple(d.initial.shape[:-3])}
+            batch = broadcast_shapes({"left-hand side": batch, **right})
+        cores = Moments.cores(system)
+        found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
+        _kernels.covariance(call.form, batch, call.inputs, self._increment_rows[1], tuple(found))
+        return Moments(*(x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)))
+
+    @property
+    def _increment_rows(self) -> tuple[np.ndarray, ...]:
+        return tuple(map(np.ascontiguousarray, increment_rows(self.system.scheme, self.system.K)))
+
+    def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
         if self.undetermined is not None:
-            x[np.broadcast_to(self.undetermined.any(axis=-1), x.shape[:-3])] = np.nan
+            x[np.broadcast_to(self.undetermined.any(axis=-1), x.shape[: x.ndim - rank])] = np.nan
         return x
 
 

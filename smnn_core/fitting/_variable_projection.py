@@ -114,8 +114,7 @@ def trajectory_variance(fit: LinearFit, covariance: Array | None, *, scheme: Sch
     )
     system = weighted_system(problem.system)
     xp = system.xp
-    blocks, _ = with_moments(system, None, check=None).selected_inverse().blocks
-    variance = xp.linalg.diagonal(blocks)
+    variance = with_moments(system, None, check=None, engine=engine).selected_inverse().variance
     variance = xp.reshape(variance, (*variance.shape[:-1], system.V, system.K))
     if covariance is None:
         return xp.broadcast_to(variance, (B, *variance.shape[-3:]))

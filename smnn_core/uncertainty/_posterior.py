@@ -25,7 +25,7 @@ from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from .._schemes import WIENER, Scheme
 from .._solve import eliminate, owned_system, refuse_autodiff, solve_problem
 from .._weighting import as_arrays, weighted_problem
-from ..engines import ENGINES
+from ..engines import select
 from ..engines._increments import increment_rows
 from ..engines._interface import Factor
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
@@ -89,7 +89,7 @@ class Posterior:
     @property
     def variance(self) -> Array:
         """(..., T, V, R+1), sums of squares: never negative."""
-        return self._system.xp.reshape(self._system.xp.linalg.diagonal(self.covariance), tuple(self.mean.shape))
+        return self._system.xp.reshape(self._in_batch(self._diagonal, 2), tuple(self.mean.shape))
 
     @property
     def standard_deviation(self) -> Array:
@@ -114,7 +114,7 @@ class Posterior:
     @cached_property
     def sum_of_squares(self) -> Array:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        return sum_of_squares(self.problem, self._with_moments.residual_rows(self.problem.rows))
+        return sum_of_squares(self.problem, self._with_moments)
 
     @property
     def degrees_of_freedom(self) -> Array:
@@ -189,6 +189,10 @@ class Posterior:
         return self._selected_inverse.blocks
 
     @property
+    def _diagonal(self) -> Array:
+        return self._selected_inverse.variance
+
+    @property
     def _log_determinant(self) -> Array:
         return self._selected_inverse.log_determinant
 
@@ -240,23 +244,23 @@ def check_size(size: Any) -> None:
         raise ArgumentError(f"size must be the number of samples, an integer from 1 on, got {size!r}.")
 
 
-def with_moments(system: System, factor: Any, check: bool | None) -> Any:
-    """A factor with `selected_inverse` and `residual_rows`: this one, if it has them, else the array API engine's.
+def with_moments(system: System, factor: Factor | None, check: bool | None, engine: str = "auto") -> Factor:
+    """The factor of a system, eliminated here if there is none.
 
     Args:
         check: as for `solve_ode`; None never raises, singular members are NaN.
     """
-    if hasattr(factor, "selected_inverse"):
+    if factor is not None:
         return factor
-    engine = ENGINES["array_api"]
-    return engine.factorize(system) if check is None else eliminate(engine, system, check=check)
+    chosen = select(engine, system)
+    return chosen.factorize(system) if check is None else eliminate(chosen, system, check=check)
 
 
-def sum_of_squares(problem: Problem, Wr: Rows) -> Array:
-    """|W r|^2, in the batch shape of the problem."""
-    xp = problem.system.xp
-    parts = (xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in zip(Wr, (2, 3, 3), strict=True))
-    return sum(xp.broadcast_to(x, problem.batch) for x in parts)
+def sum_of_squares(problem: Problem, factor: Factor) -> Array:
+    """|W (d - A y)|^2 at the minimum, in the batch shape of the problem."""
+    system = problem.system
+    zero = system.xp.zeros(problem.batch, dtype=system.dtype, device=system.device)
+    return zero + factor.sum_of_squares(problem.rows)
 
 
 def without_weights(system: System, x: Rows) -> Rows:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import smnn_core as smnn
 
+ENGINES = pytest.mark.parametrize("engine", ["array_api", "cpu"])
 OSCILLATOR = np.array([4.0, 0.2, 1.0])
 
 
@@ -79,9 +80,10 @@ def test_the_mean_is_the_solution() -> None:
     np.testing.assert_array_equal(smnn.posterior(*arguments, **options).mean, y)
 
 
+@ENGINES
 @settings(max_examples=25)
 @given(problems(max_variables=2), st.integers(0, 2**32 - 1))
-def test_the_evidence_is_that_of_the_dense_gaussian(data: ProblemData, seed: int) -> None:
+def test_the_evidence_is_that_of_the_dense_gaussian(engine: str, data: ProblemData, seed: int) -> None:
     """With prior rows on all unknowns of the first point, and every initial row an observation of the others."""
     T, V, K = data.n_steps, *data.coefficients.shape[-2:]
     rng = np.random.default_rng(seed)
@@ -94,7 +96,7 @@ def test_the_evidence_is_that_of_the_dense_gaussian(data: ProblemData, seed: int
     weights = {**data.weights, "initial": w}
     options = {**data.options(), "weights": smnn.Weights(**weights)}
     without = {**options, "weights": smnn.Weights(**{**weights, "initial": w * ~observed})}
-    found = smnn.log_evidence(c, b, u, s, observed=observed, **options)
+    found = smnn.log_evidence(c, b, u, s, observed=observed, engine=engine, **options)
     y, Σ, *_, condition = dense(c, b, u, s, **without)
     rows = observed.ravel()
     S = Σ[..., rows, :][..., rows] + np.diag(1 / w.ravel()[rows] ** 2)
@@ -143,23 +145,25 @@ def test_samples_repeat_with_their_generator() -> None:
     np.testing.assert_array_equal(*(p.sample(2, np.random.default_rng(1)) for _ in range(2)))
 
 
+@ENGINES
 @settings(max_examples=25)
 @given(problems(max_steps=7), st.integers(0, 2**32 - 1))
-def test_more_data_never_increase_a_variance(data: ProblemData, seed: int) -> None:
-    arguments, options = data.arrays, data.options()
+def test_more_data_never_increase_a_variance(engine: str, data: ProblemData, seed: int) -> None:
+    arguments, options = data.arrays, {**data.options(), "engine": engine}
     before = smnn.posterior(*arguments, **options).variance
     weights = options["weights"]
     more = np.random.default_rng(seed).uniform(1, 2, (data.n_steps, data.coefficients.shape[-3])) * weights.equation
     after = smnn.posterior(
         *arguments, **{**options, "weights": smnn.Weights(more, weights.initial, weights.smoothness)}
     )
-    condition = dense(*arguments, **options)[-1]
+    condition = dense(*arguments, **data.options())[-1]
     assert np.all(after.variance <= before + 20 * eps("float64") * np.max(condition) * before.max())
 
 
+@ENGINES
 @settings(max_examples=25)
 @given(st.integers(2, 5), st.integers(2, 6), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1))
-def test_a_time_without_data_changes_nothing(orders: int, T: int, where: float, seed: int) -> None:
+def test_a_time_without_data_changes_nothing(engine: str, orders: int, T: int, where: float, seed: int) -> None:
     """Under WIENER with weights from the diffusion: a step that is split, the rest as it was."""
     rng = np.random.default_rng(seed)
     s, j = rng.uniform(0.2, 0.8, T - 1), int(rng.integers(0, T - 1))
@@ -168,7 +172,8 @@ def test_a_time_without_data_changes_nothing(orders: int, T: int, where: float, 
 
     def posterior(c: np.ndarray, s: np.ndarray, w: np.ndarray) -> smnn.Posterior:
         smoothness = smnn.wiener_weight(1.3, s, orders - 1)
-        return smnn.posterior(c, np.ones((1, 1)), u, s, weights=smnn.Weights(equation=w, smoothness=smoothness))
+        weights = smnn.Weights(equation=w, smoothness=smoothness)
+        return smnn.posterior(c, np.ones((1, 1)), u, s, weights=weights, engine=engine)
 
     whole = posterior(c, s, w_equation)
     fine = np.insert(s, j, where * s[j])
@@ -200,14 +205,15 @@ def test_independent_variables_have_the_sum_of_their_evidence() -> None:
     np.testing.assert_allclose(together, apart.sum(), rtol=1e-11)
 
 
+@ENGINES
 @pytest.mark.parametrize("orders", [4, 6, 7])
-def test_variances_stay_positive_at_high_order_and_short_steps(orders: int) -> None:
+def test_variances_stay_positive_at_high_order_and_short_steps(engine: str, orders: int) -> None:
     s, T = 0.001, 1000
     weight = float(smnn.wiener_weight(1.0, s, orders - 1))
     arguments, options = oscillator(orders, T, s, equation=1e3, initial=1e3, smoothness=weight)
-    variance = smnn.posterior(*arguments, **options).variance
+    variance = smnn.posterior(*arguments, engine=engine, **options).variance
     assert variance.min() > 0
-    narrow = smnn.posterior(*(x.astype(np.float32) for x in arguments), **options).variance
+    narrow = smnn.posterior(*(x.astype(np.float32) for x in arguments), engine=engine, **options).variance
     assert narrow.dtype == np.float32
     np.testing.assert_allclose(narrow, variance, rtol=1e-3)
 
@@ -217,7 +223,6 @@ def test_high_orders_keep_their_digits() -> None:
     orders, s, T = 6, 2.0**-10, 4
     weight = float(smnn.wiener_weight(1.0, s, orders - 1))
     arguments, options = oscillator(orders, T, s, equation=2.0**10, initial=2.0**10, smoothness=weight)
-    p = smnn.posterior(*arguments, engine="array_api", **options)
     A, _ = smnn.dense_system(*arguments, scheme=smnn.WIENER, **options)
     exact = [[Fraction(float(x)) for x in row] for row in A]
     N = T * orders
@@ -230,7 +235,9 @@ def test_high_orders_keep_their_digits() -> None:
                 M[i] = [a - factor * b for a, b in zip(M[i], M[k], strict=True)]
                 inverse[i] = [a - factor * b for a, b in zip(inverse[i], inverse[k], strict=True)]
     variance = np.array([float(inverse[i][i] / M[i][i]) for i in range(N)]).reshape(T, 1, orders)
-    np.testing.assert_allclose(p.variance, variance, rtol=1e-10)
+    for engine in ("array_api", "cpu"):
+        p = smnn.posterior(*arguments, engine=engine, **options)
+        np.testing.assert_allclose(p.variance, variance, rtol=1e-10, err_msg=engine)
 
 
 def test_a_common_factor_of_the_weights_is_found_by_the_scale() -> None:

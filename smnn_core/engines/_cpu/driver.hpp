@@ -30,14 +30,6 @@ SMNN_INLINE Size size_of(const Job& job) {
     }
 }
 
-// As many points as keep a block's rows in the first level of cache, a multiple of 16 where possible.
-template <class P>
-SMNN_INLINE int block_points(const Job& job) {
-    const Index point = Index(sizeof(P)) * (Index(job.Q) * job.n + 2 * job.Q + 2 * job.n + 4);
-    const Index fit = 20000 / point;
-    return fit >= 16 ? 16 : fit >= 8 ? 8 : fit >= 1 ? int(fit) : 1;
-}
-
 template <class P, class Size, bool Chunked>
 struct Driver {
     using T = ScalarOf<P>;

@@ -195,4 +195,18 @@ Pulled adjoint(
     return {call.any_undetermined(), call.any_unrefined()};
 }
 
+void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Moments& wanted) {
+    Call call(shape, scheme, arrays, 1);
+    if (call.job.batch == 0) return;
+    const CovarianceKernels kernels = level().covariances(call.job.batch);
+    const Index groups = call.job.groups = (call.job.batch + kernels.lanes - 1) / kernels.lanes;
+    const size_t scratch = kernels.scratch(call.job, wanted);
+    const bool is_small = double(groups) * shape.T * call.job.n * call.job.n < WORTH_THREADS;
+    parallel_for(groups, is_small ? 1 : max_threads(), [&](Index group) {
+        if (scratch <= THREAD_SCRATCH) return kernels.run(call.job, wanted, group, thread_scratch(scratch));
+        const Buffer room(scratch);
+        kernels.run(call.job, wanted, group, room.data());
+    });
+}
+
 }  // namespace smnn

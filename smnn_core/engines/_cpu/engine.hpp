@@ -74,4 +74,7 @@ Pulled adjoint(
     const Arrays& gradients, bool recompute
 );
 
+// Blocks of M^-1, log det M and the minimum, as far as they are wanted; arrays are contiguous.
+void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Moments& wanted);
+
 }  // namespace smnn

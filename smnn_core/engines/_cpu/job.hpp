@@ -125,6 +125,28 @@ struct Kernels {
     void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c
 };
 
+// What is wanted of the inverse of M: arrays, null where they are not.
+struct Moments {
+    const double* increments;           // (K, K), upper triangular: the rows C S of a step, see kernels/covariance.hpp
+    double *covariance, *lag;           // (batch, T, n, n), and (batch, T-1, n, n) of each point with the next
+    double* variance;                   // (batch, T, n)
+    double *log_determinant, *minimum;  // (batch): log det M, and |W (A y - d)|^2 of the right-hand side
+    // W (d - A y) of equations (batch, T, Q), initial rows (batch, T_init, V, R_init) and steps (batch, T-1, V, K): all or none
+    double* residual[3];
+    // Halves of the derivatives of log det M in c, w_equation, w_initial, s, w_smoothness: (batch, T, Q, V, K), (batch, T, Q),
+    // (batch, T_init, V, R_init), (batch, T-1) and (batch, T-1); all or none.
+    double* gradient[5];
+};
+
+// What elimination leaves for the way back exists of so many steps at a time.
+constexpr Index COVARIANCE_SEGMENT_BYTES = Index(24) << 20;
+
+struct CovarianceKernels {
+    int lanes;
+    size_t (*scratch)(const Job&, const Moments&);
+    void (*run)(const Job&, const Moments&, Index group, void* scratch);
+};
+
 // The largest n that kernels with sizes known at run time serve.
 constexpr int LARGEST = 64;
 
@@ -132,6 +154,7 @@ struct Level {
     const char* name;
     // by_columns: with any number of right-hand sides
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
+    CovarianceKernels (*covariances)(Index batch);
 };
 
 }  // namespace smnn

@@ -1,4 +1,5 @@
 // The kernels of one instruction set, in a namespace of its own: compiled once for each, and for each group of sizes.
+#include "covariance.hpp"
 #include "run.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
@@ -32,6 +33,7 @@ using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECT
 // Those of a group, in `found` where the sizes are among them.
 bool find_small(int V, int K, int Q, Kernels& found);
 bool find_large(int V, int K, int Q, Kernels& found);
+CovarianceKernels find_covariances(Index batch);
 
 template <int V_, int K_, int Q_, class P>
 bool is(int V, int K, int Q, Kernels& found) {
@@ -59,6 +61,15 @@ bool find_large(int V, int K, int Q, Kernels& found) {
 #endif
 }
 
+#elif defined(SMNN_GROUP_COVARIANCES)
+
+// Few systems are taken one by one: most of a pack would be empty.
+CovarianceKernels find_covariances(Index batch) {
+    constexpr int lanes = Lanes<One>::count;
+    if (2 * batch < lanes) return {1, CovariancePass<double>::scratch, covariance<double>};
+    return {lanes, CovariancePass<One>::scratch, covariance<One>};
+}
+
 #else
 
 Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
@@ -68,7 +79,7 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
 }
 
 extern const Level level;
-const Level level{SMNN_LEVEL_NAME, find};
+const Level level{SMNN_LEVEL_NAME, find, find_covariances};
 
 #endif
 

@@ -237,6 +237,48 @@ nb::tuple adjoint(
     return nb::make_tuple(pulled.any_small_pivot, pulled.any_unrefined);
 }
 
+// The array to write, of this shape; null for None.
+double* hold_result(Held& held, nb::handle array, std::vector<Index> shape) {
+    if (array.is_none()) return nullptr;
+    held.hold(array, true);
+    held.require(shape.data(), shape.size());
+    return static_cast<double*>(held.view.data);
+}
+
+void covariance(
+    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle increments, nb::tuple results
+) {
+    Request request(form, std::move(batch), inputs);
+    const smnn::Shape& shape = request.shape;
+    constexpr size_t RESULTS = 13;
+    if (results.size() != RESULTS) throw nb::value_error("another number of results");
+    Held of_increments;
+    of_increments.hold(increments, false);
+    const Index K = shape.K, V = shape.V, Q = shape.Q, n = K * V, T = shape.T, square[] = {K, K};
+    const Index T_init = shape.T_init, R_init = shape.R_init;
+    of_increments.require(square, 2);
+    std::array<Held, RESULTS> held;
+    const auto result = [&](size_t i, std::initializer_list<Index> axes) {
+        std::vector<Index> expected = shape.batch;
+        expected.insert(expected.end(), axes);
+        return hold_result(held[i], results[i], std::move(expected));
+    };
+    const smnn::Moments wanted{
+        static_cast<const double*>(of_increments.view.data), result(0, {T, n, n}), result(1, {T - 1, n, n}),
+        result(2, {T, n}), result(3, {}), result(4, {}),
+        {result(5, {T, Q}), result(6, {T_init, V, R_init}), result(7, {T - 1, V, K})},
+        {result(8, {T, Q, V, K}), result(9, {T, Q}), result(10, {T_init, V, R_init}), result(11, {T - 1}), result(12, {T - 1})},
+    };
+    const auto all_or_none = [](const auto& some) {
+        return std::all_of(std::begin(some), std::end(some), [&](double* x) { return !x == !some[0]; });
+    };
+    if (!all_or_none(wanted.residual) || !all_or_none(wanted.gradient)) throw nb::value_error("some arrays are missing");
+    const bool has_rhs = request.arrays[smnn::B].data && (request.arrays[smnn::U].data || shape.T_init * shape.R_init == 0);
+    if ((wanted.minimum || wanted.residual[0]) && !has_rhs) throw nb::value_error("there is no right-hand side");
+    const WithoutLock guard;
+    smnn::covariance(shape, request.scheme, request.arrays, wanted);
+}
+
 // Whether the elements of all arrays lie at multiples of their size, as kernels want them; None is no array.
 bool addressable(nb::tuple arrays) {
     for (nb::handle array : arrays) {
@@ -294,6 +336,10 @@ NB_MODULE(_kernels, m) {
     );
     m.def(
         "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("recompute") = false
+    );
+    m.def(
+        "covariance", &covariance, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("increments"),
+        nb::arg("results")
     );
     m.def("addressable", &addressable, nb::arg("arrays"));
     m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));

@@ -6,6 +6,14 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// As many points as keep a block's rows in the first level of cache, a multiple of 16 where possible.
+template <class P>
+SMNN_INLINE int block_points(const Job& job) {
+    const Index point = Index(sizeof(P)) * (Index(job.Q) * job.n + 2 * job.Q + 2 * job.n + 4);
+    const Index fit = 20000 / point;
+    return fit >= 16 ? 16 : fit >= 8 ? 8 : fit >= 1 ? int(fit) : 1;
+}
+
 // The names that kernels/sweep.hpp and kernels/gradient.hpp use. The step into point t is number t - 1.
 template <class P>
 struct StagedRows {

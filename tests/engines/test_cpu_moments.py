@@ -1,0 +1,163 @@
+"""Moments by the compiled engine: against those of the array API engine, and what becomes of single batch members."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from _assert import eps
+from _strategies import ProblemData, problems
+from hypothesis import given, settings
+
+import smnn_core as smnn
+from smnn_core._problem import Problem, System
+from smnn_core._weighting import weighted_problem
+from smnn_core.engines import cpu
+from smnn_core.engines._interface import by_field
+from smnn_core.engines.array_api import ArrayEngine
+from smnn_core.engines.cpu import CpuEngine
+
+CPU, ARRAY_API = CpuEngine(), ArrayEngine()
+pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled")
+
+
+def random_problem(
+    V: int, K: int, T: int, batch: tuple[int, ...] = (), scheme: smnn.Scheme = smnn.WIENER, seed: int = 0
+) -> Problem:
+    """Equations, three initial rows at the start, and steps and weights that differ."""
+    rng = np.random.default_rng(seed)
+    c, b = rng.normal(size=(*batch, T, V, V, K)), rng.normal(size=(*batch, T, V))
+    u, s = rng.normal(size=(min(T, 3), V, K)), rng.uniform(0.2, 0.5, (*batch, T - 1))
+    weights = smnn.Weights(rng.uniform(1, 10, (T, V)), 2.0, rng.uniform(1, 2, T - 1))
+    return weighted_problem(Problem.build(c, b, u, s, n_steps=T, scheme=scheme, weights=weights))
+
+
+def member(system: System, i: int) -> System:
+    """A member of a batch with one axis, of which coefficients and steps have one."""
+    c, s, w = system.coefficients, system.step_sizes, system.weights
+    weights = smnn.Weights(w.equation, w.initial, w.smoothness[i] if w.smoothness.ndim == 2 else w.smoothness)
+    n_initial = {"n_initial_steps": system.n_initial_steps, "n_initial_orders": system.n_initial_orders}
+    return System.build(c[i], s[i], n_steps=system.n_steps, scheme=system.scheme, weights=weights, **n_initial)
+
+
+@settings(max_examples=40)
+@given(problems())
+def test_moments_are_those_of_the_array_api_engine(data: ProblemData) -> None:
+    p, q = (smnn.posterior(*data.arrays, engine=engine, **data.options()) for engine in ("cpu", "array_api"))
+    A = smnn.dense_system(*data.arrays, **data.options())[0]
+    condition = np.linalg.cond(A / np.linalg.norm(A, axis=-2, keepdims=True))
+    relative = 20 * eps("float64") * np.max(condition)
+    for name in ("covariance", "lag_covariance", "variance"):
+        x, y = getattr(p, name), getattr(q, name)
+        np.testing.assert_allclose(x, y, rtol=0, atol=relative * np.abs(q.covariance).max())
+    np.testing.assert_allclose(p.log_determinant, q.log_determinant, rtol=0, atol=relative * A.shape[-1])
+    d = smnn.dense_system(*data.arrays, **data.options())[1]
+    np.testing.assert_allclose(p.sum_of_squares, q.sum_of_squares, rtol=0, atol=relative * np.sum(d * d, -1).max())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9, 17])
+@pytest.mark.parametrize("scheme", [smnn.WIENER, smnn.HERMITE, smnn.TAYLOR], ids=lambda scheme: scheme.name)
+def test_members_are_those_of_their_own_system(batch: int, scheme: smnn.Scheme) -> None:
+    """Lanes of packs, the last of which is not full, and single systems."""
+    system = random_problem(2, 3, 12, (batch,), scheme).system
+    found = CPU.factorize(system).selected_inverse()
+    for i in (0, batch - 1):
+        expected = ARRAY_API.factorize(member(system, i)).selected_inverse()
+        for x, y in zip(found.blocks, expected.blocks, strict=True):
+            np.testing.assert_allclose(x[i], y, rtol=0, atol=1e-12 * np.abs(y).max())
+        np.testing.assert_allclose(found.variance[i], expected.variance, rtol=1e-11)
+        np.testing.assert_allclose(found.log_determinant[i], expected.log_determinant, rtol=1e-13)
+
+
+def test_segments_that_are_eliminated_again_leave_the_same() -> None:
+    """Packs of long systems have several segments, a single system one."""
+    system = random_problem(1, 3, 20_000, (8,)).system
+    found = CPU.factorize(system).selected_inverse().variance
+    expected = CPU.factorize(member(system, 5)).selected_inverse().variance
+    np.testing.assert_allclose(found[5], expected, rtol=1e-10)
+
+
+def test_variances_are_the_diagonal_of_the_covariances() -> None:
+    found = CPU.factorize(random_problem(2, 4, 9, (3,)).system).selected_inverse()
+    diagonal = np.diagonal(found.blocks[0], axis1=-2, axis2=-1)
+    np.testing.assert_allclose(found.variance, diagonal, rtol=1e-15)
+
+
+@pytest.mark.parametrize("batch", [3, 9])
+def test_members_that_are_not_finite_leave_the_others_as_they_are(batch: int) -> None:
+    problem = random_problem(1, 3, 8, (batch,))
+    good = CPU.factorize(problem.system)
+    expected, minimum = good.selected_inverse(), good.sum_of_squares(problem.rows)
+    problem.system.coefficients[1, 4] = np.nan
+    factor = CPU.factorize(problem.system)
+    found, others = factor.selected_inverse(), np.arange(batch) != 1
+    for x, y in zip((*found.blocks, found.log_determinant), (*expected.blocks, expected.log_determinant), strict=True):
+        np.testing.assert_array_equal(x[others], y[others])
+        assert np.isnan(x[1]).any()
+    np.testing.assert_array_equal(factor.sum_of_squares(problem.rows)[others], minimum[others])
+
+
+def test_undetermined_members_are_nan() -> None:
+    c = np.zeros((2, 1, 1, 1, 3))
+    c[1, ..., 0] = 1.0
+    system = System.build(
+        c, np.array([0.1]), n_initial_steps=1, n_initial_orders=1, n_steps=5, scheme=smnn.WIENER, weights=smnn.Weights()
+    )
+    found = CPU.factorize(system).selected_inverse()
+    for x in (*found.blocks, found.variance, found.log_determinant):
+        assert np.isnan(x[0]).all()
+        assert np.isfinite(x[1]).all()
+
+
+def test_schemes_that_are_not_exact_for_their_degree_take_the_array_api_engine() -> None:
+    """Rows that do not vanish for y'' = const: not of increments alone."""
+    scheme = smnn.Scheme.from_matrices([[1.0, 1.0, 0.0], [0.0, 1.0, 0.3]], [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.3]])
+    problem = random_problem(1, 3, 6, (), scheme)
+    found, expected = (engine.factorize(problem.system).selected_inverse() for engine in (CPU, ARRAY_API))
+    np.testing.assert_allclose(found.blocks[0], expected.blocks[0], rtol=1e-12)
+
+
+def test_results_are_rounded_once() -> None:
+    c, u = np.ones((1, 1, 1, 3), np.float32), np.ones((1, 1, 2), np.float32)
+    s, weights = np.full(9, 0.1, np.float32), smnn.Weights()
+    wide = smnn.posterior(c.astype(float), np.zeros((1, 1)), u.astype(float), s.astype(float), weights=weights)
+    narrow = smnn.posterior(c, np.zeros((1, 1), np.float32), u, s, weights=weights)
+    assert narrow.variance.dtype == narrow.sum_of_squares.dtype == np.float32
+    np.testing.assert_allclose(narrow.variance, wide.variance, rtol=1e-6)
+    np.testing.assert_allclose(narrow.sum_of_squares, wide.sum_of_squares, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [(), (9,)])
+@pytest.mark.parametrize(("V", "K"), [(1, 3), (2, 4)])
+def test_residuals_are_those_of_the_array_api_engine(V: int, K: int, batch: tuple[int, ...]) -> None:
+    problem = random_problem(V, K, 10, batch, smnn.HERMITE)
+    found, expected = (engine.factorize(problem.system).residual_rows(problem.rows) for engine in (CPU, ARRAY_API))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9 * np.abs(expected.equation).max())
+
+
+@pytest.mark.parametrize("batch", [(), (9,)])
+@pytest.mark.parametrize(("V", "K"), [(1, 3), (2, 4), (3, 1)])
+def test_gradients_of_log_det_are_those_of_the_array_api_engine(V: int, K: int, batch: tuple[int, ...]) -> None:
+    system = random_problem(V, K, 10, batch).system
+    g = np.random.default_rng(1).normal(size=batch)
+    found, expected = (
+        by_field(engine.factorize(system).selected_inverse().pullback(None, None, g)) for engine in (CPU, ARRAY_API)
+    )
+    for x, y in zip(found, expected, strict=True):
+        if y is not None:
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-8 * np.abs(y).max())
+
+
+def test_residuals_over_short_steps_keep_their_digits() -> None:
+    """R = 5, s = 0.001: rows of smoothness, of weight 1e16, of increments and not of y, whose rounding they exceed."""
+    c, b, T = np.zeros((1, 1, 1, 6)), np.random.default_rng(0).normal(size=(60, 1)), 60
+    c[..., 0] = c[..., 2] = 1.0
+    weights = smnn.Weights(10.0, 10.0, float(smnn.wiener_weight(1.0, 0.001, 5)))
+    problem = weighted_problem(
+        Problem.build(c, b, np.ones((1, 1, 6)), np.array([0.001]), n_steps=T, scheme=smnn.WIENER, weights=weights)
+    )
+    factor = CPU.factorize(problem.system)
+    r = factor.residual_rows(problem.rows)
+    squares = sum(np.sum(x * x) for x in r)
+    np.testing.assert_allclose(squares, factor.sum_of_squares(problem.rows), rtol=1e-9)
+    np.testing.assert_allclose(squares, ARRAY_API.factorize(problem.system).sum_of_squares(problem.rows), rtol=1e-9)

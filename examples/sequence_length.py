@@ -284,6 +284,8 @@ def main() -> None:
     done = run_all(arguments)
     setting = SETTINGS[arguments.size]
     report(done, setting)
+    if missing := [solver for solver in ("ours", "smnn_cholesky") if not len(curve(done[solver], "seconds")[0])]:
+        raise SystemExit(f"no length was measured for {' and '.join(missing)}: is the machine busy? Run again later.")
     picture(done, setting, arguments.output / "sequence_length.png")
     save_metrics(arguments.output, arguments, summary(done, setting), cases=done)
 

@@ -136,6 +136,17 @@ class System:
         F, G = (self.constant(M) for M in self.scheme.rows(self.K))
         return F, G
 
+    def batch_with(self, d: Rows) -> Shape:
+        """The common batch shape with right-hand sides."""
+        return broadcast_shapes(
+            {
+                "left-hand side": self.batch,
+                "rhs": tuple(d.equation.shape[:-2]),
+                "initial_values": tuple(d.initial.shape[:-3]),
+                "smoothness": () if d.smoothness is None else tuple(d.smoothness.shape[:-3]),
+            }
+        )
+
     def constant(self, values: Any) -> Array:
         """Numbers as an array of the namespace, dtype and device of the problem."""
         if compat.is_cupy_namespace(self.xp):

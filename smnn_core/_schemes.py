@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from math import comb, factorial, isfinite
 
 import numpy as np
@@ -138,6 +139,21 @@ class Scheme:
         while all(abs(d) <= tolerance for d in _defects(F, G, degree + 1)):
             degree += 1
         return degree
+
+
+@lru_cache(maxsize=64)
+def triangular_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scheme's rows [F G] = Q S: S (2K, 2K), triangular and padded with zeros, and Q (m, 2K)."""
+    Q, S = np.linalg.qr(np.hstack([np.asarray(M, dtype=np.float64) for M in scheme.matrices(K)]))
+    missing = 2 * K - S.shape[0]
+    # rows that all vanish for polynomials of degree K-1 have rank K: what is left of the others is rounding
+    S[K:][np.abs(S[K:]).max(axis=1, initial=0.0) <= 1e-13 * np.abs(S).max()] = 0.0
+    # rows that vanish for polynomials of degree d have columns up to d of G in the span of as many of F
+    for o in range(min(K, scheme.exactness(K) + 1)):
+        below = S[o + 1 :, K + o]
+        below[np.abs(below) <= 1e-13 * np.abs(S).max()] = 0.0
+    rows, columns = np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(rows), columns  # (traced by Dynamo, numpy.linalg.qr gives transposed arrays)
 
 
 def _defects(F: Matrix, G: Matrix, degree: int) -> list[float]:

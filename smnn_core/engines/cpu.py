@@ -32,7 +32,7 @@ from .._arrays import Array, Shape, broadcast_shapes
 from .._constraints import residual
 from .._errors import AccuracyWarning, ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
-from .._schemes import Scheme
+from .._schemes import Scheme, triangular_rows
 from ._careful import add_members, careful_gradients, unrefined
 from ._increments import increment_rows
 from ._interface import ALL, Engine, Factor, by_field, from_fields
@@ -75,7 +75,7 @@ class _Call(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _form(sizes: tuple[int, ...], scheme: Scheme, small_pivot: float) -> Any:
-    return _kernels.Form(sizes, _scheme_rows(scheme, sizes[2])[0], small_pivot)
+    return _kernels.Form(sizes, triangular_rows(scheme, sizes[2])[0], small_pivot)
 
 
 def _small_pivot(w: np.ndarray) -> float:
@@ -152,14 +152,7 @@ class CpuFactor(Factor):
 
     def solve(self, d: Rows) -> np.ndarray:
         system = self.system
-        batch = broadcast_shapes(
-            {
-                "left-hand side": system.batch,
-                "rhs": tuple(d.equation.shape[:-2]),
-                "initial_values": tuple(d.initial.shape[:-3]),
-                "smoothness": () if d.smoothness is None else tuple(d.smoothness.shape[:-3]),
-            }
-        )
+        batch = system.batch_with(d)
         call = _Call.of(system, d.equation, d.initial)
         inputs = call.inputs
         if d.smoothness is not None:
@@ -429,24 +422,9 @@ def _undetermined(system: System) -> np.ndarray | None:
     return flags
 
 
-@lru_cache(maxsize=64)
-def _scheme_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray]:
-    """The scheme's rows [F G] = Q S: S (2K, 2K), triangular and padded with zeros, and Q (m, 2K)."""
-    Q, S = np.linalg.qr(np.hstack([np.asarray(M, dtype=np.float64) for M in scheme.matrices(K)]))
-    missing = 2 * K - S.shape[0]
-    # rows that all vanish for polynomials of degree K-1 have rank K: what is left of the others is rounding
-    S[K:][np.abs(S[K:]).max(axis=1, initial=0.0) <= 1e-13 * np.abs(S).max()] = 0.0
-    # rows that vanish for polynomials of degree d have columns up to d of G in the span of as many of F
-    for o in range(min(K, scheme.exactness(K) + 1)):
-        below = S[o + 1 :, K + o]
-        below[np.abs(below) <= 1e-13 * np.abs(S).max()] = 0.0
-    rows, columns = np.pad(S, ((0, missing), (0, 0))), np.pad(Q, ((0, 0), (0, missing)))
-    return np.ascontiguousarray(rows), columns  # (traced by Dynamo, numpy.linalg.qr gives transposed arrays)
-
-
 def _rotated(system: System, x: np.ndarray) -> np.ndarray:
     """Right-hand sides of smoothness rows, (..., T-1, V, m), as those of the triangular form, (..., T-1, V, 2K)."""
-    Q = _scheme_rows(system.scheme, system.K)[1]
+    Q = triangular_rows(system.scheme, system.K)[1]
     return np.ascontiguousarray(x @ Q)  # (in float64)
 
 

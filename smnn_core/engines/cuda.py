@@ -168,8 +168,7 @@ class CudaFactor(Factor):
         return self.factor.nbytes
 
     def solve(self, d: Rows) -> Array:
-        smoothness = () if d.smoothness is None else d.smoothness.shape[:-3]
-        other = self._other(d.equation.shape[:-2], d.initial.shape[:-3], smoothness)
+        other = self._other(self.system.batch_with(d))
         if other is not None:
             return other.solve(d)
         with self.device.cupy.cuda.Device(self.device.index):
@@ -190,9 +189,9 @@ class CudaFactor(Factor):
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g, wanted)
 
-    def _other(self, *batches: Shape) -> Factor | None:
+    def _other(self, batch: Shape) -> Factor | None:
         """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
-        return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, *batches)) else None
+        return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, batch)) else None
 
 
 class CudaEngine(Engine):

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 import smnn_core as smnn
 from smnn_core import _gradient
 from smnn_core._problem import Gradients, Problem, Rows, System
+from smnn_core._schemes import triangular_rows
 from smnn_core.engines import cpu
 from smnn_core.engines._interface import by_field, from_fields
 from smnn_core.engines.array_api import ArrayEngine
@@ -755,7 +756,7 @@ def test_short_steps_keep_their_digits(V: int, K: int, scheme: str) -> None:
 @pytest.mark.parametrize("K", range(1, 9))
 def test_schemes_are_upper_triangular_at_both_points(K: int, scheme: str) -> None:
     """Exactly, as rotations presume: rounding errors there would outweigh the powers of small steps beside them."""
-    rows, columns = cpu._scheme_rows(SCHEMES[scheme], K)
+    rows, columns = triangular_rows(SCHEMES[scheme], K)
     assert not np.tril(rows[:K, K:], -1).any()
     assert not rows[K:].any()
     np.testing.assert_allclose(columns @ rows, np.hstack(SCHEMES[scheme].matrices(K)), rtol=0, atol=1e-14)

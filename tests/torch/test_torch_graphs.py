@@ -225,9 +225,9 @@ def test_meta_tensors_follow_real_ones(make: Any) -> None:
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_what_dynamo_traces_is_not_remembered_wrongly(make: Any) -> None:
     """A compiled function that factorizes comes first, and leaves its constants to all that follow."""
-    from smnn_core.engines import cpu
+    from smnn_core._schemes import triangular_rows
 
-    cpu._scheme_rows.cache_clear()
+    triangular_rows.cache_clear()
     c, b, u, s = make()
 
     def frozen(c: Tensor, b: Tensor) -> Tensor:

@@ -22,9 +22,8 @@ import numpy as np
 
 from ..._arrays import Array, Namespace, Shape, broadcast_shapes
 from ..._problem import Gradients, Problem, Rows, System
-from ..._schemes import Scheme
+from ..._schemes import Scheme, triangular_rows
 from .._interface import ALL
-from ..cpu import _scheme_rows as triangular_rows
 from . import adjoint
 from .grain import Grain
 from .layout import (
@@ -318,14 +317,7 @@ class DeviceFactor:
 
     def solve(self, d: Rows) -> Array:
         system = self.system
-        batch = broadcast_shapes(
-            {
-                "left-hand side": system.batch,
-                "rhs": tuple(d.equation.shape[:-2]),
-                "initial_values": tuple(d.initial.shape[:-3]),
-                "smoothness": () if d.smoothness is None else tuple(d.smoothness.shape[:-3]),
-            }
-        )
+        batch = system.batch_with(d)
         smoothness = None
         if d.smoothness is not None:
             smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
 from .._constraints import apply, apply_transpose, residual, weighted
+from .._errors import AccuracyWarning
 from .._gradient import NormalSolve
 from .._problem import Gradients, Problem, Weights
-from ._interface import by_field
+from ._interface import by_field, from_fields
 from ._refinement import widened
 from .array_api import ArrayEngine
 
@@ -23,7 +26,44 @@ LARGEST_CHANGE = 1e-8
 """As in _cpu/adjoint.hpp."""
 
 
-def unrefined(problem: Problem, normal_solve: NormalSolve, y: np.ndarray, g: np.ndarray) -> np.ndarray:
+UNREFINED = (
+    "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
+    "converge. Equations in units in which they are as large as the variables, or steps that differ less, will help."
+)
+
+
+def replace_unrefined(
+    problem: Problem,
+    y: np.ndarray,
+    g: np.ndarray,
+    gradients: list[np.ndarray | None],
+    undetermined: np.ndarray | None,
+    contract: Callable[[np.ndarray], Any],
+    normal_solve: NormalSolve,
+) -> None:
+    """Gradients once more, of members whose rows differ so much in size that refinement does not converge.
+
+    Args:
+        gradients: in the order of `by_field`; replaced.
+        contract: puts the gradients of all members into `gradients`, from dL/dy = g.
+    """
+    members = _unrefined(problem, normal_solve, y, g)
+    if undetermined is not None:
+        members &= ~np.broadcast_to(undetermined.any(axis=-1), members.shape)
+    found = []
+    for numbers, careful, singular in _careful_gradients(problem, members, g):
+        found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
+        if np.any(singular):
+            members.flat[numbers[singular]] = False
+            warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
+    if not members.any():
+        return
+    contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
+    for numbers, careful in found:
+        _add_members(problem, gradients, numbers, careful)
+
+
+def _unrefined(problem: Problem, normal_solve: NormalSolve, y: np.ndarray, g: np.ndarray) -> np.ndarray:
     """Which members change by more than `LARGEST_CHANGE` of themselves where λ and y are refined, (*batch,) bool."""
     system = widened(problem.system)
 
@@ -40,7 +80,7 @@ def unrefined(problem: Problem, normal_solve: NormalSolve, y: np.ndarray, g: np.
     return np.array(np.broadcast_to(bad, problem.batch))
 
 
-def careful_gradients(
+def _careful_gradients(
     problem: Problem, members: np.ndarray, g: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Gradients, np.ndarray]]:
     """Some members at a time, as numbers in the flat batch: their gradients, (members, ...), and which of them the
@@ -70,7 +110,7 @@ def _of_members(problem: Problem, numbers: np.ndarray) -> Problem:
     return Problem(replace(system, coefficients=c, step_sizes=s, weights=weights, batch=batch), b, u, batch)
 
 
-def add_members(problem: Problem, to: list[np.ndarray | None], numbers: np.ndarray, gradients: Gradients) -> None:
+def _add_members(problem: Problem, to: list[np.ndarray | None], numbers: np.ndarray, gradients: Gradients) -> None:
     """Adds the gradients of some members to those of all inputs, in the order of `by_field`."""
     at = np.unravel_index(numbers, problem.batch) if problem.batch else ()
     for x, gradient, rank in zip(to, by_field(gradients), RANKS, strict=True):

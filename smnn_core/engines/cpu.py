@@ -18,8 +18,6 @@ number of threads.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -30,10 +28,10 @@ import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
 from .._constraints import residual
-from .._errors import AccuracyWarning, ArgumentError
+from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme, triangular_rows
-from ._careful import add_members, careful_gradients, unrefined
+from ._careful import replace_unrefined
 from ._increments import increment_rows
 from ._interface import ALL, Engine, Factor, by_field, from_fields
 from ._moments import RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
@@ -61,6 +59,10 @@ class _Call(NamedTuple):
     inputs: tuple[Array, ...]
     """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial:
     in float64"""
+
+    @staticmethod
+    def of_problem(problem: Problem) -> _Call:
+        return _Call.of(problem.system, problem.rhs, problem.initial_values)
 
     @staticmethod
     def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
@@ -112,6 +114,11 @@ def _empty(shape: Shape, dtype: Any = _DOUBLE) -> np.ndarray:
     return result
 
 
+def _states(system: System, batch: Shape) -> np.ndarray:
+    """Room for (*batch, T, V, K)."""
+    return _empty((*batch, system.n_steps, system.V, system.K))
+
+
 def _wide(x: Array) -> Array:
     """x in float64, at addresses that kernels can read; itself where it is that already."""
     if x is None or x.dtype == _DOUBLE:
@@ -129,21 +136,26 @@ def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
     return narrow
 
 
+class Solved(NamedTuple):
+    """A problem, as kernels take it, and its solution before it was rounded, if it was and that was kept."""
+
+    problem: Problem
+    call: _Call
+    y: np.ndarray | None
+
+
 @dataclass(eq=False)
 class CpuFactor(Factor):
     """What kernels kept of a system, if anything."""
 
     system: System
-    call: _Call
-    kept: Any
+    undetermined: np.ndarray | None = None
+    kept: Any = None
     """`_kernels.Factor` of one batch shape, whole or in part; or None"""
-    undetermined: np.ndarray | None
-    problem: Problem | None = None
-    """that `call` was laid out for, None where it was laid out for the system alone"""
-    y: np.ndarray | None = None
-    """the solution of that problem in float64"""
     has_small_pivots: bool = False
     """solutions are refined"""
+    solved: Solved | None = None
+    """what was solved with it first"""
 
     @property
     def nbytes(self) -> int:
@@ -157,7 +169,7 @@ class CpuFactor(Factor):
         inputs = call.inputs
         if d.smoothness is not None:
             inputs = (*inputs, _rotated(system, d.smoothness))
-        y = _empty((*batch, system.n_steps, system.V, system.K))
+        y = _states(system, batch)
         _kernels.solve(call.form, batch, inputs, y)
         y = self._masked(y)
         if self.has_small_pivots:
@@ -165,20 +177,24 @@ class CpuFactor(Factor):
         return _rounded(y, system.dtype)
 
     def normal_solve(self, g: Array) -> np.ndarray:
-        system = self.system
-        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-        x = _empty((*batch, system.n_steps, system.V, system.K))
-        call = _Call.of(system)  # without right-hand sides, whose batch need not broadcast with that of g
-        _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _wide(g), x)
-        return _rounded(self._masked(x), system.dtype)
+        return _rounded(self._masked(self._normal_solve(g)[0]), self.system.dtype)
+
+    def _normal_solve(self, g: Array) -> tuple[np.ndarray, bool]:
+        """M^-1 g in float64, and whether a pivot is small where the system is eliminated again."""
+        batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
+        call, x = _Call.of(self.system), _states(self.system, batch)
+        return x, _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _wide(g), x)
 
     def adjoint(
         self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, recompute: bool = False
     ) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""
-        call = self.call if problem is self.problem else _Call.of(problem.system, problem.rhs, problem.initial_values)
+        solved = self.solved
+        if solved is None or solved.problem is not problem:
+            solved = Solved(problem, _Call.of_problem(problem), None)
+        call = solved.call
         if y.dtype != _DOUBLE:
-            y = self.y if problem is self.problem and self.y is not None else _solution(call, problem)
+            y = _solution(call, problem) if solved.y is None else solved.y
         gradients = [_empty(x.shape) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
 
         def contract(g: np.ndarray) -> Any:
@@ -189,37 +205,12 @@ class CpuFactor(Factor):
         small_pivot, is_unrefined = contract(g)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
         if is_unrefined:
-            self._careful(problem, y, g, gradients, undetermined, contract)
+            replace_unrefined(
+                problem, y, _wide(g), gradients, undetermined, contract, lambda g: self._normal_solve(g)[0]
+            )
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result
-
-    def _careful(
-        self,
-        problem: Problem,
-        y: np.ndarray,
-        g: np.ndarray,
-        gradients: list[np.ndarray | None],
-        undetermined: np.ndarray | None,
-        contract: Callable[[np.ndarray], Any],
-    ) -> None:
-        """Members whose rows differ so much in size that refinement does not converge: by the array API engine."""
-        wide = widened(self.system)
-        factor = CpuFactor(wide, _Call.of(wide), self.kept, None)
-        members = unrefined(problem, factor.normal_solve, y, _wide(g))
-        if undetermined is not None:
-            members &= ~np.broadcast_to(undetermined.any(axis=-1), members.shape)
-        found = []
-        for numbers, careful, singular in careful_gradients(problem, members, g):
-            found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
-            if np.any(singular):
-                members.flat[numbers[singular]] = False
-                warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
-        if not members.any():
-            return
-        contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
-        for numbers, careful in found:
-            add_members(problem, gradients, numbers, careful)
 
     def selected_inverse(self) -> Any:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""
@@ -250,12 +241,9 @@ class CpuFactor(Factor):
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
         """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
-        system, batch = self.system, self.system.batch
-        call = _Call.of(system)
-        if d is not None:
-            call = _Call.of(system, d.equation, d.initial)
-            right = {"rhs": tuple(d.equation.shape[:-2]), "initial_values": tuple(d.initial.shape[:-3])}
-            batch = broadcast_shapes({"left-hand side": batch, **right})
+        system = self.system
+        batch = system.batch if d is None else system.batch_with(d)
+        call = _Call.of(system) if d is None else _Call.of(system, d.equation, d.initial)
         cores = Moments.cores(system)
         found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
         _kernels.covariance(call.form, batch, call.inputs, self._increment_rows[1], tuple(found))
@@ -304,52 +292,34 @@ class CpuEngine(Engine):
 
     def factorize(self, system: System) -> CpuFactor:
         """Eliminates a left-hand side, once for all right-hand sides."""
-        if 0 in system.batch:
-            system.check_values()  # (kernels look at what they solve)
-        call = _Call.of(system)
-        kept, small_pivot, zero_step = _kernels.solve(call.form, system.batch, call.inputs, None)
-        if zero_step:
-            raise ArgumentError(ZERO_STEP)
-        undetermined = _undetermined(system) if small_pivot else None
-        return CpuFactor(system, call, kept, undetermined, has_small_pivots=small_pivot)
+        return _eliminated(system, _Call.of(system), system.batch, None)
 
     def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[np.ndarray, CpuFactor]:
         """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below
         six times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing
         (`recompute`). What is not kept is eliminated again.
         """
-        system = problem.system
-        if 0 in problem.batch:
-            system.check_values()
-        call = _Call.of(system, problem.rhs, problem.initial_values)
-        y = _empty((*problem.batch, system.n_steps, system.V, system.K))
-        kept, small_pivot, zero_step = _kernels.solve(call.form, problem.batch, call.inputs, y, recompute)
-        if zero_step:
-            raise ArgumentError(ZERO_STEP)
-        undetermined = _undetermined(system) if small_pivot else None
-        factor = CpuFactor(system, call, kept, undetermined, problem, has_small_pivots=small_pivot)
+        system, call = problem.system, _Call.of_problem(problem)
+        y = _states(system, problem.batch)
+        factor = _eliminated(system, call, problem.batch, y, recompute)
         y = factor._masked(y)
-        if small_pivot:
+        if factor.has_small_pivots:
             y = _refined(system, problem.rows, y)
-        if not (system.dtype == _DOUBLE or recompute):
-            factor.y = y
+        factor.solved = Solved(problem, call, None if recompute or system.dtype == _DOUBLE else y)
         return _rounded(y, system.dtype), factor
 
     def solve_determined(self, problem: Problem) -> np.ndarray:
         """The solution of a system that is known to have one, whose pivots need not be judged."""
         problem.system.check_values()
-        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-        return _rounded(_solution(call, problem), problem.system.dtype)
+        return _rounded(_solution(_Call.of_problem(problem), problem), problem.system.dtype)
 
     def normal_solve(self, system: System, g: Array) -> np.ndarray:
         """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
-        call = _Call.of(system)
-        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-        x = _empty((*batch, system.n_steps, system.V, system.K))
-        small_pivot = _kernels.normal_solve(call.form, batch, call.inputs, None, _wide(g), x)
+        factor = CpuFactor(system)
+        x, small_pivot = factor._normal_solve(g)
         if small_pivot:
-            CpuFactor(system, call, None, _undetermined(system))._masked(x)
-        return _rounded(x, system.dtype)
+            factor.undetermined = _undetermined(system)
+        return _rounded(factor._masked(x), system.dtype)
 
     def adjoint(
         self,
@@ -363,14 +333,23 @@ class CpuEngine(Engine):
     ) -> Gradients:
         """The gradients from dL/dy = g, where no factor was kept."""
         del eliminated
-        call = _Call.of(problem.system, problem.rhs, problem.initial_values)
-        return CpuFactor(problem.system, call, None, None, problem).adjoint(problem, y, g, wanted, recompute=recompute)
+        return CpuFactor(problem.system).adjoint(problem, y, g, wanted, recompute=recompute)
+
+
+def _eliminated(system: System, call: _Call, batch: Shape, y: np.ndarray | None, recompute: bool = False) -> CpuFactor:
+    """The factor; the solution goes into y."""
+    if 0 in batch:
+        system.check_values()  # (kernels look at what they solve)
+    kept, small_pivot, zero_step = _kernels.solve(call.form, batch, call.inputs, y, recompute)
+    if zero_step:
+        raise ArgumentError(ZERO_STEP)
+    return CpuFactor(system, _undetermined(system) if small_pivot else None, kept, small_pivot)
 
 
 def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
     """y, in float64, corrected until corrections are small, of a system that has small pivots."""
     system, d = widened(system), Rows(*map(_wide, d))
-    factor = CpuFactor(system, _Call.of(system), None, None)
+    factor = CpuFactor(system)
 
     def solve(x: tuple[Array, ...] | None) -> tuple[Array, ...]:
         return (y if x is None else factor.solve(residual(system, d, x[0])),)
@@ -383,16 +362,9 @@ def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
 
 
 def _solution(call: _Call, problem: Problem) -> np.ndarray:
-    system = problem.system
-    y = _empty((*problem.batch, system.n_steps, system.V, system.K))
+    y = _states(problem.system, problem.batch)
     _kernels.solve(call.form, problem.batch, call.inputs, y, True)
     return y
-
-
-UNREFINED = (
-    "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
-    "converge. Equations in units in which they are as large as the variables, or steps that differ less, will help."
-)
 
 
 def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.ndarray | None) -> None:
@@ -430,12 +402,4 @@ def _rotated(system: System, x: np.ndarray) -> np.ndarray:
 
 def _addressable(x: Array) -> Array:
     """The array itself; a copy where its elements do not lie at multiples of their size."""
-    if x is None:
-        return None
-    flags = x.flags
-    if flags.aligned and flags.c_contiguous:
-        return x
-    item = x.itemsize
-    if flags.aligned and not any(stride % item for stride in x.strides):
-        return x
-    return np.array(x, order="C")
+    return x if _kernels.addressable((x,)) else np.array(x, order="C")

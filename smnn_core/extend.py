@@ -23,7 +23,6 @@ Derivatives (`docs/theory/derivative.md`):
     apply, apply_transpose, weighted, residual: A y, A^T r, W r and d - A y.
 
 Posterior and evidence (`docs/theory/posterior.md`):
-    with_moments: the factor of a system that gives its moments.
     evidence_with, minimum_pullback, sum_of_squares, without_weights, check_size: the parts that `log_evidence` and
     `Posterior` consist of. SECOND_ORDER: why derivatives end there.
 
@@ -86,7 +85,7 @@ from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
 from .nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback
-from .uncertainty._posterior import check_size, sum_of_squares, with_moments, without_weights
+from .uncertainty._posterior import check_size, sum_of_squares, without_weights
 
 __all__ = [
     "ALL",
@@ -173,7 +172,6 @@ __all__ = [
     "warn_of_misfit",
     "warn_of_undetermined",
     "weighted",
-    "with_moments",
     "without_missing",
     "without_weights",
 ]

@@ -24,7 +24,6 @@ from smnn_core.extend import (
     device_of,
     select,
     sum_of_squares,
-    with_moments,
 )
 from smnn_core.extend import minimum_pullback as pull_back_minimum
 
@@ -216,9 +215,9 @@ def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:
 
 
 def _moments(static: Static, operands: Sequence[Array]) -> tuple[System, Any]:
-    """The system, and a factor that gives its moments; undetermined members are NaN."""
+    """The system and its factor; the moments of undetermined members are NaN."""
     system = static.system(*operands[:5])
-    return system, with_moments(system, select(static.engine, system).factorize(system), check=None)
+    return system, select(static.engine, system).factorize(system)
 
 
 def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:

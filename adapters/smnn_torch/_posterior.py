@@ -29,7 +29,6 @@ from smnn_core.extend import (
     evidence_with,
     minimum_pullback,
     sum_of_squares,
-    with_moments,
     without_weights,
 )
 
@@ -92,7 +91,7 @@ class Posterior(CorePosterior):
     mean: Tensor
 
     def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, lhs: Sequence[Any]) -> None:
-        super().__init__(mean, problem, None, how.check)
+        super().__init__(mean, problem, None)
         self._how, self._keep, self._lhs, self._call = how, keep, lhs, _Call(how, keep)
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -143,8 +142,7 @@ class _Call:
             kept = self.keep.kept
             if kept is None or not _fits(kept.system, lhs):
                 kept = bridge.prepare(self.how, Keep(), lhs, self.how.n_steps)
-            with bridge.calls_on(kept.system):
-                self.factor = with_moments(kept.system, kept.factor, self.how.check)
+            self.factor = kept.factor
         return self.factor
 
 

@@ -35,7 +35,7 @@ from .._problem import Problem, System, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from .._weighting import weighted_system
-from ..uncertainty._posterior import with_moments
+from ..engines import select
 
 __all__ = ["Estimate", "LinearFit", "Projection", "cost", "estimate", "project"]
 
@@ -114,7 +114,7 @@ def trajectory_variance(fit: LinearFit, covariance: Array | None, *, scheme: Sch
     )
     system = weighted_system(problem.system)
     xp = system.xp
-    variance = with_moments(system, None, check=None, engine=engine).selected_inverse().variance
+    variance = select(engine, system).factorize(system).selected_inverse().variance
     variance = xp.reshape(variance, (*variance.shape[:-1], system.V, system.K))
     if covariance is None:
         return xp.broadcast_to(variance, (B, *variance.shape[-3:]))

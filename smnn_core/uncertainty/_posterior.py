@@ -23,9 +23,8 @@ from .._arrays import Array, owned
 from .._errors import ArgumentError
 from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from .._schemes import WIENER, Scheme
-from .._solve import eliminate, owned_system, refuse_autodiff, solve_problem
+from .._solve import owned_system, refuse_autodiff, solve_problem
 from .._weighting import as_arrays, weighted_problem
-from ..engines import select
 from ..engines._increments import increment_rows
 from ..engines._interface import Factor
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
@@ -69,7 +68,7 @@ def posterior(
     system = owned_system(problem.system)
     problem = copy_with(problem, system=system, rhs=owned(problem.rhs), initial_values=owned(problem.initial_values))
     mean, factor = solve_problem(problem, engine=engine, check=check)
-    return Posterior(mean, problem, factor, check)
+    return Posterior(mean, problem, factor)
 
 
 class Posterior:
@@ -78,9 +77,9 @@ class Posterior:
     mean: Array
     """(..., T, V, R+1)"""
 
-    def __init__(self, mean: Array, problem: Problem, factor: Factor | None, check: bool = False) -> None:
-        """`problem` has the weights that the engine sees; `factor` is that of its solution."""
-        self.mean, self.problem, self._factor, self._check = mean, problem, factor, check
+    def __init__(self, mean: Array, problem: Problem, factor: Any) -> None:
+        """`problem` has the weights that the engine sees; `factor` is that of its solution, None in adapters."""
+        self.mean, self.problem, self._factor = mean, problem, factor
 
     def __repr__(self) -> str:
         batch, (T, V, K) = tuple(self.mean.shape[:-3]), self.mean.shape[-3:]
@@ -114,7 +113,7 @@ class Posterior:
     @cached_property
     def sum_of_squares(self) -> Array:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        return sum_of_squares(self.problem, self._with_moments)
+        return sum_of_squares(self.problem, self._factor)
 
     @property
     def degrees_of_freedom(self) -> Array:
@@ -169,8 +168,7 @@ class Posterior:
 
     def _response(self, ξ: Rows) -> Array:
         """(W A)^+ ξ"""
-        factor: Any = self._factor
-        return factor.solve(without_weights(self._system, ξ))
+        return self._factor.solve(without_weights(self._system, ξ))
 
     @property
     def _system(self) -> System:
@@ -178,11 +176,7 @@ class Posterior:
 
     @cached_property
     def _selected_inverse(self) -> SelectedInverse | RoundedSelectedInverse:
-        return self._with_moments.selected_inverse()
-
-    @cached_property
-    def _with_moments(self) -> Any:
-        return with_moments(self._system, self._factor, self._check)
+        return self._factor.selected_inverse()
 
     @property
     def _blocks(self) -> tuple[Array, Array]:
@@ -242,18 +236,6 @@ def check_size(size: Any) -> None:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ArgumentError(f"size must be the number of samples, an integer from 1 on, got {size!r}.")
-
-
-def with_moments(system: System, factor: Factor | None, check: bool | None, engine: str = "auto") -> Factor:
-    """The factor of a system, eliminated here if there is none.
-
-    Args:
-        check: as for `solve_ode`; None never raises, singular members are NaN.
-    """
-    if factor is not None:
-        return factor
-    chosen = select(engine, system)
-    return chosen.factorize(system) if check is None else eliminate(chosen, system, check=check)
 
 
 def sum_of_squares(problem: Problem, factor: Factor) -> Array:

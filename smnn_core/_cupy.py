@@ -1,4 +1,4 @@
-"""What CuPy needs beside the array API: constants that stay on the device, and streams of other libraries.
+"""What CuPy needs beside the array API: constants that stay on the device, streams and results of other libraries.
 
 CuPy is imported by its users; nothing here imports it.
 """
@@ -6,6 +6,7 @@ CuPy is imported by its users; nothing here imports it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from ._errors import ArgumentError
 
-__all__ = ["constant", "on_stream"]
+__all__ = ["constant", "itemsize_of_results", "on_stream", "results"]
 
 Array = Any
 
@@ -70,6 +71,29 @@ def _made(xp: Any, key: tuple[Any, ...], host: Any, device: Any, stream: Any) ->
         result = _constants[key] = xp.asarray(host, device=device)
     stream.synchronize()  # other streams may read it from now on
     return result
+
+
+class _Allocating(threading.local):
+    itemsize = 0
+
+
+_allocating = _Allocating()
+
+
+@contextmanager
+def results(itemsize: int) -> Iterator[None]:
+    """Arrays of that many bytes a number that are made in here are what a call returns, as a rule: an allocator may put
+    them where they are to go."""
+    before, _allocating.itemsize = _allocating.itemsize, itemsize
+    try:
+        yield
+    finally:
+        _allocating.itemsize = before
+
+
+def itemsize_of_results() -> int:
+    """Of what is allocated now, 0 where it is not of `results`."""
+    return _allocating.itemsize
 
 
 class _Stream(NamedTuple):

@@ -44,6 +44,7 @@ Arrays of any library:
     Shape, broadcast_shapes, sum_to_shape: broadcasting, and its adjoint.
     can_look, is_tracer, device_of, owned: what is known of an array, and a copy of it.
     on_stream: CuPy works on a stream of the framework, in memory of its allocator.
+    itemsize_of_results: of what is allocated now, where that is what a call returns, as a rule; else 0.
 
 Elimination by hand, for what is divided over devices (modules, described by themselves):
     increments, odd_even, pivots: the rows by increments, one level of elimination, the judgement of pivots.
@@ -51,7 +52,7 @@ Elimination by hand, for what is divided over devices (modules, described by the
 
 from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
 from ._constraints import apply, apply_transpose, weighted
-from ._cupy import on_stream
+from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
 from ._problem import UNIT, Problem, Rows, System, check_weights
@@ -148,6 +149,7 @@ __all__ = [
     "normal_pushforward",
     "number_of_steps",
     "odd_even",
+    "itemsize_of_results",
     "on_stream",
     "owned",
     "pad_to",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._arrays import Array
+from .._cupy import results
 from .._problem import Gradients, Problem, Rows, System
 from ._interface import ALL, Factor, by_field, from_fields
 from ._refinement import widened
@@ -60,7 +61,8 @@ class RoundedFactor(Factor):
         return from_fields(None if x is None else self._rounded(x) for x in by_field(gradients))
 
     def _rounded(self, x: Array) -> Array:
-        return self.system.xp.astype(x, self.system.dtype)
+        with results(4):
+            return self.system.xp.astype(x, self.system.dtype)
 
 
 def widened_problem(problem: Problem) -> Problem:

@@ -38,6 +38,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
+from .._cupy import results
 from .._errors import EngineWarning
 from .._problem import Gradients, Problem, Rows, System
 from ._cuda import host
@@ -93,6 +94,10 @@ class CupyDevice:
 
     def empty(self, shape: Shape, dtype: str) -> Array:
         return self.cupy.empty(shape, dtype)
+
+    def result(self, shape: Shape, dtype: str) -> Array:
+        with results(np.dtype(dtype).itemsize):
+            return self.cupy.empty(shape, dtype)
 
     def zeros(self, shape: Shape, dtype: str) -> Array:
         return self.cupy.zeros(shape, dtype)
@@ -248,4 +253,5 @@ class CudaEngine(Engine):
             wide = widened_problem(problem)
             y, factor = host.solve_problem(device, wide)
             rounded = RoundedFactor(system, factor.undetermined, CudaFactor.of(device, factor), (problem, wide, y))
-            return system.xp.astype(y, system.dtype), rounded
+            with results(4):
+                return system.xp.astype(y, system.dtype), rounded

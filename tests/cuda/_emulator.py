@@ -61,6 +61,8 @@ class Emulator:
     def empty(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         return self._allocate(shape, dtype, np.nan)
 
+    result = empty
+
     def zeros(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         return self._allocate(shape, dtype, 0)
 

@@ -132,7 +132,7 @@ def _buffers(call: Call) -> Iterator[Array]:
         over_time = f not in initial and times > 1 and (x.ndim < len(core) or x.shape[-len(core)] == 1)
         shape = (*call.batch, call.chunks if over_time else times, *inner)
         # (nothing is written to the gradients of an empty batch)
-        buffer = call.device.empty(shape, call.dtype) if call.count else call.device.zeros(shape, call.dtype)
+        buffer = call.device.result(shape, call.dtype) if call.count else call.device.zeros(shape, call.dtype)
         call.job[0]["gradient"][f]["data"] = call.device.address(buffer)
         call.job[0]["gradient"][f]["over_time"] = over_time
         yield buffer

@@ -51,6 +51,7 @@ class Device(Protocol):
     def stage(self) -> bool: ...  # whether fields whose lanes lie far apart go through shared memory, see `tiles`
     def empty(self, shape: Shape, dtype: str) -> Array: ...
     def zeros(self, shape: Shape, dtype: str) -> Array: ...
+    def result(self, shape: Shape, dtype: str) -> Array: ...  # `empty`, of what a call returns
     def address(self, x: Array) -> int: ...
     def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None: ...
 
@@ -246,7 +247,7 @@ class Call:
 
     def solution(self, x: Array | None = None) -> Array:
         """x with R x = z, into the memory given."""
-        x = self.device.empty(self.shape, self.dtype) if x is None else x
+        x = self.device.result(self.shape, self.dtype) if x is None else x
         for chain in reversed(self.chains):
             chain.launch(self, "back")
         self.launch("back", x)

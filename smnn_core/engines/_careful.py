@@ -14,12 +14,10 @@ from .._constraints import apply, apply_transpose, residual, weighted
 from .._errors import AccuracyWarning
 from .._gradient import NormalSolve
 from .._problem import Gradients, Problem, Weights
-from ._interface import by_field, from_fields
+from ._interface import RANKS, by_field, from_fields
 from ._refinement import widened
 from .array_api import ArrayEngine
 
-RANKS = 4, 2, 2, 1, 1, 3, 3
-"""Axes of an input behind those of the batch, in the order of `by_field`."""
 NUMBERS = 1 << 21
 """Unknowns that are eliminated at a time: the engine takes some hundred times their memory."""
 LARGEST_CHANGE = 1e-8

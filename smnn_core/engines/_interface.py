@@ -29,6 +29,9 @@ def from_fields(values: Iterable[Any]) -> Gradients:
     return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
 
 
+RANKS = 4, 2, 2, 1, 1, 3, 3
+"""Axes of inputs and their gradients behind those of the batch, in the order of `by_field`."""
+
 ALL = from_fields([True] * 7)
 """Every gradient is wanted."""
 

@@ -33,7 +33,7 @@ from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme, triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
-from ._interface import ALL, Engine, Factor, by_field, from_fields
+from ._interface import ALL, RANKS, Engine, Factor, by_field, from_fields
 from ._moments import RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
 from ._refinement import change_of_solution, refined, widened
 
@@ -120,9 +120,11 @@ def _states(system: System, batch: Shape) -> np.ndarray:
 
 
 def _wide(x: Array) -> Array:
-    """x in float64, at addresses that kernels can read; itself where it is that already."""
-    if x is None or x.dtype == _DOUBLE:
-        return _addressable(x)
+    """x in float64, its elements at multiples of their size; itself where it is that already."""
+    if x is None:
+        return None
+    if x.dtype == _DOUBLE:
+        return x if _kernels.addressable((x,)) else np.array(x, order="C")
     wide = _empty(x.shape)
     np.copyto(wide, x)
     return wide
@@ -168,7 +170,8 @@ class CpuFactor(Factor):
         call = _Call.of(system, d.equation, d.initial)
         inputs = call.inputs
         if d.smoothness is not None:
-            inputs = (*inputs, _rotated(system, d.smoothness))
+            Q = triangular_rows(system.scheme, system.K)[1]
+            inputs = (*inputs, np.ascontiguousarray(d.smoothness @ Q))  # (in float64)
         y = _states(system, batch)
         _kernels.solve(call.form, batch, inputs, y)
         y = self._masked(y)
@@ -199,7 +202,7 @@ class CpuFactor(Factor):
 
         def contract(g: np.ndarray) -> Any:
             return _kernels.adjoint(
-                call.form, problem.batch, call.inputs, self.kept, _addressable(y), _wide(g), tuple(gradients), recompute
+                call.form, problem.batch, call.inputs, self.kept, _wide(y), _wide(g), tuple(gradients), recompute
             )
 
         small_pivot, is_unrefined = contract(g)
@@ -372,7 +375,7 @@ def _mask_gradients(problem: Problem, gradients: Gradients, undetermined: np.nda
     if undetermined is None:
         return
     bad = np.broadcast_to(undetermined.any(axis=-1), problem.batch)
-    for x, rank in zip(by_field(gradients), (4, 2, 2, 1, 1, 3, 3), strict=True):
+    for x, rank in zip(by_field(gradients), RANKS, strict=True):
         if x is not None:
             batch = x.shape[: max(x.ndim - rank, 0)]
             lead = tuple(range(bad.ndim - len(batch)))
@@ -392,14 +395,3 @@ def _undetermined(system: System) -> np.ndarray | None:
         return None
     flags &= system.is_finite[..., None]  # a pivot of an infinite system is not finite, which says nothing
     return flags
-
-
-def _rotated(system: System, x: np.ndarray) -> np.ndarray:
-    """Right-hand sides of smoothness rows, (..., T-1, V, m), as those of the triangular form, (..., T-1, V, 2K)."""
-    Q = triangular_rows(system.scheme, system.K)[1]
-    return np.ascontiguousarray(x @ Q)  # (in float64)
-
-
-def _addressable(x: Array) -> Array:
-    """The array itself; a copy where its elements do not lie at multiples of their size."""
-    return x if _kernels.addressable((x,)) else np.array(x, order="C")

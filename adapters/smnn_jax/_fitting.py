@@ -228,6 +228,7 @@ def _fit_traced(
     if weights is None:
         fit, levels = fit.measured(y, θ), ANNEALING + (LATE[:3] if data.dtype == jnp.float64 else ())
         stages = [(stage.level, stage.iterations, stage.enough) for stage in levels]
+        stages[-1] = (*stages[-1][:2], TOLERANCE)
     else:
         last = (1.0, (max_iterations or SETTLED), 0.0 if guess is not None and θ is None else TOLERANCE)
         stages = [*(() if guess is not None else ((x.level, x.iterations, x.enough) for x in GIVEN)), last]

@@ -72,7 +72,7 @@ def difference_noise(data: Observations) -> Array:
     a = xp.where(there, (t[:, 2:] - t[:, 1:-1]) / span, xp.zeros_like(span))
     difference = xp.abs(a * x[:, :-2] + (1 - a) * x[:, 2:] - x[:, 1:-1]) / xp.sqrt(a**2 + (1 - a) ** 2 + 1)
     difference = xp.sort(xp.where(there, difference, xp.full_like(difference, float("inf"))), axis=-1)
-    count = xp.sum(xp.astype(there, xp.int64), axis=-1)
+    count = xp.sum(xp.astype(there, xp.int32), axis=-1)
     middle = (
         xp.arange(difference.shape[-1], device=device_of(seen))[None, :] == (xp.clip(count, 1, None)[:, None] - 1) // 2
     )

@@ -1,4 +1,4 @@
-"""The problem: shapes, broadcasting and validation, all before any work.
+"""The problem as data: checked before any work, and not broadcast.
 
 Letters as everywhere in this library: T time points, V variables, K = R+1 derivative orders, Q equations,
 n = V*K unknowns per time point.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 import array_api_compat as compat
@@ -29,6 +28,7 @@ from ._arrays import (
 )
 from ._errors import ArgumentError, ShapeError
 from ._schemes import TAYLOR, Scheme
+from ._validate import batch_of, check_initial, check_integer, check_rank, number_of_steps, show
 
 __all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights", "copy_with"]
 
@@ -40,8 +40,6 @@ ZERO_STEP = (
     "and set weights.equation to zero there. (step_sizes are the differences of the times, such as numpy.diff(t), not "
     "the times.)"
 )
-LARGEST_T = 2**31 - 1
-"""Time points are numbered by 32-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -198,19 +196,19 @@ class System:
         given = {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
         xp = common_namespace({**arrays, **given})
 
-        _check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, R+1)")
-        _check_rank("step_sizes", step_sizes, 1, "(..., T-1 or 1)")
+        check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, R+1)")
+        check_rank("step_sizes", step_sizes, 1, "(..., T-1 or 1)")
         if "rhs" in right_hand_side:
-            _check_rank("rhs", right_hand_side["rhs"], 2, "(..., T or 1, Q)")
+            check_rank("rhs", right_hand_side["rhs"], 2, "(..., T or 1, Q)")
         if 0 in coefficients.shape[-3:]:
-            raise ShapeError(f"coefficients {_show(coefficients)} must have at least one equation, variable and order.")
-        T = _number_of_steps(arrays, given, n_steps)
+            raise ShapeError(f"coefficients {show(coefficients)} must have at least one equation, variable and order.")
+        T = number_of_steps(arrays, given, n_steps)
         Q, V, K = coefficients.shape[-3:]
         scheme.rows(K)
         T_init, R_init = n_initial_steps, n_initial_orders
-        _check_integer("n_initial_steps", T_init)
-        _check_integer("n_initial_orders", R_init)
-        _check_initial(T_init, R_init, T, K)
+        check_integer("n_initial_steps", T_init)
+        check_integer("n_initial_orders", R_init)
+        check_initial(T_init, R_init, T, K)
 
         device = device_of(coefficients)
         as_arrays = Weights(
@@ -230,11 +228,11 @@ class System:
             n_initial_orders=R_init,
             batch=broadcast_shapes(
                 {
-                    "coefficients": _batch("coefficients", coefficients, (T, Q, V, K), 1),
-                    "step_sizes": _batch("step_sizes", step_sizes, (T - 1,), 1),
-                    "weights.equation": _batch("weights.equation", as_arrays.equation, (T, Q)),
-                    "weights.initial": _batch("weights.initial", as_arrays.initial, (T_init, V, R_init)),
-                    "weights.smoothness": _batch("weights.smoothness", as_arrays.smoothness, (T - 1,)),
+                    "coefficients": batch_of("coefficients", coefficients, (T, Q, V, K), 1),
+                    "step_sizes": batch_of("step_sizes", step_sizes, (T - 1,), 1),
+                    "weights.equation": batch_of("weights.equation", as_arrays.equation, (T, Q)),
+                    "weights.initial": batch_of("weights.initial", as_arrays.initial, (T_init, V, R_init)),
+                    "weights.smoothness": batch_of("weights.smoothness", as_arrays.smoothness, (T - 1,)),
                 }
             ),
             device=device,
@@ -316,7 +314,7 @@ class Problem:
         weights: Weights,
     ) -> Problem:
         common_namespace({"coefficients": coefficients, "initial_values": initial_values})
-        _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
         system = System.build(
             coefficients,
             step_sizes,
@@ -334,8 +332,8 @@ class Problem:
     def of(system: System, rhs: Array, initial_values: Array) -> Problem:
         """A right-hand side for a system that is checked already."""
         common_namespace({"coefficients": system.coefficients, "rhs": rhs, "initial_values": initial_values})
-        _check_rank("rhs", rhs, 2, "(..., T or 1, Q)")
-        _check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        check_rank("rhs", rhs, 2, "(..., T or 1, Q)")
+        check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
         return Problem._of(system, rhs, initial_values)
 
     @staticmethod
@@ -345,8 +343,8 @@ class Problem:
         batch = broadcast_shapes(
             {
                 "left-hand side": system.batch,
-                "rhs": _batch("rhs", rhs, (system.n_steps, system.Q), 1),
-                "initial_values": _batch("initial_values", initial_values, (T_init, system.V, R_init), 0),
+                "rhs": batch_of("rhs", rhs, (system.n_steps, system.Q), 1),
+                "initial_values": batch_of("initial_values", initial_values, (T_init, system.V, R_init), 0),
             }
         )
         return Problem(system, rhs, initial_values, batch)
@@ -408,89 +406,3 @@ def check_weights(weights: Any) -> None:
         raise TypeError(
             f"weights must be Weights(equation=..., initial=..., smoothness=...), got {type(weights).__name__}."
         )
-
-
-def _show(x: Array) -> str:
-    return f"of shape {tuple(x.shape)}"
-
-
-def _check_rank(name: str, x: Array, rank: int, expected: str) -> None:
-    if x.ndim < rank:
-        raise ShapeError(f"{name} must have shape {expected}, at least {rank} axes; got {_show(x)}.")
-
-
-def _number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], n_steps: int | None) -> int:
-    """T, from the first argument whose time axis is not 1, else from n_steps."""
-    lengths = {
-        "coefficients": arrays["coefficients"].shape[-4],
-        "rhs": arrays["rhs"].shape[-2] if "rhs" in arrays else 1,
-        "step_sizes": _from_steps(arrays["step_sizes"].shape[-1]),
-    }
-    if "weights.equation" in weights and weights["weights.equation"].ndim >= 2:
-        lengths["weights.equation"] = weights["weights.equation"].shape[-2]
-    if "weights.smoothness" in weights and weights["weights.smoothness"].ndim >= 1:
-        lengths["weights.smoothness"] = _from_steps(weights["weights.smoothness"].shape[-1])
-    known = {name: length for name, length in lengths.items() if length != 1}
-    if n_steps is not None:
-        _check_integer("n_steps", n_steps, " or None")
-        known = {"n_steps": int(n_steps), **known}
-    if not known:
-        raise ArgumentError(
-            "the number of time points is not determined: every time axis has length 1. Pass n_steps=T."
-        )
-    first = next(iter(known))
-    T = known[first]
-    for name, length in known.items():
-        if length != T:
-            times = "step_sizes" in known and known["step_sizes"] == T + 1
-            raise ShapeError(
-                f"{name} implies T = {length} time points, {first} implies T = {T}: time axes must have length T "
-                "(T-1 for step_sizes and weights.smoothness) or 1."
-                + (" Are step_sizes the times? They must be their differences, such as numpy.diff(t)." if times else "")
-            )
-    if T > LARGEST_T:
-        raise ShapeError(f"{first} implies T = {T} time points; at most {LARGEST_T} can be numbered.")
-    if T < 2:
-        raise ShapeError(f"{first} implies T = {T} time points; at least 2 are needed.")
-    return T
-
-
-def _check_integer(name: str, value: Any, alternative: str = "") -> None:
-    try:
-        index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer{alternative}, got {type(value).__name__}.") from None
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer{alternative}, got bool.")
-
-
-def _from_steps(length: int) -> int:
-    return 1 if length == 1 else length + 1
-
-
-def _check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
-    if not 0 <= T_init <= T:
-        raise ShapeError(f"initial values are given for T_init = {T_init} time points; expected 0 to T = {T}.")
-    if not 0 <= R_init <= K:
-        raise ShapeError(f"initial values are given for R_init = {R_init} orders; expected 0 to R+1 = {K}.")
-
-
-def _batch(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:
-    """The batch shape of x, whose last axes must be `core`; the first n_broadcast of them (None: all) may be 1."""
-    rank = len(core)
-    if n_broadcast is None and not x.ndim:
-        return ()
-    if x.shape[-rank:] == core:
-        return tuple(x.shape[:-rank])
-    optional = rank if n_broadcast is None else n_broadcast
-    tail = tuple(x.shape[-rank:]) if x.ndim else ()
-    expected = core[len(core) - len(tail) :] if n_broadcast is None else core
-    first = rank - len(expected)
-    fits = len(tail) == len(expected) and all(
-        have == want or (have == 1 and first + i < optional)
-        for i, (have, want) in enumerate(zip(tail, expected, strict=False))
-    )
-    if not fits:
-        shape = ", ".join(f"{size} or 1" if i < optional else str(size) for i, size in enumerate(core))
-        raise ShapeError(f"{name} must have shape (..., {shape}); got {_show(x)}.")
-    return tuple(x.shape[: max(x.ndim - rank, 0)])

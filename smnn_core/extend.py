@@ -4,50 +4,62 @@ An adapter offers the solver to a framework with automatic differentiation: its 
 `smnn_torch` and `smnn_jax` are written with the names of `smnn_core` and of this module alone. They change more often
 than public names do; the changelog says so when they do.
 
-The problem as data (`smnn_core._problem` has the shapes):
-    System, Problem: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
-    Rows: one value for each row. UNIT: the weights that are all 1.
-    check_states, check_weights: raise for what does not fit.
-    as_arrays, across_steps, without_missing: step sizes and weights as callers give them, as those of `Problem`.
+**The problem as data** (`smnn_core._problem` has the shapes)
 
-Solving (`docs/adding-an-engine.md` has the contract of engines):
-    ENGINES, Engine, ArrayEngine, Factor, select: the engines; that for all arrays; that of a name, or the first that
-    serves.
-    solve_with, eliminate: solution and factor, or the factor, after the checks that look at values.
-    error_estimate_with: `error_estimate` by another `solve_ode`.
+- `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
+- `Rows`: one value for each row.
+- `UNIT`: the weights that are all 1.
+- `check_states`, `check_weights`: raise for what does not fit.
+- `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
-Derivatives (`docs/theory/derivative.md`):
-    adjoint_without_factor: all gradients of a solution, or those wanted (ALL); a factor that was kept has them, too.
-    least_squares_pullback, solve_pushforward, normal_pullback, normal_pushforward: each of the two operators,
-    differentiated in either mode, in terms of both.
-    apply, apply_transpose, weighted, residual: A y, A^T r, W r and d - A y.
+**Solving** (`docs/adding-an-engine.md` has the contract of engines)
 
-Posterior and evidence (`docs/theory/posterior.md`):
-    evidence_with, minimum_pullback, sum_of_squares, without_weights, check_size: the parts that `log_evidence` and
-    `Posterior` consist of. SECOND_ORDER: why derivatives end there.
+- `ENGINES`, `Engine`, `ArrayEngine`, `Factor`, `select`: the engines; that for all arrays; that of a name, or the
+  first that serves.
+- `solve_with`, `eliminate`: solution and factor, or the factor, after the checks that look at values.
+- `error_estimate_with`: `error_estimate` by another `solve_ode`.
 
-Nonlinear equations (`docs/theory/nonlinear.md`):
-    Linearization, product, check_number_of_equations: a residual and its derivatives at one y.
-    NonlinearProblem, cost, violations, relative_change, rounding_level, pad_to: Newton's method.
-    METHODS, RESOLVED, OVERLAP, carried_weights, taylor, constant_guess, number_of_steps, times: where it starts, and
-    how it goes from window to window.
-    attached, stand_in: derivatives of a solution by one more step from it.
+**Derivatives** (`docs/theory/derivative.md`)
 
-Fits (`docs/theory/fitting.md`):
-    Observations, check_order, check_shapes, pair_of_bounds, checked_bounds: what is given.
-    smooth, spread, time_scale, difference_noise, LEAST_NOISE: the curve from which a fit starts, and its noise.
-    FitRows, estimate: one step by variable projection. warn_of_misfit, warn_of_undetermined: what is said of the end.
-    ANNEALING, GIVEN, LATE, LIGHT_HERMITE, REFERENCE, SMOOTHNESS: the weights of all steps.
-    TOLERANCE, STAGE_TOLERANCE, NOISE_FROM: when to stop, and when to estimate the noise.
+- `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`); a factor that was kept has them, too.
+- `least_squares_pullback`, `solve_pushforward`, `normal_pullback`, `normal_pushforward`: each of the two operators,
+  differentiated in either mode, in terms of both.
+- `apply`, `apply_transpose`, `weighted`, `residual`: A y, A^T r, W r and d - A y.
 
-Arrays of any library:
-    Shape, broadcast_shapes, sum_to_shape: broadcasting, and its adjoint.
-    can_look, is_tracer, device_of, owned: what is known of an array, and a copy of it.
-    on_stream: CuPy works on a stream of the framework, in memory of its allocator.
-    itemsize_of_results: of what is allocated now, where that is what a call returns, as a rule; else 0.
+**Posterior and evidence** (`docs/theory/posterior.md`)
 
-Elimination by hand, for what is divided over devices (modules, described by themselves):
-    increments, odd_even, pivots: the rows by increments, one level of elimination, the judgement of pivots.
+- `evidence_with`, `minimum_pullback`, `sum_of_squares`, `without_weights`, `check_size`: the parts that
+  `log_evidence` and `Posterior` consist of.
+- `SECOND_ORDER`: why derivatives end there.
+
+**Nonlinear equations** (`docs/theory/nonlinear.md`)
+
+- `Linearization`, `product`, `check_number_of_equations`: a residual and its derivatives at one y.
+- `NonlinearProblem`, `cost`, `violations`, `relative_change`, `rounding_level`, `pad_to`: Newton's method.
+- `METHODS`, `RESOLVED`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `number_of_steps`, `times`: where
+  it starts, and how it goes from window to window.
+- `attached`, `stand_in`: derivatives of a solution by one more step from it.
+
+**Fits** (`docs/theory/fitting.md`)
+
+- `Observations`, `check_order`, `check_shapes`, `pair_of_bounds`, `checked_bounds`: what is given.
+- `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
+  noise.
+- `FitRows`, `estimate`: one step by variable projection.
+- `warn_of_misfit`, `warn_of_undetermined`: what is said of the end.
+- `ANNEALING`, `GIVEN`, `LATE`, `LIGHT_HERMITE`, `REFERENCE`, `SMOOTHNESS`: the weights of all steps.
+- `TOLERANCE`, `STAGE_TOLERANCE`, `NOISE_FROM`: when to stop, and when to estimate the noise.
+
+**Arrays of any library**
+
+- `Shape`, `broadcast_shapes`, `sum_to_shape`: broadcasting, and its adjoint.
+- `can_look`, `is_tracer`, `device_of`, `owned`: what is known of an array, and a copy of it.
+- `on_stream`: CuPy works on a stream of the framework, in memory of its allocator.
+- `itemsize_of_results`: of what is allocated now, where that is what a call returns, as a rule; else 0.
+
+**Elimination by hand, for what is divided over devices** (modules, described by themselves)
+
+- `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 """
 
 from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape

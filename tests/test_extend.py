@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import smnn_core
@@ -34,7 +35,7 @@ def test_adapters_import_public_names_only() -> None:
 def test_every_name_has_a_user_and_its_place_in_the_description() -> None:
     used = {name for module, name in imported() if module == "smnn_core.extend"}
     assert set(extend.__all__) == used
-    words = set((extend.__doc__ or "").replace(",", " ").replace(":", " ").replace("(", " ").replace(")", " ").split())
+    words = set(re.findall(r"`(\w+)`", extend.__doc__ or ""))
     assert not used - words
 
 

@@ -9,7 +9,7 @@ from _strategies import ProblemData, problems
 from hypothesis import given, settings
 
 import smnn_core as smnn
-from smnn_core._problem import Problem, System
+from smnn_core._problem import Problem, Rows, System
 from smnn_core._weighting import weighted_problem
 from smnn_core.engines import cpu
 from smnn_core.engines._interface import by_field
@@ -133,6 +133,18 @@ def test_residuals_are_those_of_the_array_api_engine(V: int, K: int, batch: tupl
     found, expected = (engine.factorize(problem.system).residual_rows(problem.rows) for engine in (CPU, ARRAY_API))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-9 * np.abs(expected.equation).max())
+
+
+@pytest.mark.parametrize(("lhs", "batch"), [((), (5,)), ((2, 1), (2, 70)), ((), (3, 4))])
+def test_many_right_hand_sides_of_one_left_hand_side(lhs: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    """They are columns of one elimination, at most 64 of them."""
+    problem, rng = random_problem(2, 3, 7, lhs), np.random.default_rng(1)
+    d = Rows(rng.normal(size=(*batch, 7, 2)), rng.normal(size=(*batch, 3, 2, 3)), None)
+    factors = [engine.factorize(problem.system) for engine in (CPU, ARRAY_API)]
+    found, expected = (factor.sum_of_squares(d) for factor in factors)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    for x, y in zip(*(factor.residual_rows(d) for factor in factors), strict=True):
+        np.testing.assert_allclose(x, np.broadcast_to(y, x.shape), rtol=0, atol=1e-9 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("batch", [(), (9,)])

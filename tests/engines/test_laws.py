@@ -186,6 +186,14 @@ def test_residual_rows_are_what_the_solution_leaves(subject: Subject) -> None:
         subject.near(a, b, p, scale=1.0)
 
 
+def test_the_sum_of_squares_is_that_of_the_residual(subject: Subject) -> None:
+    p = problem()
+    expected = sum(
+        np.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in zip(least_squares(p)[1], (2, 3, 3), strict=True)
+    )
+    subject.near(subject.factor(p).sum_of_squares(subject.given(p).rows), expected, p)
+
+
 def test_the_selected_inverse_has_blocks_of_the_inverse(subject: Subject) -> None:
     p, (T, n) = problem(), (9, 6)
     found, A = subject.factor(p).selected_inverse(), dense(p.system)

@@ -28,8 +28,6 @@ constexpr size_t FAR_BYTES = size_t(8) << 20;
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
-// The most right-hand sides that are eliminated together.
-constexpr Index MOST_COLUMNS = 64;
 // Fewer points than this, times the right-hand sides of the one left-hand side, are few. (Measured.)
 constexpr Index SHORT_FOR_COLUMNS = 16;
 
@@ -162,7 +160,10 @@ class Call {
     Kernels kernels;
     int threads;
 
-    Call(const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor, bool by_columns = false)
+    Call(
+        const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor, bool by_columns = false,
+        bool one_by_one = false
+    )
         : shape_(shape) {
         job.V = shape.V;
         job.K = shape.K;
@@ -177,7 +178,7 @@ class Call {
         set_scheme(scheme);
         for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
         const SharedLhs shared = find_shared_lhs();
-        const bool columns = by_columns && is_worth_columns(shared);
+        const bool columns = one_by_one ? is_worth_one_by_one(shared) : by_columns && is_worth_columns(shared);
         kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, columns);
         job.m = 1;
         if (columns) {
@@ -290,6 +291,13 @@ class Call {
         const bool fill_packs = shared.n_repeats >= compiled.lanes;
         if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
         return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
+    }
+
+    // The same where each left-hand side would be eliminated in numbers, not packs: many of them, with few right-hand sides
+    // each, fill packs.
+    bool is_worth_one_by_one(const SharedLhs& shared) const {
+        const int lanes = level().covariances(false).lanes;
+        return job.batch > 0 && shared.n_repeats > 1 && (shared.n_lhs < lanes || shared.n_repeats >= lanes);
     }
 
     void set_input(Field f, const View& view) {

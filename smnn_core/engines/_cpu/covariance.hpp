@@ -10,37 +10,48 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// The number in the batch of right-hand side c of a system, -1 beyond the last one.
+SMNN_INLINE Index number_of_result(const Job& job, Index system, int c) {
+    if (job.column_lhs && system % job.splits * job.m + c >= job.n_repeats) return -1;
+    return number_in_batch(job, system, c);
+}
+
 // The rows of one system, read where they lie; the names of StagedRows.
 class StridedRows {
    public:
     StridedRows(const Job& job, Index system) : job_(job) {
-        for (int f = 0; f < FIELDS; ++f) {
-            const Input& in = job.in[f];
-            if (!in.data) continue;
-            Index offset = 0, rest = system;
-            for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
-                offset += rest % job.batch_shape[axis] * in.batch[axis];
-                rest /= job.batch_shape[axis];
-            }
-            data_[f] = static_cast<const double*>(in.data) + offset;
+        for (int f = 0; f < FIELDS; ++f) data_[f] = first(Field(f), number_in_batch(job, system, 0));
+        for (int c = 0; c < job.m; ++c) {
+            b_[c] = first(B, number_in_batch(job, system, c));
+            u_[c] = first(U, number_in_batch(job, system, c));
         }
     }
-    double c(int t, int q, int j) const { return at(C, t, q * job_.n + j); }
-    double b(int t, int q) const { return at(B, t, q); }
-    double w_equation(int t, int q) const { return at(W_EQUATION, t, q); }
-    double s(int t) const { return at(S, t - 1, 0); }
-    double w_smoothness(int t) const { return at(W_SMOOTHNESS, t - 1, 0); }
+    double c(int t, int q, int j) const { return at(C, data_[C], t, q * job_.n + j); }
+    double b(int t, int q, int c = 0) const { return at(B, b_[c], t, q); }
+    double w_equation(int t, int q) const { return at(W_EQUATION, data_[W_EQUATION], t, q); }
+    double s(int t) const { return at(S, data_[S], t - 1, 0); }
+    double w_smoothness(int t) const { return at(W_SMOOTHNESS, data_[W_SMOOTHNESS], t - 1, 0); }
     bool has_initial(int t) const { return t < job_.T_init; }
     int n_initial_orders() const { return job_.R_init; }
-    double u(int t, int v, int r) const { return at(U, t, v * job_.R_init + r); }
-    double w_initial(int t, int v, int r) const { return at(W_INITIAL, t, v * job_.R_init + r); }
+    double u(int t, int v, int r, int c = 0) const { return at(U, u_[c], t, v * job_.R_init + r); }
+    double w_initial(int t, int v, int r) const { return at(W_INITIAL, data_[W_INITIAL], t, v * job_.R_init + r); }
 
    private:
     const Job& job_;
-    const double* data_[FIELDS] = {};
-    double at(Field f, int t, int e) const {
+    const double *data_[FIELDS], *b_[MOST_COLUMNS], *u_[MOST_COLUMNS];
+
+    const double* first(Field f, Index number) const {
         const Input& in = job_.in[f];
-        return data_[f][Index(t) * in.time + in.offsets[e]];
+        if (!in.data) return nullptr;
+        Index offset = 0;
+        for (int axis = job_.n_batch_axes - 1; axis >= 0; --axis) {
+            offset += number % job_.batch_shape[axis] * in.batch[axis];
+            number /= job_.batch_shape[axis];
+        }
+        return static_cast<const double*>(in.data) + offset;
+    }
+    double at(Field f, const double* data, int t, int e) const {
+        return data[Index(t) * job_.in[f].time + job_.in[f].offsets[e]];
     }
 };
 
@@ -59,8 +70,8 @@ class LaneIO {
     StagedRows<P> rows(int t0, int t1, bool with_rhs) const { return stager_.rows(t0, t1, with_rhs, {points, false}, t0); }
     void end_block() { ahead_.clear(); }
 
-    // count numbers of point t, to an array (batch, T, count)
-    void write(const P* from, int count, double* to, Index T, int t) const {
+    // count numbers of point t and of a right-hand side, to an array (batch, T, count)
+    void write(const P* from, int count, double* to, Index T, int t, int) const {
         double* at[W];
         for (int l = 0; l < W; ++l) at[l] = to + (group_.system[l] * T + t) * count;
         unstage_run(from, count, false, at, group_.valid);
@@ -76,19 +87,22 @@ template <>
 class LaneIO<double> {
    public:
     static Index memory(const Job&) { return 0; }
-    LaneIO(const Job& job, Index g, double*&) : points(job.T), system_(g), rows_(job, g) {}
+    LaneIO(const Job& job, Index g, double*&) : points(job.T), rows_(job, g) {
+        for (int c = 0; c < job.m; ++c) numbers_[c] = number_of_result(job, g, c);
+    }
 
     const int points;
     const StridedRows& rows(int, int, bool) const { return rows_; }
     void end_block() {}
-    void write(const double* from, int count, double* to, Index T, int t) const {
-        to += (system_ * T + t) * count;
+    void write(const double* from, int count, double* to, Index T, int t, int c) const {
+        if (numbers_[c] < 0) return;
+        to += (numbers_[c] * T + t) * count;
         for (int i = 0; i < count; ++i) to[i] = from[i];
     }
 
    private:
-    const Index system_;
     const StridedRows rows_;
+    Index numbers_[MOST_COLUMNS];
 };
 
 // Whether covariances are wanted, or anything that takes the way back.
@@ -113,8 +127,9 @@ class CovariancePass {
         : job_(job), wanted_(wanted), sizes_(sizes_of(job)), memory_(static_cast<P*>(scratch)), io_(job, g, memory_),
           sweep_(sizes_, wanted.increments, zeros(memory_, sizes_.workspace())) {
         memory_ += sizes_.workspace();
-        result_ = memory_;
-        factor_ = result_ + result_packs(job);
+        residuals_ = {memory_, sizes_.rhs()};
+        result_ = residuals_.row(most_residuals(job));
+        factor_ = memory_ + result_packs(job);
         checkpoints_ = factor_ + Index(segment(job)) * sizes_.entries();
     }
 
@@ -153,12 +168,16 @@ class CovariancePass {
     P* memory_;
     LaneIO<P> io_;
     CovarianceSweep<P> sweep_;
+    Matrix<P> residuals_;
     P *result_, *factor_, *checkpoints_;
 
     static CovarianceSizes<P> sizes_of(const Job& job) {
-        return {job.V, job.K, job.n, job.Q + (job.T_init > 0 ? job.V * job.R_init : 0)};
+        return {job.V, job.K, job.n, job.Q + (job.T_init > 0 ? job.V * job.R_init : 0), job.m};
     }
-    static Index result_packs(const Job& job) { return Index(job.n) * job.n + Index(job.Q) * (job.n + 1) + 2; }
+    static int most_residuals(const Job& job) { return job.Q > job.n ? job.Q : job.n; }
+    static Index result_packs(const Job& job) {
+        return Index(job.n) * job.n + Index(job.Q) * (job.n + 1) + 2 + most_residuals(job) * sizes_of(job).rhs();
+    }
     // Steps of a segment.
     static int segment(const Job& job) {
         const Index entry = Index(sizeof(P)) * sizes_of(job).entries(), some = COVARIANCE_SEGMENT_BYTES / entry;
@@ -205,19 +224,19 @@ class CovariancePass {
         const int n = job_.n, steps = job_.T - 1;
         if (wanted_.residual[0]) {
             sweep_.back_mean(left);
-            sweep_.step_residual(left, result_);
-            io_.write(result_, n, wanted_.residual[2], steps, t);
+            sweep_.step_residuals(left, residuals_);
+            write_columns(n, wanted_.residual[2], steps, t);
         }
         if (wants_covariances(wanted_)) {
             sweep_.back(left, wanted_.gradient[0]);
             if (wanted_.lag) {
                 sweep_.lag_covariance(result_);
-                io_.write(result_, n * n, wanted_.lag, steps, t);
+                io_.write(result_, n * n, wanted_.lag, steps, t, 0);
             }
             if (wanted_.gradient[0]) {
                 sweep_.of_step(left, result_[0], result_[1]);
-                io_.write(result_, 1, wanted_.gradient[3], steps, t);
-                io_.write(result_ + 1, 1, wanted_.gradient[4], steps, t);
+                io_.write(result_, 1, wanted_.gradient[3], steps, t, 0);
+                io_.write(result_ + 1, 1, wanted_.gradient[4], steps, t, 0);
             }
             sweep_.reduce();
         }
@@ -229,35 +248,45 @@ class CovariancePass {
         const int n = job_.n;
         if (wanted_.covariance) {
             sweep_.covariance(result_);
-            io_.write(result_, n * n, wanted_.covariance, job_.T, t);
+            io_.write(result_, n * n, wanted_.covariance, job_.T, t, 0);
         }
         if (wanted_.variance) {
             sweep_.variance(result_);
-            io_.write(result_, n, wanted_.variance, job_.T, t);
+            io_.write(result_, n, wanted_.variance, job_.T, t, 0);
         }
         if (wanted_.gradient[0] || wanted_.residual[0]) {
             const auto& rows = io_.rows(t, t + 1, wanted_.residual[0]);
-            if (wanted_.residual[0]) write_residual(rows, t);
+            if (wanted_.residual[0]) write_residuals(rows, t);
             if (wanted_.gradient[0]) write_gradient(rows, t);
             io_.end_block();
         }
     }
 
     template <class Rows>
-    void write_residual(const Rows& rows, int t) {
+    void write_residuals(const Rows& rows, int t) {
+        const Matrix<P>& r = residuals_;
         for (int q = 0; q < job_.Q; ++q) {
-            P r = rows.b(t, q);
-            for (int j = 0; j < job_.n; ++j) r -= rows.c(t, q, j) * sweep_.y[j];
-            result_[q] = rows.w_equation(t, q) * r;
+            const P w = rows.w_equation(t, q);
+            for (int c = 0; c < job_.m; ++c) r(q, c) = w * rows.b(t, q, c);
+            for (int j = 0; j < job_.n; ++j) add_multiple(r.row(q), -w * rows.c(t, q, j), sweep_.y.row(j), job_.m);
         }
-        io_.write(result_, job_.Q, wanted_.residual[0], job_.T, t);
+        write_columns(job_.Q, wanted_.residual[0], job_.T, t);
         if (t >= job_.T_init) return;
         for (int v = 0, i = 0; v < job_.V; ++v) {
-            for (int r = 0; r < job_.R_init; ++r, ++i) {
-                result_[i] = rows.w_initial(t, v, r) * (rows.u(t, v, r) - sweep_.y[v * job_.K + r]);
+            for (int o = 0; o < job_.R_init; ++o, ++i) {
+                const P w = rows.w_initial(t, v, o);
+                for (int c = 0; c < job_.m; ++c) r(i, c) = w * (rows.u(t, v, o, c) - sweep_.y(v * job_.K + o, c));
             }
         }
-        io_.write(result_, job_.V * job_.R_init, wanted_.residual[1], job_.T_init, t);
+        write_columns(job_.V * job_.R_init, wanted_.residual[1], job_.T_init, t);
+    }
+
+    // Residuals (count, m) of each right-hand side.
+    void write_columns(int count, double* to, Index T, int t) {
+        for (int c = 0; c < job_.m; ++c) {
+            for (int i = 0; i < count; ++i) result_[i] = residuals_(i, c);
+            io_.write(result_, count, to, T, t, c);
+        }
     }
 
     // Halves of the derivatives of log det M in the own rows of a point.
@@ -270,21 +299,23 @@ class CovariancePass {
             of_w[q] = w * sweep_.times_covariance([&](int j) SMNN_LAMBDA { return rows.c(t, q, j); }, of_c);
             for (int j = 0; j < n; ++j) of_c[j] *= w * w;
         }
-        io_.write(result_, job_.Q * n, wanted_.gradient[0], job_.T, t);
-        io_.write(of_w, job_.Q, wanted_.gradient[1], job_.T, t);
+        io_.write(result_, job_.Q * n, wanted_.gradient[0], job_.T, t, 0);
+        io_.write(of_w, job_.Q, wanted_.gradient[1], job_.T, t, 0);
         if (t >= job_.T_init) return;
         sweep_.variance(result_);
         P* const of_initial = result_ + n;
         for (int v = 0, i = 0; v < job_.V; ++v) {
             for (int r = 0; r < job_.R_init; ++r, ++i) of_initial[i] = rows.w_initial(t, v, r) * result_[v * job_.K + r];
         }
-        io_.write(of_initial, job_.V * job_.R_init, wanted_.gradient[2], job_.T_init, t);
+        io_.write(of_initial, job_.V * job_.R_init, wanted_.gradient[2], job_.T_init, t, 0);
     }
 
     void write_sums() {
         const P log = sweep_.determinant.sum() * splat<P>(2);
-        if (wanted_.log_determinant) io_.write(&log, 1, wanted_.log_determinant, 1, 0);
-        if (wanted_.minimum) io_.write(&sweep_.minimum, 1, wanted_.minimum, 1, 0);
+        for (int c = 0; c < job_.m; ++c) {
+            if (wanted_.log_determinant) io_.write(&log, 1, wanted_.log_determinant, 1, 0, c);
+            if (wanted_.minimum) io_.write(sweep_.minimum + c, 1, wanted_.minimum, 1, 0, c);
+        }
     }
 };
 

@@ -196,9 +196,12 @@ Pulled adjoint(
 }
 
 void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Moments& wanted) {
-    Call call(shape, scheme, arrays, 1);
+    const bool of_lhs = wanted.covariance || wanted.lag || wanted.variance || wanted.gradient[0];
+    Call call(shape, scheme, arrays, 1, false, !of_lhs && (wanted.minimum || wanted.residual[0]));
     if (call.job.batch == 0) return;
-    const CovarianceKernels kernels = level().covariances(call.job.batch);
+    // Systems with many right-hand sides are taken one by one, and so are few systems: most of a pack would be empty.
+    CovarianceKernels kernels = level().covariances(false);
+    if (call.job.m > 1 || 2 * call.job.batch < kernels.lanes) kernels = level().covariances(true);
     const Index groups = call.job.groups = (call.job.batch + kernels.lanes - 1) / kernels.lanes;
     const size_t scratch = kernels.scratch(call.job, wanted);
     const bool is_small = double(groups) * shape.T * call.job.n * call.job.n < WORTH_THREADS;

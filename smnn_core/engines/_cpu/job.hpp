@@ -147,6 +147,9 @@ struct CovarianceKernels {
     void (*run)(const Job&, const Moments&, Index group, void* scratch);
 };
 
+// The most right-hand sides that are eliminated together.
+constexpr int MOST_COLUMNS = 64;
+
 // The largest n that kernels with sizes known at run time serve.
 constexpr int LARGEST = 64;
 
@@ -154,7 +157,7 @@ struct Level {
     const char* name;
     // by_columns: with any number of right-hand sides
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
-    CovarianceKernels (*covariances)(Index batch);
+    CovarianceKernels (*covariances)(bool one_by_one);
 };
 
 }  // namespace smnn

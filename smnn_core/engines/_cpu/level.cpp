@@ -33,7 +33,7 @@ using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECT
 // Those of a group, in `found` where the sizes are among them.
 bool find_small(int V, int K, int Q, Kernels& found);
 bool find_large(int V, int K, int Q, Kernels& found);
-CovarianceKernels find_covariances(Index batch);
+CovarianceKernels find_covariances(bool one_by_one);
 
 template <int V_, int K_, int Q_, class P>
 bool is(int V, int K, int Q, Kernels& found) {
@@ -63,11 +63,9 @@ bool find_large(int V, int K, int Q, Kernels& found) {
 
 #elif defined(SMNN_GROUP_COVARIANCES)
 
-// Few systems are taken one by one: most of a pack would be empty.
-CovarianceKernels find_covariances(Index batch) {
-    constexpr int lanes = Lanes<One>::count;
-    if (2 * batch < lanes) return {1, CovariancePass<double>::scratch, covariance<double>};
-    return {lanes, CovariancePass<One>::scratch, covariance<One>};
+CovarianceKernels find_covariances(bool one_by_one) {
+    if (one_by_one) return {1, CovariancePass<double>::scratch, covariance<double>};
+    return {Lanes<One>::count, CovariancePass<One>::scratch, covariance<One>};
 }
 
 #else

@@ -164,26 +164,30 @@ template <class P>
 struct CovarianceSizes {
     int V, K, n;
     int own;  // the most own rows of a point
+    int m;    // right-hand sides
 
     int row() const { return row_stride<P>(n, true); }
-    int row_and_rhs() const { return row_stride<P>(n + 1, false); }
-    int two_rows_and_rhs() const { return row_stride<P>(2 * n + 1, false); }
-    // What elimination leaves of a step: J^T and R^-T, the diagonal of K, R^-1 ζ, s and w, without room behind rows.
-    int entries() const { return 2 * n * n + 2 * n + 2; }
+    int rhs() const { return row_stride<P>(m, true); }
+    int row_and_rhs() const { return row_stride<P>(n + m, false); }
+    int two_rows_and_rhs() const { return row_stride<P>(2 * n + m, false); }
+    // What elimination leaves of a step: J^T and R^-T, the diagonal of K, s, w, and R^-1 ζ, without room behind rows.
+    int entries() const { return 2 * n * n + n + 2 + n * m; }
     int carried() const { return n * row_and_rhs(); }
     int workspace() const {
-        return (n + own) * row_and_rhs() + 2 * n * two_rows_and_rhs() + (4 * n + 5) * row() + 2 * n + own + 3 * K;
+        return (n + own) * row_and_rhs() + 2 * n * two_rows_and_rhs() + (4 * n + 2) * row() + 3 * n * rhs() + 2 * n + own +
+               m + 3 * K;
     }
 };
 
 template <class P>
 struct StepFactor {
     Matrix<P> JT, RT;  // J^T, R^-T (lower triangular)
-    P *kept, *z;       // the diagonal of K, R^-1 ζ
+    P* kept;           // the diagonal of K
     P &s, &w;
+    Matrix<P> z;       // R^-1 ζ, (n, m)
     SMNN_INLINE StepFactor(const CovarianceSizes<P>& size, P* at)
-        : JT{at, size.n}, RT{JT.row(size.n), size.n}, kept(RT.row(size.n)), z(kept + size.n), s(z[size.n]),
-          w(z[size.n + 1]) {}
+        : JT{at, size.n}, RT{JT.row(size.n), size.n}, kept(RT.row(size.n)), s(kept[size.n]), w(kept[size.n + 1]),
+          z{kept + size.n + 2, size.m} {}
 };
 
 template <class P>
@@ -192,9 +196,9 @@ class CovarianceSweep {
 
    public:
     LogProduct<P> determinant;
-    P minimum = splat<P>(0);  // |W (A y - d)|^2
-    Matrix<P> U, B, D;        // of the point that `back` is at (U), and of the step behind it: see above
-    P *y, *increment;         // means of y[t] and δ
+    P* minimum;              // |W (A y - d)|^2, (m)
+    Matrix<P> U, B, D;       // of the point that `back` is at (U), and of the step behind it: see above
+    Matrix<P> y, increment;  // means of y[t] and δ, (n, m)
 
     // C: (K, K), upper triangular, row by row
     CovarianceSweep(const CovarianceSizes<P>& sizes, const double* C, P* memory)
@@ -210,9 +214,10 @@ class CovarianceSweep {
         inverse_ = {take(n * size.row()), size.row()};
         D = {take(2 * n * size.row()), size.row()};
         B = {A.data, size.row()};
-        y = take(size.row());
-        increment = take(size.row());
-        u_ = take(size.row());
+        y = {take(n * size.rhs()), size.rhs()};
+        increment = {take(n * size.rhs()), size.rhs()};
+        u_ = {take(n * size.rhs()), size.rhs()};
+        minimum = take(size.m);
         kept_ = take(size.row());
         room_ = take(size.row());
         column_ = take(2 * n + size.own);
@@ -236,7 +241,7 @@ class CovarianceSweep {
         for (int q = 0; q < Q; ++q, ++m) {
             const P w = rows.w_equation(t, q);
             for (int j = 0; j < n; ++j) X(m, j) = w * rows.c(t, q, j);
-            X(m, n) = with_rhs ? w * rows.b(t, q) : splat<P>(0);
+            for (int c = 0; c < size.m; ++c) X(m, n + c) = with_rhs ? w * rows.b(t, q, c) : splat<P>(0);
         }
         if (rows.has_initial(t)) {
             for (int v = 0; v < size.V; ++v) {
@@ -244,18 +249,20 @@ class CovarianceSweep {
                     const P w = rows.w_initial(t, v, r);
                     for (int j = 0; j < n; ++j) X(m, j) = splat<P>(0);
                     X(m, v * size.K + r) = w;
-                    X(m, n) = with_rhs ? w * rows.u(t, v, r) : splat<P>(0);
+                    for (int c = 0; c < size.m; ++c) X(m, n + c) = with_rhs ? w * rows.u(t, v, r, c) : splat<P>(0);
                 }
             }
         }
-        for (int j = 0; j < n; ++j) reflect_rows<true>(X, j, j + 1, m - 1 - j, j, j + 1, n + 1, column_);
-        for (int i = n; i < m; ++i) minimum += X(i, n) * X(i, n);
+        for (int j = 0; j < n; ++j) reflect_rows<true>(X, j, j + 1, m - 1 - j, j, j + 1, n + size.m, column_);
+        for (int i = n; i < m; ++i) {
+            for (int c = 0; c < size.m; ++c) minimum[c] += X(i, n + c) * X(i, n + c);
+        }
     }
 
     // From a point to the next, over a step s of weight w; `left`: what it leaves, if that is wanted.
     SMNN_OUTLINE void advance(const P& s, const P& w, P* left) {
         step_rows(s, w);
-        for (int j = 0; j < n; ++j) reflect_rows<true>(A, j, n, j + 1, j, j + 1, 2 * n + 1, column_);
+        for (int j = 0; j < n; ++j) reflect_rows<true>(A, j, n, j + 1, j, j + 1, 2 * n + size.m, column_);
         for (int j = 0; j < n; ++j) determinant.multiply(A(j, j));
         if (left) {
             StepFactor<P> f(size, left);
@@ -266,7 +273,7 @@ class CovarianceSweep {
             solve(f);
         }
         for (int i = 0; i < n; ++i) {
-            for (int j = 0; j <= n; ++j) X(i, j) = A(n + i, n + j);
+            for (int j = 0; j < n + size.m; ++j) X(i, j) = A(n + i, n + j);
         }
     }
 
@@ -281,9 +288,8 @@ class CovarianceSweep {
     SMNN_OUTLINE void turn() {
         invert(X, U);
         for (int i = 0; i < n; ++i) {
-            P sum = splat<P>(0);
-            for (int k = i; k < n; ++k) sum += inverse_(i, k) * X(k, n);
-            y[i] = sum;
+            for (int c = 0; c < size.m; ++c) y(i, c) = splat<P>(0);
+            for (int k = i; k < n; ++k) add_multiple(y.row(i), inverse_(i, k), X.row(k) + n, size.m);
         }
     }
 
@@ -291,13 +297,23 @@ class CovarianceSweep {
     SMNN_OUTLINE void back_mean(P* left) {
         const StepFactor<P> f(size, left);
         taylor(-f.s);
-        for (int j = 0; j < n; ++j) u_[j] = f.z[j];
-        for (int k = 0; k < n; ++k) add_multiple(u_, y[k], f.JT.row(k), n);
-        for (int j = 0; j < n; ++j) {
-            increment[j] = y[j] - f.kept[j] * y[j] + u_[j];
-            y[j] = f.kept[j] * y[j] - u_[j];
+        for (int i = 0; i < n; ++i) {
+            for (int c = 0; c < size.m; ++c) u_(i, c) = f.z(i, c);
+            for (int k = 0; k < n; ++k) add_multiple(u_.row(i), f.JT(k, i), y.row(k), size.m);
         }
-        to_earlier(y);
+        for (int i = 0; i < n; ++i) {
+            for (int c = 0; c < size.m; ++c) {
+                increment(i, c) = y(i, c) - f.kept[i] * y(i, c) + u_(i, c);
+                y(i, c) = f.kept[i] * y(i, c) - u_(i, c);
+            }
+        }
+        for (int first = 0; first < n; first += size.K) {
+            for (int r = 0; r < size.K; ++r) {
+                for (int o = r + 1; o < size.K; ++o) {
+                    add_multiple(y.row(first + r), taylor_[o - r], y.row(first + o), size.m);
+                }
+            }
+        }
     }
 
     // From point t+1 to t: B, still with the U of t+1, and D if that is wanted. `reduce` follows.
@@ -393,17 +409,17 @@ class CovarianceSweep {
         of_w = f.w * w_sum;
     }
 
-    // The residual of the step, -w C S δ at the mean, (n), behind `back_mean`.
-    SMNN_OUTLINE void step_residual(P* left, P* result) {
+    // The residuals of the step, -w C S δ at the means, into rows (n, m), behind `back_mean`.
+    SMNN_OUTLINE void step_residuals(P* left, const Matrix<P>& result) {
         const StepFactor<P> f(size, left);
         const int K = size.K;
         powers_[0] = f.w;
         for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * f.s;
-        for (int first = 0; first < n; first += K) {
-            for (int r = 0; r < K; ++r) {
-                P sum = splat<P>(0);
-                for (int o = r; o < K; ++o) sum -= splat<P>(T(C_[r * K + o])) * powers_[o] * increment[first + o];
-                result[first + r] = sum;
+        for (int i = 0; i < n; ++i) {
+            const int r = i % K;
+            for (int c = 0; c < size.m; ++c) result(i, c) = splat<P>(0);
+            for (int o = r; o < K; ++o) {
+                add_multiple(result.row(i), splat<P>(T(-C_[r * K + o])) * powers_[o], increment.row(i - r + o), size.m);
             }
         }
     }
@@ -412,8 +428,8 @@ class CovarianceSweep {
     const CovarianceSizes<P> size;
     const int n;
     const double* C_;
-    Matrix<P> X, A, inverse_;
-    P *u_, *kept_, *room_, *column_, *powers_, *taylor_, *derivatives_;
+    Matrix<P> X, A, inverse_, u_;
+    P *kept_, *room_, *column_, *powers_, *taylor_, *derivatives_;
 
     // s^k / k!
     SMNN_INLINE void taylor(const P& s) {
@@ -447,8 +463,8 @@ class CovarianceSweep {
         for (int i = 0; i < n; ++i) {
             for (int j = 0; j < n; ++j) A(i, j) = X(i, j);
             times_earlier(A.row(i));
-            A(i, 2 * n) = -X(i, n);
-            for (int j = 0; j <= 2 * n; ++j) A(n + i, j) = splat<P>(0);
+            for (int c = 0; c < size.m; ++c) A(i, 2 * n + c) = -X(i, n + c);
+            for (int j = 0; j < 2 * n + size.m; ++j) A(n + i, j) = splat<P>(0);
         }
         for (int j = 0; j < n; ++j) {
             const int o = j % K, first = j - o;
@@ -485,9 +501,9 @@ class CovarianceSweep {
         for (int i = 0; i < n; ++i) {
             P* const top = A.row(i) + n;
             const P own = inverse_(i, i);
-            for (int j = 0; j <= n; ++j) top[j] *= own;
-            for (int k = i + 1; k < n; ++k) add_multiple(top, inverse_(i, k), A.row(k) + n, n + 1);
-            f.z[i] = top[n];
+            for (int j = 0; j < n + size.m; ++j) top[j] *= own;
+            for (int k = i + 1; k < n; ++k) add_multiple(top, inverse_(i, k), A.row(k) + n, n + size.m);
+            for (int c = 0; c < size.m; ++c) f.z(i, c) = top[n + c];
         }
         for (int i = 0; i < n; ++i) {
             for (int j = 0; j < n; ++j) f.JT(j, i) = -A(i, n + j);

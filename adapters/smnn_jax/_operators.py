@@ -178,8 +178,8 @@ def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
     system, factor = _moments(static, operands)
     b, u = operands[5:]
     problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
-    log_determinant = system.xp.broadcast_to(factor.selected_inverse().log_determinant, problem.batch)
-    return [log_determinant, sum_of_squares(problem, factor)]
+    minimum = sum_of_squares(problem, factor)  # (first: an engine may find log det M on the way)
+    return [system.xp.broadcast_to(factor.selected_inverse().log_determinant, problem.batch), minimum]
 
 
 def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:

@@ -238,8 +238,10 @@ class CpuFactor(Factor):
         if not are_compiled(self.system) or d.smoothness is not None:
             return super().sum_of_squares(d)
         found = self.moments(Moments(log_determinant=True, minimum=True), d)
-        if found.minimum.shape == self.system.batch:
-            self._selected_inverse.log_determinant = _rounded(found.log_determinant, self.system.dtype)
+        if found.minimum.size > 0:  # log det M is the same for all right-hand sides of a left-hand side
+            own, lead = self.system.batch, found.minimum.ndim - len(self.system.batch)
+            one = *(0,) * lead, *(slice(length) for length in own)
+            self._selected_inverse.log_determinant = _rounded(found.log_determinant[one], self.system.dtype)
         return _rounded(found.minimum, self.system.dtype)
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:

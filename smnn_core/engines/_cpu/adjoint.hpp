@@ -2,7 +2,9 @@
 //
 // λ = M^-1 g has lost so many digits that those of A λ, in which large terms cancel, may all be wrong; but (W A)^T W A λ = g
 // says by how much: A λ + A M^-1 (g - (W A)^T W A λ) has them. So has d - A y, where (W A)^T W (d - A y) = 0. Derivation and
-// figures: smnn_core/_gradient.py.
+// figures: smnn_core/_gradient.py. Where that residual is small beside its terms, entry by entry, nothing is refined: W A λ
+// and W (d - A y) are those of rows and g that differ from the given ones by as little (componentwise backward error; Oettli,
+// Prager, Numerische Mathematik 6 (1964) 405).
 #pragma once
 
 #include "../kernels/gradient.hpp"
@@ -23,26 +25,38 @@ struct Adjoint : Driver<P, Size, Chunked> {
     using Base::Base;
 
     static Sizes sizes(const Job& job, int phases) {
-        return Base::sizes(job, phases & (REFINE | CONTRACT) ? staged_packs(job) + block_packs(job) : 0);
+        return Base::sizes(job, phases & (RESIDUAL | REFINE | CONTRACT) ? staged_packs(job) + block_packs(job) : 0);
     }
 
-    // Right-hand sides of what refines λ and y, and R^T w = these.
-    SMNN_OUTLINE void refine() {
+    // The residuals of λ and y, and which are to be refined.
+    SMNN_OUTLINE void find_residuals() {
         take_staged();
-        P *const w_step = take(points), *const outside = take(2 * job.n), *const border = take(job.n);
-        set_zero(outside);
-        set_zero(outside + job.n);
-        select_columns(1, ADJOINT_COLUMNS);
-        this->has_checkpoints = true;
-        this->eliminate(FORWARD, [&](int k) {
+        P* const w_step = take(points);
+        const Residual of_lambda{take((points + 1) * job.n), take(job.n)}, of_y{take((points + 1) * job.n), take(job.n)};
+        P* const border = take(job.n);
+        for (int k = 0; k <= this->last_segment(); ++k) {
             const int end = this->end_of(k);
             for (int t0 = k * this->segment; t0 < end; t0 += points) {
-                set_rest(t0, t0 + points < end ? t0 + points : end, w_step, outside, border);
+                set_rest(t0, t0 + points < end ? t0 + points : end, w_step, of_lambda, of_y, border);
             }
-            if (Chunked && k == this->last_segment()) pass(outside);
-        });
+        }
         lhs_is_there = rhs_is_there = stays(job);
+        if (Chunked) {
+            pass(1, of_lambda.outside);
+            pass(2, of_y.outside);
+            for (int l = 0; l < W; ++l) {
+                if (excess_.get(l) > 0) __atomic_store_n(job.rough + group.system[l], 1, __ATOMIC_RELAXED);
+            }
+        }
         memory = w_step;
+    }
+
+    // R^T w = residuals, where they are not small.
+    SMNN_OUTLINE void refine() {
+        if (!any_rough()) return;
+        select_columns(1, ADJOINT_COLUMNS);
+        this->has_checkpoints = true;
+        this->eliminate(FORWARD);
     }
 
     // x of these, added to λ and y; gradients.
@@ -54,17 +68,23 @@ struct Adjoint : Driver<P, Size, Chunked> {
             take(Index(points + 1) * job.n), take(Index(points + 1) * job.n), take(job.n),
             {take(Index(points) * job.Q), take(Index(points) * 2 * job.n)},
         };
-        select_columns(1, ADJOINT_COLUMNS);
-        this->back([&](int k) {
+        const auto contract_segment = [&](int k) {
             const int start = k * this->segment;
             for (int t1 = this->end_of(k); t1 > start;) {
                 const int t0 = start + (t1 - 1 - start) / points * points;
                 contract_block(k, t0, t1, block, to_points, to_steps);
                 t1 = t0;
             }
-        });
-        check(of_lambda_);
-        check(of_y_);
+        };
+        is_refined_ = any_rough();
+        if (is_refined_) {
+            select_columns(1, ADJOINT_COLUMNS);
+            this->back(contract_segment);
+            check(of_lambda_);
+            check(of_y_);
+        } else {
+            for (int k = this->last_segment(); k >= 0; --k) contract_segment(k);
+        }
         for (GradientSink<P>& each : to_points) each.finish();
         for (GradientSink<P>& each : to_steps) each.finish();
     }
@@ -77,6 +97,25 @@ struct Adjoint : Driver<P, Size, Chunked> {
         P *lambda, *y, *border;
         Products<P> more;
     };
+
+    // Of g - (W A)^T W (A x - d), which is staged in `rest`: the terms of its entries of a block, with those of the point before
+    // in front, and what it is at the left separator.
+    struct Residual {
+        P *terms, *outside;
+    };
+    // Of the sum of the terms.
+    static constexpr double SMALL_RESIDUAL = 1e-12;
+
+    // By how much residuals exceed what they may be, and which lanes are to be refined: 1, else 0. Those that are not stay as
+    // they are, whatever the lanes beside them need.
+    P excess_ = splat<P>(0), roughness_;
+    bool is_refined_ = false;
+    bool any_rough() {
+        for (int l = 0; l < W; ++l) {
+            roughness_.set(l, Chunked ? job.rough[group.system[l]] : excess_.get(l) > 0);
+        }
+        return any(splat<P>(0) < roughness_);
+    }
 
     // The largest entries of λ or y, and of what was added to it. Where that is more than the root of the precision, as with
     // equations in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
@@ -94,24 +133,47 @@ struct Adjoint : Driver<P, Size, Chunked> {
     }
 
     // `rest` of the points t0 .. t1-1, but for what the step out of the last one gives to it.
-    SMNN_OUTLINE void set_rest(int t0, int t1, P* w_step, P* outside, P* border) {
+    SMNN_OUTLINE void set_rest(
+        int t0, int t1, P* w_step, const Residual& residual_of_lambda, const Residual& residual_of_y, P* border
+    ) {
         const int n = job.n;
         const StagedRows<P> rows = stage_rows(t0, t1, {points, false});
         stage_y(t0, t1, {points, false});
-        P *const of_lambda = rest_at(1, t0), *const of_y = rest_at(2, t0);
+        const Difference<P> of_lambda = start(residual_of_lambda, t0, rest_at(1, t0)), of_y = start(residual_of_y, t0, rest_at(2, t0));
         if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, {0, false});
-        for (Index e = 0; e < Index(t1 - t0) * n; ++e) of_y[e] = splat<P>(0);
+        for (Index e = 0; e < Index(t1 - t0) * n; ++e) of_y.x[e] = splat<P>(0);
         for (int t = t0; t < t1; ++t) w_step[t - t0] = weight_of_step(rows, t);
         ahead.fetch(0, 1, 2);
         const Products<P> a = products(LAMBDA, t0), b = products(SOLUTION, t0);
         const P *const lambda = column(0, 0, t0, border), *const y = y_at(t0);
         multiply(size, job.scheme_rows, rows, t0, t1, t0 > 0 ? lambda - n : border, lambda, a);
-        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, a, t0 > 0 ? of_lambda - n : outside, of_lambda);
+        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, a, before(residual_of_lambda, t0, of_lambda), of_lambda);
         ahead.fetch(1, 2, 2);
         multiply_y(rows, t0, t1, y, b);
-        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, b, t0 > 0 ? of_y - n : outside + n, of_y);
+        subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, b, before(residual_of_y, t0, of_y), of_y);
         for (int t = t0; t < t1 && rows.has_initial(t); ++t) subtract_initial(rows, t, t - t0, lambda, y, of_lambda, of_y);
         ahead.clear();
+        compare(t0, t1, of_lambda);
+        compare(t0, t1, of_y);
+    }
+    // The terms of the last point of the block before go in front.
+    Difference<P> start(const Residual& residual, int t0, P* rest) const {
+        P* const terms = residual.terms + job.n;
+        if (t0 == 0) set_zero(residual.outside);
+        copy(residual.terms, terms + ((t0 > 0 ? points : 0) - 1) * job.n, job.n);
+        for (int e = 0; e < points * job.n; ++e) terms[e] = splat<P>(0);
+        return {rest, terms};
+    }
+    Difference<P> before(const Residual& residual, int t0, const Difference<P>& first) const {
+        return {t0 > 0 ? first.x - job.n : residual.outside, residual.terms};
+    }
+    // Of the points that are complete: t0-1 .. t1-2, and the last one. (The last points of chunks are not looked at.)
+    void compare(int t0, int t1, const Difference<P>& first) {
+        const int all = Chunked ? group.shortest - 1 : group.longest, end = t1 == group.longest ? t1 : t1 - 1;
+        const P largest = splat<P>(SMALL_RESIDUAL);
+        for (int e = t0 > 0 ? -job.n : 0; e < ((end < all ? end : all) - t0) * job.n; ++e) {
+            excess_ = larger(excess_, magnitude(first.x[e]) - largest * first.terms[e]);
+        }
     }
 
     // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
@@ -131,15 +193,19 @@ struct Adjoint : Driver<P, Size, Chunked> {
             multiply_y(rows, t0, t1, y, a_y);
         }
         ahead.fetch(0, 1, 3);
-        add(k, 1, rows, t0, t1, block, a_lambda, lambda, of_lambda_);
-        add(k, 2, rows, t0, t1, block, a_y, y, of_y_);
+        if (is_refined_) {
+            add(k, 1, rows, t0, t1, block, a_lambda, lambda, of_lambda_);
+            add(k, 2, rows, t0, t1, block, a_y, y, of_y_);
+        }
         ahead.fetch(1, 3, 3);
         auto& [c, b, w_equation] = to_points;
         auto& [s, w_smoothness] = to_steps;
         const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
         smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
         ahead.clear();
-        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, y_at(t0), column(k, 2, t0, block.border), lambda);
+        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) {
+            contract_initial(rows, t0, t1, y_at(t0), is_refined_ ? column(k, 2, t0, block.border) : nullptr, lambda);
+        }
         for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length, ahead);
         for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
     }
@@ -157,7 +223,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const Index of_contract = 2 * (points + 1) * n + n + points * (job.Q + 2 * n) +
                                   GradientSink<P>::memory(job.Q * job.n, int(points)) +
                                   2 * GradientSink<P>::memory(job.Q, int(points)) + 2 * GradientSink<P>::memory(1, int(points));
-        return of_contract + points + 3 * n;
+        return of_contract + points + (2 * (points + 1) + 3) * n;
     }
     void take_staged() {
         if (y_) return;
@@ -174,6 +240,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
     GradientSink<P> sink(Field field, int count, int times) {
         return GradientSink<P>(job, group, field, count, times, task, memory, points);
     }
+
     void select_columns(int first, int end) {
         this->first_column = first;
         this->end_column = end;
@@ -216,13 +283,13 @@ struct Adjoint : Driver<P, Size, Chunked> {
 
     // Initial rows of point t, which is point i of the block.
     SMNN_OUTLINE void subtract_initial(
-        const StagedRows<P>& rows, int t, int i, const P* lambda, const P* y, P* of_lambda, P* of_y
+        const StagedRows<P>& rows, int t, int i, const P* lambda, const P* y, Difference<P> of_lambda, Difference<P> of_y
     ) const {
         for (int e = 0; e < job.V * job.R_init; ++e) {
             const int v = e / job.R_init, r = e % job.R_init, j = i * job.n + v * job.K + r;
             const P w = rows.w_initial(t, v, r), w2 = w * w;
-            of_lambda[j] -= w2 * lambda[j];
-            of_y[j] -= w2 * (y[j] - rows.u(t, v, r));
+            of_lambda.subtract(j, w2 * lambda[j]);
+            of_y.subtract(j, w2 * (y[j] - rows.u(t, v, r)));
         }
     }
 
@@ -234,13 +301,14 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const P* const column_c = column(k, c, t0, block.border);
         const P* const before = t0 > 0 ? column_c - n : block.border;
         multiply(size, job.scheme_rows, rows, t0, t1, before, column_c, block.more);
-        for (int e = 0; e < (t1 - t0) * job.Q; ++e) a.equation[e] += block.more.equation[e];
-        for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) a.step[e] += block.more.step[e];
-        for (int j = 0; j < n; ++j) (x - n)[j] += before[j];
+        for (int e = 0; e < (t1 - t0) * job.Q; ++e) a.equation[e] += roughness_ * block.more.equation[e];
+        for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) a.step[e] += roughness_ * block.more.step[e];
+        for (int j = 0; j < n; ++j) (x - n)[j] += roughness_ * before[j];
         for (int e = 0; e < (t1 - t0) * n; ++e) {
+            const P change = roughness_ * column_c[e];
             largest.x = larger(largest.x, magnitude(x[e]));
-            largest.change = larger(largest.change, magnitude(column_c[e]));
-            x[e] += column_c[e];
+            largest.change = larger(largest.change, magnitude(change));
+            x[e] += change;
         }
     }
 
@@ -254,13 +322,11 @@ struct Adjoint : Driver<P, Size, Chunked> {
     }
 
     // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.
-    SMNN_OUTLINE void pass(const P* outside) const {
-        for (int c = 1; c < ADJOINT_COLUMNS; ++c) {
-            copy(passed(c, REST_LEFT), outside + (c - 1) * job.n, job.n);
-            for (int l = 0; l < W; ++l) {
-                const P* const last = rest_at(c, group.length[l] - 1);
-                for (int j = 0; j < job.n; ++j) passed(c, REST)[j].set(l, last[j].get(l));
-            }
+    SMNN_OUTLINE void pass(int c, const P* outside) const {
+        copy(passed(c, REST_LEFT), outside, job.n);
+        for (int l = 0; l < W; ++l) {
+            const P* const last = rest_at(c, group.length[l] - 1);
+            for (int j = 0; j < job.n; ++j) passed(c, REST)[j].set(l, last[j].get(l));
         }
     }
 
@@ -294,8 +360,9 @@ struct Adjoint : Driver<P, Size, Chunked> {
                 for (int e = 0; e < initial; ++e) {
                     const int v = e / job.R_init, r = e % job.R_init, j = (t - t0) * job.n + v * job.K + r;
                     const T w = rows.w_initial(t, v, r).get(l), u = rows.u(t, v, r).get(l), x = lambda[j].get(l);
+                    const P change_of_y = change ? roughness_ * change[j] : splat<P>(0);
                     if (du) du[to + e] = w * w * x;
-                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l) - change[j].get(l));
+                    if (dw) dw[to + e] = 2 * w * x * (u - y[j].get(l) - change_of_y.get(l));
                 }
             }
         }

@@ -225,7 +225,9 @@ class Call {
         parallel_for(job.batch * job.m, threads, [&](Index i) { kernels.reduce(job, i / job.m, int(i % job.m)); });
     }
     void reduce_normal(int c) {
-        parallel_for(job.batch, threads, [&](Index i) { kernels.reduce_normal(job, i, c); });
+        parallel_for(job.batch, threads, [&](Index i) {
+            if (c == 0 || job.rough[i]) kernels.reduce_normal(job, i, c);
+        });
     }
 
     // Marks undetermined points in `flags`, which broadcasts to (batch, T); this is a call of undivided systems.

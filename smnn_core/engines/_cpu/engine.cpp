@@ -1,6 +1,7 @@
 #include "engine.hpp"
 
 #include <cstdint>
+#include <cstring>
 
 #include "call.hpp"
 #include "gradients.hpp"
@@ -26,7 +27,7 @@ bool is_short(const Call& call) {
 
 // The buffers of one call, beyond those of the factor.
 struct Work {
-    Buffer z, checkpoints, ends, passed, reduced, separators;
+    Buffer z, checkpoints, ends, passed, reduced, separators, rough;
 
     Work(Call& call, bool with_factor) {
         const Sizes sizes = call.kernels.sizes(call.job, 0);
@@ -42,6 +43,10 @@ struct Work {
         passed = Buffer(groups * sizes.passed);
         const size_t column = size_t(call.job.batch) * size_t(call.job.C * call.job.n) * call.item();
         separators = Buffer(column * size_t(columns));
+        if (call.job.contracts) std::memset(separators.data(), 0, column * size_t(columns));
+        rough = Buffer(size_t(call.job.batch));
+        std::memset(rough.data(), 0, size_t(call.job.batch));
+        call.job.rough = static_cast<unsigned char*>(rough.data());
         if (!call.job.reduced) {
             reduced = Buffer(column * size_t(call.job.m * 2 * call.job.n));
             call.job.reduced = reduced.data();
@@ -117,7 +122,7 @@ const Factor* fitting(const Factor* factor, const Shape& shape) {
 void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     if (call.job.batch == 0) return;
     std::shared_ptr<Factor> own;
-    int phases = FORWARD | BACK | (contract ? REFINE | CONTRACT : 0);
+    int phases = FORWARD | BACK | (contract ? RESIDUAL | REFINE | CONTRACT : 0);
     call.job.contracts = contract;
     if (!factor) {
         own = make_factor(call, is_short(call) ? Keep::NONE : keep);
@@ -133,8 +138,9 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     call.run(phases & (SWEEP | FORWARD));
     if (phases & SWEEP) call.reduce();
     call.reduce_normal(0);
-    call.run(phases & (BACK | REFINE));
+    call.run(phases & (BACK | RESIDUAL));
     if (!contract) return;
+    call.run(REFINE);
     for (int c = 1; c < ADJOINT_COLUMNS; ++c) call.reduce_normal(c);
     call.run(CONTRACT);
 }

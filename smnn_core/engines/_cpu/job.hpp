@@ -40,9 +40,10 @@ struct Output {
 //
 //     SWEEP | FORWARD    elimination, R^T w = g
 //     BACK               R x = z, or R λ = w
-//     REFINE             rest = g - (W A)^T W (A x - d) of x = λ and (with g = 0) of x = y; R^T w = rest of both
-//     CONTRACT           R x = w of both, which are added to λ and y; gradients
-enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, REFINE = 8, CONTRACT = 16 };
+//     RESIDUAL           rest = g - (W A)^T W (A x - d) of x = λ and (with g = 0) of x = y
+//     REFINE             where that is not small: R^T w = rest of both
+//     CONTRACT           and R x = w, which are added to λ and y; gradients
+enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, RESIDUAL = 8, REFINE = 16, CONTRACT = 32 };
 
 // The columns of an adjoint: λ, and the two that refine λ and y.
 constexpr int ADJOINT_COLUMNS = 3;
@@ -97,6 +98,7 @@ struct Job {
     void* z;                 // (groups, ..): z, then w, then x; see Driver::z_at
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
+    unsigned char* rough;    // (batch): set where chunks find that λ and y of a system are to be refined
     void* reduced;           // (batch, m, C, 2, n, n)
     void* separators;        // (batch, columns, C, n); columns: m, or those of an adjoint
 };

@@ -12,6 +12,7 @@ namespace SMNN_LEVEL {
 template <class D>
 void go_back(D& driver, int phases) {
     if (phases & BACK) driver.back([](int) {});
+    if (phases & RESIDUAL) driver.find_residuals();
     if (phases & REFINE) driver.refine();
     if (phases & CONTRACT) driver.contract();
 }

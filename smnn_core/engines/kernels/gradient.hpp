@@ -88,30 +88,46 @@ SMNN_OUTLINE void multiply(
     }
 }
 
-// Subtracts c^T w^2 a of the equations of point t from x.
-template <class P, class Size, class Rows>
-SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, P* x) {
+// A vector, and the sum of the magnitudes of what was subtracted from each of its entries.
+template <class P>
+struct Difference {
+    P *x, *terms;
+    SMNN_INLINE Difference operator+(Index n) const { return {x + n, terms + n}; }
+};
+template <class P>
+SMNN_INLINE void subtract(const Difference<P>& from, int j, const P& term) {
+    from.x[j] -= term;
+    from.terms[j] += magnitude(term);
+}
+template <class P>
+SMNN_INLINE void subtract(P* from, int j, const P& term) {
+    from[j] -= term;
+}
+
+// Subtracts c^T w^2 a of the equations of point t from x: P*, or Difference<P>.
+template <class P, class Size, class Rows, class To>
+SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, const To& x) {
     repeat(size.Q, [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q), w2a = w * w * a[q];
-        repeat(size.n, [&](auto j) SMNN_LAMBDA { x[j] -= rows.c(t, q, j) * w2a; });
+        repeat(size.n, [&](auto j) SMNN_LAMBDA { subtract<P>(x, int(j), rows.c(t, q, j) * w2a); });
     });
 }
 
 // Subtracts S F^T w^2 a and S G^T w^2 a of the step s from x0 and x1.
-template <class P, class Size>
+template <class P, class Size, class To>
 SMNN_INLINE void subtract_step(
-    const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P& w, const P* a, P* x0, P* x1
+    const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P& w, const P* a, To x0, To x1
 ) {
     const Powers<P, Size> p(size, s);
     const P w2 = w * w;
-    for (int v = 0; v < size.V; ++v, x0 += size.K, x1 += size.K) {
+    for (int v = 0; v < size.V; ++v, x0 = x0 + size.K, x1 = x1 + size.K) {
         each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
             const auto* const row = S + i * 2 * size.K;
             const P w2a = w2 * *a++;
             repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
                 const P pa = p[o] * w2a;
-                x0[o] -= splat<P>(row[o]) * pa;
-                x1[o] -= splat<P>(row[size.K + o]) * pa;
+                subtract<P>(x0, int(o), splat<P>(row[o]) * pa);
+                subtract<P>(x1, int(o), splat<P>(row[size.K + o]) * pa);
             });
         });
     }
@@ -122,10 +138,10 @@ SMNN_INLINE void subtract_step(
 template <class P, class Size, class Rows>
 SMNN_OUTLINE void subtract_transposed(
     const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* w_step, Products<P> a,
-    P* before, P* x
+    Difference<P> before, Difference<P> x
 ) {
-    for (int t = t0; t < t1; ++t, before = x, x += size.n) {
-        subtract_equations(size, rows, t, a.equation, x);
+    for (int t = t0; t < t1; ++t, before = x, x = x + size.n) {
+        subtract_equations<P>(size, rows, t, a.equation, x);
         subtract_step<P>(size, S, rows.s(t), w_step[t - t0], a.step, before, x);
         a.equation += size.Q;
         a.step += step_rows(size);

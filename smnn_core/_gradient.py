@@ -119,7 +119,7 @@ def contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple[
         rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
         step_sizes=s_λ - s_y,
-        weights=_weights_pullback(system, v, residual(problem, y)),
+        weights=_weights_pullback(system, v, _without_weights(system, Wr)),
     )
     return gradients, μ.smoothness
 
@@ -182,6 +182,20 @@ def _system_tangent_transpose(system: System, tangent: Gradients, x: Rows) -> Ar
         twice(W.smoothness, dW.smoothness, x.smoothness, axes=2),
     )
     return result + rows.apply_transpose(system, dW2x)
+
+
+def _without_weights(system: System, x: Rows) -> Rows:
+    """W^-1 x, zero in rows of weight zero."""
+    xp, w = system.xp, system.weights
+
+    def divided(values: Array, w: Array) -> Array:
+        return xp.where(w == 0, 0.0, values / xp.where(w == 0, 1.0, w))
+
+    return Rows(
+        divided(x.equation, w.equation),
+        divided(x.initial, w.initial),
+        divided(x.smoothness, w.smoothness[..., None, None]),
+    )
 
 
 def _weights_pullback(system: System, v: Rows, r: Rows) -> Weights:

@@ -51,3 +51,36 @@ def test_engines_agree_in_float64(step: float, scheme: str) -> None:
     assert error(ours["coefficients"], oracle["coefficients"]) < 3e-11
     assert error(ours["rhs"], oracle["rhs"]) < 3e-11
     assert error(ours["step_sizes"], oracle["step_sizes"]) < 1e-9
+
+
+def random_systems(steps: np.ndarray, T: int = 60, K: int = 4) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Second-order equations with a spare order, one for each of the steps; and dL/dy."""
+    rng = np.random.default_rng(3)
+    c = rng.uniform(-1, 1, (len(steps), T, 1, 1, K))
+    c[..., 3] = 0
+    c[..., 2] += 2
+    b, u = rng.normal(size=(len(steps), T, 1)), rng.normal(size=(len(steps), 1, 1, 2))
+    return (c, b, u, np.broadcast_to(steps[:, None], (len(steps), T - 1)).copy()), rng.normal(size=(len(steps), T, 1, K))
+
+
+def test_weights_of_equations_that_are_almost_met() -> None:
+    """dL/dw = 2 w (A λ) r, where r has no digit of d - A y."""
+    systems, g = random_systems(np.array([0.05, 0.02]))
+    weights = smnn.Weights(equation=np.ones(systems[1].shape))
+    ours, oracle = (smnn.solve_ode_vjp(*systems, weights=weights, engine=e)[1](g).weights for e in ENGINES)
+    assert error(oracle.equation, ours.equation) < 1e-7
+
+
+def test_refining_one_system_leaves_the_others_as_they_are() -> None:
+    """Steps of 1 need no refinement with TAYLOR, those of 0.003 do; systems side by side share vectors."""
+
+    def of_first(steps: np.ndarray) -> smnn.Gradients:
+        systems, g = random_systems(steps)
+        return smnn.solve_ode_vjp(*systems, scheme=smnn.TAYLOR, engine="cpu")[1](g)
+
+    steps = np.ones(32)
+    alone = of_first(steps)
+    steps[5] = 0.003
+    for name, x in of_first(steps)._asdict().items():
+        if name != "weights":
+            np.testing.assert_array_equal(np.delete(x, 5, axis=0), np.delete(getattr(alone, name), 5, axis=0))

@@ -288,8 +288,8 @@ struct Adjoint : Driver<P, Size, Chunked> {
         for (int e = 0; e < job.V * job.R_init; ++e) {
             const int v = e / job.R_init, r = e % job.R_init, j = i * job.n + v * job.K + r;
             const P w = rows.w_initial(t, v, r), w2 = w * w;
-            of_lambda.subtract(j, w2 * lambda[j]);
-            of_y.subtract(j, w2 * (y[j] - rows.u(t, v, r)));
+            subtract<P>(of_lambda, j, w2 * lambda[j]);
+            subtract<P>(of_y, j, w2 * (y[j] - rows.u(t, v, r)));
         }
     }
 

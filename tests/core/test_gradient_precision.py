@@ -60,7 +60,8 @@ def random_systems(steps: np.ndarray, T: int = 60, K: int = 4) -> tuple[tuple[np
     c[..., 3] = 0
     c[..., 2] += 2
     b, u = rng.normal(size=(len(steps), T, 1)), rng.normal(size=(len(steps), 1, 1, 2))
-    return (c, b, u, np.broadcast_to(steps[:, None], (len(steps), T - 1)).copy()), rng.normal(size=(len(steps), T, 1, K))
+    s = np.broadcast_to(steps[:, None], (len(steps), T - 1)).copy()
+    return (c, b, u, s), rng.normal(size=(len(steps), T, 1, K))
 
 
 def test_weights_of_equations_that_are_almost_met() -> None:

@@ -106,7 +106,7 @@ SMNN_INLINE void subtract(P* from, int j, const P& term) {
 
 // Subtracts c^T w^2 a of the equations of point t from x: P*, or Difference<P>.
 template <class P, class Size, class Rows, class To>
-SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, const To& x) {
+SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, To x) {
     repeat(size.Q, [&](auto q) SMNN_LAMBDA {
         const P w = rows.w_equation(t, q), w2a = w * w * a[q];
         repeat(size.n, [&](auto j) SMNN_LAMBDA { subtract<P>(x, int(j), rows.c(t, q, j) * w2a); });

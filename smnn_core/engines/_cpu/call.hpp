@@ -298,7 +298,7 @@ class Call {
     // The same where each left-hand side would be eliminated in numbers, not packs: many of them, with few right-hand sides
     // each, fill packs.
     bool is_worth_one_by_one(const SharedLhs& shared) const {
-        const int lanes = level().covariances(false).lanes;
+        const int lanes = level().covariances(job, false).lanes;
         return job.batch > 0 && shared.n_repeats > 1 && (shared.n_lhs < lanes || shared.n_repeats >= lanes);
     }
 

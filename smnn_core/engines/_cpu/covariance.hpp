@@ -111,11 +111,11 @@ SMNN_INLINE bool wants_covariances(const Moments& wanted) {
 }
 SMNN_INLINE bool goes_back(const Moments& wanted) { return wants_covariances(wanted) || wanted.residual[0]; }
 
-template <class P>
+template <class P, class Size>
 class CovariancePass {
    public:
     static size_t scratch(const Job& job, const Moments& wanted) {
-        const CovarianceSizes<P> sizes = sizes_of(job);
+        const CovarianceSizes<P, Size> sizes = sizes_of(job);
         Index packs = LaneIO<P>::memory(job) + sizes.workspace() + result_packs(job);
         if (goes_back(wanted)) {
             packs += Index(segment(job)) * sizes.entries() + Index(segments(job)) * sizes.carried() + AT_ONCE<P>;
@@ -164,15 +164,15 @@ class CovariancePass {
    private:
     const Job& job_;
     const Moments& wanted_;
-    const CovarianceSizes<P> sizes_;
+    const CovarianceSizes<P, Size> sizes_;
     P* memory_;
     LaneIO<P> io_;
-    CovarianceSweep<P> sweep_;
+    CovarianceSweep<P, Size> sweep_;
     Matrix<P> residuals_;
     P *result_, *factor_, *checkpoints_;
 
-    static CovarianceSizes<P> sizes_of(const Job& job) {
-        return {job.V, job.K, job.n, job.Q + (job.T_init > 0 ? job.V * job.R_init : 0), job.m};
+    static CovarianceSizes<P, Size> sizes_of(const Job& job) {
+        return {size_of<Size>(job), job.Q + (job.T_init > 0 ? job.V * job.R_init : 0), job.m};
     }
     static int most_residuals(const Job& job) { return job.Q > job.n ? job.Q : job.n; }
     static Index result_packs(const Job& job) {
@@ -319,9 +319,9 @@ class CovariancePass {
     }
 };
 
-template <class P>
+template <class P, class Size>
 void covariance(const Job& job, const Moments& wanted, Index group, void* scratch) {
-    CovariancePass<P>(job, wanted, group, scratch).run();
+    CovariancePass<P, Size>(job, wanted, group, scratch).run();
 }
 
 }  // namespace SMNN_LEVEL

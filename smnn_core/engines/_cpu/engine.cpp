@@ -206,8 +206,8 @@ void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, 
     Call call(shape, scheme, arrays, 1, false, !of_lhs && (wanted.minimum || wanted.residual[0]));
     if (call.job.batch == 0) return;
     // Systems with many right-hand sides are taken one by one, and so are few systems: most of a pack would be empty.
-    CovarianceKernels kernels = level().covariances(false);
-    if (call.job.m > 1 || 2 * call.job.batch < kernels.lanes) kernels = level().covariances(true);
+    CovarianceKernels kernels = level().covariances(call.job, false);
+    if (call.job.m > 1 || 2 * call.job.batch < kernels.lanes) kernels = level().covariances(call.job, true);
     const Index groups = call.job.groups = (call.job.batch + kernels.lanes - 1) / kernels.lanes;
     const size_t scratch = kernels.scratch(call.job, wanted);
     const bool is_small = double(groups) * shape.T * call.job.n * call.job.n < WORTH_THREADS;

@@ -159,7 +159,7 @@ struct Level {
     const char* name;
     // by_columns: with any number of right-hand sides
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
-    CovarianceKernels (*covariances)(bool one_by_one);
+    CovarianceKernels (*covariances)(const Job& job, bool one_by_one);
 };
 
 }  // namespace smnn

@@ -33,7 +33,7 @@ using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECT
 // Those of a group, in `found` where the sizes are among them.
 bool find_small(int V, int K, int Q, Kernels& found);
 bool find_large(int V, int K, int Q, Kernels& found);
-CovarianceKernels find_covariances(bool one_by_one);
+CovarianceKernels find_covariances(const Job& job, bool one_by_one);
 
 template <int V_, int K_, int Q_, class P>
 bool is(int V, int K, int Q, Kernels& found) {
@@ -63,9 +63,16 @@ bool find_large(int V, int K, int Q, Kernels& found) {
 
 #elif defined(SMNN_GROUP_COVARIANCES)
 
-CovarianceKernels find_covariances(bool one_by_one) {
-    if (one_by_one) return {1, CovariancePass<double>::scratch, covariance<double>};
-    return {Lanes<One>::count, CovariancePass<One>::scratch, covariance<One>};
+template <class P, class Size>
+CovarianceKernels covariances() {
+    return {Lanes<P>::count, CovariancePass<P, Size>::scratch, covariance<P, Size>};
+}
+
+CovarianceKernels find_covariances(const Job& job, bool one_by_one) {
+    if (job.V == 1 && job.K == 3) {
+        return one_by_one ? covariances<double, Fixed<1, 3, 1>>() : covariances<One, Fixed<1, 3, 1>>();
+    }
+    return one_by_one ? covariances<double, Sized>() : covariances<One, Sized>();
 }
 
 #else

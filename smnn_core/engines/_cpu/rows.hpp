@@ -6,6 +6,22 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
+template <class Size>
+SMNN_INLINE Size size_of(const Job& job) {
+    if constexpr (Size::fixed) {
+        (void)job;
+        return Size{};
+    } else if constexpr (Size::rotations) {
+        static_assert(Size::LARGEST == LARGEST, "no column is beyond");
+        Size size(job.V, job.K, job.Q);
+        size.m = job.m;
+        return size;
+    } else {
+        const int extra = job.extra_rows ? job.n : 0;
+        return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
+    }
+}
+
 // As many points as keep a block's rows in the first level of cache, a multiple of 16 where possible.
 template <class P>
 SMNN_INLINE int block_points(const Job& job) {

@@ -113,7 +113,7 @@ SMNN_INLINE void apply_across(const Reflection<P>& H, const P* x, const Matrix<P
 // Columns from `end` on, of which chunks may take some, are `column`, or zero in these rows, or do not matter. x: room for
 // the column.
 template <bool Exchange, class P>
-SMNN_OUTLINE void reflect_rows(
+SMNN_INLINE void reflect_rows_here(
     const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
 ) {
     for (int i = 0; i < rows; ++i) x[i] = A(first + i, column);
@@ -130,6 +130,24 @@ SMNN_OUTLINE void reflect_rows(
     for (; k < end; k += N) apply_across<1>(H, x, A, top, first, rows, k);
     A(top, column) = H.diagonal;
     for (int i = 0; i < rows; ++i) A(first + i, column) = splat<P>(0);
+}
+
+// The same, of sizes known at compile time or not.
+template <bool Exchange, class P>
+SMNN_OUTLINE void reflect_rows_elsewhere(
+    const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
+) {
+    reflect_rows_here<Exchange>(A, top, first, rows, column, begin, end, x);
+}
+template <class Size, bool Exchange, class P>
+SMNN_INLINE void reflect_rows(
+    const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
+) {
+    if constexpr (Size::fixed) {
+        reflect_rows_here<Exchange>(A, top, first, rows, column, begin, end, x);
+    } else {
+        reflect_rows_elsewhere<Exchange>(A, top, first, rows, column, begin, end, x);
+    }
 }
 
 // The logarithm of a product of many numbers.
@@ -160,11 +178,16 @@ class LogProduct {
 
 // Sizes and memory ---------------------------------------------------------------------------------------------------
 
-template <class P>
+// Size: a `Fixed` or `Sized`
+template <class P, class Size>
 struct CovarianceSizes {
-    int V, K, n;
+    decltype(Size::V) V;
+    decltype(Size::K) K;
+    decltype(Size::n) n;
     int own;  // the most own rows of a point
     int m;    // right-hand sides
+
+    CovarianceSizes(const Size& size, int own_, int m_) : V(size.V), K(size.K), n(size.n), own(own_), m(m_) {}
 
     int row() const { return row_stride<P>(n, true); }
     int rhs() const { return row_stride<P>(m, true); }
@@ -179,18 +202,18 @@ struct CovarianceSizes {
     }
 };
 
-template <class P>
+template <class P, class Size>
 struct StepFactor {
     Matrix<P> JT, RT;  // J^T, R^-T (lower triangular)
     P* kept;           // the diagonal of K
     P &s, &w;
     Matrix<P> z;       // R^-1 ζ, (n, m)
-    SMNN_INLINE StepFactor(const CovarianceSizes<P>& size, P* at)
+    SMNN_INLINE StepFactor(const CovarianceSizes<P, Size>& size, P* at)
         : JT{at, size.n}, RT{JT.row(size.n), size.n}, kept(RT.row(size.n)), s(kept[size.n]), w(kept[size.n + 1]),
           z{kept + size.n + 2, size.m} {}
 };
 
-template <class P>
+template <class P, class Size>
 class CovarianceSweep {
     using T = typename Lanes<P>::Scalar;
 
@@ -201,7 +224,7 @@ class CovarianceSweep {
     Matrix<P> y, increment;  // means of y[t] and δ, (n, m)
 
     // C: (K, K), upper triangular, row by row
-    CovarianceSweep(const CovarianceSizes<P>& sizes, const double* C, P* memory)
+    CovarianceSweep(const CovarianceSizes<P, Size>& sizes, const double* C, P* memory)
         : size(sizes), n(sizes.n), C_(C) {
         const auto take = [&](int count) {
             P* at = memory;
@@ -253,7 +276,7 @@ class CovarianceSweep {
                 }
             }
         }
-        for (int j = 0; j < n; ++j) reflect_rows<true>(X, j, j + 1, m - 1 - j, j, j + 1, n + size.m, column_);
+        for (int j = 0; j < n; ++j) reflect_rows<Size, true>(X, j, j + 1, m - 1 - j, j, j + 1, n + size.m, column_);
         for (int i = n; i < m; ++i) {
             for (int c = 0; c < size.m; ++c) minimum[c] += X(i, n + c) * X(i, n + c);
         }
@@ -262,10 +285,10 @@ class CovarianceSweep {
     // From a point to the next, over a step s of weight w; `left`: what it leaves, if that is wanted.
     SMNN_OUTLINE void advance(const P& s, const P& w, P* left) {
         step_rows(s, w);
-        for (int j = 0; j < n; ++j) reflect_rows<true>(A, j, n, j + 1, j, j + 1, 2 * n + size.m, column_);
+        for (int j = 0; j < n; ++j) reflect_rows<Size, true>(A, j, n, j + 1, j, j + 1, 2 * n + size.m, column_);
         for (int j = 0; j < n; ++j) determinant.multiply(A(j, j));
         if (left) {
-            StepFactor<P> f(size, left);
+            StepFactor<P, Size> f(size, left);
             f.s = s;
             f.w = w;
             for (int j = 0; j < n; ++j) f.kept[j] = kept_[j];
@@ -295,7 +318,7 @@ class CovarianceSweep {
 
     // From point t+1 to t, means.
     SMNN_OUTLINE void back_mean(P* left) {
-        const StepFactor<P> f(size, left);
+        const StepFactor<P, Size> f(size, left);
         taylor(-f.s);
         for (int i = 0; i < n; ++i) {
             for (int c = 0; c < size.m; ++c) u_(i, c) = f.z(i, c);
@@ -318,7 +341,7 @@ class CovarianceSweep {
 
     // From point t+1 to t: B, still with the U of t+1, and D if that is wanted. `reduce` follows.
     SMNN_OUTLINE void back(P* left, bool with_increments) {
-        const StepFactor<P> f(size, left);
+        const StepFactor<P, Size> f(size, left);
         taylor(-f.s);
         for (int i = 0; i < n; ++i) {
             P *const b = B.row(i), *const c = B.row(n + i), *const d = D.row(i), *const u = U.row(i);
@@ -341,7 +364,7 @@ class CovarianceSweep {
 
     // U of the point that `back` has come to.
     SMNN_OUTLINE void reduce() {
-        for (int j = n - 1; j >= 0; --j) reflect_rows<false>(B, n + j, 0, n, j, 0, j, column_);
+        for (int j = n - 1; j >= 0; --j) reflect_rows<Size, false>(B, n + j, 0, n, j, 0, j, column_);
         for (int i = 0; i < n; ++i) {
             for (int j = 0; j < n; ++j) U(i, j) = j > i ? splat<P>(0) : B(n + i, j);
         }
@@ -377,8 +400,8 @@ class CovarianceSweep {
 
     // Halves of the derivatives of log det M in the s and w of the step, between `back` with increments and `reduce`.
     SMNN_OUTLINE void of_step(P* left, P& of_s, P& of_w) {
-        const StepFactor<P> f(size, left);
-        const int K = size.K;
+        const StepFactor<P, Size> f(size, left);
+        const auto K = size.K;
         P s_sum = splat<P>(0), w_sum = splat<P>(0);
         taylor(f.s);
         powers_[0] = splat<P>(1);
@@ -411,8 +434,8 @@ class CovarianceSweep {
 
     // The residuals of the step, -w C S δ at the means, into rows (n, m), behind `back_mean`.
     SMNN_OUTLINE void step_residuals(P* left, const Matrix<P>& result) {
-        const StepFactor<P> f(size, left);
-        const int K = size.K;
+        const StepFactor<P, Size> f(size, left);
+        const auto K = size.K;
         powers_[0] = f.w;
         for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * f.s;
         for (int i = 0; i < n; ++i) {
@@ -425,8 +448,8 @@ class CovarianceSweep {
     }
 
    private:
-    const CovarianceSizes<P> size;
-    const int n;
+    const CovarianceSizes<P, Size> size;
+    const decltype(Size::n) n;
     const double* C_;
     Matrix<P> X, A, inverse_, u_;
     P *kept_, *room_, *column_, *powers_, *taylor_, *derivatives_;
@@ -456,7 +479,7 @@ class CovarianceSweep {
 
     // The rows of u and y[t+1] above, in A; and the diagonal of K.
     SMNN_INLINE void step_rows(const P& s, const P& w) {
-        const int K = size.K;
+        const auto K = size.K;
         taylor(-s);
         powers_[0] = w;
         for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * s;
@@ -497,7 +520,7 @@ class CovarianceSweep {
     }
 
     // J^T = -(R^-1 E)^T and R^-1 ζ, of the rows of A
-    SMNN_INLINE void solve(StepFactor<P>& f) const {
+    SMNN_INLINE void solve(StepFactor<P, Size>& f) const {
         for (int i = 0; i < n; ++i) {
             P* const top = A.row(i) + n;
             const P own = inverse_(i, i);

@@ -34,7 +34,7 @@ than public names do; the changelog says so when they do.
 
 **Nonlinear equations** (`docs/theory/nonlinear.md`)
 
-- `Linearization`, `product`, `check_number_of_equations`: a residual and its derivatives at one y.
+- `Residual`, `Linearization`, `product`: a residual as users write it, with its derivatives at one y, and J y.
 - `NonlinearProblem`, `cost`, `violations`, `relative_change`, `rounding_level`, `pad_to`: Newton's method.
 - `METHODS`, `RESOLVED`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `number_of_steps`, `times`: where
   it starts, and how it goes from window to window.
@@ -93,7 +93,7 @@ from .fitting._problem import check_order, check_shapes, checked_bounds, pair_of
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
 from .nonlinear._implicit import FitRows, attached, stand_in
-from .nonlinear._linearize import Linearization, check_number_of_equations, product
+from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
 from .nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
@@ -126,6 +126,7 @@ __all__ = [
     "NonlinearProblem",
     "Observations",
     "Problem",
+    "Residual",
     "Rows",
     "Shape",
     "System",
@@ -138,7 +139,6 @@ __all__ = [
     "broadcast_shapes",
     "can_look",
     "carried_weights",
-    "check_number_of_equations",
     "check_order",
     "check_shapes",
     "check_size",

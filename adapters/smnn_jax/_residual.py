@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smnn_core import DTypeError, NamespaceError, ShapeError
-from smnn_core.extend import Linearization, check_number_of_equations
+from smnn_core import DTypeError, NamespaceError
+from smnn_core.extend import Linearization
+from smnn_core.extend import Residual as CoreResidual
 
 Array = Any
 
@@ -34,25 +35,10 @@ def check_array(name: str, x: Any, *, number: bool = False) -> None:
         raise DTypeError(f"{name} has dtype {x.dtype}; expected float32 or float64: use {name}.astype(float).")
 
 
-class Residual:
-    """residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, K), parameters (..., 1, p)."""
+class Residual(CoreResidual):
+    """A residual on JAX arrays."""
 
-    def __init__(self, function: Callable[..., Array]) -> None:
-        if not callable(function):
-            raise TypeError(f"residual must be a function, got {type(function).__name__}.")
-        self.function = function
-
-    def __call__(self, *arguments: Array) -> Array:
-        f, y = self.function(*arguments), arguments[1]
-        if not isinstance(f, jax.Array):
-            raise TypeError(f"residual must return a jax.Array, (..., T, Q), got {type(f).__name__}.")
-        if f.ndim < 2 or f.shape[-2] != y.shape[-3]:
-            raise ShapeError(
-                f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
-                f"{f.shape} for y of shape {y.shape} = (..., T, V, R+1)."
-            )
-        check_number_of_equations(f, y)
-        return f
+    array, name_of_array = jax.Array, "jax.Array"
 
     def frozen(self, *arguments: Array) -> Residual:
         """The same for arguments of these shapes, without derivatives in what it closes over."""

@@ -16,33 +16,19 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from smnn_core import ArgumentError, NamespaceError, ShapeError
-from smnn_core.extend import Linearization, check_number_of_equations
+from smnn_core import ArgumentError, NamespaceError
+from smnn_core.extend import Linearization
+from smnn_core.extend import Residual as CoreResidual
 
 from ._bridge import tensor
 
 __all__ = ["Residual", "check_tensor", "for_core", "is_traced"]
 
 
-class Residual:
-    """residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, K), parameters (..., 1, p)."""
+class Residual(CoreResidual):
+    """A residual on tensors."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        if not callable(function):
-            raise TypeError(f"residual must be a function, got {type(function).__name__}.")
-        self.function = function
-
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        f, y = self.function(*arguments), arguments[1]
-        if not isinstance(f, Tensor):
-            raise TypeError(f"residual must return a torch.Tensor, (..., T, Q), got {type(f).__name__}.")
-        if f.ndim < 2 or f.shape[-2] != y.shape[-3]:
-            raise ShapeError(
-                f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
-                f"{tuple(f.shape)} for y of shape {tuple(y.shape)} = (..., T, V, R+1)."
-            )
-        check_number_of_equations(f, y)
-        return f
+    array, name_of_array = Tensor, "torch.Tensor"
 
     def linearize(
         self, t: Tensor, y: Tensor, parameters: Tensor | None = None, *, graph: bool = False

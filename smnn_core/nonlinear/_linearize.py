@@ -13,7 +13,7 @@ import numpy as np
 from .._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
 from .._errors import ArgumentError, ShapeError
 
-__all__ = ["Linearization", "Linearizer", "check_number_of_equations", "product"]
+__all__ = ["Linearization", "Linearizer", "Residual", "product"]
 
 
 class Linearization(NamedTuple):
@@ -31,7 +31,7 @@ class Linearization(NamedTuple):
         return product(xp, self.J, y) - self.f
 
 
-def check_number_of_equations(f: Array, y: Array) -> None:
+def _check_number_of_equations(f: Array, y: Array) -> None:
     """Finds times among the equations: t, (..., T), where t[..., None] was meant, makes f (..., T, T).
 
     Raises:
@@ -42,6 +42,34 @@ def check_number_of_equations(f: Array, y: Array) -> None:
             f"f has Q = {f.shape[-1]} equations at each of as many times, more than unknowns: shapes (..., T) and "
             "(..., T, Q) were broadcast. Write t[..., None], and y[..., v, r][..., None], beside values of (..., T, Q)."
         )
+
+
+class Residual:
+    """residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, K), parameters (..., 1, p).
+
+    Adapters derive from it: they know the arrays of their framework, and differentiate them.
+    """
+
+    array: Any
+    """the type that the function must return"""
+    name_of_array: str
+
+    def __init__(self, function: Callable[..., Array]) -> None:
+        if not callable(function):
+            raise TypeError(f"residual must be a function, got {type(function).__name__}.")
+        self.function = function
+
+    def __call__(self, *arguments: Array) -> Array:
+        f, y = self.function(*arguments), arguments[1]
+        if not isinstance(f, self.array):
+            raise TypeError(f"residual must return a {self.name_of_array}, (..., T, Q), got {type(f).__name__}.")
+        if f.ndim < 2 or f.shape[-2] != y.shape[-3]:
+            raise ShapeError(
+                f"residual must return the residuals at each time point, (..., T, Q) with T = {y.shape[-3]}; got "
+                f"{tuple(f.shape)} for y of shape {tuple(y.shape)} = (..., T, V, R+1)."
+            )
+        _check_number_of_equations(f, y)
+        return f
 
 
 def product(xp: Namespace, J: Array, y: Array) -> Array:
@@ -121,7 +149,7 @@ class Linearizer:
                 "with time must be computed from t."
             )
         Q = f.shape[-1]
-        check_number_of_equations(f, y)
+        _check_number_of_equations(f, y)
         cores: dict[str, tuple[Any, ...]] = {"J": (Q, V, K)}
         names = {"J": "(..., T or 1, Q, V, R+1)", "P": "(..., T or 1, Q, p)"}
         if parameters is not None:

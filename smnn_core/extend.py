@@ -28,8 +28,8 @@ than public names do; the changelog says so when they do.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
-- `evidence_with`, `minimum_pullback`, `sum_of_squares`, `without_weights`, `check_size`: the parts that
-  `log_evidence` and `Posterior` consist of.
+- `evidence_with`, `minimum_pullback`, `statistics_pullback`, `sum_of_squares`, `without_weights`,
+  `check_size`: the parts that `log_evidence` and `Posterior` consist of.
 - `SECOND_ORDER`: why derivatives end there.
 
 **Nonlinear equations** (`docs/theory/nonlinear.md`)
@@ -97,7 +97,7 @@ from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
 from .nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
-from .uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback
+from .uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback, statistics_pullback
 from .uncertainty._posterior import check_size, sum_of_squares, without_weights
 
 __all__ = [
@@ -177,6 +177,7 @@ __all__ = [
     "solve_with",
     "spread",
     "stand_in",
+    "statistics_pullback",
     "sum_of_squares",
     "sum_to_shape",
     "taylor",

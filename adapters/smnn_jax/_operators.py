@@ -202,9 +202,10 @@ def statistics_pullback(static: Static, operands: Sequence[Array]) -> list[Array
     ones = xp.ones(own, dtype=system.dtype, device=system.device)
     *full, b, u, y, g_determinant, g_minimum = _in_full("statistics_pullback", operands)
     problem = Problem(static.system(*full), b, u, tuple(y.shape[:-3]))
-    results = pull_back_minimum(problem, y, factor.residual_rows(problem.rows), g_minimum)
+    Wr, of_determinant = factor.statistics_pullback(problem.rows, ones)
+    results = pull_back_minimum(problem, y, Wr, g_minimum)
     of_lhs = []
-    for x, unit in zip(_of_lhs(results), _of_lhs(factor.selected_inverse().pullback(None, None, ones)), strict=True):
+    for x, unit in zip(_of_lhs(results), _of_lhs(of_determinant), strict=True):
         of_lhs.append(x + g_determinant[(..., *(None,) * (unit.ndim - len(own)))] * unit)
     return [*of_lhs, results.rhs, results.initial_values]
 

@@ -1,11 +1,10 @@
 """`posterior` and `log_evidence` for tensors.
 
-Mean and samples are solutions, with the derivatives of `solve_ode`. All else comes from three functions of the system
-(c, s, weights), and for the last of the right-hand side and the solution too, with derivatives of first order:
+Mean and samples are solutions, with the derivatives of `solve_ode`. All else comes from two functions of the system
+(c, s, weights), and for the second of the right-hand side and the solution too, with derivatives of first order:
 
-    blocks             the blocks of M^-1 in and beside the diagonal
-    log_determinant    log det M
-    minimum            |W (d - A y)|^2
+    blocks        the blocks of M^-1 in and beside the diagonal
+    statistics    log det M and |W (d - A y)|^2
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from smnn_core.extend import (
     System,
     check_size,
     evidence_with,
-    minimum_pullback,
+    statistics_pullback,
     sum_of_squares,
     without_weights,
 )
@@ -120,13 +119,19 @@ class Posterior(CorePosterior):
 
     @property
     def _log_determinant(self) -> Tensor:
-        return _moments("log_determinant", self._call, *self._lhs)[0]
+        return self._statistics[0]
 
     @property
     def sum_of_squares(self) -> Tensor:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        right = self.problem.rhs, self.problem.initial_values, self.mean.detach()
-        return _moments("minimum", self._call, *self._lhs, *right)[0]
+        return self._statistics[1]
+
+    @property
+    def _statistics(self) -> tuple[Tensor, ...]:
+        if not hasattr(self, "_known_statistics"):
+            right = self.problem.rhs, self.problem.initial_values, self.mean.detach()
+            self._known_statistics = _moments("statistics", self._call, *self._lhs, *right)
+        return self._known_statistics
 
 
 class _Call:
@@ -165,11 +170,10 @@ class _Moments(Function):
         with bridge.calls_on(factor.system):
             if name == "blocks":
                 results = factor.selected_inverse().blocks
-            elif name == "log_determinant":
-                results = (factor.selected_inverse().log_determinant,)
             else:
                 problem, _ = _problem(factor, tensors)
-                results = (sum_of_squares(problem, factor),)
+                minimum = sum_of_squares(problem, factor)  # (first: an engine may find log det M on the way)
+                results = factor.selected_inverse().log_determinant, minimum
         return tuple(map(bridge.tensor, results))
 
     @staticmethod
@@ -202,14 +206,13 @@ class _Pullback(Function):
         factor = call.prepare(tensors[:5])
         with bridge.calls_on(factor.system):
             g = [bridge.like(factor.system, x) for x in of_results]
-            if name == "minimum":
-                problem, y = _problem(factor, tensors)
-                c, b, u, s, w = minimum_pullback(problem, y, factor.residual_rows(problem.rows), *g)
-                results = [c, s, *vars(w).values(), b, u, problem.system.xp.zeros_like(y)]
-            else:
-                of_blocks = (*g, None) if name == "blocks" else (None, None, *g)
-                c, _, _, s, w = factor.selected_inverse().pullback(*of_blocks)
+            if name == "blocks":
+                c, _, _, s, w = factor.selected_inverse().pullback(*g, None)
                 results = [c, s, *vars(w).values()]
+            else:
+                problem, y = _problem(factor, tensors)
+                c, b, u, s, w = statistics_pullback(problem, factor, y, *g)
+                results = [c, s, *vars(w).values(), b, u, problem.system.xp.zeros_like(y)]
         return tuple(map(bridge.tensor, results))
 
     @staticmethod
@@ -228,7 +231,7 @@ class _Pullback(Function):
             for x, dim in zip(rest, in_dims[3:], strict=True)
         ]
         dims = [0 if isinstance(x, Tensor) else None for x in tensors]
-        ranks = {f"gradient {i}": rank for i, rank in enumerate((3, 3) if name == "blocks" else (0,))} | _ranks(name)
+        ranks = {f"gradient {i}": rank for i, rank in enumerate((3, 3) if name == "blocks" else (0, 0))} | _ranks(name)
         results = _Pullback.apply(name, call, count, *with_batch_in_front(ranks, dims, tensors))
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else () for x in tensors[count:]]
         results = tuple(x.reshape(shape) if shape else x for x, shape in zip(results, shapes, strict=True))
@@ -238,7 +241,7 @@ class _Pullback(Function):
 def _ranks(name: str) -> dict[str, int]:
     """The tensors of `_Moments` and how many axes their rows have."""
     lhs = {"coefficients": 4, "step_sizes": 1, "weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
-    return lhs | ({"rhs": 2, "initial_values": 3, "y": 3} if name == "minimum" else {})
+    return lhs | ({"rhs": 2, "initial_values": 3, "y": 3} if name == "statistics" else {})
 
 
 def _problem(factor: Any, tensors: Sequence[Any]) -> tuple[Problem, Any]:

@@ -90,6 +90,10 @@ class Factor(ABC):
         """The blocks of M^-1 in and beside the diagonal, log det M and their pullback: a `SelectedInverse`."""
         return self._by_array_api.selected_inverse()
 
+    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
+        """`residual_rows(d)`, and the gradients of log det M times g, (*batch,): what the evidence wants."""
+        return self.residual_rows(d), self.selected_inverse().pullback(None, None, g)
+
     @cached_property
     def _by_array_api(self) -> Factor:
         from .array_api import ArrayEngine  # (which derives from this module)

@@ -51,8 +51,9 @@ class Moments(NamedTuple):
         )
 
 
-RESIDUAL = Moments(equation=True, initial=True, smoothness=True)
 GRADIENT = Moments(dc=True, dw_equation=True, dw_initial=True, ds=True, dw_smoothness=True)
+RESIDUAL = Moments(equation=True, initial=True, smoothness=True)
+BOTH = GRADIENT._replace(equation=True, initial=True, smoothness=True)
 
 
 class CompiledSelectedInverse:
@@ -83,7 +84,11 @@ class CompiledSelectedInverse:
         if dΣ is not None or d_lag is not None or d_log_determinant is None:
             gradients: Gradients = self._by_array_api().pullback(dΣ, d_lag, d_log_determinant)
             return gradients
-        system, half = self.factor.system, self.factor.moments(GRADIENT)
+        return self.gradients(self.factor.moments(GRADIENT), d_log_determinant)
+
+    def gradients(self, half: Moments, d_log_determinant: Array) -> Gradients:
+        """Those of log det M times d_log_determinant, from halves for each batch member, in float64."""
+        system = self.factor.system
 
         def gradient(x: Array, like: Array, rank: int) -> Array:
             g = 2 * d_log_determinant[(..., *(None,) * rank)]

@@ -34,7 +34,7 @@ from .._schemes import Scheme, triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
 from ._interface import ALL, RANKS, Engine, Factor, by_field, from_fields
-from ._moments import RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
+from ._moments import BOTH, GRADIENT, RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
 from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
@@ -229,9 +229,21 @@ class CpuFactor(Factor):
         """W (d - A y) at the minimum, without the rounding of y."""
         if not are_compiled(self.system) or d.smoothness is not None:
             return super().residual_rows(d)
-        found = self.moments(RESIDUAL, d)
+        return self._residual(self.moments(RESIDUAL, d))
+
+    def _residual(self, found: Moments) -> Rows:
         rows = found.equation, found.initial, found.smoothness @ self._increment_rows[0].T
         return Rows(*(_rounded(x, self.system.dtype) for x in rows))
+
+    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
+        """Residual and gradients in one sweep, where each left-hand side has one right-hand side."""
+        batch = self.system.batch_with(d)
+        if not are_compiled(self.system) or d.smoothness is not None or prod(batch) != prod(self.system.batch):
+            return super().statistics_pullback(d, g)
+        found = self.moments(BOTH, d)
+        one = self._one_rhs(batch)
+        half = Moments(*(x if x is None or not wanted else x[one] for x, wanted in zip(found, GRADIENT, strict=True)))
+        return self._residual(found), self._selected_inverse.gradients(half, g)
 
     def sum_of_squares(self, d: Rows) -> np.ndarray:
         """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
@@ -239,9 +251,8 @@ class CpuFactor(Factor):
             return super().sum_of_squares(d)
         found = self.moments(Moments(log_determinant=True, minimum=True), d)
         if found.minimum.size > 0:  # log det M is the same for all right-hand sides of a left-hand side
-            own, lead = self.system.batch, found.minimum.ndim - len(self.system.batch)
-            one = *(0,) * lead, *(slice(length) for length in own)
-            self._selected_inverse.log_determinant = _rounded(found.log_determinant[one], self.system.dtype)
+            log_determinant = found.log_determinant[self._one_rhs(found.minimum.shape)]
+            self._selected_inverse.log_determinant = _rounded(log_determinant, self.system.dtype)
         return _rounded(found.minimum, self.system.dtype)
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
@@ -253,6 +264,11 @@ class CpuFactor(Factor):
         found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
         _kernels.covariance(call.form, batch, call.inputs, self._increment_rows[1], tuple(found))
         return Moments(*(x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)))
+
+    def _one_rhs(self, batch: Shape) -> tuple[Any, ...]:
+        """The index of one right-hand side for each left-hand side, in arrays of a batch of right-hand sides."""
+        own = self.system.batch
+        return *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
 
     @property
     def _increment_rows(self) -> tuple[np.ndarray, ...]:

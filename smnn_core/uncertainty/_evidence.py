@@ -24,6 +24,7 @@ from .._arrays import Array, Shape, broadcast_shapes, common_namespace, sum_to_s
 from .._errors import ArgumentError, ShapeError, SingularSystemError
 from .._problem import UNIT, Gradients, Problem, Rows, System, Weights
 from .._schemes import WIENER, Scheme
+from ..engines._interface import Factor
 from ._posterior import Posterior, posterior, without_weights
 
 __all__ = ["log_evidence"]
@@ -158,6 +159,33 @@ def _mask(system: System, name: str, mask: Any, core: Shape, axes: str) -> Array
         shape = ", ".join(map(str, core))
         raise ShapeError(f"{name}, {tuple(mask.shape)}, must broadcast to (..., {axes}) = (..., {shape}).")
     return mask
+
+
+def statistics_pullback(
+    problem: Problem, factor: Factor, y: Array, g_determinant: Array, g_minimum: Array
+) -> Gradients:
+    """The gradients of log det M times g_determinant, (*system.batch,), and of the minimum times g_minimum, (...,)."""
+    if _is_zero(g_minimum):
+        of_determinant = factor.selected_inverse().pullback(None, None, g_determinant)
+        zero = problem.system.xp.zeros_like
+        return of_determinant._replace(rhs=zero(problem.rhs), initial_values=zero(problem.initial_values))
+    if _is_zero(g_determinant):
+        return minimum_pullback(problem, y, factor.residual_rows(problem.rows), g_minimum)
+    Wr, of_determinant = factor.statistics_pullback(problem.rows, g_determinant)
+    of_minimum = minimum_pullback(problem, y, Wr, g_minimum)
+    pairs = zip(vars(of_determinant.weights).values(), vars(of_minimum.weights).values(), strict=True)
+    return Gradients(
+        coefficients=of_determinant.coefficients + of_minimum.coefficients,
+        rhs=of_minimum.rhs,
+        initial_values=of_minimum.initial_values,
+        step_sizes=of_determinant.step_sizes + of_minimum.step_sizes,
+        weights=Weights(*(a + b for a, b in pairs)),
+    )
+
+
+def _is_zero(x: Array) -> bool:
+    """Whether that is known at no cost."""
+    return isinstance(x, np.ndarray) and not x.any()
 
 
 def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradients:

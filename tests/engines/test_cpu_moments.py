@@ -173,3 +173,17 @@ def test_residuals_over_short_steps_keep_their_digits() -> None:
     squares = sum(np.sum(x * x) for x in r)
     np.testing.assert_allclose(squares, factor.sum_of_squares(problem.rows), rtol=1e-9)
     np.testing.assert_allclose(squares, ARRAY_API.factorize(problem.system).sum_of_squares(problem.rows), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("lhs", "batch"), [((), ()), ((), (1,)), ((9,), (9,)), ((), (3,))])
+def test_residuals_and_gradients_in_one_sweep_are_those_of_two(lhs: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    problem, rng = random_problem(2, 3, 7, lhs), np.random.default_rng(1)
+    d = Rows(rng.normal(size=(*batch, 7, 2)), rng.normal(size=(*batch, 3, 2, 3)), None)
+    factor, g = CPU.factorize(problem.system), rng.normal(size=lhs)
+    r, gradients = factor.statistics_pullback(d, g)
+    for x, y in zip(r, factor.residual_rows(d), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
+    of_determinant = factor.selected_inverse().pullback(None, None, g)
+    for x, y in zip(by_field(gradients), by_field(of_determinant), strict=True):
+        if y is not None:
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())

@@ -38,7 +38,8 @@ def _smoothness(system: System, p: Array, y: Array) -> Array:
     F, G = system.smoothness_matrices
     mT = system.xp.matrix_transpose
     p = p[..., None, :]
-    return (p * y[..., :-1, :, :]) @ mT(F) + (p * y[..., 1:, :, :]) @ mT(G)
+    both = (p * y[..., :-1, :, :], F), (p * y[..., 1:, :, :], G)
+    return sum(system.xp.tensordot(x, mT(M), axes=1) for x, M in both)  # (one product each, not one for every time)
 
 
 def _smoothness_transpose(system: System, p: Array, x: Array) -> Array:

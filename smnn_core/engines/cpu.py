@@ -232,7 +232,7 @@ class CpuFactor(Factor):
         return self._residual(self.moments(RESIDUAL, d))
 
     def _residual(self, found: Moments) -> Rows:
-        rows = found.equation, found.initial, found.smoothness @ self._increment_rows[0].T
+        rows = found.equation, found.initial, np.tensordot(found.smoothness, self._increment_rows[0].T, axes=1)
         return Rows(*(_rounded(x, self.system.dtype) for x in rows))
 
     def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:

@@ -4,7 +4,8 @@
 # results equal to NumPy's to the bit).
 set -e
 cd "$(dirname "$0")/.."
-export SMNN_REQUIRE_CUPY=1 PYTHONPATH=.:adapters:tests/cuda
+# (plugins import JAX before the tests can say how they want it)
+export JAX_ENABLE_X64=1 SMNN_REQUIRE_CUPY=1 PYTHONPATH=.:adapters:tests/cuda
 PYTHON=${PYTHON:-python}
 test() {
     plugin=$1

@@ -41,6 +41,12 @@ struct Dimensions {
     static constexpr int workspace = Unrolled ? 2 * n : K + n * n + 2 * n + 2 * n * rows + rows;
 };
 
+// Loops, over orders that the compiler knows: it divides by K without dividing.
+template <int K_>
+struct Looped : Sized {
+    static constexpr Int<K_> K{};
+};
+
 template <bool Unrolled>
 struct SizeOf {
     template <class D>
@@ -55,13 +61,13 @@ struct SizeOf {
 template <>
 struct SizeOf<false> {
     template <class D>
-    using type = Sized;
+    using type = Looped<D::K>;
     template <int N>
     using number = int;
     template <class D>
-    SMNN_INLINE static Sized make(int V, int K, int Q) {
+    SMNN_INLINE static type<D> make(int V, int K, int Q) {
         const int n = V * K, extra = D::extra ? n : 0;
-        return {V, K, Q, n, n + extra + Q, extra};
+        return {{V, K, Q, n, n + extra + Q, extra}};
     }
 };
 

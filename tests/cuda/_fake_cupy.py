@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,64 +18,13 @@ from typing import Any
 
 import numpy as np
 from _emulator import library
+from _fake_memory import MemoryPointer, UnownedMemory, live, pool, using_allocator
 from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, record, thread
 
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization, part_of
-
-GUARD = 512
-"""Bytes on either side of a piece of memory that must stay as they are."""
-
-
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-class Memory:
-    """Of CuPy's own pool; all of its bytes are ones at first, NaN where they are read as numbers."""
-
-    def __init__(self, size: int) -> None:
-        self._whole = np.full(size + 2 * GUARD, 0xFF, np.uint8)
-        self.size = size
-        self.ptr = self._whole.ctypes.data + GUARD
-        live.add(self)
-
-    def check(self) -> None:
-        sides = self._whole[:GUARD], self._whole[GUARD + self.size :]
-        assert all((side == 0xFF).all() for side in sides), "a kernel wrote beside its memory"
-
-
-live: weakref.WeakSet[Memory] = weakref.WeakSet()
-"""The memory of CuPy's pool that is in use."""
-
-
-class UnownedMemory:
-    """`cupy.cuda.UnownedMemory`."""
-
-    def __init__(self, ptr: int, size: int, owner: object, device_id: int = -1) -> None:
-        self.ptr, self.size, self._owner, self.device_id = ptr, size, owner, device_id
-
-
-class MemoryPointer:
-    """`cupy.cuda.MemoryPointer`."""
-
-    def __init__(self, mem: Any, offset: int) -> None:
-        self.mem, self.ptr = mem, mem.ptr + offset
-
-
-def _pool(size: int) -> MemoryPointer:
-    return MemoryPointer(Memory(size), 0)
-
-
-@contextmanager
-def using_allocator(allocate: Callable[[int], MemoryPointer]) -> Iterator[None]:
-    thread.allocators.append(allocate)
-    try:
-        yield
-    finally:
-        thread.allocators.pop()
-
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
@@ -179,7 +127,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         size = int(np.prod(shape)) * dtype.itemsize
         if memptr is None:
-            memptr = (thread.allocators or [_pool])[-1](size)
+            memptr = (thread.allocators or [pool])[-1](size)
             record.add("allocate")
             if current().graph is not None:
                 current().graph.memory.append(memptr.mem)
@@ -359,7 +307,7 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         using_allocator=using_allocator,
         MemoryPointer=MemoryPointer,
         UnownedMemory=UnownedMemory,
-        MemoryPool=lambda: SimpleNamespace(malloc=_pool),
+        MemoryPool=lambda: SimpleNamespace(malloc=pool),
         set_allocator=lambda allocate: None,
         is_available=lambda: True,
         runtime=SimpleNamespace(
@@ -377,7 +325,7 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         array=lambda x, dtype=None, copy=True, **options: asarray(x, dtype, copy),
         asnumpy=lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x),
         from_dlpack=_from_dlpack,
-        get_default_memory_pool=lambda: SimpleNamespace(malloc=_pool),
+        get_default_memory_pool=lambda: SimpleNamespace(malloc=pool),
         RawModule=RawModule,
         cuda=cuda,
         linalg=_module("cupy.linalg", **_public(np.linalg)),

@@ -176,7 +176,16 @@ struct LaneRows {
     }
 };
 
-// `count` numbers of every lane (or item) lie `stride` apart, so that neighbours read neighbours.
+// The numbers of every lane (or item) lie `stride` apart, so that neighbours read neighbours.
+template <class T>
+struct Strided {
+    const T* at;
+    Index stride;
+    SMNN_INLINE Strided(const void* from, Index first, Index stride_)
+        : at(static_cast<const T*>(from) + first), stride(stride_) {}
+    SMNN_INLINE T operator[](int i) const { return at[i * stride]; }
+    SMNN_INLINE Strided operator+(Index i) const { return {at, i * stride, stride}; }
+};
 template <class T>
 SMNN_INLINE void load(const void* from, Index first, int count, Index stride, T* to) {
     const T* at = static_cast<const T*>(from) + first;

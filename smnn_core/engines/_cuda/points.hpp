@@ -109,8 +109,8 @@ struct Points {
                     passed[size.n + j] = left[j];
                 }
             } else {
-                T f[ENTRIES], w[n];
-                load(job.factor, at(t, entries()), entries(), lanes, f);
+                T w[n];
+                const Strided<T> f(job.factor, at(t, entries()), lanes);
                 substitute_forward<T, Size, Chunked>(size, 0, 1, f, g, before, left, w);
                 store(job.z, at(t, size.n), size.n, lanes, w);
             }
@@ -136,8 +136,8 @@ struct Points {
         }
         for (int t = longest - 1; t >= 0; --t) {
             if (t < lane.length - Chunked) {
-                T f[ENTRIES], z[n];
-                load(job.factor, at(t, entries()), entries(), lanes, f);
+                T z[n];
+                const Strided<T> f(job.factor, at(t, entries()), lanes);
                 load(job.z, at(t, size.n), size.n, lanes, z);
                 substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
                 write(t, x);
@@ -152,6 +152,13 @@ struct Points {
    private:
     static constexpr int Q = D::Q, STEP = n + D::extra;
     using Rows = LaneRows<T, D, Memory>;
+    // f(j, v, r) for the columns j that initial values may fix, known to the compiler where sizes are
+    template <class F>
+    SMNN_INLINE void each_initial_row(F f) const {
+        repeat(size.n, [&](auto j) {
+            if (j % size.K < job.R_init) f(j, j / size.K, j % size.K);
+        });
+    }
     SMNN_INLINE int product_rows() const { return size.Q + step_rows(size); }
     template <class Team>
     SMNN_INLINE void keep(int t, const T* f, const T* z, Team team) const {
@@ -261,13 +268,12 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::residual() const {
         subtract_equations<T>(size, rows, t, equations, rest);
         take_step(t, rows.s(t));
         if (rows.has_initial(t)) {
-            for (int e = 0; e < size.V * job.R_init; ++e) {
-                const int v = e / job.R_init, r = e % job.R_init;
+            each_initial_row([&](auto j, int v, int r) {
                 const T w = rows.w_initial(t, v, r);
                 const T a = (y.there() ? y(t, v, r) : T(0)) - rows.u(t, v, r) + change(t, v, r);
-                rest[v * size.K + r] -= w * w * a;
+                rest[j] -= w * w * a;
                 take_largest(INITIAL, w * a);
-            }
+            });
         }
         for (int j = 0; j < size.n; ++j) out.put(t, j, rest[j]);
         x.go_back();
@@ -336,13 +342,12 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
             dws.put(t - 1, 0, ws);
         }
         if (rows.has_initial(t)) {
-            for (int e = 0; e < initial; ++e) {
-                const int v = e / job.R_init, r = e % job.R_init, j = v * size.K + r;
+            each_initial_row([&](auto j, int v, int r) {
                 const T weight = rows.w_initial(t, v, r);
-                const Index to = Index(lane.start + t) * initial + e;
+                const Index to = Index(lane.start + t) * initial + v * job.R_init + r;
                 du[to] = weight * weight * x.now()[j];
                 dwi[to] = 2 * weight * x.now()[j] * (rows.u(t, v, r) - y.now()[j] - change.now()[j]);
-            }
+            });
         }
         y.go_back();
         change.go_back();

@@ -67,10 +67,8 @@ struct Separators {
             }
         };
         for (int k = 0; k < lane.length - Chunked; ++k) {
-            T f[ENTRIES];
             read(k);
-            load(job.factor, first + k, entries(), items, f);
-            chain_forward<T, Chunked>(n, f, g, next, left);
+            chain_forward<T, Chunked>(n, Strided<T>(job.factor, first + k, items), g, next, left);
             store(job.z, first + k, n, items, g);
             for (int j = 0; j < n; ++j) before[j] = next[j];
         }
@@ -99,10 +97,9 @@ struct Separators {
             --k;
         }
         for (; k >= 0; --k) {
-            T f[ENTRIES], z[N];
-            load(job.factor, first + k, entries(), items, f);
+            T z[N];
             load(job.z, first + k, n, items, z);
-            chain_back<T, Chunked>(n, f, z, next, left, z);
+            chain_back<T, Chunked>(n, Strided<T>(job.factor, first + k, items), z, next, left, z);
             for (int j = 0; j < n; ++j) x[k * n + j] = next[j] = z[j];
         }
     }

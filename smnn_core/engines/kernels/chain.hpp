@@ -264,9 +264,9 @@ struct ChainSweep {
 };
 
 // R x = z - G next - L left, for one separator; x may be z.
-template <class P, bool Chunked, class Count>
-SMNN_INLINE void chain_back(Count n, const P* f, const P* z, const P* next, const P* left, P* x) {
-    const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
+template <class P, bool Chunked, class Count, class F>
+SMNN_INLINE void chain_back(Count n, F f, const P* z, const P* next, const P* left, P* x) {
+    const F R = f, G = f + n * n, L = f + 2 * n * n;
     for (int j = n - 1; j >= 0; --j) {
         P sum = z[j];
         for (int l = 0; l < n; ++l) sum -= G[j * n + l] * next[l];
@@ -280,9 +280,9 @@ SMNN_INLINE void chain_back(Count n, const P* f, const P* z, const P* next, cons
 
 // R^T w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
 // the left one added to `left`.
-template <class P, bool Chunked, class Count>
-SMNN_INLINE void chain_forward(Count n, const P* f, P* w, P* next, P* left) {
-    const P *R = f, *G = f + n * n, *L = f + 2 * n * n;
+template <class P, bool Chunked, class Count, class F>
+SMNN_INLINE void chain_forward(Count n, F f, P* w, P* next, P* left) {
+    const F R = f, G = f + n * n, L = f + 2 * n * n;
     for (int l = 0; l < n; ++l) next[l] = splat<P>(0);
     for (int j = 0; j < n; ++j) {
         const P x = w[j] * R[j * n + j];

@@ -25,15 +25,15 @@ struct PointColumns {
 
 // x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
 // x[t0]. All of f, z and x start at point t0; x may be z. For m right-hand sides at once, which lie `step` apart.
-template <class P, class Size, bool Chunked, int M = 1>
+template <class P, class Size, bool Chunked, int M = 1, class F>
 SMNN_OUTLINE void substitute_back(
-    const Size& size, int t0, int t1, const P* f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
+    const Size& size, int t0, int t1, F f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
     Array<P, Capacity<Size>::n * M> next_x(after, 0);
     if constexpr (Size::fixed) next_x.load(after, size.n * m);
     for (int t = t1 - 1; t >= t0; --t) {
-        const P* ft = f + Index(t - t0) * at.entries();
+        const F ft = f + Index(t - t0) * at.entries();
         const P* zt = z + Index(t - t0) * size.n;
         P* xt = x + Index(t - t0) * size.n;
         PointColumns<P, Size, M> now{{}, xt, step};
@@ -69,9 +69,9 @@ SMNN_OUTLINE void substitute_back(
 // w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g where rows have weights 1/d. `before` (n) holds what the points before
 // subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the
 // left separator. w may be g. For m right-hand sides at once, which lie `g_step` and `step` apart.
-template <class P, class Size, bool Chunked, int M = 1>
+template <class P, class Size, bool Chunked, int M = 1, class F>
 SMNN_OUTLINE void substitute_forward(
-    const Size& size, int t0, int t1, const P* f, const P* g, P* before, P* left, P* w, Index g_step = 0, Index step = 0,
+    const Size& size, int t0, int t1, F f, const P* g, P* before, P* left, P* w, Index g_step = 0, Index step = 0,
     Int<M> m = {}
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
@@ -82,7 +82,7 @@ SMNN_OUTLINE void substitute_forward(
         if constexpr (Chunked) given_left.load(left, size.n * m);
     }
     for (int t = t0; t < t1; ++t) {
-        const P* ft = f + Index(t - t0) * at.entries();
+        const F ft = f + Index(t - t0) * at.entries();
         const P* gt = g + Index(t - t0) * size.n;
         P* wt = w + Index(t - t0) * size.n;
         PointColumns<P, Size, M> now{{}, wt, step};

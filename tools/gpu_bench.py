@@ -70,13 +70,19 @@ def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Cl
     return median(times)
 
 
-def traffic(inputs: int, y: int, factor: int, z: int) -> int:
-    """Bytes that forward + backward move at the least, from those of its arrays.
+def traffic(inputs: int, y: int, factor: int, z: int, products: int) -> int:
+    """Bytes that kernels of forward + backward move at the least, from those of its arrays.
 
-    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward reads g and the factor and
-    writes w; reads both, y and the inputs, and writes a gradient for each input.
+    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward has three normal solves, for λ
+    and for what refines λ and y once: each reads its right-hand side and the factor, writes w, reads both and writes
+    x. Four times it adds to the products of y or λ: reads the inputs and what is multiplied, reads and writes the
+    products, and writes a right-hand side, once with g. Then it reads the inputs, y, its change, λ and the products of
+    both, and writes a gradient for each input.
     """
-    return (inputs + 2 * (factor + z) + y) + (2 * y + 2 * (factor + z) + 2 * inputs)
+    forward = inputs + 2 * (factor + z) + y
+    solves = 3 * (2 * y + 2 * (factor + z))
+    refinement = 4 * (inputs + 2 * y) + 4 * products + y
+    return forward + solves + refinement + (2 * inputs + 3 * y + products)
 
 
 def batch_last(x: Any) -> Any:
@@ -105,7 +111,9 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
         factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
-        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes)
+        Q, V, K = arrays[0].shape[-3:]
+        products = 2 * g.nbytes * (Q + V * K) // (V * K)
+        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes, products)
         row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y
         pool = cupy.cuda.MemoryPool()  # of the graph: nobody else may use again what it works in
         try:

@@ -1,10 +1,10 @@
-"""Gradients of those batch members that the compiled adjoint does not refine, by the array API engine."""
+"""Gradients of those batch members whose λ or y one step of refinement, in the compiled adjoint, is not enough for."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -12,22 +12,48 @@ import numpy as np
 
 from .._constraints import apply, apply_transpose, residual, weighted
 from .._errors import AccuracyWarning
-from .._gradient import NormalSolve
-from .._problem import Gradients, Problem, Weights
-from ._interface import RANKS, by_field, from_fields
+from .._problem import Gradients, Problem, Rows, System, Weights
+from ._interface import RANKS, Factor, by_field, from_fields
 from ._refinement import widened
+from ._rounded import widened_problem
 from .array_api import ArrayEngine
+
+Array = Any
 
 NUMBERS = 1 << 21
 """Unknowns that are eliminated at a time: the engine takes some hundred times their memory."""
 LARGEST_CHANGE = 1e-8
 """As in _cpu/adjoint.hpp."""
+FAST = 1e-3
+"""Changes below this are refined away in few steps."""
 
 
 UNREFINED = (
     "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
     "converge. Equations in units in which they are as large as the variables, or steps that differ less, will help."
 )
+
+
+@dataclass(eq=False)
+class RefinedFactor(Factor):
+    """A factor, in float64, whose M^-1 is refined once."""
+
+    factor: Factor
+
+    def __post_init__(self) -> None:
+        self.system, self.undetermined = self.factor.system, self.factor.undetermined
+
+    def solve(self, d: Rows) -> Array:
+        return self.factor.solve(d)
+
+    def normal_solve(self, g: Array) -> Array:
+        λ = self.factor.normal_solve(g)
+        return λ + self.factor.normal_solve(g - _normal_product(self.system, λ))
+
+
+def _normal_product(system: System, x: Array) -> Array:
+    """M x."""
+    return apply_transpose(system, weighted(system.weights, apply(system, x), 2))
 
 
 def replace_unrefined(
@@ -37,23 +63,31 @@ def replace_unrefined(
     gradients: list[np.ndarray | None],
     undetermined: np.ndarray | None,
     contract: Callable[[np.ndarray], Any],
-    normal_solve: NormalSolve,
+    factor: Factor,
+    factorize: Callable[[System], Factor],
 ) -> None:
-    """Gradients once more, of members whose rows differ so much in size that refinement does not converge.
+    """Gradients once more, of members that one step of refinement is not enough for.
+
+    By more steps, where they converge fast: each leaves of an error what it leaves of λ; else by the array API engine.
 
     Args:
         gradients: in the order of `by_field`; replaced.
         contract: puts the gradients of all members into `gradients`, from dL/dy = g.
+        factor: of the whole batch, in float64.
+        factorize: makes one of some members.
     """
-    members = _unrefined(problem, normal_solve, y, g)
+    change = _change(problem, factor, y, g)
     if undetermined is not None:
-        members &= ~np.broadcast_to(undetermined.any(axis=-1), members.shape)
+        change[np.broadcast_to(undetermined.any(axis=-1), change.shape)] = 0
+    members = change > LARGEST_CHANGE
+    fast = members & (change < FAST)
     found = []
-    for numbers, careful, singular in _careful_gradients(problem, members, g):
-        found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
-        if np.any(singular):
-            members.flat[numbers[singular]] = False
-            warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
+    for some, engine in ((fast, lambda x: RefinedFactor(factorize(x))), (members & ~fast, ArrayEngine().factorize)):
+        for numbers, careful, singular in _careful_gradients(problem, some, g, engine):
+            found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
+            if np.any(singular):
+                members.flat[numbers[singular]] = False
+                warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
     if not members.any():
         return
     contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
@@ -61,8 +95,8 @@ def replace_unrefined(
         _add_members(problem, gradients, numbers, careful)
 
 
-def _unrefined(problem: Problem, normal_solve: NormalSolve, y: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Which members change by more than `LARGEST_CHANGE` of themselves where λ and y are refined, (*batch,) bool."""
+def _change(problem: Problem, factor: Factor, y: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """By how much of themselves λ or y change where they are refined, (*batch,)."""
     system = widened(problem.system)
 
     def size(x: np.ndarray) -> np.ndarray:
@@ -70,16 +104,16 @@ def _unrefined(problem: Problem, normal_solve: NormalSolve, y: np.ndarray, g: np
         return result
 
     with np.errstate(all="ignore"):  # of members that are singular or not finite
-        λ = normal_solve(g)
-        δ = normal_solve(g - apply_transpose(system, weighted(system.weights, apply(system, λ), 2)))
+        λ = factor.normal_solve(g)
+        δ = factor.normal_solve(g - _normal_product(system, λ))
         r = residual(system, problem.rows, y)
-        δ_y = normal_solve(apply_transpose(system, weighted(system.weights, r, 2)))
-        bad = (size(δ) > LARGEST_CHANGE * size(λ)) | (size(δ_y) > LARGEST_CHANGE * size(y))
-    return np.array(np.broadcast_to(bad, problem.batch))
+        δ_y = factor.normal_solve(apply_transpose(system, weighted(system.weights, r, 2)))
+        change = np.fmax(size(δ) / size(λ), size(δ_y) / size(y))
+    return np.array(np.broadcast_to(change, problem.batch))
 
 
 def _careful_gradients(
-    problem: Problem, members: np.ndarray, g: np.ndarray
+    problem: Problem, members: np.ndarray, g: np.ndarray, factorize: Callable[[System], Factor]
 ) -> Iterator[tuple[np.ndarray, Gradients, np.ndarray]]:
     """Some members at a time, as numbers in the flat batch: their gradients, (members, ...), and which of them the
     engine finds undetermined."""
@@ -87,10 +121,11 @@ def _careful_gradients(
     T, V, K = g.shape[-3:]
     g = np.broadcast_to(g, (*problem.batch, T, V, K)).reshape(-1, T, V, K)
     for some in np.array_split(numbers, max(1, ceil(len(numbers) * T * V * K / NUMBERS))) if len(numbers) else ():
-        part = _of_members(problem, some)
-        factor = ArrayEngine().factorize(part.system)
+        part = widened_problem(_of_members(problem, some))
+        factor = factorize(part.system)
         gradients = factor.adjoint(part, factor.solve(part.rows), g[some])
-        yield some, gradients, factor.undetermined.any(axis=-1)
+        undetermined = factor.undetermined
+        yield some, gradients, np.zeros(len(some), bool) if undetermined is None else undetermined.any(axis=-1)
 
 
 def _of_members(problem: Problem, numbers: np.ndarray) -> Problem:

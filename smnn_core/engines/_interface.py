@@ -12,7 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from .. import _gradient
+from .._constraints import apply, apply_transpose, weighted
 from .._problem import Gradients, Problem, Rows, System, Weights
+from ._refinement import change_of_rows, refined
 
 Array = Any
 
@@ -64,10 +66,24 @@ class Factor(ABC):
     def adjoint_rows(self, g: Array) -> Rows:
         """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.
 
-        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding. So it is computed here, with one refinement; from Q,
-        where it is at hand, it has more digits.
+        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding. Refined until that changes nothing, by
+        v += (W A)^+^T (g - (W A)^T v).
         """
-        return _gradient.adjoint_rows(self.system, g, self.normal_solve)[1]
+        system = self.system
+
+        def solve(v: tuple[Array, ...] | None) -> tuple[Array, ...]:
+            return self._adjoint_rows(
+                g if v is None else g - apply_transpose(system, weighted(system.weights, Rows(*v)))
+            )
+
+        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> Array:
+            return change_of_rows(system.xp, Rows(*v), Rows(*dv))
+
+        return Rows(*refined(system, solve, change))
+
+    def _adjoint_rows(self, g: Array) -> Rows:
+        """The same without refinement; from Q, where it is at hand, it has more digits than from M^-1."""
+        return weighted(self.system.weights, apply(self.system, self.normal_solve(g)))
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """The gradients of L with respect to all inputs of y = solve(problem.rows), from g = dL/dy.

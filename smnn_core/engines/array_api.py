@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
-from .._constraints import apply_transpose, residual, weighted
+from .._constraints import residual, weighted
 from .._problem import Rows, System
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
 from ._interface import Engine, Factor
@@ -25,7 +25,7 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import REFINEMENTS, SETTLING, change_of_rows, change_of_solution, refined, widened
+from ._refinement import REFINEMENTS, SETTLING, change_of_solution, refined, widened
 from ._rounded import RoundedFactor
 from ._selected_inverse import SelectedInverse
 
@@ -74,19 +74,8 @@ class ArrayFactor(Factor):
         z = [level.R_inverse @ x for level, x in zip(levels, w, strict=True)]
         return self._substitute_back(columns, levels, z, last.R_inverse @ w_last)
 
-    def adjoint_rows(self, g: Array) -> Rows:
-        """v = (W A)^+^T g = Q R^-T g, for g of shape (..., T, V, K), refined by v += (W A)^+^T (g - (W A)^T v)."""
-        system = self.system
-
-        def rest(v: Rows) -> Array:
-            return g - apply_transpose(system, weighted(system.weights, v))
-
-        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> Array:
-            return change_of_rows(system.xp, Rows(*v), Rows(*dv))
-
-        return Rows(*refined(system, lambda v: self._adjoint_rows(g if v is None else rest(Rows(*v))), change))
-
     def _adjoint_rows(self, g: Array) -> Rows:
+        """Q R^-T g, for g of shape (..., T, V, K)."""
         system, xp = self.system, self.system.xp
         batch = broadcast_shapes({"system": system.batch, "g": tuple(g.shape[:-3])})
         columns = _Columns(xp, system.batch, batch)

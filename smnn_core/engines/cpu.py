@@ -18,7 +18,7 @@ number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
@@ -208,8 +208,9 @@ class CpuFactor(Factor):
         small_pivot, is_unrefined = contract(g)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
         if is_unrefined:
+            wide = replace(self, system=widened(self.system), undetermined=None)
             replace_unrefined(
-                problem, y, _wide(g), gradients, undetermined, contract, lambda g: self._normal_solve(g)[0]
+                problem, _wide(y), _wide(g), gradients, undetermined, contract, wide, CpuEngine().factorize
             )
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)

@@ -844,3 +844,18 @@ def test_members_that_refinement_does_not_converge_for_leave_the_others_as_they_
     np.testing.assert_allclose(found.rhs[1], expected.rhs[1], rtol=0, atol=1e-9 * np.abs(expected.rhs[1]).max())
     size = np.abs(expected.initial_values).max()
     np.testing.assert_allclose(found.initial_values, expected.initial_values, rtol=0, atol=1e-9 * size)
+
+
+def test_more_steps_of_refinement_before_the_array_api_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fourth derivatives and s = 0.01: λ changes by 1e-6 of itself where it is refined."""
+    T, K = 300, 5
+    c = np.zeros((1, 1, 1, K))
+    c[..., 0], c[..., 2] = 1.5, 1
+    arguments = c, np.zeros((T, 1)), np.array([[[1.0, 0.5]]]), np.full(T - 1, 0.01)
+    g = np.random.default_rng(0).normal(size=(T, 1, K))
+    expected = smnn.solve_ode_vjp(*arguments, engine="array_api")[1](g)
+    monkeypatch.setattr(ArrayEngine, "factorize", None)
+    found = smnn.solve_ode_vjp(*arguments, engine="cpu")[1](g)
+    for name in ("rhs", "initial_values"):
+        a, b = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(b).max(), err_msg=name)

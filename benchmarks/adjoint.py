@@ -57,6 +57,7 @@ PROBLEMS: dict[str, Callable[[], tuple[Array, ...]]] = {
     "order 2, K = 3, s = 0.01, T = 300": lambda: problem(2, 3, np.full(299, 0.01)),
     "order 3, K = 4, s = 0.003, T = 200": lambda: problem(3, 4, np.full(199, 0.003)),
     "order 4, K = 5, s = 0.01, T = 120": lambda: problem(4, 5, np.full(119, 0.01)),
+    "order 4, K = 5, s = 0.002, T = 60": lambda: problem(4, 5, np.full(59, 0.002)),
     "an equation 1e6 times larger": lambda: scaled(1e6),
     "an equation 1e8 times larger": lambda: scaled(1e8),
     "an equation twice, once of weight 0.01": lambda: repeated(0.01),

@@ -96,11 +96,14 @@ def replace_unrefined(
 
 
 def _change(problem: Problem, factor: Factor, y: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """By how much of themselves λ or y change where they are refined, (*batch,)."""
+    """What one step of refinement leaves of an error, times that of W A λ where it was its size, (*batch,).
+
+    As in _cpu/adjoint.hpp.
+    """
     system = widened(problem.system)
 
-    def size(x: np.ndarray) -> np.ndarray:
-        result: np.ndarray = np.abs(x).max(axis=(-3, -2, -1), initial=0)
+    def size(x: np.ndarray, rank: int = 3) -> np.ndarray:
+        result: np.ndarray = np.abs(x).max(axis=tuple(range(-rank, 0)), initial=0)
         return result
 
     with np.errstate(all="ignore"):  # of members that are singular or not finite
@@ -108,7 +111,11 @@ def _change(problem: Problem, factor: Factor, y: np.ndarray, g: np.ndarray) -> n
         δ = factor.normal_solve(g - _normal_product(system, λ))
         r = residual(system, problem.rows, y)
         δ_y = factor.normal_solve(apply_transpose(system, weighted(system.weights, r, 2)))
-        change = np.fmax(size(δ) / size(λ), size(δ_y) / size(y))
+        v, dv = (weighted(system.weights, apply(system, x)) for x in (λ, δ))
+        of_equations = size(dv.equation, 2) / size(v.equation + dv.equation, 2)
+        of_steps = size(dv.smoothness) / size(v.smoothness + dv.smoothness)
+        of_rows = np.fmax(np.fmax(of_equations, of_steps), 1)
+        change = np.fmax(size(δ) / size(λ) * of_rows, size(δ_y) / size(y))
     return np.array(np.broadcast_to(change, problem.batch))
 
 

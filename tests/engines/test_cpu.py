@@ -828,7 +828,7 @@ def test_gradients_of_equations_in_units_that_refinement_does_not_converge_in(ba
 
 def test_members_that_refinement_does_not_converge_for_leave_the_others_as_they_are() -> None:
     rng = np.random.default_rng(12)
-    B, T, K = 4, 40, 4
+    B, T, K = 4, 40, 3  # (a size that every build compiles)
     c = rng.uniform(-1, 1, (B, 1, T, 1, 1, K))
     c[..., -1] += 3
     c[1] *= 1e13
@@ -859,3 +859,15 @@ def test_more_steps_of_refinement_before_the_array_api_engine(monkeypatch: pytes
     for name in ("rhs", "initial_values"):
         a, b = getattr(found, name), getattr(expected, name)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(b).max(), err_msg=name)
+
+
+def test_refinement_that_corrects_more_than_is_there_is_repeated() -> None:
+    """Fourth order, s = 0.002: W A λ is nothing but rounding, 7000 times as large as it should be."""
+    rng = np.random.default_rng(0)
+    T, K = 60, 5
+    c = rng.uniform(-1, 1, (T, 1, 1, K))
+    c[..., 4] = rng.uniform(1, 2, (T, 1, 1))
+    arguments = c, np.ones((T, 1)), rng.normal(size=(1, 1, 4)), np.full(T - 1, 0.002)
+    g = rng.normal(size=(T, 1, K))
+    found, expected = (smnn.solve_ode_vjp(*arguments, engine=engine)[1](g).rhs for engine in ("cpu", "array_api"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 * np.abs(expected).max())

@@ -80,8 +80,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         if (is_refined_) {
             select_columns(1, ADJOINT_COLUMNS);
             this->back(contract_segment);
-            check(of_lambda_);
-            check(of_y_);
+            check();
         } else {
             for (int k = this->last_segment(); k >= 0; --k) contract_segment(k);
         }
@@ -117,18 +116,29 @@ struct Adjoint : Driver<P, Size, Chunked> {
         return any(splat<P>(0) < roughness_);
     }
 
-    // The largest entries of λ or y, and of what was added to it. Where that is more than the root of the precision, as with
-    // equations in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
-    static constexpr double LARGEST_CHANGE_OF_X = 1e-8;
+    // The largest entries of λ, y, and W A λ in the rows of the equations and of the steps, and of what was added to them.
+    // Refinement leaves of an error what it leaves of λ; where that is more than the root of the precision, as with equations
+    // in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
+    static constexpr double LARGEST_CHANGE = 1e-8;
     struct Largest {
         P x = splat<P>(0), change = splat<P>(0);
+        void take(const P& refined, const P& added) {
+            x = larger(x, magnitude(refined));
+            change = larger(change, magnitude(added));
+        }
+        T ratio(int l) const { return change.get(l) / x.get(l); }
     };
-    Largest of_lambda_, of_y_;
+    Largest of_lambda_, of_y_, of_equations_, of_steps_;
     static P larger(const P& a, const P& b) { return select(a < b, b, a); }
-    void check(const Largest& largest) const {
-        const auto bad = splat<P>(LARGEST_CHANGE_OF_X) * largest.x < largest.change;
-        for (int l = 0; any(bad) && l < group.valid; ++l) {
-            if (lane(bad, l)) __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
+    void check() const {
+        for (int l = 0; l < group.valid; ++l) {
+            T of_rows = 1;
+            for (const Largest* rows : {&of_equations_, &of_steps_}) {
+                if (rows->ratio(l) > of_rows) of_rows = rows->ratio(l);
+            }
+            if (of_lambda_.ratio(l) * of_rows > LARGEST_CHANGE || of_y_.ratio(l) > LARGEST_CHANGE) {
+                __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
+            }
         }
     }
 
@@ -301,13 +311,20 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const P* const column_c = column(k, c, t0, block.border);
         const P* const before = t0 > 0 ? column_c - n : block.border;
         multiply(size, job.scheme_rows, rows, t0, t1, before, column_c, block.more);
-        for (int e = 0; e < (t1 - t0) * job.Q; ++e) a.equation[e] += roughness_ * block.more.equation[e];
-        for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) a.step[e] += roughness_ * block.more.step[e];
+        for (int e = 0; e < (t1 - t0) * job.Q; ++e) {
+            const P change = roughness_ * block.more.equation[e], w = rows.w_equation(t0 + e / job.Q, e % job.Q);
+            a.equation[e] += change;
+            if (c == 1) of_equations_.take(w * a.equation[e], w * change);
+        }
+        for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) {
+            const P change = roughness_ * block.more.step[e], w = weight_of_step(rows, t0 + e / step_rows(size));
+            a.step[e] += change;
+            if (c == 1) of_steps_.take(w * a.step[e], w * change);
+        }
         for (int j = 0; j < n; ++j) (x - n)[j] += roughness_ * before[j];
         for (int e = 0; e < (t1 - t0) * n; ++e) {
             const P change = roughness_ * column_c[e];
-            largest.x = larger(largest.x, magnitude(x[e]));
-            largest.change = larger(largest.change, magnitude(change));
+            largest.take(x[e], change);
             x[e] += change;
         }
     }

@@ -1,4 +1,4 @@
-"""Gradients of those batch members whose λ or y one step of refinement, in the compiled adjoint, is not enough for."""
+"""Gradients of those batch members whose λ one step of refinement, in the compiled adjoint, is not enough for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._constraints import apply, apply_transpose, residual, weighted
+from .._constraints import apply, apply_transpose, weighted
 from .._errors import AccuracyWarning
 from .._problem import Gradients, Problem, Rows, System, Weights
 from ._interface import RANKS, Factor, by_field, from_fields
@@ -58,7 +58,6 @@ def _normal_product(system: System, x: Array) -> Array:
 
 def replace_unrefined(
     problem: Problem,
-    y: np.ndarray,
     g: np.ndarray,
     gradients: list[np.ndarray | None],
     undetermined: np.ndarray | None,
@@ -76,7 +75,7 @@ def replace_unrefined(
         factor: of the whole batch, in float64.
         factorize: makes one of some members.
     """
-    change = _change(problem, factor, y, g)
+    change = _change(problem, factor, g)
     if undetermined is not None:
         change[np.broadcast_to(undetermined.any(axis=-1), change.shape)] = 0
     members = change > LARGEST_CHANGE
@@ -95,7 +94,7 @@ def replace_unrefined(
         _add_members(problem, gradients, numbers, careful)
 
 
-def _change(problem: Problem, factor: Factor, y: np.ndarray, g: np.ndarray) -> np.ndarray:
+def _change(problem: Problem, factor: Factor, g: np.ndarray) -> np.ndarray:
     """What one step of refinement leaves of an error, times that of W A λ where it was its size, (*batch,).
 
     As in _cpu/adjoint.hpp.
@@ -109,13 +108,10 @@ def _change(problem: Problem, factor: Factor, y: np.ndarray, g: np.ndarray) -> n
     with np.errstate(all="ignore"):  # of members that are singular or not finite
         λ = factor.normal_solve(g)
         δ = factor.normal_solve(g - _normal_product(system, λ))
-        r = residual(system, problem.rows, y)
-        δ_y = factor.normal_solve(apply_transpose(system, weighted(system.weights, r, 2)))
         v, dv = (weighted(system.weights, apply(system, x)) for x in (λ, δ))
         of_equations = size(dv.equation, 2) / size(v.equation + dv.equation, 2)
         of_steps = size(dv.smoothness) / size(v.smoothness + dv.smoothness)
-        of_rows = np.fmax(np.fmax(of_equations, of_steps), 1)
-        change = np.fmax(size(δ) / size(λ) * of_rows, size(δ_y) / size(y))
+        change = size(δ) / size(λ) * np.fmax(np.fmax(of_equations, of_steps), 1)
     return np.array(np.broadcast_to(change, problem.batch))
 
 

@@ -209,9 +209,7 @@ class CpuFactor(Factor):
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
         if is_unrefined:
             wide = replace(self, system=widened(self.system), undetermined=None)
-            replace_unrefined(
-                problem, _wide(y), _wide(g), gradients, undetermined, contract, wide, CpuEngine().factorize
-            )
+            replace_unrefined(problem, _wide(g), gradients, undetermined, contract, wide, CpuEngine().factorize)
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result

@@ -116,7 +116,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         return any(splat<P>(0) < roughness_);
     }
 
-    // The largest entries of λ, y, and W A λ in the rows of the equations and of the steps, and of what was added to them.
+    // The largest entries of λ, and of W A λ in the rows of the equations and of the steps, and of what was added to them.
     // Refinement leaves of an error what it leaves of λ; where that is more than the root of the precision, as with equations
     // in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
     static constexpr double LARGEST_CHANGE = 1e-8;
@@ -128,7 +128,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         }
         T ratio(int l) const { return change.get(l) / x.get(l); }
     };
-    Largest of_lambda_, of_y_, of_equations_, of_steps_;
+    Largest of_lambda_, of_equations_, of_steps_;
     static P larger(const P& a, const P& b) { return select(a < b, b, a); }
     void check() const {
         for (int l = 0; l < group.valid; ++l) {
@@ -136,9 +136,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
             for (const Largest* rows : {&of_equations_, &of_steps_}) {
                 if (rows->ratio(l) > of_rows) of_rows = rows->ratio(l);
             }
-            if (of_lambda_.ratio(l) * of_rows > LARGEST_CHANGE || of_y_.ratio(l) > LARGEST_CHANGE) {
-                __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
-            }
+            if (of_lambda_.ratio(l) * of_rows > LARGEST_CHANGE) __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
         }
     }
 
@@ -204,8 +202,8 @@ struct Adjoint : Driver<P, Size, Chunked> {
         }
         ahead.fetch(0, 1, 3);
         if (is_refined_) {
-            add(k, 1, rows, t0, t1, block, a_lambda, lambda, of_lambda_);
-            add(k, 2, rows, t0, t1, block, a_y, y, of_y_);
+            add(k, 1, rows, t0, t1, block, a_lambda, lambda);
+            add(k, 2, rows, t0, t1, block, a_y, nullptr);
         }
         ahead.fetch(1, 3, 3);
         auto& [c, b, w_equation] = to_points;
@@ -303,9 +301,10 @@ struct Adjoint : Driver<P, Size, Chunked> {
         }
     }
 
-    // Adds column c to x, which has the point before in front, and its products to a.
+    // Adds the products of column c to a, and the column to x, which has the point before in front, if it is given: y has more
+    // digits than what refines its products.
     void add(
-        int k, int c, const StagedRows<P>& rows, int t0, int t1, const Block& block, Products<P> a, P* x, Largest& largest
+        int k, int c, const StagedRows<P>& rows, int t0, int t1, const Block& block, Products<P> a, P* x
     ) {
         const int n = job.n;
         const P* const column_c = column(k, c, t0, block.border);
@@ -321,10 +320,11 @@ struct Adjoint : Driver<P, Size, Chunked> {
             a.step[e] += change;
             if (c == 1) of_steps_.take(w * a.step[e], w * change);
         }
+        if (!x) return;
         for (int j = 0; j < n; ++j) (x - n)[j] += roughness_ * before[j];
         for (int e = 0; e < (t1 - t0) * n; ++e) {
             const P change = roughness_ * column_c[e];
-            largest.take(x[e], change);
+            of_lambda_.take(x[e], change);
             x[e] += change;
         }
     }

@@ -1,4 +1,4 @@
-// The last phases of an adjoint: λ and y are refined, then contracted into the gradients of all inputs.
+// The last phases of an adjoint: λ, and the products with λ and y, are refined, then contracted into the gradients of all inputs.
 //
 // λ = M^-1 g has lost so many digits that those of A λ, in which large terms cancel, may all be wrong; but (W A)^T W A λ = g
 // says by how much: A λ + A M^-1 (g - (W A)^T W A λ) has them. So has d - A y, where (W A)^T W (d - A y) = 0. Derivation and
@@ -59,7 +59,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         this->eliminate(FORWARD);
     }
 
-    // x of these, added to λ and y; gradients.
+    // x of these, added to λ, and A x to the products of both; gradients.
     SMNN_OUTLINE void contract() {
         take_staged();
         PointSinks to_points{sink(C, job.Q * job.n, job.T), sink(B, job.Q, job.T), sink(W_EQUATION, job.Q, job.T)};
@@ -91,7 +91,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
  private:
     using PointSinks = GradientSink<P>[3];
     using StepSinks = GradientSink<P>[2];
-    // λ and y of a block, and of the point before it, refined; and what is needed on the way.
+    // λ (refined) and y of a block, and of the point before it; and what is needed on the way.
     struct Block {
         P *lambda, *y, *border;
         Products<P> more;

@@ -42,7 +42,7 @@ struct Output {
 //     BACK               R x = z, or R λ = w
 //     RESIDUAL           rest = g - (W A)^T W (A x - d) of x = λ and (with g = 0) of x = y
 //     REFINE             where that is not small: R^T w = rest of both
-//     CONTRACT           and R x = w, which are added to λ and y; gradients
+//     CONTRACT           and R x = w, which refine λ and the products of both; gradients
 enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, RESIDUAL = 8, REFINE = 16, CONTRACT = 32 };
 
 // The columns of an adjoint: λ, and the two that refine λ and y.

@@ -189,7 +189,8 @@ def _without_weights(system: System, x: Rows) -> Rows:
     xp, w = system.xp, system.weights
 
     def divided(values: Array, w: Array) -> Array:
-        return xp.where(w == 0, 0.0, values / xp.where(w == 0, 1.0, w))
+        none = w == 0
+        return xp.where(none, xp.zeros_like(values), values / xp.where(none, xp.ones_like(w), w))
 
     return Rows(
         divided(x.equation, w.equation),

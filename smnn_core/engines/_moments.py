@@ -1,13 +1,18 @@
-"""The selected inverse by compiled kernels (`kernels/covariance.hpp`); see `_selected_inverse.SelectedInverse`."""
+"""Moments by compiled kernels (`kernels/covariance.hpp`), and what factors make of them."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
-from .._arrays import Array, sum_to_shape
-from .._problem import Gradients, System, Weights
+import numpy as np
+
+from .._arrays import Array, Shape, sum_to_shape
+from .._problem import Gradients, Rows, System, Weights
 from ._increments import increment_rows
+from ._interface import Factor
 
 
 class Moments(NamedTuple):
@@ -57,9 +62,9 @@ BOTH = GRADIENT._replace(equation=True, initial=True, smoothness=True)
 
 
 class CompiledSelectedInverse:
-    """What is asked for, of a factor that has `moments(wanted)`."""
+    """What is asked for, of a factor that has `moments(wanted)`; see `_selected_inverse.SelectedInverse`."""
 
-    def __init__(self, factor: Any, by_array_api: Any) -> None:
+    def __init__(self, factor: MomentsFactor, by_array_api: Any) -> None:
         """`by_array_api()` gives the array API engine's."""
         self.factor, self._by_array_api = factor, by_array_api
 
@@ -109,6 +114,64 @@ class CompiledSelectedInverse:
 
     def _rounded(self, x: Array) -> Array:
         return x.astype(self.factor.system.dtype, copy=False)
+
+
+class MomentsFactor(Factor):
+    """A factor whose engine has kernels for moments."""
+
+    @abstractmethod
+    def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
+        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+
+    def has_moments(self, d: Rows | None = None) -> bool:
+        """Whether the kernels serve the system, and right-hand sides d."""
+        return are_compiled(self.system) and (d is None or d.smoothness is None)
+
+    def selected_inverse(self) -> Any:
+        """The blocks of M^-1 in and beside the diagonal, and log det M."""
+        return self._selected_inverse if self.has_moments() else super().selected_inverse()
+
+    @cached_property
+    def _selected_inverse(self) -> CompiledSelectedInverse:
+        return CompiledSelectedInverse(self, super().selected_inverse)
+
+    def residual_rows(self, d: Rows) -> Rows:
+        """W (d - A y) at the minimum, without the rounding of y."""
+        return self._residual(self.moments(RESIDUAL, d)) if self.has_moments(d) else super().residual_rows(d)
+
+    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
+        """Residual and gradients in one sweep, where each left-hand side has one right-hand side."""
+        batch = self.system.batch_with(d)
+        if not self.has_moments(d) or prod(batch) != prod(self.system.batch):
+            return super().statistics_pullback(d, g)
+        found = self.moments(BOTH, d)
+        one = self._one_rhs(batch)
+        half = Moments(*(x if x is None or not wanted else x[one] for x, wanted in zip(found, GRADIENT, strict=True)))
+        return self._residual(found), self._selected_inverse.gradients(half, g)
+
+    def sum_of_squares(self, d: Rows) -> Array:
+        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
+        if not self.has_moments(d):
+            return super().sum_of_squares(d)
+        found = self.moments(Moments(log_determinant=True, minimum=True), d)
+        if 0 not in found.minimum.shape:  # log det M is the same for all right-hand sides of a left-hand side
+            log_determinant = found.log_determinant[self._one_rhs(found.minimum.shape)]
+            self._selected_inverse.log_determinant = self._selected_inverse._rounded(log_determinant)
+        return self._selected_inverse._rounded(found.minimum)
+
+    def _residual(self, found: Moments) -> Rows:
+        U = self._constant(increment_rows(self.system.scheme, self.system.K)[0].T)
+        rows = found.equation, found.initial, found.smoothness @ U
+        return Rows(*map(self._selected_inverse._rounded, rows))
+
+    def _constant(self, values: np.ndarray) -> Array:
+        """In float64."""
+        return values
+
+    def _one_rhs(self, batch: Shape) -> tuple[Any, ...]:
+        """The index of one right-hand side for each left-hand side, in arrays of a batch of right-hand sides."""
+        own = self.system.batch
+        return *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
 
 
 def are_compiled(system: System) -> bool:

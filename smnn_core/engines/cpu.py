@@ -19,7 +19,7 @@ number of threads.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +33,8 @@ from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme, triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
-from ._interface import ALL, RANKS, Engine, Factor, by_field, from_fields
-from ._moments import BOTH, GRADIENT, RESIDUAL, CompiledSelectedInverse, Moments, are_compiled
+from ._interface import ALL, RANKS, Engine, by_field, from_fields
+from ._moments import Moments, MomentsFactor
 from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
@@ -147,7 +147,7 @@ class Solved(NamedTuple):
 
 
 @dataclass(eq=False)
-class CpuFactor(Factor):
+class CpuFactor(MomentsFactor):
     """What kernels kept of a system, if anything."""
 
     system: System
@@ -214,46 +214,6 @@ class CpuFactor(Factor):
         _mask_gradients(problem, result, undetermined)
         return result
 
-    def selected_inverse(self) -> Any:
-        """The blocks of M^-1 in and beside the diagonal, and log det M."""
-        if not are_compiled(self.system):
-            return super().selected_inverse()
-        return self._selected_inverse
-
-    @cached_property
-    def _selected_inverse(self) -> CompiledSelectedInverse:
-        return CompiledSelectedInverse(self, super().selected_inverse)
-
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum, without the rounding of y."""
-        if not are_compiled(self.system) or d.smoothness is not None:
-            return super().residual_rows(d)
-        return self._residual(self.moments(RESIDUAL, d))
-
-    def _residual(self, found: Moments) -> Rows:
-        rows = found.equation, found.initial, np.tensordot(found.smoothness, self._increment_rows[0].T, axes=1)
-        return Rows(*(_rounded(x, self.system.dtype) for x in rows))
-
-    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
-        """Residual and gradients in one sweep, where each left-hand side has one right-hand side."""
-        batch = self.system.batch_with(d)
-        if not are_compiled(self.system) or d.smoothness is not None or prod(batch) != prod(self.system.batch):
-            return super().statistics_pullback(d, g)
-        found = self.moments(BOTH, d)
-        one = self._one_rhs(batch)
-        half = Moments(*(x if x is None or not wanted else x[one] for x, wanted in zip(found, GRADIENT, strict=True)))
-        return self._residual(found), self._selected_inverse.gradients(half, g)
-
-    def sum_of_squares(self, d: Rows) -> np.ndarray:
-        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
-        if not are_compiled(self.system) or d.smoothness is not None:
-            return super().sum_of_squares(d)
-        found = self.moments(Moments(log_determinant=True, minimum=True), d)
-        if found.minimum.size > 0:  # log det M is the same for all right-hand sides of a left-hand side
-            log_determinant = found.log_determinant[self._one_rhs(found.minimum.shape)]
-            self._selected_inverse.log_determinant = _rounded(log_determinant, self.system.dtype)
-        return _rounded(found.minimum, self.system.dtype)
-
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
         """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
         system = self.system
@@ -261,17 +221,9 @@ class CpuFactor(Factor):
         call = _Call.of(system) if d is None else _Call.of(system, d.equation, d.initial)
         cores = Moments.cores(system)
         found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
-        _kernels.covariance(call.form, batch, call.inputs, self._increment_rows[1], tuple(found))
+        increments = np.ascontiguousarray(increment_rows(system.scheme, system.K)[1])
+        _kernels.covariance(call.form, batch, call.inputs, increments, tuple(found))
         return Moments(*(x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)))
-
-    def _one_rhs(self, batch: Shape) -> tuple[Any, ...]:
-        """The index of one right-hand side for each left-hand side, in arrays of a batch of right-hand sides."""
-        own = self.system.batch
-        return *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
-
-    @property
-    def _increment_rows(self) -> tuple[np.ndarray, ...]:
-        return tuple(map(np.ascontiguousarray, increment_rows(self.system.scheme, self.system.K)))
 
     def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
         """NaN for batch members that have undetermined points."""

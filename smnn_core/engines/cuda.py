@@ -9,6 +9,9 @@ level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the prob
 derivatives by themselves, which takes seconds. CuPy keeps them on disk (`~/.cupy/kernel_cache`, or `CUPY_CACHE_DIR`) by
 their source, options, device architecture and the version of NVRTC, so that a new version of any compiles again.
 
+Moments of the posterior take one thread a system, in float64, there and back (`_cuda/moments.py`, which says what is
+left to the array API engine).
+
 Work goes to CuPy's current stream, memory comes from CuPy's current allocator, and nothing waits for the device:
 systems without a unique solution come back as NaN, and so do gradients that refinement does not find
 (`_cuda/adjoint.py`). Constants, such as weights that are numbers, are copied to the
@@ -38,14 +41,15 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
-from .._cupy import results
+from .._cupy import constant, results
 from .._errors import EngineWarning
 from .._problem import Gradients, Problem, Rows, System
-from ._cuda import host
+from ._cuda import host, moments
 from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
-from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
+from ._cuda.source import NVRTC_OPTIONS, Module, part_of
 from ._interface import ALL, Engine, Factor
+from ._moments import Moments, MomentsFactor
 from ._refinement import widened
 from ._rounded import RoundedFactor, widened_problem
 from .array_api import ArrayEngine
@@ -105,7 +109,7 @@ class CupyDevice:
     def address(self, x: Array) -> int:
         return int(x.data.ptr)
 
-    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
+    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
         function, block = _kernel(self.cupy, self.index, module, kernel), module.block(kernel)
         # An array of one element is passed by value; as plain bytes, since CuPy takes long to look at nested fields.
         value = job.view(f"V{job.itemsize}")
@@ -144,18 +148,18 @@ def _warn_of_few_digits(index: int) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _kernel(cupy: Any, index: int, module: Specialization, kernel: str) -> Any:
+def _kernel(cupy: Any, index: int, module: Module, kernel: str) -> Any:
     return _module(cupy, index, module, part_of(kernel)).get_function(kernel)
 
 
 @lru_cache(maxsize=128)
-def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
+def _module(cupy: Any, index: int, module: Module, part: int) -> Any:
     """The module of one device, compiled or read from CuPy's cache on disk."""
     return cupy.RawModule(code=module.source_of(part), options=NVRTC_OPTIONS, backend="nvrtc")
 
 
 @dataclass(frozen=True, eq=False)
-class CudaFactor(Factor):
+class CudaFactor(MomentsFactor):
     """A factor on a device. Its calls run there."""
 
     system: System
@@ -194,6 +198,24 @@ class CudaFactor(Factor):
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g, wanted)
 
+    def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
+        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+        system = widened(self.system)
+        if d is not None and system is not self.system:
+            d = Rows(*(None if x is None else system.xp.astype(x, system.dtype) for x in d))
+        with self.device.cupy.cuda.Device(self.device.index):
+            return moments.moments(self.device, system, self.undetermined, wanted, d)
+
+    def has_moments(self, d: Rows | None = None) -> bool:
+        """Whether the kernel serves the system, and right-hand sides d."""
+        batch = self.system.batch if d is None else self.system.batch_with(d)
+        served = moments.serves(self.system.n, self.system.n_steps, batch) and not too_many_axes(batch)
+        return served and super().has_moments(d)
+
+    def _constant(self, values: np.ndarray) -> Array:
+        system = self.system
+        return constant(system.xp, values, np.dtype(float), system.device)
+
     def _other(self, batch: Shape) -> Factor | None:
         """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
         return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, batch)) else None
@@ -224,7 +246,8 @@ class CudaEngine(Engine):
             return "not available: no CUDA device"
         return (
             f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns and {MOST_EQUATIONS} equations "
-            f"per time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api"
+            f"per time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api, and so do "
+            f"{moments.FALLBACK}"
         )
 
     def factorize(self, system: System) -> CudaFactor | RoundedFactor:

@@ -19,7 +19,7 @@ import numpy as np
 
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._cuda.source import Specialization, kernels
+from smnn_core.engines._cuda.source import Module
 
 HERE = Path(__file__).parent
 KERNELS = Path(host.__file__).parent
@@ -31,11 +31,11 @@ FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w")
 
 
 @cache
-def library(module: Specialization) -> ctypes.CDLL:
+def library(module: Module) -> ctypes.CDLL:
     """The module, compiled for the CPU; kept in `build/` from run to run."""
     defines = [f"-D{k}={v}" for k, v in module.defines.items()]
     own = "".join((HERE / name).read_text() for name in ("grid.hpp", "emulator.cpp"))
-    key = hashlib.sha256("\n".join([kernels(), own, COMPILER, *FLAGS, *defines]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([module.source, own, COMPILER, *FLAGS, *defines]).encode()).hexdigest()[:16]
     path = BUILD / f"{module}-{key}.so"
     if not path.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class Emulator:
     def address(self, x: np.ndarray) -> int:
         return x.ctypes.data
 
-    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
+    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
         self.launched.append(kernel)
         block = min(self.block, module.block(kernel))
         blocks = -(-lanes * module.team(kernel) // block)

@@ -14,7 +14,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from smnn_core.engines._cuda.source import NVRTC_OPTIONS, Specialization
+from smnn_core.engines._cuda.source import NVRTC_OPTIONS, Module, MomentsModule, Specialization
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "nvrtc"
@@ -24,13 +24,14 @@ ARCHITECTURES = ("sm_80", "sm_90")
 OPTIONS = (*NVRTC_OPTIONS, "--device-as-default-execution-space")
 """What NVRTC is given: CuPy adds the second itself, and some versions of NVRTC refuse to be told twice."""
 
-MODULES = [
+MODULES: list[Module] = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
     for dtype, V, K, Q in [("float64", 1, 3, 1), ("float32", 1, 3, 1), ("float64", 1, 5, 1), ("float64", 3, 3, 3)]
     for chunked in (False, True)
 ] + [
     Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True),
     Specialization("float64", 2, 3, 2, extra_rows=False, chunked=True),
+    *(MomentsModule(V, 3, V) for V in (1, 2, 3)),
 ]
 """The sizes of the benchmarks, unrolled and looped code, with tiles and without, both precisions, every branch of the
 sources."""
@@ -84,7 +85,7 @@ def _bytes(get_size, get, program: ctypes.c_void_p) -> bytes:
     return buffer.raw
 
 
-def report(module: Specialization, architecture: str) -> Report:
+def report(module: Module, architecture: str) -> Report:
     """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
 
     Kept in build/.

@@ -41,7 +41,9 @@ def test_kernels_keep_to_their_limits(module, architecture) -> None:
 
 
 @needs_nvrtc(13)
-@pytest.mark.parametrize("module", [MODULES[-2]], ids=str)
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if "extra" in str(module) or "moments-V1" in str(module)], ids=str
+)
 def test_kernels_compile_for_cuda_13(module) -> None:
     """Its compiler refuses more: constants that float32 cannot hold, for one."""
     cubin, _ = compile_(module.source, ARCHITECTURES[-1], 13)

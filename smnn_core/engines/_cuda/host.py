@@ -32,11 +32,10 @@ from .layout import (
     STATES,
     addressable,
     chain_job,
-    merge_axes,
+    lay_out,
     point_job,
-    strides_of,
 )
-from .source import Specialization
+from .source import Module, Specialization
 from .tiles import far_apart, staged
 
 
@@ -53,7 +52,7 @@ class Device(Protocol):
     def zeros(self, shape: Shape, dtype: str) -> Array: ...
     def result(self, shape: Shape, dtype: str) -> Array: ...  # `empty`, of what a call returns
     def address(self, x: Array) -> int: ...
-    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None: ...
+    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,24 +173,15 @@ class Call:
     def _lay_out(self) -> None:
         """The job but for the memory of its results."""
         system, job = self.system, self.job[0]
-        fields = [
-            (f, x, core) for f, (x, core) in enumerate(zip(self.arrays, self.cores, strict=False)) if x is not None
-        ]
-        flags = self.kept.undetermined
-        strides = [strides_of(x, len(self.batch) + len(core)) for _, x, core in fields]
-        shape, merged = merge_axes(
-            self.batch, [s[: len(self.batch)] for s in [*strides, strides_of(flags, len(self.batch) + 1)]]
-        )
-        systems = job["systems"]
+        flags, systems = self.kept.undetermined, job["systems"]
         systems["bad"], systems["undetermined"] = map(self.device.address, (self.kept.bad, flags))
-        systems["flag_strides"][: len(shape)], systems["flag_strides"][MAX_AXES] = merged.pop(), 1
-        systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), self.count
-        for (f, x, core), all_strides, batch in zip(fields, strides, merged, strict=True):
-            to, (time, *inner) = self.inputs[f], all_strides[len(self.batch) :]
-            if far_apart(x, core, batch, self.chunked):
+        cores = [*self.cores[: len(self.arrays)], flags.shape[-1:]]
+        inputs = lay_out(self.device.address, self.batch, [*self.arrays, flags], cores, systems)
+        systems["flag_strides"][:MAX_AXES], systems["flag_strides"][MAX_AXES] = inputs[-1]["batch"], 1
+        self.inputs[: len(self.arrays)] = inputs[:-1]
+        for f, (x, core) in enumerate(zip(self.arrays, cores, strict=False)):
+            if x is not None and far_apart(x, core, inputs[f]["batch"][: systems["axes"]].tolist(), self.chunked):
                 self.lines[f] = core[1:]
-            to["data"], to["time"] = self.device.address(x), time
-            to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, batch
         # without orders there are no initial rows
         job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
         job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -87,6 +88,28 @@ def chain_job(dtype: str) -> np.dtype[np.void]:
     )
 
 
+N_MOMENTS = 13
+"""Fields of `Moments`."""
+
+
+@cache
+def moments_job() -> np.dtype[np.void]:
+    """`MomentsJob`."""
+    return np.dtype(
+        [
+            ("systems", _systems),
+            ("in", _input, (FIELDS.index("smoothness"),)),
+            ("results", _pointer, (N_MOMENTS,)),
+            ("factor", _pointer),
+            ("checkpoints", _pointer),
+            ("threads", _index),
+            *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "segment")),
+            ("increments", "float64", (MAX_K * MAX_K,)),
+        ],
+        align=True,
+    )
+
+
 def addressable(xp: Namespace, x: Array) -> Array:
     """The array itself; a copy where its elements do not lie at multiples of their size."""
     return xp.asarray(x, copy=True) if any(stride % x.itemsize for stride in x.strides) else x
@@ -114,6 +137,28 @@ def merge_axes(shape: Shape, strides: Sequence[Sequence[int]]) -> tuple[Shape, l
         for k, s in zip(kept, strides, strict=True):
             k.append(s[axis])
     return tuple(sizes), kept
+
+
+def lay_out(
+    address: Callable[[Array], int],
+    batch: Shape,
+    arrays: Sequence[Array | None],
+    cores: Sequence[Shape],
+    systems: np.void,
+) -> np.ndarray:
+    """An `Input` for each array of shape (*batch, *core), or that broadcasts to it; None stands for zeros.
+
+    `systems` gets the shape of the batch, of which axes are merged.
+    """
+    inputs = np.zeros(len(arrays), _input)
+    given = [(to, x, core) for to, x, core in zip(inputs, arrays, cores, strict=True) if x is not None]
+    strides = [strides_of(x, len(batch) + len(core)) for _, x, core in given]
+    shape, merged = merge_axes(batch, [s[: len(batch)] for s in strides])
+    systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), math.prod(batch)
+    for (to, x, _), of_axes, of_batch in zip(given, strides, merged, strict=True):
+        to["data"], (to["time"], *inner) = address(x), of_axes[len(batch) :]
+        to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, of_batch
+    return inputs
 
 
 def too_many_axes(batch: Shape) -> bool:

@@ -187,16 +187,16 @@ struct CovarianceSizes {
     int own;  // the most own rows of a point
     int m;    // right-hand sides
 
-    CovarianceSizes(const Size& size, int own_, int m_) : V(size.V), K(size.K), n(size.n), own(own_), m(m_) {}
+    constexpr CovarianceSizes(const Size& size, int own_, int m_) : V(size.V), K(size.K), n(size.n), own(own_), m(m_) {}
 
-    int row() const { return row_stride<P>(n, true); }
-    int rhs() const { return row_stride<P>(m, true); }
-    int row_and_rhs() const { return row_stride<P>(n + m, false); }
-    int two_rows_and_rhs() const { return row_stride<P>(2 * n + m, false); }
+    constexpr int row() const { return row_stride<P>(n, true); }
+    constexpr int rhs() const { return row_stride<P>(m, true); }
+    constexpr int row_and_rhs() const { return row_stride<P>(n + m, false); }
+    constexpr int two_rows_and_rhs() const { return row_stride<P>(2 * n + m, false); }
     // What elimination leaves of a step: J^T and R^-T, the diagonal of K, s, w, and R^-1 ζ, without room behind rows.
-    int entries() const { return 2 * n * n + n + 2 + n * m; }
-    int carried() const { return n * row_and_rhs(); }
-    int workspace() const {
+    constexpr int entries() const { return 2 * n * n + n + 2 + n * m; }
+    constexpr int carried() const { return n * row_and_rhs(); }
+    constexpr int workspace() const {
         return (n + own) * row_and_rhs() + 2 * n * two_rows_and_rhs() + (4 * n + 2) * row() + 3 * n * rhs() + 2 * n + own +
                m + 3 * K;
     }

@@ -71,7 +71,7 @@ class Scheme:
     """
 
     name: str
-    citation: str
+    citation: str = field(repr=False)
     rule: Callable[[int], tuple[MatrixLike, MatrixLike]] = field(repr=False)
     exponent: float | Callable[[int], float] = field(default=0.0, repr=False)
     _known: dict[int, Matrices] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -1,7 +1,7 @@
 """What the site needs from Python while it is built.
 
 - The examples on the pages may import the packages from the working tree, and `figures` from this folder.
-- README's examples run, and must print what README says.
+- README's examples run, and must print what README says. Its pictures are found from the home page, which includes it.
 - Formulas become MathML here, so that browsers show them without scripts, fonts or network.
 """
 
@@ -35,6 +35,7 @@ def on_pre_build(**_: Any) -> None:
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
+    content = content.replace('<img src="docs/', '<img src="')
     return FORMULA.sub(lambda formula: _mathml(formula, page.file.src_uri), content)
 
 

@@ -50,9 +50,8 @@ def _warn_if_not_compiled(system: System) -> None:
     _warned = True
     warnings.warn(
         f"smnn solves without its compiled CPU engine: {cpu._missing} Results are the same, and take 40 to 200 times "
-        "as long. With a C++17 compiler, "
-        "`SMNN_REQUIRE_COMPILED=1 pip install -v --force-reinstall --no-binary smnn smnn` "
-        "builds it or says why it cannot.",
+        "as long. With a C++17 compiler, `SMNN_REQUIRE_COMPILED=1 pip install -v --force-reinstall --no-deps .` in a "
+        "checkout builds it or says why it cannot.",
         EngineWarning,
         stacklevel=2,
     )

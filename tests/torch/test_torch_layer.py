@@ -211,7 +211,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 def published_call(notebook: str) -> tuple[list[Tensor], dict[str, Any], tuple[int, ...]]:
     """(coefficients, rhs_equation, init_vars, steps), options and the shape of the result, as the notebook of that name
-    in the published code calls `ode_forward`."""
+    in the published code calls `ode_forward`; "sst" is the call in the layer of the Mechanistic Identifier, which
+    forecasts sea surface temperatures (Yao et al., 2024)."""
     g = torch.Generator().manual_seed(3)
 
     def some(*shape: int, low: float = 0.5) -> Tensor:
@@ -232,6 +233,9 @@ def published_call(notebook: str) -> tuple[list[Tensor], dict[str, Any], tuple[i
         initial = torch.empty(1, 1, 0, 1, 0, dtype=torch.float64)
         inputs = some(1, 1, 20, 1, 1, 3), torch.ones(1, 1, 20, 1, dtype=torch.float64), initial, some(1, 1, 19, low=0.1)
         return list(inputs), {"is_step_dim_first": False}, (1, 1, 20, 1, 3)
+    if notebook == "sst":
+        c, b = some(4, 1, 1, 30, 1, 3).transpose(-4, -3), some(4, 1, 1, 30).transpose(-2, -1)
+        return [c, b, some(4, 1, 10, 1, 1), some(4, 1, 29, 1, low=0.1).mean(dim=-1)], {}, (4, 1, 30, 1, 3)
     c = torch.tensor([[[[1.0, 2.0, 0.0], [0.5, 0.0, 0.0]], [[0.0, 0.1, 0.0], [-1.0, 1.0, 0.0]]]], dtype=torch.float64)
     inputs = c, torch.tensor([[1.0, 0.5]]).double(), torch.tensor([0.3, 2.0]).double()[None, ..., None]
     steps = torch.tensor([1e-2], dtype=torch.float64)
@@ -371,7 +375,7 @@ class TestOdeForward:
             st.ode_forward(c.requires_grad_(), b, u, s, enable_central_smoothness=True, frozen_lhs_cache_version=3)
 
     @pytest.mark.parametrize("central", [False, True])
-    @pytest.mark.parametrize("notebook", ["kdv", "lorenz", "sine", "standalone"])
+    @pytest.mark.parametrize("notebook", ["kdv", "lorenz", "sine", "sst", "standalone"])
     def test_the_calls_of_the_published_notebooks(self, notebook: str, central: bool) -> None:
         """Their shapes, layouts and options, with fewer points."""
         arguments, options, shape = published_call(notebook)

@@ -13,7 +13,7 @@ import numpy as np
 from .._constraints import apply, apply_transpose, weighted
 from .._errors import AccuracyWarning
 from .._problem import Gradients, Problem, Rows, System, Weights
-from ._interface import RANKS, Factor, by_field, from_fields
+from ._interface import RANKS, Factor, by_field, from_fields, inputs_by_field
 from ._refinement import widened
 from ._rounded import widened_problem
 from .array_api import ArrayEngine
@@ -139,10 +139,9 @@ def _of_members(problem: Problem, numbers: np.ndarray) -> Problem:
         x = x.reshape((1,) * (rank - x.ndim) + x.shape)
         return np.broadcast_to(x, ((*problem.batch, *x.shape[-rank:]) if problem.batch else (1, *x.shape)))[at]
 
-    c, w = system.coefficients, system.weights
-    inputs = c, problem.rhs, w.equation, system.step_sizes, w.smoothness, problem.initial_values, w.initial
-    c, b, w_equation, s, w_smoothness, u, w_initial = (of(x, rank) for x, rank in zip(inputs, RANKS, strict=True))
-    weights, batch = Weights(w_equation, w_initial, w_smoothness), (len(numbers),)
+    inputs = inputs_by_field(system, problem.rhs, problem.initial_values)
+    c, b, u, s, *w = (of(x, rank) for x, rank in zip(inputs, RANKS, strict=True))
+    weights, batch = Weights(*w), (len(numbers),)
     return Problem(replace(system, coefficients=c, step_sizes=s, weights=weights, batch=batch), b, u, batch)
 
 

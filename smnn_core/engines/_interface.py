@@ -20,18 +20,24 @@ Array = Any
 
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:
-    """Gradients, or which are wanted, in the order of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
-    c, b, u, s, w = gradients
-    return c, b, w.equation, s, w.smoothness, u, w.initial
+    """Gradients, or which of them are wanted, one after another in the order of the public functions, which is that
+    of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
+    *fields, w = gradients
+    return *fields, w.equation, w.initial, w.smoothness
 
 
 def from_fields(values: Iterable[Any]) -> Gradients:
     """The inverse of `by_field`."""
-    c, b, w_equation, s, w_smoothness, u, w_initial = values
-    return Gradients(c, b, u, s, Weights(w_equation, w_initial, w_smoothness))
+    c, b, u, s, *weights = values
+    return Gradients(c, b, u, s, Weights(*weights))
 
 
-RANKS = 4, 2, 2, 1, 1, 3, 3
+def inputs_by_field(system: System, rhs: Array = None, initial_values: Array = None) -> tuple[Array, ...]:
+    """The inputs of a problem in the order of their gradients, `by_field`."""
+    return by_field(Gradients(system.coefficients, rhs, initial_values, system.step_sizes, system.weights))
+
+
+RANKS = 4, 2, 3, 1, 2, 3, 1
 """Axes of inputs and their gradients behind those of the batch, in the order of `by_field`."""
 
 ALL = from_fields([True] * 7)

@@ -33,7 +33,7 @@ from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import Scheme, triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
-from ._interface import ALL, RANKS, Engine, by_field, from_fields
+from ._interface import ALL, RANKS, Engine, by_field, from_fields, inputs_by_field
 from ._moments import Moments, MomentsFactor
 from ._refinement import change_of_solution, refined, widened
 
@@ -57,8 +57,7 @@ class _Call(NamedTuple):
     form: Any
     """`_kernels.Form`: sizes and scheme"""
     inputs: tuple[Array, ...]
-    """coefficients, rhs, weights.equation, step_sizes, weights.smoothness, initial values, weights.initial:
-    in float64"""
+    """in float64, in the order of `by_field`"""
 
     @staticmethod
     def of_problem(problem: Problem) -> _Call:
@@ -67,7 +66,7 @@ class _Call(NamedTuple):
     @staticmethod
     def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
         c, w = system.coefficients, system.weights
-        inputs = c, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial
+        inputs = inputs_by_field(system, rhs, initial_values)
         if c.dtype != _DOUBLE or not _kernels.addressable(inputs):
             inputs = tuple(map(_wide, inputs))
         Q, V, K = c.shape[-3:]

@@ -10,8 +10,8 @@ namespace smnn {
 
 using Index = long long;
 
-// The arrays of a problem, and y and g of the adjoint.
-enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y, G, FIELDS };
+// The arrays of a problem in the order of the public functions, right-hand sides of smoothness rows, and y and g of the adjoint.
+enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, FIELDS };
 
 // An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast.
 struct Input {

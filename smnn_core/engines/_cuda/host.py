@@ -23,7 +23,7 @@ import numpy as np
 from ..._arrays import Array, Namespace, Shape, broadcast_shapes
 from ..._problem import Gradients, Problem, Rows, System
 from ..._schemes import Scheme, triangular_rows
-from .._interface import ALL
+from .._interface import ALL, inputs_by_field
 from . import adjoint
 from .grain import Grain
 from .layout import (
@@ -96,7 +96,7 @@ def cores(system: System) -> tuple[Shape, ...]:
     T, V, K, Q = system.n_steps, system.V, system.K, system.Q
     initial = (system.n_initial_steps, V, system.n_initial_orders)
     states = [(T, V, K)] * (len(STATES) + 4)
-    return (T, Q, V, K), (T, Q), (T, Q), (T - 1,), (T - 1,), initial, initial, (T - 1, V, 2 * K), *states
+    return (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,), (T - 1, V, 2 * K), *states
 
 
 def dtype_name(system: System) -> str:
@@ -312,7 +312,7 @@ class DeviceFactor:
         smoothness = None
         if d.smoothness is not None:
             smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
-        call = Call(self.device, system, batch, [*_inputs(system, d.equation, d.initial), smoothness])
+        call = Call(self.device, system, batch, [*inputs_by_field(system, d.equation, d.initial), smoothness])
         call.eliminate()
         return call.solution()
 
@@ -328,11 +328,11 @@ class DeviceFactor:
 
     def normal_solve(self, g: Array) -> Array:
         batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
-        return self._normal(batch, [*_inputs(self.system), None, None, g]).solution()
+        return self._normal(batch, [*inputs_by_field(self.system), None, None, g]).solution()
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients; those that are not wanted are not summed, and left out."""
-        inputs = _inputs(problem.system, problem.rhs, problem.initial_values)
+        inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
         states = adjoint.States.of(self.device, problem, y, g)
         call = self._normal(problem.batch, [*inputs, None, *states.arrays])
         return adjoint.gradients(call, states, inputs, wanted)
@@ -340,7 +340,7 @@ class DeviceFactor:
 
 def factorize(device: Device, system: System) -> DeviceFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
-    call = Call(device, system, system.batch, _inputs(system))
+    call = Call(device, system, system.batch, inputs_by_field(system))
     call.eliminate()
     return DeviceFactor(device, system, call.kept)
 
@@ -348,11 +348,6 @@ def factorize(device: Device, system: System) -> DeviceFactor:
 def solve_problem(device: Device, problem: Problem) -> tuple[Array, DeviceFactor]:
     """The solution and the factor, in one sweep."""
     system = problem.system
-    call = Call(device, system, problem.batch, _inputs(system, problem.rhs, problem.initial_values))
+    call = Call(device, system, problem.batch, inputs_by_field(system, problem.rhs, problem.initial_values))
     call.eliminate()
     return call.solution(), DeviceFactor(device, system, call.kept)
-
-
-def _inputs(system: System, rhs: Array | None = None, initial_values: Array | None = None) -> list[Array]:
-    w = system.weights
-    return [system.coefficients, rhs, w.equation, system.step_sizes, w.smoothness, initial_values, w.initial]

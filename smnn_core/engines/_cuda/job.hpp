@@ -11,7 +11,7 @@ constexpr int MAX_K = 8;       // orders, as SMNN_MOST_ORDERS
 constexpr int MAX_LEVELS = 8;  // of chains of separators
 
 // The arrays of a problem, and of the adjoint: y, g, what refines y, λ with M λ = g, and what A is multiplied by.
-enum Field { C, B, W_EQUATION, S, W_SMOOTHNESS, U, W_INITIAL, SMOOTHNESS_RHS, Y, G, CHANGE_OF_Y, LAMBDA, FACTOR, FIELDS };
+enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, CHANGE_OF_Y, LAMBDA, FACTOR, FIELDS };
 
 // Of what `residual` says how large the products are.
 enum Largest { EQUATIONS, STEPS, INITIAL, ADDED, LARGEST = ADDED + 2 };

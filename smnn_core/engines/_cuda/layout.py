@@ -14,7 +14,7 @@ MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
 STATES = "y", "g", "change of y", "lambda", "factor"
 FIELDS = (
-    "coefficients", "rhs", "weights.equation", "step_sizes", "weights.smoothness", "initial_values", "weights.initial",
+    "coefficients", "rhs", "initial_values", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness",
     "smoothness", *STATES,
 )  # fmt: skip
 """The arrays of a problem and of its adjoint, in the order of `Field`."""

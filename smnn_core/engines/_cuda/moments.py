@@ -10,6 +10,7 @@ import numpy as np
 from ..._arrays import Array, Shape
 from ..._problem import Rows, System
 from .._increments import increment_rows
+from .._interface import inputs_by_field
 from .._moments import Moments
 from .layout import addressable, lay_out, moments_job
 from .source import MomentsModule
@@ -45,11 +46,10 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
         system: in float64.
         undetermined: bool, (*system.batch, T)
     """
-    xp, w = device.xp, system.weights
+    xp = device.xp
     batch = system.batch if d is None else system.batch_with(d)
     b, u = (None, None) if d is None else (d.equation, d.initial)
-    inputs = [system.coefficients, b, w.equation, system.step_sizes, w.smoothness, u, w.initial]
-    arrays = [None if x is None else addressable(xp, x) for x in inputs]
+    arrays = [None if x is None else addressable(xp, x) for x in inputs_by_field(system, b, u)]
     bad = xp.asarray(xp.broadcast_to(xp.any(undetermined, axis=-1), batch), copy=True)
     cores = Moments.cores(system)
     # (nothing is written to those of an empty batch)
@@ -61,7 +61,7 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
         job[0]["systems"]["bad"] = device.address(bad)
         T, V, K, Q = system.n_steps, system.V, system.K, system.Q
         initial = system.n_initial_steps, V, system.n_initial_orders
-        of_inputs = (T, Q, V, K), (T, Q), (T, Q), (T - 1,), (T - 1,), initial, initial
+        of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)
         job["in"] = lay_out(device.address, batch, arrays, of_inputs, job[0]["systems"])
         job["results"] = [0 if x is None else device.address(x) for x in found]
         job["V"], job["K"], job["Q"], job["points"] = V, K, Q, T

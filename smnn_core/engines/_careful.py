@@ -14,7 +14,6 @@ from .._constraints import apply, apply_transpose, weighted
 from .._errors import AccuracyWarning
 from .._problem import Gradients, Problem, Rows, System, Weights
 from ._interface import RANKS, Factor, by_field, from_fields, inputs_by_field
-from ._refinement import widened
 from ._rounded import widened_problem
 from .array_api import ArrayEngine
 
@@ -23,7 +22,7 @@ Array = Any
 NUMBERS = 1 << 21
 """Unknowns that are eliminated at a time: the engine takes some hundred times their memory."""
 LARGEST_CHANGE = 1e-8
-"""As in _cpu/adjoint.hpp."""
+"""As in _cpu/engine.hpp."""
 FAST = 1e-3
 """Changes below this are refined away in few steps."""
 
@@ -60,9 +59,9 @@ def replace_unrefined(
     problem: Problem,
     g: np.ndarray,
     gradients: list[np.ndarray | None],
+    change: np.ndarray,
     undetermined: np.ndarray | None,
     contract: Callable[[np.ndarray], Any],
-    factor: Factor,
     factorize: Callable[[System], Factor],
 ) -> None:
     """Gradients once more, of members that one step of refinement is not enough for.
@@ -71,14 +70,13 @@ def replace_unrefined(
 
     Args:
         gradients: in the order of `by_field`; replaced.
+        change: what one step leaves of an error of λ, (*problem.batch,); in some members it is above `LARGEST_CHANGE`.
         contract: puts the gradients of all members into `gradients`, from dL/dy = g.
-        factor: of the whole batch, in float64.
-        factorize: makes one of some members.
+        factorize: makes a factor of some members.
     """
-    change = _change(problem, factor, g)
+    members = np.array((change > LARGEST_CHANGE) & problem.system.is_finite)
     if undetermined is not None:
-        change[np.broadcast_to(undetermined.any(axis=-1), change.shape)] = 0
-    members = change > LARGEST_CHANGE
+        members &= ~undetermined.any(axis=-1)
     fast = members & (change < FAST)
     found = []
     for some, engine in ((fast, lambda x: RefinedFactor(factorize(x))), (members & ~fast, ArrayEngine().factorize)):
@@ -92,27 +90,6 @@ def replace_unrefined(
     contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
     for numbers, careful in found:
         _add_members(problem, gradients, numbers, careful)
-
-
-def _change(problem: Problem, factor: Factor, g: np.ndarray) -> np.ndarray:
-    """What one step of refinement leaves of an error, times that of W A λ where it was its size, (*batch,).
-
-    As in _cpu/adjoint.hpp.
-    """
-    system = widened(problem.system)
-
-    def size(x: np.ndarray, rank: int = 3) -> np.ndarray:
-        result: np.ndarray = np.abs(x).max(axis=tuple(range(-rank, 0)), initial=0)
-        return result
-
-    with np.errstate(all="ignore"):  # of members that are singular or not finite
-        λ = factor.normal_solve(g)
-        δ = factor.normal_solve(g - _normal_product(system, λ))
-        v, dv = (weighted(system.weights, apply(system, x)) for x in (λ, δ))
-        of_equations = size(dv.equation, 2) / size(v.equation + dv.equation, 2)
-        of_steps = size(dv.smoothness) / size(v.smoothness + dv.smoothness)
-        change = size(δ) / size(λ) * np.fmax(np.fmax(of_equations, of_steps), 1)
-    return np.array(np.broadcast_to(change, problem.batch))
 
 
 def _careful_gradients(

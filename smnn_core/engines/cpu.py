@@ -18,7 +18,7 @@ number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -204,11 +204,10 @@ class CpuFactor(MomentsFactor):
                 call.form, problem.batch, call.inputs, self.kept, _wide(y), _wide(g), tuple(gradients), recompute
             )
 
-        small_pivot, is_unrefined = contract(g)
+        small_pivot, change = contract(g)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
-        if is_unrefined:
-            wide = replace(self, system=widened(self.system), undetermined=None)
-            replace_unrefined(problem, _wide(g), gradients, undetermined, contract, wide, CpuEngine().factorize)
+        if change is not None:
+            replace_unrefined(problem, _wide(g), gradients, change, undetermined, contract, CpuEngine().factorize)
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result

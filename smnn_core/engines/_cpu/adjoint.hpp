@@ -80,7 +80,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         if (is_refined_) {
             select_columns(1, ADJOINT_COLUMNS);
             this->back(contract_segment);
-            check();
+            write_sizes();
         } else {
             for (int k = this->last_segment(); k >= 0; --k) contract_segment(k);
         }
@@ -116,27 +116,18 @@ struct Adjoint : Driver<P, Size, Chunked> {
         return any(splat<P>(0) < roughness_);
     }
 
-    // The largest entries of λ, and of W A λ in the rows of the equations and of the steps, and of what was added to them.
-    // Refinement leaves of an error what it leaves of λ; where that is more than the root of the precision, as with equations
-    // in units in which they are 1e8 times larger than the other rows, one step of refinement may not be enough.
-    static constexpr double LARGEST_CHANGE = 1e-8;
-    struct Largest {
-        P x = splat<P>(0), change = splat<P>(0);
-        void take(const P& refined, const P& added) {
-            x = larger(x, magnitude(refined));
-            change = larger(change, magnitude(added));
-        }
-        T ratio(int l) const { return change.get(l) / x.get(l); }
-    };
-    Largest of_lambda_, of_equations_, of_steps_;
     static P larger(const P& a, const P& b) { return select(a < b, b, a); }
-    void check() const {
+    P sizes_[SIZES] = {};  // as those of the job
+    // Of point t, in lanes that have it.
+    void measure(SizeOf of, int t, const P& x, const P& added) {
+        const P there = has_point(t);
+        sizes_[of] = larger(sizes_[of], there * magnitude(x));
+        sizes_[SIZES_OF_CHANGES + of] = larger(sizes_[SIZES_OF_CHANGES + of], there * magnitude(added));
+    }
+    void write_sizes() const {
         for (int l = 0; l < group.valid; ++l) {
-            T of_rows = 1;
-            for (const Largest* rows : {&of_equations_, &of_steps_}) {
-                if (rows->ratio(l) > of_rows) of_rows = rows->ratio(l);
-            }
-            if (of_lambda_.ratio(l) * of_rows > LARGEST_CHANGE) __atomic_store_n(job.any_unrefined, 1, __ATOMIC_RELAXED);
+            double* const to = job.sizes + (group.system[l] * job.C + group.chunk[l]) * SIZES;
+            for (int i = 0; i < SIZES; ++i) to[i] = sizes_[i].get(l);
         }
     }
 
@@ -150,7 +141,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const Difference<P> of_lambda = start(residual_of_lambda, t0, rest_at(1, t0)), of_y = start(residual_of_y, t0, rest_at(2, t0));
         if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, {0, false});
         for (Index e = 0; e < Index(t1 - t0) * n; ++e) of_y.x[e] = splat<P>(0);
-        for (int t = t0; t < t1; ++t) w_step[t - t0] = weight_of_step(rows, t);
+        for (int t = t0; t < t1; ++t) w_step[t - t0] = has_point(t) * rows.w_smoothness(t);
         ahead.fetch(0, 1, 2);
         const Products<P> a = products(LAMBDA, t0), b = products(SOLUTION, t0);
         const P *const lambda = column(0, 0, t0, border), *const y = y_at(t0);
@@ -311,31 +302,33 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const P* const before = t0 > 0 ? column_c - n : block.border;
         multiply(size, job.scheme_rows, rows, t0, t1, before, column_c, block.more);
         for (int e = 0; e < (t1 - t0) * job.Q; ++e) {
-            const P change = roughness_ * block.more.equation[e], w = rows.w_equation(t0 + e / job.Q, e % job.Q);
+            const int t = t0 + e / job.Q;
+            const P change = roughness_ * block.more.equation[e], w = rows.w_equation(t, e % job.Q);
             a.equation[e] += change;
-            if (c == 1) of_equations_.take(w * a.equation[e], w * change);
+            if (c == 1) measure(SIZE_IN_EQUATIONS, t, w * a.equation[e], w * change);
         }
         for (int e = 0; e < (t1 - t0) * step_rows(size); ++e) {
-            const P change = roughness_ * block.more.step[e], w = weight_of_step(rows, t0 + e / step_rows(size));
+            const int t = t0 + e / step_rows(size);
+            const P change = roughness_ * block.more.step[e], w = rows.w_smoothness(t);
             a.step[e] += change;
-            if (c == 1) of_steps_.take(w * a.step[e], w * change);
+            if (c == 1) measure(SIZE_IN_STEPS, t, w * a.step[e], w * change);
         }
         if (!x) return;
         for (int j = 0; j < n; ++j) (x - n)[j] += roughness_ * before[j];
         for (int e = 0; e < (t1 - t0) * n; ++e) {
             const P change = roughness_ * column_c[e];
-            of_lambda_.take(x[e], change);
+            measure(SIZE_OF_LAMBDA, t0 + e / n, x[e], change);
             x[e] += change;
         }
     }
 
-    // The weight of the step into point t; zero in lanes that do not have that point.
-    P weight_of_step(const StagedRows<P>& rows, int t) const {
-        P w = rows.w_smoothness(t);
+    // 1 in lanes that have point t, else 0.
+    P has_point(int t) const {
+        P there = splat<P>(1);
         for (int l = 0; t >= group.shortest && l < W; ++l) {
-            if (t >= group.length[l]) w.set(l, 0);
+            if (t >= group.length[l]) there.set(l, 0);
         }
-        return w;
+        return there;
     }
 
     // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.

@@ -200,7 +200,6 @@ class Call {
         job.arrays_are_far = numbers * item() > FAR_BYTES;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
-        job.any_unrefined = &any_unrefined_;
     }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -210,7 +209,6 @@ class Call {
     }
     bool chunked() const { return job.C > 1; }
     bool any_undetermined() const { return any_undetermined_ != 0; }
-    bool any_unrefined() const { return any_unrefined_ != 0; }
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
@@ -252,7 +250,7 @@ class Call {
 
    private:
     const Shape& shape_;
-    int any_undetermined_ = 0, any_zero_step_ = 0, any_unrefined_ = 0;
+    int any_undetermined_ = 0, any_zero_step_ = 0;
 
     // Systems that share left-hand sides: system r of left-hand side k is number lhs[k] + repeat[r] of the batch.
     struct SharedLhs {

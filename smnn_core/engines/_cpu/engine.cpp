@@ -145,6 +145,25 @@ void solve_normal(Call& call, const Factor* factor, bool contract, Keep keep) {
     call.run(CONTRACT);
 }
 
+// What refinement has changed, of each system; empty where that is little.
+std::vector<double> changes_of(const Job& job) {
+    std::vector<double> changes(size_t(job.batch));
+    bool any_large = false;
+    for (Index i = 0; i < job.batch; ++i) {
+        double largest[SIZES] = {};
+        for (Index k = 0; k < job.C * SIZES; ++k) {
+            double& to = largest[k % SIZES];
+            to = std::max(to, job.sizes[i * job.C * SIZES + k]);
+        }
+        const auto ratio = [&](SizeOf of) { return largest[SIZES_OF_CHANGES + of] / largest[of]; };
+        const double of_rows = std::fmax(std::fmax(ratio(SIZE_IN_EQUATIONS), ratio(SIZE_IN_STEPS)), 1);
+        changes[size_t(i)] = ratio(SIZE_OF_LAMBDA) * of_rows;  // (not a number where nothing was refined)
+        any_large = any_large || changes[size_t(i)] > LARGEST_CHANGE;
+    }
+    if (!any_large) changes.clear();
+    return changes;
+}
+
 }  // namespace
 
 Solved solve(
@@ -196,9 +215,11 @@ Pulled adjoint(
         if (gradients[size_t(f)].data) out.emplace_back(call, Field(f), gradients[size_t(f)]);
     }
     for (GradientOf& gradient : out) gradient.allocate();
+    std::vector<double> sizes(size_t(call.job.lanes) * SIZES);
+    call.job.sizes = sizes.data();
     solve_normal(call, factor, true, recompute ? Keep::NONE : Keep::SOME);
     for (GradientOf& gradient : out) gradient.finish();
-    return {call.any_undetermined(), call.any_unrefined()};
+    return {call.any_undetermined(), changes_of(call.job)};
 }
 
 void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Moments& wanted) {

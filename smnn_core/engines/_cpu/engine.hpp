@@ -65,9 +65,14 @@ bool normal_solve(
 
 // The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
 // of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy.
+//
+// `changes`, (batch): what one step of refinement leaves of an error of λ, times that of the products with the rows, where it
+// is above their size. Where it is more than LARGEST_CHANGE, as with equations in units in which they are 1e8 times larger than
+// the other rows, one step is not enough: gradients may be wrong in all digits. Empty where all are below.
+constexpr double LARGEST_CHANGE = 1e-8;
 struct Pulled {
     bool any_small_pivot;  // as `normal_solve` returns it
-    bool any_unrefined;    // so ill-conditioned that gradients may be wrong in all digits: see _cpu/adjoint.hpp
+    std::vector<double> changes;
 };
 Pulled adjoint(
     const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,

@@ -52,6 +52,10 @@ constexpr int ADJOINT_COLUMNS = 3;
 // its last point and at the left separator, and the parts of `rest` there.
 enum Passed { BEFORE, LEFT, REST, REST_LEFT, PASSED };
 
+// Of an adjoint that refines: the largest magnitudes of the numbers of a lane, and of what was added to them. Zero where nothing
+// was. (A chunk of a system is a lane.)
+enum SizeOf { SIZE_OF_LAMBDA, SIZE_IN_EQUATIONS, SIZE_IN_STEPS, SIZES_OF_CHANGES, SIZES = 2 * SIZES_OF_CHANGES };
+
 struct Job {
     // sizes
     int V, K, Q, n, T, T_init, R_init;
@@ -90,7 +94,7 @@ struct Job {
     const Index* undetermined_strides;
     int* any_undetermined;
     int* any_zero_step;
-    int* any_unrefined;          // set where refinement does not converge
+    double* sizes;               // (lanes, SIZES): see `SizeOf`
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries)

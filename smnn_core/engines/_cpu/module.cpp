@@ -175,6 +175,18 @@ class Request {
     std::array<Held, smnn::FIELDS> inputs_;
 };
 
+// An array whose memory comes from the engine's pool, and goes back there.
+nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
+    size_t bytes = is_double ? 8 : 4;
+    for (size_t size : shape) bytes *= size;
+    auto buffer = std::make_unique<smnn::Buffer>(bytes);
+    void* data = buffer->data();
+    nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<smnn::Buffer*>(p); });
+    (void)buffer.release();
+    const nb::dlpack::dtype dtype = is_double ? nb::dtype<double>() : nb::dtype<float>();
+    return nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), owner, nullptr, dtype);
+}
+
 nb::tuple solve(
     const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle y, bool recompute
 ) {
@@ -234,7 +246,11 @@ nb::tuple adjoint(
         const WithoutLock guard;
         pulled = smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, recompute);
     }
-    return nb::make_tuple(pulled.any_small_pivot, pulled.any_unrefined);
+    if (pulled.changes.empty()) return nb::make_tuple(pulled.any_small_pivot, nb::none());
+    std::vector<size_t> shape(request.shape.batch.begin(), request.shape.batch.end());
+    const auto changes = empty(shape, true);
+    std::copy(pulled.changes.begin(), pulled.changes.end(), static_cast<double*>(changes.data()));
+    return nb::make_tuple(pulled.any_small_pivot, changes);
 }
 
 // The array to write, of this shape; null for None.
@@ -291,18 +307,6 @@ bool addressable(nb::tuple arrays) {
         if (!fits) return false;
     }
     return true;
-}
-
-// An array whose memory comes from the engine's pool, and goes back there.
-nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
-    size_t bytes = is_double ? 8 : 4;
-    for (size_t size : shape) bytes *= size;
-    auto buffer = std::make_unique<smnn::Buffer>(bytes);
-    void* data = buffer->data();
-    nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<smnn::Buffer*>(p); });
-    (void)buffer.release();
-    const nb::dlpack::dtype dtype = is_double ? nb::dtype<double>() : nb::dtype<float>();
-    return nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), owner, nullptr, dtype);
 }
 
 }  // namespace

@@ -19,7 +19,6 @@ number of threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from .._arrays import Array, Shape, broadcast_shapes
 from .._constraints import residual
 from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
-from .._schemes import Scheme, triangular_rows
+from .._schemes import triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
 from ._interface import ALL, RANKS, Engine, by_field, from_fields, inputs_by_field
@@ -51,32 +50,19 @@ except ImportError as error:
     )
 
 
-class _Call(NamedTuple):
-    """What every call of the kernels needs of a system."""
-
-    form: Any
-    """`_kernels.Form`: sizes and scheme"""
-    inputs: tuple[Array, ...]
-    """in float64, in the order of `by_field`"""
-
-    @staticmethod
-    def of_problem(problem: Problem) -> _Call:
-        return _Call.of(problem.system, problem.rhs, problem.initial_values)
-
-    @staticmethod
-    def of(system: System, rhs: Array = None, initial_values: Array = None) -> _Call:
-        c, w = system.coefficients, system.weights
-        inputs = inputs_by_field(system, rhs, initial_values)
-        if c.dtype != _DOUBLE or not _kernels.addressable(inputs):
-            inputs = tuple(map(_wide, inputs))
-        Q, V, K = c.shape[-3:]
-        sizes = system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders
-        return _Call(_form(sizes, system.scheme, _small_pivot(w.smoothness)), inputs)
+def _spec(
+    system: System, batch: Shape, rhs: Array = None, initial_values: Array = None, smoothness: Array = None
+) -> Any:
+    """A `_kernels.Problem`, which holds the buffers of all inputs, in float64."""
+    Q, V, K = system.coefficients.shape[-3:]
+    sizes = system.n_steps, V, K, Q, system.n_initial_steps, system.n_initial_orders
+    arrays = *inputs_by_field(system, rhs, initial_values), smoothness
+    small_pivot = _small_pivot(system.weights.smoothness)
+    return _kernels.Problem(sizes, batch, triangular_rows(system.scheme, K)[0], small_pivot, tuple(map(_wide, arrays)))
 
 
-@lru_cache(maxsize=1024)
-def _form(sizes: tuple[int, ...], scheme: Scheme, small_pivot: float) -> Any:
-    return _kernels.Form(sizes, triangular_rows(scheme, sizes[2])[0], small_pivot)
+def _spec_of(problem: Problem) -> Any:
+    return _spec(problem.system, problem.batch, problem.rhs, problem.initial_values)
 
 
 def _small_pivot(w: np.ndarray) -> float:
@@ -120,10 +106,8 @@ def _states(system: System, batch: Shape) -> np.ndarray:
 
 def _wide(x: Array) -> Array:
     """x in float64, its elements at multiples of their size; itself where it is that already."""
-    if x is None:
-        return None
-    if x.dtype == _DOUBLE:
-        return x if _kernels.addressable((x,)) else np.array(x, order="C")
+    if x is None or (x.dtype == _DOUBLE and x.flags.aligned):
+        return x
     wide = _empty(x.shape)
     np.copyto(wide, x)
     return wide
@@ -141,7 +125,7 @@ class Solved(NamedTuple):
     """A problem, as kernels take it, and its solution before it was rounded, if it was and that was kept."""
 
     problem: Problem
-    call: _Call
+    spec: Any
     y: np.ndarray | None
 
 
@@ -166,13 +150,9 @@ class CpuFactor(MomentsFactor):
     def solve(self, d: Rows) -> np.ndarray:
         system = self.system
         batch = system.batch_with(d)
-        call = _Call.of(system, d.equation, d.initial)
-        inputs = call.inputs
-        if d.smoothness is not None:
-            Q = triangular_rows(system.scheme, system.K)[1]
-            inputs = (*inputs, np.ascontiguousarray(d.smoothness @ Q))  # (in float64)
+        smoothness = None if d.smoothness is None else d.smoothness @ triangular_rows(system.scheme, system.K)[1]
         y = _states(system, batch)
-        _kernels.solve(call.form, batch, inputs, y)
+        _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
         y = self._masked(y)
         if self.has_small_pivots:
             y = _refined(system, d, y)
@@ -184,8 +164,8 @@ class CpuFactor(MomentsFactor):
     def _normal_solve(self, g: Array) -> tuple[np.ndarray, bool]:
         """M^-1 g in float64, and whether a pivot is small where the system is eliminated again."""
         batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
-        call, x = _Call.of(self.system), _states(self.system, batch)
-        return x, _kernels.normal_solve(call.form, batch, call.inputs, self.kept, _wide(g), x)
+        x = _states(self.system, batch)
+        return x, _kernels.normal_solve(_spec(self.system, batch), self.kept, _wide(g), x)
 
     def adjoint(
         self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, recompute: bool = False
@@ -193,16 +173,14 @@ class CpuFactor(MomentsFactor):
         """Normal solve, and contraction into all gradients, or those wanted."""
         solved = self.solved
         if solved is None or solved.problem is not problem:
-            solved = Solved(problem, _Call.of_problem(problem), None)
-        call = solved.call
+            solved = Solved(problem, _spec_of(problem), None)
         if y.dtype != _DOUBLE:
-            y = _solution(call, problem) if solved.y is None else solved.y
-        gradients = [_empty(x.shape) if take else None for x, take in zip(call.inputs, by_field(wanted), strict=True)]
+            y = _solution(solved.spec, problem) if solved.y is None else solved.y
+        inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
+        gradients = [_empty(x.shape) if take else None for x, take in zip(inputs, by_field(wanted), strict=True)]
 
         def contract(g: np.ndarray) -> Any:
-            return _kernels.adjoint(
-                call.form, problem.batch, call.inputs, self.kept, _wide(y), _wide(g), tuple(gradients), recompute
-            )
+            return _kernels.adjoint(solved.spec, self.kept, _wide(y), _wide(g), tuple(gradients), recompute)
 
         small_pivot, change = contract(g)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
@@ -216,11 +194,11 @@ class CpuFactor(MomentsFactor):
         """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
         system = self.system
         batch = system.batch if d is None else system.batch_with(d)
-        call = _Call.of(system) if d is None else _Call.of(system, d.equation, d.initial)
+        spec = _spec(system, batch) if d is None else _spec(system, batch, d.equation, d.initial)
         cores = Moments.cores(system)
         found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
         increments = np.ascontiguousarray(increment_rows(system.scheme, system.K)[1])
-        _kernels.covariance(call.form, batch, call.inputs, increments, tuple(found))
+        _kernels.covariance(spec, increments, tuple(found))
         return Moments(*(x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)))
 
     def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
@@ -262,26 +240,26 @@ class CpuEngine(Engine):
 
     def factorize(self, system: System) -> CpuFactor:
         """Eliminates a left-hand side, once for all right-hand sides."""
-        return _eliminated(system, _Call.of(system), system.batch, None)
+        return _eliminated(system, _spec(system, system.batch), system.batch, None)
 
     def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[np.ndarray, CpuFactor]:
         """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below
         six times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing
         (`recompute`). What is not kept is eliminated again.
         """
-        system, call = problem.system, _Call.of_problem(problem)
+        system, spec = problem.system, _spec_of(problem)
         y = _states(system, problem.batch)
-        factor = _eliminated(system, call, problem.batch, y, recompute)
+        factor = _eliminated(system, spec, problem.batch, y, recompute)
         y = factor._masked(y)
         if factor.has_small_pivots:
             y = _refined(system, problem.rows, y)
-        factor.solved = Solved(problem, call, None if recompute or system.dtype == _DOUBLE else y)
+        factor.solved = Solved(problem, spec, None if recompute or system.dtype == _DOUBLE else y)
         return _rounded(y, system.dtype), factor
 
     def solve_determined(self, problem: Problem) -> np.ndarray:
         """The solution of a system that is known to have one, whose pivots need not be judged."""
         problem.system.check_values()
-        return _rounded(_solution(_Call.of_problem(problem), problem), problem.system.dtype)
+        return _rounded(_solution(_spec_of(problem), problem), problem.system.dtype)
 
     def normal_solve(self, system: System, g: Array) -> np.ndarray:
         """M^-1 g of a system that nothing else is asked of, in one sweep and back."""
@@ -306,11 +284,11 @@ class CpuEngine(Engine):
         return CpuFactor(problem.system).adjoint(problem, y, g, wanted, recompute=recompute)
 
 
-def _eliminated(system: System, call: _Call, batch: Shape, y: np.ndarray | None, recompute: bool = False) -> CpuFactor:
+def _eliminated(system: System, spec: Any, batch: Shape, y: np.ndarray | None, recompute: bool = False) -> CpuFactor:
     """The factor; the solution goes into y."""
     if 0 in batch:
         system.check_values()  # (kernels look at what they solve)
-    kept, small_pivot, zero_step = _kernels.solve(call.form, batch, call.inputs, y, recompute)
+    kept, small_pivot, zero_step = _kernels.solve(spec, y, recompute)
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     return CpuFactor(system, _undetermined(system) if small_pivot else None, kept, small_pivot)
@@ -331,9 +309,9 @@ def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
     return result
 
 
-def _solution(call: _Call, problem: Problem) -> np.ndarray:
+def _solution(spec: Any, problem: Problem) -> np.ndarray:
     y = _states(problem.system, problem.batch)
-    _kernels.solve(call.form, problem.batch, call.inputs, y, True)
+    _kernels.solve(spec, y, True)
     return y
 
 
@@ -357,8 +335,7 @@ def _undetermined(system: System) -> np.ndarray | None:
     are of very different size (kernels/pivots.hpp).
     """
     flags = np.zeros((*system.batch, system.n_steps), dtype=np.bool_)
-    call = _Call.of(system)
-    if not _kernels.find_undetermined(call.form, system.batch, call.inputs, flags):
+    if not _kernels.find_undetermined(_spec(system, system.batch), flags):
         return None
     flags &= system.is_finite[..., None]  # a pivot of an infinite system is not finite, which says nothing
     return flags

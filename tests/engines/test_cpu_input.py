@@ -8,6 +8,7 @@ import pytest
 import smnn_core as smnn
 from smnn_core._problem import System
 from smnn_core.engines import cpu, select
+from smnn_core.engines._interface import inputs_by_field
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
@@ -113,22 +114,27 @@ def test_leaves_very_large_blocks_to_the_other_engine() -> None:
 
 def test_kernels_refuse_arrays_that_do_not_fit() -> None:
     """Below the checks of the public functions the kernels have their own."""
-    call = cpu._Call.of(system_of(np.ones((4, 1, 1, 3))), np.ones((4, 1)), np.ones((1, 1, 1)))
-    y = np.empty((4, 1, 3))
-    for c in (np.ones((5, 1, 1, 3)), np.ones((4, 1, 1, 3), np.float32), misaligned(np.ones((4, 1, 1, 3)))):
+    system, sizes, rows = system_of(np.ones((4, 1, 1, 3))), (4, 1, 3, 1, 1, 1), np.eye(6)
+    c, _, _, *others = inputs_by_field(system)
+    rhs, u = np.ones((4, 1)), np.ones((1, 1, 1))
+    problem = cpu._kernels.Problem(sizes, (), rows, 1e-15, (c, rhs, u, *others))
+    for wrong in (np.ones((4, 1, 1, 3), np.float32), misaligned(c)):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(call.form, (), (c, *call.inputs[1:]), y)
+            cpu._kernels.Problem(sizes, (), rows, 1e-15, (wrong, rhs, u, *others))
+    y = np.empty((4, 1, 3))
+    other = cpu._kernels.Problem(sizes, (), rows, 1e-15, (np.ones((5, 1, 1, 3)), rhs, u, *others))
+    with pytest.raises(ValueError, match="does not broadcast"):
+        cpu._kernels.solve(other, y)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        cpu._kernels.solve((4, 1, 3), (), call.inputs, y)
+        cpu._kernels.solve((4, 1, 3), y)
     for wrong in (np.empty((3, 1, 3)), np.empty((4, 3, 1)).transpose(0, 2, 1)[::-1], np.empty((4, 1, 3), np.float32)):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.solve(call.form, (), call.inputs, wrong)
-    sizes = (4, 1, 3, 1, 1, 1)
+            cpu._kernels.solve(problem, wrong)
     for wrong in (np.eye(5), np.eye(6, dtype=np.float32), misaligned(np.eye(6))):
         with pytest.raises((ValueError, TypeError)):
-            cpu._kernels.Form(sizes, True, wrong, 1e-15)
+            cpu._kernels.Problem(sizes, (), wrong, 1e-15, (c,))
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        cpu._kernels.Form(sizes[:3], True, np.eye(6), 1e-15)
+        cpu._kernels.Problem(sizes[:3], (), rows, 1e-15, (c,))
 
 
 def test_arrays_without_elements_lie_anywhere() -> None:

@@ -14,16 +14,16 @@
 #include "../../smnn_core/engines/_cpu/engine.hpp"
 #include "../../smnn_core/engines/_cpu/threads.hpp"
 
-using smnn::Arrays;
+using smnn::Gradients;
 using smnn::Index;
-using smnn::Shape;
+using smnn::ProblemSpec;
 using smnn::View;
 
 namespace {
 
 int failures = 0;
 
-void expect_near(double actual, double expected, double tolerance, const char* what, const Shape& s) {
+void expect_near(double actual, double expected, double tolerance, const char* what, const ProblemSpec& s) {
     if (std::abs(actual - expected) <= tolerance) return;
     std::printf(
         "FAILED %s: %.17g, expected %.17g within %.1e (T=%d V=%d K=%d Q=%d T_init=%d batch=%lld)\n", what, actual, expected,
@@ -60,16 +60,16 @@ std::vector<double> scheme_rows(int K, bool extra) {
 }
 
 struct Case {
-    Shape shape;
+    ProblemSpec spec;  // but for its pointers, see `problem`
     std::vector<double> rows;
     std::vector<double> data[smnn::SMOOTHNESS_RHS];
     std::vector<Index> sizes[smnn::SMOOTHNESS_RHS];
 
-    Case(Shape s, bool extra, unsigned seed) : shape(s), rows(scheme_rows(s.K, extra)) {
+    Case(const ProblemSpec& s, bool extra, unsigned seed) : spec(s), rows(scheme_rows(s.K, extra)) {
         std::mt19937 random(seed);
         std::uniform_real_distribution<double> uniform(-0.4, 0.4);
         const auto with_batch = [&](std::vector<Index> core) {
-            core.insert(core.begin(), shape.batch.begin(), shape.batch.end());
+            core.insert(core.begin(), s.batch.begin(), s.batch.end());
             return core;
         };
         sizes[smnn::C] = with_batch({s.T, s.Q, s.V, s.K});
@@ -97,34 +97,34 @@ struct Case {
         }
     }
 
-    Arrays arrays() {
-        Arrays all;
+    const ProblemSpec& problem() {
         static double nowhere;
         for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
-            all[size_t(f)] = contiguous(data[f], sizes[f]);
-            if (data[f].empty()) all[size_t(f)].data = &nowhere;
+            spec.arrays[size_t(f)] = contiguous(data[f], sizes[f]);
+            if (data[f].empty()) spec.arrays[size_t(f)].data = &nowhere;
         }
-        return all;
+        spec.scheme_rows = rows.data();
+        spec.tolerance = 8 * 2.2e-16 * spec.K;
+        return spec;
     }
-    smnn::Scheme scheme() const { return {rows.data(), 8 * 2.2e-16 * shape.K}; }
-    Index systems() const { return shape.batch.empty() ? 1 : shape.batch[0]; }
-    size_t unknowns() const { return size_t(systems()) * size_t(shape.T * shape.V * shape.K); }
-    std::vector<Index> y_shape() const {
-        std::vector<Index> result = shape.batch;
-        for (int extent : {shape.T, shape.V, shape.K}) result.push_back(extent);
-        return result;
+    Index systems() const { return spec.batch.empty() ? 1 : spec.batch[0]; }
+    size_t unknowns() const { return size_t(systems()) * size_t(spec.T * spec.V * spec.K); }
+    View of_y(std::vector<double>& x) const {
+        std::vector<Index> shape = spec.batch;
+        for (int extent : {spec.T, spec.V, spec.K}) shape.push_back(extent);
+        return contiguous(x, shape);
     }
 };
 
 std::vector<double> solve(Case& c, bool recompute = false) {
     std::vector<double> y(c.unknowns());
-    smnn::solve(c.shape, c.scheme(), c.arrays(), y.data(), recompute);
+    smnn::solve(c.problem(), y.data(), recompute);
     return y;
 }
 
 // The first system, densely: Householder QR in long double.
 std::vector<double> dense(Case& c) {
-    const Shape& s = c.shape;
+    const ProblemSpec& s = c.spec;
     const int n = s.V * s.K, N = s.T * n;
     std::vector<std::vector<long double>> rows;
     const auto row = [&]() -> std::vector<long double>& {
@@ -180,7 +180,7 @@ std::vector<double> dense(Case& c) {
     return y;
 }
 
-void check(const Shape& shape, bool extra, unsigned seed) {
+void check(const ProblemSpec& shape, bool extra, unsigned seed) {
     Case c(shape, extra, seed);
     const std::vector<double> y = solve(c);
     if (shape.T <= 40 && c.systems() > 0) {
@@ -196,26 +196,22 @@ void check(const Shape& shape, bool extra, unsigned seed) {
         g[i] = uniform(random);
         h[i] = uniform(random);
     }
-    Arrays arrays = c.arrays();
-    const smnn::Solved kept = smnn::solve(c.shape, c.scheme(), arrays, nullptr, false);
-    arrays[smnn::G] = contiguous(g, c.y_shape());
-    smnn::normal_solve(c.shape, c.scheme(), arrays, kept.factor.get(), x.data());
-    arrays[smnn::G] = contiguous(h, c.y_shape());
-    smnn::normal_solve(c.shape, c.scheme(), arrays, nullptr, z.data());
+    const ProblemSpec& problem = c.problem();
+    const smnn::Solved kept = smnn::solve(problem, nullptr, false);
+    smnn::normal_solve(problem, kept.factor.get(), c.of_y(g), x.data());
+    smnn::normal_solve(problem, nullptr, c.of_y(h), z.data());
     const double left = std::inner_product(h.begin(), h.end(), x.begin(), 0.0);
     const double right = std::inner_product(g.begin(), g.end(), z.begin(), 0.0);
     expect_near(left, right, 1e-8 * (std::abs(left) + double(y.size())), "symmetry", shape);
 
-    Arrays gradients;
+    Gradients gradients;
     std::vector<double> values[smnn::SMOOTHNESS_RHS];
     for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
         values[f].resize(c.data[f].size() + 1);
         gradients[size_t(f)] = contiguous(values[f], c.sizes[f]);
     }
     std::vector<double> y_copy = y;
-    arrays[smnn::Y] = contiguous(y_copy, c.y_shape());
-    arrays[smnn::G] = contiguous(g, c.y_shape());
-    smnn::adjoint(c.shape, c.scheme(), arrays, kept.factor.get(), gradients, false);
+    smnn::adjoint(problem, kept.factor.get(), c.of_y(y_copy), c.of_y(g), gradients, false);
     for (int f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
         Case plus = c, minus = c;
         double along = 0;
@@ -237,29 +233,31 @@ void check(const Shape& shape, bool extra, unsigned seed) {
     }
 }
 
+ProblemSpec sizes(int T, int V, int K, int Q, int T_init, int R_init, std::vector<Index> batch) {
+    return {T, V, K, Q, T_init, R_init, nullptr, 0, std::move(batch), {}};
+}
+
 // Long systems, observed at all times: the same whether the factor is kept whole, in part, or not at all.
-void check_segments(const Shape& shape, unsigned seed) {
+void check_segments(const ProblemSpec& shape, unsigned seed) {
     Case c(shape, false, seed);
     std::vector<double> y(c.unknowns()), g(c.unknowns());
-    Arrays arrays = c.arrays();
-    const smnn::Solved part = smnn::solve(c.shape, c.scheme(), arrays, y.data(), false);
-    const smnn::Solved whole = smnn::solve(c.shape, c.scheme(), arrays, nullptr, false);
+    const ProblemSpec& problem = c.problem();
+    const smnn::Solved part = smnn::solve(problem, y.data(), false);
+    const smnn::Solved whole = smnn::solve(problem, nullptr, false);
     const std::vector<double> recomputed = solve(c, true);
     for (size_t i = 0; i < y.size(); ++i) expect_near(recomputed[i], y[i], 1e-10, "recomputed solution", shape);
 
     std::mt19937 random(seed + 1);
     std::uniform_real_distribution<double> uniform(-1, 1);
     for (double& x : g) x = uniform(random);
-    arrays[smnn::Y] = contiguous(y, c.y_shape());
-    arrays[smnn::G] = contiguous(g, c.y_shape());
-    const auto adjoint = [&](const smnn::Factor* factor, bool is_lean) {
-        Arrays gradients;
+    const auto adjoint = [&](const smnn::Factor* factor, bool recompute) {
+        Gradients gradients;
         std::vector<std::vector<double>> values(smnn::SMOOTHNESS_RHS);
         for (size_t f = 0; f < values.size(); ++f) {
             values[f].resize(c.data[f].size() + 1);
             gradients[f] = contiguous(values[f], c.sizes[f]);
         }
-        smnn::adjoint(c.shape, c.scheme(), arrays, factor, gradients, is_lean);
+        smnn::adjoint(problem, factor, c.of_y(y), c.of_y(g), gradients, recompute);
         return values;
     };
     const auto expected = adjoint(whole.factor.get(), false);
@@ -298,17 +296,17 @@ int main() {
         for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}}) {
             for (int T : {2, 3, 9, 33, 150}) {
                 const int T_init = T > 3 ? 3 : 1;
-                check({T, 1, 3, 1, 1, 3, batch}, extra, ++seed);
-                check({T, 2, 2, 3, T_init, 2, batch}, extra, ++seed);
-                check({T, 1, 4, 2, T_init, 4, batch}, extra, ++seed);
+                check(sizes(T, 1, 3, 1, 1, 3, batch), extra, ++seed);
+                check(sizes(T, 2, 2, 3, T_init, 2, batch), extra, ++seed);
+                check(sizes(T, 1, 4, 2, T_init, 4, batch), extra, ++seed);
             }
         }
     }
-    check_segments({6007, 1, 3, 1, 6007, 3, {}}, ++seed);     // in chunks, kept in part
-    check_segments({700, 1, 3, 1, 700, 3, {20}}, ++seed);     // kept whole
-    check_segments({8000, 1, 3, 1, 8000, 3, {40}}, ++seed);   // and, with wide vectors, written past the caches
-    check_segments({900, 1, 5, 1, 900, 5, {20}}, ++seed);     // kept in part
-    const Shape none{7, 1, 3, 1, 1, 3, {0}};
+    check_segments(sizes(6007, 1, 3, 1, 6007, 3, {}), ++seed);     // in chunks, kept in part
+    check_segments(sizes(700, 1, 3, 1, 700, 3, {20}), ++seed);     // kept whole
+    check_segments(sizes(8000, 1, 3, 1, 8000, 3, {40}), ++seed);   // and, with wide vectors, written past the caches
+    check_segments(sizes(900, 1, 5, 1, 900, 5, {20}), ++seed);     // kept in part
+    const ProblemSpec none = sizes(7, 1, 3, 1, 1, 3, {0});
     check(none, false, ++seed);
     std::printf(failures ? "%d failures\n" : "all kernel tests passed\n", failures);
     return failures != 0;

@@ -1,4 +1,4 @@
-// Calls of the engine on arrays of any strides: lays out the job, divides it over lanes, chunks and threads.
+// What the compiled engine does with a problem in arrays of any strides.
 #pragma once
 
 #include <array>
@@ -18,16 +18,17 @@ struct View {
     const Index* strides = nullptr;
 };
 
-struct Shape {
+// A least-squares problem, or its left-hand side.
+struct ProblemSpec {
     int T, V, K, Q, T_init, R_init;
+    const double* scheme_rows;  // the smoothness rows of the scheme in triangular form, (2K, 2K)
+    double tolerance;           // a pivot below this times the norm of its column is small
     std::vector<Index> batch;
+    std::array<View, SMOOTHNESS_RHS + 1> arrays;  // by field, each broadcasts to the batch; no data: zero
 };
 
-// The smoothness rows of a scheme in triangular form: (2K, 2K), row by row.
-struct Scheme {
-    const double* rows;
-    double tolerance;  // a pivot below this times the norm of its column is zero
-};
+// Of the fields of a problem: arrays of their shapes, contiguous. No data: not wanted.
+using Gradients = std::array<View, SMOOTHNESS_RHS>;
 
 // What elimination leaves for later solves, of the systems of one batch.
 struct Factor {
@@ -37,49 +38,39 @@ struct Factor {
     size_t bytes;
 };
 
-// Arrays by field; a field that is not there has no data.
-using Arrays = std::array<View, FIELDS>;
-
 struct Solved {
     std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `recompute`
     bool any_small_pivot;
-    bool any_zero_step;              // of which nothing else is said
+    bool any_zero_step;              // the results are of no use then
 };
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
-// `recompute`, here and below: with as little memory as
-// possible, that is to keep nothing of a factor.
-Solved solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, void* y, bool recompute
-);
+// `recompute`, here and below: as little memory as possible, that is to keep nothing of a factor.
+Solved solve(const ProblemSpec& problem, void* y, bool recompute);
 
-// Marks the time points that rows leave undetermined: where pivots are nothing but rounding. Returns whether there are any.
-// The functions here only say whether some pivot is small beside the norm of its column, which takes no time; this one
-// takes several times as long as they do.
-bool find_undetermined(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const View& undetermined);
+// Marks the time points that rows leave undetermined, where pivots are nothing but rounding: bool, (batch, T) contiguous.
+// Returns whether there are any. The other functions only say whether some pivot is small beside the norm of its column, which
+// takes no time; this one takes several times as long as they do.
+bool find_undetermined(const ProblemSpec& problem, unsigned char* undetermined);
 
-// x = M^-1 g with arrays[G] = g. Returns whether some pivot is small: where it eliminates to find out.
-bool normal_solve(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor, void* x
-);
+// x = M^-1 g, (batch, T, V, K) contiguous. Returns whether some pivot is small, where it eliminates to find out.
+bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& g, void* x);
 
-// The gradients of L with respect to those of the fields C .. W_INITIAL that are wanted, into `gradients`, contiguous and
-// of the shape of their fields, from arrays[Y] = y and arrays[G] = dL/dy.
-//
-// `changes`, (batch): what one step of refinement leaves of an error of λ, times that of the products with the rows, where it
-// is above their size. Where it is more than LARGEST_CHANGE, as with equations in units in which they are 1e8 times larger than
-// the other rows, one step is not enough: gradients may be wrong in all digits. Empty where all are below.
-constexpr double LARGEST_CHANGE = 1e-8;
 struct Pulled {
     bool any_small_pivot;  // as `normal_solve` returns it
+    // (batch): what one step of refinement leaves of an error of λ, times that of the products with the rows, where it is above
+    // their size. Where it is more than LARGEST_CHANGE, as with equations in units in which they are 1e8 times larger than the
+    // other rows, one step is not enough: gradients may be wrong in all digits. Empty where all are below.
     std::vector<double> changes;
 };
+constexpr double LARGEST_CHANGE = 1e-8;
+
+// The gradients of L, from y and g = dL/dy.
 Pulled adjoint(
-    const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Factor* factor,
-    const Arrays& gradients, bool recompute
+    const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients, bool recompute
 );
 
 // Blocks of M^-1, log det M and the minimum, as far as they are wanted; arrays are contiguous.
-void covariance(const Shape& shape, const Scheme& scheme, const Arrays& arrays, const Moments& wanted);
+void covariance(const ProblemSpec& problem, const Moments& wanted);
 
 }  // namespace smnn

@@ -5,16 +5,16 @@
 #include <cstring>
 #include <vector>
 
-#include "call.hpp"
+#include "plan.hpp"
 
 namespace smnn {
 namespace {
 
 // The sum of a gradient over the axes along which its field is broadcast.
-void sum_to_field(Call& call, Field f, const double* from, Index systems, Index repeats, Index times, const View& to) {
-    const Layout layout = lay_out(to, call.shape().batch, axes(call.shape(), f), call.arena);
+void sum_to_field(Plan& plan, Field f, const double* from, Index systems, Index repeats, Index times, const View& to) {
+    const Input layout = lay_out(to, plan.problem.batch, axes(plan.problem, f), plan.numbers);
     const Index count = layout.count, size = product(to.shape, size_t(to.rank));
-    const std::vector<Index>& batch = call.shape().batch;
+    const std::vector<Index>& batch = plan.problem.batch;
     std::vector<double> sums(size_t(size), 0.0);
     for (Index b = 0; b < systems; ++b) {
         Index offset = 0, rest = b;
@@ -36,11 +36,11 @@ void sum_to_field(Call& call, Field f, const double* from, Index systems, Index 
 // How the gradient of a field is gathered, and its way into the array of the caller.
 class GradientOf {
    public:
-    GradientOf(Call& call, Field field, const View& to) : call_(call), field_(field), to_(to) {
-        const Axes a = axes(call.shape(), field);
-        const Layout layout = lay_out(to, call.shape().batch, a, call.arena);
-        const Index count = layout.count, batch = call.job.batch;
-        Output& out = call.job.gradient[field];
+    GradientOf(Plan& plan, Field field, const View& to) : plan_(plan), field_(field), to_(to) {
+        const Axes a = axes(plan.problem, field);
+        const Input layout = lay_out(to, plan.problem.batch, a, plan.numbers);
+        const Index count = layout.count, batch = plan.job.batch;
+        Output& out = plan.job.gradient[field];
         const bool per_point = field != U && field != W_INITIAL;
         times_ = a.time;
         if (batch > 0 && product(to.shape, size_t(to.rank)) == batch * a.time * count) {
@@ -51,12 +51,12 @@ class GradientOf {
         if (per_point && layout.time == 0 && a.time > 1) {
             out.gather = Gather::OVER_TIME;
             systems_ = batch;
-            repeats_ = call.job.C;
+            repeats_ = plan.job.C;
             times_ = 1;
         } else if (per_point && layout.shared && batch > 1) {
             out.gather = Gather::OVER_BATCH;
             systems_ = 1;
-            repeats_ = call.job.tasks = std::min<Index>(call.job.groups, MOST_TASKS);
+            repeats_ = plan.job.tasks = std::min<Index>(plan.job.groups, MOST_TASKS);
             by_task_ = true;
         } else {
             out.gather = Gather::PER_SYSTEM;
@@ -68,21 +68,21 @@ class GradientOf {
     // (once the number of tasks is known)
     void allocate() {
         if (direct_) return;
-        if (by_task_) repeats_ = call_.job.tasks;
-        const size_t bytes = size_t(systems_ * repeats_ * times_ * count_) * call_.item();
+        if (by_task_) repeats_ = plan_.job.tasks;
+        const size_t bytes = size_t(systems_ * repeats_ * times_ * count_) * plan_.item();
         buffer_ = Buffer(bytes);
         if (bytes) std::memset(buffer_.data(), 0, bytes);
-        call_.job.gradient[field_].data = buffer_.data();
+        plan_.job.gradient[field_].data = buffer_.data();
     }
 
     void finish() {
         if (direct_) return;
-        sum_to_field(call_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
+        sum_to_field(plan_, field_, static_cast<const double*>(buffer_.data()), systems_, repeats_, times_, to_);
     }
 
    private:
     static constexpr Index MOST_TASKS = 16;
-    Call& call_;
+    Plan& plan_;
     Field field_;
     View to_;
     Index systems_ = 0, repeats_ = 1, times_ = 0, count_ = 0;

@@ -90,8 +90,7 @@ struct Job {
     Input in[FIELDS];
     Output gradient[FIELDS];
     void* x;                 // (batch, T, n): solution of a solve or a normal solve; null: not wanted
-    unsigned char* undetermined;         // bool, strides below; null: it is enough to know whether there are any
-    const Index* undetermined_strides;
+    unsigned char* undetermined;  // bool, (batch, T); null: it is enough to know whether there are any
     int* any_undetermined;
     int* any_zero_step;
     double* sizes;               // (lanes, SIZES): see `SizeOf`

@@ -1,4 +1,5 @@
-// The Python module: arrays come as objects with the buffer protocol, which gives any strides and asks for no copy.
+// The Python module. Arrays come as objects with the buffer protocol, which gives any strides and asks for no copy. Arguments
+// are in the order of the public functions; what is written comes last.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
@@ -22,10 +23,10 @@
 #include "threads.hpp"
 
 namespace nb = nanobind;
+using namespace nb::literals;
 
 namespace {
 
-using smnn::Arrays;
 using smnn::Factor;
 using smnn::Index;
 using smnn::View;
@@ -68,7 +69,7 @@ void wait_for_calls() {
 // Where an array without elements lies that says it lies nowhere.
 double nowhere;
 
-// A buffer held for the time of a call.
+// An array whose buffer is held as long as this lives.
 class Held {
    public:
     Held() = default;
@@ -78,7 +79,7 @@ class Held {
         if (held_) PyBuffer_Release(&buffer_);
     }
 
-    // `type` as in the format of the buffer
+    // `type` as in the format of the buffer.
     void hold(nb::handle object, bool writable, char type = 'd') {
         const int flags = PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) throw nb::python_error();
@@ -87,29 +88,32 @@ class Held {
         if (!format || format[0] != type || format[1] != 0) {
             throw nb::type_error((std::string("expected a buffer of format ") + type).c_str());
         }
-        if (buffer_.ndim > PyBUF_MAX_NDIM) fail("more axes than buffers may have");
-        if (buffer_.len > 0 && Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) {
+        const bool is_empty = buffer_.len == 0;
+        if (!is_empty && Index(reinterpret_cast<size_t>(buffer_.buf)) % buffer_.itemsize != 0) {
             fail("elements that are not aligned");
         }
         for (int i = 0; i < buffer_.ndim; ++i) {
-            shape_[i] = buffer_.shape[i];
-            if (buffer_.strides[i] % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
-            strides_[i] = buffer_.strides[i] / buffer_.itemsize;
+            shape_.push_back(buffer_.shape[i]);
+            const Index step = is_empty || buffer_.shape[i] == 1 ? 0 : buffer_.strides[i];
+            if (step % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
+            strides_.push_back(step / buffer_.itemsize);
         }
         // (an array without elements may say that it lies nowhere)
-        view = {buffer_.len > 0 ? buffer_.buf : &nowhere, buffer_.ndim, shape_, strides_};
+        view = {is_empty ? &nowhere : buffer_.buf, buffer_.ndim, shape_.data(), strides_.data()};
     }
 
-    // An array to write: of this shape, and its elements one after another.
-    void require(const Index* shape, size_t rank) const {
+    // An array to write, of this shape and with its elements one after another. None: null.
+    void* hold_result(nb::handle object, const std::vector<Index>& shape, char type = 'd') {
+        if (object.is_none()) return nullptr;
+        hold(object, true, type);
+        require(shape);
+        return view.data;
+    }
+    void require(const std::vector<Index>& shape) const {
         Index stride = 1;
         bool dense = true;
-        for (int i = view.rank; i-- > 0; stride *= view.shape[i]) {
-            dense = dense && (view.shape[i] == 1 || view.strides[i] == stride);
-        }
-        if (size_t(view.rank) != rank || !std::equal(shape, shape + rank, view.shape) || (!dense && stride != 0)) {
-            fail("another shape or layout than the result");
-        }
+        for (size_t i = shape_.size(); i-- > 0; stride *= shape_[i]) dense = dense && (shape_[i] == 1 || strides_[i] == stride);
+        if (shape_ != shape || (!dense && stride != 0)) fail("another shape or layout than is expected");
     }
 
     View view;
@@ -117,62 +121,44 @@ class Held {
    private:
     Py_buffer buffer_{};
     bool held_ = false;
-    Index shape_[PyBUF_MAX_NDIM], strides_[PyBUF_MAX_NDIM];
+    std::vector<Index> shape_, strides_;
     [[noreturn]] static void fail(const char* what) {
         throw nb::value_error((std::string("a buffer has ") + what).c_str());
     }
 };
 
-// T, V, K, Q, T_init, R_init
-using Sizes = std::array<int, 6>;
-
-// What a problem is, whatever its arrays and their batch: sizes and scheme. Made once for all that look alike.
-struct Form {
-    smnn::Shape shape;
-    std::vector<double> scheme_rows;
-    double tolerance;
-
-    Form(const Sizes& sizes, nb::handle rows, double tolerance_)
-        : shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], {}}, tolerance(tolerance_) {
-        Held held;
-        held.hold(rows, false);
-        const Index width = 2 * shape.K, expected[] = {width, width};
-        held.require(expected, 2);
-        const auto* first = static_cast<const double*>(held.view.data);
-        scheme_rows.assign(first, first + width * width);
-    }
-};
-
-// The problem as Python hands it over: arrays in the order of smnn::Field, None where there is none.
-class Request {
+// A problem as Python hands it over. It holds the buffers of its arrays, for all calls.
+class Problem {
    public:
-    smnn::Shape shape;
-    Arrays arrays;
-    smnn::Scheme scheme;
+    smnn::ProblemSpec spec;
 
-    Request(const Form& form, std::vector<Index> batch, nb::tuple inputs)
-        : shape(form.shape), scheme{form.scheme_rows.data(), form.tolerance} {
-        shape.batch = std::move(batch);
-        if (inputs.size() > smnn::FIELDS) throw nb::value_error("too many arrays");
-        for (size_t f = 0; f < inputs.size(); ++f) hold(f, inputs[f]);
+    // sizes: T, V, K, Q, T_init, R_init; scheme_rows: (2K, 2K); arrays: in the order of smnn::Field, None where there is none.
+    Problem(
+        const std::array<int, 6>& sizes, std::vector<Index> batch, nb::handle scheme_rows, double tolerance, nb::tuple arrays
+    ) {
+        const auto [T, V, K, Q, T_init, R_init] = sizes;
+        scheme_.hold(scheme_rows, false);
+        scheme_.require({2 * K, 2 * K});
+        if (arrays.size() > arrays_.size()) throw nb::value_error("too many arrays");
+        spec = {T, V, K, Q, T_init, R_init, static_cast<const double*>(scheme_.view.data), tolerance, std::move(batch), {}};
+        for (size_t f = 0; f < arrays.size(); ++f) {
+            if (arrays[f].is_none()) continue;
+            arrays_[f].hold(arrays[f], false);
+            spec.arrays[f] = arrays_[f].view;
+        }
     }
 
-    void hold(size_t field, nb::handle array) {
-        if (array.is_none()) return;
-        inputs_[field].hold(array, false);
-        arrays[field] = inputs_[field].view;
+    // (batch..., axes...)
+    std::vector<Index> shape(std::initializer_list<int> axes) const {
+        std::vector<Index> result = spec.batch;
+        result.insert(result.end(), axes.begin(), axes.end());
+        return result;
     }
-
-    // Holds an array to write, (batch..., T, V, K).
-    void hold_solution(Held& held, nb::handle array) const {
-        held.hold(array, true);
-        std::vector<Index> expected = shape.batch;
-        expected.insert(expected.end(), {shape.T, shape.V, shape.K});
-        held.require(expected.data(), expected.size());
-    }
+    std::vector<Index> shape_of_solution() const { return shape({spec.T, spec.V, spec.K}); }
 
    private:
-    std::array<Held, smnn::FIELDS> inputs_;
+    Held scheme_;
+    std::array<Held, smnn::SMOOTHNESS_RHS + 1> arrays_;
 };
 
 // An array whose memory comes from the engine's pool, and goes back there.
@@ -187,126 +173,85 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
     return nb::ndarray<nb::numpy>(data, shape.size(), shape.data(), owner, nullptr, dtype);
 }
 
-nb::tuple solve(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle y, bool recompute
-) {
-    Request request(form, std::move(batch), inputs);
+nb::tuple solve(const Problem& problem, nb::handle y, bool recompute) {
     Held out;
-    if (!y.is_none()) request.hold_solution(out, y);
+    void* const to = out.hold_result(y, problem.shape_of_solution());
     smnn::Solved solved;
     {
         const WithoutLock guard;
-        solved = smnn::solve(
-            request.shape, request.scheme, request.arrays, out.view.data, recompute
-        );
+        solved = smnn::solve(problem.spec, to, recompute);
     }
     return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
 }
 
-bool find_undetermined(const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle undetermined) {
-    Request request(form, std::move(batch), inputs);
+bool find_undetermined(const Problem& problem, nb::handle undetermined) {
     Held flags;
-    flags.hold(undetermined, true, '?');
+    void* const to = flags.hold_result(undetermined, problem.shape({problem.spec.T}), '?');
     const WithoutLock guard;
-    return smnn::find_undetermined(request.shape, request.scheme, request.arrays, flags.view);
+    return smnn::find_undetermined(problem.spec, static_cast<unsigned char*>(to));
 }
 
-bool normal_solve(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
-    nb::handle g, nb::handle x
-) {
-    Request request(form, std::move(batch), inputs);
-    request.hold(smnn::G, g);
-    Held out;
-    request.hold_solution(out, x);
+bool normal_solve(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle g, nb::handle x) {
+    Held in, out;
+    in.hold(g, false);
+    void* const to = out.hold_result(x, problem.shape_of_solution());
     const WithoutLock guard;
-    return smnn::normal_solve(
-        request.shape, request.scheme, request.arrays, factor.get(), out.view.data
-    );
+    return smnn::normal_solve(problem.spec, factor.get(), in.view, to);
 }
 
 nb::tuple adjoint(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, std::shared_ptr<Factor> factor,
-    nb::handle y, nb::handle g, nb::tuple gradients, bool recompute
+    const Problem& problem, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients, bool recompute
 ) {
-    Request request(form, std::move(batch), inputs);
-    request.hold(smnn::Y, y);
-    request.hold(smnn::G, g);
-    if (gradients.size() != smnn::SMOOTHNESS_RHS) throw nb::value_error("expected a gradient for each input");
-    std::array<Held, smnn::SMOOTHNESS_RHS> outs;
-    Arrays out;
-    for (size_t f = 0; f < outs.size(); ++f) {
-        if (gradients[f].is_none()) continue;
-        outs[f].hold(gradients[f], true);
-        outs[f].require(request.arrays[f].shape, size_t(request.arrays[f].rank));
-        out[f] = outs[f].view;
+    Held in_y, in_g;
+    in_y.hold(y, false);
+    in_g.hold(g, false);
+    smnn::Gradients out;
+    if (gradients.size() != out.size()) throw nb::value_error("expected a gradient for each input");
+    std::array<Held, smnn::SMOOTHNESS_RHS> held;
+    for (size_t f = 0; f < out.size(); ++f) {
+        const View& like = problem.spec.arrays[f];
+        if (held[f].hold_result(gradients[f], {like.shape, like.shape + like.rank})) out[f] = held[f].view;
     }
     smnn::Pulled pulled;
     {
         const WithoutLock guard;
-        pulled = smnn::adjoint(request.shape, request.scheme, request.arrays, factor.get(), out, recompute);
+        pulled = smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out, recompute);
     }
     if (pulled.changes.empty()) return nb::make_tuple(pulled.any_small_pivot, nb::none());
-    std::vector<size_t> shape(request.shape.batch.begin(), request.shape.batch.end());
-    const auto changes = empty(shape, true);
+    const auto changes = empty({problem.spec.batch.begin(), problem.spec.batch.end()}, true);
     std::copy(pulled.changes.begin(), pulled.changes.end(), static_cast<double*>(changes.data()));
     return nb::make_tuple(pulled.any_small_pivot, changes);
 }
 
-// The array to write, of this shape; null for None.
-double* hold_result(Held& held, nb::handle array, std::vector<Index> shape) {
-    if (array.is_none()) return nullptr;
-    held.hold(array, true);
-    held.require(shape.data(), shape.size());
-    return static_cast<double*>(held.view.data);
-}
-
-void covariance(
-    const Form& form, std::vector<Index> batch, nb::tuple inputs, nb::handle increments, nb::tuple results
-) {
-    Request request(form, std::move(batch), inputs);
-    const smnn::Shape& shape = request.shape;
+void covariance(const Problem& problem, nb::handle increments, nb::tuple results) {
+    const auto& [T, V, K, Q, T_init, R_init, scheme_rows, tolerance, batch, arrays] = problem.spec;
     constexpr size_t RESULTS = 13;
     if (results.size() != RESULTS) throw nb::value_error("another number of results");
     Held of_increments;
     of_increments.hold(increments, false);
-    const Index K = shape.K, V = shape.V, Q = shape.Q, n = K * V, T = shape.T, square[] = {K, K};
-    const Index T_init = shape.T_init, R_init = shape.R_init;
-    of_increments.require(square, 2);
+    of_increments.require({K, K});
     std::array<Held, RESULTS> held;
-    const auto result = [&](size_t i, std::initializer_list<Index> axes) {
-        std::vector<Index> expected = shape.batch;
-        expected.insert(expected.end(), axes);
-        return hold_result(held[i], results[i], std::move(expected));
+    size_t i = 0;
+    const auto result = [&](std::initializer_list<int> axes) {
+        void* const to = held[i].hold_result(results[i], problem.shape(axes));
+        ++i;
+        return static_cast<double*>(to);
     };
+    const int n = V * K;
     const smnn::Moments wanted{
-        static_cast<const double*>(of_increments.view.data), result(0, {T, n, n}), result(1, {T - 1, n, n}),
-        result(2, {T, n}), result(3, {}), result(4, {}),
-        {result(5, {T, Q}), result(6, {T_init, V, R_init}), result(7, {T - 1, V, K})},
-        {result(8, {T, Q, V, K}), result(9, {T, Q}), result(10, {T_init, V, R_init}), result(11, {T - 1}), result(12, {T - 1})},
+        static_cast<const double*>(of_increments.view.data), result({T, n, n}), result({T - 1, n, n}), result({T, n}),
+        result({}), result({}),
+        {result({T, Q}), result({T_init, V, R_init}), result({T - 1, V, K})},
+        {result({T, Q, V, K}), result({T, Q}), result({T_init, V, R_init}), result({T - 1}), result({T - 1})},
     };
     const auto all_or_none = [](const auto& some) {
         return std::all_of(std::begin(some), std::end(some), [&](double* x) { return !x == !some[0]; });
     };
     if (!all_or_none(wanted.residual) || !all_or_none(wanted.gradient)) throw nb::value_error("some arrays are missing");
-    const bool has_rhs = request.arrays[smnn::B].data && (request.arrays[smnn::U].data || shape.T_init * shape.R_init == 0);
+    const bool has_rhs = arrays[smnn::B].data && (arrays[smnn::U].data || T_init * R_init == 0);
     if ((wanted.minimum || wanted.residual[0]) && !has_rhs) throw nb::value_error("there is no right-hand side");
     const WithoutLock guard;
-    smnn::covariance(shape, request.scheme, request.arrays, wanted);
-}
-
-// Whether the elements of all arrays lie at multiples of their size, as kernels want them; None is no array.
-bool addressable(nb::tuple arrays) {
-    for (nb::handle array : arrays) {
-        if (array.is_none()) continue;
-        Py_buffer buffer;
-        if (PyObject_GetBuffer(array.ptr(), &buffer, PyBUF_STRIDES) != 0) throw nb::python_error();
-        bool fits = buffer.len == 0 || Index(reinterpret_cast<size_t>(buffer.buf)) % buffer.itemsize == 0;
-        for (int i = 0; i < buffer.ndim; ++i) fits = fits && buffer.strides[i] % buffer.itemsize == 0;
-        PyBuffer_Release(&buffer);
-        if (!fits) return false;
-    }
-    return true;
+    smnn::covariance(problem.spec, wanted);
 }
 
 }  // namespace
@@ -321,32 +266,20 @@ NB_MODULE(_kernels, m) {
     (void)registered;
 #endif
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
-    nb::class_<Factor>(m, "Factor")
-        .def_ro("nbytes", &Factor::bytes);
-    nb::class_<Form>(m, "Form")
+    nb::class_<Factor>(m, "Factor").def_ro("nbytes", &Factor::bytes);
+    nb::class_<Problem>(m, "Problem")
         .def(
-            nb::init<const Sizes&, nb::handle, double>(), nb::arg("sizes"), nb::arg("scheme"),
-            nb::arg("tolerance")
+            nb::init<const std::array<int, 6>&, std::vector<Index>, nb::handle, double, nb::tuple>(), "sizes"_a, "batch"_a,
+            "scheme_rows"_a, "tolerance"_a, "arrays"_a
         );
+    m.def("solve", &solve, "problem"_a, "y"_a.none(), "recompute"_a = false);
+    m.def("find_undetermined", &find_undetermined, "problem"_a, "undetermined"_a);
+    m.def("normal_solve", &normal_solve, "problem"_a, "factor"_a.none(), "g"_a, "x"_a);
     m.def(
-        "solve", &solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("y").none(), nb::arg("recompute") = false
+        "adjoint", &adjoint, "problem"_a, "factor"_a.none(), "y"_a, "g"_a, "gradients"_a, "recompute"_a = false
     );
-    m.def(
-        "find_undetermined", &find_undetermined, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"),
-        nb::arg("undetermined")
-    );
-    m.def(
-        "normal_solve", &normal_solve, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("g"), nb::arg("x")
-    );
-    m.def(
-        "adjoint", &adjoint, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("factor").none(), nb::arg("y"), nb::arg("g"), nb::arg("gradients"), nb::arg("recompute") = false
-    );
-    m.def(
-        "covariance", &covariance, nb::arg("form"), nb::arg("batch"), nb::arg("inputs"), nb::arg("increments"),
-        nb::arg("results")
-    );
-    m.def("addressable", &addressable, nb::arg("arrays"));
-    m.def("empty", &empty, nb::arg("shape"), nb::arg("is_double"));
+    m.def("covariance", &covariance, "problem"_a, "increments"_a, "results"_a);
+    m.def("empty", &empty, "shape"_a, "is_double"_a);
     m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
     m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });
     m.def("max_threads", &smnn::max_threads);

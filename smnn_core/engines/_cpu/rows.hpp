@@ -103,13 +103,7 @@ struct StagedRows {
 
     SMNN_OUTLINE static void mark(const Job& job, Index system, int t) {
         __atomic_store_n(job.any_undetermined, 1, __ATOMIC_RELAXED);
-        if (!job.undetermined) return;
-        Index offset = Index(t) * job.undetermined_strides[job.n_batch_axes];
-        for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
-            offset += system % job.batch_shape[axis] * job.undetermined_strides[axis];
-            system /= job.batch_shape[axis];
-        }
-        __atomic_store_n(job.undetermined + offset, 1, __ATOMIC_RELAXED);
+        if (job.undetermined) __atomic_store_n(job.undetermined + system * job.T + t, 1, __ATOMIC_RELAXED);
     }
 };
 

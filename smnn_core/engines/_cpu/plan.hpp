@@ -1,5 +1,5 @@
-// One call laid out: how it is divided over lanes, chunks and threads, and where its arrays lie. For engine.cpp alone, which
-// is compiled once: what has no instruction set may be defined here.
+// How a call is divided over lanes, chunks and threads, and where its arrays lie. For engine.cpp alone, which is compiled once:
+// what has no instruction set may be defined here.
 #pragma once
 
 #include <algorithm>
@@ -67,27 +67,6 @@ Division divide(Index batch, int T, int n, int W, int W_in_chunks) {
     return best;
 }
 
-// Small arrays for the time of a call, most of which need nothing from the heap.
-class Arena {
-   public:
-    template <class T>
-    T* take(size_t count) {
-        static_assert(sizeof(T) <= 8 && alignof(T) <= 8);
-        const size_t words = (count * sizeof(T) + 7) / 8;
-        if (used_ + words <= room_.size()) {
-            used_ += words;
-            return reinterpret_cast<T*>(room_.data() + used_ - words);
-        }
-        more_.push_back(std::make_unique<double[]>(words));
-        return reinterpret_cast<T*>(more_.back().get());
-    }
-
-   private:
-    std::array<double, 1024> room_;
-    size_t used_ = 0;
-    std::vector<std::unique_ptr<double[]>> more_;
-};
-
 // The axes of a field behind those of the batch.
 struct Axes {
     Index time;
@@ -95,7 +74,7 @@ struct Axes {
     std::array<Index, 3> inner;
 };
 
-Axes axes(const Shape& s, Field field) {
+Axes axes(const ProblemSpec& s, Field field) {
     switch (field) {
         case C: return {s.T, 3, {s.Q, s.V, s.K}};
         case B:
@@ -109,16 +88,20 @@ Axes axes(const Shape& s, Field field) {
     }
 }
 
-// A view seen as (batch..., time, inner...): strides, 0 where it is broadcast.
-struct Layout {
-    const Index* batch = nullptr;
-    Index time = 0;
-    const Index* offsets = nullptr;  // (count): where the entries of one time point lie
-    Index count = 0;
-    bool shared = true, contiguous = false;
+// Arrays of numbers for the time of a call.
+class Numbers {
+   public:
+    Index* take(size_t count) {
+        all_.push_back(std::make_unique<Index[]>(count));
+        return all_.back().get();
+    }
+
+   private:
+    std::vector<std::unique_ptr<Index[]>> all_;
 };
 
-Layout lay_out(const View& view, const std::vector<Index>& batch, const Axes& axes, Arena& arena) {
+// An array of a problem as kernels take it.
+Input lay_out(const View& view, const std::vector<Index>& batch, const Axes& axes, Numbers& numbers) {
     const int n_batch = int(batch.size()), missing = n_batch + 1 + axes.n_inner - view.rank;
     if (missing < 0) throw std::invalid_argument("an array has more axes than the problem");
     const auto stride = [&](int axis, Index wanted) -> Index {
@@ -127,59 +110,49 @@ Layout lay_out(const View& view, const std::vector<Index>& batch, const Axes& ax
         if (size != wanted && size != 1) throw std::invalid_argument("an array does not broadcast to the problem");
         return size == 1 ? 0 : view.strides[axis - missing];
     };
-    Layout layout;
-    Index* strides = arena.take<Index>(batch.size());
+    Index* const strides = numbers.take(batch.size());
+    bool shared = true;
     for (int i = 0; i < n_batch; ++i) {
         strides[i] = stride(i, batch[size_t(i)]);
-        layout.shared = layout.shared && (strides[i] == 0 || batch[size_t(i)] == 1);
+        shared = shared && (strides[i] == 0 || batch[size_t(i)] == 1);
     }
-    layout.batch = strides;
-    layout.time = stride(n_batch, axes.time);
-
-    Index count = 1;
-    for (int i = 0; i < axes.n_inner; ++i) count *= axes.inner[size_t(i)];
-    Index* offsets = arena.take<Index>(size_t(std::max<Index>(count, 1)));
-    offsets[0] = 0;
+    const Index time = stride(n_batch, axes.time), count = product(axes.inner.data(), size_t(axes.n_inner));
+    Index* const offsets = numbers.take(size_t(std::max<Index>(count, 1)));
     Index filled = 1;
     for (int i = 0; i < axes.n_inner; ++i) {
         const Index size = axes.inner[size_t(i)], step = stride(n_batch + 1 + i, size);
         for (Index e = filled * size; e-- > 0;) offsets[e] = offsets[e / size] + e % size * step;
         filled *= size;
     }
-    layout.offsets = offsets;
-    layout.count = count;
-    layout.contiguous = layout.time == count || (layout.time == 0 && count > 0);
-    for (Index e = 0; e < count; ++e) layout.contiguous = layout.contiguous && offsets[e] == e;
-    return layout;
+    bool contiguous = time == count || (time == 0 && count > 0);
+    for (Index e = 0; e < count; ++e) contiguous = contiguous && offsets[e] == e;
+    return {view.data, strides, time, offsets, int(count), contiguous, shared};
 }
 
-// Everything that a job points to.
-class Call {
+// The job of a call, and what it points to.
+class Plan {
    public:
     Job job{};
     Kernels kernels;
     int threads;
 
-    Call(
-        const Shape& shape, const Scheme& scheme, const Arrays& arrays, int C_of_factor, bool by_columns = false,
-        bool one_by_one = false
-    )
-        : shape_(shape) {
-        job.V = shape.V;
-        job.K = shape.K;
-        job.Q = shape.Q;
-        job.n = shape.V * shape.K;
-        job.T = shape.T;
-        job.T_init = shape.R_init > 0 ? shape.T_init : 0;
-        job.R_init = shape.R_init;
-        job.batch = product(shape.batch.data(), shape.batch.size());
-        job.n_batch_axes = int(shape_.batch.size());
-        job.batch_shape = shape_.batch.data();
-        set_scheme(scheme);
-        for (int f = 0; f < FIELDS; ++f) set_input(Field(f), arrays[size_t(f)]);
+    // C_of_factor: the chunks of the factor that is used, 0 where there is none.
+    Plan(const ProblemSpec& problem_, int C_of_factor, bool by_columns = false, bool one_by_one = false) : problem(problem_) {
+        job.V = problem.V;
+        job.K = problem.K;
+        job.Q = problem.Q;
+        job.n = problem.V * problem.K;
+        job.T = problem.T;
+        job.T_init = problem.R_init > 0 ? problem.T_init : 0;
+        job.R_init = problem.R_init;
+        job.batch = product(problem.batch.data(), problem.batch.size());
+        job.n_batch_axes = int(problem.batch.size());
+        job.batch_shape = problem.batch.data();
+        set_scheme();
+        for (size_t f = 0; f < problem.arrays.size(); ++f) set_input(Field(f), problem.arrays[f]);
         const SharedLhs shared = find_shared_lhs();
         const bool columns = one_by_one ? is_worth_one_by_one(shared) : by_columns && is_worth_columns(shared);
-        kernels = level().find(shape.V, shape.K, shape.Q, job.scheme_is_upper, columns);
+        kernels = level().find(problem.V, problem.K, problem.Q, job.scheme_is_upper, columns);
         job.m = 1;
         if (columns) {
             job.splits = (shared.n_repeats - 1) / MOST_COLUMNS + 1;
@@ -189,7 +162,7 @@ class Call {
             job.column_lhs = shared.lhs;
             job.column_repeat = shared.repeat;
         }
-        const Division division = divide(job.batch, shape.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
+        const Division division = divide(job.batch, problem.T, job.n, kernels.lanes, kernels.lanes_in_chunks);
         threads = division.threads;
         job.C = C_of_factor > 0 ? C_of_factor : division.C;
         job.lanes = job.batch * job.C;
@@ -201,8 +174,8 @@ class Call {
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
     }
-    Call(const Call&) = delete;
-    Call& operator=(const Call&) = delete;
+    Plan(const Plan&) = delete;
+    Plan& operator=(const Plan&) = delete;
 
     Solved solved(std::shared_ptr<Factor> factor) const {
         return {std::move(factor), any_undetermined(), any_zero_step_ != 0};
@@ -228,14 +201,9 @@ class Call {
         });
     }
 
-    // Marks undetermined points in `flags`, which broadcasts to (batch, T); this is a call of undivided systems.
-    void test_pivots(const View& flags) {
-        const Layout layout = lay_out(flags, shape_.batch, {shape_.T, 0, {}}, arena);
-        Index* strides = arena.take<Index>(shape_.batch.size() + 1);
-        std::copy_n(layout.batch, shape_.batch.size(), strides);
-        strides[shape_.batch.size()] = layout.time;
-        job.undetermined = static_cast<unsigned char*>(flags.data);
-        job.undetermined_strides = strides;
+    // Marks undetermined points in `flags`, (batch, T); this is a call of undivided systems.
+    void test_pivots(unsigned char* flags) {
+        job.undetermined = flags;
         job.groups = (job.lanes + kernels.lanes_in_chunks - 1) / kernels.lanes_in_chunks;
         const size_t scratch = kernels.pivot_test_scratch(job);
         parallel_for(job.groups, max_threads(), [&](Index group) {
@@ -243,13 +211,16 @@ class Call {
         });
     }
 
-    const Shape& shape() const { return shape_; }
+    void set_input(Field f, const View& view) {
+        if (view.data) job.in[f] = lay_out(view, problem.batch, axes(problem, f), numbers);
+    }
     static constexpr size_t item() { return sizeof(double); }
 
-    Arena arena;
+    const ProblemSpec& problem;
+    Numbers numbers;
 
    private:
-    const Shape& shape_;
+    std::vector<double> scheme_norm2_;
     int any_undetermined_ = 0, any_zero_step_ = 0;
 
     // Systems that share left-hand sides: system r of left-hand side k is number lhs[k] + repeat[r] of the batch.
@@ -258,7 +229,7 @@ class Call {
         Index *lhs, *repeat;
     };
     SharedLhs find_shared_lhs() {
-        const size_t rank = shape_.batch.size();
+        const size_t rank = problem.batch.size();
         SharedLhs shared;
         const auto differ = [&](size_t axis) {
             for (Field f : {C, W_EQUATION, S, W_SMOOTHNESS, W_INITIAL}) {
@@ -266,16 +237,16 @@ class Call {
             }
             return false;
         };
-        for (size_t i = 0; i < rank; ++i) (differ(i) ? shared.n_lhs : shared.n_repeats) *= shape_.batch[i];
+        for (size_t i = 0; i < rank; ++i) (differ(i) ? shared.n_lhs : shared.n_repeats) *= problem.batch[i];
         if (job.batch == 0 || shared.n_repeats < 2) return shared;
-        shared.lhs = arena.take<Index>(size_t(shared.n_lhs));
-        shared.repeat = arena.take<Index>(size_t(shared.n_repeats));
+        shared.lhs = numbers.take(size_t(shared.n_lhs));
+        shared.repeat = numbers.take(size_t(shared.n_repeats));
         shared.lhs[0] = shared.repeat[0] = 0;
         Index lhs_filled = 1, repeats_filled = 1, stride = job.batch;
         for (size_t i = 0; i < rank; ++i) {
             const bool own = differ(i);
             Index *to = own ? shared.lhs : shared.repeat, &filled = own ? lhs_filled : repeats_filled;
-            const Index size = shape_.batch[i];
+            const Index size = problem.batch[i];
             stride /= size;
             for (Index e = filled * size; e-- > 0;) to[e] = to[e / size] + e % size * stride;
             filled *= size;
@@ -300,33 +271,21 @@ class Call {
         return job.batch > 0 && shared.n_repeats > 1 && (shared.n_lhs < lanes || shared.n_repeats >= lanes);
     }
 
-    void set_input(Field f, const View& view) {
-        if (!view.data) return;
-        const Layout layout = lay_out(view, shape_.batch, axes(shape_, f), arena);
-        job.in[f] = {
-            view.data,         layout.batch,      layout.time,  layout.offsets,
-            int(layout.count), layout.contiguous, layout.shared,
-        };
-    }
-
-    void set_scheme(const Scheme& scheme) {
-        job.tolerance2 = scheme.tolerance * scheme.tolerance;
-        const double* rows = scheme.rows;
-        const size_t width = size_t(2 * shape_.K);
-        double* norm2 = arena.take<double>(width);
+    void set_scheme() {
+        job.tolerance2 = problem.tolerance * problem.tolerance;
+        job.scheme_rows = problem.scheme_rows;
+        const size_t K = size_t(problem.K);
+        scheme_norm2_.assign(2 * K, 0.0);
         job.scheme_is_upper = true;
-        for (size_t j = 0; j < width; ++j) {
-            double sum = 0;
-            for (size_t i = 0; i < width; ++i) {
-                const double x = rows[i * width + j];
-                sum += x * x;
-                if (i >= width / 2 && x != 0) job.extra_rows = true;
-                if (i > j % (width / 2) && x != 0) job.scheme_is_upper = false;
+        for (size_t i = 0; i < 2 * K; ++i) {
+            for (size_t j = 0; j < 2 * K; ++j) {
+                const double x = problem.scheme_rows[i * 2 * K + j];
+                scheme_norm2_[j] += x * x;
+                if (i >= K && x != 0) job.extra_rows = true;
+                if (i > j % K && x != 0) job.scheme_is_upper = false;
             }
-            norm2[j] = sum;
         }
-        job.scheme_rows = rows;
-        job.scheme_norm2 = norm2;
+        job.scheme_norm2 = scheme_norm2_.data();
     }
 };
 

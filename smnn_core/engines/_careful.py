@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
@@ -14,6 +14,7 @@ from .._constraints import apply, apply_transpose, weighted
 from .._errors import AccuracyWarning
 from .._problem import Gradients, Problem, Rows, System, Weights
 from ._interface import RANKS, Factor, by_field, from_fields, inputs_by_field
+from ._refinement import refine
 from ._rounded import widened_problem
 from .array_api import ArrayEngine
 
@@ -22,10 +23,9 @@ Array = Any
 NUMBERS = 1 << 21
 """Unknowns that are eliminated at a time: the engine takes some hundred times their memory."""
 LARGEST_CHANGE = 1e-8
-"""As in _cpu/engine.hpp."""
-FAST = 1e-3
-"""Changes below this are refined away in few steps."""
-
+"""What refinement may still change; as in _cpu/engine.hpp."""
+LARGEST_CHANGE_OF_RESIDUAL = 1e-6
+"""Beside what rounding leaves of the residual: gradients are its product with λ, which is large in stiff equations."""
 
 UNREFINED = (
     "gradients may have no correct digit: rows of the system differ so much in size that refining the adjoint does not "
@@ -33,14 +33,11 @@ UNREFINED = (
 )
 
 
-@dataclass(eq=False)
 class RefinedFactor(Factor):
-    """A factor, in float64, whose M^-1 is refined once."""
+    """A factor, in float64, whose M^-1 is refined once, and adjoint rows until that changes nothing more."""
 
-    factor: Factor
-
-    def __post_init__(self) -> None:
-        self.system, self.undetermined = self.factor.system, self.factor.undetermined
+    def __init__(self, factor: Factor) -> None:
+        self.factor, self.system, self.undetermined = factor, factor.system, factor.undetermined
 
     def solve(self, d: Rows) -> Array:
         return self.factor.solve(d)
@@ -48,6 +45,16 @@ class RefinedFactor(Factor):
     def normal_solve(self, g: Array) -> Array:
         λ = self.factor.normal_solve(g)
         return λ + self.factor.normal_solve(g - _normal_product(self.system, λ))
+
+    def adjoint_rows(self, g: Array) -> Rows:
+        v, self.last_change = refine(self.system, *self._refinement_of_rows(g))
+        return Rows(*v)
+
+    def is_settled(self) -> np.ndarray:
+        """Whether the last corrections were small, (members,): of the rows of g, and of what rounding leaves of the
+        residual (see `_gradient.solve_pullback`)."""
+        of_g, of_residual = np.asarray(self.last_change)
+        return np.asarray((of_g <= LARGEST_CHANGE) & (of_residual <= LARGEST_CHANGE_OF_RESIDUAL))
 
 
 def _normal_product(system: System, x: Array) -> Array:
@@ -66,7 +73,7 @@ def replace_unrefined(
 ) -> None:
     """Gradients once more, of members that one step of refinement is not enough for.
 
-    By more steps, where they converge fast: each leaves of an error what it leaves of λ; else by the array API engine.
+    By more steps with compiled factors; where these do not converge, by the array API engine.
 
     Args:
         gradients: in the order of `by_field`; replaced.
@@ -77,35 +84,36 @@ def replace_unrefined(
     members = np.array((change > LARGEST_CHANGE) & problem.system.is_finite)
     if undetermined is not None:
         members &= ~undetermined.any(axis=-1)
-    fast = members & (change < FAST)
     found = []
-    for some, engine in ((fast, lambda x: RefinedFactor(factorize(x))), (members & ~fast, ArrayEngine().factorize)):
-        for numbers, careful, singular in _careful_gradients(problem, some, g, engine):
-            found.append((numbers[~singular], from_fields([x[~singular] for x in by_field(careful)])))
-            if np.any(singular):
-                members.flat[numbers[singular]] = False
+    for numbers, part, g_of_part in _parts(problem, members, g):
+        factor = RefinedFactor(factorize(part.system))
+        careful = by_field(factor.adjoint(part, factor.solve(part.rows), g_of_part))
+        settled = factor.is_settled()
+        found.append((numbers[settled], from_fields(x[settled] for x in careful)))
+        for some, rest, g_of_rest in _parts(part, ~settled, g_of_part):
+            precise = ArrayEngine().factorize(rest.system)
+            careful = by_field(precise.adjoint(rest, precise.solve(rest.rows), g_of_rest))
+            regular = np.ones(len(some), bool)
+            if precise.undetermined is not None:
+                regular = ~precise.undetermined.any(axis=-1)
+            if not regular.all():
+                members.flat[numbers[some[~regular]]] = False
                 warnings.warn(UNREFINED, AccuracyWarning, stacklevel=3)
+            found.append((numbers[some[regular]], from_fields(x[regular] for x in careful)))
     if not members.any():
         return
     contract(np.where(members[..., None, None, None], np.zeros_like(g), g))  # (gradients are linear in g)
-    for numbers, careful in found:
-        _add_members(problem, gradients, numbers, careful)
+    for numbers, careful_ in found:
+        _add_members(problem, gradients, numbers, careful_)
 
 
-def _careful_gradients(
-    problem: Problem, members: np.ndarray, g: np.ndarray, factorize: Callable[[System], Factor]
-) -> Iterator[tuple[np.ndarray, Gradients, np.ndarray]]:
-    """Some members at a time, as numbers in the flat batch: their gradients, (members, ...), and which of them the
-    engine finds undetermined."""
+def _parts(problem: Problem, members: np.ndarray, g: np.ndarray) -> Iterator[tuple[np.ndarray, Problem, np.ndarray]]:
+    """Some members at a time: as numbers in the flat batch, their problem in float64, and g."""
     numbers = np.flatnonzero(members)
     T, V, K = g.shape[-3:]
     g = np.broadcast_to(g, (*problem.batch, T, V, K)).reshape(-1, T, V, K)
     for some in np.array_split(numbers, max(1, ceil(len(numbers) * T * V * K / NUMBERS))) if len(numbers) else ():
-        part = widened_problem(_of_members(problem, some))
-        factor = factorize(part.system)
-        gradients = factor.adjoint(part, factor.solve(part.rows), g[some])
-        undetermined = factor.undetermined
-        yield some, gradients, np.zeros(len(some), bool) if undetermined is None else undetermined.any(axis=-1)
+        yield some, widened_problem(_of_members(problem, some)), g[some]
 
 
 def _of_members(problem: Problem, numbers: np.ndarray) -> Problem:

@@ -7,7 +7,7 @@ of these, which an engine overrides where it does more in one sweep.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -75,6 +75,10 @@ class Factor(ABC):
         Law: W A normal_solve(g) = adjoint_rows(g) up to rounding. Refined until that changes nothing, by
         v += (W A)^+^T (g - (W A)^T v).
         """
+        return Rows(*refined(self.system, *self._refinement_of_rows(g)))
+
+    def _refinement_of_rows(self, g: Array) -> tuple[Callable[..., tuple[Array, ...]], Callable[..., Array]]:
+        """What `refined` wants: a correction of the rows v, and its size beside theirs."""
         system = self.system
 
         def solve(v: tuple[Array, ...] | None) -> tuple[Array, ...]:
@@ -85,7 +89,7 @@ class Factor(ABC):
         def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> Array:
             return change_of_rows(system.xp, Rows(*v), Rows(*dv))
 
-        return Rows(*refined(system, solve, change))
+        return solve, change
 
     def _adjoint_rows(self, g: Array) -> Rows:
         """The same without refinement; from Q, where it is at hand, it has more digits than from M^-1."""

@@ -32,11 +32,31 @@ def refined(
     *,
     always: bool = True,
 ) -> tuple[Array, ...]:
+    """As `refine`, without the size of the last correction: an `AccuracyWarning` where that is not small."""
+    x, sizes = refine(system, solve, change, always=always)
+    if sizes is not None and bool(system.xp.any(sizes > UNSETTLED)):
+        warnings.warn(
+            f"iterative refinement still changes the result by {float(system.xp.max(sizes)):.0e} of itself, as a rule "
+            "in its highest derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives "
+            "(a smaller R) or steps that differ less will help.",
+            AccuracyWarning,
+            stacklevel=2,
+        )
+    return x
+
+
+def refine(
+    system: System,
+    solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
+    change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
+    *,
+    always: bool = True,
+) -> tuple[tuple[Array, ...], Array | None]:
     """solve(None), a tuple of arrays, corrected by what solve makes of itself until that is small.
 
     `change(x, dx)` is the size of a correction dx beside that of x, by batch member; each member is corrected as often
     as it takes itself, whatever the others do: once at least, or, unless `always`, only where the correction is not
-    small. Warns of an `AccuracyWarning` where the last correction is not small.
+    small. Returns the size of the last correction of each member, too: None where values cannot be looked at.
     """
     xp = system.xp
     x = solve(None)
@@ -56,15 +76,7 @@ def refined(
             active = sizes > SETTLED
             if not bool(xp.any(active)):
                 break
-    if sizes is not None and bool(xp.any(sizes > UNSETTLED)):
-        warnings.warn(
-            f"iterative refinement still changes the result by {float(xp.max(sizes)):.0e} of itself, as a rule in its "
-            "highest derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives (a "
-            "smaller R) or steps that differ less will help.",
-            AccuracyWarning,
-            stacklevel=2,
-        )
-    return x
+    return x, sizes
 
 
 def widened(system: System) -> System:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.singular ENGINE`: which singular systems an engine misses, which well-posed ones it refuses.
+"""`python -m benchmarks.singular ENGINE [--evidence]`: which singular systems it misses, which others it refuses.
 
 Random systems in float64, T up to 300, V to 3, R to 5, all schemes, uniform to clustered grids, weights over many
 orders of magnitude. Each is known to be singular or well-posed without asking the library:
@@ -9,6 +9,8 @@ orders of magnitude. Each is known to be singular or well-posed without asking t
 - Well-posed systems are solved twice in 1200 bits (`exact`), the second time with every entry of W A changed by a
   random amount up to `RELATIVE` of itself: kept are those where no y[:, v, r] moves by more than a tenth of its largest
   entry.
+
+--evidence: as `log_evidence` sees them, which judges pivots of its own elimination.
 
 Exits with status 1 if a system was missed or refused.
 """
@@ -46,9 +48,14 @@ class Case:
     weights: dict[str, Array] = field(default_factory=dict)
     """in full shape"""
 
-    def solve(self, engine: str) -> Array:
+    def solve(self, engine: str, evidence: bool = False) -> Array:
         arrays = self.coefficients, self.rhs, self.initial_values, self.step_sizes
-        return smnn.solve_ode(*arrays, scheme=self.scheme, weights=smnn.Weights(**self.weights), engine=engine)
+        options = {"scheme": self.scheme, "weights": smnn.Weights(**self.weights), "engine": engine}
+        return (
+            smnn.log_evidence(*arrays, observed=np.array(False), **options)
+            if evidence
+            else smnn.solve_ode(*arrays, **options)
+        )
 
     def __str__(self) -> str:
         T, Q, V, K = self.coefficients.shape
@@ -289,22 +296,22 @@ def is_well_posed(case: Case) -> bool:
 # Counting
 
 
-def is_refused(case: Case, engine: str) -> bool:
+def is_refused(case: Case, engine: str, evidence: bool) -> bool:
     try:
-        case.solve(engine)
+        case.solve(engine, evidence)
     except smnn.SingularSystemError:
         return True
     return False
 
 
-def count(cases: Iterator[Case], engine: str, expected: bool, show: int) -> int:
+def count(cases: Iterator[Case], engine: str, evidence: bool, expected: bool, show: int) -> int:
     """How many are not refused, or are, against expectation; prints how many of which kinds."""
     drawn: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     examples = []
     for i, case in enumerate(cases):
         drawn[case.kind] += 1
-        if is_refused(case, engine) is not expected:
+        if is_refused(case, engine, evidence) is not expected:
             wrong[case.kind] += 1
             examples.append(f"  number {i}: {case}")
     total = sum(wrong.values())
@@ -336,14 +343,15 @@ def draw_well_posed(n: int, seed: int, largest: int = 300) -> Iterator[Case]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", help="as for solve_ode: array_api, cpu, ...")
+    parser.add_argument("--evidence", action="store_true")
     parser.add_argument("-n", type=int, default=10_000, help="how many of each")
     parser.add_argument("--largest", type=int, default=300, help="T at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=10, help="how many to describe")
     arguments = parser.parse_args()
     n, seed, largest = arguments.n, arguments.seed, arguments.largest
-    missed = count(draw_singular(n, seed, largest), arguments.engine, True, arguments.show)
-    refused = count(draw_well_posed(n, seed, largest), arguments.engine, False, arguments.show)
+    missed = count(draw_singular(n, seed, largest), arguments.engine, arguments.evidence, True, arguments.show)
+    refused = count(draw_well_posed(n, seed, largest), arguments.engine, arguments.evidence, False, arguments.show)
     return 1 if missed or refused else 0
 
 

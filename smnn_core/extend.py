@@ -21,15 +21,16 @@ than public names do; the changelog says so when they do.
 
 **Derivatives** (`docs/theory/derivative.md`)
 
-- `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`); a factor that was kept has them, too.
+- `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`, `NONE`, in the order of `by_field`); a
+  factor that was kept has them, too.
 - `least_squares_pullback`, `solve_pushforward`, `normal_pullback`, `normal_pushforward`: each of the two operators,
   differentiated in either mode, in terms of both.
 - `apply`, `apply_transpose`, `weighted`, `residual`: A y, A^T r, W r and d - A y.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
-- `evidence_with`, `minimum_pullback`, `statistics_pullback`, `sum_of_squares`, `without_weights`,
-  `check_size`: the parts that `log_evidence` and `Posterior` consist of.
+- `evidence_with`, `Statistics`, `statistics_of`, `pulled_back`, `without_weights`, `check_size`: the parts that
+  `log_evidence` and `Posterior` consist of.
 - `SECOND_ORDER`: why derivatives end there.
 
 **Nonlinear equations** (`docs/theory/nonlinear.md`)
@@ -74,7 +75,8 @@ from .engines import ENGINES, select
 from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
-from .engines._interface import ALL, Engine, Factor
+from .engines._interface import Engine, Factor
+from .engines._statistics import ALL, NONE, Statistics, by_field, pulled_back, without_weights
 from .engines.array_api import ArrayEngine
 from .fitting._fit import warn_of_misfit, warn_of_undetermined
 from .fitting._iteration import (
@@ -97,8 +99,8 @@ from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
 from .nonlinear._solve import METHODS, RESOLVED, constant_guess, number_of_steps, times
-from .uncertainty._evidence import SECOND_ORDER, evidence_with, minimum_pullback, statistics_pullback
-from .uncertainty._posterior import check_size, sum_of_squares, without_weights
+from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
+from .uncertainty._posterior import check_size
 
 __all__ = [
     "ALL",
@@ -109,6 +111,7 @@ __all__ = [
     "LEAST_NOISE",
     "LIGHT_HERMITE",
     "METHODS",
+    "NONE",
     "NOISE_FROM",
     "OVERLAP",
     "REFERENCE",
@@ -129,6 +132,7 @@ __all__ = [
     "Residual",
     "Rows",
     "Shape",
+    "Statistics",
     "System",
     "across_steps",
     "adjoint_without_factor",
@@ -137,6 +141,7 @@ __all__ = [
     "as_arrays",
     "attached",
     "broadcast_shapes",
+    "by_field",
     "can_look",
     "carried_weights",
     "check_order",
@@ -156,7 +161,6 @@ __all__ = [
     "increments",
     "is_tracer",
     "least_squares_pullback",
-    "minimum_pullback",
     "normal_pullback",
     "normal_pushforward",
     "number_of_steps",
@@ -168,6 +172,7 @@ __all__ = [
     "pair_of_bounds",
     "pivots",
     "product",
+    "pulled_back",
     "relative_change",
     "residual",
     "rounding_level",
@@ -177,8 +182,7 @@ __all__ = [
     "solve_with",
     "spread",
     "stand_in",
-    "statistics_pullback",
-    "sum_of_squares",
+    "statistics_of",
     "sum_to_shape",
     "taylor",
     "time_scale",

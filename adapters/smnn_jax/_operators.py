@@ -23,9 +23,7 @@ from smnn_core.extend import (
     adjoint_without_factor,
     device_of,
     select,
-    sum_of_squares,
 )
-from smnn_core.extend import minimum_pullback as pull_back_minimum
 
 Array = Any
 Shape = tuple[int, ...]
@@ -45,7 +43,6 @@ CORE_AXES = {
     "blocks": SYSTEM_AXES,
     "blocks_pullback": (*SYSTEM_AXES, 3, 3),
     "statistics": PROBLEM_AXES,
-    "statistics_pullback": (*PROBLEM_AXES, 3, 0, 0),
 }
 """Core axes of the operands of each operator."""
 
@@ -62,7 +59,7 @@ class Static:
     time_axis: str | None = None
     """The mesh axis over which time is split; n_steps is then that of a device's chunk and its halo (see `_time`)."""
     wanted: tuple[int, ...] = ()
-    """Of which operands the adjoint gives the gradients."""
+    """Of which operands the adjoint gives the gradients, and the statistics."""
 
     def encode(self, operator: str, K: int) -> str:
         """As text, for a custom call: the same in every process, since compiled programs outlive processes."""
@@ -119,7 +116,9 @@ def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> lis
         T, n = static.n_steps, shapes[0][-2] * shapes[0][-1]
         return [(*batch, T, n, n), (*batch, T - 1, n, n)]
     if operator == "statistics":
-        return [batch, batch]
+        of_determinant = tuple(i for i in static.wanted if i < len(SYSTEM_AXES))
+        gradients = [(*batch, *shapes[i][len(batch) :]) for i in of_determinant + static.wanted]
+        return [batch, batch, *gradients]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -174,12 +173,19 @@ def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
 
 
 def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[log det M, |W (d - A y)|^2]; operands c, s, weights, b, u."""
+    """[log det M, |W (d - A y)|^2], and their gradients for each member, of the first with respect to those of c, s,
+    weights that are wanted, of the second to those of c, s, weights, b, u; operands these."""
     system, factor = _moments(static, operands)
-    b, u = operands[5:]
-    problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
-    minimum = sum_of_squares(problem, factor)  # (first: an engine may find log det M on the way)
-    return [system.xp.broadcast_to(factor.selected_inverse().log_determinant, problem.batch), minimum]
+    batch = batch_shape([x.shape for x in operands], PROBLEM_AXES)
+    take = [i in static.wanted for i in range(len(PROBLEM_AXES))]
+    c, s, *w, b, u = take
+    found = factor.statistics(Rows(operands[5], operands[6], None), Gradients(c, b, u, s, Weights(*w)))
+    right = found.of_minimum.rhs, found.of_minimum.initial_values
+    parts = _of_lhs(found.of_determinant), (*_of_lhs(found.of_minimum), *right)
+    gradients = [part[i] for part in parts for i in static.wanted if i < len(part)]
+    n = len(batch)
+    results = [(found.log_determinant, 0), (found.minimum, 0), *((x, x.ndim - n) for x in gradients)]
+    return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
 
 
 def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
@@ -187,27 +193,6 @@ def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
     operands = _in_full("blocks_pullback", operands)
     _, factor = _moments(static, operands)
     return list(_of_lhs(factor.selected_inverse().pullback(*operands[5:], None)))
-
-
-def statistics_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The gradients of c, s, weights, b, u, all batch axes in full; operands these, y, and those of the results.
-
-    A left-hand side that members share is eliminated once: its gradient of log det M is the same for all, up to g.
-    """
-    lhs = operands[:5]
-    own = batch_shape([x.shape for x in lhs], SYSTEM_AXES)
-    xp = compat.array_namespace(lhs[0])
-    lhs = [xp.broadcast_to(x, (*own, *x.shape[len(own) :])) for x in lhs]
-    system, factor = _moments(static, lhs)
-    ones = xp.ones(own, dtype=system.dtype, device=system.device)
-    *full, b, u, y, g_determinant, g_minimum = _in_full("statistics_pullback", operands)
-    problem = Problem(static.system(*full), b, u, tuple(y.shape[:-3]))
-    Wr, of_determinant = factor.statistics_pullback(problem.rows, ones)
-    results = pull_back_minimum(problem, y, Wr, g_minimum)
-    of_lhs = []
-    for x, unit in zip(_of_lhs(results), _of_lhs(of_determinant), strict=True):
-        of_lhs.append(x + g_determinant[(..., *(None,) * (unit.ndim - len(own)))] * unit)
-    return [*of_lhs, results.rhs, results.initial_values]
 
 
 def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:
@@ -218,7 +203,7 @@ def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:
 def _moments(static: Static, operands: Sequence[Array]) -> tuple[System, Any]:
     """The system and its factor; the moments of undetermined members are NaN."""
     system = static.system(*operands[:5])
-    return system, select(static.engine, system).factorize(system)
+    return system, select(static.engine, system).factor_of_moments(system)
 
 
 def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
@@ -240,5 +225,4 @@ OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
     "blocks": blocks,
     "blocks_pullback": blocks_pullback,
     "statistics": statistics,
-    "statistics_pullback": statistics_pullback,
 }

@@ -6,11 +6,13 @@ for the sum of squares of the right-hand side too, with derivatives of first ord
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
@@ -18,7 +20,7 @@ from smnn_core.extend import SECOND_ORDER, UNIT, Problem, Rows, check_size, evid
 
 from ._call import call
 from ._operators import SYSTEM_AXES, Static
-from ._solve import normalise, solved, stated
+from ._solve import normalise, raise_if_singular, solved, stated
 from ._tangent import Inputs, augmented_solve, system_of
 
 Array = Any
@@ -61,7 +63,27 @@ def log_evidence(
 ) -> Array:
     """`smnn_core.log_evidence` for JAX arrays, with derivatives of first order: arguments and errors as there."""
     arguments = coefficients, rhs, initial_values, step_sizes
-    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
+    return evidence_with(_statistics_alone, arguments, (observed, observed_equations), weights, options)
+
+
+def _statistics_alone(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> tuple[Problem, Array, Array]:
+    """The problem, log det M and |W (d - A y)|^2, without the solution."""
+    static, inputs, system = stated(coefficients, rhs, initial_values, step_sizes, weights, n_steps, scheme, engine)
+    inputs = normalise(inputs)
+    log_determinant, minimum = _moments("statistics", static, *inputs)
+    raise_if_singular(system, inputs[2:5], log_determinant, check)
+    return Problem(system_of(static, inputs), *inputs[5:], tuple(minimum.shape)), log_determinant, minimum
 
 
 @jax.tree_util.register_pytree_node_class
@@ -107,17 +129,8 @@ class Posterior(CorePosterior):
         return jnp.diagonal(self._blocks[0], axis1=-2, axis2=-1)
 
     @property
-    def _log_determinant(self) -> Array:
-        return self._statistics[0]
-
-    @property
-    def sum_of_squares(self) -> Array:
-        """|W (A y - d)|^2 at the mean, (...,)."""
-        return self._statistics[1]
-
-    @property
-    def _statistics(self) -> list[Array]:
-        return self._result("statistics", *self._inputs, jax.lax.stop_gradient(self.mean))
+    def _statistics(self) -> list[Array]:  # type: ignore[override]
+        return self._result("statistics", *self._inputs)
 
     def _result(self, operator: str, *operands: Array) -> list[Array]:
         """The results of an operator, remembered unless they are traced."""
@@ -131,21 +144,39 @@ class Posterior(CorePosterior):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _moments(operator: str, static: Static, *operands: Array) -> list[Array]:
-    """The results of an operator; the last operand of "statistics" is the solution, which values do not need."""
-    return _called(operator, static, *operands[:7])
+    """The results of an operator."""
+    return _called(operator, static, *operands)
 
 
-def _forward(operator: str, static: Static, *operands: Array) -> tuple[list[Array], tuple[Array, ...]]:
-    return _moments(operator, static, *operands), operands
+def _forward(operator: str, static: Static, *operands: Any) -> tuple[list[Array], tuple[Any, ...]]:
+    """Those of "statistics" come with their gradients, in one sweep, and its backward pass only sums these."""
+    values = tuple(x.value for x in operands)
+    if operator == "blocks":
+        return _moments(operator, static, *values), (values, None)
+    moving = tuple(i for i, x in enumerate(operands) if x.perturbed)
+    determinant, minimum, *gradients = _first_order(operator, replace(static, wanted=moving), *values)
+    found, parts = iter(gradients), []
+    for last in (len(SYSTEM_AXES), len(values)):
+        parts.append([next(found) if i in moving and i < last else None for i in range(len(values))])
+    return [determinant, minimum], (values, parts)
 
 
-def _backward(operator: str, static: Static, operands: tuple[Array, ...], g: list[Array]) -> tuple[Array, ...]:
-    gradients = _first_order(f"{operator}_pullback", static, *operands, *g)
-    zeros = map(jnp.zeros_like, operands[len(gradients) :])
-    return *(sum_to_shape(jnp, dx, x.shape) for dx, x in zip(gradients, operands)), *zeros  # noqa: B905
+def _backward(operator: str, static: Static, kept: tuple[Any, ...], g: list[Any]) -> tuple[Array | None, ...]:
+    operands, parts = kept
+    if operator == "blocks":
+        g = [jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in g]
+        gradients = _first_order("blocks_pullback", static, *operands, *g)
+        return tuple(sum_to_shape(jnp, dx, x.shape) for dx, x in zip(gradients, operands, strict=True))
+
+    def pulled_back(i: int, operand: Array) -> Array | None:
+        pairs = [(a, part[i]) for a, part in zip(g, parts, strict=True) if not isinstance(a, SymbolicZero)]
+        terms = [a[(..., *(None,) * (x.ndim - a.ndim))] * x for a, x in pairs if x is not None]
+        return sum_to_shape(jnp, sum(terms), operand.shape) if terms else None
+
+    return tuple(pulled_back(i, x) for i, x in enumerate(operands))
 
 
-_moments.defvjp(_forward, _backward)
+_moments.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -130,7 +130,7 @@ def stated(
 def solved(static: Static, inputs: Inputs, system: System, check: bool) -> Array:
     """The solution for arguments that were `stated`."""
     y = _solve(static, inputs)
-    _raise_if_singular(system, inputs[2:5], y, check)
+    raise_if_singular(system, inputs[2:5], y, check)
     return y
 
 
@@ -174,7 +174,7 @@ def _typed(weights: Weights, like: Array) -> Weights:
     )
 
 
-def _raise_if_singular(system: System, weights: Sequence[Array], y: Array, check: bool) -> None:
+def raise_if_singular(system: System, weights: Sequence[Array], y: Array, check: bool) -> None:
     """As the core does: by NaN first, and only then by eliminating again to say where."""
     if is_tracer(y):
         if check:

@@ -27,12 +27,14 @@ from smnn_core.extend import (
     Problem,
     Rows,
     Shape,
+    Statistics,
     System,
     adjoint_without_factor,
     broadcast_shapes,
     eliminate,
     select,
     solve_with,
+    statistics_of,
 )
 
 from . import _cuda
@@ -45,6 +47,7 @@ __all__ = [
     "adjoint_anew",
     "adjoint_on_cpu",
     "batch_of_lhs",
+    "build_problem",
     "calls_on",
     "full_precision",
     "in_order",
@@ -55,6 +58,7 @@ __all__ = [
     "like",
     "normal_solve",
     "prepare",
+    "statistics",
     "tensor",
 ]
 
@@ -276,6 +280,15 @@ def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None)
     return kept
 
 
+def statistics(
+    how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, wanted: Gradients
+) -> tuple[Problem, Statistics]:
+    """The problem in the arrays of the engine, and its statistics, with the gradients that are wanted."""
+    engine, problem = _problem(how, lhs, b, u)
+    with calls_on(problem.system):
+        return problem, statistics_of(engine, problem, wanted, check=how.check)
+
+
 def in_order(gradients: Gradients) -> tuple[Any, ...]:
     """Gradients in the order of arguments everywhere here: c, s, w_e, w_i, w_s, b, u."""
     c, b, u, s, w = gradients
@@ -284,10 +297,12 @@ def in_order(gradients: Gradients) -> tuple[Any, ...]:
 
 def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> tuple[Engine, Problem]:
     """The engine that will serve, and the problem, checked, in its arrays; it looks at their values itself."""
-    return _for_engine(how, _build_problem, (*lhs, b, u))
+    return _for_engine(how, lambda how, *given: build_problem(how, given[:5], *given[5:]), (*lhs, b, u))
 
 
-def _build_problem(how: Statement, c: Any, s: Any, w_e: Any, w_i: Any, w_s: Any, b: Any, u: Any) -> Problem:
+def build_problem(how: Statement, lhs: Sequence[Any], b: Any, u: Any) -> Problem:
+    """The problem, checked, in arrays or tensors of any kind."""
+    c, s, w_e, w_i, w_s = lhs
     weights = Weights(w_e, w_i, w_s)
     return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
 

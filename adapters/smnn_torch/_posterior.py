@@ -1,10 +1,10 @@
 """`posterior` and `log_evidence` for tensors.
 
 Mean and samples are solutions, with the derivatives of `solve_ode`. All else comes from two functions of the system
-(c, s, weights), and for the second of the right-hand side and the solution too, with derivatives of first order:
+(c, s, weights), and for the second of the right-hand side too, with derivatives of first order:
 
     blocks        the blocks of M^-1 in and beside the diagonal
-    statistics    log det M and |W (d - A y)|^2
+    statistics    log det M and |W (d - A y)|^2, and on the way their gradients, where one will be asked for
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from smnn_core import WIENER, ArgumentError, Scheme, Weights
+from smnn_core import WIENER, ArgumentError, Gradients, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
 from smnn_core.extend import (
+    ALL,
+    NONE,
     SECOND_ORDER,
     UNIT,
     Problem,
     Rows,
+    Statistics,
     System,
+    by_field,
     check_size,
     evidence_with,
-    statistics_pullback,
-    sum_of_squares,
+    pulled_back,
     without_weights,
 )
 
@@ -81,7 +84,28 @@ def log_evidence(
 ) -> Tensor:
     """`smnn_core.log_evidence` for tensors, with derivatives of first order: arguments and errors as there."""
     arguments = coefficients, rhs, initial_values, step_sizes
-    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
+    return evidence_with(_statistics_alone, arguments, (observed, observed_equations), weights, options)
+
+
+def _statistics_alone(
+    coefficients: Tensor,
+    rhs: Tensor,
+    initial_values: Tensor,
+    step_sizes: Tensor,
+    *,
+    n_steps: int | None = None,
+    scheme: Scheme = WIENER,
+    weights: Weights = UNIT,
+    engine: str = "auto",
+    check: bool = False,
+) -> tuple[Problem, Tensor, Tensor]:
+    """The problem, log det M and |W (d - A y)|^2, without the solution."""
+    how = Statement(scheme, n_steps, 0, 0, engine, check)
+    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    problem = bridge.build_problem(how, lhs, b, u)
+    call = _Call(how._replace(n_steps=problem.system.n_steps), Keep())
+    log_determinant, minimum = _moments("statistics", call, *lhs, b, u)
+    return problem, log_determinant, minimum
 
 
 class Posterior(CorePosterior):
@@ -118,28 +142,22 @@ class Posterior(CorePosterior):
         return torch.diagonal(self._blocks[0], dim1=-2, dim2=-1)
 
     @property
-    def _log_determinant(self) -> Tensor:
-        return self._statistics[0]
-
-    @property
-    def sum_of_squares(self) -> Tensor:
-        """|W (A y - d)|^2 at the mean, (...,)."""
-        return self._statistics[1]
-
-    @property
     def _statistics(self) -> tuple[Tensor, ...]:
         if not hasattr(self, "_known_statistics"):
-            right = self.problem.rhs, self.problem.initial_values, self.mean.detach()
+            right = self.problem.rhs, self.problem.initial_values
             self._known_statistics = _moments("statistics", self._call, *self._lhs, *right)
         return self._known_statistics
 
 
 class _Call:
-    """What the functions of one posterior share: the factor that gives its moments, once there is one."""
+    """What the functions of one posterior share: the factor that gives its moments, once there is one, and statistics
+    with those gradients that were `moving` when they were asked for."""
 
     def __init__(self, how: Statement, keep: Keep) -> None:
         self.how, self.keep = how, keep
         self.factor: Any = None
+        self.statistics: tuple[Sequence[Any], Problem, Statistics] | None = None
+        self.moving = NONE
 
     def prepare(self, lhs: Sequence[Any]) -> Any:
         """The factor of (c, s, weights): the one that is kept, if theirs; under vmap they may have other batch axes."""
@@ -158,23 +176,41 @@ def _fits(system: System, lhs: Sequence[Any]) -> bool:
 
 @torch.compiler.disable
 def _moments(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
+    moves = [isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled() for x in tensors]
+    if name == "statistics":
+        call.moving = _gradients(moves)
     return _Moments.apply(name, call, *tensors)
 
 
+def _gradients(in_order: Sequence[Any]) -> Gradients:
+    """From the order of arguments."""
+    c, s, *w, b, u = in_order
+    return Gradients(c, b, u, s, Weights(*w))
+
+
+def _statistics(call: _Call, tensors: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
+    """Those of the tensors, where these have values."""
+    if call.factor is None and call.keep.kept is None:
+        return bridge.statistics(call.how, tensors[:5], tensors[5], tensors[6], wanted)
+    factor = call.prepare(tensors[:5])
+    b, u = (bridge.like(factor.system, x) for x in tensors[5:])
+    with bridge.calls_on(factor.system):
+        found = factor.statistics(Rows(b, u, None), wanted)
+    return Problem(factor.system, b, u, tuple(found.minimum.shape)), found
+
+
 class _Moments(Function):
-    """(name, call, c, s, w_e, w_i, w_s[, b, u, y]) -> what `name` says, see the module."""
+    """(name, call, c, s, w_e, w_i, w_s[, b, u]) -> what `name` says, see the module."""
 
     @staticmethod
     def forward(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
-        factor = call.prepare(tensors[:5])
-        with bridge.calls_on(factor.system):
-            if name == "blocks":
-                results = factor.selected_inverse().blocks
-            else:
-                problem, _ = _problem(factor, tensors)
-                minimum = sum_of_squares(problem, factor)  # (first: an engine may find log det M on the way)
-                results = factor.selected_inverse().log_determinant, minimum
-        return tuple(map(bridge.tensor, results))
+        if name == "blocks":
+            factor = call.prepare(tensors[:5])
+            with bridge.calls_on(factor.system):
+                return tuple(map(bridge.tensor, factor.selected_inverse().blocks))
+        problem, found = _statistics(call, tensors, call.moving)
+        call.statistics = tensors, problem, found
+        return bridge.tensor(found.log_determinant), bridge.tensor(found.minimum)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -203,17 +239,24 @@ class _Pullback(Function):
     @staticmethod
     def forward(name: str, call: _Call, count: int, *tensors: Any) -> tuple[Tensor, ...]:
         of_results, tensors = tensors[:count], tensors[count:]
-        factor = call.prepare(tensors[:5])
-        with bridge.calls_on(factor.system):
-            g = [bridge.like(factor.system, x) for x in of_results]
-            if name == "blocks":
+        if name == "blocks":
+            factor = call.prepare(tensors[:5])
+            with bridge.calls_on(factor.system):
+                g = [bridge.like(factor.system, x) for x in of_results]
                 c, _, _, s, w = factor.selected_inverse().pullback(*g, None)
-                results = [c, s, *vars(w).values()]
-            else:
-                problem, y = _problem(factor, tensors)
-                c, b, u, s, w = statistics_pullback(problem, factor, y, *g)
-                results = [c, s, *vars(w).values(), b, u, problem.system.xp.zeros_like(y)]
-        return tuple(map(bridge.tensor, results))
+                return tuple(map(bridge.tensor, (c, s, *vars(w).values())))
+        if call.statistics and any(by_field(call.moving)) and _are_same(call.statistics[0], tensors):
+            _, problem, found = call.statistics
+        else:
+            problem, found = _statistics(call, tensors, ALL)
+        with bridge.calls_on(problem.system):
+            g = [bridge.like(problem.system, x) for x in of_results]
+            gradients = bridge.in_order(pulled_back(problem, found, *g))
+        kind = {"dtype": of_results[0].dtype, "device": of_results[0].device}
+        return tuple(
+            torch.zeros((), **kind).expand(getattr(like, "shape", ())) if x is None else bridge.tensor(x)
+            for x, like in zip(gradients, tensors, strict=True)
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -241,10 +284,13 @@ class _Pullback(Function):
 def _ranks(name: str) -> dict[str, int]:
     """The tensors of `_Moments` and how many axes their rows have."""
     lhs = {"coefficients": 4, "step_sizes": 1, "weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
-    return lhs | ({"rhs": 2, "initial_values": 3, "y": 3} if name == "statistics" else {})
+    return lhs | ({"rhs": 2, "initial_values": 3} if name == "statistics" else {})
 
 
-def _problem(factor: Any, tensors: Sequence[Any]) -> tuple[Problem, Any]:
-    """The problem and its solution in the arrays of the factor."""
-    b, u, y = (bridge.like(factor.system, x) for x in tensors[5:])
-    return Problem(factor.system, b, u, tuple(y.shape[:-3])), y
+def _are_same(given: Sequence[Any], tensors: Sequence[Any]) -> bool:
+    """Whether these are the same tensors, or look at the same memory in the same way."""
+
+    def place(x: Any) -> Any:
+        return (x.data_ptr(), x.shape, x.stride()) if isinstance(x, Tensor) else x
+
+    return len(given) == len(tensors) and all(place(x) == place(y) for x, y in zip(given, tensors, strict=True))

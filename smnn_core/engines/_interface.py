@@ -7,41 +7,19 @@ of these, which an engine overrides where it does more in one sweep.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 from .. import _gradient
 from .._constraints import apply, apply_transpose, weighted
-from .._problem import Gradients, Problem, Rows, System, Weights
+from .._problem import Gradients, Problem, Rows, System
 from ._refinement import change_of_rows, refined
+from ._statistics import ALL, NONE, RANKS, Statistics, by_field, from_fields, inputs_by_field, statistics_by_pullback
+
+__all__ = ["ALL", "NONE", "RANKS", "Engine", "Factor", "by_field", "from_fields", "inputs_by_field"]
 
 Array = Any
-
-
-def by_field(gradients: Gradients) -> tuple[Any, ...]:
-    """Gradients, or which of them are wanted, one after another in the order of the public functions, which is that
-    of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
-    *fields, w = gradients
-    return *fields, w.equation, w.initial, w.smoothness
-
-
-def from_fields(values: Iterable[Any]) -> Gradients:
-    """The inverse of `by_field`."""
-    c, b, u, s, *weights = values
-    return Gradients(c, b, u, s, Weights(*weights))
-
-
-def inputs_by_field(system: System, rhs: Array = None, initial_values: Array = None) -> tuple[Array, ...]:
-    """The inputs of a problem in the order of their gradients, `by_field`."""
-    return by_field(Gradients(system.coefficients, rhs, initial_values, system.step_sizes, system.weights))
-
-
-RANKS = 4, 2, 3, 1, 2, 3, 1
-"""Axes of inputs and their gradients behind those of the batch, in the order of `by_field`."""
-
-ALL = from_fields([True] * 7)
-"""Every gradient is wanted."""
 
 
 class Factor(ABC):
@@ -116,15 +94,23 @@ class Factor(ABC):
         """The blocks of M^-1 in and beside the diagonal, log det M and their pullback: a `SelectedInverse`."""
         return self._by_array_api.selected_inverse()
 
-    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
-        """`residual_rows(d)`, and the gradients of log det M times g, (*batch,): what the evidence wants."""
-        return self.residual_rows(d), self.selected_inverse().pullback(None, None, g)
+    def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
+        """log det M and |W (d - A y)|^2, with the gradients of both for each member that are wanted.
+
+        Laws: the first two are those of `selected_inverse` and `sum_of_squares` up to rounding; the gradients, summed
+        over members, those of `selected_inverse().pullback` and of the minimum at fixed y.
+        """
+        return statistics_by_pullback(self, d, wanted, self._factorized)
 
     @cached_property
     def _by_array_api(self) -> Factor:
+        return self._factorized(self.system)
+
+    @staticmethod
+    def _factorized(system: System) -> Factor:
         from .array_api import ArrayEngine  # (which derives from this module)
 
-        return ArrayEngine().factorize(self.system)
+        return ArrayEngine().factorize(system)
 
 
 class Engine(ABC):
@@ -157,6 +143,11 @@ class Engine(ABC):
         del recompute
         factor = self.factorize(problem.system)
         return factor.solve(problem.rows), factor
+
+    def factor_of_moments(self, system: System) -> Factor:
+        """A factor of which moments and statistics alone are asked: an engine that takes a sweep of its own for them
+        need not keep anything. What is undetermined is known once some of them are."""
+        return self.factorize(system)
 
     def solve_determined(self, problem: Problem) -> Array:
         """The solution of a system that is known to have one: an engine may leave out to judge the pivots."""

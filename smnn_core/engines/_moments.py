@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .._arrays import Array, Shape, sum_to_shape
-from .._problem import Gradients, Rows, System, Weights
+from .._problem import Gradients, Rows, System
 from ._increments import increment_rows
 from ._interface import Factor
+from ._statistics import NONE, OF_LHS, RANKS, Statistics, by_field, core, from_fields, inputs_by_field
 
 
 class Moments(NamedTuple):
@@ -28,37 +27,32 @@ class Moments(NamedTuple):
     """log det M, (*batch,)"""
     minimum: Any = None
     """|W (A y - d)|^2 at the minimum, (*batch,)"""
-    equation: Any = None
-    """W (d - A y) at the minimum, (*batch, T, Q); this and the following two all or none"""
-    initial: Any = None
-    """(*batch, T_init, V, R_init)"""
-    smoothness: Any = None
-    """(*batch, T-1, V, K): of the rows C of `increment_rows`"""
-    dc: Any = None
-    """half the derivative of log det M, (*batch, T, Q, V, K); this and the following four all or none"""
-    dw_equation: Any = None
-    """(*batch, T, Q)"""
-    dw_initial: Any = None
-    """(*batch, T_init, V, R_init)"""
-    ds: Any = None
-    """(*batch, T-1)"""
-    dw_smoothness: Any = None
-    """(*batch, T-1)"""
+    of_determinant: Gradients = NONE
+    """the gradients of log det M, (*batch, *core): see `Statistics`. Of right-hand sides that share a left-hand side
+    the first alone has it."""
+    of_minimum: Gradients = NONE
+    """those of the minimum"""
+
+    @property
+    def in_order(self) -> tuple[Any, ...]:
+        """All of them, one after another."""
+        return *self[:5], *by_field(self.of_determinant), *by_field(self.of_minimum)
 
     @staticmethod
-    def cores(system: System) -> Moments:
-        """The axes of each behind those of the batch."""
-        T, Q, V, K, n = system.n_steps, system.Q, system.V, system.K, system.n
-        initial = system.n_initial_steps, V, system.n_initial_orders
-        rows = (T, Q), initial, (T - 1, V, K)
-        return Moments(
-            (T, n, n), (T - 1, n, n), (T, n), (), (), *rows, (T, Q, V, K), (T, Q), initial, (T - 1,), (T - 1,)
-        )
+    def of(values: Sequence[Any]) -> Moments:
+        """The inverse of `in_order`."""
+        covariance, lag, variance, log_determinant, minimum, *gradients = values
+        of_fields = from_fields(gradients[:7]), from_fields(gradients[7:])
+        return Moments(covariance, lag, variance, log_determinant, minimum, *of_fields)
 
-
-GRADIENT = Moments(dc=True, dw_equation=True, dw_initial=True, ds=True, dw_smoothness=True)
-RESIDUAL = Moments(equation=True, initial=True, smoothness=True)
-BOTH = GRADIENT._replace(equation=True, initial=True, smoothness=True)
+    @staticmethod
+    def cores(system: System, d: Rows | None = None) -> tuple[Shape, ...]:
+        """The axes of each behind those of the batch, `in_order`: of gradients those of the inputs."""
+        T, n = system.n_steps, system.n
+        b, u = (None, None) if d is None else (d.equation, d.initial)
+        given = zip(inputs_by_field(system, b, u), RANKS, strict=True)
+        of_inputs = [() if x is None else core(x, rank) for x, rank in given]
+        return (T, n, n), (T - 1, n, n), (T, n), (), (), *of_inputs, *of_inputs
 
 
 class CompiledSelectedInverse:
@@ -89,31 +83,18 @@ class CompiledSelectedInverse:
         if dΣ is not None or d_lag is not None or d_log_determinant is None:
             gradients: Gradients = self._by_array_api().pullback(dΣ, d_lag, d_log_determinant)
             return gradients
-        return self.gradients(self.factor.moments(GRADIENT), d_log_determinant)
-
-    def gradients(self, half: Moments, d_log_determinant: Array) -> Gradients:
-        """Those of log det M times d_log_determinant, from halves for each batch member, in float64."""
-        system = self.factor.system
-
-        def gradient(x: Array, like: Array, rank: int) -> Array:
-            g = 2 * d_log_determinant[(..., *(None,) * rank)]
-            return self._rounded(sum_to_shape(system.xp, g * x, tuple(like.shape)))
-
-        w = system.weights
-        return Gradients(
-            gradient(half.dc, system.coefficients, 4),
-            None,
-            None,
-            gradient(half.ds, system.step_sizes, 1),
-            Weights(
-                gradient(half.dw_equation, w.equation, 2),
-                gradient(half.dw_initial, w.initial, 3),
-                gradient(half.dw_smoothness, w.smoothness, 1),
-            ),
+        system, g = self.factor.system, d_log_determinant
+        found = self.factor.moments(Moments(of_determinant=OF_LHS)).of_determinant
+        given = zip(by_field(found), inputs_by_field(system), RANKS, strict=True)
+        return from_fields(
+            None
+            if x is None
+            else self._rounded(sum_to_shape(system.xp, g[(..., *(None,) * rank)] * x, tuple(like.shape)))
+            for x, like, rank in given
         )
 
     def _rounded(self, x: Array) -> Array:
-        return x.astype(self.factor.system.dtype, copy=False)
+        return self.factor._in_dtype(x)
 
 
 class MomentsFactor(Factor):
@@ -121,7 +102,7 @@ class MomentsFactor(Factor):
 
     @abstractmethod
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
 
     def has_moments(self, d: Rows | None = None) -> bool:
         """Whether the kernels serve the system, and right-hand sides d."""
@@ -135,43 +116,28 @@ class MomentsFactor(Factor):
     def _selected_inverse(self) -> CompiledSelectedInverse:
         return CompiledSelectedInverse(self, super().selected_inverse)
 
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum, without the rounding of y."""
-        return self._residual(self.moments(RESIDUAL, d)) if self.has_moments(d) else super().residual_rows(d)
-
-    def statistics_pullback(self, d: Rows, g: Array) -> tuple[Rows, Gradients]:
-        """Residual and gradients in one sweep, where each left-hand side has one right-hand side."""
-        batch = self.system.batch_with(d)
-        if not self.has_moments(d) or prod(batch) != prod(self.system.batch):
-            return super().statistics_pullback(d, g)
-        found = self.moments(BOTH, d)
-        one = self._one_rhs(batch)
-        half = Moments(*(x if x is None or not wanted else x[one] for x, wanted in zip(found, GRADIENT, strict=True)))
-        return self._residual(found), self._selected_inverse.gradients(half, g)
+    def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
+        """log det M, the minimum, and their gradients that are wanted, in one sweep and, for these, back."""
+        if not self.has_moments(d):
+            return super().statistics(d, wanted)
+        of_lhs = from_fields(a and b for a, b in zip(by_field(wanted), by_field(OF_LHS), strict=True))
+        found = self.moments(Moments(None, None, None, True, True, of_lhs, wanted), d)
+        batch, own = found.minimum.shape, self.system.batch
+        if 0 not in batch:  # (log det M is the same for all right-hand sides of a left-hand side: that of the first)
+            first = *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
+            of_lhs = from_fields(x if x is None else x[first] for x in by_field(found.of_determinant))
+            found = found._replace(log_determinant=found.log_determinant[first], of_determinant=of_lhs)
+        _, _, _, *statistics = Moments.of([x if x is None else self._in_dtype(x) for x in found.in_order])
+        return Statistics(*statistics)
 
     def sum_of_squares(self, d: Rows) -> Array:
         """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
         if not self.has_moments(d):
             return super().sum_of_squares(d)
-        found = self.moments(Moments(log_determinant=True, minimum=True), d)
-        if 0 not in found.minimum.shape:  # log det M is the same for all right-hand sides of a left-hand side
-            log_determinant = found.log_determinant[self._one_rhs(found.minimum.shape)]
-            self._selected_inverse.log_determinant = self._selected_inverse._rounded(log_determinant)
-        return self._selected_inverse._rounded(found.minimum)
+        return self._in_dtype(self.moments(Moments(minimum=True), d).minimum)
 
-    def _residual(self, found: Moments) -> Rows:
-        U = self._constant(increment_rows(self.system.scheme, self.system.K)[0].T)
-        rows = found.equation, found.initial, found.smoothness @ U
-        return Rows(*map(self._selected_inverse._rounded, rows))
-
-    def _constant(self, values: np.ndarray) -> Array:
-        """In float64."""
-        return values
-
-    def _one_rhs(self, batch: Shape) -> tuple[Any, ...]:
-        """The index of one right-hand side for each left-hand side, in arrays of a batch of right-hand sides."""
-        own = self.system.batch
-        return *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
+    def _in_dtype(self, x: Array) -> Array:
+        return x.astype(self.system.dtype, copy=False)
 
 
 def are_compiled(system: System) -> bool:

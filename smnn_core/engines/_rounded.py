@@ -12,9 +12,10 @@ from typing import Any
 from .._arrays import Array
 from .._cupy import results
 from .._problem import Gradients, Problem, Rows, System
-from ._interface import ALL, Factor, by_field, from_fields
+from ._interface import ALL, NONE, Factor, by_field, from_fields
 from ._refinement import widened
 from ._selected_inverse import RoundedSelectedInverse
+from ._statistics import Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,11 @@ class RoundedFactor(Factor):
 
     def sum_of_squares(self, d: Rows) -> Array:
         return self._rounded(self.wide.sum_of_squares(_widened_rows(self.system, d)))
+
+    def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
+        found = self.wide.statistics(_widened_rows(self.system, d), wanted)
+        gradients = (from_fields(x if x is None else self._rounded(x) for x in by_field(g)) for g in found[2:])
+        return Statistics(*map(self._rounded, found[:2]), *gradients)
 
     def selected_inverse(self) -> RoundedSelectedInverse:
         return RoundedSelectedInverse(self.system, self.wide.selected_inverse())

@@ -33,7 +33,7 @@ from .._schemes import triangular_rows
 from ._careful import replace_unrefined
 from ._increments import increment_rows
 from ._interface import ALL, RANKS, Engine, by_field, from_fields, inputs_by_field
-from ._moments import Moments, MomentsFactor
+from ._moments import Moments, MomentsFactor, are_compiled
 from ._refinement import change_of_solution, refined, widened
 
 _kernels: Any
@@ -141,6 +141,8 @@ class CpuFactor(MomentsFactor):
     """solutions are refined"""
     solved: Solved | None = None
     """what was solved with it first"""
+    is_judged: bool = True
+    """whether `undetermined` is known; else the first moments see to it"""
 
     @property
     def nbytes(self) -> int:
@@ -191,15 +193,29 @@ class CpuFactor(MomentsFactor):
         return result
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
         system = self.system
         batch = system.batch if d is None else system.batch_with(d)
         spec = _spec(system, batch) if d is None else _spec(system, batch, d.equation, d.initial)
-        cores = Moments.cores(system)
-        found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted, cores, strict=True)]
+        cores = Moments.cores(system, d)
+        found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted.in_order, cores, strict=True)]
         increments = np.ascontiguousarray(increment_rows(system.scheme, system.K)[1])
-        _kernels.covariance(spec, increments, tuple(found))
-        return Moments(*(x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)))
+        small_pivot = _kernels.covariance(spec, increments, tuple(found[:5]), tuple(found[5:12]), tuple(found[12:]))
+        if not self.is_judged:
+            self.is_judged = True
+            if small_pivot or 0 in batch:
+                self.undetermined = self._judged()
+        return Moments.of(
+            [x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)]
+        )
+
+    def _judged(self) -> np.ndarray | None:
+        """Which points are undetermined, where moments have small pivots: if the elimination of a solve has, too."""
+        system = self.system
+        initial = system.n_initial_steps, system.V, system.n_initial_orders
+        zeros = (np.broadcast_to(np.zeros(()), shape) for shape in ((1, system.Q), initial))
+        spec, y = _spec(system, system.batch, *zeros), _states(system, system.batch)
+        return _eliminated(system, spec, system.batch, y, recompute=True).undetermined
 
     def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
@@ -241,6 +257,10 @@ class CpuEngine(Engine):
     def factorize(self, system: System) -> CpuFactor:
         """Eliminates a left-hand side, once for all right-hand sides."""
         return _eliminated(system, _spec(system, system.batch), system.batch, None)
+
+    def factor_of_moments(self, system: System) -> CpuFactor:
+        """Nothing is kept, and pivots are judged along with the first moments, where the kernels have these."""
+        return CpuFactor(system, is_judged=False) if are_compiled(system) else self.factorize(system)
 
     def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[np.ndarray, CpuFactor]:
         """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below

@@ -41,7 +41,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, Namespace, Shape
-from .._cupy import constant, results
+from .._cupy import results
 from .._errors import EngineWarning
 from .._problem import Gradients, Problem, Rows, System
 from ._cuda import host, moments
@@ -199,7 +199,7 @@ class CudaFactor(MomentsFactor):
             return self.factor.adjoint(problem, y, g, wanted)
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and residuals are those of right-hand sides d."""
+        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
         system = widened(self.system)
         if d is not None and system is not self.system:
             d = Rows(*(None if x is None else system.xp.astype(x, system.dtype) for x in d))
@@ -211,10 +211,6 @@ class CudaFactor(MomentsFactor):
         batch = self.system.batch if d is None else self.system.batch_with(d)
         served = moments.serves(self.system.n, self.system.n_steps, batch) and not too_many_axes(batch)
         return served and super().has_moments(d)
-
-    def _constant(self, values: np.ndarray) -> Array:
-        system = self.system
-        return constant(system.xp, values, np.dtype(float), system.device)
 
     def _other(self, batch: Shape) -> Factor | None:
         """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""

@@ -19,13 +19,15 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .. import _constraints as rows
-from .._arrays import Array, Shape, broadcast_shapes, common_namespace, sum_to_shape
+from .._arrays import Array, Shape, broadcast_shapes, common_namespace
 from .._errors import ArgumentError, ShapeError, SingularSystemError
-from .._problem import UNIT, Gradients, Problem, Rows, System, Weights
+from .._problem import UNIT, Gradients, Problem, System, Weights
 from .._schemes import WIENER, Scheme
-from ..engines._interface import Factor
-from ._posterior import Posterior, posterior, without_weights
+from .._solve import raise_if_singular
+from ..engines import select
+from ..engines._interface import Engine
+from ..engines._statistics import NONE, Statistics
+from ._posterior import stated_problem
 
 __all__ = ["log_evidence"]
 
@@ -72,43 +74,72 @@ def log_evidence(
     """
     options: dict[str, Any] = {"n_steps": n_steps, "scheme": scheme, "engine": engine, "check": check}
     arguments = coefficients, rhs, initial_values, step_sizes
-    return evidence_with(posterior, arguments, (observed, observed_equations), weights, options)
+    return evidence_with(_statistics, arguments, (observed, observed_equations), weights, options)
 
 
 def evidence_with(
-    posterior: Callable[..., Posterior],
+    statistics: Callable[..., tuple[Problem, Array, Array]],
     arguments: tuple[Array, ...],
     observed: tuple[Any, Any],
     weights: Weights,
     options: dict[str, Any],
 ) -> Array:
-    """`log_evidence` by a function that gives posteriors: that of the core, or of an adapter."""
-    p = posterior(*arguments, weights=weights, **options)
-    system = p.problem.system
+    """`log_evidence` by a function of its arguments, that of the core or of an adapter: the problem, with the weights
+    that the engine sees, log det M, and the minimum |W (d - A y)|^2."""
+    problem, *whole = statistics(*arguments, weights=weights, **options)
+    system = problem.system
     xp, w = system.xp, system.weights
     masks = observed_rows(system, *observed)
     equation, initial = (
         xp.where(mask, xp.zeros_like(x), x) for mask, x in zip(masks, (w.equation, w.initial), strict=True)
     )
+    prior = replace(weights, equation=equation, initial=initial)
     try:
-        prior = posterior(*arguments, weights=replace(weights, equation=equation, initial=initial), **options)
-        return evidence(p, prior, masks)
+        _, *without = statistics(*arguments, weights=prior, **options)
     except SingularSystemError as error:
         cause = "the rows that are not observed, the prior, must determine the solution by themselves"
         raise SingularSystemError(error.batch_index, error.time, (cause, *error.causes)) from error
-
-
-def evidence(p: Posterior, prior: Posterior, masks: tuple[Array, Array]) -> Array:
-    """The log evidence (see the module) from the posterior with and without the observed rows."""
-    system, xp = p.problem.system, p.problem.system.xp
-    w = system.weights
-    result = (prior.sum_of_squares - p.sum_of_squares + prior.log_determinant - p.log_determinant) / 2
+    result = (sum(without) - sum(whole)) / 2
     for mask, x, core in zip(masks, (w.equation, w.initial), _cores(system), strict=True):
         counts = mask & (x != 0)
         each = xp.where(counts, xp.log(xp.abs(xp.where(counts, x, xp.ones_like(x)))) - log(2 * pi) / 2, 0 * x)
         each = xp.broadcast_to(each, (*each.shape[: max(each.ndim - len(core), 0)], *core))
         result = result + xp.sum(each, axis=tuple(range(-len(core), 0)))
     return result
+
+
+def _statistics(
+    coefficients: Array,
+    rhs: Array,
+    initial_values: Array,
+    step_sizes: Array,
+    *,
+    n_steps: int | None,
+    scheme: Scheme,
+    weights: Weights,
+    engine: str,
+    check: bool,
+) -> tuple[Problem, Array, Array]:
+    problem = stated_problem(
+        "log_evidence", (coefficients, rhs, initial_values, step_sizes), weights, n_steps=n_steps, scheme=scheme
+    )
+    found = statistics_of(select(engine, problem.system), problem, check=check)
+    return problem, found.log_determinant, found.minimum
+
+
+def statistics_of(engine: Engine, problem: Problem, wanted: Gradients = NONE, *, check: bool) -> Statistics:
+    """log det M, the minimum, and their gradients that are wanted, of a problem of which nothing else is asked.
+
+    Raises:
+        SingularSystemError: if it is undetermined, where looking costs nothing or was asked for.
+    """
+    system = problem.system
+    if not engine.checks_values:
+        system.check_values()
+    factor = engine.factor_of_moments(system)
+    found = factor.statistics(problem.rows, wanted)
+    raise_if_singular(system, factor.undetermined, check)
+    return found
 
 
 SECOND_ORDER = (
@@ -159,50 +190,3 @@ def _mask(system: System, name: str, mask: Any, core: Shape, axes: str) -> Array
         shape = ", ".join(map(str, core))
         raise ShapeError(f"{name}, {tuple(mask.shape)}, must broadcast to (..., {axes}) = (..., {shape}).")
     return mask
-
-
-def statistics_pullback(
-    problem: Problem, factor: Factor, y: Array, g_determinant: Array, g_minimum: Array
-) -> Gradients:
-    """The gradients of log det M times g_determinant, (*system.batch,), and of the minimum times g_minimum, (...,)."""
-    if _is_zero(g_minimum):
-        of_determinant = factor.selected_inverse().pullback(None, None, g_determinant)
-        zero = problem.system.xp.zeros_like
-        return of_determinant._replace(rhs=zero(problem.rhs), initial_values=zero(problem.initial_values))
-    if _is_zero(g_determinant):
-        return minimum_pullback(problem, y, factor.residual_rows(problem.rows), g_minimum)
-    Wr, of_determinant = factor.statistics_pullback(problem.rows, g_determinant)
-    of_minimum = minimum_pullback(problem, y, Wr, g_minimum)
-    pairs = zip(vars(of_determinant.weights).values(), vars(of_minimum.weights).values(), strict=True)
-    return Gradients(
-        coefficients=of_determinant.coefficients + of_minimum.coefficients,
-        rhs=of_minimum.rhs,
-        initial_values=of_minimum.initial_values,
-        step_sizes=of_determinant.step_sizes + of_minimum.step_sizes,
-        weights=Weights(*(a + b for a, b in pairs)),
-    )
-
-
-def _is_zero(x: Array) -> bool:
-    """Whether that is known at no cost."""
-    return isinstance(x, np.ndarray) and not x.any()
-
-
-def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradients:
-    """The gradients of |W (d - A y)|^2 at its minimum times g, (...,): those at fixed y, since y is stationary.
-
-    d |W r|^2 = 2 W r . (W dd - W dA y + dW r)
-    """
-    system, xp, w = problem.system, problem.system.xp, problem.system.weights
-    outer = [2 * g[(..., *(None,) * rank)] for rank in (2, 3, 3)]
-    μ = rows.weighted(w, Rows(*(a * x for a, x in zip(outer, Wr, strict=True))))
-    dc, ds = rows.gradient_of_product(system, μ, y)
-    dw = [a * x * r for a, x, r in zip(outer, Wr, without_weights(system, Wr), strict=True)]
-    dw[2] = xp.sum(dw[2], axis=(-2, -1))
-    return Gradients(
-        coefficients=-dc,
-        rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
-        initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
-        step_sizes=-ds,
-        weights=Weights(*(sum_to_shape(xp, x, tuple(v.shape)) for x, v in zip(dw, vars(w).values(), strict=True))),
-    )

@@ -26,8 +26,8 @@ from .._schemes import WIENER, Scheme
 from .._solve import owned_system, refuse_autodiff, solve_problem
 from .._weighting import as_arrays, weighted_problem
 from ..engines._increments import increment_rows
-from ..engines._interface import Factor
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
+from ..engines._statistics import without_weights
 
 __all__ = ["Posterior", "posterior", "wiener_weight"]
 
@@ -62,13 +62,22 @@ def posterior(
         >>> p.mean[:, 0, 0].round(4).tolist(), p.standard_deviation[:, 0, 0].round(4).tolist()
         ([0.0, 0.5, 1.0], [0.1, 0.0707, 0.1])
     """
-    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
-    arrays, weights = refuse_autodiff("posterior", (coefficients, rhs, initial_values, step_sizes), weights)
-    problem = weighted_problem(Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False))
+    arguments = coefficients, rhs, initial_values, step_sizes
+    problem = stated_problem("posterior", arguments, weights, n_steps=n_steps, scheme=scheme)
     system = owned_system(problem.system)
     problem = copy_with(problem, system=system, rhs=owned(problem.rhs), initial_values=owned(problem.initial_values))
     mean, factor = solve_problem(problem, engine=engine, check=check)
     return Posterior(mean, problem, factor)
+
+
+def stated_problem(
+    name: str, arguments: tuple[Array, ...], weights: Weights, *, n_steps: int | None, scheme: Scheme
+) -> Problem:
+    """The problem that the arguments of a function of that name state, with the weights that the engine sees."""
+    coefficients, rhs, initial_values, step_sizes = arguments
+    step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
+    arrays, weights = refuse_autodiff(name, (coefficients, rhs, initial_values, step_sizes), weights)
+    return weighted_problem(Problem.build(*arrays, n_steps=n_steps, scheme=scheme, weights=weights, values=False))
 
 
 class Posterior:
@@ -108,12 +117,12 @@ class Posterior:
     @property
     def log_determinant(self) -> Array:
         """log det M = -log det Σ of all unknowns, (...,)."""
-        return self._in_batch(self._log_determinant, 0)
+        return self._in_batch(self._statistics[0], 0)
 
-    @cached_property
+    @property
     def sum_of_squares(self) -> Array:
         """|W (A y - d)|^2 at the mean, (...,)."""
-        return sum_of_squares(self.problem, self._factor)
+        return self._in_batch(self._statistics[1], 0)
 
     @property
     def degrees_of_freedom(self) -> Array:
@@ -186,9 +195,11 @@ class Posterior:
     def _diagonal(self) -> Array:
         return self._selected_inverse.variance
 
-    @property
-    def _log_determinant(self) -> Array:
-        return self._selected_inverse.log_determinant
+    @cached_property
+    def _statistics(self) -> tuple[Array, Array]:
+        """log det M and the minimum."""
+        found = self._factor.statistics(self.problem.rows)
+        return found.log_determinant, found.minimum
 
     def _in_batch(self, x: Array, rank: int) -> Array:
         return self._system.xp.broadcast_to(x, (*self.problem.batch, *x.shape[x.ndim - rank :]))
@@ -236,23 +247,3 @@ def check_size(size: Any) -> None:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ArgumentError(f"size must be the number of samples, an integer from 1 on, got {size!r}.")
-
-
-def sum_of_squares(problem: Problem, factor: Factor) -> Array:
-    """|W (d - A y)|^2 at the minimum, in the batch shape of the problem."""
-    system = problem.system
-    zero = system.xp.zeros(problem.batch, dtype=system.dtype, device=system.device)
-    return zero + factor.sum_of_squares(problem.rows)
-
-
-def without_weights(system: System, x: Rows) -> Rows:
-    """W^-1 x, and 0 where the weight is: such a row has no part in y."""
-    w = system.weights
-    of_rows = w.equation, w.initial, w.smoothness[..., None, None]
-    return Rows(*(_divided(system, a, b) for a, b in zip(x, of_rows, strict=True)))
-
-
-def _divided(system: System, x: Array, w: Array) -> Array:
-    xp = system.xp
-    zero = w == 0
-    return xp.where(zero, xp.zeros_like(w), x / xp.where(zero, xp.ones_like(w), w))

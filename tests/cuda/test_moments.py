@@ -17,13 +17,13 @@ import smnn_core as smnn
 from smnn_core._problem import Problem, Rows, System
 from smnn_core.engines._cuda import moments
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._interface import by_field
 from smnn_core.engines._moments import CompiledSelectedInverse, Moments, MomentsFactor
+from smnn_core.engines._statistics import ALL, OF_LHS, by_field
 from smnn_core.engines.array_api import ArrayEngine
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
-EVERYTHING = Moments(*(True,) * 13)
+EVERYTHING = Moments(True, True, True, True, True, OF_LHS, ALL)
 
 
 class Factor(MomentsFactor):
@@ -65,13 +65,9 @@ def test_everything_is_that_of_the_array_api_engine(monkeypatch, V, K, Q, batch,
         near(x, y)
     near(found.log_determinant, expected.log_determinant)
     near(factor.sum_of_squares(problem.rows), oracle.sum_of_squares(problem.rows))
-    g = rng.normal(size=batch)
-    for x, y in zip(
-        factor.statistics_pullback(problem.rows, g), oracle.statistics_pullback(problem.rows, g), strict=True
-    ):
-        for a, b in zip(
-            x if isinstance(x, Rows) else by_field(x), y if isinstance(y, Rows) else by_field(y), strict=True
-        ):
+    gradients = (subject.statistics(problem.rows, ALL)[2:] for subject in (factor, oracle))
+    for found, expected in zip(*gradients, strict=True):
+        for a, b in zip(by_field(found), by_field(expected), strict=True):
             if b is not None:
                 near(a, b, 1e-9)
 
@@ -79,9 +75,9 @@ def test_everything_is_that_of_the_array_api_engine(monkeypatch, V, K, Q, batch,
 def test_nothing_that_is_not_wanted_is_computed() -> None:
     problem = random_problem(np.random.default_rng(1), (5,), 9, 1, 3, 1)
     factor = Factor(problem.system)
-    everything = factor.moments(EVERYTHING, problem.rows)
-    for i in (0, 2, 3):
-        found = factor.moments(Moments(*(True if i == k else None for k in range(13))))
+    everything = factor.moments(EVERYTHING, problem.rows).in_order
+    for i in (0, 2, 3, 5, 8, 13, 18):
+        found = factor.moments(Moments.of([True if i == k else None for k in range(19)]), problem.rows).in_order
         assert [k for k, x in enumerate(found) if x is not None] == [i]
         np.testing.assert_array_equal(found[i], everything[i])
 
@@ -97,15 +93,21 @@ def test_members_that_are_undetermined_or_not_finite_leave_the_others_as_they_ar
     rng = np.random.default_rng(3)
     problem = random_problem(rng, (4,), 10, 1, 3, 1)
     system = problem.system
-    expected = Factor(system).moments(EVERYTHING, problem.rows)
-    c, w = system.coefficients.copy(), np.ones((4, 10, 1))
+    c, w, initial = system.coefficients.copy(), np.ones((4, 10, 1)), np.ones((4, 1, 1, 3))
+
+    def everything() -> Moments:
+        given = Problem.build(
+            c, problem.rhs, problem.initial_values, system.step_sizes, weights=smnn.Weights(w, initial)
+        )
+        return Factor(given.system).moments(EVERYTHING, given.rows)
+
+    expected = everything()
     c[1, 4] = np.nan
-    w[2], c[2] = 0, 0
-    initial = np.ones((4, 1, 1, 3))
-    initial[2] = 0
-    broken = Problem.build(c, problem.rhs, problem.initial_values, system.step_sizes, weights=smnn.Weights(w, initial))
-    found = Factor(broken.system).moments(EVERYTHING, broken.rows)
-    for x, y in zip(found, expected, strict=True):
+    w[2], c[2], initial[2] = 0, 0, 0
+    found = everything()
+    for x, y in zip(found.in_order, expected.in_order, strict=True):
+        if y is None:
+            continue
         np.testing.assert_array_equal(x[[0, 3]], y[[0, 3]])
         assert np.isnan(x[2]).all()
         assert np.isnan(x[1]).any()

@@ -12,7 +12,7 @@ import smnn_core as smnn
 from smnn_core._problem import Problem, Rows, System
 from smnn_core._weighting import weighted_problem
 from smnn_core.engines import cpu
-from smnn_core.engines._interface import by_field
+from smnn_core.engines._statistics import ALL, by_field, from_fields
 from smnn_core.engines.array_api import ArrayEngine
 from smnn_core.engines.cpu import CpuEngine
 
@@ -126,15 +126,6 @@ def test_results_are_rounded_once() -> None:
     np.testing.assert_allclose(narrow.sum_of_squares, wide.sum_of_squares, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [(), (9,)])
-@pytest.mark.parametrize(("V", "K"), [(1, 3), (2, 4)])
-def test_residuals_are_those_of_the_array_api_engine(V: int, K: int, batch: tuple[int, ...]) -> None:
-    problem = random_problem(V, K, 10, batch, smnn.HERMITE)
-    found, expected = (engine.factorize(problem.system).residual_rows(problem.rows) for engine in (CPU, ARRAY_API))
-    for x, y in zip(found, expected, strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9 * np.abs(expected.equation).max())
-
-
 @pytest.mark.parametrize(("lhs", "batch"), [((), (5,)), ((2, 1), (2, 70)), ((), (3, 4))])
 def test_many_right_hand_sides_of_one_left_hand_side(lhs: tuple[int, ...], batch: tuple[int, ...]) -> None:
     """They are columns of one elimination, at most 64 of them."""
@@ -143,8 +134,6 @@ def test_many_right_hand_sides_of_one_left_hand_side(lhs: tuple[int, ...], batch
     factors = [engine.factorize(problem.system) for engine in (CPU, ARRAY_API)]
     found, expected = (factor.sum_of_squares(d) for factor in factors)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
-    for x, y in zip(*(factor.residual_rows(d) for factor in factors), strict=True):
-        np.testing.assert_allclose(x, np.broadcast_to(y, x.shape), rtol=0, atol=1e-9 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("batch", [(), (9,)])
@@ -160,30 +149,79 @@ def test_gradients_of_log_det_are_those_of_the_array_api_engine(V: int, K: int, 
             np.testing.assert_allclose(x, y, rtol=0, atol=1e-8 * np.abs(y).max())
 
 
-def test_residuals_over_short_steps_keep_their_digits() -> None:
-    """R = 5, s = 0.001: rows of smoothness, of weight 1e16, of increments and not of y, whose rounding they exceed."""
-    c, b, T = np.zeros((1, 1, 1, 6)), np.random.default_rng(0).normal(size=(60, 1)), 60
+def with_constant_inputs(problem: Problem) -> Problem:
+    """The same sizes, and numbers that all times, equations and unknowns share."""
+    system, weights = problem.system, smnn.Weights(3.0, 2.0, np.array([1.5]))
+    c, s = system.coefficients[..., :1, :, :, :], system.step_sizes[..., :1]
+    u, T = problem.initial_values, system.n_steps
+    return weighted_problem(Problem.build(c, problem.rhs, u, s, n_steps=T, scheme=system.scheme, weights=weights))
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["", "constant"])
+@pytest.mark.parametrize(("lhs", "batch"), [((), ()), ((9,), (9,)), ((), (3,)), ((2, 1), (2, 70))])
+@pytest.mark.parametrize(("V", "K"), [(1, 3), (2, 3), (4, 5), (1, 1)])
+def test_statistics_are_those_of_the_array_api_engine(
+    V: int, K: int, lhs: tuple[int, ...], batch: tuple[int, ...], constant: bool
+) -> None:
+    """Sizes that are compiled and others; packs, single systems, and many right-hand sides of one elimination."""
+    problem, rng = random_problem(V, K, 7, lhs), np.random.default_rng(1)
+    if constant:
+        problem = with_constant_inputs(problem)
+    d = Rows(rng.normal(size=(*batch, 7, V)), rng.normal(size=(*batch, 3, V, K)), None)
+    found, expected = (engine.factorize(problem.system).statistics(d, ALL) for engine in (CPU, ARRAY_API))
+    for x, y in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10)
+    for gradient, reference in zip(found[2:], expected[2:], strict=True):
+        for x, y in zip(by_field(gradient), by_field(reference), strict=True):
+            assert (x is None) == (y is None)
+            if y is not None:
+                np.testing.assert_allclose(x, y, rtol=0, atol=1e-8 * np.abs(y).max())
+
+
+def test_gradients_that_are_not_wanted_are_not_computed() -> None:
+    problem = random_problem(2, 3, 7)
+    factor, wanted = CPU.factorize(problem.system), from_fields([i in (3, 4) for i in range(7)])
+    found, whole = (factor.statistics(problem.rows, which) for which in (wanted, ALL))
+    for gradient, reference in zip(found[2:], whole[2:], strict=True):
+        for i, (x, y) in enumerate(zip(by_field(gradient), by_field(reference), strict=True)):
+            if i in (3, 4):
+                np.testing.assert_array_equal(x, y)
+            else:
+                assert x is None
+
+
+@pytest.mark.parametrize("batch", [(), (9,)])
+@pytest.mark.parametrize(("V", "K"), [(1, 3), (2, 4)])
+def test_steps_before_the_first_row_and_behind_the_last_count_as_others(V: int, K: int, batch: tuple[int, ...]) -> None:
+    problem, T, w = random_problem(V, K, 12, batch), 12, np.zeros((*batch, 12, V))
+    w[..., 3:9, :] = 2.0
+    weights = smnn.Weights(w, np.zeros((*batch, 3, V, K)), problem.system.weights.smoothness)
+    c, b, u, s = problem.system.coefficients, problem.rhs, problem.initial_values, problem.system.step_sizes
+    problem = Problem.build(c, b, u, s, n_steps=T, scheme=smnn.WIENER, weights=weights)
+    found, expected = (engine.factorize(problem.system).statistics(problem.rows, ALL) for engine in (CPU, ARRAY_API))
+    for x, y in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-8)
+    for gradient, reference in zip(found[2:], expected[2:], strict=True):
+        for x, y in zip(by_field(gradient), by_field(reference), strict=True):
+            if y is not None:
+                np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 * max(np.abs(y).max(), 1e-3))
+
+
+@pytest.mark.parametrize("orders", [4, 6])
+def test_the_minimum_over_short_steps_and_its_gradient_keep_their_digits(orders: int) -> None:
+    """s = 0.001: rows of smoothness, of large weight, are of increments and not of y, whose rounding they exceed.
+
+    The minimum is of second degree in all weights: twice its value is the sum of these times its derivatives.
+    """
+    s, T = 0.001, 60
+    c, b = np.zeros((1, 1, 1, orders)), np.random.default_rng(0).normal(size=(T, 1))
     c[..., 0] = c[..., 2] = 1.0
-    weights = smnn.Weights(10.0, 10.0, float(smnn.wiener_weight(1.0, 0.001, 5)))
-    problem = weighted_problem(
-        Problem.build(c, b, np.ones((1, 1, 6)), np.array([0.001]), n_steps=T, scheme=smnn.WIENER, weights=weights)
-    )
-    factor = CPU.factorize(problem.system)
-    r = factor.residual_rows(problem.rows)
-    squares = sum(np.sum(x * x) for x in r)
-    np.testing.assert_allclose(squares, factor.sum_of_squares(problem.rows), rtol=1e-9)
-    np.testing.assert_allclose(squares, ARRAY_API.factorize(problem.system).sum_of_squares(problem.rows), rtol=1e-9)
-
-
-@pytest.mark.parametrize(("lhs", "batch"), [((), ()), ((), (1,)), ((9,), (9,)), ((), (3,))])
-def test_residuals_and_gradients_in_one_sweep_are_those_of_two(lhs: tuple[int, ...], batch: tuple[int, ...]) -> None:
-    problem, rng = random_problem(2, 3, 7, lhs), np.random.default_rng(1)
-    d = Rows(rng.normal(size=(*batch, 7, 2)), rng.normal(size=(*batch, 3, 2, 3)), None)
-    factor, g = CPU.factorize(problem.system), rng.normal(size=lhs)
-    r, gradients = factor.statistics_pullback(d, g)
-    for x, y in zip(r, factor.residual_rows(d), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
-    of_determinant = factor.selected_inverse().pullback(None, None, g)
-    for x, y in zip(by_field(gradients), by_field(of_determinant), strict=True):
-        if y is not None:
-            np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
+    weights = smnn.Weights(10.0, 10.0, float(smnn.wiener_weight(1.0, s, orders - 1)))
+    u = np.ones((1, 1, orders))
+    problem = weighted_problem(Problem.build(c, b, u, np.array([s]), n_steps=T, scheme=smnn.WIENER, weights=weights))
+    found = CPU.factorize(problem.system).statistics(problem.rows, ALL)
+    w, dw = (vars(x).values() for x in (problem.system.weights, found.of_minimum.weights))
+    total = sum(np.sum(x * dx) for x, dx in zip(w, dw, strict=True))
+    np.testing.assert_allclose(total, 2 * found.minimum, rtol=1e-9)
+    expected = ARRAY_API.factorize(problem.system).sum_of_squares(problem.rows)
+    np.testing.assert_allclose(found.minimum, expected, rtol=1e-9)

@@ -14,6 +14,7 @@ from smnn_core._constraints import apply, apply_transpose, residual, weighted
 from smnn_core._problem import Problem, Rows, System
 from smnn_core.engines import ENGINES
 from smnn_core.engines._interface import ALL, Engine, Factor, by_field, from_fields
+from smnn_core.engines._statistics import minimum_pullback, pulled_back
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -202,6 +203,26 @@ def test_the_selected_inverse_has_blocks_of_the_inverse(subject: Subject) -> Non
     subject.near(found.blocks[0], np.moveaxis(inverse[:, i, :, i], 0, 1), p)
     subject.near(found.blocks[1], np.moveaxis(inverse[:, i[:-1], :, i[1:]], 0, 1), p)
     subject.near(found.log_determinant, np.linalg.slogdet(M)[1], p)
+
+
+def test_statistics_are_those_of_the_selected_inverse_and_the_minimum(subject: Subject) -> None:
+    p = problem()
+    given, oracle = subject.given(p), ENGINES["array_api"].factorize(p.system)
+    for factor in (subject.factor(p), subject.engine.factor_of_moments(given.system)):
+        found = factor.statistics(given.rows, ALL)
+        g = np.linspace(1.0, 2.0, found.minimum.size).reshape(found.minimum.shape)
+        subject.near(found.log_determinant, oracle.selected_inverse().log_determinant, p)
+        subject.near(found.minimum, oracle.sum_of_squares(p.rows), p)
+        pulled = pulled_back(given, found, subject.given(g), subject.given(0 * g))
+        expected = (
+            oracle.selected_inverse()
+            .pullback(None, None, g)
+            ._replace(rhs=0 * p.rhs, initial_values=0 * p.initial_values)
+        )
+        subject.all_near(pulled, expected, p)
+        pulled = pulled_back(given, found, subject.given(0 * g), subject.given(g))
+        expected = minimum_pullback(p, oracle.solve(p.rows), oracle.residual_rows(p.rows), g)
+        subject.all_near(pulled, expected, p)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -220,10 +220,28 @@ Pulled adjoint(
     return {plan.any_undetermined(), changes_of(plan.job)};
 }
 
-void covariance(const ProblemSpec& problem, const Moments& wanted) {
-    const bool of_lhs = wanted.covariance || wanted.lag || wanted.variance || wanted.gradient[0];
-    Plan plan(problem, 1, false, !of_lhs && (wanted.minimum || wanted.residual[0]));
-    if (plan.job.batch == 0) return;
+namespace {
+
+void lay_out_gradients(Plan& plan, const Gradients& from, Gathered* to) {
+    const std::vector<Index>& batch = plan.problem.batch;
+    for (int f = C; f < SMOOTHNESS_RHS; ++f) {
+        const View& view = from[size_t(f)];
+        if (!view.data) continue;
+        const Axes a = axes(plan.problem, Field(f));
+        const Input laid_out = lay_out(view, batch, a, plan.numbers);
+        const Index entries = product(view.shape + batch.size() + 1, size_t(a.n_inner));
+        to[f] = {static_cast<double*>(view.data), laid_out.time != 0, int(entries), laid_out.offsets};
+    }
+}
+
+}  // namespace
+
+bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_determinant, const Gradients& of_minimum) {
+    const bool of_lhs = wanted.covariance || wanted.lag || wanted.variance;
+    Plan plan(problem, 1, false, !of_lhs && problem.arrays[B].data);
+    if (plan.job.batch == 0) return false;
+    lay_out_gradients(plan, of_determinant, wanted.of_determinant);
+    lay_out_gradients(plan, of_minimum, wanted.of_minimum);
     // Systems with many right-hand sides are taken one by one, and so are few systems: most of a pack would be empty.
     CovarianceKernels kernels = level().covariances(plan.job, false);
     if (plan.job.m > 1 || 2 * plan.job.batch < kernels.lanes) kernels = level().covariances(plan.job, true);
@@ -235,6 +253,7 @@ void covariance(const ProblemSpec& problem, const Moments& wanted) {
         const Buffer room(scratch);
         kernels.run(plan.job, wanted, group, room.data());
     });
+    return plan.any_undetermined();
 }
 
 }  // namespace smnn

@@ -70,7 +70,9 @@ Pulled adjoint(
     const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients, bool recompute
 );
 
-// Blocks of M^-1, log det M and the minimum, as far as they are wanted; arrays are contiguous.
-void covariance(const ProblemSpec& problem, const Moments& wanted);
+// Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, those of no data excepted:
+// they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. Returns
+// whether some pivot is so small that a solve should look at it.
+bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_determinant, const Gradients& of_minimum);
 
 }  // namespace smnn

@@ -130,17 +130,24 @@ struct Kernels {
     void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c
 };
 
-// What is wanted of the inverse of M: arrays, null where they are not.
+// The gradient of a field, (batch, time, entries), of numbers that inputs may share within a system: time is 1, or entries are
+// fewer than those of a time point.
+struct Gathered {
+    double* data = nullptr;      // null: it is not wanted
+    bool of_time = false;        // each time has its own
+    int entries = 0;
+    const Index* entry = nullptr;  // of each number of a time point
+};
+
+// What is wanted of the inverse of M and of the minimum: arrays, null where they are not.
 struct Moments {
     const double* increments;           // (K, K), upper triangular: the rows C S of a step, see kernels/covariance.hpp
     double *covariance, *lag;           // (batch, T, n, n), and (batch, T-1, n, n) of each point with the next
     double* variance;                   // (batch, T, n)
     double *log_determinant, *minimum;  // (batch): log det M, and |W (A y - d)|^2 of the right-hand side
-    // W (d - A y) of equations (batch, T, Q), initial rows (batch, T_init, V, R_init) and steps (batch, T-1, V, K): all or none
-    double* residual[3];
-    // Halves of the derivatives of log det M in c, w_equation, w_initial, s, w_smoothness: (batch, T, Q, V, K), (batch, T, Q),
-    // (batch, T_init, V, R_init), (batch, T-1) and (batch, T-1); all or none.
-    double* gradient[5];
+    // The gradients of both with respect to the fields C .. W_INITIAL. Of right-hand sides that share their left-hand side the
+    // first has that of log det M.
+    Gathered of_determinant[SMOOTHNESS_RHS], of_minimum[SMOOTHNESS_RHS];
 };
 
 // What elimination leaves for the way back exists of so many steps at a time.

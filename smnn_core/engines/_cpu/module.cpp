@@ -223,13 +223,44 @@ nb::tuple adjoint(
     return nb::make_tuple(pulled.any_small_pivot, changes);
 }
 
-void covariance(const Problem& problem, nb::handle increments, nb::tuple results) {
-    const auto& [T, V, K, Q, T_init, R_init, scheme_rows, tolerance, batch, arrays] = problem.spec;
-    constexpr size_t RESULTS = 13;
+// The gradients to write, by field, None where they are not wanted: (batch..., as many numbers as the field has, or fewer).
+class HeldGradients {
+   public:
+    smnn::Gradients views;
+
+    HeldGradients(const Problem& problem, nb::tuple gradients) {
+        if (gradients.size() != views.size()) throw nb::value_error("expected a gradient for each input");
+        const std::vector<Index>& batch = problem.spec.batch;
+        for (size_t f = 0; f < views.size(); ++f) {
+            if (gradients[f].is_none()) continue;
+            held_[f].hold(gradients[f], true);
+            const View& view = views[f] = held_[f].view;
+            const size_t rank = size_t(view.rank);
+            if (rank != batch.size() + RANKS[f]) throw nb::value_error("a gradient has other axes than its field");
+            std::vector<Index> expected(view.shape, view.shape + rank);
+            std::copy(batch.begin(), batch.end(), expected.begin());
+            held_[f].require(expected);
+        }
+    }
+    bool wants(smnn::Field field) const { return views[size_t(field)].data != nullptr; }
+    bool wants_any() const {
+        return std::any_of(views.begin(), views.end(), [](const View& view) { return view.data != nullptr; });
+    }
+
+   private:
+    static constexpr size_t RANKS[] = {4, 2, 3, 1, 2, 3, 1};
+    std::array<Held, smnn::SMOOTHNESS_RHS> held_;
+};
+
+bool covariance(
+    const Problem& problem, nb::handle increments, nb::tuple results, nb::tuple of_determinant, nb::tuple of_minimum
+) {
+    const smnn::ProblemSpec& spec = problem.spec;
+    constexpr size_t RESULTS = 5;
     if (results.size() != RESULTS) throw nb::value_error("another number of results");
     Held of_increments;
     of_increments.hold(increments, false);
-    of_increments.require({K, K});
+    of_increments.require({spec.K, spec.K});
     std::array<Held, RESULTS> held;
     size_t i = 0;
     const auto result = [&](std::initializer_list<int> axes) {
@@ -237,21 +268,19 @@ void covariance(const Problem& problem, nb::handle increments, nb::tuple results
         ++i;
         return static_cast<double*>(to);
     };
-    const int n = V * K;
+    const int n = spec.V * spec.K, T = spec.T;
     const smnn::Moments wanted{
         static_cast<const double*>(of_increments.view.data), result({T, n, n}), result({T - 1, n, n}), result({T, n}),
-        result({}), result({}),
-        {result({T, Q}), result({T_init, V, R_init}), result({T - 1, V, K})},
-        {result({T, Q, V, K}), result({T, Q}), result({T_init, V, R_init}), result({T - 1}), result({T - 1})},
+        result({}), result({}), {}, {},
     };
-    const auto all_or_none = [](const auto& some) {
-        return std::all_of(std::begin(some), std::end(some), [&](double* x) { return !x == !some[0]; });
-    };
-    if (!all_or_none(wanted.residual) || !all_or_none(wanted.gradient)) throw nb::value_error("some arrays are missing");
-    const bool has_rhs = arrays[smnn::B].data && (arrays[smnn::U].data || T_init * R_init == 0);
-    if ((wanted.minimum || wanted.residual[0]) && !has_rhs) throw nb::value_error("there is no right-hand side");
+    const HeldGradients determinant(problem, of_determinant), minimum(problem, of_minimum);
+    if (determinant.wants(smnn::B) || determinant.wants(smnn::U)) {
+        throw nb::value_error("log det M depends on no right-hand side");
+    }
+    const bool has_rhs = spec.arrays[smnn::B].data && (spec.arrays[smnn::U].data || spec.T_init * spec.R_init == 0);
+    if ((wanted.minimum || minimum.wants_any()) && !has_rhs) throw nb::value_error("there is no right-hand side");
     const WithoutLock guard;
-    smnn::covariance(problem.spec, wanted);
+    return smnn::covariance(spec, wanted, determinant.views, minimum.views);
 }
 
 }  // namespace
@@ -278,7 +307,9 @@ NB_MODULE(_kernels, m) {
     m.def(
         "adjoint", &adjoint, "problem"_a, "factor"_a.none(), "y"_a, "g"_a, "gradients"_a, "recompute"_a = false
     );
-    m.def("covariance", &covariance, "problem"_a, "increments"_a, "results"_a);
+    m.def(
+        "covariance", &covariance, "problem"_a, "increments"_a, "results"_a, "of_determinant"_a, "of_minimum"_a
+    );
     m.def("empty", &empty, "shape"_a, "is_double"_a);
     m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
     m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });

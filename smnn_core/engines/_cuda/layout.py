@@ -88,7 +88,7 @@ def chain_job(dtype: str) -> np.dtype[np.void]:
     )
 
 
-N_MOMENTS = 13
+N_MOMENTS = 19
 """Fields of `Moments`."""
 
 

@@ -14,15 +14,21 @@ struct MomentsJob {
     Systems systems;  // those that are `bad` are NaN
     Input in[SMOOTHNESS_RHS];
     // what is wanted, null where it is not: see `Moments` of _moments.py
-    double *covariance, *lag, *variance, *log_determinant, *minimum, *residual[3], *gradient[5];
+    double *covariance, *lag, *variance, *log_determinant, *minimum, *of_determinant[SMOOTHNESS_RHS], *of_minimum[SMOOTHNESS_RHS];
     double* factor;       // (segment, entries, threads)
     double* checkpoints;  // (segments, carried, threads)
     Index threads;
     int V, K, Q, points, T_init, R_init, segment;
     double increments[MAX_K * MAX_K];  // (K, K): the rows C of a step
 
-    SMNN_INLINE bool wants_covariances() const { return covariance || lag || variance || gradient[0]; }
-    SMNN_INLINE bool goes_back() const { return wants_covariances() || residual[0]; }
+    SMNN_INLINE static bool any_of(double* const* gradients) {
+        bool found = false;
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) found = found || gradients[f];
+        return found;
+    }
+    SMNN_INLINE bool wants_means() const { return any_of(of_minimum); }
+    SMNN_INLINE bool wants_covariances() const { return covariance || lag || variance || any_of(of_determinant); }
+    SMNN_INLINE bool goes_back() const { return wants_covariances() || wants_means(); }
     SMNN_INLINE int segments() const { return points < 2 ? 1 : (points - 2) / segment + 1; }
 };
 static_assert(sizeof(MomentsJob) == SMNN_MOMENTS_JOB_BYTES, "host and device lay out moments differently");
@@ -61,14 +67,14 @@ using Size = SizeOf<(N <= 4)>::type<Dimensions<V, K, Q, false, (N <= 4)>>;
 using KnownSizes = CovarianceSizes<double, Known>;
 constexpr KnownSizes LARGEST_SIZES(Known{}, Q + N, 1);
 constexpr int WORKSPACE = LARGEST_SIZES.workspace(), STEP_ENTRIES = LARGEST_SIZES.entries();
-constexpr int RESULT = N * N + Q * (N + 1) + 2, RESIDUALS = Q > N ? Q : N;
+constexpr int ROWS = Q > N ? Q : N, RESULT = ROWS * N;
 
 class MomentsOfSystem {
    public:
     SMNN_INLINE MomentsOfSystem(const MomentsJob& job, Index system, Index thread, double* workspace)
         : job_(job), system_(system), thread_(thread), rows_(job, system),
           sizes_(size_of(job), job.Q + (job.T_init > 0 ? job.V * job.R_init : 0), 1),
-          sweep_(sizes_, job.increments, workspace) {}
+          sweep_(sizes_, job.increments, 0, workspace) {}
 
     SMNN_INLINE void run() {
         const bool back = job_.goes_back();
@@ -102,12 +108,12 @@ class MomentsOfSystem {
     const SystemRows rows_;
     const Sizes sizes_;
     CovarianceSweep<double, Size> sweep_;
-    double left_[STEP_ENTRIES], result_[RESULT], residuals_[RESIDUALS];
+    double left_[STEP_ENTRIES], result_[RESULT], of_weights_[ROWS], of_rhs_[ROWS];
 
     SMNN_INLINE static Size size_of(const MomentsJob& job) {
         return SizeOf<Size::fixed>::template make<Dimensions<V, K, Q, false, Size::fixed>>(job.V, job.K, job.Q);
     }
-    SMNN_INLINE bool has_rhs() const { return job_.minimum || job_.residual[0]; }
+    SMNN_INLINE bool has_rhs() const { return job_.minimum || job_.wants_means(); }
     // Behind the last step of a segment.
     SMNN_INLINE int end(int k) const {
         return k + 1 < job_.segments() ? (k + 1) * job_.segment : job_.points - 1;
@@ -126,21 +132,26 @@ class MomentsOfSystem {
     SMNN_INLINE void back_to(int t, int place) {
         const int n = sizes_.n, steps = job_.points - 1;
         load(job_.factor, place, sizes_.entries(), left_);
-        if (job_.residual[0]) {
+        double of_s, of_w;
+        if (job_.wants_means()) {
             sweep_.back_mean(left_);
-            sweep_.step_residuals(left_, Matrix<double>{residuals_, 1});
-            write(residuals_, n, job_.residual[2], steps, t);
+            if (job_.of_minimum[S] || job_.of_minimum[W_SMOOTHNESS]) {
+                sweep_.minimum_of_step(left_, &of_s, &of_w);
+                write(&of_s, 1, job_.of_minimum[S], steps, t);
+                write(&of_w, 1, job_.of_minimum[W_SMOOTHNESS], steps, t);
+            }
         }
         if (job_.wants_covariances()) {
-            sweep_.back(left_, job_.gradient[0] != nullptr);
+            const bool of_step = job_.of_determinant[S] || job_.of_determinant[W_SMOOTHNESS];
+            sweep_.back(left_, of_step);
             if (job_.lag) {
                 sweep_.lag_covariance(result_);
                 write(result_, n * n, job_.lag, steps, t);
             }
-            if (job_.gradient[0]) {
-                sweep_.of_step(left_, result_[0], result_[1]);
-                write(result_, 1, job_.gradient[3], steps, t);
-                write(result_ + 1, 1, job_.gradient[4], steps, t);
+            if (of_step) {
+                sweep_.of_step(left_, of_s, of_w);
+                write(&of_s, 1, job_.of_determinant[S], steps, t);
+                write(&of_w, 1, job_.of_determinant[W_SMOOTHNESS], steps, t);
             }
             sweep_.reduce();
         }
@@ -158,54 +169,64 @@ class MomentsOfSystem {
             sweep_.variance(result_);
             write(result_, n, job_.variance, job_.points, t);
         }
-        if (job_.residual[0]) write_residuals(t);
-        if (job_.gradient[0]) write_gradient(t);
+        if (job_.wants_means()) write_of_minimum(t);
+        if (job_.any_of(job_.of_determinant)) write_of_determinant(t);
     }
 
-    SMNN_INLINE void write_residuals(int t) {
-        for (int q = 0; q < job_.Q; ++q) {
-            double sum = rows_.b(t, q);
-            for (int j = 0; j < sizes_.n; ++j) sum -= rows_.c(t, q, j) * sweep_.y(j, 0);
-            residuals_[q] = rows_.w_equation(t, q) * sum;
-        }
-        write(residuals_, job_.Q, job_.residual[0], job_.points, t);
-        if (!rows_.has_initial(t)) return;
-        for (int i = 0; i < job_.V * job_.R_init; ++i) {
-            const int v = i / job_.R_init, r = i % job_.R_init;
-            residuals_[i] = rows_.w_initial(t, v, r) * (rows_.u(t, v, r) - sweep_.y(v * K + r, 0));
-        }
-        write(residuals_, job_.V * job_.R_init, job_.residual[1], job_.T_init, t);
-    }
-
-    // Halves of the derivatives of log det M in the own rows of a point.
-    SMNN_INLINE void write_gradient(int t) {
+    // The derivatives of the minimum in the rows of a point: 2 W r (W dr + dW r) with r = d - A y.
+    SMNN_INLINE void write_of_minimum(int t) {
         const int n = sizes_.n;
-        double* const of_w = result_ + job_.Q * n;
+        for (int q = 0; q < job_.Q; ++q) {
+            double r = rows_.b(t, q);
+            for (int j = 0; j < n; ++j) r -= rows_.c(t, q, j) * sweep_.y(j, 0);
+            of_row(r, rows_.w_equation(t, q), q);
+            for (int j = 0; j < n; ++j) result_[q * n + j] = -of_rhs_[q] * sweep_.y(j, 0);
+        }
+        write(result_, job_.Q * n, job_.of_minimum[C], job_.points, t);
+        write(of_rhs_, job_.Q, job_.of_minimum[B], job_.points, t);
+        write(of_weights_, job_.Q, job_.of_minimum[W_EQUATION], job_.points, t);
+        if (!rows_.has_initial(t)) return;
+        const int initial = job_.V * job_.R_init;
+        for (int i = 0; i < initial; ++i) {
+            const int v = i / job_.R_init, r = i % job_.R_init;
+            of_row(rows_.u(t, v, r) - sweep_.y(v * K + r, 0), rows_.w_initial(t, v, r), i);
+        }
+        write(of_rhs_, initial, job_.of_minimum[U], job_.T_init, t);
+        write(of_weights_, initial, job_.of_minimum[W_INITIAL], job_.T_init, t);
+    }
+    SMNN_INLINE void of_row(double r, double w, int i) {
+        of_weights_[i] = 2 * w * r * r;
+        of_rhs_[i] = 2 * w * w * r;
+    }
+
+    // Those of log det M.
+    SMNN_INLINE void write_of_determinant(int t) {
+        const int n = sizes_.n;
         for (int q = 0; q < job_.Q; ++q) {
             double *const of_c = result_ + q * n, w = rows_.w_equation(t, q);
-            of_w[q] = w * sweep_.times_covariance([&](int j) SMNN_LAMBDA { return rows_.c(t, q, j); }, of_c);
-            for (int j = 0; j < n; ++j) of_c[j] *= w * w;
+            of_weights_[q] = 2 * w * sweep_.times_covariance([&](int j) SMNN_LAMBDA { return rows_.c(t, q, j); }, of_c);
+            for (int j = 0; j < n; ++j) of_c[j] *= 2 * w * w;
         }
-        write(result_, job_.Q * n, job_.gradient[0], job_.points, t);
-        write(of_w, job_.Q, job_.gradient[1], job_.points, t);
+        write(result_, job_.Q * n, job_.of_determinant[C], job_.points, t);
+        write(of_weights_, job_.Q, job_.of_determinant[W_EQUATION], job_.points, t);
         if (!rows_.has_initial(t)) return;
         sweep_.variance(result_);
-        double* const of_initial = result_ + n;
         for (int i = 0; i < job_.V * job_.R_init; ++i) {
             const int v = i / job_.R_init, r = i % job_.R_init;
-            of_initial[i] = rows_.w_initial(t, v, r) * result_[v * K + r];
+            of_weights_[i] = 2 * rows_.w_initial(t, v, r) * result_[v * K + r];
         }
-        write(of_initial, job_.V * job_.R_init, job_.gradient[2], job_.T_init, t);
+        write(of_weights_, job_.V * job_.R_init, job_.of_determinant[W_INITIAL], job_.T_init, t);
     }
 
     SMNN_INLINE void write_sums() {
         const double log = 2 * sweep_.determinant.sum();
-        if (job_.log_determinant) write(&log, 1, job_.log_determinant, 1, 0);
-        if (job_.minimum) write(sweep_.minimum, 1, job_.minimum, 1, 0);
+        write(&log, 1, job_.log_determinant, 1, 0);
+        write(sweep_.minimum, 1, job_.minimum, 1, 0);
     }
 
-    // count numbers of point t, to an array (batch, times, count)
+    // count numbers of point t, to an array (batch, times, count), where it is wanted
     SMNN_INLINE void write(const double* from, int count, double* to, int times, int t) const {
+        if (!to) return;
         const bool bad = job_.systems.bad[system_] != 0;
         to += (system_ * times + t) * count;
         for (int i = 0; i < count; ++i) to[i] = bad ? not_a_number<double>() : from[i];

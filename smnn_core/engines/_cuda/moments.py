@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._arrays import Array, Shape
+from ..._arrays import Array, Shape, sum_to_shape
 from ..._problem import Rows, System
 from .._increments import increment_rows
 from .._interface import inputs_by_field
@@ -40,7 +40,7 @@ def serves(n: int, T: int, batch: Shape) -> bool:
 
 
 def moments(device: Device, system: System, undetermined: Array, wanted: Moments, d: Rows | None = None) -> Moments:
-    """Those that are wanted, in float64, NaN for undetermined members; the minimum and residuals are those of d.
+    """Those that are wanted, in float64, NaN for undetermined members; the minimum and its gradients are those of d.
 
     Args:
         system: in float64.
@@ -51,17 +51,18 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
     b, u = (None, None) if d is None else (d.equation, d.initial)
     arrays = [None if x is None else addressable(xp, x) for x in inputs_by_field(system, b, u)]
     bad = xp.asarray(xp.broadcast_to(xp.any(undetermined, axis=-1), batch), copy=True)
-    cores = Moments.cores(system)
+    T, V, K, Q = system.n_steps, system.V, system.K, system.Q
+    initial = system.n_initial_steps, V, system.n_initial_orders
+    of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)
+    cores = *Moments.cores(system)[:5], *of_inputs, *of_inputs
     # (nothing is written to those of an empty batch)
     found = [
-        device.result((*batch, *core), "float64") if want else None for want, core in zip(wanted, cores, strict=True)
+        device.result((*batch, *core), "float64") if want else None
+        for want, core in zip(wanted.in_order, cores, strict=True)
     ]
     if math.prod(batch):
         job = np.zeros(1, moments_job())
         job[0]["systems"]["bad"] = device.address(bad)
-        T, V, K, Q = system.n_steps, system.V, system.K, system.Q
-        initial = system.n_initial_steps, V, system.n_initial_orders
-        of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)
         job["in"] = lay_out(device.address, batch, arrays, of_inputs, job[0]["systems"])
         job["results"] = [0 if x is None else device.address(x) for x in found]
         job["V"], job["K"], job["Q"], job["points"] = V, K, Q, T
@@ -74,12 +75,16 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
         for name, x in zip(("factor", "checkpoints"), kept, strict=False):
             job[name] = device.address(x)
         device.launch(MomentsModule(V, K, Q), "smnn_moments", threads, job)
-    return Moments(*found)
+    # (the kernel has a gradient for each time and entry: what inputs share is summed)
+    own = Moments.cores(system, d)
+    return Moments.of(
+        [x if x is None else sum_to_shape(xp, x, (*batch, *core)) for x, core in zip(found, own, strict=True)]
+    )
 
 
 def _goes_back(wanted: Moments) -> bool:
     """Whether more is wanted than what elimination leaves."""
-    return any(wanted._replace(log_determinant=None, minimum=None))
+    return any(wanted._replace(log_determinant=None, minimum=None).in_order)
 
 
 def _segments(steps: int, n: int, threads: int) -> tuple[int, Shape]:

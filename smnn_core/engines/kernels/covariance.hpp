@@ -22,7 +22,13 @@
 // that of y[t] and y[t+1], and reflections make B a triangle, the U of y[t]. Nothing is subtracted from a variance.
 //
 // log det M = 2 sum log|R_ii|, and d log det M = 2 sum over rows a of <a Σ, da>, with rows a = w c of points, and of steps
-// w C S δ, of which dδ = -Phi' y[t] ds.
+// w C S δ, of which dδ = -Phi' y[t] ds. The minimum |W r|^2, r = d - A y, has the derivative 2 W r (W dr + dW r) at fixed y,
+// as y is stationary: for it the means of y[t] and δ are to a row what rows of B and D are for log det M.
+//
+// Steps before the first row of a point and behind the last one add 2 log|w C S| to log det M, and nothing to the minimum.
+//
+// M is singular where a diagonal entry of R or of the last X' is zero: those that are small beside the norm of their column
+// are noticed.
 //
 // Source of the scheme: Bierman, Factorization Methods for Discrete Sequential Estimation, 1977, chapters VI and X
 // (square-root information filter and smoother). Written for increments here; derivation: docs/theory/posterior.md.
@@ -50,6 +56,11 @@ struct Chunk {
         return x;
     }
     SMNN_INLINE static void store(P* at, V x) { __builtin_memcpy(at, &x, sizeof(V)); }
+    SMNN_INLINE static P sum(V x) {
+        P sum = 0;
+        for (int l = 0; l < N; ++l) sum += x[l];
+        return sum;
+    }
 };
 #else
 template <class P>
@@ -62,6 +73,7 @@ struct Chunk<P, 1> {
     using V = P;
     SMNN_INLINE static V load(const P* at) { return *at; }
     SMNN_INLINE static void store(P* at, V x) { *at = x; }
+    SMNN_INLINE static P sum(V x) { return x; }
 };
 
 // From one row of so many numbers to the next, where rows are written from their start, or from anywhere.
@@ -87,6 +99,30 @@ SMNN_INLINE void add_multiple(P* to, const P& a, const P* from, int count) {
     for (int k = 0; k < count; k += AT_ONCE<P>) C::store(to + k, C::load(to + k) + a * C::load(from + k));
 }
 
+// to[0 .. count-1] = sum over k = first .. last-1 of weight(k) from(k)[0 .. count-1], of which `to` may be one.
+template <int Width, class P, class Weight, class From>
+SMNN_INLINE void combine_across(P* to, int at, int first, int last, const Weight& weight, const From& from) {
+    using C = Chunk<P>;
+    constexpr int N = AT_ONCE<P>;
+    typename C::V sum[Width];
+    for (int c = 0; c < Width; ++c) sum[c] = typename C::V{};
+    for (int k = first; k < last; ++k) {
+        const P a = weight(k);
+        const P* const x = from(k) + at;
+        for (int c = 0; c < Width; ++c) sum[c] += a * C::load(x + c * N);
+    }
+    for (int c = 0; c < Width; ++c) C::store(to + at + c * N, sum[c]);
+}
+template <class P, class Weight, class From>
+SMNN_INLINE void combine(P* to, int count, int first, int last, const Weight& weight, const From& from) {
+    constexpr int N = AT_ONCE<P>;
+    int at = 0;
+    for (; at + 3 * N < count; at += 4 * N) combine_across<4>(to, at, first, last, weight, from);
+    if (at + 2 * N < count) return combine_across<3>(to, at, first, last, weight, from);
+    if (at + N < count) return combine_across<2>(to, at, first, last, weight, from);
+    if (at < count) combine_across<1>(to, at, first, last, weight, from);
+}
+
 // H of Width chunks of columns.
 template <int Width, class P>
 SMNN_INLINE void apply_across(const Reflection<P>& H, const P* x, const Matrix<P>& A, int top, int first, int rows, int k) {
@@ -109,25 +145,67 @@ SMNN_INLINE void apply_across(const Reflection<P>& H, const P* x, const Matrix<P
     }
 }
 
+// Of a column x with room behind its end, which is zero there, and the top a: |(a, x)|^2, and whether an entry is much larger
+// than the top. Squares that say nothing ask to look closer.
+struct Measured {
+    double sum;
+    bool exchange;
+};
+template <class P>
+SMNN_INLINE Measured measure(P a, const P* x, int rows) {
+    using C = Chunk<P>;
+    constexpr int N = AT_ONCE<P>;
+    typename C::V sum{}, largest{};
+    for (int i = 0; i < rows; i += N) {
+        const typename C::V one = C::load(x + i), square = one * one;
+        sum += square;
+        largest = largest < square ? square : largest;
+    }
+    Measured m{a * a, false};
+    for (int l = 0; l < N; ++l) m.sum += sum[l];
+    const double most = MUCH_LARGER * MUCH_LARGER * a * a;
+    for (int l = 0; l < N; ++l) m.exchange = m.exchange || !(largest[l] <= most);
+    if (!(m.sum >= SMALL_SQUARE<double>)) {
+        m.sum = squared_norm(a, x, rows);
+        m.exchange = true;
+    }
+    return m;
+}
+
 // The reflection that takes the rows first .. first+rows-1 into row `top`, in one column; applied to columns begin .. end-1.
 // Columns from `end` on, of which chunks may take some, are `column`, or zero in these rows, or do not matter. x: room for
-// the column.
-template <bool Exchange, class P>
+// the column. Long: vectors of numbers of a column at a time, and whole ones of the columns before `begin` too, which are
+// `column` or zero.
+template <bool Exchange, bool Long, class P>
 SMNN_INLINE void reflect_rows_here(
     const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
 ) {
+    constexpr int N = AT_ONCE<P>;
     for (int i = 0; i < rows; ++i) x[i] = A(first + i, column);
     P a = A(top, column);
-    if constexpr (Exchange) {
-        raise(a, x, rows, [&](int i, const auto& mask) SMNN_LAMBDA {
-            for (int k = begin; k < end; ++k) swap_lanes(mask, A(top, k), A(first + i, k));
-        });
+    [[maybe_unused]] const auto exchange = [&](int i, const auto& mask) SMNN_LAMBDA {
+        for (int k = begin; k < end; ++k) swap_lanes(mask, A(top, k), A(first + i, k));
+    };
+    Reflection<P> H;
+    if constexpr (Long && N > 1) {
+        for (int i = 0; i < N; ++i) x[rows + i] = 0;
+        const Measured m = measure(a, x, rows);
+        if (Exchange && m.exchange) raise(a, x, rows, exchange);
+        H = reflection(a, m.sum);
+        begin = begin / N * N;
+    } else {
+        if constexpr (Exchange) raise(a, x, rows, exchange);
+        H = reflect(a, x, rows);
     }
-    const Reflection<P> H = reflect(a, x, rows);
-    constexpr int N = AT_ONCE<P>, Width = 4;
     int k = begin;
-    for (; k + Width * N <= end; k += Width * N) apply_across<Width>(H, x, A, top, first, rows, k);
-    for (; k < end; k += N) apply_across<1>(H, x, A, top, first, rows, k);
+    for (; k + 3 * N < end; k += 4 * N) apply_across<4>(H, x, A, top, first, rows, k);
+    if (k + 2 * N < end) {
+        apply_across<3>(H, x, A, top, first, rows, k);
+    } else if (k + N < end) {
+        apply_across<2>(H, x, A, top, first, rows, k);
+    } else if (k < end) {
+        apply_across<1>(H, x, A, top, first, rows, k);
+    }
     A(top, column) = H.diagonal;
     for (int i = 0; i < rows; ++i) A(first + i, column) = splat<P>(0);
 }
@@ -137,14 +215,14 @@ template <bool Exchange, class P>
 SMNN_OUTLINE void reflect_rows_elsewhere(
     const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
 ) {
-    reflect_rows_here<Exchange>(A, top, first, rows, column, begin, end, x);
+    reflect_rows_here<Exchange, true>(A, top, first, rows, column, begin, end, x);
 }
 template <class Size, bool Exchange, class P>
 SMNN_INLINE void reflect_rows(
     const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
 ) {
     if constexpr (Size::fixed) {
-        reflect_rows_here<Exchange>(A, top, first, rows, column, begin, end, x);
+        reflect_rows_here<Exchange, false>(A, top, first, rows, column, begin, end, x);
     } else {
         reflect_rows_elsewhere<Exchange>(A, top, first, rows, column, begin, end, x);
     }
@@ -196,9 +274,13 @@ struct CovarianceSizes {
     // What elimination leaves of a step: J^T and R^-T, the diagonal of K, s, w, and R^-1 ζ, without room behind rows.
     constexpr int entries() const { return 2 * n * n + n + 2 + n * m; }
     constexpr int carried() const { return n * row_and_rhs(); }
+    // Of what lies in front of rows, as many numbers are read.
+    constexpr int front() const { return AT_ONCE<P> == 1 ? 0 : row_stride<P>(K, true); }
+    // Of what `CovarianceSweep` knows of a step, from one row to the next.
+    constexpr int table() const { return AT_ONCE<P> == 1 ? int(K) : row(); }
     constexpr int workspace() const {
-        return (n + own) * row_and_rhs() + 2 * n * two_rows_and_rhs() + (4 * n + 2) * row() + 3 * n * rhs() + 2 * n + own +
-               m + 3 * K;
+        return front() + (n + own) * row_and_rhs() + 2 * n * two_rows_and_rhs() + (4 * n + 4) * row() +
+               (AT_ONCE<P> == 1 ? 3 : 5) * K * table() + 3 * n * rhs() + 2 * n + own + 2 * AT_ONCE<P> + m + 3 * K;
     }
 };
 
@@ -220,17 +302,19 @@ class CovarianceSweep {
    public:
     LogProduct<P> determinant;
     P* minimum;              // |W (A y - d)|^2, (m)
+    bool any_small = false;  // pivot
     Matrix<P> U, B, D;       // of the point that `back` is at (U), and of the step behind it: see above
     Matrix<P> y, increment;  // means of y[t] and δ, (n, m)
 
-    // C: (K, K), upper triangular, row by row
-    CovarianceSweep(const CovarianceSizes<P, Size>& sizes, const double* C, P* memory)
-        : size(sizes), n(sizes.n), C_(C) {
+    // C: (K, K), upper triangular, row by row. A pivot is small below the root of tolerance2 times the norm of its column.
+    CovarianceSweep(const CovarianceSizes<P, Size>& sizes, const double* C, double tolerance2, P* memory)
+        : size(sizes), n(sizes.n), C_(C), tolerance2_(T(tolerance2)) {
         const auto take = [&](int count) {
             P* at = memory;
             memory += count;
             return at;
         };
+        take(size.front());
         X = {take((n + size.own) * size.row_and_rhs()), size.row_and_rhs()};
         A = {take(2 * n * size.two_rows_and_rhs()), size.two_rows_and_rhs()};
         U = {take(n * size.row()), size.row()};
@@ -240,13 +324,23 @@ class CovarianceSweep {
         y = {take(n * size.rhs()), size.rhs()};
         increment = {take(n * size.rhs()), size.rhs()};
         u_ = {take(n * size.rhs()), size.rhs()};
-        minimum = take(size.m);
         kept_ = take(size.row());
         room_ = take(size.row());
-        column_ = take(2 * n + size.own);
-        powers_ = take(size.K);
-        taylor_ = take(size.K);
-        derivatives_ = take(size.K);
+        row_ = take(size.row());
+        norm2_ = take(size.row());
+        const auto table = [&] { return Matrix<P>{take(K() * size.table()), size.table()}; };
+        step_ = table();
+        of_increment_ = table();
+        of_state_ = table();
+        if constexpr (AT_ONCE<P> > 1) {
+            to_earlier_ = table();
+            from_earlier_ = table();
+        }
+        column_ = take(2 * n + size.own + 2 * AT_ONCE<P>);
+        minimum = take(size.m);
+        powers_ = take(K());
+        taylor_ = take(K());
+        derivatives_ = take(K());
     }
 
     // Elimination ----------------------------------------------------------------------------------------------------
@@ -285,7 +379,9 @@ class CovarianceSweep {
     // From a point to the next, over a step s of weight w; `left`: what it leaves, if that is wanted.
     SMNN_OUTLINE void advance(const P& s, const P& w, P* left) {
         step_rows(s, w);
+        measure_columns(A, 2 * n);
         for (int j = 0; j < n; ++j) reflect_rows<Size, true>(A, j, n, j + 1, j, j + 1, 2 * n + size.m, column_);
+        judge(A);
         for (int j = 0; j < n; ++j) determinant.multiply(A(j, j));
         if (left) {
             StepFactor<P, Size> f(size, left);
@@ -300,8 +396,21 @@ class CovarianceSweep {
         }
     }
 
+    // What a step before all rows of points, or behind them, adds to log det M, and its derivatives in s and w.
+    SMNN_OUTLINE void pass(const P& s, const P& w, P& of_s, P& of_w) {
+        P c = w;
+        for (int o = 0; o < K(); ++o, c *= s) {
+            for (int v = 0; v < size.V; ++v) determinant.multiply(splat<P>(T(C_[o * K() + o])) * c);
+        }
+        any_small = any_small || any(s == splat<P>(0)) || any(w == splat<P>(0));
+        of_s = splat<P>(T(n * (K() - 1))) / s;
+        of_w = splat<P>(T(2 * n)) / w;
+    }
+
     // Behind the last point.
     SMNN_OUTLINE void finish() {
+        measure_columns(X, n);
+        judge(X);
         for (int j = 0; j < n; ++j) determinant.multiply(X(j, j));
     }
 
@@ -311,8 +420,7 @@ class CovarianceSweep {
     SMNN_OUTLINE void turn() {
         invert(X, U);
         for (int i = 0; i < n; ++i) {
-            for (int c = 0; c < size.m; ++c) y(i, c) = splat<P>(0);
-            for (int k = i; k < n; ++k) add_multiple(y.row(i), inverse_(i, k), X.row(k) + n, size.m);
+            combine(y.row(i), size.m, i, n, in_row(inverse_, i), [&](int k) SMNN_LAMBDA { return X.row(k) + n; });
         }
     }
 
@@ -321,8 +429,8 @@ class CovarianceSweep {
         const StepFactor<P, Size> f(size, left);
         taylor(-f.s);
         for (int i = 0; i < n; ++i) {
-            for (int c = 0; c < size.m; ++c) u_(i, c) = f.z(i, c);
-            for (int k = 0; k < n; ++k) add_multiple(u_.row(i), f.JT(k, i), y.row(k), size.m);
+            combine(u_.row(i), size.m, 0, n, [&](int k) SMNN_LAMBDA { return f.JT(k, i); }, rows_of(y));
+            for (int c = 0; c < size.m; ++c) u_(i, c) += f.z(i, c);
         }
         for (int i = 0; i < n; ++i) {
             for (int c = 0; c < size.m; ++c) {
@@ -330,23 +438,19 @@ class CovarianceSweep {
                 y(i, c) = f.kept[i] * y(i, c) - u_(i, c);
             }
         }
-        for (int first = 0; first < n; first += size.K) {
-            for (int r = 0; r < size.K; ++r) {
-                for (int o = r + 1; o < size.K; ++o) {
-                    add_multiple(y.row(first + r), taylor_[o - r], y.row(first + o), size.m);
-                }
-            }
+        for (int i = 0; i < n; ++i) {
+            const int r = i % K();
+            combine(y.row(i), size.m, i, i + K() - r, [&](int k) SMNN_LAMBDA { return taylor_[k - i]; }, rows_of(y));
         }
     }
 
     // From point t+1 to t: B, still with the U of t+1, and D if that is wanted. `reduce` follows.
     SMNN_OUTLINE void back(P* left, bool with_increments) {
         const StepFactor<P, Size> f(size, left);
-        taylor(-f.s);
+        set_shifts(f.s);
         for (int i = 0; i < n; ++i) {
             P *const b = B.row(i), *const c = B.row(n + i), *const d = D.row(i), *const u = U.row(i);
-            for (int j = 0; j < size.row(); ++j) room_[j] = splat<P>(0);
-            for (int k = 0; k <= i; ++k) add_multiple(room_, u[k], f.JT.row(k), n);
+            combine(room_, n, 0, i + 1, in_row(U, i), rows_of(f.JT));
             for (int j = 0; j < n; ++j) {
                 b[j] = f.kept[j] * u[j] - room_[j];
                 c[j] = -f.RT(i, j);
@@ -377,73 +481,80 @@ class CovarianceSweep {
     // That of y[t]: (n, n)
     SMNN_OUTLINE void covariance(P* result) { product(U, result); }
     SMNN_OUTLINE void variance(P* result) const {
-        for (int a = 0; a < n; ++a) {
-            P sum = splat<P>(0);
-            for (int i = a; i < n; ++i) sum += U(i, a) * U(i, a);
-            result[a] = sum;
+        using C = Chunk<P>;
+        for (int k = 0; k < n; k += AT_ONCE<P>) {
+            typename C::V sum{};
+            for (int i = k; i < n; ++i) sum += C::load(U.row(i) + k) * C::load(U.row(i) + k);
+            C::store(room_ + k, sum);
         }
+        for (int j = 0; j < n; ++j) result[j] = room_[j];
     }
 
-    // Σ a of a row a at the point t, into `result` (n); returns a^T Σ a.
+    // a^T Σ a of a row a at the point t; and Σ a (n), with room behind its end, if that is wanted.
     template <class Row>
     SMNN_INLINE P times_covariance(Row row, P* result) const {
+        using C = Chunk<P>;
+        for (int j = 0; j < n; ++j) row_[j] = row(j);
+        if (result) {
+            for (int j = 0; j < n; ++j) result[j] = splat<P>(0);
+        }
         P sum = splat<P>(0);
-        for (int j = 0; j < n; ++j) result[j] = splat<P>(0);
         for (int i = 0; i < n; ++i) {
-            P x = splat<P>(0);
-            for (int j = 0; j <= i; ++j) x += U(i, j) * row(j);
-            for (int j = 0; j <= i; ++j) result[j] += x * U(i, j);
+            typename C::V product{};
+            for (int j = 0; j <= i; j += AT_ONCE<P>) product += C::load(U.row(i) + j) * C::load(row_ + j);
+            const P x = C::sum(product);
+            if (result) add_multiple(result, x, U.row(i), i + 1);
             sum += x * x;
         }
         return sum;
     }
 
-    // Halves of the derivatives of log det M in the s and w of the step, between `back` with increments and `reduce`.
+    // The derivatives of log det M in the s and w of the step, between `back` with increments and `reduce`.
     SMNN_OUTLINE void of_step(P* left, P& of_s, P& of_w) {
+        using C = Chunk<P>;
         const StepFactor<P, Size> f(size, left);
-        const auto K = size.K;
-        P s_sum = splat<P>(0), w_sum = splat<P>(0);
-        taylor(f.s);
-        powers_[0] = splat<P>(1);
-        for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * f.s;
-        for (int o = 0; o < K; ++o) derivatives_[o] = o > 0 ? splat<P>(T(o)) * powers_[o - 1] : splat<P>(0);
+        set_step(f.s);
+        typename C::V s_sum{}, w_sum{};
         for (int i = 0; i < 2 * n; ++i) {
-            for (int first = 0; first < n; first += K) {
-                const P *const d = D.row(i) + first, *const b = B.row(i) + first;
-                // C S' δ - C S Phi' y: of each order what C multiplies
-                for (int o = 0; o < K; ++o) {
-                    P moved = splat<P>(0);
-                    for (int k = o + 1; k < K; ++k) moved += taylor_[k - o - 1] * b[k];
-                    room_[o] = derivatives_[o] * d[o] - powers_[o] * moved;
+            const P *const d = D.row(i), *const b = B.row(i);
+            for (int j = 0; j < n; j += AT_ONCE<P>) {
+                typename C::V row{}, of_row{};
+                for (int k = 0; k < (AT_ONCE<P> == 1 ? K() - j % K() : K()); ++k) {
+                    const typename C::V x = C::load(d + j + k);
+                    const int at = place(j);
+                    row += C::load(step_.row(k) + at) * x;
+                    of_row += C::load(of_increment_.row(k) + at) * x;
+                    of_row -= C::load(of_state_.row(k) + at) * C::load(b + j + k);
                 }
-                for (int r = 0; r < K; ++r) {
-                    P row = splat<P>(0), of_row = splat<P>(0);
-                    for (int o = r; o < K; ++o) {
-                        const P c = splat<P>(T(C_[r * K + o]));
-                        row += c * powers_[o] * d[o];
-                        of_row += c * room_[o];
-                    }
-                    w_sum += row * row;
-                    s_sum += row * of_row;
-                }
+                w_sum += row * row;
+                s_sum += row * of_row;
             }
         }
-        of_s = f.w * f.w * s_sum;
-        of_w = f.w * w_sum;
+        of_s = splat<P>(2) * f.w * f.w * C::sum(s_sum);
+        of_w = splat<P>(2) * f.w * C::sum(w_sum);
     }
 
-    // The residuals of the step, -w C S δ at the means, into rows (n, m), behind `back_mean`.
-    SMNN_OUTLINE void step_residuals(P* left, const Matrix<P>& result) {
+    // Those of the minimum, (m) each, with room behind them; behind `back_mean`.
+    SMNN_OUTLINE void minimum_of_step(P* left, P* of_s, P* of_w) {
+        using C = Chunk<P>;
         const StepFactor<P, Size> f(size, left);
-        const auto K = size.K;
-        powers_[0] = f.w;
-        for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * f.s;
-        for (int i = 0; i < n; ++i) {
-            const int r = i % K;
-            for (int c = 0; c < size.m; ++c) result(i, c) = splat<P>(0);
-            for (int o = r; o < K; ++o) {
-                add_multiple(result.row(i), splat<P>(T(-C_[r * K + o])) * powers_[o], increment.row(i - r + o), size.m);
+        set_step(f.s);
+        const P of_w_row = splat<P>(2) * f.w, of_s_row = of_w_row * f.w;
+        for (int c = 0; c < size.m; c += AT_ONCE<P>) {
+            typename C::V s_sum{}, w_sum{};
+            for (int i = 0; i < n; ++i) {
+                typename C::V row{}, of_row{};
+                for (int k = 0; k < K() - i % K(); ++k) {
+                    const typename C::V x = C::load(increment.row(i + k) + c);
+                    const int at = place(i);
+                    row += step_(k, at) * x;
+                    of_row += of_increment_(k, at) * x - of_state_(k, at) * C::load(y.row(i + k) + c);
+                }
+                w_sum += row * row;
+                s_sum += row * of_row;
             }
+            C::store(of_s + c, of_s_row * s_sum);
+            C::store(of_w + c, of_w_row * w_sum);
         }
     }
 
@@ -452,7 +563,23 @@ class CovarianceSweep {
     const decltype(Size::n) n;
     const double* C_;
     Matrix<P> X, A, inverse_, u_;
-    P *kept_, *room_, *column_, *powers_, *taylor_, *derivatives_;
+    const T tolerance2_;
+    P *kept_, *room_, *row_, *norm2_, *column_, *powers_, *taylor_, *derivatives_;
+    // What the number k places further on, or before, in a row counts in a product with a matrix of K rows for each variable:
+    // of C S δ, and of C S' δ and C S Phi' y, its derivative; and of x Phi^-T and x Phi^-1. Where vectors take several numbers of
+    // a row, for all of it, else for one variable.
+    Matrix<P> step_, of_increment_, of_state_, to_earlier_{}, from_earlier_{};
+    P step_s_ = splat<P>(0), shifts_s_ = splat<P>(0);  // which they are for, once there are any
+    bool has_step_ = false, has_shifts_ = false;
+    SMNN_INLINE int place(int j) const { return AT_ONCE<P> == 1 ? j % K() : j; }
+
+    SMNN_INLINE decltype(Size::K) K() const { return size.K; }
+    static SMNN_INLINE auto in_row(const Matrix<P>& M, int i) {
+        return [row = M.row(i)](int k) SMNN_LAMBDA { return row[k]; };
+    }
+    static SMNN_INLINE auto rows_of(const Matrix<P>& M) {
+        return [M](int k) SMNN_LAMBDA { return M.row(k); };
+    }
 
     // s^k / k!
     SMNN_INLINE void taylor(const P& s) {
@@ -460,32 +587,96 @@ class CovarianceSweep {
         for (int k = 1; k < size.K; ++k) taylor_[k] = taylor_[k - 1] * s * splat<P>(T(1) / T(k));
     }
 
-    // x := x Phi^-T, of a row: y[t] from Phi y[t]
-    SMNN_INLINE void to_earlier(P* x) const {
-        for (int v = 0; v < size.V; ++v, x += size.K) {
-            for (int r = 0; r < size.K; ++r) {
-                for (int o = r + 1; o < size.K; ++o) x[r] += taylor_[o - r] * x[o];
+    // The squared norms of the columns of R, from the rows that reflections take into it; and its pivots beside them.
+    SMNN_INLINE void measure_columns(const Matrix<P>& M, int rows) {
+        using C = Chunk<P>;
+        for (int k = 0; k < n; k += AT_ONCE<P>) {
+            typename C::V sum{};
+            for (int i = 0; i < rows; ++i) sum += C::load(M.row(i) + k) * C::load(M.row(i) + k);
+            C::store(norm2_ + k, sum);
+        }
+    }
+    SMNN_INLINE void judge(const Matrix<P>& M) {
+        for (int j = 0; j < n; ++j) {
+            any_small = any_small || any(M(j, j) * M(j, j) <= splat<P>(tolerance2_) * norm2_[j]);
+        }
+    }
+
+    // (one number at a time, x Phi^-1 and x Phi^-T count what is in taylor_)
+    SMNN_INLINE void set_shifts(const P& s) {
+        if (has_shifts_ && !any(shifts_s_ != s)) return;
+        has_shifts_ = AT_ONCE<P> > 1;
+        shifts_s_ = s;
+        taylor(-s);
+        if (AT_ONCE<P> == 1) return;
+        for (int k = 0; k < K(); ++k) {
+            for (int j = 0; j < n; ++j) {
+                const int r = j % K();
+                to_earlier_(k, j) = r + k < K() ? taylor_[k] : splat<P>(0);
+                from_earlier_(k, j) = r >= k ? taylor_[k] : splat<P>(0);
             }
         }
     }
-    // x := x Phi^-1, of a row
-    SMNN_INLINE void times_earlier(P* x) const {
-        for (int v = 0; v < size.V; ++v, x += size.K) {
-            for (int o = size.K - 1; o > 0; --o) {
-                for (int r = 0; r < o; ++r) x[o] += taylor_[o - r] * x[r];
+    SMNN_OUTLINE void set_step(const P& s) {
+        if (has_step_ && !any(step_s_ != s)) return;
+        has_step_ = true;
+        step_s_ = s;
+        taylor(s);
+        powers_[0] = splat<P>(1);
+        for (int o = 1; o < K(); ++o) powers_[o] = powers_[o - 1] * s;
+        for (int o = 0; o < K(); ++o) derivatives_[o] = o > 0 ? splat<P>(T(o)) * powers_[o - 1] : splat<P>(0);
+        for (int j = 0; j < size.table() && j < n; ++j) {
+            const int r = j % K();
+            for (int k = 0; k < K(); ++k) {
+                const int o = r + k;
+                P state = splat<P>(0);
+                const auto c = [&](int i) SMNN_LAMBDA { return splat<P>(T(C_[r * K() + i])); };
+                for (int i = r; i < o && o < K(); ++i) state += c(i) * powers_[i] * taylor_[o - i - 1];
+                step_(k, j) = o < K() ? c(o) * powers_[o] : splat<P>(0);
+                of_increment_(k, j) = o < K() ? c(o) * derivatives_[o] : splat<P>(0);
+                of_state_(k, j) = state;
             }
+        }
+    }
+
+    SMNN_INLINE typename Chunk<P>::V shift(const Matrix<P>& table, int k, int j) const {
+        if constexpr (AT_ONCE<P> == 1) {
+            return taylor_[k];
+        } else {
+            return Chunk<P>::load(table.row(k) + j);
+        }
+    }
+    // x := x Phi^-T, of a row: y[t] from Phi y[t]
+    SMNN_INLINE void to_earlier(P* x) const {
+        using C = Chunk<P>;
+        for (int j = 0; j < n; j += AT_ONCE<P>) {
+            typename C::V sum = C::load(x + j);
+            for (int k = 1; k < (AT_ONCE<P> == 1 ? K() - j % K() : K()); ++k) {
+                sum += shift(to_earlier_, k, j) * C::load(x + j + k);
+            }
+            C::store(x + j, sum);
+        }
+    }
+    // to := x Phi^-1, of a row with room in front
+    SMNN_INLINE void from_earlier(const P* x, P* to) const {
+        using C = Chunk<P>;
+        for (int j = 0; j < n; j += AT_ONCE<P>) {
+            typename C::V sum = C::load(x + j);
+            for (int k = 1; k < (AT_ONCE<P> == 1 ? j % K() + 1 : K()); ++k) {
+                sum += shift(from_earlier_, k, j) * C::load(x + j - k);
+            }
+            C::store(to + j, sum);
         }
     }
 
     // The rows of u and y[t+1] above, in A; and the diagonal of K.
     SMNN_INLINE void step_rows(const P& s, const P& w) {
         const auto K = size.K;
-        taylor(-s);
+        set_shifts(s);
         powers_[0] = w;
         for (int o = 1; o < K; ++o) powers_[o] = powers_[o - 1] * s;
         for (int i = 0; i < n; ++i) {
-            for (int j = 0; j < n; ++j) A(i, j) = X(i, j);
-            times_earlier(A.row(i));
+            from_earlier(X.row(i), A.row(i));
             for (int c = 0; c < size.m; ++c) A(i, 2 * n + c) = -X(i, n + c);
             for (int j = 0; j < 2 * n + size.m; ++j) A(n + i, j) = splat<P>(0);
         }
@@ -509,8 +700,7 @@ class CovarianceSweep {
         for (int i = n - 1; i >= 0; --i) {
             const P one = splat<P>(1) / R(i, i);
             P* const to = inverse_.row(i);
-            for (int j = 0; j < size.row(); ++j) to[j] = splat<P>(0);
-            for (int k = i + 1; k < n; ++k) add_multiple(to, R(i, k), inverse_.row(k), n);
+            combine(to, n, i + 1, n, in_row(R, i), rows_of(inverse_));
             for (int j = i; j < n; ++j) to[j] *= -one;
             to[i] = one;
         }
@@ -523,9 +713,7 @@ class CovarianceSweep {
     SMNN_INLINE void solve(StepFactor<P, Size>& f) const {
         for (int i = 0; i < n; ++i) {
             P* const top = A.row(i) + n;
-            const P own = inverse_(i, i);
-            for (int j = 0; j < n + size.m; ++j) top[j] *= own;
-            for (int k = i + 1; k < n; ++k) add_multiple(top, inverse_(i, k), A.row(k) + n, n + size.m);
+            combine(top, n + size.m, i, n, in_row(inverse_, i), [&](int k) SMNN_LAMBDA { return A.row(k) + n; });
             for (int c = 0; c < size.m; ++c) f.z(i, c) = top[n + c];
         }
         for (int i = 0; i < n; ++i) {
@@ -536,8 +724,7 @@ class CovarianceSweep {
     // F^T U of the first n rows of F: (n, n) without room behind the rows
     SMNN_INLINE void product(const Matrix<P>& F, P* result) {
         for (int a = 0; a < n; ++a) {
-            for (int j = 0; j < size.row(); ++j) room_[j] = splat<P>(0);
-            for (int i = 0; i < n; ++i) add_multiple(room_, F(i, a), U.row(i), n);
+            combine(room_, n, 0, n, [&](int i) SMNN_LAMBDA { return F(i, a); }, rows_of(U));
             for (int b = 0; b < n; ++b) result[a * n + b] = room_[b];
         }
     }

@@ -51,14 +51,19 @@ SMNN_INLINE P squared_norm(const P& a, const P* x, Rows rows) {
     return sum;
 }
 
-template <class P, class Rows>
-SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
+// The reflection of a column (a, x), from |(a, x)|^2.
+template <class P>
+SMNN_INLINE Reflection<P> reflection(const P& a, const P& sum) {
     using T = typename Lanes<P>::Scalar;
     // (the shortest way from the column to the inverse: a sweep waits for little else)
-    const P sum = squared_norm(a, x, rows), norm = root(sum), size = magnitude(a);
+    const P norm = root(sum), size = magnitude(a);
     const P h = sum + size * norm;
     const auto none = h < splat<P>(LEAST<T>);
     return {with_sign(size + norm, a), select(none, splat<P>(0), splat<P>(-1) / h), with_sign(norm, -a)};
+}
+template <class P, class Rows>
+SMNN_INLINE Reflection<P> reflect(const P& a, const P* x, Rows rows) {
+    return reflection(a, squared_norm(a, x, rows));
 }
 
 // An entry replaces the top where it is this much larger: nearly equal ones need no exchange.

@@ -296,7 +296,7 @@ def is_well_posed(case: Case) -> bool:
 # Counting
 
 
-def is_refused(case: Case, engine: str, evidence: bool) -> bool:
+def is_refused(case: Case, engine: str, evidence: bool = False) -> bool:
     try:
         case.solve(engine, evidence)
     except smnn.SingularSystemError:

@@ -12,11 +12,10 @@ from smnn_core.engines import cpu
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
 
-def test_singular_systems_are_refused() -> None:
-    missed = [
-        str(case) for case in singular.draw_singular(100, seed=1, largest=100) if not singular.is_refused(case, "cpu")
-    ]
-    assert missed == []
+@pytest.mark.parametrize("evidence", [False, True], ids=["", "evidence"])
+def test_singular_systems_are_refused(evidence: bool) -> None:
+    cases = singular.draw_singular(100, seed=1, largest=100)
+    assert [str(case) for case in cases if not singular.is_refused(case, "cpu", evidence)] == []
 
 
 @pytest.mark.parametrize(("order", "shortest"), [(3, 1e-9), (4, 1e-7), (5, 1e-5)])

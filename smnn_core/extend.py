@@ -21,7 +21,7 @@ than public names do; the changelog says so when they do.
 
 **Derivatives** (`docs/theory/derivative.md`)
 
-- `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`, `NONE`, in the order of `by_field`); a
+- `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`, `NONE`); a
   factor that was kept has them, too.
 - `least_squares_pullback`, `solve_pushforward`, `normal_pullback`, `normal_pushforward`: each of the two operators,
   differentiated in either mode, in terms of both.
@@ -76,7 +76,7 @@ from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._interface import Engine, Factor
-from .engines._statistics import ALL, NONE, Statistics, by_field, pulled_back, without_weights
+from .engines._statistics import ALL, NONE, Statistics, pulled_back, without_weights
 from .engines.array_api import ArrayEngine
 from .fitting._fit import warn_of_misfit, warn_of_undetermined
 from .fitting._iteration import (
@@ -141,7 +141,6 @@ __all__ = [
     "as_arrays",
     "attached",
     "broadcast_shapes",
-    "by_field",
     "can_look",
     "carried_weights",
     "check_order",

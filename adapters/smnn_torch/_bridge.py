@@ -47,7 +47,6 @@ __all__ = [
     "adjoint_anew",
     "adjoint_on_cpu",
     "batch_of_lhs",
-    "build_problem",
     "calls_on",
     "full_precision",
     "in_order",
@@ -297,10 +296,10 @@ def in_order(gradients: Gradients) -> tuple[Any, ...]:
 
 def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> tuple[Engine, Problem]:
     """The engine that will serve, and the problem, checked, in its arrays; it looks at their values itself."""
-    return _for_engine(how, lambda how, *given: build_problem(how, given[:5], *given[5:]), (*lhs, b, u))
+    return _for_engine(how, lambda how, *given: _build_problem(how, given[:5], *given[5:]), (*lhs, b, u))
 
 
-def build_problem(how: Statement, lhs: Sequence[Any], b: Any, u: Any) -> Problem:
+def _build_problem(how: Statement, lhs: Sequence[Any], b: Any, u: Any) -> Problem:
     """The problem, checked, in arrays or tensors of any kind."""
     c, s, w_e, w_i, w_s = lhs
     weights = Weights(w_e, w_i, w_s)

@@ -19,7 +19,6 @@ from torch.autograd import Function
 from smnn_core import WIENER, ArgumentError, Gradients, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
 from smnn_core.extend import (
-    ALL,
     NONE,
     SECOND_ORDER,
     UNIT,
@@ -27,7 +26,6 @@ from smnn_core.extend import (
     Rows,
     Statistics,
     System,
-    by_field,
     check_size,
     evidence_with,
     pulled_back,
@@ -102,10 +100,11 @@ def _statistics_alone(
     """The problem, log det M and |W (d - A y)|^2, without the solution."""
     how = Statement(scheme, n_steps, 0, 0, engine, check)
     how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
-    problem = bridge.build_problem(how, lhs, b, u)
-    call = _Call(how._replace(n_steps=problem.system.n_steps), Keep())
+    call = _Call(how, Keep())
     log_determinant, minimum = _moments("statistics", call, *lhs, b, u)
-    return problem, log_determinant, minimum
+    assert call.statistics is not None
+    n_steps = call.statistics[1].system.n_steps
+    return Problem(system_of(how, lhs, n_steps), b, u, tuple(minimum.shape)), log_determinant, minimum
 
 
 class Posterior(CorePosterior):
@@ -222,9 +221,12 @@ class _Moments(Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
         tensors = [other if x is None else x for x, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
-        gradients = _Pullback.apply(ctx.name, ctx.call, len(g), *g, *tensors)
-        needed = zip(gradients, ctx.needs_input_grad[2:], strict=True)
-        return None, None, *(x if wanted else None for x, wanted in needed)
+        needed = tuple(ctx.needs_input_grad[2:])
+        if torch.is_grad_enabled() or not bridge.is_plain((*g, *tensors)):
+            gradients = _Pullback.apply(ctx.name, ctx.call, len(g), needed, *g, *tensors)
+        else:  # (nobody differentiates it again, or looks on)
+            gradients = _pulled_back(ctx.name, ctx.call, needed, g, tensors)
+        return None, None, *(x if wanted else None for x, wanted in zip(gradients, needed, strict=True))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, *tensors: Any) -> tuple[Any, ...]:
@@ -233,28 +235,41 @@ class _Moments(Function):
         return results, (0,) * len(results)
 
 
+def _pulled_back(
+    name: str, call: _Call, needed: Sequence[bool], of_results: Sequence[Tensor], tensors: Sequence[Any]
+) -> list[Tensor | None]:
+    """The gradients of the tensors that have values and need them."""
+    if name == "blocks":
+        factor = call.prepare(tensors[:5])
+        with bridge.calls_on(factor.system):
+            g = [bridge.like(factor.system, x) for x in of_results]
+            c, _, _, s, w = factor.selected_inverse().pullback(*g, None)
+            return list(map(bridge.tensor, (c, s, *vars(w).values())))
+    known = call.statistics
+    if (
+        known is None
+        or not _are_same(known[0], tensors)
+        or any(need and x is None for need, x in zip(needed, bridge.in_order(known[2].of_minimum), strict=True))
+    ):
+        known = (tensors, *_statistics(call, tensors, _gradients(needed)))
+    _, problem, found = known
+    with bridge.calls_on(problem.system):
+        g = [bridge.like(problem.system, x) for x in of_results]
+        gradients = bridge.in_order(pulled_back(problem, found, *g))
+    return [x if x is None else bridge.tensor(x) for x in gradients]
+
+
 class _Pullback(Function):
-    """(name, call, number of results, their gradients, the tensors of `_Moments`) -> the gradients of these."""
+    """(name, call, number of results, which gradients are needed, those of the results, the tensors of `_Moments`) ->
+    the gradients of these."""
 
     @staticmethod
-    def forward(name: str, call: _Call, count: int, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(name: str, call: _Call, count: int, needed: Sequence[bool], *tensors: Any) -> tuple[Tensor, ...]:
         of_results, tensors = tensors[:count], tensors[count:]
-        if name == "blocks":
-            factor = call.prepare(tensors[:5])
-            with bridge.calls_on(factor.system):
-                g = [bridge.like(factor.system, x) for x in of_results]
-                c, _, _, s, w = factor.selected_inverse().pullback(*g, None)
-                return tuple(map(bridge.tensor, (c, s, *vars(w).values())))
-        if call.statistics and any(by_field(call.moving)) and _are_same(call.statistics[0], tensors):
-            _, problem, found = call.statistics
-        else:
-            problem, found = _statistics(call, tensors, ALL)
-        with bridge.calls_on(problem.system):
-            g = [bridge.like(problem.system, x) for x in of_results]
-            gradients = bridge.in_order(pulled_back(problem, found, *g))
-        kind = {"dtype": of_results[0].dtype, "device": of_results[0].device}
+        gradients = _pulled_back(name, call, needed, of_results, tensors)
+        zero = torch.zeros((), dtype=of_results[0].dtype, device=of_results[0].device)
         return tuple(
-            torch.zeros((), **kind).expand(getattr(like, "shape", ())) if x is None else bridge.tensor(x)
+            zero.expand(getattr(like, "shape", ())) if x is None else x
             for x, like in zip(gradients, tensors, strict=True)
         )
 
@@ -267,15 +282,17 @@ class _Pullback(Function):
         raise ArgumentError(SECOND_ORDER)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, count: int, *rest: Any) -> tuple[Any, ...]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], name: str, call: _Call, count: int, needed: Sequence[bool], *rest: Any
+    ) -> tuple[Any, ...]:
         B = info.batch_size
         tensors = [  # each member has its own gradient
             x if not isinstance(x, Tensor) else x.expand(B, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(rest, in_dims[3:], strict=True)
+            for x, dim in zip(rest, in_dims[4:], strict=True)
         ]
         dims = [0 if isinstance(x, Tensor) else None for x in tensors]
         ranks = {f"gradient {i}": rank for i, rank in enumerate((3, 3) if name == "blocks" else (0, 0))} | _ranks(name)
-        results = _Pullback.apply(name, call, count, *with_batch_in_front(ranks, dims, tensors))
+        results = _Pullback.apply(name, call, count, needed, *with_batch_in_front(ranks, dims, tensors))
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else () for x in tensors[count:]]
         results = tuple(x.reshape(shape) if shape else x for x, shape in zip(results, shapes, strict=True))
         return results, tuple(0 if shape else None for shape in shapes)

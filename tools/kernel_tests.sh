@@ -1,28 +1,19 @@
 #!/bin/sh
 # Builds tests/kernels and the sources of the compiled engine into build/FOLDER/test_kernels, with $CXX:
 # tools/kernel_tests.sh FOLDER FLAGS...
-# For example, whether Clang compiles the same: CXX=clang++ tools/kernel_tests.sh clang -O2 && build/clang/test_kernels
+# As many files at a time as CMAKE_BUILD_PARALLEL_LEVEL says, or as there are processors.
 set -e
 cd "$(dirname "$0")/.."
-cxx="${CXX:-c++}"
 sources=smnn_core/engines/_cpu
 to="build/$1"
 shift
 mkdir -p "$to"
-set -- -std=c++17 -Wall -Wextra -Werror -Wno-psabi -fno-math-errno -fno-trapping-math "$@"
-compile() {
-    $cxx "$@"
-}
-pids=
-for group in SIZED SMALL LARGE COVARIANCES; do
-    compile "$@" -DSMNN_LEVEL=baseline -DSMNN_LEVEL_NAME='"baseline"' -DSMNN_FEW_SIZES "-DSMNN_GROUP_$group" \
-        -c "$sources/level.cpp" -o "$to/level_$group.o" &
-    pids="$pids $!"
-done
-for file in engine levels threads buffers; do
-    compile "$@" -c "$sources/$file.cpp" -o "$to/$file.o" &
-    pids="$pids $!"
-done
-compile "$@" -c tests/kernels/test_kernels.cpp -o "$to/test_kernels.o"
-for pid in $pids; do wait "$pid"; done
-compile "$@" "$to"/*.o -o "$to/test_kernels"
+compile="${CXX:-c++} -std=c++17 -pthread -Wall -Wextra -Werror -Wno-psabi -fno-math-errno -fno-trapping-math $*"
+{
+    for group in SIZED SMALL LARGE COVARIANCES; do
+        echo "-DSMNN_LEVEL=baseline -DSMNN_FEW_SIZES -DSMNN_GROUP_$group -c $sources/level.cpp -o $to/level_$group.o"
+    done
+    echo "-c tests/kernels/test_kernels.cpp -o $to/test_kernels.o"
+    for file in engine levels threads buffers; do echo "-c $sources/$file.cpp -o $to/$file.o"; done
+} | xargs -P "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}" -I '{}' sh -c "$compile {}"
+exec $compile "$to"/level_*.o "$to"/test_kernels.o "$to"/engine.o "$to"/levels.o "$to"/threads.o "$to"/buffers.o -o "$to/test_kernels"

@@ -4,13 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for candidate in "${LATEST_PYTHON:-}" python3.13 python3.12 /usr/bin/python3 python3; do
-    if [ -n "$candidate" ] && "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
-        python=$candidate
-        break
-    fi
-done
-if [ -z "${python:-}" ]; then
+python=$(tools/newer_pythons.sh | head -n 1)
+if [ -z "$python" ]; then
     echo "test-latest needs Python >= 3.12 with venv: none found; LATEST_PYTHON=... names one" >&2
     exit 1
 fi

@@ -1,6 +1,6 @@
 #include "buffers.hpp"
 
-#include <cstdlib>
+#include <cstddef>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -69,15 +69,19 @@ bool lend(void* data, size_t bytes) {
 #endif
 }
 
+constexpr size_t alignment(size_t bytes) { return bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT; }
+
 void* allocate(size_t bytes) {
-    const size_t alignment = bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT;
-    void* data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    if (!data) throw std::bad_alloc();
+    const size_t unit = alignment(bytes);
+    void* data = ::operator new((bytes + unit - 1) / unit * unit, std::align_val_t(unit));
 #if defined(__linux__)
-    if (alignment == HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
+    if (unit == HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
 #endif
     return data;
 }
+
+// What `allocate` gave for that many bytes.
+void release(void* data, size_t bytes) noexcept { ::operator delete(data, std::align_val_t(alignment(bytes))); }
 
 }  // namespace
 
@@ -129,7 +133,7 @@ Buffer::~Buffer() {
     const bool too_much = bytes_ >= LARGE_BLOCK && total().own + bytes_ > pool_bytes();
     lock.unlock();  // (lending takes long; the block is not yet another's)
     const bool is_lent = too_much && lend(data_, bytes_);
-    std::vector<void*> dropped;
+    std::vector<Block> dropped;
     lock.lock();
     auto& blocks = pool();
     blocks.push_back({data_, bytes_, is_lent});
@@ -138,23 +142,24 @@ Buffer::~Buffer() {
         return sum.own > pool_bytes() || sum.all > LENT_POOLS * pool_bytes() || blocks.size() > KEPT_BLOCKS;
     };
     while (!blocks.empty() && keeps_too_much()) {
-        dropped.push_back(blocks.front().data);
+        dropped.push_back(blocks.front());
         blocks.erase(blocks.begin());
     }
     lock.unlock();
-    for (void* block : dropped) std::free(block);
+    for (const Block& block : dropped) release(block.data, block.bytes);
 }
 
 void* thread_scratch(size_t bytes) {
     struct Scratch {
         void* data = nullptr;
         size_t bytes = 0;
-        ~Scratch() { std::free(data); }
+        ~Scratch() { release(data, bytes); }
     };
     thread_local Scratch scratch;
     if (scratch.bytes < bytes) {
-        std::free(scratch.data);
-        scratch = {};
+        release(scratch.data, scratch.bytes);
+        scratch.data = nullptr;
+        scratch.bytes = 0;
         scratch.data = allocate(bytes);
         scratch.bytes = bytes;
     }

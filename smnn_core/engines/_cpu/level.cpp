@@ -84,7 +84,9 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
 }
 
 extern const Level level;
-const Level level{SMNN_LEVEL_NAME, find, find_covariances};
+#define SMNN_QUOTED(x) #x
+#define SMNN_NAME(x) SMNN_QUOTED(x)
+const Level level{SMNN_NAME(SMNN_LEVEL), find, find_covariances};
 
 #endif
 

@@ -2,11 +2,16 @@
 
 #include <atomic>
 #include <exception>
+#include <mutex>
 #include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
 #include <pthread.h>
+#else
+#include <cstdlib>
+#include <system_error>
+#include <thread>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -42,14 +47,51 @@ void run_all(Index count, const std::function<void(Index)>& f) {
 #if defined(_OPENMP)
 
 namespace {
+
 bool forked = false;
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+// work(0) .. work(threads - 1), side by side; OpenMP may give fewer threads.
+void on_threads(int threads, const std::function<void(int)>& work) {
+#pragma omp parallel num_threads(threads)
+    work(omp_get_thread_num());
+}
+
 }  // namespace
 
 int max_threads() {
     (void)registered;
     return forked || omp_in_parallel() ? 1 : omp_get_max_threads();
 }
+
+#else
+
+namespace {
+
+// work(0) .. work(threads - 1), side by side; fewer where the system gives no more threads.
+void on_threads(int threads, const std::function<void(int)>& work) {
+    std::vector<std::thread> others;
+    others.reserve(size_t(threads));
+    try {
+        for (int k = 1; k < threads; ++k) others.emplace_back(work, k);
+    } catch (const std::system_error&) {
+    }
+    work(0);
+    for (std::thread& other : others) other.join();
+}
+
+}  // namespace
+
+int max_threads() {
+    static const int number = [] {
+        const char* asked = std::getenv("OMP_NUM_THREADS");
+        const int n = asked ? std::atoi(asked) : int(std::thread::hardware_concurrency());
+        return n > 0 ? n : 1;
+    }();
+    return number;
+}
+
+#endif
 
 namespace {
 
@@ -71,32 +113,23 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& f)
         ranges[size_t(k)].next = count * k / threads;
         ranges[size_t(k)].end = count * (k + 1) / threads;
     }
-    std::exception_ptr error;  // one that leaves the region would end the process
-#pragma omp parallel num_threads(threads)
-    {
+    std::exception_ptr error;  // one that leaves a thread would end the process
+    std::mutex error_mutex;
+    on_threads(threads, [&](int own) {
         [[maybe_unused]] const SubnormalsToZero guard{};
-        const int own = omp_get_thread_num();
         for (int k = 0; k < threads; ++k) {
             Range& range = ranges[size_t((own + k) % threads)];
             for (Index i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
                 try {
                     f(i);
                 } catch (...) {
-#pragma omp critical(smnn_error)
+                    const std::lock_guard<std::mutex> lock(error_mutex);
                     error = std::current_exception();
                 }
             }
         }
-    }
+    });
     if (error) std::rethrow_exception(error);
 }
-
-#else
-
-int max_threads() { return 1; }
-
-void parallel_for(Index count, int, const std::function<void(Index)>& f) { run_all(count, f); }
-
-#endif
 
 }  // namespace smnn

@@ -1,4 +1,4 @@
-// Work over the threads of OpenMP, where the build has it.
+// Work over threads: those of OpenMP on Linux, whose pool frameworks share; new ones in every call elsewhere.
 #pragma once
 
 #include <functional>
@@ -7,8 +7,8 @@
 
 namespace smnn {
 
-// As OMP_NUM_THREADS and threadpoolctl say; 1 inside of a parallel region, in a forked child (whose OpenMP runtime lost
-// its threads) and in a build without OpenMP.
+// As OMP_NUM_THREADS and, with OpenMP, threadpoolctl say; 1 inside of a parallel region of OpenMP, and in a forked child,
+// whose OpenMP runtime lost its threads.
 int max_threads();
 
 // f(0) .. f(count-1), on up to `threads` threads; results below the smallest normal number are zero in it. Throws what

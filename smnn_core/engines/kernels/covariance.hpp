@@ -56,10 +56,19 @@ struct Chunk {
         return x;
     }
     SMNN_INLINE static void store(P* at, V x) { __builtin_memcpy(at, &x, sizeof(V)); }
+    // a and |b|
+    SMNN_INLINE static V larger(V a, V b) {
+        const V size = b < 0 ? -b : b;
+        return a < size ? size : a;
+    }
+    // (few additions that wait for one another)
     SMNN_INLINE static P sum(V x) {
-        P sum = 0;
-        for (int l = 0; l < N; ++l) sum += x[l];
-        return sum;
+        P part[N];
+        store(part, x);
+        for (int half = N / 2; half > 0; half /= 2) {
+            for (int l = 0; l < half; ++l) part[l] += part[l + half];
+        }
+        return part[0];
     }
 };
 #else
@@ -74,6 +83,10 @@ struct Chunk<P, 1> {
     SMNN_INLINE static V load(const P* at) { return *at; }
     SMNN_INLINE static void store(P* at, V x) { *at = x; }
     SMNN_INLINE static P sum(V x) { return x; }
+    SMNN_INLINE static V larger(const V& a, const V& b) {
+        const V size = magnitude(b);
+        return select(a < size, size, a);
+    }
 };
 
 // From one row of so many numbers to the next, where rows are written from their start, or from anywhere.
@@ -104,14 +117,21 @@ template <int Width, class P, class Weight, class From>
 SMNN_INLINE void combine_across(P* to, int at, int first, int last, const Weight& weight, const From& from) {
     using C = Chunk<P>;
     constexpr int N = AT_ONCE<P>;
-    typename C::V sum[Width];
-    for (int c = 0; c < Width; ++c) sum[c] = typename C::V{};
-    for (int k = first; k < last; ++k) {
+    typename C::V sum[Width], other[Width];  // of every other k: sums wait for themselves
+    for (int c = 0; c < Width; ++c) sum[c] = other[c] = typename C::V{};
+    int k = first;
+    for (; N > 1 && k + 1 < last; k += 2) {
+        const P a = weight(k), b = weight(k + 1);
+        const P *const x = from(k) + at, *const y = from(k + 1) + at;
+        for (int c = 0; c < Width; ++c) sum[c] += a * C::load(x + c * N);
+        for (int c = 0; c < Width; ++c) other[c] += b * C::load(y + c * N);
+    }
+    for (; k < last; ++k) {
         const P a = weight(k);
         const P* const x = from(k) + at;
         for (int c = 0; c < Width; ++c) sum[c] += a * C::load(x + c * N);
     }
-    for (int c = 0; c < Width; ++c) C::store(to + at + c * N, sum[c]);
+    for (int c = 0; c < Width; ++c) C::store(to + at + c * N, N > 1 ? sum[c] + other[c] : sum[c]);
 }
 template <class P, class Weight, class From>
 SMNN_INLINE void combine(P* to, int count, int first, int last, const Weight& weight, const From& from) {
@@ -128,44 +148,54 @@ template <int Width, class P>
 SMNN_INLINE void apply_across(const Reflection<P>& H, const P* x, const Matrix<P>& A, int top, int first, int rows, int k) {
     using C = Chunk<P>;
     constexpr int N = AT_ONCE<P>;
-    typename C::V dot[Width];
+    typename C::V dot[Width], other[Width];  // of every other row
     P* const a = A.row(top) + k;
-    for (int c = 0; c < Width; ++c) dot[c] = H.v0 * C::load(a + c * N);
-    for (int i = 0; i < rows; ++i) {
+    for (int c = 0; c < Width; ++c) dot[c] = other[c] = typename C::V{};
+    int i = 0;
+    for (; N > 1 && i + 1 < rows; i += 2) {
+        const P *const b = A.row(first + i) + k, *const d = A.row(first + i + 1) + k;
+        for (int c = 0; c < Width; ++c) dot[c] += x[i] * C::load(b + c * N);
+        for (int c = 0; c < Width; ++c) other[c] += x[i + 1] * C::load(d + c * N);
+    }
+    for (; i < rows; ++i) {
         const P* const b = A.row(first + i) + k;
         for (int c = 0; c < Width; ++c) dot[c] += x[i] * C::load(b + c * N);
     }
     for (int c = 0; c < Width; ++c) {
-        dot[c] = dot[c] * H.inverse;
+        const typename C::V all = N > 1 ? dot[c] + other[c] : dot[c];
+        dot[c] = (all + H.v0 * C::load(a + c * N)) * H.inverse;  // (v0 last: it waits for a root)
         C::store(a + c * N, C::load(a + c * N) + H.v0 * dot[c]);
     }
-    for (int i = 0; i < rows; ++i) {
+    for (i = 0; i < rows; ++i) {
         P* const b = A.row(first + i) + k;
         for (int c = 0; c < Width; ++c) C::store(b + c * N, C::load(b + c * N) + x[i] * dot[c]);
     }
 }
 
-// Of a column x with room behind its end, which is zero there, and the top a: |(a, x)|^2, and whether an entry is much larger
-// than the top. Squares that say nothing ask to look closer.
+// Copies the rows of a column to x, and returns |(a, x)|^2; and whether an entry may be much larger than the top a.
 struct Measured {
     double sum;
     bool exchange;
 };
 template <class P>
-SMNN_INLINE Measured measure(P a, const P* x, int rows) {
-    using C = Chunk<P>;
-    constexpr int N = AT_ONCE<P>;
-    typename C::V sum{}, largest{};
-    for (int i = 0; i < rows; i += N) {
-        const typename C::V one = C::load(x + i), square = one * one;
-        sum += square;
-        largest = largest < square ? square : largest;
+SMNN_INLINE Measured measure(const Matrix<P>& A, P a, int first, int rows, int column, P* x) {
+    constexpr int PARTS = 4;  // sums that do not wait for one another
+    P sum[PARTS] = {a * a, 0, 0, 0}, largest[PARTS] = {};
+    const P* from = A.row(first) + column;
+    const auto add = [&](int part, int i) SMNN_LAMBDA {
+        const P one = x[i] = from[i * A.stride], square = one * one;
+        sum[part] += square;
+        largest[part] = largest[part] < square ? square : largest[part];
+    };
+    int i = 0;
+    for (; i + PARTS <= rows; i += PARTS) {
+        for (int part = 0; part < PARTS; ++part) add(part, i + part);
     }
-    Measured m{a * a, false};
-    for (int l = 0; l < N; ++l) m.sum += sum[l];
-    const double most = MUCH_LARGER * MUCH_LARGER * a * a;
-    for (int l = 0; l < N; ++l) m.exchange = m.exchange || !(largest[l] <= most);
-    if (!(m.sum >= SMALL_SQUARE<double>)) {
+    for (; i < rows; ++i) add(0, i);
+    const P most = MUCH_LARGER * MUCH_LARGER * a * a;
+    Measured m{(sum[0] + sum[1]) + (sum[2] + sum[3]), false};
+    for (const P& square : largest) m.exchange = m.exchange || most < square;
+    if (!(m.sum >= SMALL_SQUARE<double>)) {  // (squares that say nothing)
         m.sum = squared_norm(a, x, rows);
         m.exchange = true;
     }
@@ -174,26 +204,25 @@ SMNN_INLINE Measured measure(P a, const P* x, int rows) {
 
 // The reflection that takes the rows first .. first+rows-1 into row `top`, in one column; applied to columns begin .. end-1.
 // Columns from `end` on, of which chunks may take some, are `column`, or zero in these rows, or do not matter. x: room for
-// the column. Long: vectors of numbers of a column at a time, and whole ones of the columns before `begin` too, which are
-// `column` or zero.
+// the column. Long: whole vectors of the columns before `begin`, too, so that what is left in these rows, of `column` and of
+// those before it, is not zero but does not matter.
 template <bool Exchange, bool Long, class P>
 SMNN_INLINE void reflect_rows_here(
     const Matrix<P>& A, int top, int first, int rows, int column, int begin, int end, P* x
 ) {
     constexpr int N = AT_ONCE<P>;
-    for (int i = 0; i < rows; ++i) x[i] = A(first + i, column);
     P a = A(top, column);
     [[maybe_unused]] const auto exchange = [&](int i, const auto& mask) SMNN_LAMBDA {
         for (int k = begin; k < end; ++k) swap_lanes(mask, A(top, k), A(first + i, k));
     };
     Reflection<P> H;
     if constexpr (Long && N > 1) {
-        for (int i = 0; i < N; ++i) x[rows + i] = 0;
-        const Measured m = measure(a, x, rows);
+        const Measured m = measure(A, a, first, rows, column, x);
         if (Exchange && m.exchange) raise(a, x, rows, exchange);
         H = reflection(a, m.sum);
         begin = begin / N * N;
     } else {
+        for (int i = 0; i < rows; ++i) x[i] = A(first + i, column);
         if constexpr (Exchange) raise(a, x, rows, exchange);
         H = reflect(a, x, rows);
     }
@@ -207,7 +236,7 @@ SMNN_INLINE void reflect_rows_here(
         apply_across<1>(H, x, A, top, first, rows, k);
     }
     A(top, column) = H.diagonal;
-    for (int i = 0; i < rows; ++i) A(first + i, column) = splat<P>(0);
+    for (int i = 0; !(Long && N > 1) && i < rows; ++i) A(first + i, column) = splat<P>(0);
 }
 
 // The same, of sizes known at compile time or not.
@@ -324,10 +353,10 @@ class CovarianceSweep {
         y = {take(n * size.rhs()), size.rhs()};
         increment = {take(n * size.rhs()), size.rhs()};
         u_ = {take(n * size.rhs()), size.rhs()};
+        norm2_ = take(size.row());
         kept_ = take(size.row());
         room_ = take(size.row());
         row_ = take(size.row());
-        norm2_ = take(size.row());
         const auto table = [&] { return Matrix<P>{take(K() * size.table()), size.table()}; };
         step_ = table();
         of_increment_ = table();
@@ -371,6 +400,9 @@ class CovarianceSweep {
             }
         }
         for (int j = 0; j < n; ++j) reflect_rows<Size, true>(X, j, j + 1, m - 1 - j, j, j + 1, n + size.m, column_);
+        for (int i = 1; AT_ONCE<P> > 1 && i < n; ++i) {
+            for (int j = 0; j < i; ++j) X(i, j) = splat<P>(0);
+        }
         for (int i = n; i < m; ++i) {
             for (int c = 0; c < size.m; ++c) minimum[c] += X(i, n + c) * X(i, n + c);
         }
@@ -427,6 +459,7 @@ class CovarianceSweep {
     // From point t+1 to t, means.
     SMNN_OUTLINE void back_mean(P* left) {
         const StepFactor<P, Size> f(size, left);
+        if (size.m < AT_ONCE<P>) return back_few_means(f);
         taylor(-f.s);
         for (int i = 0; i < n; ++i) {
             combine(u_.row(i), size.m, 0, n, [&](int k) SMNN_LAMBDA { return f.JT(k, i); }, rows_of(y));
@@ -515,21 +548,10 @@ class CovarianceSweep {
         const StepFactor<P, Size> f(size, left);
         set_step(f.s);
         typename C::V s_sum{}, w_sum{};
-        for (int i = 0; i < 2 * n; ++i) {
-            const P *const d = D.row(i), *const b = B.row(i);
-            for (int j = 0; j < n; j += AT_ONCE<P>) {
-                typename C::V row{}, of_row{};
-                for (int k = 0; k < (AT_ONCE<P> == 1 ? K() - j % K() : K()); ++k) {
-                    const typename C::V x = C::load(d + j + k);
-                    const int at = place(j);
-                    row += C::load(step_.row(k) + at) * x;
-                    of_row += C::load(of_increment_.row(k) + at) * x;
-                    of_row -= C::load(of_state_.row(k) + at) * C::load(b + j + k);
-                }
-                w_sum += row * row;
-                s_sum += row * of_row;
-            }
-        }
+        constexpr int ROWS = AT_ONCE<P> == 1 ? 1 : 4;
+        int i = 0;
+        for (; i + ROWS <= 2 * n; i += ROWS) add_of_step<ROWS>(D.row(i), B.row(i), D.stride, s_sum, w_sum);
+        for (; i < 2 * n; ++i) add_of_step<1>(D.row(i), B.row(i), D.stride, s_sum, w_sum);
         of_s = splat<P>(2) * f.w * f.w * C::sum(s_sum);
         of_w = splat<P>(2) * f.w * C::sum(w_sum);
     }
@@ -540,6 +562,17 @@ class CovarianceSweep {
         const StepFactor<P, Size> f(size, left);
         set_step(f.s);
         const P of_w_row = splat<P>(2) * f.w, of_s_row = of_w_row * f.w;
+        for (int c = 0; size.m < AT_ONCE<P> && c < size.m; ++c) {
+            typename C::V s_sum{}, w_sum{};
+            for (int i = 0; i < n; ++i) {
+                row_[i] = increment(i, c);
+                room_[i] = y(i, c);
+            }
+            add_of_step<1>(row_, room_, 0, s_sum, w_sum);
+            of_s[c] = of_s_row * C::sum(s_sum);
+            of_w[c] = of_w_row * C::sum(w_sum);
+        }
+        if (size.m < AT_ONCE<P>) return;
         for (int c = 0; c < size.m; c += AT_ONCE<P>) {
             typename C::V s_sum{}, w_sum{};
             for (int i = 0; i < n; ++i) {
@@ -585,6 +618,45 @@ class CovarianceSweep {
     SMNN_INLINE void taylor(const P& s) {
         taylor_[0] = splat<P>(1);
         for (int k = 1; k < size.K; ++k) taylor_[k] = taylor_[k - 1] * s * splat<P>(T(1) / T(k));
+    }
+
+    // From point t+1 to t, means of few right-hand sides, one by one.
+    SMNN_INLINE void back_few_means(const StepFactor<P, Size>& f) {
+        set_shifts(f.s);
+        for (int c = 0; c < size.m; ++c) {
+            combine(room_, n, 0, n, [&](int k) SMNN_LAMBDA { return y(k, c); }, rows_of(f.JT));
+            for (int i = 0; i < n; ++i) {
+                const P u = room_[i] + f.z(i, c), kept = f.kept[i] * y(i, c);
+                increment(i, c) = y(i, c) - kept + u;
+                row_[i] = kept - u;
+            }
+            to_earlier(row_);
+            for (int i = 0; i < n; ++i) y(i, c) = row_[i];
+        }
+    }
+
+    // Of rows d and b, `stride` apart, what counts in the derivatives of the step.
+    template <int Rows, class Sum>
+    SMNN_INLINE void add_of_step(const P* d, const P* b, int stride, Sum& s_sum, Sum& w_sum) const {
+        using C = Chunk<P>;
+        for (int j = 0; j < n; j += AT_ONCE<P>) {
+            const int at = place(j);
+            Sum row[Rows], of_row[Rows];
+            for (int i = 0; i < Rows; ++i) row[i] = of_row[i] = Sum{};
+            for (int k = 0; k < (AT_ONCE<P> == 1 ? K() - at : K()); ++k) {
+                const Sum of_d = C::load(step_.row(k) + at), of_increment = C::load(of_increment_.row(k) + at);
+                const Sum of_state = C::load(of_state_.row(k) + at);
+                for (int i = 0; i < Rows; ++i) {
+                    const Sum x = C::load(d + i * stride + j + k);
+                    row[i] += of_d * x;
+                    of_row[i] += of_increment * x - of_state * C::load(b + i * stride + j + k);
+                }
+            }
+            for (int i = 0; i < Rows; ++i) {
+                w_sum += row[i] * row[i];
+                s_sum += row[i] * of_row[i];
+            }
+        }
     }
 
     // The squared norms of the columns of R, from the rows that reflections take into it; and its pivots beside them.
@@ -680,27 +752,35 @@ class CovarianceSweep {
             for (int c = 0; c < size.m; ++c) A(i, 2 * n + c) = -X(i, n + c);
             for (int j = 0; j < 2 * n + size.m; ++j) A(n + i, j) = splat<P>(0);
         }
+        using Part = Chunk<P>;
+        for (int k = 0; k < n; k += AT_ONCE<P>) {
+            typename Part::V largest{};
+            for (int i = 0; i < n && i < k + AT_ONCE<P>; ++i) largest = Part::larger(largest, Part::load(A.row(i) + k));
+            Part::store(room_ + k, largest);
+        }
         for (int j = 0; j < n; ++j) {
             const int o = j % K, first = j - o;
-            P of_own = splat<P>(0), of_step = splat<P>(0);
-            for (int i = 0; i <= j; ++i) of_own = larger(of_own, magnitude(A(i, j)));
+            P of_step = splat<P>(0);
             for (int r = 0; r <= o; ++r) {
                 A(n + first + r, j) = splat<P>(T(C_[r * K + o])) * powers_[o];
-                of_step = larger(of_step, magnitude(A(n + first + r, j)));
+                of_step = Chunk<P, 1>::larger(of_step, A(n + first + r, j));
             }
-            const P kept = kept_[j] = select(of_step < of_own, splat<P>(0), splat<P>(1));
-            for (int i = 0; i < n; ++i) A(i, n + j) = -kept * A(i, j);
+            const P kept = kept_[j] = select(of_step < room_[j], splat<P>(0), splat<P>(1));
             for (int r = 0; r <= o; ++r) A(n + first + r, n + j) = (splat<P>(1) - kept) * A(n + first + r, j);
         }
+        for (int i = 0; i < n; ++i) {
+            for (int j = 0; j < n; ++j) A(i, n + j) = -kept_[j] * A(i, j);
+        }
     }
-    static SMNN_INLINE P larger(const P& a, const P& b) { return select(a < b, b, a); }
 
     // inverse_ := R^-1 of an upper triangle, which is one, too; and its transpose.
     SMNN_INLINE void invert(const Matrix<P>& R, const Matrix<P>& transposed) {
         for (int i = n - 1; i >= 0; --i) {
             const P one = splat<P>(1) / R(i, i);
             P* const to = inverse_.row(i);
-            combine(to, n, i + 1, n, in_row(R, i), rows_of(inverse_));
+            const int zeros = i / AT_ONCE<P> * AT_ONCE<P>;  // (in all rows from here on)
+            for (int j = 0; j < zeros; ++j) to[j] = splat<P>(0);
+            combine(to + zeros, n - zeros, i + 1, n, in_row(R, i), [&](int k) SMNN_LAMBDA { return inverse_.row(k) + zeros; });
             for (int j = i; j < n; ++j) to[j] *= -one;
             to[i] = one;
         }
@@ -716,8 +796,8 @@ class CovarianceSweep {
             combine(top, n + size.m, i, n, in_row(inverse_, i), [&](int k) SMNN_LAMBDA { return A.row(k) + n; });
             for (int c = 0; c < size.m; ++c) f.z(i, c) = top[n + c];
         }
-        for (int i = 0; i < n; ++i) {
-            for (int j = 0; j < n; ++j) f.JT(j, i) = -A(i, n + j);
+        for (int j = 0; j < n; ++j) {
+            for (int i = 0; i < n; ++i) f.JT(j, i) = -A(i, n + j);
         }
     }
 

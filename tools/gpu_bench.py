@@ -73,16 +73,17 @@ def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Cl
 def traffic(inputs: int, y: int, factor: int, z: int, products: int) -> int:
     """Bytes that kernels of forward + backward move at the least, from those of its arrays.
 
-    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward has three normal solves, for λ
-    and for what refines λ and y once: each reads its right-hand side and the factor, writes w, reads both and writes
-    x. Four times it adds to the products of y or λ: reads the inputs and what is multiplied, reads and writes the
-    products, and writes a right-hand side, once with g. Then it reads the inputs, y, its change, λ and the products of
-    both, and writes a gradient for each input.
+    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward reads g and the factor, writes
+    w. Then it refines twice, at first what is given as y and λ: reads the inputs for both, factor and w for λ, y and g,
+    writes changes, products and right-hand sides. It reads these and the factor, writes w, and refines again, which now
+    reads factor and w for both, changes and products as well. At last it reads the inputs, y, its change, λ and the
+    products of both, and writes a gradient for each input.
     """
     forward = inputs + 2 * (factor + z) + y
-    solves = 3 * (2 * y + 2 * (factor + z))
-    refinement = 4 * (inputs + 2 * y) + 4 * products + y
-    return forward + solves + refinement + (2 * inputs + 3 * y + products)
+    solves = (y + factor + z) + 2 * (y + factor + z)
+    first = 2 * inputs + (factor + z) + 6 * y + products
+    again = 2 * (inputs + factor + z) + 7 * y + 2 * products
+    return forward + solves + first + again + (2 * inputs + 3 * y + products)
 
 
 def batch_last(x: Any) -> Any:

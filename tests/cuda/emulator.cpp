@@ -21,15 +21,11 @@ extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int b
     KERNEL(smnn_sweep)
     KERNEL(smnn_forward)
     KERNEL(smnn_back)
-    KERNEL(smnn_residual)
+    KERNEL(smnn_refine)
     KERNEL(smnn_contract)
 #if SMNN_CHUNKED
-    KERNEL(smnn_chain_sweep)
-    KERNEL(smnn_chain_forward)
-    KERNEL(smnn_chain_back)
-    KERNEL(smnn_last_sweep)
-    KERNEL(smnn_last_forward)
-    KERNEL(smnn_last_back)
+    KERNEL(smnn_chains_sweep)
+    KERNEL(smnn_chains_solve)
 #endif
 #endif
     return 1;

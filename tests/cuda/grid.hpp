@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,8 @@ struct Warp {
     std::vector<char> stacks = std::vector<char>(SIZE * STACK);
     ucontext_t threads[SIZE], scheduler;
     bool done[SIZE];
-    unsigned arrived[SIZE];  // how often each came to a barrier
+    unsigned arrived[SIZE];  // how often each came to a barrier,
+    std::map<unsigned, unsigned> of_members[SIZE];  // and to one of the same members
     unsigned current;
     void (*kernel)(const void*);
     const void* job;
@@ -46,12 +48,13 @@ struct Warp {
     }
     // until all members have come to it
     void barrier(unsigned members) {
-        const unsigned me = current, now = ++arrived[me];
+        const unsigned me = current, now = ++of_members[me][members];
+        ++arrived[me];
         bool waits = true;
         while (waits) {
             swapcontext(&threads[me], &scheduler);
             waits = false;
-            for (unsigned i = 0; i < SIZE; ++i) waits = waits || ((members >> i & 1) && arrived[i] < now);
+            for (unsigned i = 0; i < SIZE; ++i) waits = waits || ((members >> i & 1) && of_members[i][members] < now);
         }
     }
 
@@ -66,6 +69,7 @@ struct Warp {
             makecontext(&threads[i], &Warp::enter, 0);
             done[i] = false;
             arrived[i] = 0;
+            of_members[i].clear();
         }
         for (unsigned before = 0;;) {
             unsigned finished = 0, moved = 0;
@@ -84,6 +88,24 @@ struct Warp {
 };
 
 inline void __syncwarp(unsigned members = ~0u) { Warp::instance().barrier(members); }
+
+// (threads run one after the other)
+template <class Bits>
+Bits atomicMax(Bits* to, Bits x) {
+    const Bits before = *to;
+    *to = before < x ? x : before;
+    return before;
+}
+inline long long __double_as_longlong(double x) {
+    long long bits;
+    std::memcpy(&bits, &x, sizeof(x));
+    return bits;
+}
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, sizeof(x));
+    return bits;
+}
 
 template <class Job>
 bool run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {

@@ -15,6 +15,8 @@ from _fake_cupy import live, record, replaced
 
 import smnn_core as smnn
 from smnn_core import _cupy
+from smnn_core._problem import Problem
+from smnn_core.engines.cuda import CudaEngine
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
@@ -56,6 +58,25 @@ def test_all_work_goes_to_the_stream_of_the_caller(cupy: ModuleType, arrays: lis
         solve(arrays, g)
     assert record.count("launch") > 10  # divided time
     assert record.streams() == {stream.ptr}
+
+
+@pytest.mark.parametrize(("T", "solve", "adjoint"), [(5, 2, 11), (31, 3, 12)], ids=["whole", "divided"])
+def test_launches(cupy: ModuleType, T: int, solve: int, adjoint: int) -> None:
+    """Of kernels of this project, none of CuPy's; an adjoint fills some memory with zeros."""
+    c, b, u, s = map(cupy.asarray, problem(0, T))
+    weights = smnn.Weights(*(cupy.asarray(np.ones(shape)) for shape in ((3, T, 1), (3, 1, 1, 2), (3, T - 1))))
+    given = Problem.build(c, b, u, s, scheme=smnn.TAYLOR, weights=weights)
+    engine = CudaEngine()
+    y, factor = engine.solve_problem(given)
+    record.events.clear()
+    engine.solve_problem(given)
+    assert (record.count("launch"), record.count("kernel")) == (solve, 0)
+    record.events.clear()
+    factor.adjoint(given, y, y)
+    assert (record.count("launch"), record.count("kernel"), record.count("fill")) == (adjoint, 0, 1)
+    record.events.clear()
+    factor.normal_solve(y)
+    assert record.count("launch") == solve
 
 
 def test_later_solves_copy_nothing_from_the_host_and_do_not_wait(cupy: ModuleType, arrays: list[Any]) -> None:
@@ -160,7 +181,8 @@ def test_right_hand_sides_with_more_axes_than_kernels_serve(cupy: ModuleType, dt
         np.testing.assert_allclose(
             x.get(), expected, rtol=0, atol=1e8 * np.finfo(dtype).eps ** 2 * scale + 1e-6 * scale
         )
-    assert smnn.show_config("dicts")["engines"]["cuda"].endswith("6 batch axes; others go to array_api")
+    config = smnn.show_config("dicts")["engines"]["cuda"]
+    assert "6 batch axes; others go to array_api, and so do moments of more than 9 unknowns" in config
 
 
 @pytest.mark.parametrize(("K", "s"), [(3, 0.1), (4, 0.003), (5, 0.03)])

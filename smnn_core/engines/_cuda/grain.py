@@ -17,9 +17,11 @@ class Grain:
     """points of a chunk, at the least"""
     fewest: int = 2
     """chunks, at the least"""
-    radix: int = 16
-    """separators of a chunk"""
-    last: int = 32
+    radix: int = 4
+    """separators of a chunk, where there are not too many"""
+    width: int = 32
+    """chunks of separators, at most: the threads of a warp, which sweeps those of a system"""
+    last: int = 4
     """separators that one lane sweeps at the end, at most"""
     point: float = 2.0
     """steps that a point of a chunk takes, counted in arithmetic, where one of an undivided system takes one"""
@@ -27,7 +29,7 @@ class Grain:
     """the same, of a separator"""
     gain: float = 0.6
     """Time is divided where that leaves at most this share of the steps one after the other. It also moves up to twice
-    as much memory, and takes more launches; all three numbers are estimates that no device has confirmed."""
+    as much memory, and takes one launch more; all three numbers are estimates that no device has confirmed."""
 
     def divide(self, batch: int, T: int) -> tuple[int, ...]:
         """T, the number of chunks of points, of chunks of separators, ...; T alone where dividing does not pay."""
@@ -36,7 +38,7 @@ class Grain:
             return (T,)
         sizes = [T, chunks]
         while sizes[-1] > self.last and len(sizes) < MAX_LEVELS:
-            sizes.append(-(-sizes[-1] // self.radix))
+            sizes.append(min(-(-sizes[-1] // self.radix), self.width))
         separators = sum(-(-a // b) for a, b in zip(sizes[1:], [*sizes[2:], 1], strict=True))
         steps = self.point * -(-T // chunks) + self.separator * separators
         return tuple(sizes) if steps <= self.gain * T else (T,)

@@ -3,19 +3,19 @@
 A solve sweeps the points of every lane (a chunk of a system). Where time is divided, the separators that chunks leave
 form a chain, which is divided again until one lane can sweep what is left; substitution goes back down:
 
-    sweep points -> sweep chains, level by level -> substitute in chains, last level first -> substitute in points
+    sweep points -> sweep chains, level by level, and substitute in them, last level first -> substitute in points
 
-A normal solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of
-such. Nothing here waits for the device.
+which are three launches, as the levels of a system are swept by threads of one warp, which wait for each other there. A
+normal solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of such. Nothing
+here waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from .grain import Grain
 from .layout import (
     FIELDS,
     MAX_AXES,
+    SIDES,
     STATES,
     addressable,
     chain_job,
@@ -36,7 +37,7 @@ from .layout import (
     point_job,
 )
 from .source import Module, Specialization
-from .tiles import far_apart, staged
+from .tiles import WARP, far_apart, staged
 
 
 class Device(Protocol):
@@ -92,10 +93,10 @@ def constants(scheme: Scheme, K: int) -> Constants:
 
 
 def cores(system: System) -> tuple[Shape, ...]:
-    """The axes of each of `FIELDS` after those of the batch: time, and what a point has; and of more states."""
+    """The axes of each of `FIELDS` after those of the batch: time, and what a point has."""
     T, V, K, Q = system.n_steps, system.V, system.K, system.Q
     initial = (system.n_initial_steps, V, system.n_initial_orders)
-    states = [(T, V, K)] * (len(STATES) + 4)
+    states = [(T, V, K)] * len(STATES)
     return (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,), (T - 1, V, 2 * K), *states
 
 
@@ -113,16 +114,23 @@ class Call:
     """One pass over a system: the jobs of its launches, and the memory that they share."""
 
     def __init__(
-        self, device: Device, system: System, batch: Shape, arrays: Sequence[Array | None], kept: Kept | None = None
+        self,
+        device: Device,
+        system: System,
+        batch: Shape,
+        arrays: Sequence[Array | None],
+        kept: Kept | None = None,
+        sides: int = 1,
     ) -> None:
         """
         Args:
             batch: of the results.
-            arrays: in the order of `FIELDS`, as many as there are, and up to four more states; None stands for zeros.
+            arrays: in the order of `FIELDS`, as many as there are; None stands for zeros.
             kept: the factor, if there is one for this batch.
+            sides: see `Side` of job.hpp.
         """
         self.device, self.system, self.batch = device, system, batch
-        self.count, self.cores = math.prod(batch), cores(system)
+        self.count, self.cores, self.sides = math.prod(batch), cores(system), sides
         self.sizes = kept.sizes if kept else device.grain.divide(self.count, system.n_steps)
         self.chunks = self.sizes[1] if self.chunked else 1
         self.lanes = self.count * self.chunks
@@ -131,17 +139,16 @@ class Call:
         self.arrays: list[Array] = [x if x is None else addressable(device.xp, x) for x in arrays]
         self.kept = kept or self._room_for_factor()
         self.job = np.zeros(1, point_job(self.dtype))
-        self.inputs = np.zeros(len(FIELDS) + 4, self.job["in"].dtype)
+        self.inputs = np.zeros(len(FIELDS), self.job["in"].dtype)
         self.lines: dict[int, Shape] = {}  # see `staged`, by array
         self._lay_out()
         self.place({})
-        n = system.n
-        self.z = self._empty(self.job, "z", (self._points_kept, n, self.lanes))
-        self.job["factor"] = device.address(self.kept.factor)
-        self.chains = [Chain(self, level) for level in range(1, len(self.sizes))]
-        self.x = self._empty(self.job, "separators", (self.lanes, n)) if self.chunked else None
-        for chain, above in zip_longest(self.chains, self.chains[1:]):
-            chain.connect(self, above)
+        self.job["slots"], self.job["factor"] = sides * self.lanes, device.address(self.kept.factor)
+        self.z = self._empty(self.job[0], "z", (self._points_kept, system.n, sides * self.lanes))
+        self.chains = np.zeros(1, chain_job(self.dtype))
+        self.levels = self.chains[0]["level"][1 : len(self.sizes)]
+        self.memory = [*self._connect_chains()] if self.chunked else []
+        self.choose(0, sides)
 
     @property
     def chunked(self) -> bool:
@@ -164,7 +171,7 @@ class Call:
         flags = device.zeros((*system.batch, system.n_steps), "bool")
         return Kept(self.batch, self.sizes, factor, chains, device.zeros((self.count,), "uint8"), flags)
 
-    def _empty(self, job: np.ndarray, name: str, shape: Shape) -> Array:
+    def _empty(self, job: np.void, name: str, shape: Shape) -> Array:
         """Memory under the name of a job."""
         x = self.device.empty(shape, self.dtype)
         job[name] = self.device.address(x)
@@ -190,6 +197,19 @@ class Call:
         scheme, K = constants(system.scheme, system.K), system.K
         job["scheme_norm2"][: 2 * K], job["scheme_rows"][: 4 * K * K] = scheme.norm2, scheme.rows
 
+    def _connect_chains(self) -> Iterator[Array]:
+        """The job of the chains, and the memory that lives as long as the call."""
+        chains, n = self.chains[0], self.system.n
+        chains["systems"], chains["tolerance2"] = self.job[0]["systems"], self.job[0]["tolerance2"]
+        chains["sizes"][: len(self.sizes)], chains["levels"] = self.sizes, len(self.sizes)
+        chains["n"], chains["all_sides"] = n, self.sides
+        for level, items, factor in zip(self.levels, self.sizes[1:], self.kept.chains, strict=True):
+            slots = self.sides * self.count * items
+            level["factor"] = self.device.address(factor)
+            yield self._empty(level, "z", (n, slots))
+            yield self._empty(level, "x", (slots, n))
+        self.job["separators"] = self.levels[0]["x"]
+
     def place(self, others: Mapping[str, int | None]) -> None:
         """Which array kernels see as each field: its own, unless the number of another is given, or None for zeros."""
         self.source = [others.get(name, f) for f, name in enumerate(FIELDS)]
@@ -197,10 +217,11 @@ class Call:
         for f, source in enumerate(self.source):
             self.job["in"][0, f] = none if source is None else self.inputs[source]
 
-    def leave_out(self, idle: Array | None) -> None:
-        """Which systems kernels have nothing to do for, bool, (*batch,)."""
-        for job in (self.job, *(chain.job for chain in self.chains)):
-            job["systems"]["idle"] = 0 if idle is None else self.device.address(idle)
+    def choose(self, first_side: int, sides: int, sizes: Array | None = None) -> None:
+        """The sides that kernels work on; of these, what is small by the sizes given is left as it is."""
+        for job in (self.job, self.chains):
+            job["first_side"], job["sides"] = first_side, sides
+            job["systems"]["sizes"] = 0 if sizes is None else self.device.address(sizes)
 
     def launch(self, kernel: str, x: Array | None = None) -> None:
         """A kernel on points; x is what it fills."""
@@ -208,85 +229,56 @@ class Call:
         if self.count:
             tiles = self.module.tiles(kernel) if self.device.stage else {}
             lines = {f: self.lines[i] for f, i in enumerate(self.source) if i in self.lines}
-            self.device.launch(self.module, f"smnn_{kernel}", self.lanes, staged(self.job, tiles, lines))
+            lanes = self.lanes * int(self.job["sides"][0])
+            self.device.launch(self.module, f"smnn_{kernel}", lanes, staged(self.job, tiles, lines))
 
-    def eliminate(self) -> None:
-        """The factor, and z with R y = z."""
-        ends = self._ends(self.job, "ends", self.lanes)
-        self.launch("sweep")
-        for chain in self.chains:
-            ends = chain.sweep(self, ends)
+    def _launch_chains(self, kernel: str) -> None:
+        """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level has lanes."""
+        if self.count:
+            name = f"smnn_chains_{kernel}"
+            widest = self.sizes[2] if len(self.sizes) > 2 else 1
+            group = min(1 << (widest - 1).bit_length(), WARP // self.module.team(name))
+            self.chains["group"] = group
+            lanes = self.count * int(self.chains["sides"][0]) * group
+            self.device.launch(self.module, name, lanes, self.chains)
 
-    def _ends(self, job: np.ndarray, name: str, lanes: int) -> Array:
-        """Room for what lanes leave of their chunks."""
+    def eliminate(self, x: Array | None = None) -> None:
+        """The factor, and z with R y = z; y as well, where there is memory for it."""
         n = self.system.n
-        return self._empty(job, name, (3 * n * n + 4 * n, lanes)) if self.chunked else None
+        ends = [
+            self._empty(level, "ends", (3 * n * n + 4 * n, self.count * items))
+            for level, items in zip(self.levels, self.sizes[1:], strict=True)
+        ]
+        self.job["ends"] = self.levels[0]["ends"] if ends else 0
+        self.launch("sweep")
+        if self.chunked:
+            self.chains["back"] = x is not None
+            self._launch_chains("sweep")
+        if x is not None:
+            self.launch("back", x)
 
     def forward(self) -> None:
-        """w with R^T w = g in the place of z."""
-        n = self.system.n
-        passed = self._empty(self.job, "passed", (self.lanes, 2, n)) if self.chunked else None
+        """w with R^T w = g in the place of z, and x of separators."""
+        self.make_room_to_pass()
         self.launch("forward")
-        for chain in self.chains:
-            passed = chain.forward(self, passed)
+        self.solve_chains()
 
-    @property
-    def shape(self) -> Shape:
-        """That of solutions, (*batch, T, V, K)."""
-        return *self.batch, self.system.n_steps, self.system.V, self.system.K
+    def make_room_to_pass(self) -> None:
+        """The memory by which chunks and chains pass g on."""
+        if self.chunked and not self.levels[0]["passed"]:
+            for level, items in zip(self.levels, self.sizes[1:], strict=True):
+                self.memory.append(self._empty(level, "passed", (self.sides * self.count * items, 2, self.system.n)))
+        self.job["passed"] = self.levels[0]["passed"] if self.chunked else 0
 
-    def solution(self, x: Array | None = None) -> Array:
-        """x with R x = z, into the memory given."""
-        x = self.device.result(self.shape, self.dtype) if x is None else x
-        for chain in reversed(self.chains):
-            chain.launch(self, "back")
-        self.launch("back", x)
-        return x
+    def solve_chains(self) -> None:
+        """x of separators, from what chunks passed on."""
+        if self.chunked:
+            self._launch_chains("solve")
 
-
-class Chain:
-    """The separators of one level of a call, which is handed to it: a reference to it would be a cycle, and keep the
-    memory of both until Python looks for such."""
-
-    def __init__(self, call: Call, level: int) -> None:
-        self.level = level
-        self.is_last = level + 1 == len(call.sizes)
-        self.chunks = 1 if self.is_last else call.sizes[level + 1]
-        self.lanes = call.count * self.chunks
-        self.job = np.zeros(1, chain_job(call.dtype))
-        job = self.job[0]
-        job["systems"] = call.job[0]["systems"]
-        job["sizes"][: len(call.sizes)], job["level"], job["chunks"] = call.sizes, level, self.chunks
-        job["n"], job["tolerance2"] = call.system.n, call.job[0]["tolerance2"]
-        job["factor"] = call.device.address(call.kept.chains[level - 1])
-        n, items = call.system.n, call.count * call.sizes[level]
-        self.z = call._empty(self.job, "z", (n, items))
-
-    def connect(self, call: Call, above: Chain | None) -> None:
-        """x of this level is what the level below takes for its separators."""
-        self.job["x"] = call.job["separators"] if self.level == 1 else call.chains[self.level - 2].job["separators"]
-        if above is not None:
-            self.x_above = call._empty(self.job, "separators", (self.lanes, call.system.n))
-
-    def sweep(self, call: Call, ends: Array) -> Array:
-        """From what chunks left; returns what these chunks leave."""
-        self.job["ends"] = call.device.address(ends)
-        left = None if self.is_last else call._ends(self.job, "next_ends", self.lanes)
-        self.launch(call, "sweep")
-        return left
-
-    def forward(self, call: Call, passed: Array) -> Array:
-        """R^T w = g, from what chunks passed to their separators."""
-        self.job["passed"] = call.device.address(passed)
-        left = None if self.is_last else call._empty(self.job, "next_passed", (self.lanes, 2, call.system.n))
-        self.launch(call, "forward")
-        return left
-
-    def launch(self, call: Call, what: str) -> None:
-        """A kernel on this level."""
-        if call.count:
-            kernel = f"smnn_{'last' if self.is_last else 'chain'}_{what}"
-            call.device.launch(call.module, kernel, self.lanes, self.job)
+    def solution(self) -> Array:
+        """Memory for x."""
+        shape = *self.batch, self.system.n_steps, self.system.V, self.system.K
+        return self.device.result(shape, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,28 +305,31 @@ class DeviceFactor:
         if d.smoothness is not None:
             smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
         call = Call(self.device, system, batch, [*inputs_by_field(system, d.equation, d.initial), smoothness])
-        call.eliminate()
-        return call.solution()
+        y = call.solution()
+        call.eliminate(y)
+        return y
 
-    def _normal(self, batch: Shape, arrays: Sequence[Array | None]) -> Call:
-        """R^T w = g; with a factor of its own where the one kept is of another batch."""
+    def _call(self, batch: Shape, arrays: Sequence[Array | None], sides: int = 1) -> Call:
+        """A call that has a factor: its own where the one kept is of another batch."""
         if batch == self.kept.batch:
-            call = Call(self.device, self.system, batch, arrays, self.kept)
-        else:
-            call = Call(self.device, self.system, batch, arrays)
-            call.eliminate()
-        call.forward()
-        return call
+            return Call(self.device, self.system, batch, arrays, self.kept, sides)
+        eliminated = Call(self.device, self.system, batch, arrays[: len(inputs_by_field(self.system))])
+        eliminated.eliminate()
+        return Call(self.device, self.system, batch, arrays, eliminated.kept, sides)
 
     def normal_solve(self, g: Array) -> Array:
         batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
-        return self._normal(batch, [*inputs_by_field(self.system), None, None, g]).solution()
+        call = self._call(batch, [*inputs_by_field(self.system), None, None, g])
+        call.forward()
+        x = call.solution()
+        call.launch("back", x)
+        return x
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients; those that are not wanted are not summed, and left out."""
         inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
         states = adjoint.States.of(self.device, problem, y, g)
-        call = self._normal(problem.batch, [*inputs, None, *states.arrays])
+        call = self._call(problem.batch, [*inputs, None, *states.arrays], SIDES)
         return adjoint.gradients(call, states, inputs, wanted)
 
 
@@ -349,5 +344,6 @@ def solve_problem(device: Device, problem: Problem) -> tuple[Array, DeviceFactor
     """The solution and the factor, in one sweep."""
     system = problem.system
     call = Call(device, system, problem.batch, inputs_by_field(system, problem.rhs, problem.initial_values))
-    call.eliminate()
-    return call.solution(), DeviceFactor(device, system, call.kept)
+    y = call.solution()
+    call.eliminate(y)
+    return y, DeviceFactor(device, system, call.kept)

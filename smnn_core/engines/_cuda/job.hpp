@@ -10,22 +10,30 @@ constexpr int MAX_AXES = 6;    // of the batch, once axes that lie in one line a
 constexpr int MAX_K = 8;       // orders, as SMNN_MOST_ORDERS
 constexpr int MAX_LEVELS = 8;  // of chains of separators
 
-// The arrays of a problem, and of the adjoint: y, g, what refines y, λ with M λ = g, and what A is multiplied by.
-enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, CHANGE_OF_Y, LAMBDA, FACTOR, FIELDS };
+// An adjoint has two sides: Y refines y, LAMBDA finds λ with M λ = g, and refines it. Each has solves, totals and products
+// of its own; a launch has the lanes of one or both.
+enum Side { OF_Y, OF_LAMBDA, SIDES };
 
-// Of what `residual` says how large the products are.
-enum Largest { EQUATIONS, STEPS, INITIAL, ADDED, LARGEST = ADDED + 2 };
+// The arrays of a problem, and of the adjoint: y, g (of a normal solve), the change of y and λ, y as what is multiplied, and
+// the right-hand sides of what refines.
+enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, TOTAL, GIVEN, REST, FIELDS };
+
+// What `refine` says of a side of each system: how large its weighted products are by kind of rows, what was added to the
+// first two last, and how large y or λ is.
+enum SizeOfSide { EQUATIONS, STEPS, INITIAL, ADDED, SOLUTION = ADDED + 2, SIZES };
 
 // An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast; no data: zeros.
 struct Input {
     const void* data;
     Index staged;    // -1: lanes lie in one line each, and `time` and `inner` are strides in a tile; else 0
     Index time;
+    Index side;      // from that of y to that of λ
     Index inner[3];  // of the last three axes, in front zeros
     Index batch[MAX_AXES];
 };
 
-// x, or the gradient of a field: (batch, time, count), or summed over the points of each lane, (batch, chunks, count).
+// x, of one side or both, (sides, batch, time, count); or the gradient of a field, (batch, time, count), or summed over the
+// points of each lane, (batch, chunks, count).
 struct Output {
     void* data;
     Index over_time;
@@ -35,7 +43,7 @@ struct Output {
 // How systems lie in the arrays that are shared by points and separators.
 struct Systems {
     unsigned char* bad;           // (batch): some point is undetermined
-    const unsigned char* idle;    // (batch), or none: nothing is to be done for these systems
+    const void* sizes;            // (SIDES, SIZES, batch) of the last `refine`, or none: what is small is left as it is
     unsigned char* undetermined;  // bool, strides below
     Index flag_strides[MAX_AXES + 1];
     Index shape[MAX_AXES];
@@ -50,12 +58,38 @@ struct Systems {
         }
         return axes ? result + system * strides[0] : 0;
     }
-    SMNN_INLINE bool is_idle(Index system) const { return idle && idle[system]; }
     SMNN_INLINE void mark(Index system, Index t) const {
         bad[system] = 1;
         undetermined[offset(system, flag_strides) + t * flag_strides[MAX_AXES]] = 1;
     }
 };
+
+// Limits on what was added to the products of a side last, beside the largest of their kind: above the first they are
+// refined again, above the second they are lost.
+template <class T>
+constexpr T UNIT = T(sizeof(T) == 8 ? 0x1p-52 : 0x1p-23);
+template <class T>
+constexpr T SETTLED = T(sizeof(T) == 8 ? 0x1p-26 : 0x1.6a09e6p-12);
+constexpr double LOST = 1e-2;
+
+// Whether what was added to the products of a side last is above a limit.
+template <class T>
+SMNN_INLINE bool exceeds(const void* sizes, Index count, Index system, int side, T limit) {
+    const auto size = [&](int of, int i) { return static_cast<const T*>(sizes)[(of * SIZES + i) * count + system]; };
+    // what an error of d - A y is to be compared with, where that is all rounding: that of A λ has the weight of y
+    const T of_lambda = size(OF_LAMBDA, SOLUTION);
+    const T ratio = side == OF_Y ? size(OF_Y, SOLUTION) / (of_lambda == 0 ? T(1) : of_lambda) : T(0);
+    T total[ADDED], largest = 0;
+    for (int i = 0; i < ADDED; ++i) {
+        total[i] = size(side, i) + (side == OF_Y ? ratio * size(OF_LAMBDA, i) : T(0));
+        largest = largest < total[i] ? total[i] : largest;
+    }
+    // (products that are zero but for rounding shrink with each refinement, and never settle)
+    const T zero = UNIT<T> * UNIT<T> * largest;
+    bool result = false;
+    for (int i = 0; i < 2; ++i) result = result || size(side, ADDED + i) > limit * total[i] + zero;
+    return result;
+}
 
 // Points. A lane is a chunk of a system; lanes lie side by side in what is kept for them.
 template <class T>
@@ -63,15 +97,18 @@ struct PointJob {
     Systems systems;
     Input in[FIELDS];
     Output gradient[SMOOTHNESS_RHS];
-    Output x;          // (batch, T, n): solution of a solve or a normal solve, or right-hand side of one that refines
+    Output x;          // (batch, T, n): solution of a solve or a normal solve; of `refine`, the right-hand sides of the next
+    Output total;      // (SIDES, batch, T, n): change of y, and λ
     void* factor;      // (points, entries, lanes)
-    void* z;           // (points, n, lanes)
+    void* z;           // (points, n, slots); a slot is a lane of a side
     void* ends;        // (CarriedLayout<true>, lanes)
-    void* products[2]; // (points + 1, Q + rows of a step, lanes): A y - d and A λ, or one of them; of points and the steps
-                       // into them, and of the step out of the last one
-    void* largest;     // (LARGEST, lanes): the largest weighted products of each kind of rows, and of what was added last
-    void* passed;      // (lanes, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left
-    void* separators;  // (lanes, n)
+    void* products;    // (points, Q + rows of a step, slots): A (y + its change) - d and A λ, of points and the steps into them
+    void* sizes;       // (SIDES, SIZES, batch), zeros at first: of this `refine`
+    void* passed;      // (slots, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left;
+                       // none: `refine` does not go on to R^T w = rest
+    void* separators;  // (slots, n)
+    Index slots;
+    int first_side, sides;
     int V, K, Q;       // as compiled for: where they are not to be compile-time numbers
     int points, T_init, R_init, chunks;
     T tolerance2;
@@ -79,22 +116,26 @@ struct PointJob {
     T scheme_rows[4 * MAX_K * MAX_K];
 };
 
-// One chain of separators. A lane is a chunk of a system's chain, or all of it.
+// One level of the chains of separators. An item is the separator of a chunk of the level below, or of points.
+struct ChainLevel {
+    void* ends;    // (CarriedLayout<true>, items)
+    void* passed;  // (slots, 2, n); a slot is an item of a side
+    void* factor;  // (CHAIN_ENTRIES, items)
+    void* z;       // (n, slots)
+    void* x;       // (slots, n)
+};
+
+// The chains of separators of each system. A lane is a chunk of one level of a system, or all of the last level.
 template <class T>
 struct ChainJob {
     Systems systems;
-    const void* ends;  // (CarriedLayout<true>, items)
-    void* next_ends;   // (CarriedLayout<true>, lanes)
-    const void* passed;
-    void* next_passed;
-    void* factor;      // (CHAIN_ENTRIES, items)
-    void* z;           // (n, items)
-    void* x;           // (items, n)
-    const void* separators;  // (lanes, n)
-    int sizes[MAX_LEVELS];   // T, chunks of points, chunks of those, ...
-    int level;               // the chain has sizes[level] items
-    int chunks;
-    int n;                   // as compiled for
+    ChainLevel level[MAX_LEVELS];  // from 1 on
+    int sizes[MAX_LEVELS];         // T, chunks of points, chunks of those, ...: as many as there are levels
+    int levels;
+    int group;  // threads, or teams, of a system and side: neighbours in a warp, a power of two
+    int back;   // whether `sweep` goes on to x
+    int first_side, sides, all_sides;  // of the launch, and those that there is memory for
+    int n;      // as compiled for
     T tolerance2;
 };
 

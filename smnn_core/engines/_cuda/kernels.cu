@@ -27,8 +27,8 @@ struct ForwardTiles {
 struct BackTiles {
     static constexpr TileSizes sizes{SMNN_TILES_BACK};
 };
-struct ResidualTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_RESIDUAL};
+struct RefineTiles {
+    static constexpr TileSizes sizes{SMNN_TILES_REFINE};
 };
 struct ContractTiles {
     static constexpr TileSizes sizes{SMNN_TILES_CONTRACT};
@@ -37,8 +37,7 @@ template <class Tiles>
 using MemoryOf = WarpMemory<Scalar, D, Tiles>;
 template <class Tiles>
 using PointsOf = Points<Scalar, D, SMNN_CHUNKED, MemoryOf<Tiles>>;
-template <bool Chunked>
-using SeparatorsOf = Separators<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n, Chunked>;
+using ChainsOf = Chains<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
 static_assert(sizeof(PointJob<Scalar>) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");
@@ -48,16 +47,6 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
-
-#define SMNN_KERNEL(NAME, JOB, LANES, BODY)                                                                     \
-    extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
-        NAME(const __grid_constant__ smnn::SMNN_LEVEL::JOB<smnn::SMNN_LEVEL::Scalar> job) {                     \
-        using namespace smnn::SMNN_LEVEL;                                                                       \
-        const Index number = this_thread();                                                                     \
-        if (number < job.systems.count * (LANES) && !job.systems.is_idle(number / (LANES))) {                   \
-            BODY;                                                                                               \
-        }                                                                                                       \
-    }
 
 // All threads of a warp go to the end, those beyond the last lane as well: they take part in copying.
 #define SMNN_POINTS_KERNEL(NAME, TILES, BODY)                                                                   \
@@ -117,28 +106,28 @@ SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
 #endif
 #if SMNN_PARTS & 2
 SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
-SMNN_POINTS_KERNEL(smnn_residual, ResidualTiles, residual)
+SMNN_POINTS_KERNEL(smnn_refine, RefineTiles, refine)
 SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
 #endif
 
 #if SMNN_CHUNKED
-#define SMNN_SEPARATORS_SWEEP(NAME, LANES, DIVIDED)                                                             \
-    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)                                         \
-        NAME(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {                \
-        using namespace smnn::SMNN_LEVEL;                                                                       \
-        SMNN_ROOM(SeparatorsOf<DIVIDED>::ROOM)                                                                  \
-        const Index number = this_thread() / SMNN_TEAM;                                                         \
-        if (number < job.systems.count * (LANES)) SeparatorsOf<DIVIDED>(job, number).sweep(room, SweepTeam());  \
-    }
-
 #if SMNN_PARTS & 1
-SMNN_SEPARATORS_SWEEP(smnn_chain_sweep, job.chunks, true)
-SMNN_SEPARATORS_SWEEP(smnn_last_sweep, 1, false)
-SMNN_KERNEL(smnn_chain_back, ChainJob, job.chunks, SeparatorsOf<true>(job, number).back())
-SMNN_KERNEL(smnn_last_back, ChainJob, 1, SeparatorsOf<false>(job, number).back())
+// Elimination by teams, and the way back by each of their threads.
+extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
+    smnn_chains_sweep(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {
+    using namespace smnn::SMNN_LEVEL;
+    SMNN_ROOM(ChainsOf::ROOM)
+    ChainsOf(job, this_thread() / SMNN_TEAM, job.group).sweep(room, SweepTeam());
+    if (job.back) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back();
+}
 #endif
 #if SMNN_PARTS & 2
-SMNN_KERNEL(smnn_chain_forward, ChainJob, job.chunks, SeparatorsOf<true>(job, number).forward())
-SMNN_KERNEL(smnn_last_forward, ChainJob, 1, SeparatorsOf<false>(job, number).forward())
+extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)
+    smnn_chains_solve(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {
+    using namespace smnn::SMNN_LEVEL;
+    const ChainsOf chains(job, this_thread(), job.group);
+    chains.forward();
+    chains.back();
+}
 #endif
 #endif

@@ -13,11 +13,13 @@ namespace SMNN_LEVEL {
 struct Lane {
     Index number, system;
     int chunk, start, length;  // length 0: a thread without a lane, which stands by that of another
+    int side = 0;
 
-    // `lanes`: as many as there are
-    SMNN_INLINE Lane(Index number_, int total, int chunks, Index lanes)
-        : Lane(number_ < lanes ? number_ : lanes - 1, total, chunks) {
-        if (number_ >= lanes) length = 0;
+    // Lane `slot` of the sides from the first on, of `lanes` each.
+    SMNN_INLINE Lane(Index slot, int total, int chunks, Index lanes, int first_side, int sides)
+        : Lane((slot < lanes * sides ? slot : lanes * sides - 1) % lanes, total, chunks) {
+        side = first_side + int((slot < lanes * sides ? slot : lanes * sides - 1) / lanes);
+        if (slot >= lanes * sides) length = 0;
     }
     SMNN_INLINE Lane(Index number_, int total, int chunks)
         : number(number_), system(number_ / chunks), chunk(int(number_ % chunks)) {
@@ -37,7 +39,7 @@ struct Field_ {
     SMNN_INLINE Field_(const Systems& systems, const Input& in_, const Lane& lane)
         : Field_(of(systems, in_, lane) + Index(lane.start) * in_.time, in_) {}
     SMNN_INLINE static const T* of(const Systems& systems, const Input& in, const Lane& lane) {
-        return static_cast<const T*>(in.data) + systems.offset(lane.system, in.batch);
+        return static_cast<const T*>(in.data) + systems.offset(lane.system, in.batch) + lane.side * in.side;
     }
     SMNN_INLINE bool there() const { return in.data != nullptr; }
     template <class... I>
@@ -97,8 +99,8 @@ struct Staged {
     }
 };
 
-// Where the results of a lane go, `count` numbers for each of `times` points or steps of a system; or, over time, for the
-// lane as a whole.
+// Where the results of a lane go, `count` numbers for each of `times` points or steps of a row (a system, or a side of it);
+// or, over time, for the lane as a whole.
 template <class T, class Count, class TileOf>
 struct Place {
     static constexpr int points = TileOf::points;
@@ -109,12 +111,12 @@ struct Place {
     TileOf& tile;
     T* const at;
 
-    SMNN_INLINE Place(const Output& out_, const Lane& lane, int times_, Count count_, TileOf& tile_)
-        : out(out_), count(count_), times(times_), tile(tile_), at(first(out_, lane, times_, count_, tile_)) {}
-    SMNN_INLINE static T* first(const Output& out, const Lane& lane, int times, int count, TileOf& tile) {
+    SMNN_INLINE Place(const Output& out_, const Lane& lane, Index row, int times_, Count count_, TileOf& tile_)
+        : out(out_), count(count_), times(times_), tile(tile_), at(first(out_, lane, row, times_, count_, tile_)) {}
+    SMNN_INLINE static T* first(const Output& out, const Lane& lane, Index row, int times, int count, TileOf& tile) {
         T* at = static_cast<T*>(out.data);
         if (out.over_time) return at + lane.number * count;
-        at += (lane.system * times + lane.start) * count;
+        at += (row * times + lane.start) * count;
         if constexpr (points > 0) return out.staged ? tile.mine() : at - TileOf::before * count;
         return at;
     }

@@ -12,7 +12,7 @@ from ..._arrays import Array, Namespace, Shape
 
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
-STATES = "y", "g", "change of y", "lambda", "factor"
+STATES = "y", "g", "total", "given", "rest"
 FIELDS = (
     "coefficients", "rhs", "initial_values", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness",
     "smoothness", *STATES,
@@ -28,6 +28,7 @@ _input = np.dtype(
         ("data", _pointer),
         ("staged", _index),
         ("time", _index),
+        ("side", _index),
         ("inner", _index, (3,)),
         ("batch", _index, (MAX_AXES,)),
     ],
@@ -37,7 +38,7 @@ _output = np.dtype([("data", _pointer), ("over_time", _index), ("staged", _index
 _systems = np.dtype(
     [
         ("bad", _pointer),
-        ("idle", _pointer),
+        ("sizes", _pointer),
         ("undetermined", _pointer),
         ("flag_strides", _index, (MAX_AXES + 1,)),
         ("shape", _index, (MAX_AXES,)),
@@ -48,19 +49,24 @@ _systems = np.dtype(
 )
 
 
+SIDES, SIZES = 2, 6
+"""`Side` and `SizeOfSide`."""
+
+
 @cache
 def point_job(dtype: str) -> np.dtype[np.void]:
     """`PointJob`."""
-    pointers = ("factor", "z", "ends", "passed", "separators")
+    pointers = ("factor", "z", "ends", "products", "sizes", "passed", "separators")
     return np.dtype(
         [
             ("systems", _systems),
             ("in", _input, (len(FIELDS),)),
             ("gradient", _output, (N_GRADIENTS,)),
             ("x", _output),
-            *((name, _pointer) for name in pointers[:3]),
-            ("products", _pointer, (2,)),
-            *((name, _pointer) for name in ("largest", *pointers[3:])),
+            ("total", _output),
+            *((name, _pointer) for name in pointers),
+            ("slots", _index),
+            *((name, _int) for name in ("first_side", "sides")),
             *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),
             ("scheme_norm2", dtype, (2 * MAX_K,)),
@@ -70,18 +76,19 @@ def point_job(dtype: str) -> np.dtype[np.void]:
     )
 
 
+_chain_level = np.dtype([(name, _pointer) for name in ("ends", "passed", "factor", "z", "x")], align=True)
+
+
 @cache
 def chain_job(dtype: str) -> np.dtype[np.void]:
     """`ChainJob`."""
-    pointers = ("ends", "next_ends", "passed", "next_passed", "factor", "z", "x", "separators")
+    numbers = ("levels", "group", "back", "first_side", "sides", "all_sides", "n")
     return np.dtype(
         [
             ("systems", _systems),
-            *((name, _pointer) for name in pointers),
+            ("level", _chain_level, (MAX_LEVELS,)),
             ("sizes", _int, (MAX_LEVELS,)),
-            ("level", _int),
-            ("chunks", _int),
-            ("n", _int),
+            *((name, _int) for name in numbers),
             ("tolerance2", dtype),
         ],
         align=True,

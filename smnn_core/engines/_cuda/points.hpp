@@ -1,4 +1,4 @@
-// What one lane does with its points: elimination, the two substitutions, residuals, contraction into gradients.
+// What one lane does with its points: elimination, the two substitutions, refinement, contraction into gradients.
 #pragma once
 
 #include "../kernels/gradient.hpp"
@@ -17,28 +17,35 @@ struct Points {
     static constexpr int CARRIED = CarriedLayout<Chunked>{n}.entries();
 
     const PointJob<T>& job;
-    Lane lane;
     const Index lanes;
+    Lane lane;
     const Size size;
     const int longest;  // lane: all threads of a warp go on as long
     Memory& memory;
 
     SMNN_INLINE Points(const PointJob<T>& job_, Index number, Memory& memory_)
         : job(job_),
-          lane(number, job_.points, job_.chunks, job_.systems.count * job_.chunks),
           lanes(job_.systems.count * job_.chunks),
+          lane(number, job_.points, job_.chunks, lanes, job_.first_side, job_.sides),
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
           longest(Division{job_.points, job_.chunks}.longest()),
           memory(memory_) {
-        if (job.systems.is_idle(lane.system)) lane.length = 0;
-        if constexpr (Memory::any) memory.lanes.enter(lane.system, lane.start, lane.length);
+        if (is_settled()) lane.length = 0;
+        if constexpr (Memory::any) memory.lanes.enter(row(), lane.start, lane.length);
     }
 
     // What is kept of a point, as the compiler knows it, or does not (see Dimensions).
     SMNN_INLINE int entries() const { return FactorLayout<Chunked>{size.n, size.K}.entries(); }
     SMNN_INLINE int carried_entries() const { return CarriedLayout<Chunked>{size.n}.entries(); }
-    // Where a point of this lane lies in it.
+    // Where a point of this lane lies in it, and in what each side has of its own.
     SMNN_INLINE Index at(int t, int count) const { return Index(t) * count * lanes + lane.number; }
+    SMNN_INLINE Index slot() const { return lane.side * lanes + lane.number; }
+    SMNN_INLINE Index of_slot(int t, int count) const { return Index(t) * count * job.slots + slot(); }
+    SMNN_INLINE Index row() const { return lane.side * job.systems.count + lane.system; }
+    SMNN_INLINE bool is_settled() const {
+        const Systems& all = job.systems;
+        return all.sizes && !exceeds<T>(all.sizes, all.count, lane.system, lane.side, SETTLED<T>);
+    }
 
     // What a lane is swept in. A thread has arrays of its own instead, a team this much of shared memory.
     static constexpr int ROOM = CARRIED + D::workspace + ENTRIES + n;
@@ -95,15 +102,21 @@ struct Points {
 
     // R^T w = g, w in the place of z.
     SMNN_INLINE void forward() const {
-        const Staged<T, decltype(Memory::g)> g_(job.systems, job.in[G], lane, memory.g);
-        T before[n], left[n], g[n];
-        for (int j = 0; j < size.n; ++j) before[j] = left[j] = T(0);
+        T left[n];
+        for (int j = 0; j < size.n; ++j) left[j] = T(0);
+        forward(job.in[G], left);
+    }
+    // `left`: what is subtracted from g of the separator on the left already.
+    SMNN_INLINE void forward(const Input& of_g, T* left) const {
+        const Staged<T, decltype(Memory::g)> g_(job.systems, of_g, lane, memory.g);
+        T before[n], g[n];
+        for (int j = 0; j < size.n; ++j) before[j] = T(0);
         for (int t = 0; t < longest; ++t) {
             fetch(memory.lanes, t, t, g_);
             if (t >= lane.length) continue;
             for (int j = 0; j < size.n; ++j) g[j] = g_(t, j / size.K, j % size.K);
             if (Chunked && t == lane.length - 1) {
-                T* passed = static_cast<T*>(job.passed) + lane.number * 2 * size.n;
+                T* passed = static_cast<T*>(job.passed) + slot() * 2 * size.n;
                 for (int j = 0; j < size.n; ++j) {
                     passed[j] = g[j] - before[j];
                     passed[size.n + j] = left[j];
@@ -112,7 +125,7 @@ struct Points {
                 T w[n];
                 const Strided<T> f(job.factor, at(t, entries()), lanes);
                 substitute_forward<T, Size, Chunked>(size, 0, 1, f, g, before, left, w);
-                store(job.z, at(t, size.n), size.n, lanes, w);
+                store(job.z, of_slot(t, size.n), size.n, job.slots, w);
             }
         }
     }
@@ -121,7 +134,7 @@ struct Points {
     SMNN_INLINE void back() const {
         const bool bad = job.systems.bad[lane.system] != 0;
         using Count = decltype(size.n);
-        const Place<T, Count, decltype(Memory::x)> out(job.x, lane, job.points, size.n, memory.x);
+        const Place<T, Count, decltype(Memory::x)> out(job.x, lane, row(), job.points, size.n, memory.x);
         const auto write = [&](int t, const T* x) {
             for (int j = 0; j < size.n; ++j) out.put(t, j, bad ? not_a_number<T>() : x[j]);
         };
@@ -136,17 +149,14 @@ struct Points {
         }
         for (int t = longest - 1; t >= 0; --t) {
             if (t < lane.length - Chunked) {
-                T z[n];
-                const Strided<T> f(job.factor, at(t, entries()), lanes);
-                load(job.z, at(t, size.n), size.n, lanes, z);
-                substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
+                substitute(t, left, next, x);
                 write(t, x);
             }
             flush(memory.lanes, t, out);
         }
     }
 
-    SMNN_INLINE void residual() const;
+    SMNN_INLINE void refine() const;
     SMNN_INLINE void contract() const;
 
    private:
@@ -169,8 +179,25 @@ struct Points {
     // x of the separator at the end of the lane (0), or on its left (-1), zero where there is none
     SMNN_INLINE void separator(int which, T* x) const {
         const bool there = Chunked && lane.chunk + which >= 0;
-        const T* from = static_cast<const T*>(job.separators) + (lane.number + which) * size.n;
+        const T* from = static_cast<const T*>(job.separators) + (slot() + which) * size.n;
         for (int j = 0; j < size.n; ++j) x[j] = there ? from[j] : T(0);
+    }
+    // What does not change with refinement, or of a side that is settled.
+    SMNN_INLINE void keep_sizes() const {
+        if (!job.systems.sizes || lane.chunk > 0) return;
+        for (int i = 0; i < SIZES; ++i) {
+            if (i == SOLUTION || (is_settled() && i < ADDED)) {
+                const Index at = (lane.side * SIZES + i) * job.systems.count + lane.system;
+                static_cast<T*>(job.sizes)[at] = static_cast<const T*>(job.systems.sizes)[at];
+            }
+        }
+    }
+    // x of point t, from that of the next point, which it takes the place of as well.
+    SMNN_INLINE void substitute(int t, const T* left, T* next, T* x) const {
+        T z[n];
+        const Strided<T> f(job.factor, at(t, entries()), lanes);
+        load(job.z, of_slot(t, size.n), size.n, job.slots, z);
+        substitute_back<T, Size, Chunked>(size, 0, 1, f, z, left, next, x);
     }
 };
 
@@ -185,7 +212,7 @@ struct Sink {
     double sums[COUNT];
 
     SMNN_INLINE Sink(const Output& out, const Lane& lane, int times, int count, TileOf& tile)
-        : place(out, lane, times, number_of(Count(), count), tile) {
+        : place(out, lane, lane.system, times, number_of(Count(), count), tile) {
         for (int e = 0; e < place.count; ++e) sums[e] = 0;
     }
     SMNN_INLINE void put(int t, int e, T x) {
@@ -228,85 +255,149 @@ struct Trailing {
     }
 };
 
-// Adds A x - d to the products that are kept, a; then x = g - A^T W^2 a, the right-hand side of what refines y, or λ where
-// d = 0 and M λ = g. In the rows of initial values a is y + its change - u.
+// What one side of a lane knows of the sizes of its products.
+template <class T>
+struct Sizes {
+    T largest[SIZES] = {};
+
+    SMNN_INLINE void take(int i, T x) { largest[i] = magnitude(x) > largest[i] ? magnitude(x) : largest[i]; }
+    // Numbers from zero on are in the order of their bits.
+    SMNN_INLINE void add_to(void* sizes, Index count, Index system, int side) const {
+        for (int i = 0; i < SIZES; ++i) {
+            if (largest[i] == 0) continue;
+            T* const to = static_cast<T*>(sizes) + (side * SIZES + i) * count + system;
+            if constexpr (sizeof(T) == 8) {
+                using Bits = unsigned long long;
+                atomicMax(reinterpret_cast<Bits*>(to), Bits(__double_as_longlong(largest[i])));
+            } else {
+                atomicMax(reinterpret_cast<unsigned*>(to), __float_as_uint(largest[i]));
+            }
+        }
+    }
+};
+
+// Takes what a side has solved for, x, into what it knows; x = y for the side of y, at first. On the way back
+//
+//     total += x,     a += A x - d,     rest = g - A^T W^2 a,
+//
+// where a are the products that are kept, d and g are there for y and for λ, and rest is the right-hand side of what refines.
+// What the step into a chunk adds to rest at the separator on its left is not there, but goes into the next solve.
+// The rows of initial values are a = y + its change - u. At first, total and a are zero, and total stays so for y.
 template <class T, class D, bool Chunked, class Memory>
-SMNN_INLINE void Points<T, D, Chunked, Memory>::residual() const {
+SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {
     const Rows rows(job, lane, memory);
-    Trailing<T, n, Size, decltype(Memory::factor)> x(job.systems, job.in[FACTOR], lane, size, memory.factor);
-    const Field_<T> y(job.systems, job.in[Y], lane), change(job.systems, job.in[CHANGE_OF_Y], lane);
+    const bool of_y = lane.side == OF_Y, is_first = !job.systems.sizes, bad = job.systems.bad[lane.system] != 0;
+    const Staged<T, decltype(Memory::given)> given(job.systems, job.in[GIVEN], lane, memory.given);
     const Staged<T, decltype(Memory::g)> g_(job.systems, job.in[G], lane, memory.g);
-    const Place<T, decltype(size.n), decltype(Memory::x)> out(job.x, lane, job.points, size.n, memory.x);
-    T rest[n], next[n], equations[Q], step[STEP];  // next: what is left of the point before, for now
-    for (int j = 0; j < size.n; ++j) next[j] = T(0);
-    T largest[LARGEST] = {};
-    const auto take_largest = [&](int i, T a) { largest[i] = magnitude(a) > largest[i] ? magnitude(a) : largest[i]; };
+    const Staged<T, decltype(Memory::total)> total_(job.systems, job.in[TOTAL], lane, memory.total);
+    const Field_<T> y(job.systems, job.in[Y], lane);
+    using Numbers = decltype(size.n);
+    const Place<T, Numbers, decltype(Memory::total)> total(job.total, lane, row(), job.points, size.n, memory.total);
+    const Place<T, Numbers, decltype(Memory::x)> out(job.x, lane, row(), job.points, size.n, memory.x);
+    const bool is_given = is_first && of_y;
+    // x at the current point and the one before it, x as it was solved for, and rest: at the point, and before it, for now
+    T both[2 * n], solved[n], left[n], rest[n], earlier[n], equations[Q], step[STEP];
+    T *const before = both, *const now = both + size.n;
+    Sizes<T> sizes;
     const auto add_kept = [&](int t, int of, auto w, T* a) {
         const int first = of == STEPS ? size.Q : 0, count = of == STEPS ? step_rows(size) : int(size.Q);
-        T* const kept = static_cast<T*>(job.products[0]) + at(t, product_rows()) + first * lanes;
+        T* const kept = static_cast<T*>(job.products) + of_slot(t, product_rows()) + first * job.slots;
         for (int i = 0; i < count; ++i) {
-            take_largest(ADDED + of, w(i) * a[i]);
-            a[i] = kept[i * lanes] += a[i];
-            take_largest(of, w(i) * a[i]);
+            sizes.take(ADDED + of, w(i) * a[i]);
+            if (!is_first) a[i] += kept[i * job.slots];
+            kept[i * job.slots] = a[i];
+            sizes.take(of, w(i) * a[i]);
         }
     };
-    const auto take_step = [&](int t, T s) {
-        multiply_step<T>(size, job.scheme_rows, s, x.before(), x.now(), step);
-        const T w = rows.w_smoothness(t);
-        add_kept(t, STEPS, [&](int) { return w; }, step);
-        subtract_step<T>(size, job.scheme_rows, s, w, step, next, rest);
+    // x at point t, -1 for that before the lane
+    const auto read = [&](int t, T* to) {
+        if (is_given) {
+            for (int j = 0; j < size.n; ++j) to[j] = rows.is_first(t + 1) ? T(0) : given(t, j / size.K, j % size.K);
+            return;
+        }
+        if (t < 0) {
+            for (int j = 0; j < size.n; ++j) to[j] = left[j];
+        } else if (Chunked && t == lane.length - 1) {
+            for (int j = 0; j < size.n; ++j) to[j] = solved[j];
+        } else {
+            substitute(t, left, solved, to);
+        }
+        for (int j = 0; j < size.n; ++j) to[j] = bad ? not_a_number<T>() : to[j];
     };
     const auto take_point = [&](int t) {
-        x.read_before(t, rows.is_first(t));
+        read(t - 1, before);
+        T sum[n];
         for (int j = 0; j < size.n; ++j) {
-            rest[j] = next[j] + (g_.there() ? g_(t, j / size.K, j % size.K) : T(0));
-            next[j] = T(0);
+            rest[j] = earlier[j] + (of_y ? T(0) : g_(t, j / size.K, j % size.K));
+            earlier[j] = T(0);
+            sum[j] = is_given ? T(0) : now[j] + (is_first ? T(0) : total_(t, j / size.K, j % size.K));
+            total.put(t, j, sum[j]);
+            if (is_first) sizes.take(SOLUTION, now[j]);
         }
-        multiply_equations<T>(size, rows, t, x.now(), equations);
-        for (int q = 0; q < size.Q; ++q) equations[q] -= rows.b(t, q);
+        multiply_equations<T>(size, rows, t, now, equations);
+        for (int q = 0; q < size.Q; ++q) equations[q] -= is_given ? rows.b(t, q) : T(0);
         add_kept(t, EQUATIONS, [&](int q) { return rows.w_equation(t, q); }, equations);
         subtract_equations<T>(size, rows, t, equations, rest);
-        take_step(t, rows.s(t));
+        const T s = rows.s(t), w_step = rows.w_smoothness(t);
+        multiply_step<T>(size, job.scheme_rows, s, before, now, step);
+        add_kept(t, STEPS, [&](int) { return w_step; }, step);
+        subtract_step<T>(size, job.scheme_rows, s, w_step, step, earlier, rest);
         if (rows.has_initial(t)) {
             each_initial_row([&](auto j, int v, int r) {
-                const T w = rows.w_initial(t, v, r);
-                const T a = (y.there() ? y(t, v, r) : T(0)) - rows.u(t, v, r) + change(t, v, r);
+                const T w = rows.w_initial(t, v, r), a = (of_y ? y(t, v, r) - rows.u(t, v, r) : T(0)) + sum[j];
                 rest[j] -= w * w * a;
-                take_largest(INITIAL, w * a);
+                sizes.take(INITIAL, w * a);
             });
         }
-        for (int j = 0; j < size.n; ++j) out.put(t, j, rest[j]);
-        x.go_back();
-    };
-    if (lane.length > 0) {
-        const int last = lane.length - 1;
-        x.outside(last, x.before());
-        if (Chunked && lane.chunk + 1 < job.chunks) {
-            // the step out of the last point; what it gives to the next point is the next lane's
-            x.outside(lane.length, x.now());
-            take_step(lane.length, rows.s_.outside(last));
+        for (int j = 0; j < size.n; ++j) {
+            out.put(t, j, rest[j]);
+            now[j] = before[j];
         }
-        x.go_back();
+    };
+    for (int j = 0; j < size.n; ++j) solved[j] = earlier[j] = T(0);
+    separator(-1, left);
+    if (lane.length > 0) {
+        if constexpr (Chunked) separator(0, solved);
+        if (is_given) {
+            for (int j = 0; j < size.n; ++j) now[j] = given.outside(lane.length - 1, j / size.K, j % size.K);
+        } else {
+            read(lane.length - 1, now);
+        }
     }
     for (int t = longest - 1; t >= 0; --t) {
         const int edge = t < longest - 1 ? t + 1 : 0;
-        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.w_equation_, rows.s_, x.field, g_);
+        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.w_equation_, rows.s_, given, g_, total_);
         if (t < lane.length) take_point(t);
-        flush(memory.lanes, t, out);
+        flush(memory.lanes, t, total, out);
     }
-    if (lane.length > 0) store(job.largest, lane.number, LARGEST, lanes, largest);
+    const Index count = job.systems.count;
+    if (lane.length > 0) sizes.add_to(job.sizes, count, lane.system, lane.side);
+    keep_sizes();
+    if constexpr (Chunked) {
+        // on to the next solve, which some systems will not need
+        if (!job.passed) return;
+        for (int j = 0; j < size.n; ++j) left[j] = -earlier[j];
+        __syncwarp();
+        forward(job.in[REST], left);
+    }
 }
 
-// y + its change and λ, with the products that are kept of them, into the gradients of all inputs.
+// y + its change and λ, with the products that are kept of them, into the gradients of all inputs: NaN where refinement does
+// not find them.
 template <class T, class D, bool Chunked, class Memory>
 SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
     const Rows rows(job, lane, memory);
     Trailing<T, n, Size, decltype(Memory::y)> y(job.systems, job.in[Y], lane, size, memory.y);
     Trailing<T, n, Size, decltype(Memory::change_of_y)> change(
-        job.systems, job.in[CHANGE_OF_Y], lane, size, memory.change_of_y
+        job.systems, job.in[TOTAL], lane, size, memory.change_of_y
     );
-    Trailing<T, n, Size, decltype(Memory::lambda)> x(job.systems, job.in[LAMBDA], lane, size, memory.lambda);
-    const bool bad = job.systems.bad[lane.system] != 0;
+    Lane of_lambda = lane;
+    of_lambda.side = OF_LAMBDA;
+    Trailing<T, n, Size, decltype(Memory::lambda)> x(job.systems, job.in[TOTAL], of_lambda, size, memory.lambda);
+    bool bad = job.systems.bad[lane.system] != 0;
+    for (int side = 0; side < SIDES; ++side) {
+        bad = bad || exceeds<T>(job.sizes, job.systems.count, lane.system, side, T(LOST));
+    }
     const int steps = job.points - 1, initial = size.V * job.R_init;
     // (gradients take the places in tiles of what they are gradients of)
     Sink<T, D, Q * n, decltype(Memory::c)> dc(job.gradient[C], lane, job.points, size.Q * size.n, memory.c);
@@ -323,8 +414,8 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
         y.read_before(t, is_first);
         change.read_before(t, is_first);
         x.read_before(t, is_first);
-        load(job.products[0], at(t, product_rows()), product_rows(), lanes, of_y);
-        load(job.products[1], at(t, product_rows()), product_rows(), lanes, of_x);
+        load(job.products, of_slot(t, product_rows()), product_rows(), job.slots, of_y);
+        load(job.products, of_slot(t, product_rows()) + lanes, product_rows(), job.slots, of_x);
         for (int j = 0; j < 2 * size.n; ++j) refined[j] = y.both[j] + change.both[j];
         if (bad) {
             for (int i = 0; i < product_rows(); ++i) of_y[i] = of_x[i] = not_a_number<T>();

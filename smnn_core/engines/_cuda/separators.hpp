@@ -1,4 +1,4 @@
-// What one lane does with the separators of its chunk of a chain.
+// Separators: what one lane does with its chunk of a level, and what the threads of a system do with all levels.
 #pragma once
 
 #include "../kernels/chain.hpp"
@@ -13,20 +13,32 @@ struct Separators {
     static constexpr int ROOM = ENTRIES + N + ChainSweep<T, Count, N, Chunked>::ROOM;
 
     const ChainJob<T>& job;
+    const int number;   // of the level
+    const ChainLevel& level;
+    const ChainLevel& above;
     const Count n;
     const int total;    // items of a system
     const Lane lane;
     const Index items, lanes;
     const Index first;  // item of the lane
+    const Index slots, first_slot;
 
-    SMNN_INLINE Separators(const ChainJob<T>& job_, Index number)
+    SMNN_INLINE Separators(const ChainJob<T>& job_, int number_, Index system, int side, int chunk)
         : job(job_),
+          number(number_),
+          level(job_.level[number_]),
+          above(job_.level[Chunked ? number_ + 1 : number_]),
           n(number_of(Count(), job_.n)),
-          total(job_.sizes[job_.level]),
-          lane(number, total, job_.chunks),
+          total(job_.sizes[number_]),
+          lane(system * chunks() + chunk, total, chunks()),
           items(job_.systems.count * total),
-          lanes(job_.systems.count * job_.chunks),
-          first(lane.system * total + lane.start) {}
+          lanes(job_.systems.count * chunks()),
+          first(lane.system * total + lane.start),
+          slots(items * job_.all_sides),
+          first_slot(side * items + first) {}
+    SMNN_INLINE int chunks() const { return Chunked ? job.sizes[number + 1] : 1; }
+    // Where this lane lies in what the level above has of each side.
+    SMNN_INLINE Index slot_above() const { return first_slot / items * lanes + lane.number; }
 
     // `room`: shared memory for a team, ROOM numbers.
     template <class Team>
@@ -44,7 +56,7 @@ struct Separators {
             keep(k, f, z, team);
         }
         if constexpr (Chunked) {
-            T* to = static_cast<T*>(job.next_ends) + lane.number;
+            T* to = static_cast<T*>(above.ends) + lane.number;
             state.leave([&](int e, T x) { to[e * lanes] = x; });
         } else {
             T* at = room;
@@ -57,7 +69,7 @@ struct Separators {
 
     // R^T w = g, w in the place of z.
     SMNN_INLINE void forward() const {
-        const T* passed = static_cast<const T*>(job.passed) + first * 2 * n;
+        const T* passed = static_cast<const T*>(level.passed) + first_slot * 2 * n;
         T g[N], left[N], next[N], before[N];
         for (int j = 0; j < n; ++j) left[j] = before[j] = T(0);
         const auto read = [&](int k) {
@@ -68,13 +80,13 @@ struct Separators {
         };
         for (int k = 0; k < lane.length - Chunked; ++k) {
             read(k);
-            chain_forward<T, Chunked>(n, Strided<T>(job.factor, first + k, items), g, next, left);
-            store(job.z, first + k, n, items, g);
+            chain_forward<T, Chunked>(n, Strided<T>(level.factor, first + k, items), g, next, left);
+            store(level.z, first_slot + k, n, slots, g);
             for (int j = 0; j < n; ++j) before[j] = next[j];
         }
         if constexpr (Chunked) {
             read(lane.length - 1);
-            T* out = static_cast<T*>(job.next_passed) + lane.number * 2 * n;
+            T* out = static_cast<T*>(above.passed) + slot_above() * 2 * n;
             for (int j = 0; j < n; ++j) {
                 out[j] = g[j];
                 out[n + j] = left[j];
@@ -85,8 +97,8 @@ struct Separators {
     // R x = z
     SMNN_INLINE void back() const {
         T next[N], left[N];
-        T* x = static_cast<T*>(job.x) + first * n;
-        const T* separators = static_cast<const T*>(job.separators) + lane.number * n;
+        T* x = static_cast<T*>(level.x) + first_slot * n;
+        const T* separators = static_cast<const T*>(above.x) + slot_above() * n;
         int k = lane.length - 1;
         for (int j = 0; j < n; ++j) {
             next[j] = Chunked ? separators[j] : T(0);
@@ -98,8 +110,8 @@ struct Separators {
         }
         for (; k >= 0; --k) {
             T z[N];
-            load(job.z, first + k, n, items, z);
-            chain_back<T, Chunked>(n, Strided<T>(job.factor, first + k, items), z, next, left, z);
+            load(level.z, first_slot + k, n, slots, z);
+            chain_back<T, Chunked>(n, Strided<T>(level.factor, first + k, items), z, next, left, z);
             for (int j = 0; j < n; ++j) x[k * n + j] = next[j] = z[j];
         }
     }
@@ -109,25 +121,83 @@ struct Separators {
     SMNN_INLINE int entries() const { return (Chunked ? 3 : 2) * n * n; }
 
     SMNN_INLINE auto item(int k) const {
-        const T* from = static_cast<const T*>(job.ends) + first + k;
+        const T* from = static_cast<const T*>(level.ends) + first + k;
         const Index stride = items;
         return [from, stride](int e) { return from[e * stride]; };
     }
 
     template <class Team>
     SMNN_INLINE void keep(int k, const T* f, const T* z, Team team) const {
-        store(job.factor, first + k, entries(), items, f, team);
-        store(job.z, first + k, n, items, z, team);
+        store(level.factor, first + k, entries(), items, f, team);
+        store(level.z, first_slot + k, n, slots, z, team);
     }
 
     // Item k of a level is the last of chunk k one level below.
     SMNN_INLINE void mark(int k) const {
         int t = lane.start + k;
-        for (int level = job.level; level > 0; --level) {
-            const Division division{job.sizes[level - 1], job.sizes[level]};
+        for (int below = number - 1; below >= 0; --below) {
+            const Division division{job.sizes[below], job.sizes[below + 1]};
             t = division.start(t) + division.length(t) - 1;
         }
         job.systems.mark(lane.system, t);
+    }
+};
+
+// All levels of a system, by threads of one warp, which wait for each other between levels. All threads of the warp go to the
+// end.
+template <class T, class Count, int N>
+struct Chains {
+    using Divided = Separators<T, Count, N, true>;
+    using Last = Separators<T, Count, N, false>;
+    static constexpr int ROOM = Divided::ROOM > Last::ROOM ? Divided::ROOM : Last::ROOM;
+
+    const ChainJob<T>& job;
+    const Index system;
+    const int side, rank, width;  // of the threads, or teams, of the system
+    const bool takes_part;
+
+    SMNN_INLINE Chains(const ChainJob<T>& job_, Index thread, int width_)
+        : job(job_),
+          system(thread / width_ % job_.systems.count),
+          side(job_.first_side + int(thread / width_ / job_.systems.count)),
+          rank(int(thread % width_)),
+          width(width_),
+          takes_part(thread / width_ < job_.systems.count * job_.sides && !is_settled()) {}
+
+    template <class Team>
+    SMNN_INLINE void sweep(T* room, Team team) const {
+        for (int level = 1; level < job.levels; ++level) {
+            each(level, [&](auto lane) {
+                lane.sweep(room, team);
+                team.sync();  // the next lane takes the same room
+            });
+        }
+    }
+    SMNN_INLINE void forward() const {
+        for (int level = 1; level < job.levels; ++level) {
+            each(level, [](auto lane) { lane.forward(); });
+        }
+    }
+    SMNN_INLINE void back() const {
+        for (int level = job.levels - 1; level > 0; --level) {
+            each(level, [](auto lane) { lane.back(); });
+        }
+    }
+
+   private:
+    SMNN_INLINE bool is_settled() const {
+        const Systems& all = job.systems;
+        return all.sizes && !exceeds<T>(all.sizes, all.count, system, side, SETTLED<T>);
+    }
+    // f of the lanes of a level
+    template <class F>
+    SMNN_INLINE void each(int level, F f) const {
+        if (level + 1 == job.levels) {
+            if (takes_part && rank == 0) f(Last(job, level, system, side, 0));
+        } else if (takes_part) {
+            for (int chunk = rank; chunk < job.sizes[level + 1]; chunk += width) f(Divided(job, level, system, side, chunk));
+        }
+        __syncwarp();
     }
 };
 

@@ -34,7 +34,7 @@ def part_of(kernel: str) -> int:
     """The part that a kernel belongs to."""
     if kernel == "smnn_moments":
         return MOMENTS
-    return ADJOINT if kernel.endswith(("_forward", "_residual", "_contract")) else SOLVE
+    return ADJOINT if kernel.endswith(("_forward", "_refine", "_contract", "_solve")) else SOLVE
 
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)

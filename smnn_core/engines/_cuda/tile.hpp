@@ -21,17 +21,17 @@ struct TileSize {
     int pitch;   // from one number of a lane to the next
 };
 struct TileSizes {
-    TileSize c, b, w_equation, s, y, g, change_of_y, lambda, factor, x;
+    TileSize c, b, w_equation, s, y, g, total, totals, given, x;
 };
 
 // What the threads of a warp know of each other's lanes.
 struct WarpLanes {
-    Index system[WARP];
+    Index row[WARP];  // see `Place`
     int start[WARP], length[WARP];  // length 0: no lane
 
-    SMNN_INLINE void enter(Index system_, int start_, int length_) {
+    SMNN_INLINE void enter(Index row_, int start_, int length_) {
         const int me = lane_of_warp();
-        system[me] = system_;
+        row[me] = row_;
         start[me] = start_;
         length[me] = length_;
     }
@@ -87,7 +87,7 @@ struct Tile {
     // to (batch, times, count)
     SMNN_INLINE void flush(const WarpLanes& lanes, int first, T* to, int times) const {
         each(lanes, first, [&](int lane, int e) {
-            const Index point = lanes.system[lane] * times + lanes.start[lane] + first - Before;
+            const Index point = lanes.row[lane] * times + lanes.start[lane] + first - Before;
             to[point * Count + e] = data[e * Pitch + lane];
         });
     }
@@ -106,8 +106,8 @@ template <class T, class D, class Sizes>
 struct WarpMemory {
     static constexpr TileSizes sizes = Sizes::sizes;
     static constexpr bool any = sizes.c.points || sizes.b.points || sizes.w_equation.points || sizes.s.points ||
-                                sizes.y.points || sizes.g.points || sizes.change_of_y.points || sizes.lambda.points ||
-                                sizes.factor.points || sizes.x.points;
+                                sizes.y.points || sizes.g.points || sizes.total.points || sizes.totals.points ||
+                                sizes.given.points || sizes.x.points;
 
     WarpLanes lanes;
     Tile<T, sizes.c.points, sizes.c.pitch, D::Q * D::n> c;
@@ -116,9 +116,9 @@ struct WarpMemory {
     Tile<T, sizes.s.points, sizes.s.pitch, 1, true> s;
     Tile<T, sizes.y.points, sizes.y.pitch, D::n, true> y;
     Tile<T, sizes.g.points, sizes.g.pitch, D::n> g;
-    Tile<T, sizes.change_of_y.points, sizes.change_of_y.pitch, D::n, true> change_of_y;
-    Tile<T, sizes.lambda.points, sizes.lambda.pitch, D::n, true> lambda;
-    Tile<T, sizes.factor.points, sizes.factor.pitch, D::n, true> factor;
+    Tile<T, sizes.total.points, sizes.total.pitch, D::n> total;
+    Tile<T, sizes.totals.points, sizes.totals.pitch, D::n, true> change_of_y, lambda;
+    Tile<T, sizes.given.points, sizes.given.pitch, D::n, true> given;
     Tile<T, sizes.x.points, sizes.x.pitch, D::n> x;
 };
 

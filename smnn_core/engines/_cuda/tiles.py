@@ -23,14 +23,16 @@ SHARED = 48 << 10
 """Bytes of shared memory that a block may take without asking for more."""
 BANKS = 128
 """Bytes that shared memory moves at a time: a number for each thread of a warp, or of half a warp in float64."""
-TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", *STATES, "x")
-"""What may be staged, in the order of `TileSizes`."""
+TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", "y", "g", "total", "totals", "given", "x")
+"""What may be staged, in the order of `TileSizes`. `totals` are two tiles, of both sides."""
+OTHERS = {"total": "totals", "rest": "g"}
+"""The tiles of fields that have none of their own name in a kernel."""
 STAGED = {
     "sweep": ("coefficients", "rhs", "weights.equation", "step_sizes"),
     "forward": ("g",),
     "back": ("x",),
-    "residual": ("coefficients", "rhs", "weights.equation", "step_sizes", "factor", "g", "x"),
-    "contract": ("coefficients", "rhs", "step_sizes", "y", "change of y", "lambda"),
+    "refine": ("coefficients", "rhs", "weights.equation", "step_sizes", "given", "g", "total", "x"),
+    "contract": ("coefficients", "rhs", "step_sizes", "y", "totals"),
 }
 """By kernel. In `contract`, gradients take the places of what they are gradients of."""
 RUN, LONGEST_RUN = 48, 96
@@ -58,7 +60,7 @@ def tiles_of(kernel: str, dtype: str, V: int, K: int, Q: int) -> dict[str, Tile]
 def _tiles_of(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple[str, Tile], ...]:
     n = V * K
     counts = {"coefficients": Q * n, "rhs": Q, "weights.equation": Q, "step_sizes": 1}
-    counts |= dict.fromkeys((*STATES, "x"), n)
+    counts |= dict.fromkeys((*STATES, "totals", "x"), n)
     lines = {name: counts[name] * itemsize for name in STAGED[kernel]}
     if n > LARGEST or lines.get("coefficients", 0) > LONGEST_RUN:
         return ()  # (without its coefficients, most of what a kernel reads would not be staged)
@@ -69,7 +71,8 @@ def _tiles_of(kernel: str, itemsize: int, V: int, K: int, Q: int) -> tuple[tuple
         runs = {name: points[name] * lines[name] for name in points if points[name]}
         tiles = {name: Tile(points[name], _pitch(run // itemsize, itemsize)) for name, run in runs.items()}
         # (`WarpMemory`: what threads know of each other's lanes, and tiles, with where their lanes lie)
-        if WARPS * (WARP * 16 + 16 + sum(runs[name] * tiles[name].pitch + WARP * 8 + 8 for name in runs)) <= SHARED:
+        sizes = [(runs[name] * tiles[name].pitch + WARP * 8 + 8) * (1 + (name == "totals")) for name in runs]
+        if WARPS * (WARP * 16 + 16 + sum(sizes)) <= SHARED:
             return tuple(tiles.items())
         points[max(runs, key=lambda name: runs[name])] //= 2
 
@@ -110,10 +113,11 @@ def staged(job: np.ndarray, tiles: dict[str, Tile], lines: dict[int, Shape]) -> 
     if not tiles:
         return job
     job = job.copy()
-    fields, gradients, x = job["in"][0], job["gradient"][0], job["x"][0]
+    fields, gradients = job["in"][0], job["gradient"][0]
     for f, inner in lines.items():
-        if FIELDS[f] in tiles:
-            strides = [tiles[FIELDS[f]].pitch]
+        tile = tiles.get(FIELDS[f], tiles.get(OTHERS.get(FIELDS[f], "")))
+        if tile is not None:
+            strides = [tile.pitch]
             for size in reversed(inner):
                 strides.insert(0, strides[0] * size)
             to = fields[f]
@@ -121,6 +125,7 @@ def staged(job: np.ndarray, tiles: dict[str, Tile], lines: dict[int, Shape]) -> 
     for f in range(N_GRADIENTS):
         if FIELDS[f] in tiles and gradients[f]["data"] and not gradients[f]["over_time"]:
             gradients[f]["staged"] = -1
-    if "x" in tiles and x["data"]:
-        job["x"]["staged"] = -1
+    for name in ("x", "total"):
+        if name in tiles and job[name]["data"]:
+            job[name]["staged"] = -1
     return job

@@ -21,6 +21,14 @@ UNSTAGED = ", unstaged"
 """What the names of cases end with that do without staging through shared memory, to say what it gains."""
 
 
+POSTERIORS = (10_000, 1000, 1, 3), (1000, 1000, 3, 3), (1, 2000, 1, 3), (1, 100_000, 1, 3)
+"""Systems, points, variables and orders of those whose variances are timed; the last for the array API engine."""
+
+
+CHUNKS = 8, 16, 32
+"""Points of a chunk, at least, for one system of 10,000: which is best is an estimate so far."""
+
+
 class Clock:
     """The time that is left."""
 
@@ -43,16 +51,16 @@ def cases() -> tuple[Any, ...]:
 
 
 @contextmanager
-def unstaged() -> Iterator[None]:
-    """The CUDA engine reads and writes every array where it lies."""
+def changed(**changes: Any) -> Iterator[None]:
+    """The CUDA engine with other fields of its device."""
     from smnn_core.engines import cuda
 
-    staged = cuda._device
-    cuda._device = lambda index: replace(staged(index), stage=False)
+    before = cuda._device
+    cuda._device = lambda index: replace(before(index), **changes)
     try:
         yield
     finally:
-        cuda._device = staged
+        cuda._device = before
 
 
 def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Clock) -> float:
@@ -108,7 +116,7 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         kept[:] = [y, vjp, vjp(g)]
 
     stream = cupy.cuda.Stream(non_blocking=True)
-    with stream, unstaged() if case.name.endswith(UNSTAGED) else nullcontext():
+    with stream, changed(stage=False) if case.name.endswith(UNSTAGED) else nullcontext():
         row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
         factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
@@ -128,6 +136,31 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         except Exception as error:
             row["note"] = f"no graph: {error}"
     return row
+
+
+def measure_posterior(batch: int, T: int, V: int, K: int, clock: Clock) -> Row:
+    """Solution and variances, in float64, and how many times longer they take than the solution alone."""
+    import cupy
+    from gpu_device import problem
+
+    import smnn_core as smnn
+
+    arrays = [cupy.asarray(x) for x in problem((batch,), T, V, K)[:4]]
+    wait = cupy.cuda.Stream.null.synchronize
+    alone = seconds_of(lambda: smnn.solve_ode(*arrays, scheme=smnn.WIENER), wait, clock)
+    both = seconds_of(lambda: smnn.posterior(*arrays).variance, wait, clock)
+    return {"case": f"{batch:,} x {T:,}, n = {V * K}", "seconds": both, "solve_seconds": alone}
+
+
+def measure_chunk(shortest: int, clock: Clock, T: int = 10_000) -> Row:
+    """Solution and gradients of one system of T points, in chunks of at least so many."""
+    from benchmarks.cases import Case
+    from smnn_core.engines import cuda
+
+    grain = replace(cuda._device(0).grain, shortest=shortest)
+    with changed(grain=grain):
+        row = measure_ours(Case("divided", 1, T, 1, 3, 1, target=20), "float64", clock)
+    return {"points": shortest, "seconds": row["seconds"], "graph_seconds": row["graph_seconds"]}
 
 
 def measure_published(case: Any, dtype: str, clock: Clock) -> tuple[float | None, str]:
@@ -198,4 +231,13 @@ def benchmark(results: Results, clock: Clock, save: Callable[[], None]) -> None:
                 row["note"] = "; ".join(filter(None, [row["note"], note]))
                 free_memory()
             results.benchmarks.append(row)
+            save()
+    for sizes in POSTERIORS:
+        if clock.left > 10:
+            results.posteriors.append(measure_posterior(*sizes, clock))
+            free_memory()
+            save()
+    for shortest in CHUNKS:
+        if clock.left > 5:
+            results.chunks.append(measure_chunk(shortest, clock))
             save()

@@ -1,10 +1,11 @@
 """`python tools/gpu_check.py FOLDER`: everything there is to check on a machine with an NVIDIA GPU, in one go.
 
-In an order that gives the most for the time there is: each library on the device against NumPy, compute-sanitizer,
-captured graphs and two streams, the benchmarks against the published algorithm in PyTorch under CUDA graphs, and then
-the test suites. Writes report.md and results.json to FOLDER after every step. Nothing is installed: Python finds the
-project through PYTHONPATH, pure Python packages that the machine lacks in build/gpu (`make gpu-pack`, beforehand), and
-what is not there (PyTorch, JAX, compute-sanitizer) is left out and said so.
+In an order that gives the most for the time there is: each library and the posterior on the device against NumPy,
+compute-sanitizer, captured graphs and two streams, the benchmarks against the published algorithm in PyTorch under CUDA
+graphs, the time of variances beside that of solutions, and then the test suites. Writes report.md and results.json to
+FOLDER after every step. Nothing is installed: Python finds the project through PYTHONPATH, pure Python packages that the
+machine lacks in build/gpu (`make gpu-pack`, beforehand), and what is not there (PyTorch, JAX, compute-sanitizer) is left
+out and said so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu_bench import DTYPES, Clock, benchmark, cases
+from gpu_bench import DTYPES, POSTERIORS, Clock, benchmark, cases
 from gpu_report import Results, Row, report, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,7 @@ def steps() -> tuple[dict[str, Step], dict[str, Step]]:
 
     first = {f"{library} on the device against NumPy": Step(check(library), 75) for library in ("cupy", "torch", "jax")}
     first |= {
+        "the posterior on the device against NumPy": Step(check("posterior"), 60),
         "compute-sanitizer, memcheck": Step(sanitizer("memcheck"), 60),
         "a captured solve, replayed": Step(check("capture"), 45),
         "two streams": Step(check("streams"), 45),
@@ -129,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, step in (first | last).items():
             print(f"{name}: {' '.join(step.command)} (at most {step.limit:.0f} s)")
         print(f"benchmarks: {', '.join(case.name for case in cases())} in {' and '.join(DTYPES)}")
+        print(f"            variances of {', '.join(f'{batch} x {T}, n = {V * K}' for batch, T, V, K in POSTERIORS)}")
         return 0
     if given.folder is None:
         parser.error("a folder for the report is needed")

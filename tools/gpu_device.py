@@ -82,6 +82,36 @@ def solve_with(library: str, device: str, arrays: list[Any], g: Any) -> list[Any
     return [np.asarray(x) for x in (y, *vjp(jax.device_put(g, place)))]
 
 
+def moments(arrays: list[Any]) -> list[Any]:
+    """Variances, covariances, log det M, the sum of squares and its residuals, with gradients of log det M."""
+    import smnn_core as smnn
+    from smnn_core._problem import Problem
+    from smnn_core.engines import select
+
+    p = smnn.posterior(*arrays)
+    problem = Problem.build(*arrays, scheme=smnn.WIENER)
+    factor = select("auto", problem.system).factorize(problem.system)
+    rows, gradients = factor.statistics_pullback(problem.rows, factor.selected_inverse().log_determinant)
+    weights = vars(gradients.weights).values()
+    statistics = p.variance, p.covariance, p.lag_covariance, p.log_determinant, p.sum_of_squares
+    return [*statistics, *rows, gradients.coefficients, gradients.step_sizes, *weights]
+
+
+def posterior() -> str:
+    """Moments on the device against those of NumPy arrays."""
+    import cupy
+    import numpy as np
+
+    worst = 0.0
+    for size in SIZES:
+        arrays = problem(*size)[:4]
+        found = [cupy.asnumpy(x) for x in moments([cupy.asarray(x) for x in arrays])]
+        for actual, expected in zip(found, moments(arrays), strict=True):
+            worst = max(worst, float(np.abs(actual - expected).max() / np.abs(expected).max()))
+    assert worst < AGREEMENT, f"relative difference {worst:.1e}"
+    return f"largest relative difference {worst:.1e}"
+
+
 def on_cupy(arrays: list[Any], g: Any) -> list[Any]:
     """y and all gradients."""
     import smnn_core as smnn
@@ -100,7 +130,8 @@ def small() -> str:
     sizes = [(size, dtype) for size in SIZES for dtype in ("float64", "float32")]
     for size, dtype in sizes:
         *arrays, g = map(cupy.asarray, problem(*size, dtype))
-        assert all(bool(cupy.isfinite(x).all()) for x in on_cupy(arrays, g)), f"{size} in {dtype} is not finite"
+        found = [*on_cupy(arrays, g), *moments(arrays)]
+        assert all(bool(cupy.isfinite(x).all()) for x in found), f"{size} in {dtype} is not finite"
     return f"{len(sizes)} problems, each in memory of its own"
 
 
@@ -150,7 +181,7 @@ def streams() -> str:
     return f"{len(found)} solves on two streams, equal to the bit"
 
 
-CHECKS: dict[str, Callable[[], str]] = {"small": small, "capture": capture, "streams": streams}
+CHECKS: dict[str, Callable[[], str]] = {"posterior": posterior, "small": small, "capture": capture, "streams": streams}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,10 @@ class Results:
     benchmarks: list[Row] = field(default_factory=list)
     """case, dtype, seconds, graph_seconds, published_seconds, bytes (of all traffic), io_bytes (of inputs and results
     alone), note. None: not measured, see note."""
+    posteriors: list[Row] = field(default_factory=list)
+    """case, seconds of solution and variances, solve_seconds of the solution alone"""
+    chunks: list[Row] = field(default_factory=list)
+    """points of a chunk, seconds, graph_seconds"""
     copy_bandwidth: dict[str, float] = field(default_factory=dict)
     """bytes read and written per second, by dtype"""
 
@@ -42,6 +46,14 @@ def benchmark_row(row: Row, copies: dict[str, float]) -> list[str]:
     shares = [f"{row[n] / best / copies[row['dtype']]:.0%}" if row[n] and best else "" for n in ("io_bytes", "bytes")]
     times = [milliseconds(row[name]) for name in ("seconds", "graph_seconds", "published_seconds")]
     return [row["case"], row["dtype"], *times, ratio, *shares, row["note"]]
+
+
+def _of_posterior(row: Row) -> list[str]:
+    return [row["case"], milliseconds(row["seconds"]), f"{row['seconds'] / row['solve_seconds']:.1f}"]
+
+
+def _of_chunk(row: Row) -> list[str]:
+    return [str(row["points"]), milliseconds(row["seconds"]), milliseconds(row["graph_seconds"])]
 
 
 def report(results: Results) -> str:
@@ -66,6 +78,15 @@ def report(results: Results) -> str:
         "and then all that the algorithm moves.",
         "",
         *table(header, [benchmark_row(row, results.copy_bandwidth) for row in results.benchmarks]),
+        "",
+        "## Posterior, and chunks of one system of 10,000 points",
+        "",
+        *table(
+            ["solution and variances of", "ms", "times as long as the solution"],
+            [_of_posterior(row) for row in results.posteriors],
+        ),
+        "",
+        *table(["points of a chunk", "ms", "ms, graph"], [_of_chunk(row) for row in results.chunks]),
     ]
     return "\n".join(lines) + "\n"
 

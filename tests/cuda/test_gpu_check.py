@@ -50,6 +50,7 @@ def test_dry_run_names_every_step_in_its_order(gpu_check, capsys) -> None:
         "cupy on",
         "torch on",
         "jax on",
+        "the posterior on",
         "memcheck",
         "a captured solve",
         "two streams",
@@ -58,7 +59,7 @@ def test_dry_run_names_every_step_in_its_order(gpu_check, capsys) -> None:
     )
     places = [printed.index(name) for name in names]
     assert places == sorted(places)
-    for what in ("lorenz", "longest, unstaged"):
+    for what in ("lorenz", "longest, unstaged", "variances of 10000 x 1000, n = 3"):
         assert what in printed
 
 
@@ -76,7 +77,7 @@ def test_libraries_agree_with_numpy(gpu_device, library) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("check", ["cupy", "small", "capture", "streams"])
+@pytest.mark.parametrize("check", ["cupy", "posterior", "small", "capture", "streams"])
 def test_checks_on_the_emulated_grid(gpu_device, monkeypatch, check) -> None:
     monkeypatch.setattr(gpu_device, "SIZES", (((5,), 20, 1, 3), ((2,), 31, 2, 3)))
     with replaced():
@@ -118,6 +119,8 @@ def test_report_holds_what_was_measured(tmp_path) -> None:
             {"case": "longest", "dtype": "float64", "seconds": 4e-3, "graph_seconds": None, "published_seconds": None,
              "bytes": None, "io_bytes": None, "note": "no graph: reason"},
         ],
+        posteriors=[{"case": "1 x 50, n = 3", "seconds": 3e-3, "solve_seconds": 1e-3}],
+        chunks=[{"points": 16, "seconds": 1e-3, "graph_seconds": None}],
         copy_bandwidth={"float64": 2e12},
     )  # fmt: skip
     gpu_report.write(results, tmp_path / "new")
@@ -125,6 +128,8 @@ def test_report_holds_what_was_measured(tmp_path) -> None:
     text = (tmp_path / "new" / "report.md").read_text()
     assert "| lorenz | float64 | 2 | 1 | 50 | 50.0 | 5% | 50% |  |" in text
     assert "| longest | float64 | 4 |  |  |  |  |  | no graph: reason |" in text
+    assert "| 1 x 50, n = 3 | 3 | 3.0 |" in text
+    assert "| 16 | 1 |  |" in text
     assert "| tests, JAX | **failed** | 1 failed |" in text
     assert "| compute-sanitizer, memcheck | not run | not installed |" in text
 
@@ -150,9 +155,20 @@ def test_unstaged_cases_are_those_of_the_same_sizes(gpu_bench) -> None:
         assert replace(by_name[name + gpu_bench.UNSTAGED], name=name) == by_name[name]
 
 
-def test_devices_are_unstaged_for_a_while(gpu_bench, monkeypatch) -> None:
+def test_devices_are_others_for_a_while(gpu_bench, monkeypatch) -> None:
     device = cuda.CupyDevice(None, 0, np, Grain(lanes=1))
     monkeypatch.setattr(cuda, "_device", lambda index: device)
-    with gpu_bench.unstaged():
+    with gpu_bench.changed(stage=False):
         assert not cuda._device(0).stage
     assert cuda._device(0).stage
+
+
+@needs_compiler
+def test_times_of_posteriors_and_chunks_on_the_emulated_grid(gpu_bench) -> None:
+    with replaced():
+        posterior = gpu_bench.measure_posterior(3, 8, 1, 3, gpu_bench.Clock(0))
+        chunk = gpu_bench.measure_chunk(4, gpu_bench.Clock(0), T=20)
+    assert posterior["case"] == "3 x 8, n = 3"
+    assert posterior["seconds"] > 0
+    assert chunk["points"] == 4
+    assert chunk["graph_seconds"] > 0

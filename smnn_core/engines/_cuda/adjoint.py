@@ -5,9 +5,9 @@ A λ and A y - d have lost digits to cancellation, which A M^-1 (g - A^T W^2 A �
 added, since the sum of λ and a correction would be rounded.
 
 The CPU engine refines where it must, and leaves members whose rows differ so much in size that this is not enough to
-the array API engine. Here that would mean to wait for the device. Both are refined up to four times instead, while kernels
-leave out what is settled, by numbers that they themselves have left; where that does not help, gradients are NaN.
-Whatever the numbers, the launches are the same: y and λ are the two sides of each of
+the array API engine. Here that would mean to wait for the device. All are refined up to four times instead, while
+kernels leave out what is settled, by numbers that they themselves have left; where that does not help, gradients are
+NaN. The launches are the same whatever the numbers. y and λ are the two sides of each:
 
     forward (λ)    refine    [ forward    refine ] x 4    contract                   where time is not divided,
     forward (λ)    chains    [ refine    chains ] x 4    refine    contract          where it is,

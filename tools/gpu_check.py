@@ -3,9 +3,9 @@
 In an order that gives the most for the time there is: each library and the posterior on the device against NumPy,
 compute-sanitizer, captured graphs and two streams, the benchmarks against the published algorithm in PyTorch under CUDA
 graphs, the time of variances beside that of solutions, and then the test suites. Writes report.md and results.json to
-FOLDER after every step. Nothing is installed: Python finds the project through PYTHONPATH, pure Python packages that the
-machine lacks in build/gpu (`make gpu-pack`, beforehand), and what is not there (PyTorch, JAX, compute-sanitizer) is left
-out and said so.
+FOLDER after every step. Nothing is installed: Python finds the project through PYTHONPATH, pure Python packages that
+the machine lacks in build/gpu (`make gpu-pack`, beforehand), and what is not there (PyTorch, JAX, compute-sanitizer) is
+left out and said so.
 """
 
 from __future__ import annotations

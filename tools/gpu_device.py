@@ -83,18 +83,18 @@ def solve_with(library: str, device: str, arrays: list[Any], g: Any) -> list[Any
 
 
 def moments(arrays: list[Any]) -> list[Any]:
-    """Variances, covariances, log det M, the sum of squares and its residuals, with gradients of log det M."""
+    """Variances, covariances, log det M and the minimum, with the gradients of both."""
     import smnn_core as smnn
     from smnn_core._problem import Problem
     from smnn_core.engines import select
+    from smnn_core.engines._statistics import ALL, by_field
 
     p = smnn.posterior(*arrays)
     problem = Problem.build(*arrays, scheme=smnn.WIENER)
-    factor = select("auto", problem.system).factorize(problem.system)
-    rows, gradients = factor.statistics_pullback(problem.rows, factor.selected_inverse().log_determinant)
-    weights = vars(gradients.weights).values()
-    statistics = p.variance, p.covariance, p.lag_covariance, p.log_determinant, p.sum_of_squares
-    return [*statistics, *rows, gradients.coefficients, gradients.step_sizes, *weights]
+    found = select("auto", problem.system).factorize(problem.system).statistics(problem.rows, ALL)
+    gradients = *by_field(found.of_determinant), *by_field(found.of_minimum)
+    of_system = p.variance, p.covariance, p.lag_covariance, found.log_determinant, found.minimum
+    return [*of_system, *(x for x in gradients if x is not None)]
 
 
 def posterior() -> str:

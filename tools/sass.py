@@ -1,8 +1,8 @@
 """`python tools/sass.py [MODULE ...]`: what the compiler makes of the CUDA kernels, by counts of machine instructions.
 
 Of the modules of tests/cuda (names as in limits.json; all of them without an argument), for sm_90: registers, bytes of
-spills and of shared memory, all instructions, and those of the longest loop, that over points, by kind. Needs NVRTC and
-nvdisasm (the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-nvdisasm); no device.
+spills and of shared memory, all instructions, and those of the loop over points (that which works most) by kind. Needs
+NVRTC and nvdisasm (the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-nvdisasm); no device.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ KINDS = {
     "async": ("LDGSTS",),
 }
 """Columns of the table, by the first word of an instruction."""
+WORK = frozenset(word for words in KINDS.values() for word in words)
 _FUNCTION = re.compile(r"^\.text\.(\w+):\n", re.MULTILINE)
 _LINE = re.compile(
     r"^(?:\s*(?P<label>\.L\w+):|\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(?P<word>\w+)(?P<rest>[^;]*);)", re.MULTILINE
@@ -53,7 +54,7 @@ def disassembled(cubin: bytes) -> str:
 
 
 def kernels(text: str) -> dict[str, tuple[list[str], list[str]]]:
-    """The first words of all instructions of each kernel, and of those of its longest loop."""
+    """The first words of all instructions of each kernel, and of those of the loop that works most: see `KINDS`."""
     _, *parts = _FUNCTION.split(text)
     return {name: _words(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -61,7 +62,7 @@ def kernels(text: str) -> dict[str, tuple[list[str], list[str]]]:
 def _words(body: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     labels: dict[str, int] = {}
-    loop = range(0)
+    loop, most = range(0), -1
     for line in _LINE.finditer(body):
         if line["label"]:
             labels[line["label"]] = len(words)
@@ -70,7 +71,9 @@ def _words(body: str) -> tuple[list[str], list[str]]:
         if line["word"] == "BRA":
             target = re.search(r"\.L\w+", line["rest"])
             start = labels.get(target[0], len(words)) if target else len(words)
-            loop = max(loop, range(start, len(words)), key=len)
+            work = sum(word in WORK for word in words[start:])
+            if start < len(words) and work > most:
+                loop, most = range(start, len(words)), work
     return words, [words[i] for i in loop]
 
 

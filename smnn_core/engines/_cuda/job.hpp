@@ -52,7 +52,6 @@ struct Systems {
 
     SMNN_INLINE Index offset(Index system, const Index* strides) const {
         Index result = 0;
-#pragma unroll 1
         for (int axis = int(axes) - 1; axis > 0; --axis) {
             result += system % shape[axis] * strides[axis];
             system /= shape[axis];

@@ -1,10 +1,16 @@
-"""`python -m benchmarks.engine`: two ratios of the compiled engine that are to stay small.
+"""`python -m benchmarks.engine`: three ratios of the compiled engine that are to stay small.
 
 - Many right-hand sides of one left-hand side against one: they are eliminated together.
 - float32 against float64, forward and backward: float32 is a type of storage.
+- Beside as many busy programs as there are cores against idle cores: half of each core should take twice as long.
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -13,7 +19,7 @@ import smnn_core as smnn
 from .timing import measure
 
 MANY = 31
-FLOAT32_CASES = {
+CASES = {
     "lorenz": (1536, 50, 1, 3, 1),
     "system": (64, 1000, 3, 3, 3),
     "long": (1, 10_000, 1, 3, 1),
@@ -49,15 +55,39 @@ def forward_and_backward(sizes: tuple[int, ...], dtype: str) -> float:
     return measure({dtype: lambda: smnn.solve_ode_vjp(*inputs)[1](g)})[dtype].seconds
 
 
+def _spin() -> None:
+    while True:
+        pass
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """As many programs that never wait as there are cores."""
+    programs = [get_context("spawn").Process(target=_spin, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for program in programs:
+        program.start()
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+
+
 def main() -> None:
     seconds = right_hand_sides()
     print("right-hand sides of one left-hand side, V = 3, K = 3, T = 10,000")
     for m, t in seconds.items():
         print(f"  {m:3}: {1e3 * t:8.2f} ms   {t / seconds[1]:6.2f} times one")
     print("float32, forward and backward, times float64")
-    for name, sizes in FLOAT32_CASES.items():
+    for name, sizes in CASES.items():
         double, single = (forward_and_backward(sizes, dtype) for dtype in ("float64", "float32"))
         print(f"  {name:14} {1e3 * double:8.2f} ms   {single / double:6.2f}")
+    print("beside a busy program for each core, forward and backward, times the same on idle cores")
+    idle = {name: forward_and_backward(sizes, "float64") for name, sizes in CASES.items()}
+    with busy_cores():
+        for name, sizes in CASES.items():
+            seconds_beside = forward_and_backward(sizes, "float64")
+            print(f"  {name:14} {1e3 * seconds_beside:8.2f} ms   {seconds_beside / idle[name]:6.2f}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 #include "threads.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
+#endif
+#if !defined(_WIN32)
 #include <pthread.h>
-#else
-#include <cstdlib>
-#include <system_error>
-#include <thread>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -44,92 +48,175 @@ void run_all(Index count, const std::function<void(Index)>& f) {
 
 }  // namespace
 
-#if defined(_OPENMP)
-
 namespace {
 
-bool forked = false;
-const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+// How long a thread without work waits awake. Calls that follow one another closely find the others awake; a thread that
+// waits longer sleeps, and leaves its core to others.
+constexpr auto AWAKE = std::chrono::microseconds(50);
 
-// work(0) .. work(threads - 1), side by side; OpenMP may give fewer threads.
-void on_threads(int threads, const std::function<void(int)>& work) {
-#pragma omp parallel num_threads(threads)
-    work(omp_get_thread_num());
-}
-
-}  // namespace
-
-int max_threads() {
-    (void)registered;
-    return forked || omp_in_parallel() ? 1 : omp_get_max_threads();
-}
-
-#else
-
-namespace {
-
-// work(0) .. work(threads - 1), side by side; fewer where the system gives no more threads.
-void on_threads(int threads, const std::function<void(int)>& work) {
-    std::vector<std::thread> others;
-    others.reserve(size_t(threads));
-    try {
-        for (int k = 1; k < threads; ++k) others.emplace_back(work, k);
-    } catch (const std::system_error&) {
-    }
-    work(0);
-    for (std::thread& other : others) other.join();
-}
-
-}  // namespace
-
-int max_threads() {
-    static const int number = [] {
-        const char* asked = std::getenv("OMP_NUM_THREADS");
-        const int n = asked ? std::atoi(asked) : int(std::thread::hardware_concurrency());
-        return n > 0 ? n : 1;
-    }();
-    return number;
-}
-
+void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
+}
 
-namespace {
+// Whether `done` within that time.
+template <class Done>
+bool wait_awake(Done done) {
+    const auto end = std::chrono::steady_clock::now() + AWAKE;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            if (done()) return true;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return done();
+}
 
-// What is left of the range of one thread; a cache line each.
-struct alignas(64) Range {
-    std::atomic<Index> next;
-    Index end;
-};
+// f(0) .. f(count-1), by several threads. Each has its own part of the range, the same one in every call: what it wrote then,
+// or read, may still lie in its cache. One that has nothing left helps the others.
+class Loop {
+   public:
+    const int threads;
+    int joined = 1;               // threads that take part, the caller being the first; under the pool's mutex
+    std::atomic<int> working{0};  // of these, but for the caller, that are not done
 
-}  // namespace
-
-// Every thread has its own part of the range, the same one in every call: what it wrote then, or read, may still lie in its
-// cache. One that has nothing left helps the others.
-void parallel_for(Index count, int threads, const std::function<void(Index)>& f) {
-    if (threads > count) threads = int(count);
-    if (threads <= 1) return run_all(count, f);
-    std::vector<Range> ranges{size_t(threads)};
-    for (int k = 0; k < threads; ++k) {
-        ranges[size_t(k)].next = count * k / threads;
-        ranges[size_t(k)].end = count * (k + 1) / threads;
+    Loop(Index count, int threads_, const std::function<void(Index)>& f)
+        : threads(threads_), f_(f), parts_{size_t(threads_)} {
+        for (int k = 0; k < threads; ++k) {
+            parts_[size_t(k)].next = count * k / threads;
+            parts_[size_t(k)].end = count * (k + 1) / threads;
+        }
     }
-    std::exception_ptr error;  // one that leaves a thread would end the process
-    std::mutex error_mutex;
-    on_threads(threads, [&](int own) {
+
+    // What is left for the thread of this number.
+    void run(int number) {
         [[maybe_unused]] const SubnormalsToZero guard{};
         for (int k = 0; k < threads; ++k) {
-            Range& range = ranges[size_t((own + k) % threads)];
-            for (Index i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
+            Part& part = parts_[size_t((number + k) % threads)];
+            for (Index i; (i = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) {
                 try {
-                    f(i);
+                    f_(i);
                 } catch (...) {
-                    const std::lock_guard<std::mutex> lock(error_mutex);
-                    error = std::current_exception();
+                    const std::lock_guard<std::mutex> lock(mutex_);
+                    error_ = std::current_exception();
                 }
             }
         }
-    });
-    if (error) std::rethrow_exception(error);
+    }
+
+    void rethrow() const {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+   private:
+    struct alignas(64) Part {  // a cache line each
+        std::atomic<Index> next;
+        Index end;
+    };
+    const std::function<void(Index)>& f_;
+    std::vector<Part> parts_;
+    std::mutex mutex_;
+    std::exception_ptr error_;
+};
+
+// Threads that take part in one loop after another. The caller waits for none that has not begun: on busy cores it does all
+// of the work itself.
+class Pool {
+   public:
+    // False, with nothing done, while another thread's loop is under way.
+    bool run(Loop& loop) {
+        const std::unique_lock<std::mutex> alone(one_loop_, std::try_to_lock);
+        if (!alone) return false;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            add_threads(loop.threads - 1);
+            loop_ = &loop;
+            ++n_loops_;
+        }
+        wake_.notify_all();
+        loop.run(0);
+        std::unique_lock<std::mutex> lock(mutex_);
+        loop_ = nullptr;
+        lock.unlock();
+        const auto done = [&] { return loop.working == 0; };
+        if (!wait_awake(done)) {
+            lock.lock();
+            done_.wait(lock, done);
+        }
+        return true;
+    }
+
+   private:
+    std::mutex one_loop_, mutex_;
+    std::condition_variable wake_, done_;
+    std::atomic<unsigned> n_loops_{0};
+    Loop* loop_ = nullptr;  // while threads may join it
+    int n_threads_ = 0;
+
+    // Up to `wanted` threads, or as many as the system gives.
+    void add_threads(int wanted) {
+        try {
+            for (; n_threads_ < wanted; ++n_threads_) std::thread([this] { serve(); }).detach();
+        } catch (const std::system_error&) {
+        }
+    }
+
+    void serve() {
+        for (unsigned seen = 0;;) {
+            const auto is_next = [&] { return n_loops_ != seen; };
+            wait_awake(is_next);
+            std::unique_lock<std::mutex> lock(mutex_);
+            wake_.wait(lock, is_next);
+            seen = n_loops_;
+            Loop* const loop = loop_;
+            if (!loop || loop->joined == loop->threads) continue;
+            const int number = loop->joined++;
+            ++loop->working;
+            lock.unlock();
+            loop->run(number);
+            lock.lock();
+            --loop->working;  // (from here on the loop may be gone)
+            done_.notify_one();
+        }
+    }
+};
+
+// Never destroyed: its threads wait in it until the process ends.
+Pool& pool() {
+    static auto* const one = new Pool;
+    return *one;
+}
+
+bool forked = false;
+#if !defined(_WIN32)
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+}  // namespace
+
+int max_threads() {
+#if !defined(_WIN32)
+    (void)registered;
+#endif
+    if (forked) return 1;
+#if defined(_OPENMP)
+    return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+    const char* const wanted = std::getenv("OMP_NUM_THREADS");
+    const int number = wanted ? std::atoi(wanted) : 0;
+    return number > 0 ? number : std::max(1, int(std::thread::hardware_concurrency()));
+#endif
+}
+
+void parallel_for(Index count, int threads, const std::function<void(Index)>& f) {
+    threads = int(std::min<Index>(threads, count));
+    if (threads <= 1) return run_all(count, f);
+    Loop loop(count, threads, f);
+    if (!pool().run(loop)) return run_all(count, f);
+    loop.rethrow();
 }
 
 }  // namespace smnn

@@ -1,4 +1,5 @@
-// Work over threads: those of OpenMP on Linux, whose pool frameworks share; new ones in every call elsewhere.
+// Loops over threads, which wait for work for microseconds only. Those of OpenMP spin for milliseconds, as a rule, which
+// on cores that others want too makes short calls a hundred times slower.
 #pragma once
 
 #include <functional>
@@ -7,8 +8,8 @@
 
 namespace smnn {
 
-// As OMP_NUM_THREADS and, with OpenMP, threadpoolctl say; 1 inside of a parallel region of OpenMP, and in a forked child,
-// whose OpenMP runtime lost its threads.
+// As OMP_NUM_THREADS and, where the build has OpenMP, threadpoolctl say; 1 in a parallel region of OpenMP, and in a forked
+// child, which has no other threads.
 int max_threads();
 
 // f(0) .. f(count-1), on up to `threads` threads; results below the smallest normal number are zero in it. Throws what

@@ -16,7 +16,7 @@ namespace SMNN_LEVEL {
 template <class P, class Size, bool Chunked>
 struct Adjoint : Driver<P, Size, Chunked> {
     using Base = Driver<P, Size, Chunked>;
-    using Base::ahead, Base::copy, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager;
+    using Base::copy, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager;
     using Base::lhs_is_there, Base::passed, Base::rest_at, Base::separator, Base::set_zero, Base::stays;
     using Base::spread, Base::take, Base::task, Base::workspace;
     using T = ScalarOf<P>;
@@ -136,22 +136,19 @@ struct Adjoint : Driver<P, Size, Chunked> {
         int t0, int t1, P* w_step, const Residual& residual_of_lambda, const Residual& residual_of_y, P* border
     ) {
         const int n = job.n;
-        const StagedRows<P> rows = stage_rows(t0, t1, {points, false});
-        stage_y(t0, t1, {points, false});
+        const StagedRows<P> rows = stage_rows(t0, t1);
+        stage_y(t0, t1);
         const Difference<P> of_lambda = start(residual_of_lambda, t0, rest_at(1, t0)), of_y = start(residual_of_y, t0, rest_at(2, t0));
-        if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, {0, false});
+        if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1);
         for (Index e = 0; e < Index(t1 - t0) * n; ++e) of_y.x[e] = splat<P>(0);
         for (int t = t0; t < t1; ++t) w_step[t - t0] = has_point(t) * rows.w_smoothness(t);
-        ahead.fetch(0, 1, 2);
         const Products<P> a = products(LAMBDA, t0), b = products(SOLUTION, t0);
         const P *const lambda = column(0, 0, t0, border), *const y = y_at(t0);
         multiply(size, job.scheme_rows, rows, t0, t1, t0 > 0 ? lambda - n : border, lambda, a);
         subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, a, before(residual_of_lambda, t0, of_lambda), of_lambda);
-        ahead.fetch(1, 2, 2);
         multiply_y(rows, t0, t1, y, b);
         subtract_transposed(size, job.scheme_rows, rows, t0, t1, w_step, b, before(residual_of_y, t0, of_y), of_y);
         for (int t = t0; t < t1 && rows.has_initial(t); ++t) subtract_initial(rows, t, t - t0, lambda, y, of_lambda, of_y);
-        ahead.clear();
         compare(t0, t1, of_lambda);
         compare(t0, t1, of_y);
     }
@@ -178,9 +175,8 @@ struct Adjoint : Driver<P, Size, Chunked> {
     // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
     SMNN_OUTLINE void contract_block(int k, int t0, int t1, const Block& block, PointSinks& to_points, StepSinks& to_steps) {
         const int n = job.n;
-        const Course down{-points, job.arrays_are_far};
-        const StagedRows<P> rows = stage_rows(t0, t1, down);
-        stage_y(t0, t1, down);
+        const StagedRows<P> rows = stage_rows(t0, t1);
+        stage_y(t0, t1);
         const Products<P> a_lambda = products(LAMBDA, t0), a_y = products(SOLUTION, t0);
         P *const y = block.y + n, *const lambda = block.lambda + n;
         const P* const x = column(k, 0, t0, block.border);
@@ -191,21 +187,18 @@ struct Adjoint : Driver<P, Size, Chunked> {
             multiply(size, job.scheme_rows, rows, t0, t1, block.lambda, lambda, a_lambda);
             multiply_y(rows, t0, t1, y, a_y);
         }
-        ahead.fetch(0, 1, 3);
         if (is_refined_) {
             add(k, 1, rows, t0, t1, block, a_lambda, lambda);
             add(k, 2, rows, t0, t1, block, a_y, nullptr);
         }
-        ahead.fetch(1, 3, 3);
         auto& [c, b, w_equation] = to_points;
         auto& [s, w_smoothness] = to_steps;
         const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
         smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
-        ahead.clear();
         if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) {
             contract_initial(rows, t0, t1, y_at(t0), is_refined_ ? column(k, 2, t0, block.border) : nullptr, lambda);
         }
-        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length, ahead);
+        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length);
         for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
     }
 
@@ -245,12 +238,12 @@ struct Adjoint : Driver<P, Size, Chunked> {
         this->end_column = end;
     }
 
-    StagedRows<P> stage_rows(int t0, int t1, Course course) const {
-        return stager.rows(t0, t1, true, course, stays(job) ? 0 : t0, lhs_is_there, rhs_is_there);
+    StagedRows<P> stage_rows(int t0, int t1) const {
+        return stager.rows(t0, t1, true, stays(job) ? 0 : t0, lhs_is_there, rhs_is_there);
     }
 
     // y of the points t0-1 .. t1-1 (that before the first point of a system is zero)
-    void stage_y(int t0, int t1, Course course) {
+    void stage_y(int t0, int t1) {
         if (rhs_is_there) return;
         const Input& in = job.in[Y];
         const LanePointers<P> lanes(job, in, group);
@@ -262,7 +255,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
                 for (int j = 0; group.start[l] > 0 && j < job.n; ++j) (y - job.n)[j].set(l, lanes.at[l][in.offsets[j] - in.time]);
             }
         }
-        stage(job, in, lanes, t0 - before, t1, y - before * job.n, course, &ahead);
+        stage(job, in, lanes, t0 - before, t1, y - before * job.n);
         spread(in, t1 - t0 + before, y - before * job.n);
     }
 
@@ -344,14 +337,14 @@ struct Adjoint : Driver<P, Size, Chunked> {
     SMNN_OUTLINE void flush_steps(GradientSink<P>& to, int t0, int t1) {
         int length[W];
         for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
-        if (t0 > 0) return to.flush(t0 - 1, t1 - 1, length, ahead);
+        if (t0 > 0) return to.flush(t0 - 1, t1 - 1, length);
         for (int l = 0; l < group.valid; ++l) {
             if (group.start[l] > 0) to.put(l, -1, to.block[0].get(l));
         }
         if (t1 == 1) return;
         P* const block = to.block;
         to.block = block + 1;
-        to.flush(0, t1 - 1, length, ahead);
+        to.flush(0, t1 - 1, length);
         to.block = block;
     }
 

@@ -79,11 +79,10 @@ class LaneIO {
         return RowStager<P>::memory(job, points, points);
     }
     LaneIO(const Job& job, Index g, P*& memory)
-        : points(block_points<P>(job)), group_(job, g), stager_(job, group_, ahead_, memory, points, points) {}
+        : points(block_points<P>(job)), group_(job, g), stager_(job, group_, memory, points, points) {}
 
     const int points;  // that `rows` serves at once
-    StagedRows<P> rows(int t0, int t1, bool with_rhs) const { return stager_.rows(t0, t1, with_rhs, {points, false}, t0); }
-    void end_block() { ahead_.clear(); }
+    StagedRows<P> rows(int t0, int t1, bool with_rhs) const { return stager_.rows(t0, t1, with_rhs, t0); }
     // Whether a row of point t counts, in any lane.
     bool has_rows(const Job& job, int t) const {
         for (int l = 0; l < W; ++l) {
@@ -97,13 +96,12 @@ class LaneIO {
     void write(const P* from, int count, double* to, Index T, int t, int) const {
         double* at[W];
         for (int l = 0; l < W; ++l) at[l] = to + (group_.system[l] * T + t) * count;
-        unstage_run(from, count, false, at, group_.valid);
+        unstage_run(from, count, at, group_.valid);
     }
 
    private:
     static constexpr int W = Lanes<P>::count;
     const Group<P> group_;
-    Ahead<P> ahead_;
     const RowStager<P> stager_;
 };
 template <>
@@ -116,7 +114,6 @@ class LaneIO<double> {
 
     const int points;
     const StridedRows& rows(int, int, bool) const { return rows_; }
-    void end_block() {}
     bool has_rows(const Job& job, int t) const {
         return point_has_rows(job, t, [&](Field f) { return rows_.data(f); });
     }
@@ -322,7 +319,6 @@ class CovariancePass {
                 end_step_of(of_minimum_, steps, t);
                 end_point(t0 < first_ ? t : t + 1);
             }
-            io_.end_block();
         }
     }
     void add_of_step(const Gradient<P>& gradient, int columns) {
@@ -361,7 +357,6 @@ class CovariancePass {
                 }
                 sweep_.absorb(rows, t, job_.Q, has_rhs);
             }
-            io_.end_block();
         }
     }
 
@@ -409,7 +404,6 @@ class CovariancePass {
             if (any_wanted(wanted_.of_determinant)) add_of_determinant(rows, t);
             if (wants_means(wanted_)) add_of_minimum(rows, t);
             end_point(t);
-            io_.end_block();
         }
     }
 

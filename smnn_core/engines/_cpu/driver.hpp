@@ -28,7 +28,6 @@ struct Driver {
     const int rows_;        // points of the longest lane that leave rows: all, or in a chunk all but the last
     const int common_rows;  // those that all lanes have
     P* memory;
-    Ahead<P> ahead;
     RowStager<P> stager;
     P* kept;                // the factor from segment n_again on
     P* passing;             // the factor of the segment `present`, one of those before, and its z
@@ -121,7 +120,7 @@ struct Driver {
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
-          stager(job_, group, ahead, memory, points, staged_points(job_)) {
+          stager(job_, group, memory, points, staged_points(job_)) {
         kept = static_cast<P*>(job.factor);
         if (kept) kept += group_ * points_kept(job) * factor_entries(job);
         passing = take(passing_points(job) * factor_entries(job));
@@ -171,18 +170,6 @@ struct Driver {
 
     SchemeRows<T> scheme() const {
         return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
-    }
-
-    // Work on the points t0 .. t1-1 of a block, in parts where memory for the next one is to be asked for in between.
-    template <class Work>
-    SMNN_INLINE void in_parts(int t0, int t1, Work work) {
-        const int some = ahead.any() ? Ahead<P>::SOME : points;
-        for (int from = t0; from < t1; from += some) {
-            const int to = from + some < t1 ? from + some : t1;
-            ahead.fetch(from - t0, to - t0, t1 - t0);
-            work(from, to);
-        }
-        ahead.clear();
     }
 
     // to := to where the lane has point t, from elsewhere
@@ -266,8 +253,7 @@ struct Driver {
 
     template <bool Rhs>
     StagedRows<P> staged(int t0, int t1) const {
-        const Course course{on_the_way_back ? -segment : points, false};
-        StagedRows<P> rows = stager.rows(t0, t1, Rhs, course, stays(job) ? 0 : t0);
+        StagedRows<P> rows = stager.rows(t0, t1, Rhs, stays(job) ? 0 : t0);
         rows.marks = !on_the_way_back;
         return rows;
     }
@@ -297,9 +283,6 @@ struct Driver {
             if (partial) copy(saved, state, carried_entries(job));
             StagedRows<P> rows = staged<Rhs>(t0, t1);
             if (!again) rows.mark_zero_steps(t1);
-            if (on_the_way_back && job.x && job.arrays_are_far) ask_for_points(job, group, t0, t1, job.x, ahead);
-            if (ahead.any()) rows.ahead = &ahead;
-            rows.t1 = t1;
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
             const Index skip = t0 > 0 ? 0 : 1;
@@ -319,7 +302,6 @@ struct Driver {
                 if (k < job.n_again) copy(checkpoint(k), state, state_entries(job));
             }
             part(from, t1);
-            ahead.clear();
             if constexpr (can_stream<P>) {
                 if (by_stream) stream(factor_at(k, before_), block, (t1 - t0 - skip) * entries);
             }
@@ -360,8 +342,8 @@ struct Driver {
         P *const before_ = before + c * job.n, *const left_sum_ = left_sum + c * job.n, *const saved_ = workspace;
         const auto right_hand_side = [&](int from, int to) -> const P* {
             if (c > 0) return rest_at(c, from);
-            if (!job.contracts) return stage_g(from, to, {on_the_way_back ? -segment : points, false}, z_at(k, from));
-            return on_the_way_back ? rest_at(1, from) : stage_g(from, to, {points, false});
+            if (!job.contracts) return stage_g(from, to, z_at(k, from));
+            return on_the_way_back ? rest_at(1, from) : stage_g(from, to);
         };
         while (t0 < end) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -372,30 +354,22 @@ struct Driver {
                 copy(saved_ + job.n * m, left_sum_, job.n * m);
             }
             const P* const g_now = right_hand_side(t0, t1);
-            P* const f = factor_at(k, t0);
-            const int entries = FactorLayout<InChunk>{job.n, job.K}.entries();
-            if (job.factor_is_far && k >= job.n_again) touch(f, Index(t1 - t0) * entries, false);
-            in_parts(t0, t1, [&](int from, int to) {
-                const Index done = from - t0;
-                substitute_forward<P, Size, InChunk>(
-                    size, from, to, f + done * entries, g_now + done * job.n, before_, left_sum_, z_at(k, from, c),
-                    points_of_z(job) * job.n, z_step(k, c), m
-                );
-            });
+            substitute_forward<P, Size, InChunk>(
+                size, t0, t1, factor_at(k, t0), g_now, before_, left_sum_, z_at(k, t0, c), points_of_z(job) * job.n, z_step(k, c), m
+            );
             if (partial) {
                 keep_where_shorter(t0 + 1, before_, saved_, job.n * m);
                 keep_where_shorter(t0 + 1, left_sum_, saved_ + job.n * m, job.n * m);
             }
             t0 = t1;
         }
-        ahead.clear();
     }
 
     // g of points from .. to-1: of an adjoint, where what is left of it will be
-    P* stage_g(int from, int to, Course course, P* at = nullptr) {
+    P* stage_g(int from, int to, P* at = nullptr) {
         const Input& in = job.in[G];
         at = at ? at : rest_at(1, from);
-        stage(job, in, LanePointers<P>(job, in, group), from, to, at, course, &ahead);
+        stage(job, in, LanePointers<P>(job, in, group), from, to, at);
         spread(in, to - from, at);
         return at;
     }
@@ -494,10 +468,6 @@ struct Driver {
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         P* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
-        if (job.factor_is_far && k >= job.n_again) {
-            touch(f, Index(t1 - t0) * factor_entries(job), true);
-            for (int i = 0; i < M; ++i) touch(z_at(k, t0, c + i), Index(t1 - t0) * job.n, true);
-        }
         if (Chunked && k >= job.n_again) {
             substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         } else {

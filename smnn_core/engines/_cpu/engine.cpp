@@ -62,7 +62,6 @@ void use(Plan& plan, const Factor& factor) {
     plan.job.n_again = factor.n_again;
     plan.job.factor = factor.factor.data();
     plan.job.reduced = factor.reduced.data();
-    plan.job.factor_is_far = factor.bytes > FAR_BYTES;
 }
 
 // What of a factor is kept: all of it, where it is itself what is wanted; as much as the memory of a solve and its adjoint
@@ -103,8 +102,6 @@ std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     factor->n_again = again;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
-    const bool is_far = bytes > FAR_BYTES;
-    plan.job.arrays_are_far = plan.job.arrays_are_far || is_far;
     plan.job.streams = bytes > STREAMED_BYTES;
     if (plan.chunked()) {
         const size_t reduced = size_t(plan.job.batch * plan.job.m) * size_t(plan.job.C * 2 * plan.job.n * plan.job.n) * plan.item();

@@ -37,10 +37,10 @@ struct GradientSink {
     }
 
     // The lane's points t0 .. t1-1; it has `length` of them.
-    SMNN_OUTLINE void flush(int t0, int t1, const int* length, Ahead<P>& ahead) {
+    SMNN_OUTLINE void flush(int t0, int t1, const int* length) {
         switch (out.gather) {
             case Gather::NONE: break;
-            case Gather::PER_SYSTEM: write(t0, t1, length, ahead); break;
+            case Gather::PER_SYSTEM: write(t0, t1, length); break;
             case Gather::OVER_TIME: sum_over_time(t0, t1, length); break;
             case Gather::OVER_BATCH: sum_over_batch(t0, t1, length); break;
         }
@@ -68,24 +68,14 @@ struct GradientSink {
     }
 
    private:
-    SMNN_OUTLINE void write(int t0, int t1, const int* length, Ahead<P>& ahead) {
+    SMNN_OUTLINE void write(int t0, int t1, const int* length) {
         T* to[W];
         int shortest = t1;
         for (int l = 0; l < group.valid; ++l) {
             to[l] = static_cast<T*>(out.data) + (group.system[l] * times + group.start[l] + t0) * count;
             if (length[l] < shortest) shortest = length[l];
         }
-        if (shortest > t0) unstage_run(block, Index(shortest - t0) * count, job.arrays_are_far, to, group.valid);
-        // blocks are written last to first: what the next one will overwrite
-        const Index next = Index(t0 < t1 - t0 ? t0 : t1 - t0) * count;
-        if (job.arrays_are_far) {
-            ahead.add(to, -next, next, group.valid, true);
-        } else {
-            constexpr Index LINE = 64 / Index(sizeof(T));
-            for (int l = 0; l < group.valid; ++l) {
-                for (Index i = 0; i < next; i += LINE) __builtin_prefetch(to[l] - next + i, 1, 2);
-            }
-        }
+        if (shortest > t0) unstage_run(block, Index(shortest - t0) * count, to, group.valid);
         for (int l = 0; l < group.valid; ++l) {
             const int end = length[l] < t1 ? length[l] : t1;
             for (Index i = Index(shortest > t0 ? shortest - t0 : 0) * count; i < Index(end - t0) * count; ++i) {
@@ -133,21 +123,13 @@ SMNN_INLINE void find_points(const Job& job, const Group<P>& group, int t, void*
     }
 }
 
-// Asks for where the points t0 .. t1-1 will be written.
-template <class P>
-SMNN_OUTLINE void ask_for_points(const Job& job, const Group<P>& group, int t0, int t1, void* data, Ahead<P>& ahead) {
-    ScalarOf<P>* to[Lanes<P>::count];
-    find_points(job, group, t0, data, to);
-    ahead.add(to, 0, Index(t1 - t0) * job.n, group.valid, true);
-}
-
 // Writes a block of points of (systems, T, n), every lane up to its length.
 template <class P>
 SMNN_OUTLINE void write_points(const Job& job, const Group<P>& group, int t0, int t1, const P* from, void* data, int c = 0) {
     ScalarOf<P>* to[Lanes<P>::count];
     find_points(job, group, t0, data, to, c);
     const int common = t1 < group.shortest ? t1 : group.shortest;
-    if (common > t0) unstage_run(from, Index(common - t0) * job.n, job.arrays_are_far, to, group.valid);
+    if (common > t0) unstage_run(from, Index(common - t0) * job.n, to, group.valid);
     for (int l = 0; l < group.valid; ++l) {
         const int end = group.length[l] < t1 ? group.length[l] : t1;
         for (Index i = Index(common > t0 ? common - t0 : 0) * job.n; i < Index(end - t0) * job.n; ++i) {

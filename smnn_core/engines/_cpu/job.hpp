@@ -74,9 +74,7 @@ struct Job {
     const Index* column_repeat;  // (n_repeats)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
-    bool arrays_are_far;     // inputs and results come from memory, not from a cache
-    bool factor_is_far;      // and so does what is kept of the factor
-    bool streams;            // which is so large that it is written past the caches as well
+    bool streams;            // what is kept of the factor is so large that it is written past the caches
     bool contracts;          // this is an adjoint
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 

@@ -169,8 +169,6 @@ class Plan {
         const int lanes = chunked() ? kernels.lanes_in_chunks : kernels.lanes;
         job.groups = (job.lanes + lanes - 1) / lanes;
         job.tasks = job.groups;
-        const size_t numbers = size_t(job.batch) * size_t(job.T) * size_t(job.Q * job.n + job.n * job.m);
-        job.arrays_are_far = numbers * item() > FAR_BYTES;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
     }

@@ -46,12 +46,6 @@ struct StagedRows {
     bool initial_;  // some point of the block has initial rows
     bool marks = true;  // whether points that are undetermined are marked
     unsigned marked_lanes = ~0u;  // a bit for each lane: in which they are
-    const Ahead<P>* ahead = nullptr;  // what to ask for while a sweep is at points of the block up to t1
-    int t1 = 0;
-
-    SMNN_INLINE void next_point(int t) const {
-        if (ahead) ahead->fetch(t - t0, t - t0 + 1, t1 - t0);
-    }
 
     SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
     SMNN_INLINE const P& b(int t, int q, int c = 0) const { return b_[c * b_column + (t - t0) * b_step + q]; }
@@ -85,7 +79,6 @@ struct StagedRows {
     template <class M>
     StagedRows of(const M& mask) const {
         StagedRows rows = *this;
-        rows.ahead = nullptr;
         rows.marked_lanes = 0;
         for (int l = 0; l < W; ++l) rows.marked_lanes |= unsigned(lane(mask, l)) << l;
         return rows;
@@ -115,7 +108,6 @@ struct RowStager {
 
     const Job& job;
     const Group<P>& group;
-    Ahead<P>& ahead;
     LanePointers<P> c, w_equation, s, w_smoothness, w_initial, smoothness_rhs;
     LanePointers<P> *b, *u;  // of each right-hand side
     const Index b_column, u_column;
@@ -130,10 +122,9 @@ struct RowStager {
 
     static Index pointers(const Job& job) { return (Index(sizeof(LanePointers<P>)) * job.m - 1) / Index(sizeof(P)) + 1; }
 
-    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, Ahead<P>& ahead_, P*& memory, int points, int room)
+    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, P*& memory, int points, int room)
         : job(job_),
           group(group_),
-          ahead(ahead_),
           b_column(Index(room) * job_.Q),
           u_column(job_.T_init ? Index(points) * job_.V * job_.R_init : 0) {
         c = LanePointers<P>(job, job.in[C], group);
@@ -174,7 +165,7 @@ struct RowStager {
     // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `.._is_there`: staged by an earlier
     // call.
     SMNN_OUTLINE StagedRows<P> rows(
-        int t0, int t1, bool with_rhs, Course course, int origin, bool lhs_is_there = false, bool rhs_is_there = false
+        int t0, int t1, bool with_rhs, int origin, bool lhs_is_there = false, bool rhs_is_there = false
     ) const {
         StagedRows<P> r;
         r.job = &job;
@@ -196,13 +187,13 @@ struct RowStager {
         r.w_initial_ = w_initial_;
         r.smoothness_rhs_ = with_rhs && job.in[SMOOTHNESS_RHS].data ? smoothness_rhs_ : nullptr;
         if (!lhs_is_there) {
-            stage(job, job.in[C], c, t0, t1, r.c_, course, &ahead);
-            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_, course, &ahead);
+            stage(job, job.in[C], c, t0, t1, r.c_);
+            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_);
         }
         for (int i = 0; with_rhs && !rhs_is_there && i < job.m; ++i) {
             P* const to = r.b_ + i * b_column;
             if (job.in[B].data) {
-                stage(job, job.in[B], b[i], t0, t1, to, course, &ahead);
+                stage(job, job.in[B], b[i], t0, t1, to);
             } else {
                 zero(to, Index(t1 - t0) * job.Q);
             }
@@ -214,8 +205,8 @@ struct RowStager {
         r.w_smoothness_ = w_smoothness_ + before;
         if (last > first && !lhs_is_there) {
             const int skip_s = job.in[S].time == 0 ? 0 : skip, skip_w = job.in[W_SMOOTHNESS].time == 0 ? 0 : skip;
-            stage(job, job.in[S], s, first, last, r.s_ + skip_s, course, &ahead);
-            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w, course, &ahead);
+            stage(job, job.in[S], s, first, last, r.s_ + skip_s);
+            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w);
         }
         if (t0 == 0) {
             r.s_first = before_first(s, job.in[S]);

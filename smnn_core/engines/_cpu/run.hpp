@@ -39,15 +39,13 @@ void pivot_test(const Job& job, Index g, void* scratch) {
     const Group<P> group(job, g);
     const int points = block_points<P>(job);
     P* memory = static_cast<P*>(scratch);
-    Ahead<P> ahead;
-    const RowStager<P> stager(job, group, ahead, memory, points, points);
+    const RowStager<P> stager(job, group, memory, points, points);
     const SchemeRows<ScalarOf<P>> scheme{job.scheme_rows, job.scheme_norm2, 0};
     PivotTest<P> pivots(size_of<Sized>(job), scheme, memory);
     for (int t0 = 0; t0 < job.T; t0 += points) {
         const int t1 = t0 + points < job.T ? t0 + points : job.T;
-        const StagedRows<P> rows = stager.rows(t0, t1, false, {points, false}, t0);
+        const StagedRows<P> rows = stager.rows(t0, t1, false, t0);
         pivots.sweep(rows, t0, t1);
-        ahead.clear();
         if (t1 == job.T) pivots.test(rows, t1 - 1);
     }
 }

@@ -55,7 +55,6 @@ template <class P>
 struct LanePointers {
     static constexpr int W = Lanes<P>::count;
     const ScalarOf<P>* at[W];
-    Index ahead = 0;  // to the next group of lanes, where they are so short that it is what will be wanted next
 
     LanePointers() = default;
     SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group, int c = 0) {
@@ -74,13 +73,7 @@ struct LanePointers {
             }
             at[l] = static_cast<const ScalarOf<P>*>(in.data) + offset + Index(group.start[l]) * in.time;
         }
-        // a short lane is read through soon: the next group is what the processor does not foresee
-        const bool is_short = Index(group.longest) * in.count * Index(sizeof(ScalarOf<P>)) < SHORT_BYTES;
-        if (job.C == 1 && is_short && !in.shared && !job.column_lhs) ahead = W * in.batch[job.n_batch_axes - 1];
     }
-
-   private:
-    static constexpr Index SHORT_BYTES = 4096;
 };
 
 // The transpose of N vectors of N numbers, by log2(N) perfect shuffles.
@@ -136,15 +129,11 @@ SMNN_INLINE void store_some(T* at, const typename Vector<T, N>::type& v, int cou
     for (int i = 0; i < count; ++i) at[i] = v[i];
 }
 
-// count numbers that follow one another, of every lane, from the last to the first if `down`; those `ahead` of them are
-// prefetched (0: none)
+// count numbers that follow one another, of every lane
 template <class T, int N, int U>
-SMNN_OUTLINE void stage_run(const T* const* from, Index count, bool down, Index ahead, Pack<T, N, U>* to) {
+SMNN_OUTLINE void stage_run(const T* const* from, Index count, Pack<T, N, U>* to) {
     using V = typename Vector<T, N>::type;
-    constexpr Index LINE = 64 / Index(sizeof(T));
-    const Index step = down ? -N : N;
-    Index i = down ? (count - 1) / N * N : 0;
-    for (Index left = count; left > 0; left -= N, i += step) {
+    for (Index i = 0; i < count; i += N) {
         const Index some = count - i;
         for (int u = 0; u < U; ++u) {
             V rows[N];
@@ -155,7 +144,6 @@ SMNN_OUTLINE void stage_run(const T* const* from, Index count, bool down, Index 
                 } else {
                     __builtin_memcpy(&rows[l], at, sizeof(V));
                 }
-                if (N % LINE == 0 || i % LINE == 0) __builtin_prefetch(at + ahead, 0, 2);
             }
             Transpose<T, N>::run(rows);
             for (int l = 0; l < N && l < some; ++l) to[i + l].v[u] = rows[l];  // (unrolled)
@@ -165,11 +153,9 @@ SMNN_OUTLINE void stage_run(const T* const* from, Index count, bool down, Index 
 
 // the inverse, for the lanes up to `valid`
 template <class T, int N, int U>
-SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, bool down, T* const* to, int valid) {
+SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* to, int valid) {
     using V = typename Vector<T, N>::type;
-    const Index step = down ? -N : N;
-    Index i = down ? (count - 1) / N * N : 0;
-    for (Index left = count; left > 0; left -= N, i += step) {
+    for (Index i = 0; i < count; i += N) {
         const Index some = count - i;
         for (int u = 0; u < U; ++u) {
             V rows[N];
@@ -187,79 +173,9 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, bool down,
     }
 }
 
-// The memory that the next block of points will be staged from or written to, where it is far. It is asked for while this
-// one is worked on, some lanes every few points: for all at once processors would wait.
-template <class P>
-class Ahead {
-   public:
-    static constexpr int SOME = 4;  // points between requests
-
-    // count numbers of every lane, of which there are `valid`
-    template <class T>
-    SMNN_OUTLINE void add(const T* const* from, Index offset, Index count, int valid, bool to_write) {
-        if (n_runs_ == MOST) return;
-        Run& run = runs_[n_runs_++];
-        for (int l = 0; l < W; ++l) {
-            run.at[l] = reinterpret_cast<size_t>(from[l < valid ? l : 0]) + size_t(offset) * sizeof(T);
-        }
-        run.bytes = size_t(count) * sizeof(T);
-        run.to_write = to_write;
-    }
-
-    // The part of points first .. last-1 of a block of `points`.
-    SMNN_INLINE void fetch(int first, int last, int points) const {
-        if (any()) fetch_lanes(first * W / points, last * W / points);
-    }
-    bool any() const { return n_runs_ > 0; }
-    void clear() { n_runs_ = 0; }
-
-   private:
-    static constexpr int W = Lanes<P>::count, MOST = 12;
-    static constexpr size_t LINE = 64;
-    struct Run {
-        size_t at[W], bytes;  // addresses, not pointers: they may lie beyond the arrays
-        bool to_write;
-    };
-    Run runs_[MOST];
-    int n_runs_ = 0;
-
-    SMNN_OUTLINE void fetch_lanes(int first, int last) const {
-        for (int k = 0; k < n_runs_; ++k) {
-            const Run& run = runs_[k];
-            for (int l = first; l < last; ++l) {
-                const size_t end = run.at[l] + run.bytes;
-                for (size_t at = run.at[l] / LINE * LINE; at < end; at += LINE) {
-                    const auto* line = reinterpret_cast<const void*>(at);
-                    run.to_write ? __builtin_prefetch(line, 1, 2) : __builtin_prefetch(line, 0, 2);
-                }
-            }
-        }
-    }
-};
-
-// How blocks of points are staged one after another. Processors foresee streams that go up or down, not blocks on the way
-// down that are read upwards.
-struct Course {
-    int next;   // points from this block to the one that follows it
-    bool down;  // the block itself is read from its last number to its first
-};
-
-// Has memory come closer that is about to be read, one of many blocks on the way up or down: nothing but reads keeps more of
-// them under way than work on what they bring.
-template <class F>
-SMNN_INLINE void touch(const F* from, Index count, bool down) {
-    constexpr Index LINE = 64;
-    const auto* at = reinterpret_cast<const volatile char*>(from);
-    const Index lines = (count * Index(sizeof(F)) + LINE - 1) / LINE;
-    for (Index i = 0; i < lines; ++i) (void)at[(down ? lines - 1 - i : i) * LINE];
-}
-
 // The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time.
 template <class P>
-SMNN_OUTLINE void stage(
-    const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to, Course course,
-    Ahead<P>* ahead = nullptr
-) {
+SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     if (in.time == 0) t1 = t0 + 1;
@@ -271,11 +187,7 @@ SMNN_OUTLINE void stage(
     } else if (in.contiguous) {
         const T* from[W];
         for (int l = 0; l < W; ++l) from[l] = lanes.at[l] + Index(t0) * in.time;
-        const Index count = Index(t1 - t0) * in.count;
-        const bool in_parts = ahead && job.arrays_are_far && !lanes.ahead;
-        const Index next = lanes.ahead ? lanes.ahead : course.next * in.time;
-        stage_run(from, count, course.down, in_parts ? 0 : next, to);
-        if (in_parts) ahead->add(from, next, count, W, false);
+        stage_run(from, Index(t1 - t0) * in.count, to);
     } else {
         for (int t = t0; t < t1; ++t) {
             for (int e = 0; e < in.count; ++e, ++to) {

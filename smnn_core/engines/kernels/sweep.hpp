@@ -417,7 +417,6 @@ SMNN_INLINE auto sweep_points(
     const FactorLayout<Chunked> at{size.n, size.K};
     if (has_rare_steps<Size> || t0 > 0) state.load(from);
     for (int t = t0; t < t1; ++t) {
-        rows.next_point(t);
         if (!has_rare_steps<Size> && t == 0) {
             state.start(rows);
         } else {
@@ -461,7 +460,6 @@ SMNN_OUTLINE auto sweep_first_point(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, P* to, P* workspace
 ) {
     Rotations<P, Size, false, Rhs> state(size, scheme, to, workspace);
-    rows.next_point(0);
     state.start_with_values(rows);
     state.template arrive<true>(rows, 0);
     state.save(to);

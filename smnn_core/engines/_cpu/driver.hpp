@@ -40,12 +40,10 @@ struct Driver {
     P *carried, *saved, *workspace, *checkpoints;
     P *before, *left_sum;   // state of `forward`, of each column
     P *after, *left;        // state of `back`, and x at the left separator, of each column
-    P* block = nullptr;     // of the factor, before it is streamed to memory
     int first_column = 0, end_column;  // that `forward` and `back` work on
 
     static int factor_entries(const Job& job) { return FactorLayout<Chunked>{job.n, job.K}.entries(); }
     static int carried_entries(const Job& job) { return CarriedLayout<Chunked>{job.n, job.m}.entries(); }
-    static bool streams(const Job& job) { return job.streams && can_stream<P>; }
     static int longest(const Job& job) { return job.T / job.C + (job.T % job.C > 0); }
     static int segment_points(const Job& job) {
         const Index all = longest(job), point = Index(sizeof(P)) * factor_entries(job);
@@ -86,7 +84,6 @@ struct Driver {
         const int points = block_points<P>(job), n = job.n;
         Index packs = RowStager<P>::memory(job, points, staged_points(job)) + 2 * carried_entries(job) + workspace_packs(job);
         packs += passing_points(job) * (factor_entries(job) + n * columns(job));
-        if (streams(job)) packs += Index(points) * factor_entries(job);
         if (!job.checkpoints) packs += checkpoint_packs(job);
         if (!job.z) packs += z_packs(job);
         packs += 4 * n * columns(job) + contraction_packs;
@@ -136,7 +133,6 @@ struct Driver {
         left_sum = take(job.n * columns(job));
         after = take(job.n * columns(job));
         left = take(job.n * columns(job));
-        if (streams(job)) block = take(Index(points) * factor_entries(job));
     }
 
     P* take(Index packs) {
@@ -286,8 +282,7 @@ struct Driver {
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // f of a block starts with the point before it
             const Index skip = t0 > 0 ? 0 : 1;
-            const bool by_stream = InChunk == Chunked && block && k >= job.n_again;
-            P* const f = (by_stream ? block : factor_at(k, before_)) - skip * entries;
+            P* const f = factor_at(k, before_) - skip * entries;
             P* const fz = z_at(k, before_) - skip * job.n;
             const auto part = [&](int from, int to) {
                 const Index done = from - t0;
@@ -302,9 +297,6 @@ struct Driver {
                 if (k < job.n_again) copy(checkpoint(k), state, state_entries(job));
             }
             part(from, t1);
-            if constexpr (can_stream<P>) {
-                if (by_stream) stream(factor_at(k, before_), block, (t1 - t0 - skip) * entries);
-            }
             if (partial) keep_where_shorter(t0, state, saved, carried_entries(job));
             if (InChunk && t1 == group.longest) end_chunk<P, Size>(size, state);
             if (!Chunked && t1 == group.longest) {

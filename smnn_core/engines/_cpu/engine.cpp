@@ -17,8 +17,6 @@ constexpr size_t SMALL_BYTES = size_t(1) << 19;
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule; its code counts too, from the first time it runs.
 constexpr double ELSE_BYTES = 400e3;
-// A factor larger than this is written past the caches.
-constexpr size_t STREAMED_BYTES = size_t(16) << 20;
 
 // Whether undivided lanes are one segment, which stays in the second level of cache.
 bool is_short(const Plan& plan) {
@@ -102,7 +100,6 @@ std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     factor->n_again = again;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
-    plan.job.streams = bytes > STREAMED_BYTES;
     if (plan.chunked()) {
         const size_t reduced = size_t(plan.job.batch * plan.job.m) * size_t(plan.job.C * 2 * plan.job.n * plan.job.n) * plan.item();
         factor->reduced = Buffer(reduced);

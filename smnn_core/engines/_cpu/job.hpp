@@ -74,7 +74,6 @@ struct Job {
     const Index* column_repeat;  // (n_repeats)
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
-    bool streams;            // what is kept of the factor is so large that it is written past the caches
     bool contracts;          // this is an adjoint
     int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 

@@ -304,30 +304,6 @@ SMNN_INLINE Pack<T, N, U> with_sign(const Pack<T, N, U>& x, const Pack<T, N, U>&
     return p;
 }
 
-// Copies packs to memory that is not read soon, past the caches: else they would first read what is overwritten. It pays
-// with vectors of at least 32 bytes.
-template <class P>
-constexpr bool can_stream = false;
-#if defined(__AVX__)
-template <class T, int N, int U>
-constexpr bool can_stream<Pack<T, N, U>> = true;
-
-template <class T, int N, int U>
-SMNN_INLINE void stream(Pack<T, N, U>* to, const Pack<T, N, U>* from, Index count) {
-    using V = typename Vector<T, N>::type;
-    static_assert(sizeof(V) == 64 || sizeof(V) == 32, "vectors that can be streamed");
-    const V* x = from->v;
-    V* y = to->v;
-    for (Index i = 0; i < count * U; ++i) {
-#if defined(__AVX512F__)
-        if constexpr (sizeof(V) == 64) _mm512_stream_pd((double*)&y[i], (__m512d)x[i]);
-#endif
-        if constexpr (sizeof(V) == 32) _mm256_stream_pd((double*)&y[i], (__m256d)x[i]);
-    }
-    _mm_sfence();  // another thread may be the one that reads it
-}
-#endif
-
 #endif  // not CUDA
 
 }  // namespace SMNN_LEVEL

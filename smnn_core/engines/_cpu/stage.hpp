@@ -104,72 +104,37 @@ struct Transpose {
     }
 };
 
-// The first `count` numbers of a vector, fewer than all, from memory and to memory.
-template <class T, int N>
-SMNN_INLINE typename Vector<T, N>::type load_some(const T* at, int count) {
-    using V = typename Vector<T, N>::type;
-    V v{};
-#if defined(__AVX512F__)
-    if constexpr (sizeof(V) == 64) {
-        const unsigned mask = (1u << count) - 1;
-        return (V)_mm512_maskz_loadu_pd(__mmask8(mask), at);
-    }
-#endif
-    for (int i = 0; i < count; ++i) v[i] = at[i];
-    return v;
-}
-template <class T, int N>
-SMNN_INLINE void store_some(T* at, const typename Vector<T, N>::type& v, int count) {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(v) == 64) {
-        const unsigned mask = (1u << count) - 1;
-        return _mm512_mask_storeu_pd(at, __mmask8(mask), (__m512d)v);
-    }
-#endif
-    for (int i = 0; i < count; ++i) at[i] = v[i];
-}
-
 // count numbers that follow one another, of every lane
 template <class T, int N, int U>
 SMNN_OUTLINE void stage_run(const T* const* from, Index count, Pack<T, N, U>* to) {
-    using V = typename Vector<T, N>::type;
-    for (Index i = 0; i < count; i += N) {
-        const Index some = count - i;
+    typename Vector<T, N>::type rows[N];
+    Index i = 0;
+    for (; i + N <= count; i += N) {
         for (int u = 0; u < U; ++u) {
-            V rows[N];
-            for (int l = 0; l < N; ++l) {
-                const T* at = from[u * N + l] + i;
-                if (some < N) {
-                    rows[l] = load_some<T, N>(at, int(some));
-                } else {
-                    __builtin_memcpy(&rows[l], at, sizeof(V));
-                }
-            }
+            for (int l = 0; l < N; ++l) __builtin_memcpy(&rows[l], from[u * N + l] + i, sizeof(rows[l]));
             Transpose<T, N>::run(rows);
-            for (int l = 0; l < N && l < some; ++l) to[i + l].v[u] = rows[l];  // (unrolled)
+            for (int l = 0; l < N; ++l) to[i + l].v[u] = rows[l];
         }
+    }
+    for (; i < count; ++i) {
+        for (int l = 0; l < N * U; ++l) to[i].set(l, from[l][i]);
     }
 }
 
 // the inverse, for the lanes up to `valid`
 template <class T, int N, int U>
 SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* to, int valid) {
-    using V = typename Vector<T, N>::type;
-    for (Index i = 0; i < count; i += N) {
-        const Index some = count - i;
+    typename Vector<T, N>::type rows[N];
+    Index i = 0;
+    for (; i + N <= count; i += N) {
         for (int u = 0; u < U; ++u) {
-            V rows[N];
-            for (int l = 0; l < N; ++l) rows[l] = from[i + (l < some ? l : 0)].v[u];
+            for (int l = 0; l < N; ++l) rows[l] = from[i + l].v[u];
             Transpose<T, N>::run(rows);
-            for (int l = 0; l < N && u * N + l < valid; ++l) {
-                T* const at = to[u * N + l] + i;
-                if (some < N) {
-                    store_some<T, N>(at, rows[l], int(some));
-                } else {
-                    __builtin_memcpy(at, &rows[l], sizeof(V));
-                }
-            }
+            for (int l = 0; l < N && u * N + l < valid; ++l) __builtin_memcpy(to[u * N + l] + i, &rows[l], sizeof(rows[l]));
         }
+    }
+    for (; i < count; ++i) {
+        for (int l = 0; l < valid; ++l) to[l][i] = from[i].get(l);
     }
 }
 

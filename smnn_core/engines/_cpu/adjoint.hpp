@@ -8,25 +8,21 @@
 #pragma once
 
 #include "../kernels/gradient.hpp"
-#include "driver.hpp"
+#include "lane_pass.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
+// What is staged of an adjoint: y, and the products of the rows with λ and y; and the residuals of both.
 template <class P, class Size, bool Chunked>
-struct Adjoint : Driver<P, Size, Chunked> {
-    using Base = Driver<P, Size, Chunked>;
-    using Base::copy, Base::group, Base::job, Base::memory, Base::points, Base::size, Base::stager;
-    using Base::lhs_is_there, Base::passed, Base::rest_at, Base::separator, Base::set_zero, Base::stays;
-    using Base::spread, Base::take, Base::task, Base::workspace;
+struct Residuals : LanePass<P, Size, Chunked> {
+    using Base = LanePass<P, Size, Chunked>;
+    using Base::copy, Base::group, Base::job, Base::lhs_is_there, Base::memory, Base::passed, Base::points, Base::rest_at;
+    using Base::separator, Base::set_zero, Base::size, Base::spread, Base::stager, Base::stays, Base::take;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
     using Base::Base;
-
-    static Sizes sizes(const Job& job, int phases) {
-        return Base::sizes(job, phases & (RESIDUAL | REFINE | CONTRACT) ? staged_packs(job) + block_packs(job) : 0);
-    }
 
     // The residuals of λ and y, and which are to be refined.
     SMNN_OUTLINE void find_residuals() {
@@ -40,7 +36,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
                 set_rest(t0, t0 + points < end ? t0 + points : end, w_step, of_lambda, of_y, border);
             }
         }
-        lhs_is_there = rhs_is_there = stays(job);
+        lhs_is_there = rhs_is_there = stays();
         if (Chunked) {
             pass(1, of_lambda.outside);
             pass(2, of_y.outside);
@@ -59,44 +55,6 @@ struct Adjoint : Driver<P, Size, Chunked> {
         this->eliminate(FORWARD);
     }
 
-    // x of these, added to λ, and A x to the products of both; gradients.
-    SMNN_OUTLINE void contract() {
-        take_staged();
-        PointSinks to_points{sink(C, job.Q * job.n, job.T), sink(B, job.Q, job.T), sink(W_EQUATION, job.Q, job.T)};
-        StepSinks to_steps{sink(S, 1, job.T - 1), sink(W_SMOOTHNESS, 1, job.T - 1)};
-        const Block block{
-            take(Index(points + 1) * job.n), take(Index(points + 1) * job.n), take(job.n),
-            {take(Index(points) * job.Q), take(Index(points) * 2 * job.n)},
-        };
-        const auto contract_segment = [&](int k) {
-            const int start = k * this->segment;
-            for (int t1 = this->end_of(k); t1 > start;) {
-                const int t0 = start + (t1 - 1 - start) / points * points;
-                contract_block(k, t0, t1, block, to_points, to_steps);
-                t1 = t0;
-            }
-        };
-        is_refined_ = any_rough();
-        if (is_refined_) {
-            select_columns(1, ADJOINT_COLUMNS);
-            this->back(contract_segment);
-            write_sizes();
-        } else {
-            for (int k = this->last_segment(); k >= 0; --k) contract_segment(k);
-        }
-        for (GradientSink<P>& each : to_points) each.finish();
-        for (GradientSink<P>& each : to_steps) each.finish();
-    }
-
- private:
-    using PointSinks = GradientSink<P>[3];
-    using StepSinks = GradientSink<P>[2];
-    // λ (refined) and y of a block, and of the point before it; and what is needed on the way.
-    struct Block {
-        P *lambda, *y, *border;
-        Products<P> more;
-    };
-
     // Of g - (W A)^T W (A x - d), which is staged in `rest`: the terms of its entries of a block, with those of the point before
     // in front, and what it is at the left separator.
     struct Residual {
@@ -108,27 +66,12 @@ struct Adjoint : Driver<P, Size, Chunked> {
     // By how much residuals exceed what they may be, and which lanes are to be refined: 1, else 0. Those that are not stay as
     // they are, whatever the lanes beside them need.
     P excess_ = splat<P>(0), roughness_;
-    bool is_refined_ = false;
+    static P larger(const P& a, const P& b) { return select(a < b, b, a); }
     bool any_rough() {
         for (int l = 0; l < W; ++l) {
             roughness_.set(l, Chunked ? job.rough[group.system[l]] : excess_.get(l) > 0);
         }
         return any(splat<P>(0) < roughness_);
-    }
-
-    static P larger(const P& a, const P& b) { return select(a < b, b, a); }
-    P sizes_[SIZES] = {};  // as those of the job
-    // Of point t, in lanes that have it.
-    void measure(SizeOf of, int t, const P& x, const P& added) {
-        const P there = has_point(t);
-        sizes_[of] = larger(sizes_[of], there * magnitude(x));
-        sizes_[SIZES_OF_CHANGES + of] = larger(sizes_[SIZES_OF_CHANGES + of], there * magnitude(added));
-    }
-    void write_sizes() const {
-        for (int l = 0; l < group.valid; ++l) {
-            double* const to = job.sizes + (group.system[l] * job.C + group.chunk[l]) * SIZES;
-            for (int i = 0; i < SIZES; ++i) to[i] = sizes_[i].get(l);
-        }
     }
 
     // `rest` of the points t0 .. t1-1, but for what the step out of the last one gives to it.
@@ -172,74 +115,33 @@ struct Adjoint : Driver<P, Size, Chunked> {
         }
     }
 
-    // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
-    SMNN_OUTLINE void contract_block(int k, int t0, int t1, const Block& block, PointSinks& to_points, StepSinks& to_steps) {
-        const int n = job.n;
-        const StagedRows<P> rows = stage_rows(t0, t1);
-        stage_y(t0, t1);
-        const Products<P> a_lambda = products(LAMBDA, t0), a_y = products(SOLUTION, t0);
-        P *const y = block.y + n, *const lambda = block.lambda + n;
-        const P* const x = column(k, 0, t0, block.border);
-        copy(block.lambda, t0 > 0 ? x - n : block.border, n);
-        copy(lambda, x, (t1 - t0) * n);
-        copy(block.y, y_at(t0) - n, (t1 - t0 + 1) * n);
-        if (!stays(job)) {
-            multiply(size, job.scheme_rows, rows, t0, t1, block.lambda, lambda, a_lambda);
-            multiply_y(rows, t0, t1, y, a_y);
-        }
-        if (is_refined_) {
-            add(k, 1, rows, t0, t1, block, a_lambda, lambda);
-            add(k, 2, rows, t0, t1, block, a_y, nullptr);
-        }
-        auto& [c, b, w_equation] = to_points;
-        auto& [s, w_smoothness] = to_steps;
-        const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
-        smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
-        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) {
-            contract_initial(rows, t0, t1, y_at(t0), is_refined_ ? column(k, 2, t0, block.border) : nullptr, lambda);
-        }
-        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length);
-        for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
-    }
-
     enum { LAMBDA, SOLUTION };
     P *y_ = nullptr, *products_;  // what of y and of products is staged: of a block, or where rows stay, of all points
     bool rhs_is_there = false;
 
-    static Index numbers_staged(const Job& job) { return Base::staged_points(job); }
-    static Index staged_packs(const Job& job) {
-        return (numbers_staged(job) + 1) * job.n + 2 * numbers_staged(job) * (job.Q + 2 * job.n);
-    }
-    static Index block_packs(const Job& job) {
-        const Index points = block_points<P>(job), n = job.n;
-        const Index of_contract = 2 * (points + 1) * n + n + points * (job.Q + 2 * n) +
-                                  GradientSink<P>::memory(job.Q * job.n, int(points)) +
-                                  2 * GradientSink<P>::memory(job.Q, int(points)) + 2 * GradientSink<P>::memory(1, int(points));
-        return of_contract + points + (2 * (points + 1) + 3) * n;
+    static Index staged_packs(const Segments<P, Size, Chunked>& all) {
+        const Index numbers = all.staged_points(), n = all.job.n;
+        return (numbers + 1) * n + 2 * numbers * (all.job.Q + 2 * n);
     }
     void take_staged() {
         if (y_) return;
-        y_ = take((numbers_staged(job) + 1) * job.n);
-        products_ = take(2 * numbers_staged(job) * (job.Q + 2 * job.n));
+        y_ = take((this->staged_points() + 1) * job.n);
+        products_ = take(2 * this->staged_points() * (job.Q + 2 * job.n));
     }
     // y at point t0; the point before lies in front
-    P* y_at(int t0) const { return y_ + Index(stays(job) ? t0 + 1 : 1) * job.n; }
+    P* y_at(int t0) const { return y_ + Index(stays() ? t0 + 1 : 1) * job.n; }
     Products<P> products(int of, int t0) const {
-        const Index all = numbers_staged(job), from = stays(job) ? t0 : 0;
+        const Index all = this->staged_points(), from = stays() ? t0 : 0;
         P* const first = products_ + of * all * (job.Q + 2 * job.n);
         return {first + from * job.Q, first + all * job.Q + from * step_rows(size)};
     }
-    GradientSink<P> sink(Field field, int count, int times) {
-        return GradientSink<P>(job, group, field, count, times, task, memory, points);
-    }
-
     void select_columns(int first, int end) {
         this->first_column = first;
         this->end_column = end;
     }
 
     StagedRows<P> stage_rows(int t0, int t1) const {
-        return stager.rows(t0, t1, true, stays(job) ? 0 : t0, lhs_is_there, rhs_is_there);
+        return stager.rows(t0, t1, true, stays() ? 0 : t0, lhs_is_there, rhs_is_there);
     }
 
     // y of the points t0-1 .. t1-1 (that before the first point of a system is zero)
@@ -248,7 +150,7 @@ struct Adjoint : Driver<P, Size, Chunked> {
         const Input& in = job.in[Y];
         const LanePointers<P> lanes(job, in, group);
         P* const y = y_at(t0);
-        const int before = t0 > 0 && !stays(job);
+        const int before = t0 > 0 && !stays();
         if (t0 == 0) {
             set_zero(y - job.n);
             for (int l = 0; Chunked && l < W; ++l) {
@@ -285,6 +187,138 @@ struct Adjoint : Driver<P, Size, Chunked> {
         }
     }
 
+    // 1 in lanes that have point t, else 0.
+    P has_point(int t) const {
+        P there = splat<P>(1);
+        for (int l = 0; t >= group.shortest && l < W; ++l) {
+            if (t >= group.length[l]) there.set(l, 0);
+        }
+        return there;
+    }
+
+    // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.
+    SMNN_OUTLINE void pass(int c, const P* outside) const {
+        copy(passed(c, REST_LEFT), outside, job.n);
+        for (int l = 0; l < W; ++l) {
+            const P* const last = rest_at(c, group.length[l] - 1);
+            for (int j = 0; j < job.n; ++j) passed(c, REST)[j].set(l, last[j].get(l));
+        }
+    }
+};
+
+// The gradients.
+template <class P, class Size, bool Chunked>
+struct Adjoint : Residuals<P, Size, Chunked> {
+    using Base = Residuals<P, Size, Chunked>;
+    using Base::any_rough, Base::column, Base::copy, Base::group, Base::has_point, Base::job, Base::larger, Base::memory;
+    using Base::multiply_y, Base::points, Base::products, Base::roughness_, Base::select_columns, Base::size, Base::stage_rows;
+    using Base::stage_y, Base::stays, Base::take, Base::take_staged, Base::y_at;
+    using Base::LAMBDA, Base::SOLUTION;
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    using Base::Base;
+
+    static Sizes sizes(const Job& job, int phases) {
+        const Segments<P, Size, Chunked> all(job);
+        return all.sizes(phases & (RESIDUAL | REFINE | CONTRACT) ? Base::staged_packs(all) + block_packs(all) : 0);
+    }
+
+    // x of these, added to λ, and A x to the products of both; gradients.
+    SMNN_OUTLINE void contract() {
+        take_staged();
+        PointSinks to_points{sink(C, job.Q * job.n, job.T), sink(B, job.Q, job.T), sink(W_EQUATION, job.Q, job.T)};
+        StepSinks to_steps{sink(S, 1, job.T - 1), sink(W_SMOOTHNESS, 1, job.T - 1)};
+        const Block block{
+            take(Index(points + 1) * job.n), take(Index(points + 1) * job.n), take(job.n),
+            {take(Index(points) * job.Q), take(Index(points) * 2 * job.n)},
+        };
+        const auto contract_segment = [&](int k) {
+            const int start = k * this->segment;
+            for (int t1 = this->end_of(k); t1 > start;) {
+                const int t0 = start + (t1 - 1 - start) / points * points;
+                contract_block(k, t0, t1, block, to_points, to_steps);
+                t1 = t0;
+            }
+        };
+        is_refined_ = any_rough();
+        if (is_refined_) {
+            select_columns(1, ADJOINT_COLUMNS);
+            this->back(contract_segment);
+            write_sizes();
+        } else {
+            for (int k = this->last_segment(); k >= 0; --k) contract_segment(k);
+        }
+        for (GradientSink<P>& each : to_points) each.finish();
+        for (GradientSink<P>& each : to_steps) each.finish();
+    }
+
+   private:
+    using PointSinks = GradientSink<P>[3];
+    using StepSinks = GradientSink<P>[2];
+    // λ (refined) and y of a block, and of the point before it; and what is needed on the way.
+    struct Block {
+        P *lambda, *y, *border;
+        Products<P> more;
+    };
+
+    bool is_refined_ = false;
+    P sizes_[SIZES] = {};  // as those of the job
+    // Of point t, in lanes that have it.
+    void measure(SizeOf of, int t, const P& x, const P& added) {
+        const P there = has_point(t);
+        sizes_[of] = larger(sizes_[of], there * magnitude(x));
+        sizes_[SIZES_OF_CHANGES + of] = larger(sizes_[SIZES_OF_CHANGES + of], there * magnitude(added));
+    }
+    void write_sizes() const {
+        for (int l = 0; l < group.valid; ++l) {
+            double* const to = job.sizes + (group.system[l] * job.C + group.chunk[l]) * SIZES;
+            for (int i = 0; i < SIZES; ++i) to[i] = sizes_[i].get(l);
+        }
+    }
+
+    // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
+    SMNN_OUTLINE void contract_block(int k, int t0, int t1, const Block& block, PointSinks& to_points, StepSinks& to_steps) {
+        const int n = job.n;
+        const StagedRows<P> rows = stage_rows(t0, t1);
+        stage_y(t0, t1);
+        const Products<P> a_lambda = products(LAMBDA, t0), a_y = products(SOLUTION, t0);
+        P *const y = block.y + n, *const lambda = block.lambda + n;
+        const P* const x = column(k, 0, t0, block.border);
+        copy(block.lambda, t0 > 0 ? x - n : block.border, n);
+        copy(lambda, x, (t1 - t0) * n);
+        copy(block.y, y_at(t0) - n, (t1 - t0 + 1) * n);
+        if (!stays()) {
+            multiply(size, job.scheme_rows, rows, t0, t1, block.lambda, lambda, a_lambda);
+            multiply_y(rows, t0, t1, y, a_y);
+        }
+        if (is_refined_) {
+            add(k, 1, rows, t0, t1, block, a_lambda, lambda);
+            add(k, 2, rows, t0, t1, block, a_y, nullptr);
+        }
+        auto& [c, b, w_equation] = to_points;
+        auto& [s, w_smoothness] = to_steps;
+        const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
+        smnn::SMNN_LEVEL::contract(size, job.scheme_rows, rows, t0, t1, y, lambda, a_y, a_lambda, to);
+        if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) {
+            contract_initial(rows, t0, t1, y_at(t0), is_refined_ ? column(k, 2, t0, block.border) : nullptr, lambda);
+        }
+        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length);
+        for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
+    }
+
+    static Index block_packs(const Segments<P, Size, Chunked>& all) {
+        const Job& job = all.job;
+        const Index points = all.points, n = job.n;
+        const Index of_contract = 2 * (points + 1) * n + n + points * (job.Q + 2 * n) +
+                                  GradientSink<P>::memory(job.Q * job.n, int(points)) +
+                                  2 * GradientSink<P>::memory(job.Q, int(points)) + 2 * GradientSink<P>::memory(1, int(points));
+        return of_contract + points + (2 * (points + 1) + 3) * n;
+    }
+    GradientSink<P> sink(Field field, int count, int times) {
+        return GradientSink<P>(job, group, field, count, times, this->task, memory, points);
+    }
+
     // Adds the products of column c to a, and the column to x, which has the point before in front, if it is given: y has more
     // digits than what refines its products.
     void add(
@@ -312,24 +346,6 @@ struct Adjoint : Driver<P, Size, Chunked> {
             const P change = roughness_ * column_c[e];
             measure(SIZE_OF_LAMBDA, t0 + e / n, x[e], change);
             x[e] += change;
-        }
-    }
-
-    // 1 in lanes that have point t, else 0.
-    P has_point(int t) const {
-        P there = splat<P>(1);
-        for (int l = 0; t >= group.shortest && l < W; ++l) {
-            if (t >= group.length[l]) there.set(l, 0);
-        }
-        return there;
-    }
-
-    // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.
-    SMNN_OUTLINE void pass(int c, const P* outside) const {
-        copy(passed(c, REST_LEFT), outside, job.n);
-        for (int l = 0; l < W; ++l) {
-            const P* const last = rest_at(c, group.length[l] - 1);
-            for (int j = 0; j < job.n; ++j) passed(c, REST)[j].set(l, last[j].get(l));
         }
     }
 

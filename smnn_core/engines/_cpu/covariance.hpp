@@ -86,8 +86,7 @@ class LaneIO {
     // Whether a row of point t counts, in any lane.
     bool has_rows(const Job& job, int t) const {
         for (int l = 0; l < W; ++l) {
-            const auto w = [&](Field f) { return f == W_EQUATION ? stager_.w_equation.at[l] : stager_.w_initial.at[l]; };
-            if (point_has_rows(job, t, w)) return true;
+            if (point_has_rows(job, t, [&](Field f) { return stager_.first(f, l); })) return true;
         }
         return false;
     }

@@ -57,7 +57,7 @@ struct Work {
 };
 
 void use(Plan& plan, const Factor& factor) {
-    plan.job.n_again = factor.n_again;
+    plan.job.n_recomputed = factor.n_recomputed;
     plan.job.factor = factor.factor.data();
     plan.job.reduced = factor.reduced.data();
 }
@@ -91,13 +91,13 @@ int segments_again(const Plan& plan, const Sizes& whole, Keep keep) {
 // The factor's memory, for all tasks; null where nothing of it is kept.
 std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     const Sizes whole = plan.kernels.sizes(plan.job, 0);
-    const int again = plan.job.n_again = segments_again(plan, whole, keep);
+    const int again = plan.job.n_recomputed = segments_again(plan, whole, keep);
     if (again == whole.segments) return nullptr;
     auto factor = std::make_shared<Factor>();
     const size_t bytes = size_t(plan.job.groups) * plan.kernels.sizes(plan.job, 0).factor;
     factor->batch = plan.problem.batch;
     factor->C = plan.job.C;
-    factor->n_again = again;
+    factor->n_recomputed = again;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
     if (plan.chunked()) {

@@ -33,7 +33,7 @@ using Gradients = std::array<View, SMOOTHNESS_RHS>;
 // What elimination leaves for later solves, of the systems of one batch.
 struct Factor {
     std::vector<Index> batch;
-    int C, n_again;
+    int C, n_recomputed;
     Buffer factor, reduced;
     size_t bytes;
 };

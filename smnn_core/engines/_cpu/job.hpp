@@ -75,7 +75,7 @@ struct Job {
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool contracts;          // this is an adjoint
-    int n_again;             // segments, the first ones, whose part of the factor is not kept but eliminated again
+    int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but eliminated again
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
     const double* scheme_rows;
@@ -94,8 +94,8 @@ struct Job {
 
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries)
-    void* checkpoints;       // (groups, n_again, ...): what the sweep carries into those segments
-    void* z;                 // (groups, ..): z, then w, then x; see Driver::z_at
+    void* checkpoints;       // (groups, n_recomputed, ...): what the sweep carries into those segments
+    void* z;                 // (groups, ..): z, then w, then x; see LanePass::z_at
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
     unsigned char* rough;    // (batch): set where chunks find that λ and y of a system are to be refined

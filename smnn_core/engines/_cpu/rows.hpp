@@ -30,6 +30,20 @@ SMNN_INLINE int block_points(const Job& job) {
     return fit >= 16 ? 16 : fit >= 8 ? 8 : fit >= 1 ? int(fit) : 1;
 }
 
+// Fields of the rows of a problem, and their numbers of a time point (or a step, of one right-hand side).
+constexpr int ROW_FIELDS = SMOOTHNESS_RHS + 1;
+SMNN_INLINE int numbers_of(const Job& job, int field) {
+    switch (field) {
+        case C: return job.Q * job.n;
+        case B:
+        case W_EQUATION: return job.Q;
+        case U:
+        case W_INITIAL: return job.T_init ? job.V * job.R_init : 0;
+        case SMOOTHNESS_RHS: return job.in[SMOOTHNESS_RHS].data ? 2 * job.n : 0;
+        default: return 1;
+    }
+}
+
 // The names that kernels/sweep.hpp and kernels/gradient.hpp use. The step into point t is number t - 1.
 template <class P>
 struct StagedRows {
@@ -38,34 +52,29 @@ struct StagedRows {
 
     const Job* job;
     const Group<P>* group;
-    int t0;  // first point of the block
-    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
-    int c_step, b_step, w_equation_step, s_step, w_smoothness_step;  // 0 where constant in time
-    Index b_column, u_column;  // from one right-hand side to the next
-    P s_first, w_first;  // the step from the left separator
-    bool initial_;  // some point of the block has initial rows
-    bool marks = true;  // whether points that are undetermined are marked
-    unsigned marked_lanes = ~0u;  // a bit for each lane: in which they are
+    int t0;                        // first point of the block
+    P* at[ROW_FIELDS];             // by field, (points, numbers)
+    int step[ROW_FIELDS];          // from point to point, 0 where it is constant in time
+    Index b_column, u_column;      // from one right-hand side to the next
+    P s_first, w_first;            // the step from the left separator
+    bool initial_;                 // some point of the block has initial rows
+    bool marks = true;             // whether points that are undetermined are marked
+    unsigned marked_lanes = ~0u;   // a bit for each lane: in which they are
 
-    SMNN_INLINE const P& c(int t, int q, int j) const { return c_[(t - t0) * c_step + q * job->n + j]; }
-    SMNN_INLINE const P& b(int t, int q, int c = 0) const { return b_[c * b_column + (t - t0) * b_step + q]; }
-    SMNN_INLINE const P& w_equation(int t, int q) const { return w_equation_[(t - t0) * w_equation_step + q]; }
-    SMNN_INLINE P s(int t) const { return t == 0 ? s_first : s_[(t - t0) * s_step]; }
-    SMNN_INLINE P w_smoothness(int t) const {
-        return t == 0 ? w_first : w_smoothness_[(t - t0) * w_smoothness_step];
-    }
-    SMNN_INLINE bool has_smoothness_rhs() const { return smoothness_rhs_ != nullptr; }
-    SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const {
-        return smoothness_rhs_[((t - t0) * job->V + v) * 2 * job->K + i];
-    }
+    SMNN_INLINE const P& number(Field f, int t, int i) const { return at[f][(t - t0) * step[f] + i]; }
+    SMNN_INLINE const P& c(int t, int q, int j) const { return number(C, t, q * job->n + j); }
+    SMNN_INLINE const P& b(int t, int q, int c = 0) const { return at[B][c * b_column + (t - t0) * step[B] + q]; }
+    SMNN_INLINE const P& w_equation(int t, int q) const { return number(W_EQUATION, t, q); }
+    SMNN_INLINE P s(int t) const { return t == 0 ? s_first : number(S, t, 0); }
+    SMNN_INLINE P w_smoothness(int t) const { return t == 0 ? w_first : number(W_SMOOTHNESS, t, 0); }
+    SMNN_INLINE bool has_smoothness_rhs() const { return at[SMOOTHNESS_RHS] != nullptr; }
+    SMNN_INLINE const P& smoothness_rhs(int t, int v, int i) const { return number(SMOOTHNESS_RHS, t, v * 2 * job->K + i); }
     SMNN_INLINE bool has_initial(int t) const { return initial_ && group->first_start + t < job->T_init; }
     SMNN_INLINE int n_initial_orders() const { return job->R_init; }
     SMNN_INLINE const P& u(int t, int v, int r, int c = 0) const {
-        return u_[c * u_column + ((t - t0) * job->V + v) * job->R_init + r];
+        return at[U][c * u_column + (t - t0) * step[U] + v * job->R_init + r];
     }
-    SMNN_INLINE const P& w_initial(int t, int v, int r) const {
-        return w_initial_[((t - t0) * job->V + v) * job->R_init + r];
-    }
+    SMNN_INLINE const P& w_initial(int t, int v, int r) const { return number(W_INITIAL, t, v * job->R_init + r); }
 
     // Looks at the steps into the points of the block, up to t1. (That into the first point of a system is staged as any.)
     SMNN_OUTLINE void mark_zero_steps(int t1) const {
@@ -102,65 +111,35 @@ struct StagedRows {
 
 // Stages the rows that a sweep needs.
 template <class P>
-struct RowStager {
-    using T = ScalarOf<P>;
-    static constexpr int W = Lanes<P>::count;
-
-    const Job& job;
-    const Group<P>& group;
-    LanePointers<P> c, w_equation, s, w_smoothness, w_initial, smoothness_rhs;
-    LanePointers<P> *b, *u;  // of each right-hand side
-    const Index b_column, u_column;
-    P *c_, *b_, *w_equation_, *s_, *w_smoothness_, *u_, *w_initial_, *smoothness_rhs_;
-
-    // packs of memory for blocks of `points` points, and left-hand sides of `room` points
+class RowStager {
+   public:
+    // Packs of memory for blocks of `points` points, where what stays has room for `room` points.
     static Index memory(const Job& job, int points, int room) {
-        const int initial = job.V * job.R_init, smoothness = 2 * job.n;
-        return 2 * pointers(job) + Index(room) * (job.Q * job.n + (1 + job.m) * job.Q + 2) +
-               Index(points) * ((job.T_init ? (1 + job.m) * initial : 0) + (job.in[SMOOTHNESS_RHS].data ? smoothness : 0));
+        Index packs = 2 * pointers(job);
+        for (int f = 0; f < ROW_FIELDS; ++f) packs += size_of_field(job, f, points, room);
+        return packs;
     }
 
-    static Index pointers(const Job& job) { return (Index(sizeof(LanePointers<P>)) * job.m - 1) / Index(sizeof(P)) + 1; }
-
-    SMNN_OUTLINE RowStager(const Job& job_, const Group<P>& group_, P*& memory, int points, int room)
-        : job(job_),
-          group(group_),
-          b_column(Index(room) * job_.Q),
-          u_column(job_.T_init ? Index(points) * job_.V * job_.R_init : 0) {
-        c = LanePointers<P>(job, job.in[C], group);
-        w_equation = LanePointers<P>(job, job.in[W_EQUATION], group);
-        s = LanePointers<P>(job, job.in[S], group);
-        w_smoothness = LanePointers<P>(job, job.in[W_SMOOTHNESS], group);
-        if (job.T_init) w_initial = LanePointers<P>(job, job.in[W_INITIAL], group);
-        if (job.in[SMOOTHNESS_RHS].data) smoothness_rhs = LanePointers<P>(job, job.in[SMOOTHNESS_RHS], group);
+    SMNN_OUTLINE RowStager(const Job& job, const Group<P>& group, P*& memory, int points, int room)
+        : job_(job), group_(group), b_column_(Index(room) * job.Q), u_column_(Index(points) * numbers_of(job, U)) {
         const auto take = [&](Index packs) {
             P* at = memory;
             memory += packs;
             return at;
         };
-        const Index all = room, initial = job.T_init ? job.V * job.R_init : 0;
-        b = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
-        u = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
-        for (int i = 0; i < job.m; ++i) {
-            if (job.in[B].data) b[i] = LanePointers<P>(job, job.in[B], group, i);
-            if (job.T_init && job.in[U].data) u[i] = LanePointers<P>(job, job.in[U], group, i);
+        for (int k = 0; k < 2; ++k) rhs_lanes_[k] = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
+        for (int f = 0; f < ROW_FIELDS; ++f) {
+            const Index size = size_of_field(job, f, points, room);
+            at_[f] = size > 0 ? take(size) : nullptr;
+            if (job.in[f].data) lanes_[f] = LanePointers<P>(job, job.in[f], group);
+            for (int i = 0; (f == B || f == U) && job.in[f].data && i < job.m; ++i) {
+                rhs_lanes_[f == U][i] = LanePointers<P>(job, job.in[f], group, i);
+            }
         }
-        c_ = take(all * job.Q * job.n);
-        b_ = take(job.m * b_column);
-        w_equation_ = take(all * job.Q);
-        s_ = take(all);
-        w_smoothness_ = take(all);
-        u_ = take(job.m * u_column);
-        w_initial_ = take(points * initial);
-        smoothness_rhs_ = job.in[SMOOTHNESS_RHS].data ? take(Index(points) * 2 * job.n) : nullptr;
     }
 
-    // One number per lane of a step: that into the lane's first point (-1), where there is one.
-    SMNN_OUTLINE P before_first(const LanePointers<P>& from, const Input& in) const {
-        P x;
-        for (int l = 0; l < W; ++l) x.set(l, group.start[l] > 0 ? from.at[l][-in.time] : from.at[l][0]);
-        return x;
-    }
+    // The first number of a field, of a lane.
+    const ScalarOf<P>* first(Field f, int l) const { return lanes_[f].at[l]; }
 
     // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `.._is_there`: staged by an earlier
     // call.
@@ -168,92 +147,92 @@ struct RowStager {
         int t0, int t1, bool with_rhs, int origin, bool lhs_is_there = false, bool rhs_is_there = false
     ) const {
         StagedRows<P> r;
-        r.job = &job;
-        r.group = &group;
+        r.job = &job_;
+        r.group = &group_;
         r.t0 = t0;
-        const auto step = [&](Field f) { return job.in[f].time == 0 ? 0 : job.in[f].count; };
-        r.c_step = step(C);
-        r.b_step = job.in[B].data ? step(B) : job.Q;
-        r.w_equation_step = step(W_EQUATION);
-        r.s_step = step(S);
-        r.w_smoothness_step = step(W_SMOOTHNESS);
-        const Index before = t0 - origin;
-        r.c_ = c_ + before * job.Q * job.n;
-        r.b_ = b_ + before * job.Q;
-        r.w_equation_ = w_equation_ + before * job.Q;
-        r.u_ = u_;
-        r.b_column = b_column;
-        r.u_column = u_column;
-        r.w_initial_ = w_initial_;
-        r.smoothness_rhs_ = with_rhs && job.in[SMOOTHNESS_RHS].data ? smoothness_rhs_ : nullptr;
+        for (int f = 0; f < ROW_FIELDS; ++f) {
+            const bool is_constant = stays(f) && job_.in[f].data && job_.in[f].time == 0;
+            r.step[f] = is_constant ? 0 : numbers_of(job_, f);
+            r.at[f] = at_[f] + (stays(f) ? Index(t0 - origin) * numbers_of(job_, f) : 0);
+        }
+        r.b_column = b_column_;
+        r.u_column = u_column_;
+        if (!with_rhs || !job_.in[SMOOTHNESS_RHS].data) r.at[SMOOTHNESS_RHS] = nullptr;
         if (!lhs_is_there) {
-            stage(job, job.in[C], c, t0, t1, r.c_);
-            stage(job, job.in[W_EQUATION], w_equation, t0, t1, r.w_equation_);
+            for (Field f : {C, W_EQUATION}) stage(job_, job_.in[f], lanes_[f], t0, t1, r.at[f]);
+            // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
+            const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
+            for (Field f : {S, W_SMOOTHNESS}) {
+                if (last > first) stage(job_, job_.in[f], lanes_[f], first, last, r.at[f] + skip * r.step[f]);
+            }
         }
-        for (int i = 0; with_rhs && !rhs_is_there && i < job.m; ++i) {
-            P* const to = r.b_ + i * b_column;
-            if (job.in[B].data) {
-                stage(job, job.in[B], b[i], t0, t1, to);
+        for (int i = 0; with_rhs && !rhs_is_there && i < job_.m; ++i) {
+            P* const to = r.at[B] + i * b_column_;
+            if (job_.in[B].data) {
+                stage(job_, job_.in[B], rhs_lanes_[0][i], t0, t1, to);
             } else {
-                zero(to, Index(t1 - t0) * job.Q);
+                for (Index e = 0; e < Index(t1 - t0) * job_.Q; ++e) to[e] = splat<P>(0);
             }
         }
-        r.s_first = r.w_first = splat<P>(0);
-        // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
-        const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
-        r.s_ = s_ + before;
-        r.w_smoothness_ = w_smoothness_ + before;
-        if (last > first && !lhs_is_there) {
-            const int skip_s = job.in[S].time == 0 ? 0 : skip, skip_w = job.in[W_SMOOTHNESS].time == 0 ? 0 : skip;
-            stage(job, job.in[S], s, first, last, r.s_ + skip_s);
-            stage(job, job.in[W_SMOOTHNESS], w_smoothness, first, last, r.w_smoothness_ + skip_w);
-        }
-        if (t0 == 0) {
-            r.s_first = before_first(s, job.in[S]);
-            r.w_first = before_first(w_smoothness, job.in[W_SMOOTHNESS]);
-            for (int l = 0; l < W; ++l) {
-                if (group.start[l] > 0) continue;
-                r.w_first.set(l, 0);
-                r.s_first.set(l, 1);
-            }
-        }
-        if (r.smoothness_rhs_) stage_smoothness_rhs(t0, t1);
-        r.initial_ = job.R_init > 0 && group.first_start + t0 < job.T_init;
+        r.s_first = t0 == 0 ? first_step(S, 1) : splat<P>(0);
+        r.w_first = t0 == 0 ? first_step(W_SMOOTHNESS, 0) : splat<P>(0);
+        if (r.at[SMOOTHNESS_RHS]) stage_smoothness_rhs(t0, t1);
+        r.initial_ = job_.R_init > 0 && group_.first_start + t0 < job_.T_init;
         if (r.initial_) stage_initial(t0, t1, with_rhs);
         return r;
     }
 
    private:
-    SMNN_OUTLINE static void zero(P* to, Index count) {
-        for (Index i = 0; i < count; ++i) to[i] = splat<P>(0);
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    const Job& job_;
+    const Group<P>& group_;
+    LanePointers<P> lanes_[ROW_FIELDS];
+    LanePointers<P>* rhs_lanes_[2];  // of B and U, of each right-hand side
+    const Index b_column_, u_column_;
+    P* at_[ROW_FIELDS];
+
+    static Index pointers(const Job& job) { return (Index(sizeof(LanePointers<P>)) * job.m - 1) / Index(sizeof(P)) + 1; }
+    // Whether the field has room for all points that stay where they are.
+    static bool stays(int f) { return f != U && f != W_INITIAL && f != SMOOTHNESS_RHS; }
+    static Index size_of_field(const Job& job, int f, int points, int room) {
+        return Index(stays(f) ? room : points) * numbers_of(job, f) * (f == B || f == U ? job.m : 1);
+    }
+
+    // A number of the step into the first point of each lane; `none` in those that start a system.
+    SMNN_OUTLINE P first_step(Field f, T none) const {
+        P x;
+        for (int l = 0; l < W; ++l) x.set(l, group_.start[l] > 0 ? lanes_[f].at[l][-job_.in[f].time] : none);
+        return x;
     }
 
     SMNN_OUTLINE void stage_smoothness_rhs(int t0, int t1) const {
-        const Input& in = job.in[SMOOTHNESS_RHS];
-        P* to = smoothness_rhs_;
+        const Input& in = job_.in[SMOOTHNESS_RHS];
+        P* to = at_[SMOOTHNESS_RHS];
         for (int t = t0; t < t1; ++t) {
             for (int e = 0; e < in.count; ++e, ++to) {
                 for (int l = 0; l < W; ++l) {
-                    const bool there = group.start[l] + t > 0;
-                    to->set(l, there ? smoothness_rhs.at[l][Index(t - 1) * in.time + in.offsets[e]] : T(0));
+                    const bool there = group_.start[l] + t > 0;
+                    to->set(l, there ? lanes_[SMOOTHNESS_RHS].at[l][Index(t - 1) * in.time + in.offsets[e]] : T(0));
                 }
             }
         }
     }
 
     SMNN_OUTLINE void stage_initial(int t0, int t1, bool with_rhs) const {
-        const Input &in_w = job.in[W_INITIAL], &in_u = job.in[U];
-        P *to_w = w_initial_, *to_u = u_;
+        const Input &in_w = job_.in[W_INITIAL], &in_u = job_.in[U];
+        P *to_w = at_[W_INITIAL], *to_u = at_[U];
         // (of points after these, no lane has initial rows: see `has_initial`)
-        const int end = job.T_init - group.first_start;
+        const int end = job_.T_init - group_.first_start;
         for (int t = t0; t < t1 && t < end; ++t) {
             for (int e = 0; e < in_w.count; ++e, ++to_w, ++to_u) {
                 for (int l = 0; l < W; ++l) {
-                    const bool there = group.start[l] + t < job.T_init;
-                    to_w->set(l, there ? w_initial.at[l][Index(t) * in_w.time + in_w.offsets[e]] : T(0));
-                    for (int i = 0; with_rhs && i < job.m; ++i) {
-                        const Index at = Index(t) * in_u.time + in_u.offsets[e];
-                        to_u[i * u_column].set(l, there && in_u.data ? u[i].at[l][at] : T(0));
+                    const bool there = group_.start[l] + t < job_.T_init;
+                    to_w->set(l, there ? lanes_[W_INITIAL].at[l][Index(t) * in_w.time + in_w.offsets[e]] : T(0));
+                    for (int i = 0; with_rhs && i < job_.m; ++i) {
+                        const bool is_given = there && in_u.data;
+                        to_u[i * u_column_].set(l, is_given ? rhs_lanes_[1][i].at[l][Index(t) * in_u.time + in_u.offsets[e]] : T(0));
                     }
                 }
             }

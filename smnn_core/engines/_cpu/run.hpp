@@ -102,7 +102,7 @@ void reduce_system(const Job& job, Index system, int c) {
         };
     };
     T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * 2 * n * n;
-    T* x = static_cast<T*>(job.separators) + (system * Driver<P, Sized, true>::columns(job) + c) * C * n;
+    T* x = static_cast<T*>(job.separators) + (system * columns_of(job) + c) * C * n;
     ChainSweep<T, int, LARGEST, false> sweep(n);
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
@@ -118,7 +118,7 @@ template <class P>
 void reduce_system_normal(const Job& job, Index system, int c) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
-    const int n = job.n, C = job.C, columns = Driver<P, Sized, true>::columns(job);
+    const int n = job.n, C = job.C, columns = columns_of(job);
     // number j of what chunk k passes
     const auto passed = [&](int k, int which, int j) {
         const Index lane_ = system * C + k;

@@ -1,0 +1,242 @@
+// Elimination of a group of lanes: how their points are divided into segments and blocks, and what is kept of them.
+//
+// Of the first segments the factor is not kept, but recomputed: it exists one segment at a time, small enough for the second
+// level of cache. The sweep leaves its state where each of them starts (a checkpoint), and on the way back they are eliminated
+// again from there, the last one first. That is more arithmetic, and a small part of the memory. Rows are staged block by block.
+#pragma once
+
+#include "../kernels/sweep.hpp"
+#include "rows.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// Right-hand sides of a job.
+SMNN_INLINE int columns_of(const Job& job) { return job.contracts ? ADJOINT_COLUMNS : job.m; }
+
+template <class P, class Size, bool Chunked>
+struct Segments {
+    const Job& job;
+    Size size;
+    const int columns;
+    const int factor_entries, carried_entries;  // packs of the factor of a point, and of the state of a sweep
+    const int state_entries;                    // packs of that state in a checkpoint, which has no edge of a chunk
+    const int points;                           // of a block
+    const int longest;                          // points of the longest lane
+    const int segment, n_segments;              // points of a segment
+
+    explicit Segments(const Job& job_)
+        : job(job_),
+          size(size_of<Size>(job_)),
+          columns(columns_of(job_)),
+          factor_entries(FactorLayout<Chunked>{job_.n, job_.K}.entries()),
+          carried_entries(CarriedLayout<Chunked>{job_.n, job_.m}.entries()),
+          state_entries(Chunked ? CarriedLayout<true>{job_.n, job_.m}.edge() : carried_entries),
+          points(block_points<P>(job_)),
+          longest(job_.T / job_.C + (job_.T % job_.C > 0)),
+          segment(points_of_segment()),
+          n_segments((longest - 1) / segment + 1) {}
+
+    // Segment k has the final rows of the points before each of its own, and the last one those of the last point too.
+    int first_row(int k) const { return k > 0 ? k * segment - 1 : 0; }
+    Index points_kept() const { return job.n_recomputed < n_segments ? longest - first_row(job.n_recomputed) : 0; }
+    // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
+    Index points_of_z() const { return job.contracts ? longest : points_kept(); }
+    // Points of a segment that is recomputed, and the one before it.
+    Index recomputed_points() const { return job.n_recomputed > 0 ? segment + 1 : 0; }
+    Index z_packs() const { return points_of_z() * columns * job.n; }
+    // The state at the start of a segment (of the first one of a chunk: behind its first point), and `before`.
+    int checkpoint_entries() const { return state_entries + columns * job.n; }
+    Index checkpoint_packs() const { return Index(job.n_recomputed) * checkpoint_entries(); }
+    // Whether the rows of all points are staged once, and stay where they are.
+    bool stays() const { return job.contracts && !Chunked && n_segments == 1; }
+    int staged_points() const { return stays() && longest > points ? longest : points; }
+    int workspace_packs() const {
+        const int sweep = sweep_workspace(size);
+        return sweep > 8 * job.n ? sweep : 8 * job.n;
+    }
+
+    // more: packs of scratch beside those of a LanePass.
+    Sizes sizes(Index more) const {
+        Index packs = RowStager<P>::memory(job, points, staged_points()) + 2 * carried_entries + workspace_packs() + more;
+        packs += recomputed_points() * (factor_entries + job.n * columns) + 4 * job.n * columns;
+        if (!job.checkpoints) packs += checkpoint_packs();
+        if (!job.z) packs += z_packs();
+        const size_t pack = sizeof(P);
+        return {
+            size_t(packs) * pack + 64,
+            size_t(points_kept()) * factor_entries * pack,
+            size_t(z_packs()) * pack,
+            size_t(checkpoint_packs()) * pack,
+            size_t(CarriedLayout<true>{job.n, job.m}.entries()) * pack,
+            size_t(PASSED * job.n * columns) * pack,
+            n_segments,
+            segment,
+            longest,
+            factor_entries,
+        };
+    }
+
+   private:
+    int points_of_segment() const {
+        const Index point = Index(sizeof(P)) * factor_entries;
+        if (!Chunked && longest * point <= CACHED_BYTES) return longest;
+        const Index by_points = (SEGMENT_POINTS + points - 1) / points, by_bytes = SEGMENT_BYTES / (point * points);
+        const Index some = points * (by_bytes > by_points ? by_bytes : by_points);
+        return int(some < longest ? some : longest);
+    }
+};
+
+// The memory of a group of lanes, and elimination.
+template <class P, class Size, bool Chunked>
+struct LaneSweep : Segments<P, Size, Chunked> {
+    using Base = Segments<P, Size, Chunked>;
+    using Base::job, Base::size, Base::columns, Base::carried_entries, Base::state_entries, Base::points, Base::segment;
+    using Base::first_row, Base::stays;
+    using T = ScalarOf<P>;
+    static constexpr int W = Lanes<P>::count;
+
+    const Group<P> group;
+    const Index task;
+    const int rows_;        // points of the longest lane that leave rows: all, or in a chunk all but the last
+    const int common_rows;  // those that all lanes have
+    P* memory;
+    RowStager<P> stager;
+    P *factor, *z;          // of the segments that are kept
+    P *recomputed_factor, *recomputed_z;  // of segment `recomputed`, -1: none
+    int recomputed = -1;
+    P *carried, *saved, *workspace, *checkpoints;
+    bool has_checkpoints = false;
+    bool lhs_is_there = false;     // left-hand sides of all points are staged
+    bool on_the_way_back = false;  // the next segment is the one before
+
+    LaneSweep(const Job& job_, Index task_, Index group_, void* scratch)
+        : Base(job_),
+          group(job_, group_),
+          task(task_),
+          rows_(group.longest - Chunked),
+          common_rows(group.shortest - Chunked),
+          memory(static_cast<P*>(scratch)),
+          stager(job_, group, memory, points, this->staged_points()) {
+        factor = static_cast<P*>(job.factor);
+        if (factor) factor += group_ * this->points_kept() * this->factor_entries;
+        recomputed_factor = take(this->recomputed_points() * this->factor_entries);
+        recomputed_z = take(this->recomputed_points() * job.n * columns);
+        z = job.z ? static_cast<P*>(job.z) + group_ * this->z_packs() : take(this->z_packs());
+        checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * this->checkpoint_packs()
+                                      : take(this->checkpoint_packs());
+        carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries : take(carried_entries);
+        saved = take(carried_entries);
+        workspace = take(this->workspace_packs());
+    }
+
+    P* take(Index packs) {
+        P* at = memory;
+        memory += packs;
+        return at;
+    }
+
+    int last_segment() const { return (group.longest - 1) / segment; }
+    int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }
+    int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
+    // where the factor of a point of segment k lies, and its z
+    P* factor_at(int k, int t) const {
+        if (k < job.n_recomputed) return recomputed_factor + Index(t - first_row(k)) * entries_of(k);
+        return factor + Index(t - first_row(job.n_recomputed)) * this->factor_entries;
+    }
+    int entries_of(int k) const {
+        const bool is_plain = Chunked && on_the_way_back && k < job.n_recomputed;
+        return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : this->factor_entries;
+    }
+    P* z_at(int k, int t, int c = 0) const {
+        if (is_recomputed(k, c)) return recomputed_z + c * z_step(k, c) + Index(t - first_row(k)) * job.n;
+        return z + c * z_step(k, c) + Index(t - (job.contracts ? 0 : first_row(job.n_recomputed))) * job.n;
+    }
+    bool is_recomputed(int k, int c) const { return k < job.n_recomputed && !(job.contracts && c == 0); }
+    // from one column to the next
+    Index z_step(int k, int c) const { return (is_recomputed(k, c) ? this->recomputed_points() : this->points_of_z()) * job.n; }
+    // the right-hand sides of columns 1 and 2 of an adjoint
+    P* rest_at(int c, int t) const { return z + (c * this->points_of_z() + t) * job.n; }
+
+    SchemeRows<T> scheme() const {
+        return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
+    }
+
+    // to := to where the lane has point t, from elsewhere
+    SMNN_OUTLINE void keep_where_shorter(int t, P* to, const P* from, int count) const {
+        for (int l = 0; l < W; ++l) {
+            if (t < group.length[l]) continue;
+            for (int i = 0; i < count; ++i) to[i].set(l, from[i].get(l));
+        }
+    }
+
+    P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
+    static void copy(P* to, const P* from, int count) {
+        for (int i = 0; i < count; ++i) to[i] = from[i];
+    }
+
+    template <bool Rhs>
+    StagedRows<P> staged(int t0, int t1) const {
+        StagedRows<P> rows = stager.rows(t0, t1, Rhs, stays() ? 0 : t0);
+        rows.marks = !on_the_way_back;
+        return rows;
+    }
+
+    // Lanes as chunks, or not (any more). What is final is kept or, with right-hand sides, not.
+    template <bool InChunk>
+    void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool again) {
+        if constexpr (is_weighted<Size> && InChunk == Chunked) {
+            if (!keep) return sweep_segment<InChunk, true, false>(k, state, again);
+        }
+        with_rhs ? sweep_segment<InChunk, true, true>(k, state, again) : sweep_segment<InChunk, false, true>(k, state, again);
+    }
+
+    template <bool InChunk, bool Rhs, bool Keep>
+    SMNN_OUTLINE void sweep_segment(int k, P* state, bool again) {
+        const SchemeRows<T> constants = scheme();
+        const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
+        if (Keep && k < job.n_recomputed) recomputed = k;
+        lhs_is_there = stays();
+        if constexpr (!Size::fixed && Size::rotations) size.z_step = z_step(k, 0);
+        const int end = end_of(k);
+        for (int t0 = k * segment; t0 < end;) {
+            int t1 = t0 + points < end ? t0 + points : end;
+            const bool ragged = group.shortest < group.longest;
+            if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
+            const bool partial = InChunk && t0 >= group.shortest;
+            if (partial) copy(saved, state, carried_entries);
+            StagedRows<P> rows = staged<Rhs>(t0, t1);
+            if (!again) rows.mark_zero_steps(t1);
+            const int before_ = t0 > 0 ? t0 - 1 : 0;
+            // f of a block starts with the point before it
+            const Index skip = t0 > 0 ? 0 : 1;
+            P* const f = factor_at(k, before_) - skip * entries;
+            P* const fz = z_at(k, before_) - skip * job.n;
+            const auto part = [&](int from, int to) {
+                const Index done = from - t0;
+                sweep<P, Size, InChunk, Rhs, Keep>(
+                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n
+                );
+            };
+            const int from = Chunked && t0 == 0 ? 1 : t0;
+            if (InChunk && t0 == 0) {
+                // the checkpoint of the first segment of a chunk
+                part(0, 1);
+                if (k < job.n_recomputed) copy(checkpoint(k), state, state_entries);
+            }
+            part(from, t1);
+            if (partial) keep_where_shorter(t0, state, saved, carried_entries);
+            if (InChunk && t1 == group.longest) end_chunk<P, Size>(size, state);
+            if (!Chunked && t1 == group.longest) {
+                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, factor_at(k, t1 - 1), z_at(k, t1 - 1));
+            }
+            t0 = t1;
+        }
+    }
+    void set_zero(P* to) const {
+        for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
+    }
+};
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

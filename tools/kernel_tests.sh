@@ -11,9 +11,9 @@ mkdir -p "$to"
 compile="${CXX:-c++} -std=c++17 -pthread -Wall -Wextra -Werror -Wno-psabi -fno-math-errno -fno-trapping-math $*"
 {
     for group in SIZED SMALL LARGE COVARIANCES; do
-        echo "-DSMNN_LEVEL=baseline -DSMNN_FEW_SIZES -DSMNN_GROUP_$group -c $sources/level.cpp -o $to/level_$group.o"
+        echo "-DSMNN_LEVEL=baseline -DSMNN_FEW_SIZES -DSMNN_GROUP_$group -c $sources/isa_kernels.cpp -o $to/isa_kernels_$group.o"
     done
     echo "-c tests/kernels/test_kernels.cpp -o $to/test_kernels.o"
-    for file in engine levels threads buffers; do echo "-c $sources/$file.cpp -o $to/$file.o"; done
+    for file in engine isa_dispatch threads buffers; do echo "-c $sources/$file.cpp -o $to/$file.o"; done
 } | xargs -P "${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}" -I '{}' sh -c "$compile {}"
-exec $compile "$to"/level_*.o "$to"/test_kernels.o "$to"/engine.o "$to"/levels.o "$to"/threads.o "$to"/buffers.o -o "$to/test_kernels"
+exec $compile "$to"/isa_kernels_*.o "$to"/test_kernels.o "$to"/engine.o "$to"/isa_dispatch.o "$to"/threads.o "$to"/buffers.o -o "$to/test_kernels"

@@ -246,11 +246,11 @@ class CpuEngine(Engine):
         if _kernels is None:
             return f"not available: {_missing}"
         try:
-            level = _kernels.level()
+            isa = _kernels.isa()
         except RuntimeError as error:
             return f"not available: {error}"
         return (
-            f"available: {level} instructions (of {_kernels.usable_levels()}), {_kernels.max_threads()} threads; "
+            f"available: {isa} instructions (of {_kernels.usable_isas()}), {_kernels.max_threads()} threads; "
             f"NumPy arrays, up to {_kernels.LARGEST} unknowns per time point"
         )
 

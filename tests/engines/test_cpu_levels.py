@@ -13,7 +13,7 @@ from smnn_core.engines import cpu
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
-LEVELS = cpu._kernels.usable_levels().split(", ") if cpu._kernels else []
+LEVELS = cpu._kernels.usable_isas().split(", ") if cpu._kernels else []
 ROOT = Path(__file__).parents[2]
 
 

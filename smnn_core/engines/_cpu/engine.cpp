@@ -237,8 +237,8 @@ bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_
     lay_out_gradients(plan, of_determinant, wanted.of_determinant);
     lay_out_gradients(plan, of_minimum, wanted.of_minimum);
     // Systems with many right-hand sides are taken one by one, and so are few systems: most of a pack would be empty.
-    CovarianceKernels kernels = level().covariances(plan.job, false);
-    if (plan.job.m > 1 || 2 * plan.job.batch < kernels.lanes) kernels = level().covariances(plan.job, true);
+    CovarianceKernels kernels = isa().covariances(plan.job, false);
+    if (plan.job.m > 1 || 2 * plan.job.batch < kernels.lanes) kernels = isa().covariances(plan.job, true);
     const Index groups = plan.job.groups = (plan.job.batch + kernels.lanes - 1) / kernels.lanes;
     const size_t scratch = kernels.scratch(plan.job, wanted);
     const bool is_small = double(groups) * problem.T * plan.job.n * plan.job.n < WORTH_THREADS;

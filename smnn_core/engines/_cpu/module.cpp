@@ -19,7 +19,7 @@
 #endif
 
 #include "engine.hpp"
-#include "levels.hpp"
+#include "isa_dispatch.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -311,8 +311,8 @@ NB_MODULE(_kernels, m) {
         "covariance", &covariance, "problem"_a, "increments"_a, "results"_a, "of_determinant"_a, "of_minimum"_a
     );
     m.def("empty", &empty, "shape"_a, "is_double"_a);
-    m.def("level", [] { return std::string(smnn::level().name); }, "The instruction set in use.");
-    m.def("usable_levels", [] { return std::string(smnn::usable_levels()); });
+    m.def("isa", [] { return std::string(smnn::isa().name); }, "The instruction set in use.");
+    m.def("usable_isas", [] { return std::string(smnn::usable_isas()); });
     m.def("max_threads", &smnn::max_threads);
     m.attr("LARGEST") = smnn::LARGEST;
 }

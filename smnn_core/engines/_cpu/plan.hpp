@@ -11,7 +11,7 @@
 
 #include "buffers.hpp"
 #include "engine.hpp"
-#include "levels.hpp"
+#include "isa_dispatch.hpp"
 #include "threads.hpp"
 
 namespace smnn {
@@ -152,7 +152,7 @@ class Plan {
         for (size_t f = 0; f < problem.arrays.size(); ++f) set_input(Field(f), problem.arrays[f]);
         const SharedLhs shared = find_shared_lhs();
         const bool columns = one_by_one ? is_worth_one_by_one(shared) : by_columns && is_worth_columns(shared);
-        kernels = level().find(problem.V, problem.K, problem.Q, job.scheme_is_upper, columns);
+        kernels = isa().find(problem.V, problem.K, problem.Q, job.scheme_is_upper, columns);
         job.m = 1;
         if (columns) {
             job.splits = (shared.n_repeats - 1) / MOST_COLUMNS + 1;
@@ -256,7 +256,7 @@ class Plan {
     // are not compiled. Where kernels are, many of one short left-hand side better fill packs of their own.
     bool is_worth_columns(const SharedLhs& shared) const {
         if (!job.scheme_is_upper || !job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
-        const Kernels compiled = level().find(job.V, job.K, job.Q, true, false);
+        const Kernels compiled = isa().find(job.V, job.K, job.Q, true, false);
         const bool fill_packs = shared.n_repeats >= compiled.lanes;
         if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
         return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
@@ -265,7 +265,7 @@ class Plan {
     // The same where each left-hand side would be eliminated in numbers, not packs: many of them, with few right-hand sides
     // each, fill packs.
     bool is_worth_one_by_one(const SharedLhs& shared) const {
-        const int lanes = level().covariances(job, false).lanes;
+        const int lanes = isa().covariances(job, false).lanes;
         return job.batch > 0 && shared.n_repeats > 1 && (shared.n_lhs < lanes || shared.n_repeats >= lanes);
     }
 

@@ -83,10 +83,10 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
     return scheme_is_upper ? kernels<One, SizedForRotations>() : kernels<One, Sized>();
 }
 
-extern const Level level;
+extern const Isa isa;
 #define SMNN_QUOTED(x) #x
 #define SMNN_NAME(x) SMNN_QUOTED(x)
-const Level level{SMNN_NAME(SMNN_LEVEL), find, find_covariances};
+const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances};
 
 #endif
 

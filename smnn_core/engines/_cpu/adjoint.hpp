@@ -355,7 +355,7 @@ struct Adjoint : Residuals<P, Size, Chunked> {
         for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
         if (t0 > 0) return to.flush(t0 - 1, t1 - 1, length);
         for (int l = 0; l < group.valid; ++l) {
-            if (group.start[l] > 0) to.put(l, -1, to.block[0].get(l));
+            if (group.start[l] > 0) to.add(l, -1, 0, to.block[0].get(l));
         }
         if (t1 == 1) return;
         P* const block = to.block;

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "plan.hpp"
 #include "gradients.hpp"
+#include "plan.hpp"
 
 namespace smnn {
 
@@ -12,8 +12,8 @@ namespace {
 
 // A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// Lanes that stay in the second level of cache are eliminated again faster than a factor larger than this is written and read
-// back: it would not stay there from one call to the next.
+// Where lanes stay in the second level of cache, a factor larger than this is recomputed faster than it is written and read back:
+// it would not stay there from one call to the next.
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule; its code counts too, from the first time it runs.
 constexpr double ELSE_BYTES = 400e3;
@@ -23,7 +23,7 @@ bool is_short(const Plan& plan) {
     return !plan.chunked() && plan.kernels.sizes(plan.job, 0).segments == 1;
 }
 
-// The buffers of one plan, beyond those of the factor.
+// The buffers of one call, beyond those of the factor.
 struct Work {
     Buffer z, checkpoints, ends, passed, reduced, separators, rough;
 
@@ -66,8 +66,8 @@ void use(Plan& plan, const Factor& factor) {
 // allows, at most six times that of inputs which vary with batch and time; nothing.
 enum class Keep { ALL, SOME, NONE };
 
-// Segments, the first ones, that are eliminated again rather than kept.
-int segments_again(const Plan& plan, const Sizes& whole, Keep keep) {
+// Segments, the first ones, that are recomputed rather than kept.
+int segments_to_recompute(const Plan& plan, const Sizes& whole, Keep keep) {
     const Job& job = plan.job;
     const size_t bytes = size_t(job.groups) * whole.factor;
     const size_t most_kept = is_short(plan) ? NEAR_BYTES : plan.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
@@ -77,27 +77,27 @@ int segments_again(const Plan& plan, const Sizes& whole, Keep keep) {
     // and some memory for all else
     const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - job.n - (plan.chunked() ? ADJOINT_COLUMNS : 1) * job.n;
     const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
-    // (lanes in several segments need room for one of them besides, and for the code that eliminates again)
+    // (lanes in several segments need room for one of them besides, and for the code that recomputes)
     const double fraction = whole.segments > 1 ? 0.3 : 0.15;
     const double by_inputs = (most - std::min(fraction * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
     // and no more than a quarter of the machine's memory
     const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
     const double points = std::min(by_inputs, by_machine);
-    int again = 0;
-    while (again < whole.segments && whole.points - again * whole.segment > points) ++again;
-    return again;
+    int recomputed = 0;
+    while (recomputed < whole.segments && whole.points - recomputed * whole.segment > points) ++recomputed;
+    return recomputed;
 }
 
 // The factor's memory, for all tasks; null where nothing of it is kept.
 std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     const Sizes whole = plan.kernels.sizes(plan.job, 0);
-    const int again = plan.job.n_recomputed = segments_again(plan, whole, keep);
-    if (again == whole.segments) return nullptr;
+    const int recomputed = plan.job.n_recomputed = segments_to_recompute(plan, whole, keep);
+    if (recomputed == whole.segments) return nullptr;
     auto factor = std::make_shared<Factor>();
     const size_t bytes = size_t(plan.job.groups) * plan.kernels.sizes(plan.job, 0).factor;
     factor->batch = plan.problem.batch;
     factor->C = plan.job.C;
-    factor->n_recomputed = again;
+    factor->n_recomputed = recomputed;
     factor->factor = Buffer(bytes);
     factor->bytes = bytes;
     if (plan.chunked()) {

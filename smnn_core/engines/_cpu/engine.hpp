@@ -39,7 +39,7 @@ struct Factor {
 };
 
 struct Solved {
-    std::shared_ptr<Factor> factor;  // null where nothing is kept: eliminating again is cheaper, or `recompute`
+    std::shared_ptr<Factor> factor;  // null where nothing is kept: recomputing is cheaper, or asked for
     bool any_small_pivot;
     bool any_zero_step;              // the results are of no use then
 };

@@ -75,7 +75,7 @@ struct Job {
     Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool contracts;          // this is an adjoint
-    int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but eliminated again
+    int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but recomputed
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
     const double* scheme_rows;
@@ -95,7 +95,7 @@ struct Job {
     // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
     void* factor;            // (groups, points kept, entries)
     void* checkpoints;       // (groups, n_recomputed, ...): what the sweep carries into those segments
-    void* z;                 // (groups, ..): z, then w, then x; see LanePass::z_at
+    void* z;                 // (groups, ..): z, then w, then x; see LaneSweep::z_at
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
     unsigned char* rough;    // (batch): set where chunks find that λ and y of a system are to be refined
@@ -118,7 +118,7 @@ struct Sizes {
 // The kernels of one instruction set and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
-    bool are_fast;               // eliminating again takes less time than a factor that is far
+    bool are_fast;               // recomputing takes less time than a factor that is read from memory
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index task, void* scratch);
     size_t (*pivot_test_scratch)(const Job&);

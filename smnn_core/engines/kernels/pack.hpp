@@ -139,55 +139,10 @@ struct Lanes<Pack<T, N, U>> {
     static constexpr int count = N * U;
 };
 
-// Comparisons of vectors. A mask has a vector of all bits or none, where there are no registers for masks.
-template <class T, int N>
-struct Compared {
-    using V = typename Vector<T, N>::type;
-    using M = typename Vector<typename Bits<T>::type, N>::type;
-
-    SMNN_INLINE static M less(V a, V b) { return a < b; }
-    SMNN_INLINE static M less_equal(V a, V b) { return a <= b; }
-    SMNN_INLINE static M equal(V a, V b) { return a == b; }
-    SMNN_INLINE static M not_equal(V a, V b) { return a != b; }
-    SMNN_INLINE static V select(M mask, V a, V b) { return mask ? a : b; }
-    SMNN_INLINE static bool lane(M mask, int i) { return mask[i] != 0; }
-    SMNN_INLINE static bool any(M mask) {
-#if defined(__AVX__)
-        if constexpr (sizeof(M) == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
-#endif
-#if defined(__SSE2__)
-        if constexpr (sizeof(M) == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
-#endif
-        typename Bits<T>::type result = 0;
-        for (int i = 0; i < N; ++i) result |= mask[i];
-        return result != 0;
-    }
-};
-
-#if defined(__AVX512F__)
-#define SMNN_COMPARED(T, N, MASK, V512, KIND)                                                                           \
-    template <>                                                                                                         \
-    struct Compared<T, N> {                                                                                             \
-        using V = typename Vector<T, N>::type;                                                                          \
-        using M = MASK;                                                                                                 \
-                                                                                                                        \
-        SMNN_INLINE static M less(V a, V b) { return _mm512_cmp_##KIND##_mask((V512)a, (V512)b, _CMP_LT_OQ); }          \
-        SMNN_INLINE static M less_equal(V a, V b) { return _mm512_cmp_##KIND##_mask((V512)a, (V512)b, _CMP_LE_OQ); }    \
-        SMNN_INLINE static M equal(V a, V b) { return _mm512_cmp_##KIND##_mask((V512)a, (V512)b, _CMP_EQ_OQ); }         \
-        SMNN_INLINE static M not_equal(V a, V b) { return _mm512_cmp_##KIND##_mask((V512)a, (V512)b, _CMP_NEQ_UQ); }    \
-        SMNN_INLINE static V select(M mask, V a, V b) {                                                                 \
-            return (V)_mm512_mask_blend_##KIND(mask, (V512)b, (V512)a);                                                 \
-        }                                                                                                               \
-        SMNN_INLINE static bool lane(M mask, int i) { return mask >> i & 1; }                                           \
-        SMNN_INLINE static bool any(M mask) { return mask != 0; }                                                       \
-    };
-SMNN_COMPARED(double, 8, __mmask8, __m512d, pd)
-#undef SMNN_COMPARED
-#endif
-
+// A mask: all bits of a lane or none.
 template <class T, int N, int U>
 struct Mask {
-    typename Compared<T, N>::M m[U];
+    typename Vector<typename Bits<T>::type, N>::type m[U];
 
     SMNN_INLINE friend Mask operator|(const Mask& a, const Mask& b) {
         Mask r;
@@ -204,33 +159,44 @@ SMNN_INLINE Mask<T, N, U> without(const Mask<T, N, U>& mask, const Mask<T, N, U>
     return r;
 }
 
-#define SMNN_COMPARISON(OP, NAME)                                                                              \
-    template <class T, int N, int U>                                                                           \
-    SMNN_INLINE Mask<T, N, U> operator OP(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {                    \
-        Mask<T, N, U> r;                                                                                       \
-        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = Compared<T, N>::NAME(a.v[u], b.v[u]); });          \
-        return r;                                                                                              \
+#define SMNN_COMPARISON(OP)                                                                     \
+    template <class T, int N, int U>                                                            \
+    SMNN_INLINE Mask<T, N, U> operator OP(const Pack<T, N, U>& a, const Pack<T, N, U>& b) {     \
+        Mask<T, N, U> r;                                                                        \
+        repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = a.v[u] OP b.v[u]; });               \
+        return r;                                                                               \
     }
-SMNN_COMPARISON(<, less)
-SMNN_COMPARISON(<=, less_equal)
-SMNN_COMPARISON(==, equal)
-SMNN_COMPARISON(!=, not_equal)
+SMNN_COMPARISON(<)
+SMNN_COMPARISON(<=)
+SMNN_COMPARISON(==)
+SMNN_COMPARISON(!=)
 #undef SMNN_COMPARISON
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> select(const Mask<T, N, U>& mask, const Pack<T, N, U>& a, const Pack<T, N, U>& b) {
     Pack<T, N, U> p;
-    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = Compared<T, N>::select(mask.m[u], a.v[u], b.v[u]); });
+    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = mask.m[u] ? a.v[u] : b.v[u]; });
     return p;
 }
 template <class T, int N, int U>
 SMNN_INLINE bool lane(const Mask<T, N, U>& mask, int i) {
-    return Compared<T, N>::lane(mask.m[i / N], i % N);
+    return mask.m[i / N][i % N] != 0;
 }
 template <class T, int N, int U>
 SMNN_INLINE bool any(const Mask<T, N, U>& mask) {
     auto m = mask.m[0];
     for (int u = 1; u < U; ++u) m |= mask.m[u];
-    return Compared<T, N>::any(m);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(m) == 64) return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(m) == 32) return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(m) == 16) return _mm_movemask_epi8((__m128i)m) != 0;
+#endif
+    typename Bits<T>::type result = 0;
+    for (int i = 0; i < N; ++i) result |= m[i];
+    return result != 0;
 }
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> root(const Pack<T, N, U>& x) {

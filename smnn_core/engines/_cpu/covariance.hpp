@@ -44,13 +44,7 @@ class StridedRows {
 
     const double* first(Field f, Index number) const {
         const Input& in = job_.in[f];
-        if (!in.data) return nullptr;
-        Index offset = 0;
-        for (int axis = job_.n_batch_axes - 1; axis >= 0; --axis) {
-            offset += number % job_.batch_shape[axis] * in.batch[axis];
-            number /= job_.batch_shape[axis];
-        }
-        return static_cast<const double*>(in.data) + offset;
+        return in.data ? static_cast<const double*>(in.data) + offset_in_batch(job_, in, number) : nullptr;
     }
     double at(Field f, const double* data, int t, int e) const {
         return data[Index(t) * job_.in[f].time + job_.in[f].offsets[e]];

@@ -127,12 +127,7 @@ void reduce_system_normal(const Job& job, Index system, int c) {
     const T* factor = static_cast<const T*>(job.reduced) + system * C * 2 * n * n;
     T* x = static_cast<T*>(job.separators) + (system * columns + c) * C * n;
     const Input& in = job.in[G];
-    Index offset = 0, rest = system;
-    for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
-        offset += rest % job.batch_shape[axis] * in.batch[axis];
-        rest /= job.batch_shape[axis];
-    }
-    const T* g = static_cast<const T*>(in.data) + offset;
+    const T* const g = static_cast<const T*>(in.data) + offset_in_batch(job, in, system);
     T before[LARGEST] = {};
     for (int k = 0; k < C; ++k) {
         const Index t = separator_point(job, k);

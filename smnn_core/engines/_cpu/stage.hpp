@@ -50,6 +50,16 @@ SMNN_INLINE Index number_in_batch(const Job& job, Index system, int c) {
     return job.column_lhs[k] + job.column_repeat[r < job.n_repeats ? r : job.n_repeats - 1];
 }
 
+// Where the first number of a member of the batch lies.
+SMNN_INLINE Index offset_in_batch(const Job& job, const Input& in, Index number) {
+    Index offset = 0;
+    for (int axis = in.shared ? -1 : job.n_batch_axes - 1; axis > 0; --axis) {
+        offset += number % job.batch_shape[axis] * in.batch[axis];
+        number /= job.batch_shape[axis];
+    }
+    return in.shared ? 0 : offset + number * in.batch[0];
+}
+
 // Where an array lies for each lane: its first point.
 template <class P>
 struct LanePointers {
@@ -59,18 +69,7 @@ struct LanePointers {
     LanePointers() = default;
     SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group, int c = 0) {
         for (int l = 0; l < W; ++l) {
-            Index system = number_in_batch(job, group.system[l], c), offset = 0;
-            if (!in.shared) {
-                for (int axis = job.n_batch_axes - 1; axis >= 0; --axis) {
-                    const Index size = job.batch_shape[axis];
-                    if (axis == 0) {
-                        offset += system * in.batch[0];
-                    } else {
-                        offset += system % size * in.batch[axis];
-                        system /= size;
-                    }
-                }
-            }
+            const Index offset = offset_in_batch(job, in, number_in_batch(job, group.system[l], c));
             at[l] = static_cast<const ScalarOf<P>*>(in.data) + offset + Index(group.start[l]) * in.time;
         }
     }

@@ -10,12 +10,12 @@ namespace smnn {
 
 namespace {
 
-// A factor up to this size is kept whole: memory of so few bytes is nobody's concern.
+// A factor up to this size is kept whole, whatever the size of the inputs.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
 // Where lanes stay in the second level of cache, a factor larger than this is recomputed faster than it is written and read back:
 // it would not stay there from one call to the next.
 constexpr size_t NEAR_BYTES = size_t(2) << 20;
-// What a call needs beside factor, solution and gradients, as a rule; its code counts too, from the first time it runs.
+// What a call needs beside factor, solution and gradients, as a rule, with the pages of its code.
 constexpr double ELSE_BYTES = 400e3;
 
 // Whether undivided lanes are one segment, which stays in the second level of cache.
@@ -62,8 +62,8 @@ void use(Plan& plan, const Factor& factor) {
     plan.job.reduced = factor.reduced.data();
 }
 
-// What of a factor is kept: all of it, where it is itself what is wanted; as much as the memory of a solve and its adjoint
-// allows, at most six times that of inputs which vary with batch and time; nothing.
+// How much of a factor is kept. ALL: it is the result. SOME: as much as leaves the memory of a solve and its adjoint below six
+// times that of inputs which vary with batch and time. NONE: nothing.
 enum class Keep { ALL, SOME, NONE };
 
 // Segments, the first ones, that are recomputed rather than kept.
@@ -175,7 +175,7 @@ Solved solve(const ProblemSpec& problem, void* y, bool recompute) {
         if (y) plan.run(BACK);
     };
     run();
-    // (what is laid out for many right-hand sides serves no other plan)
+    // (a factor that is laid out for many right-hand sides serves no other call)
     return plan.solved(plan.job.m > 1 ? nullptr : factor);
 }
 

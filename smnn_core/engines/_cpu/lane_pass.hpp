@@ -1,7 +1,7 @@
 // Elimination and substitution of a group of lanes.
 //
-// Where a segment of a chunk is recomputed, x at the left separator is known: it goes to the right-hand side, and what is
-// eliminated again has no columns at the separator.
+// When a segment of a chunk is recomputed, x at the left separator is known: it goes to the right-hand side, so that elimination
+// has no columns at the separator.
 #pragma once
 
 #include "../kernels/substitute.hpp"
@@ -52,8 +52,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         if (phases & FORWARD) end_forward();
     }
 
-    // The factor of a segment that is gone, and its z or, where there are no right-hand sides, w. In a chunk, without the
-    // columns at the left separator, whose x is known.
+    // The factor of a segment that was not kept, and z or, in a solve of M x = g, w.
     SMNN_OUTLINE void recompute(int k) {
         const CarriedLayout<Chunked> at{job.n, job.m};
         P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
@@ -106,7 +105,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         if (c < end_column) work(c, Int<1>());
     }
 
-    // w of the points t0 .. end-1 of segment k, in the place of z
+    // R^T w = g for the points t0 .. end-1 of segment k; w is written over z.
     template <bool InChunk>
     void forward(int k, int t0, int end) {
         each_pair([&](int c, auto m) { forward<InChunk>(k, c, m, t0, end); });
@@ -139,7 +138,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // g of points from .. to-1: of an adjoint, where what is left of it will be
+    // Stages g of the points from .. to-1. That of an adjoint becomes the residual of λ in its place.
     P* stage_g(int from, int to, P* at = nullptr) {
         const Input& in = job.in[G];
         at = at ? at : rest_at(1, from);
@@ -171,9 +170,9 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // R x = z, x in the place of z ------------------------------------------------------------------------------------
+    // R x = z, x is written over z ------------------------------------------------------------------------------------
 
-    // x of the separator at the end of every lane (0), or on its left (-1; zero where there is none)
+    // x of the separator at the end of every lane (which = 0), or on its left (which = -1; zero where there is none)
     SMNN_OUTLINE void separator(int which, P* x, int c = 0) const {
         const T* all = static_cast<const T*>(job.separators);
         for (int l = 0; l < W; ++l) {
@@ -184,12 +183,12 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // From the last segment to the first, `then` with each: x is in the place of z then, for the points of the segment and
-    // the one before it. Written to job.x where that is wanted.
+    // From the last segment to the first. then(k) finds x in the place of z, for the points of segment k and the one before
+    // it. x is written to job.x, if that is not null.
     template <class Then>
     SMNN_OUTLINE void back(Then then) {
         on_the_way_back = true;
-        if (Chunked || recomputed != last_segment()) recomputed = -1;  // (what is there of a chunk has columns at the separator)
+        if (Chunked || recomputed != last_segment()) recomputed = -1;  // (that of a chunk has columns at the separator)
         for (int c = first_column; c < end_column; ++c) {
             set_zero(after + c * job.n);
             set_zero(left + c * job.n);

@@ -11,7 +11,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Right-hand sides of a job.
+// The number of right-hand sides.
 SMNN_INLINE int columns_of(const Job& job) { return job.contracts ? ADJOINT_COLUMNS : job.m; }
 
 template <class P, class Size, bool Chunked>
@@ -87,7 +87,7 @@ struct Segments {
     }
 };
 
-// The memory of a group of lanes, and elimination.
+// The memory of a group of lanes, and elimination segment by segment.
 template <class P, class Size, bool Chunked>
 struct LaneSweep : Segments<P, Size, Chunked> {
     using Base = Segments<P, Size, Chunked>;
@@ -98,8 +98,8 @@ struct LaneSweep : Segments<P, Size, Chunked> {
 
     const Group<P> group;
     const Index task;
-    const int rows_;        // points of the longest lane that leave rows: all, or in a chunk all but the last
-    const int common_rows;  // those that all lanes have
+    const int rows_;        // points of the longest lane that have rows of the factor: all, or in a chunk all but the last
+    const int common_rows;  // the same for the shortest lane
     P* memory;
     RowStager<P> stager;
     P *factor, *z;          // of the segments that are kept
@@ -139,7 +139,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     int last_segment() const { return (group.longest - 1) / segment; }
     int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
-    // where the factor of a point of segment k lies, and its z
+    // The factor of point t, which is in segment k, and z of column c.
     P* factor_at(int k, int t) const {
         if (k < job.n_recomputed) return recomputed_factor + Index(t - first_row(k)) * entries_of(k);
         return factor + Index(t - first_row(job.n_recomputed)) * this->factor_entries;
@@ -153,16 +153,16 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         return z + c * z_step(k, c) + Index(t - (job.contracts ? 0 : first_row(job.n_recomputed))) * job.n;
     }
     bool is_recomputed(int k, int c) const { return k < job.n_recomputed && !(job.contracts && c == 0); }
-    // from one column to the next
+    // The distance from z of one column to that of the next.
     Index z_step(int k, int c) const { return (is_recomputed(k, c) ? this->recomputed_points() : this->points_of_z()) * job.n; }
-    // the right-hand sides of columns 1 and 2 of an adjoint
+    // The right-hand sides of columns 1 and 2 of an adjoint: residuals.
     P* rest_at(int c, int t) const { return z + (c * this->points_of_z() + t) * job.n; }
 
     SchemeRows<T> scheme() const {
         return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
     }
 
-    // to := to where the lane has point t, from elsewhere
+    // to := from in lanes that end before point t
     SMNN_OUTLINE void keep_where_shorter(int t, P* to, const P* from, int count) const {
         for (int l = 0; l < W; ++l) {
             if (t < group.length[l]) continue;
@@ -182,7 +182,8 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         return rows;
     }
 
-    // Lanes as chunks, or not (any more). What is final is kept or, with right-hand sides, not.
+    // Elimination of segment k. InChunk: with columns at the left separator. keep: final rows go to the factor (without
+    // right-hand sides they always do). again: the segment was eliminated before.
     template <bool InChunk>
     void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool again) {
         if constexpr (is_weighted<Size> && InChunk == Chunked) {
@@ -208,7 +209,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             StagedRows<P> rows = staged<Rhs>(t0, t1);
             if (!again) rows.mark_zero_steps(t1);
             const int before_ = t0 > 0 ? t0 - 1 : 0;
-            // f of a block starts with the point before it
+            // the first rows that a block makes final are those of the point before it
             const Index skip = t0 > 0 ? 0 : 1;
             P* const f = factor_at(k, before_) - skip * entries;
             P* const fz = z_at(k, before_) - skip * job.n;
@@ -220,7 +221,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             };
             const int from = Chunked && t0 == 0 ? 1 : t0;
             if (InChunk && t0 == 0) {
-                // the checkpoint of the first segment of a chunk
+                // the checkpoint of the first segment of a chunk is behind its first point
                 part(0, 1);
                 if (k < job.n_recomputed) copy(checkpoint(k), state, state_entries);
             }

@@ -1,5 +1,5 @@
-// How a call is divided over lanes, chunks and threads, and where its arrays lie. For engine.cpp alone, which is compiled once:
-// what has no instruction set may be defined here.
+// How a call is divided over lanes, chunks and threads, and where its arrays lie. Included by engine.cpp alone, so that what is
+// defined here is compiled once, for no particular instruction set.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +22,13 @@ namespace {
 constexpr double CHUNKED_COST = 2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
-// What is larger than this does not lie in caches when a call starts.
+// What is larger than this does not stay in caches from one call to the next.
 constexpr size_t FAR_BYTES = size_t(8) << 20;
 
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
-// Fewer points than this, times the right-hand sides of the one left-hand side, are few. (Measured.)
+// Systems of fewer points than this, times the right-hand sides of their left-hand side, fill packs of their own. (Measured.)
 constexpr Index SHORT_FOR_COLUMNS = 16;
 
 // Below this many steps of packs, times n^2, threads cost more than they bring.

@@ -316,7 +316,7 @@ struct Adjoint : Residuals<P, Size, Chunked> {
         return of_contract + points + (2 * (points + 1) + 3) * n;
     }
     GradientSink<P> sink(Field field, int count, int times) {
-        return GradientSink<P>(job, group, field, count, times, this->task, memory, points);
+        return GradientSink<P>(job, group, field, count, times, memory, points);
     }
 
     // Adds the products of column c to a, and the column to x, which has the point before in front, if it is given: y has more

@@ -88,7 +88,7 @@ int segments_to_recompute(const Plan& plan, const Sizes& whole, Keep keep) {
     return recomputed;
 }
 
-// The factor's memory, for all tasks; null where nothing of it is kept.
+// The factor's memory, of all groups; null where nothing of it is kept.
 std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     const Sizes whole = plan.kernels.sizes(plan.job, 0);
     const int recomputed = plan.job.n_recomputed = segments_to_recompute(plan, whole, keep);
@@ -206,7 +206,6 @@ Pulled adjoint(
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {
         if (gradients[size_t(f)].data) out.emplace_back(plan, Field(f), gradients[size_t(f)]);
     }
-    for (GradientOf& gradient : out) gradient.allocate();
     std::vector<double> sizes(size_t(plan.job.lanes) * SIZES);
     plan.job.sizes = sizes.data();
     solve_normal(plan, factor, true, recompute ? Keep::NONE : Keep::SOME);

@@ -56,23 +56,15 @@ class GradientOf {
         } else if (per_point && layout.shared && batch > 1) {
             out.gather = Gather::OVER_BATCH;
             systems_ = 1;
-            repeats_ = plan.job.tasks = std::min<Index>(plan.job.groups, MOST_TASKS);
-            by_task_ = true;
+            repeats_ = plan.job.groups;
         } else {
             out.gather = Gather::PER_SYSTEM;
             systems_ = batch;
         }
-        count_ = count;
-    }
-
-    // (once the number of tasks is known)
-    void allocate() {
-        if (direct_) return;
-        if (by_task_) repeats_ = plan_.job.tasks;
-        const size_t bytes = size_t(systems_ * repeats_ * times_ * count_) * plan_.item();
+        const size_t bytes = size_t(systems_ * repeats_ * times_ * count) * plan.item();
         buffer_ = Buffer(bytes);
         if (bytes) std::memset(buffer_.data(), 0, bytes);
-        plan_.job.gradient[field_].data = buffer_.data();
+        out.data = buffer_.data();
     }
 
     void finish() {
@@ -81,12 +73,11 @@ class GradientOf {
     }
 
    private:
-    static constexpr Index MOST_TASKS = 16;
     Plan& plan_;
     Field field_;
     View to_;
-    Index systems_ = 0, repeats_ = 1, times_ = 0, count_ = 0;
-    bool direct_ = false, by_task_ = false;
+    Index systems_ = 0, repeats_ = 1, times_ = 0;
+    bool direct_ = false;
     Buffer buffer_;
 };
 

@@ -29,14 +29,14 @@ enum class Gather {
     NONE,        // it is not wanted
     PER_SYSTEM,  // data: (batch, time, count)
     OVER_TIME,   // the field is constant in time; data: (batch, chunks, count), to be summed over the chunks
-    OVER_BATCH,  // the field is shared by the batch; data: (tasks, time, count), zero at first, to be summed over the tasks
+    OVER_BATCH,  // the field is shared by the batch; data: (groups, time, count), zero at first, to be summed over the groups
 };
 struct Output {
     void* data = nullptr;
     Gather gather = Gather::NONE;
 };
 
-// What a task does with its group of lanes, in this order; chunks take the phases of an adjoint in separate runs.
+// What is done with a group of lanes, in this order; chunks take the phases of an adjoint in separate runs.
 //
 //     SWEEP | FORWARD    elimination, R^T w = g
 //     BACK               R x = z, or R λ = w
@@ -72,7 +72,6 @@ struct Job {
     Index splits, n_repeats;
     const Index* column_lhs;     // (batch / splits)
     const Index* column_repeat;  // (n_repeats)
-    Index tasks;             // ranges of groups
     bool has_rhs;            // sweep with right-hand side
     bool contracts;          // this is an adjoint
     int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but recomputed
@@ -92,7 +91,7 @@ struct Job {
     int* any_zero_step;
     double* sizes;               // (lanes, SIZES): see `SizeOf`
 
-    // Buffers that outlive a task; null: the task's own scratch. In packs, group after group.
+    // Buffers that outlive a run of a group; null: its scratch memory. In packs, group after group.
     void* factor;            // (groups, points kept, entries)
     void* checkpoints;       // (groups, n_recomputed, ...): what the sweep carries into those segments
     void* z;                 // (groups, ..): z, then w, then x; see LaneSweep::z_at
@@ -109,7 +108,7 @@ struct Job {
 constexpr Index CACHED_BYTES = 400 * 1024, SEGMENT_BYTES = 64 * 1024, SEGMENT_POINTS = 16;
 
 struct Sizes {
-    size_t scratch;          // bytes of a task
+    size_t scratch;          // bytes, of a run of a group
     size_t factor, z, checkpoints, ends, passed;  // bytes of a group
     int segments;            // of the longest lane
     int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
@@ -120,7 +119,7 @@ struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
     bool are_fast;               // recomputing takes less time than a factor that is read from memory
     Sizes (*sizes)(const Job&, int phases);
-    void (*run)(const Job&, int phases, Index task, void* scratch);
+    void (*run)(const Job&, int phases, Index group, void* scratch);
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     void (*reduce)(const Job&, Index system, int c);  // separators := R^-1 z, of right-hand side c

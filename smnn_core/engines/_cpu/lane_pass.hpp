@@ -26,7 +26,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     P *after, *left;        // state of `back`, and x at the left separator, of each column
     int first_column = 0, end_column;  // that `forward` and `back` work on
 
-    LanePass(const Job& job_, Index task_, Index group_, void* scratch) : Base(job_, task_, group_, scratch), end_column(job_.m) {
+    LanePass(const Job& job_, Index group_, void* scratch) : Base(job_, group_, scratch), end_column(job_.m) {
         for (P** state : {&before, &left_sum, &after, &left}) *state = this->take(job.n * columns);
     }
 
@@ -157,10 +157,8 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
 
     // What a lane passes to the separators (see `Passed`).
     P* passed(int c, int which) const {
-        return static_cast<P*>(job.passed) + ((group_index() * columns + c) * PASSED + which) * job.n;
+        return static_cast<P*>(job.passed) + ((group.number * columns + c) * PASSED + which) * job.n;
     }
-
-    Index group_index() const { return (group.system[0] * job.C + group.chunk[0]) / W; }
 
     // An array that is constant in time is staged as one point: repeats it.
     SMNN_OUTLINE void spread(const Input& in, int count, P* block) const {

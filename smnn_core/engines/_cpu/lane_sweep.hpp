@@ -97,7 +97,6 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     static constexpr int W = Lanes<P>::count;
 
     const Group<P> group;
-    const Index task;
     const int rows_;        // points of the longest lane that have rows of the factor: all, or in a chunk all but the last
     const int common_rows;  // the same for the shortest lane
     P* memory;
@@ -110,10 +109,9 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     bool lhs_is_there = false;     // left-hand sides of all points are staged
     bool on_the_way_back = false;  // the next segment is the one before
 
-    LaneSweep(const Job& job_, Index task_, Index group_, void* scratch)
+    LaneSweep(const Job& job_, Index group_, void* scratch)
         : Base(job_),
           group(job_, group_),
-          task(task_),
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),

@@ -168,7 +168,6 @@ class Plan {
         job.lanes = job.batch * job.C;
         const int lanes = chunked() ? kernels.lanes_in_chunks : kernels.lanes;
         job.groups = (job.lanes + lanes - 1) / lanes;
-        job.tasks = job.groups;
         job.any_undetermined = &any_undetermined_;
         job.any_zero_step = &any_zero_step_;
     }
@@ -183,10 +182,10 @@ class Plan {
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
-        parallel_for(job.tasks, threads, [&](Index task) {
-            if (scratch <= THREAD_SCRATCH) return kernels.run(job, phases, task, thread_scratch(scratch));
+        parallel_for(job.groups, threads, [&](Index group) {
+            if (scratch <= THREAD_SCRATCH) return kernels.run(job, phases, group, thread_scratch(scratch));
             const Buffer room(scratch);
-            kernels.run(job, phases, task, room.data());
+            kernels.run(job, phases, group, room.data());
         });
     }
     // The problem of the separators: that of a solve, or of M x = g for column c.

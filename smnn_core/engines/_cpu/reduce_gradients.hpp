@@ -41,16 +41,15 @@ struct GradientSink {
     const Output& out;
     const int count;        // entries of a point
     const int times;        // points (or steps) of a system
-    const Index task;
     P* sums;                // (count): over the points of each lane, where the field is constant in time
     P* block;               // (points, count)
 
     static Index memory(int count, int points) { return Index(points + 1) * count; }
 
     GradientSink(
-        const Job& job_, const Group<P>& group_, Field field, int count_, int times_, Index task_, P*& memory, int points
+        const Job& job_, const Group<P>& group_, Field field, int count_, int times_, P*& memory, int points
     )
-        : job(job_), group(group_), out(job_.gradient[field]), count(count_), times(times_), task(task_), sums(memory),
+        : job(job_), group(group_), out(job_.gradient[field]), count(count_), times(times_), sums(memory),
           block(memory + count_) {
         memory += Index(points + 1) * count;
         for (int e = 0; e < count; ++e) sums[e] = splat<P>(0);
@@ -92,7 +91,7 @@ struct GradientSink {
             case Gather::NONE: break;
             case Gather::PER_SYSTEM: data[group.system[l] * times * count + at] = x; break;
             case Gather::OVER_TIME: sums[e].set(l, sums[e].get(l) + x); break;
-            case Gather::OVER_BATCH: data[task * times * count + at] += x; break;
+            case Gather::OVER_BATCH: data[group.number * times * count + at] += x; break;
         }
     }
 };

@@ -9,22 +9,14 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class D>
-void go_back(D& driver, int phases) {
-    if (phases & BACK) driver.back([](int) {});
-    if (phases & RESIDUAL) driver.find_residuals();
-    if (phases & REFINE) driver.refine();
-    if (phases & CONTRACT) driver.contract();
-}
-
 template <class P, class Size, bool Chunked>
-void run_groups(const Job& job, int phases, Index task, void* scratch) {
-    const Index first = job.groups * task / job.tasks, last = job.groups * (task + 1) / job.tasks;
-    for (Index g = first; g < last; ++g) {
-        Adjoint<P, Size, Chunked> driver(job, task, g, scratch);
-        if (phases & (SWEEP | FORWARD)) driver.eliminate(phases);
-        go_back(driver, phases);
-    }
+void run_group(const Job& job, int phases, Index group, void* scratch) {
+    Adjoint<P, Size, Chunked> lanes(job, group, scratch);
+    if (phases & (SWEEP | FORWARD)) lanes.eliminate(phases);
+    if (phases & BACK) lanes.back([](int) {});
+    if (phases & RESIDUAL) lanes.find_residuals();
+    if (phases & REFINE) lanes.refine();
+    if (phases & CONTRACT) lanes.contract();
 }
 
 template <class P>
@@ -52,12 +44,9 @@ void pivot_test(const Job& job, Index g, void* scratch) {
 
 // P: the packs of undivided time, Chunks: those of chunks.
 template <class P, class Chunks, class Size>
-void run(const Job& job, int phases, Index task, void* scratch) {
-    if (job.C > 1) {
-        run_groups<Chunks, Size, true>(job, phases, task, scratch);
-    } else {
-        run_groups<P, Size, false>(job, phases, task, scratch);
-    }
+void run(const Job& job, int phases, Index group, void* scratch) {
+    return job.C > 1 ? run_group<Chunks, Size, true>(job, phases, group, scratch)
+                     : run_group<P, Size, false>(job, phases, group, scratch);
 }
 
 template <class P, class Chunks, class Size>

@@ -16,6 +16,7 @@ using ScalarOf = typename Lanes<P>::Scalar;
 template <class P>
 struct Group {
     static constexpr int W = Lanes<P>::count;
+    const Index number;
     Index system[W];
     int chunk[W];
     int start[W];   // first point
@@ -23,8 +24,8 @@ struct Group {
     int valid;      // lanes beyond repeat the last one and are not written
     int longest, shortest, first_start;
 
-    SMNN_OUTLINE Group(const Job& job, Index group) {
-        const Index first = group * W;
+    SMNN_OUTLINE Group(const Job& job, Index number_) : number(number_) {
+        const Index first = number * W;
         valid = job.lanes - first < W ? int(job.lanes - first) : W;
         const int base = job.T / job.C, longer = job.T % job.C;
         longest = base + (longer > 0);

@@ -27,6 +27,7 @@ struct Residuals : LanePass<P, Size, Chunked> {
     // The residuals of λ and y, and which are to be refined.
     SMNN_OUTLINE void find_residuals() {
         take_staged();
+        this->go(points);
         P* const w_step = take(points);
         const Residual of_lambda{take((points + 1) * job.n), take(job.n)}, of_y{take((points + 1) * job.n), take(job.n)};
         P* const border = take(job.n);
@@ -157,7 +158,7 @@ struct Residuals : LanePass<P, Size, Chunked> {
                 for (int j = 0; group.start[l] > 0 && j < job.n; ++j) (y - job.n)[j].set(l, lanes.at[l][in.offsets[j] - in.time]);
             }
         }
-        stage(job, in, lanes, t0 - before, t1, y - before * job.n);
+        stage(job, in, lanes, t0 - before, t1, stager.next_block, y - before * job.n);
         spread(in, t1 - t0 + before, y - before * job.n);
     }
 
@@ -234,6 +235,7 @@ struct Adjoint : Residuals<P, Size, Chunked> {
             {take(Index(points) * job.Q), take(Index(points) * 2 * job.n)},
         };
         const auto contract_segment = [&](int k) {
+            this->go(-points);
             const int start = k * this->segment;
             for (int t1 = this->end_of(k); t1 > start;) {
                 const int t0 = start + (t1 - 1 - start) / points * points;

@@ -18,7 +18,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     using Base::job, Base::size, Base::group, Base::columns, Base::points, Base::segment, Base::state_entries, Base::workspace;
     using Base::carried, Base::saved, Base::common_rows, Base::has_checkpoints, Base::on_the_way_back, Base::recomputed;
     using Base::checkpoint, Base::copy, Base::end_of, Base::end_row, Base::factor_at, Base::first_row, Base::last_segment;
-    using Base::keep_where_shorter, Base::rest_at, Base::set_zero, Base::z_at, Base::z_step;
+    using Base::go, Base::keep_where_shorter, Base::rest_at, Base::set_zero, Base::stager, Base::z_at, Base::z_step;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
@@ -34,7 +34,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
 
     // All segments in their order, each through SWEEP and FORWARD where these are wanted.
     SMNN_OUTLINE void eliminate(int phases) {
-        on_the_way_back = false;
+        go(points);
         if (phases & FORWARD) start_forward();
         const int last = last_segment();
         const bool again = !(phases & SWEEP);
@@ -54,6 +54,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
 
     // The factor of a segment that was not kept, and z or, in a solve of M x = g, w.
     SMNN_OUTLINE void recompute(int k) {
+        go(-segment);
         const CarriedLayout<Chunked> at{job.n, job.m};
         P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
         copy(state, from, state_entries);
@@ -142,7 +143,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     P* stage_g(int from, int to, P* at = nullptr) {
         const Input& in = job.in[G];
         at = at ? at : rest_at(1, from);
-        stage(job, in, LanePointers<P>(job, in, group), from, to, at);
+        stage(job, in, LanePointers<P>(job, in, group), from, to, stager.next_block, at);
         spread(in, to - from, at);
         return at;
     }
@@ -185,7 +186,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     // it. x is written to job.x, if that is not null.
     template <class Then>
     SMNN_OUTLINE void back(Then then) {
-        on_the_way_back = true;
+        go(-segment);
         if (Chunked || recomputed != last_segment()) recomputed = -1;  // (that of a chunk has columns at the separator)
         for (int c = first_column; c < end_column; ++c) {
             set_zero(after + c * job.n);

@@ -168,6 +168,12 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         }
     }
 
+    // The direction of a pass: points from a block to the next one.
+    void go(int next) {
+        on_the_way_back = next < 0;
+        stager.next_block = this->longest > points ? next : 0;
+    }
+
     P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
     static void copy(P* to, const P* from, int count) {
         for (int i = 0; i < count; ++i) to[i] = from[i];

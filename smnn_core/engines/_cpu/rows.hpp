@@ -113,6 +113,8 @@ struct StagedRows {
 template <class P>
 class RowStager {
    public:
+    int next_block = 0;  // see `stage`
+
     // Packs of memory for blocks of `points` points, where what stays has room for `room` points.
     static Index memory(const Job& job, int points, int room) {
         Index packs = 2 * pointers(job);
@@ -159,17 +161,17 @@ class RowStager {
         r.u_column = u_column_;
         if (!with_rhs || !job_.in[SMOOTHNESS_RHS].data) r.at[SMOOTHNESS_RHS] = nullptr;
         if (!lhs_is_there) {
-            for (Field f : {C, W_EQUATION}) stage(job_, job_.in[f], lanes_[f], t0, t1, r.at[f]);
+            for (Field f : {C, W_EQUATION}) stage(job_, job_.in[f], lanes_[f], t0, t1, next_block, r.at[f]);
             // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
             const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
             for (Field f : {S, W_SMOOTHNESS}) {
-                if (last > first) stage(job_, job_.in[f], lanes_[f], first, last, r.at[f] + skip * r.step[f]);
+                if (last > first) stage(job_, job_.in[f], lanes_[f], first, last, next_block, r.at[f] + skip * r.step[f]);
             }
         }
         for (int i = 0; with_rhs && !rhs_is_there && i < job_.m; ++i) {
             P* const to = r.at[B] + i * b_column_;
             if (job_.in[B].data) {
-                stage(job_, job_.in[B], rhs_lanes_[0][i], t0, t1, to);
+                stage(job_, job_.in[B], rhs_lanes_[0][i], t0, t1, next_block, to);
             } else {
                 for (Index e = 0; e < Index(t1 - t0) * job_.Q; ++e) to[e] = splat<P>(0);
             }

@@ -66,6 +66,7 @@ template <class P>
 struct LanePointers {
     static constexpr int W = Lanes<P>::count;
     const ScalarOf<P>* at[W];
+    Index next_group = 0;  // from a lane to the same lane of the next group
 
     LanePointers() = default;
     SMNN_OUTLINE LanePointers(const Job& job, const Input& in, const Group<P>& group, int c = 0) {
@@ -73,6 +74,7 @@ struct LanePointers {
             const Index offset = offset_in_batch(job, in, number_in_batch(job, group.system[l], c));
             at[l] = static_cast<const ScalarOf<P>*>(in.data) + offset + Index(group.start[l]) * in.time;
         }
+        if (job.C == 1 && !in.shared && !job.column_lhs) next_group = W * in.batch[job.n_batch_axes - 1];
     }
 };
 
@@ -104,14 +106,17 @@ struct Transpose {
     }
 };
 
-// count numbers that follow one another, of every lane
+// count numbers that follow one another, of every lane; those at a distance of `next` are prefetched
 template <class T, int N, int U>
-SMNN_OUTLINE void stage_run(const T* const* from, Index count, Pack<T, N, U>* to) {
+SMNN_OUTLINE void stage_run(const T* const* from, Index count, Index next, Pack<T, N, U>* to) {
     typename Vector<T, N>::type rows[N];
     Index i = 0;
     for (; i + N <= count; i += N) {
         for (int u = 0; u < U; ++u) {
-            for (int l = 0; l < N; ++l) __builtin_memcpy(&rows[l], from[u * N + l] + i, sizeof(rows[l]));
+            for (int l = 0; l < N; ++l) {
+                __builtin_memcpy(&rows[l], from[u * N + l] + i, sizeof(rows[l]));
+                __builtin_prefetch(from[u * N + l] + i + next, 0, 2);
+            }
             Transpose<T, N>::run(rows);
             for (int l = 0; l < N; ++l) to[i + l].v[u] = rows[l];
         }
@@ -138,9 +143,10 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* 
     }
 }
 
-// The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time.
+// The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time. next: points from this block
+// to the one that is staged next; 0 where that is of the next group.
 template <class P>
-SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, P* to) {
+SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, int next, P* to) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     if (in.time == 0) t1 = t0 + 1;
@@ -152,7 +158,7 @@ SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& 
     } else if (in.contiguous) {
         const T* from[W];
         for (int l = 0; l < W; ++l) from[l] = lanes.at[l] + Index(t0) * in.time;
-        stage_run(from, Index(t1 - t0) * in.count, to);
+        stage_run(from, Index(t1 - t0) * in.count, next ? next * in.time : lanes.next_group, to);
     } else {
         for (int t = t0; t < t1; ++t) {
             for (int e = 0; e < in.count; ++e, ++to) {

@@ -14,7 +14,7 @@ test() {
 }
 test _plugin_cupy tests/core -k cupy
 test _plugin_torch tests/torch/test_torch_solve.py tests/torch/test_torch_derivatives.py tests/torch/test_torch_graphs.py \
-    tests/torch/test_torch_device.py \
+    tests/torch/test_torch_device.py tests/torch/test_torch_posterior.py \
     -k "not on_a_cpu and not zero_step and not singular and not not_remembered_wrongly and not those_of_the_core"
-test _plugin_jax tests/jax/test_solve.py tests/jax/test_transforms.py \
+test _plugin_jax tests/jax/test_solve.py tests/jax/test_transforms.py tests/jax/test_posterior.py \
     -k "not core_on_the_same_numbers and not custom_scheme and not time_invariant"

@@ -110,11 +110,9 @@ class MomentsFactor(Factor):
 
     def selected_inverse(self) -> Any:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""
-        return self._selected_inverse if self.has_moments() else super().selected_inverse()
-
-    @cached_property
-    def _selected_inverse(self) -> CompiledSelectedInverse:
-        return CompiledSelectedInverse(self, super().selected_inverse)
+        # (a new one each time: kept here, it and the factor would keep each other until Python looks for cycles)
+        by_array_api = super().selected_inverse
+        return CompiledSelectedInverse(self, by_array_api) if self.has_moments() else by_array_api()
 
     def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
         """log det M, the minimum, and their gradients that are wanted, in one sweep and, for these, back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from types import ModuleType
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from _emulator import COMPILER, Emulator
 from _engine_cases import random_problem
-from _fake_cupy import record, replaced
+from _fake_cupy import live, record, replaced
 
 import smnn_core as smnn
 from smnn_core._problem import Problem, Rows, System
@@ -153,3 +154,26 @@ def test_posteriors_of_cupy_arrays_take_the_kernel(cupy: ModuleType, monkeypatch
     record.events.clear()
     near(smnn.posterior(*map(cupy.asarray, arrays)).variance.get(), expected.variance)
     assert not any(what == "launch smnn_moments" for what, _ in record.events)
+
+
+def test_nothing_outlives_a_posterior(cupy: ModuleType) -> None:
+    """No cycle of references, which would keep it until Python looks for such."""
+    rng = np.random.default_rng(6)
+    c, b, u = rng.normal(size=(3, 8, 1, 1, 3)), rng.normal(size=(3, 8, 1)), rng.normal(size=(3, 1, 1, 2))
+    arrays = [cupy.asarray(x) for x in (c, b, u, np.full(7, 0.3))]
+
+    def use() -> None:
+        p = smnn.posterior(*arrays)
+        assert p.variance.shape == p.mean.shape
+        assert p.covariance.shape == (3, 8, 3, 3)
+        assert p.scale.shape == p.log_determinant.shape
+
+    use()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(live)
+        use()
+        assert len(live) == before
+    finally:
+        gc.enable()

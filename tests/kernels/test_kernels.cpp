@@ -1,5 +1,6 @@
 // The compiled engine without Python, to be run under sanitizers (`make sanitize`): solutions against a dense least-squares
-// solve in extended precision, normal solves by symmetry, gradients against differences. Exits with 1 on a failure.
+// solve in extended precision, normal solves by symmetry, gradients against differences, those of log det M and of the
+// minimum too, and variances, which are among them. Exits with 1 on a failure.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -272,6 +273,113 @@ void check_segments(const ProblemSpec& shape, unsigned seed) {
     }
 }
 
+// Rows C S of a step, (K, K).
+std::vector<double> increments(int K) {
+    std::vector<double> C(size_t(K * K), 0.0);
+    for (int r = 0; r < K; ++r) {
+        for (int o = r; o < K; ++o) C[size_t(r * K + o)] = o == r ? 1 + 0.1 * r : 0.3 / (o - r);
+    }
+    return C;
+}
+
+struct Statistics {
+    std::vector<double> log_determinant, minimum;  // (batch)
+};
+
+Statistics statistics(Case& c) {
+    const std::vector<double> C = increments(c.spec.K);
+    Statistics found{std::vector<double>(size_t(c.systems())), std::vector<double>(size_t(c.systems()))};
+    smnn::Moments wanted{};
+    wanted.increments = C.data();
+    wanted.log_determinant = found.log_determinant.data();
+    wanted.minimum = found.minimum.data();
+    smnn::covariance(c.problem(), wanted, {}, {});
+    return found;
+}
+
+// `shared`: one left-hand side, of which the first right-hand side has the gradient of log det M. `only_initial`: equations
+// have no weight, so that there is nothing behind the first points.
+void check_covariances(const ProblemSpec& shape, bool shared, bool only_initial, unsigned seed) {
+    Case c(shape, false, seed);
+    const Index systems = c.systems();
+    if (shared) {
+        for (int f : {int(smnn::C), int(smnn::W_SMOOTHNESS)}) {
+            c.sizes[f].erase(c.sizes[f].begin(), c.sizes[f].begin() + Index(shape.batch.size()));
+            c.data[f].resize(c.data[f].size() / size_t(systems));
+        }
+    }
+    if (only_initial) c.data[smnn::W_EQUATION][0] = 0;
+
+    constexpr int RANKS[] = {4, 2, 3, 1, 2, 3, 1};
+    Gradients of_determinant, of_minimum;
+    std::vector<double> values[2][smnn::SMOOTHNESS_RHS];
+    size_t counts[smnn::SMOOTHNESS_RHS];
+    bool has_batch[smnn::SMOOTHNESS_RHS];
+    for (size_t f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+        std::vector<Index> core = c.sizes[f];
+        has_batch[f] = core.size() > size_t(RANKS[f]);
+        if (has_batch[f]) core.erase(core.begin());
+        core.insert(core.begin(), size_t(RANKS[f]) - core.size(), 1);
+        counts[f] = 1;
+        for (Index extent : core) counts[f] *= size_t(extent);
+        core.insert(core.begin(), shape.batch.begin(), shape.batch.end());
+        for (auto& kind : values) kind[f].resize(counts[f] * size_t(systems));
+        if (f != smnn::B && f != smnn::U) of_determinant[f] = contiguous(values[0][f], core);
+        of_minimum[f] = contiguous(values[1][f], core);
+    }
+    const std::vector<double> C = increments(shape.K);
+    const int n = shape.V * shape.K;
+    std::vector<double> variance(c.unknowns()), covariance(c.unknowns() * size_t(n)), lag(c.unknowns() * size_t(n));
+    smnn::Moments wanted{};
+    wanted.increments = C.data();
+    smnn::covariance(c.problem(), wanted, of_determinant, of_minimum);
+    wanted.variance = variance.data();
+    wanted.covariance = covariance.data();
+    wanted.lag = lag.data();
+    smnn::covariance(c.problem(), wanted, {}, {});
+    for (size_t i = 0; i < variance.size(); ++i) {
+        expect_near(covariance[i * size_t(n) + i % size_t(n)], variance[i], 1e-12 * variance[i], "variance", shape);
+    }
+    // d log det M / d w = 2 w (variance) for a row that is an unknown
+    for (Index k = 0; k < (shared ? 1 : systems); ++k) {
+        for (int i = 0; i < shape.T_init * shape.V * shape.R_init; ++i) {
+            const int t = i / (shape.V * shape.R_init), v = i / shape.R_init % shape.V, r = i % shape.R_init;
+            const double w = c.data[smnn::W_INITIAL][size_t(i)];
+            const double x = variance[size_t(((k * shape.T + t) * shape.V + v) * shape.K + r)];
+            const double found = values[0][smnn::W_INITIAL][size_t(k) * counts[smnn::W_INITIAL] + size_t(i)];
+            expect_near(found, 2 * w * x, 1e-9 * (1 + x), "variance in a gradient", shape);
+        }
+    }
+
+    std::mt19937 random(seed + 1);
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    for (size_t f = 0; f < smnn::SMOOTHNESS_RHS; ++f) {
+        Case plus = c, minus = c;
+        const double step = 1e-5;
+        std::vector<double> direction(c.data[f].size());
+        for (size_t i = 0; i < direction.size(); ++i) {
+            direction[i] = uniform(random);
+            plus.data[f][i] += step * direction[i];
+            minus.data[f][i] -= step * direction[i];
+        }
+        const Statistics up = statistics(plus), down = statistics(minus);
+        for (size_t k = 0; k < size_t(systems); ++k) {
+            const double differences[] = {
+                (up.log_determinant[k] - down.log_determinant[k]) / (2 * step), (up.minimum[k] - down.minimum[k]) / (2 * step),
+            };
+            const double sizes[] = {std::abs(up.log_determinant[k]), std::abs(up.minimum[k])};
+            for (int kind = shared && k > 0 ? 1 : 0; kind < 2; ++kind) {
+                double along = 0;
+                for (size_t i = 0; i < counts[f]; ++i) {
+                    along += values[kind][f][k * counts[f] + i] * direction[has_batch[f] ? k * counts[f] + i : i];
+                }
+                const double tolerance = 1e-6 * (1 + sizes[kind] + std::abs(along));
+                expect_near(along, differences[kind], tolerance, kind ? "gradient of the minimum" : "gradient of log det M", shape);
+            }
+        }
+    }
+}
+
 void check_errors_of_threads() {
     bool caught = false;
     try {
@@ -306,6 +414,18 @@ int main() {
     check_segments(sizes(700, 1, 3, 1, 700, 3, {20}), ++seed);     // kept whole
     check_segments(sizes(8000, 1, 3, 1, 8000, 3, {40}), ++seed);   // and, with wide vectors, written past the caches
     check_segments(sizes(900, 1, 5, 1, 900, 5, {20}), ++seed);     // kept in part
+    for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}, {70}}) {
+        for (int T : {2, 3, 20}) {
+            for (bool shared : {false, true}) {
+                for (bool only_initial : {false, true}) {
+                    check_covariances(sizes(T, 1, 3, 1, 1, 3, batch), shared, only_initial, ++seed);
+                    check_covariances(sizes(T, 2, 2, 3, 2, 2, batch), shared, only_initial, ++seed);
+                    check_covariances(sizes(T, 3, 3, 2, 1, 3, batch), shared, only_initial, ++seed);
+                }
+            }
+        }
+    }
+    check_covariances(sizes(4, 1, 12, 1, 1, 12, {}), false, false, ++seed);
     const ProblemSpec none = sizes(7, 1, 3, 1, 1, 3, {0});
     check(none, false, ++seed);
     std::printf(failures ? "%d failures\n" : "all kernel tests passed\n", failures);

@@ -673,7 +673,7 @@ def test_factors_of_short_lanes_are_kept_where_they_fit_into_caches(B, kept) -> 
 
 
 def test_many_segments_in_chunks() -> None:
-    """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/call.hpp)."""
+    """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/plan.hpp)."""
     T = 300_001
     problem = random_problem(np.random.default_rng(6), (), T, 1, 3, 1, T_init=T)
     y, _ = ENGINE.solve_problem(problem)
@@ -683,7 +683,7 @@ def test_many_segments_in_chunks() -> None:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_what_lies_in_memory_gives_the_same_as_what_lies_in_caches(recompute) -> None:
-    """A batch whose arrays are so large that they are read in another order, and its quarters."""
+    """A batch whose factor is too large to be kept, and its quarters."""
     rng, T = np.random.default_rng(4), 3800
     problem = short_steps(rng, 64, T, 1, 3, scheme="taylor")
     g = rng.standard_normal((64, T, 1, 3))

@@ -412,7 +412,7 @@ int main() {
     }
     check_segments(sizes(6007, 1, 3, 1, 6007, 3, {}), ++seed);     // in chunks, kept in part
     check_segments(sizes(700, 1, 3, 1, 700, 3, {20}), ++seed);     // kept whole
-    check_segments(sizes(8000, 1, 3, 1, 8000, 3, {40}), ++seed);   // and, with wide vectors, written past the caches
+    check_segments(sizes(8000, 1, 3, 1, 8000, 3, {40}), ++seed);   // recomputed
     check_segments(sizes(900, 1, 5, 1, 900, 5, {20}), ++seed);     // kept in part
     for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}, {70}}) {
         for (int T : {2, 3, 20}) {

@@ -355,12 +355,12 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {
         }
     };
     for (int j = 0; j < size.n; ++j) solved[j] = earlier[j] = T(0);
-    separator(-1, left);
     if (lane.length > 0) {
-        if constexpr (Chunked) separator(0, solved);
         if (is_given) {
             for (int j = 0; j < size.n; ++j) now[j] = given.outside(lane.length - 1, j / size.K, j % size.K);
         } else {
+            separator(-1, left);
+            if constexpr (Chunked) separator(0, solved);
             read(lane.length - 1, now);
         }
     }

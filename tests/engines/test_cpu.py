@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -508,30 +506,6 @@ def test_results_are_ordinary_arrays_wherever_their_memory_comes_from() -> None:
         ENGINE.solve_problem(random_problem(rng, (1000,), 20, 1, 3, 1))
         factor.normal_solve(rng.uniform(-1, 1, kept.shape))
     np.testing.assert_array_equal(part, kept[5:, :, 0])
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="nothing says what memory is lent")
-def test_memory_beyond_what_is_kept_is_lent_to_the_operating_system() -> None:
-    def lent() -> int:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("LazyFree"))
-
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    shape, some = (machine // 16 * 6 // 10 // 8,), 1 << 22
-
-    def three() -> list[np.ndarray]:
-        arrays = [cpu._empty(shape, np.dtype(np.float64)) for _ in range(3)]
-        for i, x in enumerate(arrays):
-            x[:some] = i
-        return arrays
-
-    arrays = three()
-    before = lent()
-    del arrays
-    assert lent() >= before + 8 * some
-    arrays = three()  # in the same memory, unless it was taken
-    assert lent() < before + 8 * some
-    assert all((x[:some] == i).all() for i, x in enumerate(arrays))
 
 
 @given(

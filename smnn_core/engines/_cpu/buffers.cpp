@@ -20,17 +20,13 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
-// Blocks from this size on lie in huge pages, and may be lent to the operating system: all together up to so many times
-// what the pool keeps for itself.
+// Blocks from this size on lie in huge pages.
 constexpr size_t LARGE_BLOCK = 4 * HUGE_PAGE;
-constexpr size_t LENT_POOLS = 8;
-
 constexpr size_t KEPT_BLOCKS = 16;
 
 struct Block {
     void* data;
     size_t bytes;
-    bool is_lent;  // the operating system may take its pages
 };
 
 std::mutex mutex;
@@ -41,32 +37,6 @@ const int fork_handlers = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock
 std::vector<Block>& pool() {
     static auto* blocks = new std::vector<Block>;  // never destroyed: buffers may outlive static objects
     return *blocks;
-}
-
-// The bytes of all blocks, and of those that the pool keeps for itself.
-struct Total {
-    size_t all = 0, own = 0;
-};
-Total total() {
-    Total result;
-    for (const Block& block : pool()) {
-        result.all += block.bytes;
-        result.own += block.is_lent ? 0 : block.bytes;
-    }
-    return result;
-}
-
-// Lets the operating system have the pages of a block whose contents do not matter any more; false where it cannot.
-bool lend(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_FREE)
-    const size_t page = size_t(sysconf(_SC_PAGE_SIZE)), start = reinterpret_cast<size_t>(data);
-    const size_t first = (start + page - 1) / page * page, last = (start + bytes) / page * page;
-    return first < last && madvise(reinterpret_cast<void*>(first), last - first, MADV_FREE) == 0;
-#else
-    (void)data;
-    (void)bytes;
-    return false;
-#endif
 }
 
 constexpr size_t alignment(size_t bytes) { return bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT; }
@@ -129,23 +99,19 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 Buffer::~Buffer() {
     if (!data_) return;
-    std::unique_lock<std::mutex> lock(mutex);
-    const bool too_much = bytes_ >= LARGE_BLOCK && total().own + bytes_ > pool_bytes();
-    lock.unlock();  // (lending takes long; the block is not yet another's)
-    const bool is_lent = too_much && lend(data_, bytes_);
     std::vector<Block> dropped;
-    lock.lock();
-    auto& blocks = pool();
-    blocks.push_back({data_, bytes_, is_lent});
-    const auto keeps_too_much = [&] {
-        const Total sum = total();
-        return sum.own > pool_bytes() || sum.all > LENT_POOLS * pool_bytes() || blocks.size() > KEPT_BLOCKS;
-    };
-    while (!blocks.empty() && keeps_too_much()) {
-        dropped.push_back(blocks.front());
-        blocks.erase(blocks.begin());
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        auto& blocks = pool();
+        blocks.push_back({data_, bytes_});
+        size_t kept = 0;
+        for (const Block& block : blocks) kept += block.bytes;
+        while (kept > pool_bytes() || blocks.size() > KEPT_BLOCKS) {
+            kept -= blocks.front().bytes;
+            dropped.push_back(blocks.front());
+            blocks.erase(blocks.begin());
+        }
     }
-    lock.unlock();
     for (const Block& block : dropped) release(block.data, block.bytes);
 }
 

@@ -22,8 +22,7 @@ class Buffer {
     size_t bytes_ = 0;
 };
 
-// What the pool keeps for itself at most: a sixteenth of the machine's memory, where that is known. Beyond, up to half of
-// it, it keeps what the operating system may take back whenever it is short of memory, where there is such a thing.
+// What the pool keeps at most: a sixteenth of the machine's memory, where that is known.
 size_t pool_bytes();
 
 // At least that much memory for the calling thread alone, until its next call.

@@ -58,7 +58,7 @@ struct Chunk {
     SMNN_INLINE static void store(P* at, V x) { __builtin_memcpy(at, &x, sizeof(V)); }
     // a and |b|
     SMNN_INLINE static V larger(V a, V b) {
-        const V size = b < 0 ? -b : b;
+        const V size = b < V{} ? -b : b;
         return a < size ? size : a;
     }
     // (few additions that wait for one another)

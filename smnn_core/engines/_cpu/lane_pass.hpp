@@ -128,8 +128,10 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
                 copy(saved_ + job.n * m, left_sum_, job.n * m);
             }
             const P* const g_now = right_hand_side(t0, t1);
+            P* const f = factor_at(k, t0);
+            if (k >= job.n_recomputed) touch(f, Index(t1 - t0) * this->factor_entries, false);
             substitute_forward<P, Size, InChunk>(
-                size, t0, t1, factor_at(k, t0), g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(k, c), m
+                size, t0, t1, f, g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(k, c), m
             );
             if (partial) {
                 keep_where_shorter(t0 + 1, before_, saved_, job.n * m);
@@ -240,6 +242,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         P* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
+        if (k >= job.n_recomputed) touch(f, Index(t1 - t0) * this->factor_entries, true);
         if (Chunked && k >= job.n_recomputed) {
             substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
         } else {

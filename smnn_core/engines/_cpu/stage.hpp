@@ -143,6 +143,15 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* 
     }
 }
 
+// Reads one number of each cache line of a factor that is kept. Processors keep more reads of memory under way than they do
+// beside the arithmetic on what is read.
+template <class P>
+SMNN_INLINE void touch(const P* from, Index count, bool down) {
+    const auto* const at = reinterpret_cast<const volatile char*>(from);
+    const Index bytes = count * Index(sizeof(P));
+    for (Index i = 0; i < bytes; i += 64) (void)at[down ? bytes - 64 - i : i];
+}
+
 // The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time. next: points from this block
 // to the one that is staged next; 0 where that is of the next group.
 template <class P>

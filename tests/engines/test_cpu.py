@@ -537,7 +537,6 @@ def test_rows_that_start_with_zeros(V, T, K, all_orders, seed) -> None:
         expected = np.linalg.lstsq(A[i], d[i])[0]
         residual = np.abs(A[i] @ expected - d[i]).max()
         cond = values[i, 0] / values[i, -1]
-        # (for rotations as for reflections, which the baseline has for K = 5)
         tolerance = 100 * EPS * (cond * np.abs(expected).max() + cond**2 * residual)
         assert_near(y[i].ravel(), expected, tolerance, f"member {i}")
 

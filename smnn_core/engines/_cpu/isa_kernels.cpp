@@ -80,7 +80,7 @@ CovarianceKernels find_covariances(const Job& job, bool one_by_one) {
 Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
     Kernels found;
     if (scheme_is_upper && !by_columns && (find_small(V, K, Q, found) || find_large(V, K, Q, found))) return found;
-    return scheme_is_upper ? kernels<One, SizedForRotations>() : kernels<One, Sized>();
+    return kernels<One, Sized>();
 }
 
 extern const Isa isa;

@@ -79,8 +79,7 @@ struct Job {
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
     const double* scheme_rows;
     const double* scheme_norm2;
-    bool extra_rows;         // whether it has rows on the next point alone
-    bool scheme_is_upper;    // whether S12 is upper triangular too, and there are no such rows
+    bool scheme_is_upper;    // whether S12 is upper triangular too, and S22 is zero
     double tolerance2;       // squared
 
     Input in[FIELDS];

@@ -66,7 +66,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
             for (int j = 0; j < job.n; ++j) {
                 for (int c = 0; job.has_rhs && c < job.m; ++c) {
                     P& to = state[at.z() + j * job.m + c];
-                    for (int i = 0; i < job.n; ++i) to -= from[at.left() + j * job.n + i] * left[c * job.n + i];
+                    for (int i = 0; i < job.n; ++i) to -= from[at.spike() + j * job.n + i] * left[c * job.n + i];
                 }
             }
         }
@@ -77,16 +77,13 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     // With x at the left separator known, the rows (own, left) that a checkpoint holds add own^T left x to `before`.
     SMNN_OUTLINE void join_to_before(const P* state, const P* left_x, P* to) const {
         const CarriedLayout<true> at{job.n};
-        const P zero = splat<P>(0), one = splat<P>(1);
+        const P zero = splat<P>(0);
         for (int j = 0; j < job.n; ++j) {
             const P* const own = state + at.own() + j * job.n;
-            P x = zero, leading = own[j];
-            for (int i = 0; i < job.n; ++i) x += state[at.left() + j * job.n + i] * left_x[i];
-            if constexpr (is_weighted<Size>) {
-                x *= select(leading < zero, -leading, one / leading);
-                leading = select(leading < zero, zero, leading);
-            }
-            to[j] += leading * x;
+            P x = zero;
+            for (int i = 0; i < job.n; ++i) x += state[at.spike() + j * job.n + i] * left_x[i];
+            to[j] += x;
+            x *= reciprocal(own[j]);
             for (int i = j + 1; i < job.n; ++i) to[i] += own[i] * x;
         }
     }

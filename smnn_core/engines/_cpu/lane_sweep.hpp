@@ -20,7 +20,7 @@ struct Segments {
     Size size;
     const int columns;
     const int factor_entries, carried_entries;  // packs of the factor of a point, and of the state of a sweep
-    const int state_entries;                    // packs of that state in a checkpoint, which has no edge of a chunk
+    const int state_entries;                    // packs of that state in a checkpoint, which has no boundary of a chunk
     const int points;                           // of a block
     const int longest;                          // points of the longest lane
     const int segment, n_segments;              // points of a segment
@@ -31,7 +31,7 @@ struct Segments {
           columns(columns_of(job_)),
           factor_entries(FactorLayout<Chunked>{job_.n, job_.K}.entries()),
           carried_entries(CarriedLayout<Chunked>{job_.n, job_.m}.entries()),
-          state_entries(Chunked ? CarriedLayout<true>{job_.n, job_.m}.edge() : carried_entries),
+          state_entries(Chunked ? CarriedLayout<true>{job_.n, job_.m}.boundary() : carried_entries),
           points(block_points<P>(job_)),
           longest(job_.T / job_.C + (job_.T % job_.C > 0)),
           segment(points_of_segment()),
@@ -52,7 +52,7 @@ struct Segments {
     bool stays() const { return job.contracts && !Chunked && n_segments == 1; }
     int staged_points() const { return stays() && longest > points ? longest : points; }
     int workspace_packs() const {
-        const int sweep = sweep_workspace(size);
+        const int sweep = State<P, Size, Chunked, Alone>::workspace(size.K, size.n, size.rows, size.m);
         return sweep > 8 * job.n ? sweep : 8 * job.n;
     }
 
@@ -190,7 +190,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     // right-hand sides they always do). again: the segment was eliminated before.
     template <bool InChunk>
     void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool again) {
-        if constexpr (is_weighted<Size> && InChunk == Chunked) {
+        if constexpr (InChunk == Chunked) {
             if (!keep) return sweep_segment<InChunk, true, false>(k, state, again);
         }
         with_rhs ? sweep_segment<InChunk, true, true>(k, state, again) : sweep_segment<InChunk, false, true>(k, state, again);
@@ -202,7 +202,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
         if (Keep && k < job.n_recomputed) recomputed = k;
         lhs_is_there = stays();
-        if constexpr (!Size::fixed && Size::rotations) size.z_step = z_step(k, 0);
+        if constexpr (!Size::fixed) size.z_step = z_step(k, 0);
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -231,7 +231,6 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             }
             part(from, t1);
             if (partial) keep_where_shorter(t0, state, saved, carried_entries);
-            if (InChunk && t1 == group.longest) end_chunk<P, Size>(size, state);
             if (!Chunked && t1 == group.longest) {
                 finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, factor_at(k, t1 - 1), z_at(k, t1 - 1));
             }

@@ -251,11 +251,11 @@ class Plan {
         return shared;
     }
 
-    // Whether left-hand sides are eliminated once, together with many of their right-hand sides: by rotations, whose sizes
-    // are not compiled. Where kernels are, many of one short left-hand side better fill packs of their own.
+    // Whether left-hand sides are eliminated once, together with many of their right-hand sides: by kernels whose sizes are
+    // not compiled. Where others are, many of one short left-hand side better fill packs of their own.
     bool is_worth_columns(const SharedLhs& shared) const {
-        if (!job.scheme_is_upper || !job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
-        const Kernels compiled = isa().find(job.V, job.K, job.Q, true, false);
+        if (!job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
+        const Kernels compiled = isa().find(job.V, job.K, job.Q, job.scheme_is_upper, false);
         const bool fill_packs = shared.n_repeats >= compiled.lanes;
         if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
         return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
@@ -278,7 +278,6 @@ class Plan {
             for (size_t j = 0; j < 2 * K; ++j) {
                 const double x = problem.scheme_rows[i * 2 * K + j];
                 scheme_norm2_[j] += x * x;
-                if (i >= K && x != 0) job.extra_rows = true;
                 if (i > j % K && x != 0) job.scheme_is_upper = false;
             }
         }

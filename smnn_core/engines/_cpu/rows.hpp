@@ -11,14 +11,11 @@ SMNN_INLINE Size size_of(const Job& job) {
     if constexpr (Size::fixed) {
         (void)job;
         return Size{};
-    } else if constexpr (Size::rotations) {
+    } else {
         static_assert(Size::LARGEST == LARGEST, "no column is beyond");
-        Size size(job.V, job.K, job.Q);
+        Size size(job.V, job.K, job.Q, job.scheme_is_upper ? 0 : job.n);
         size.m = job.m;
         return size;
-    } else {
-        const int extra = job.extra_rows ? job.n : 0;
-        return Size{job.V, job.K, job.Q, job.n, job.n + extra + job.Q, extra};
     }
 }
 
@@ -59,7 +56,6 @@ struct StagedRows {
     P s_first, w_first;            // the step from the left separator
     bool initial_;                 // some point of the block has initial rows
     bool marks = true;             // whether points that are undetermined are marked
-    unsigned marked_lanes = ~0u;   // a bit for each lane: in which they are
 
     SMNN_INLINE const P& number(Field f, int t, int i) const { return at[f][(t - t0) * step[f] + i]; }
     SMNN_INLINE const P& c(int t, int q, int j) const { return number(C, t, q * job->n + j); }
@@ -84,21 +80,12 @@ struct StagedRows {
         if (any(found)) __atomic_store_n(job->any_zero_step, 1, __ATOMIC_RELAXED);
     }
 
-    // These rows, for those lanes alone.
-    template <class M>
-    StagedRows of(const M& mask) const {
-        StagedRows rows = *this;
-        rows.marked_lanes = 0;
-        for (int l = 0; l < W; ++l) rows.marked_lanes |= unsigned(lane(mask, l)) << l;
-        return rows;
-    }
-
     // In a chunk the last point is a separator: its pivots are tested in the reduced problem.
     template <class M>
     SMNN_OUTLINE void mark_undetermined(int t, const M& mask) const {
         if (!marks) return;
         for (int l = 0; l < group->valid; ++l) {
-            if (!lane(mask, l) || !(marked_lanes >> l & 1) || t >= group->length[l] - (job->C > 1)) continue;
+            if (!lane(mask, l) || t >= group->length[l] - (job->C > 1)) continue;
             mark(*job, group->system[l], group->start[l] + t);
         }
     }

@@ -85,8 +85,8 @@ void reduce_system(const Job& job, Index system, int c) {
         // entry e of what the chunk has left, as of one right-hand side
         return [&, at = ends + lane_ / W * all.entries(), l = int(lane_ % W)](int e) {
             if (e >= one.z()) e += (all.m - 1) * (e < one.norm2() ? e - one.z() : n) + (e < one.norm2() ? c : 0);
-            const int edge = e - all.edge_z();
-            if (edge >= 0) e += (all.m - 1) * (edge < n ? edge : n) + (edge < n ? c : 0);
+            const int boundary = e - all.boundary_z();
+            if (boundary >= 0) e += (all.m - 1) * (boundary < n ? boundary : n) + (boundary < n ? c : 0);
             return at[e].get(l);
         };
     };

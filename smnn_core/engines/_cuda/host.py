@@ -82,6 +82,7 @@ class Constants:
 
     rows: np.ndarray
     extra_rows: bool
+    """whether it has rows on the next point alone, or is not upper triangular there"""
     norm2: np.ndarray
 
 
@@ -89,7 +90,7 @@ class Constants:
 def constants(scheme: Scheme, K: int) -> Constants:
     """The scheme's rows in triangular form, and the squared norms of their columns."""
     S = triangular_rows(scheme, K)[0]
-    return Constants(S.ravel(), bool(S[K:].any()), np.sum(S * S, axis=0))
+    return Constants(S.ravel(), bool(np.tril(S[:K, K:], -1).any() or S[K:].any()), np.sum(S * S, axis=0))
 
 
 def cores(system: System) -> tuple[Shape, ...]:

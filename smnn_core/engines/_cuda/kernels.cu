@@ -69,7 +69,7 @@ struct NoTiles {
 using SweepD = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, false>;
 using SweepMemory = WarpMemory<Scalar, SweepD, NoTiles>;
 using SweepPoints = Points<Scalar, SweepD, SMNN_CHUNKED, SweepMemory>;
-using SweepTeam = Team<SMNN_TEAM, SweepD::rows>;
+using SweepTeam = Team<SMNN_TEAM>;
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
@@ -80,7 +80,7 @@ using SweepTeam = Team<SMNN_TEAM, SweepD::rows>;
     Scalar* const room = rooms[threadIdx.x / SMNN_TEAM];
 
 #if SMNN_PARTS & 1
-extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
+extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
     smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {
     using namespace smnn::SMNN_LEVEL;
     SMNN_ROOM(SweepPoints::ROOM)
@@ -113,7 +113,7 @@ SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
 #if SMNN_CHUNKED
 #if SMNN_PARTS & 1
 // Elimination by teams, and the way back by each of their threads.
-extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS)
+extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
     smnn_chains_sweep(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {
     using namespace smnn::SMNN_LEVEL;
     SMNN_ROOM(ChainsOf::ROOM)

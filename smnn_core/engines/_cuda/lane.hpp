@@ -160,7 +160,7 @@ struct LaneRows {
           smoothness_rhs_(job_.systems, job_.in[SMOOTHNESS_RHS], lane_) {}
 
     SMNN_INLINE T c(int t, int q, int j) const { return c_(t, q, j / size.K, j % size.K); }
-    SMNN_INLINE T b(int t, int q) const { return b_.there() ? b_(t, q) : T(0); }
+    SMNN_INLINE T b(int t, int q, int = 0) const { return b_.there() ? b_(t, q) : T(0); }
     SMNN_INLINE T w_equation(int t, int q) const { return w_equation_(t, q); }
     SMNN_INLINE bool is_first(int t) const { return lane.start + t == 0; }
     SMNN_INLINE T s(int t) const { return is_first(t) ? T(0) : s_(t - 1); }
@@ -171,7 +171,7 @@ struct LaneRows {
     }
     SMNN_INLINE bool has_initial(int t) const { return lane.start + t < job.T_init; }
     SMNN_INLINE int n_initial_orders() const { return job.R_init; }
-    SMNN_INLINE T u(int t, int v, int r) const { return u_.there() ? u_(t, v, r) : T(0); }
+    SMNN_INLINE T u(int t, int v, int r, int = 0) const { return u_.there() ? u_(t, v, r) : T(0); }
     SMNN_INLINE T w_initial(int t, int v, int r) const { return w_initial_(t, v, r); }
     SMNN_INLINE void mark_undetermined(int t, bool mask) const {
         if (mask) job.systems.mark(lane.system, lane.start + t);
@@ -196,7 +196,7 @@ SMNN_INLINE void load(const void* from, Index first, int count, Index stride, T*
 template <class T, class Team = Alone>
 SMNN_INLINE void store(void* to, Index first, int count, Index stride, const T* from, Team team = {}) {
     T* at = static_cast<T*>(to) + first;
-    team.share(count, [&](int e) { at[e * stride] = from[e]; });
+    team.share(0, count, [&](int e) { at[e * stride] = from[e]; });
 }
 
 template <class T>

@@ -62,7 +62,7 @@ struct SystemRows {
 
 // Loops are unrolled where they are short.
 constexpr int V = SMNN_V, K = SMNN_K, Q = SMNN_Q, N = V * K;
-using Known = Exact<V, K, Q, false>;
+using Known = Fixed<V, K, Q>;
 using Size = SizeOf<(N <= 4)>::type<Dimensions<V, K, Q, false, (N <= 4)>>;
 using KnownSizes = CovarianceSizes<double, Known>;
 constexpr KnownSizes LARGEST_SIZES(Known{}, Q + N, 1);

@@ -48,7 +48,8 @@ struct Points {
     }
 
     // What a lane is swept in. A thread has arrays of its own instead, a team this much of shared memory.
-    static constexpr int ROOM = CARRIED + D::workspace + ENTRIES + n;
+    static constexpr int WORKSPACE = D::unrolled ? 2 * n + 1 : State<T, Size, Chunked, Alone>::workspace(K, n, D::rows, 1);
+    static constexpr int ROOM = CARRIED + WORKSPACE + ENTRIES + n;
 
     SMNN_INLINE void sweep() const { sweep(nullptr, Alone()); }
     template <class Team>
@@ -57,10 +58,10 @@ struct Points {
         const SchemeRows<T> scheme{job.scheme_rows, job.scheme_norm2, job.tolerance2};
         const LaneRows<T, D, Memory> rows(job, lane, memory);
         Array<T, own ? CARRIED : 0> carried(room, CARRIED);
-        Array<T, own ? D::workspace : 0> workspace(room, D::workspace);
+        Array<T, own ? WORKSPACE : 0> workspace(room, WORKSPACE);
         using Entries = Array<T, own ? ENTRIES : 0>;
         using Column = Array<T, own ? n : 0>;
-        Sweep<T, Size, Chunked, true, Team> state(size, scheme, carried, workspace, team);
+        Elimination<T, Size, Chunked, true, Team> state(size, scheme, carried, workspace, team);
         for (int t = 0; t < longest; ++t) {
             fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
             if (t >= lane.length) continue;
@@ -70,22 +71,11 @@ struct Points {
                 T* at = room;
                 Entries f(at, ENTRIES);
                 Column z(at, n);
-                state.depart(rows, t, f, z);
+                state.eliminate_point(rows, t, f, z);
                 keep(t - 1, f, z, team);
             }
-            state.arrive(rows, t);
-            if (rows.has_initial(t)) {
-                state.save(carried);
-                for (int e = 0; e < size.V * job.R_init; ++e) {
-                    const int v = e / job.R_init, r = e % job.R_init;
-                    const T w = rows.w_initial(t, v, r);
-                    T rhs = w * rows.u(t, v, r);
-                    take_initial_row<T, Chunked, true>(
-                        size.n, 1, v * size.K + r, w, &rhs, carried, workspace, team
-                    );
-                }
-                state.load(carried);
-            }
+            state.absorb_equations(rows, t);
+            if (rows.has_initial(t)) absorb_initial_rows<true>(state, rows, t, &carried[0], &workspace[0]);
         }
         if (lane.length == 0) return;
         if constexpr (Chunked) {

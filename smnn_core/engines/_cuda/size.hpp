@@ -6,30 +6,6 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// As Fixed, and with the rows that a scheme may have on the next point alone.
-template <int V_, int K_, int Q_, bool Extra>
-struct Exact {
-    static constexpr bool fixed = true;
-    static constexpr Int<Extra ? V_ * K_ : 0> extra{};
-    static constexpr Int<V_> V{};
-    static constexpr Int<K_> K{};
-    static constexpr Int<Q_> Q{};
-    static constexpr Int<V_ * K_> n{};
-    static constexpr Int<V_ * K_ + (Extra ? V_ * K_ : 0) + Q_> rows{};
-    static constexpr bool small = V_ * K_ <= 5;
-    static constexpr bool rotations = false;
-    static constexpr Int<1> m{};
-};
-
-template <int V, int K, int Q, bool Extra>
-SMNN_INLINE Int<V * K - 1> last_column(const Exact<V, K, Q, Extra>&) {
-    return {};
-}
-
-template <int V, int K_, int Q_, bool Extra>
-struct Capacity<Exact<V, K_, Q_, Extra>> {
-    static constexpr int n = V * K_, rows = V * K_ + (Extra ? V * K_ : 0) + Q_, K = K_;
-};
 // What a module is compiled for. Unrolled code grows with n^3: where it does not stay in registers anyway, loops whose
 // bounds the compiler does not know (Sized, from the numbers in the job) take its place, in arrays of the same
 // capacity.
@@ -37,20 +13,22 @@ template <int V_, int K_, int Q_, bool Extra, bool Unrolled>
 struct Dimensions {
     static constexpr int V = V_, K = K_, Q = Q_, n = V * K, extra = Extra ? n : 0, rows = n + extra + Q;
     static constexpr bool unrolled = Unrolled;
-    // of a sweep, and of an initial row
-    static constexpr int workspace = Unrolled ? 2 * n : K + n * n + 2 * n + 2 * n * rows + rows;
 };
 
 // Loops, over orders that the compiler knows: it divides by K without dividing.
 template <int K_>
-struct Looped : Sized {
+struct Looped {
+    static constexpr bool fixed = false;
     static constexpr Int<K_> K{};
+    static constexpr Int<1> m{};
+    static constexpr Int<0> z_step{};
+    int V, Q, extra, n, rows;
 };
 
 template <bool Unrolled>
 struct SizeOf {
     template <class D>
-    using type = Exact<D::V, D::K, D::Q, (D::extra > 0)>;
+    using type = Fixed<D::V, D::K, D::Q, (D::extra > 0)>;
     template <int N>
     using number = Int<N>;
     template <class D>
@@ -67,7 +45,7 @@ struct SizeOf<false> {
     template <class D>
     SMNN_INLINE static type<D> make(int V, int K, int Q) {
         const int n = V * K, extra = D::extra ? n : 0;
-        return {{V, K, Q, n, n + extra + Q, extra}};
+        return {V, Q, extra, n, n + extra + Q};
     }
 };
 

@@ -54,7 +54,7 @@ class Specialization:
     K: int
     Q: int
     extra_rows: bool
-    """whether the scheme has rows on the next point alone"""
+    """whether the scheme has rows on the next point alone, or is not upper triangular there"""
     chunked: bool
 
     @property
@@ -95,9 +95,9 @@ class Specialization:
         n, K = self.V * self.K, self.K
         rows = n + n * self.extra_rows + self.Q
         carried = 3 * n * n + 4 * n if self.chunked else n * n + 2 * n
-        workspace = K + n * n + 2 * n + 2 * n * rows + rows
+        workspace = K + 2 * n + 2 * n * n + rows * ((2 if self.chunked else 1) * n + 6)
         entries = n * (n + 1) // 2 + K * K * self.V * (self.V + 1) // 2 + (n * n if self.chunked else 0)
-        points, separators = carried + workspace + entries + n, (9 * n * n + 6 * n) * self.chunked
+        points, separators = carried + workspace + entries + n, (10 * n * n + 11 * n) * self.chunked
         return max(points, separators) * np.dtype(self.dtype).itemsize
 
     def tiles(self, kernel: str) -> dict[str, Tile]:

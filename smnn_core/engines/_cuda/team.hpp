@@ -7,14 +7,8 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Its own copy of a column, since a reflection that exchanges rows begins there.
-template <class P, int Rows>
-struct Copied {
-    P top, below[Rows];
-};
-
-// `Size` threads, a power of two, side by side; columns have up to `Rows` rows.
-template <int Size, int Rows>
+// `Size` threads, a power of two, side by side.
+template <int Size>
 struct Team {
     static constexpr int size = Size;
 
@@ -25,19 +19,44 @@ struct Team {
         : rank(lane_of_warp() % Size), members((~0u >> (WARP - Size)) << (lane_of_warp() / Size * Size)) {}
 
     SMNN_INLINE void sync() const { __syncwarp(members); }
-    SMNN_INLINE int first(int begin) const { return begin + rank; }
     template <class F>
-    SMNN_INLINE void share(int count, F f) const {
-        for (int i = rank; i < count; i += Size) f(i);
+    SMNN_INLINE void share(int begin, int end, F f) const {
+        for (int i = begin + rank; i < end; i += Size) f(i);
     }
     // (the last one has the fewest columns)
     SMNN_INLINE bool leads() const { return rank == Size - 1; }
-    template <class P>
-    SMNN_INLINE Copied<P, Rows> pivot(const P& top, const P* below, int rows) const {
-        Copied<P, Rows> copy;
-        copy.top = top;
-        for (int i = 0; i < rows; ++i) copy.below[i] = below[i];
-        return copy;
+    template <class P, class Make, class Apply>
+    SMNN_INLINE void rotate(P* room, int count, Make make, Apply apply) const {
+        Rotation<P>* const rotations = reinterpret_cast<Rotation<P>*>(room);
+        share(0, count, [&](int i) { rotations[i] = make(i); });
+        sync();
+        for (int i = 0; i < count; ++i) apply(i, rotations[i]);
+        sync();
+    }
+    // The pivot that row i meets is a sum over the rows before: all rotations are made at once.
+    template <class P, class Entry, class Weights, class Apply>
+    SMNN_INLINE void absorb(
+        P* room, int first, int end, Entry entry, P& pivot, P& inverse, Weights& weight, Weights& factor, Apply apply
+    ) const {
+        Rotation<P>* const rotations = reinterpret_cast<Rotation<P>*>(room);
+        P* const squares = room + 2 * (end - first);
+        share(first, end, [&](int i) { squares[i - first] = weight[i] * factor[i] * entry(i) * entry(i); });
+        sync();
+        P sum = pivot;
+        for (int i = first; i < end; ++i) {
+            if ((i - first) % Size == rank) {
+                P before = sum, inverse_before = reciprocal(before);
+                rotations[i - first] = Rotation<P>(entry(i), before, inverse_before, weight[i], factor[i]);
+            }
+            sum += squares[i - first];
+        }
+        sync();
+        if (leads()) {
+            pivot = sum;
+            inverse = reciprocal(sum);
+        }
+        for (int i = first; i < end; ++i) apply(i, rotations[i - first]);
+        sync();
     }
 };
 

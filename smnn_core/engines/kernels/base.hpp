@@ -95,45 +95,33 @@ SMNN_INLINE void repeat_from(int begin, int end, F f) {
     for (int i = begin; i < end; ++i) f(i);
 }
 
-// The sizes of a problem: V variables, K orders, Q equations; n = V K unknowns per point, rows = n + extra + Q. Known at
-// compile time ...
-template <int V_, int K_, int Q_>
+// The sizes of a problem: V variables, K orders, Q equations; n = V K unknowns per point; rows of the scheme that touch the
+// next point alone (extra: 0, or n for schemes that are not upper triangular there); rows = n + extra + Q. Right-hand sides
+// (m), and how far apart their final ones lie. Known at compile time ...
+template <int V_, int K_, int Q_, bool Extra = false>
 struct Fixed {
     static constexpr bool fixed = true;
-    // rows of the scheme that touch the next point alone; those compiled for their size have none
-    static constexpr Int<0> extra{};
     static constexpr Int<V_> V{};
     static constexpr Int<K_> K{};
     static constexpr Int<Q_> Q{};
     static constexpr Int<V_ * K_> n{};
-    static constexpr Int<V_ * K_ + Q_> rows{};
-    // right-hand sides, and how far apart their final ones lie
+    static constexpr Int<Extra ? V_ * K_ : 0> extra{};
+    static constexpr Int<V_ * K_ * (Extra ? 2 : 1) + Q_> rows{};
     static constexpr Int<1> m{};
     static constexpr Int<0> z_step{};
-    // Loops over columns are unrolled where everything fits the registers.
-    static constexpr bool small = V_ * K_ <= 4;
-    static constexpr bool rotations = true;
 };
 
-// ... or at run time.
+// ... or at run time, with the order of each column and where the columns of its variable end: divisions take long.
 struct Sized {
     static constexpr bool fixed = false;
-    static constexpr bool small = false;
-    static constexpr bool rotations = false;
-    static constexpr Int<1> m{};
-    int V, K, Q, n, rows;
-    int extra;  // rows of the scheme that touch the next point alone, all variables: 0 or n
-};
-
-// ... and with what rotations ask of columns: their order, and where those of their variable end. (Divisions take long.)
-struct SizedForRotations : Sized {
-    static constexpr bool rotations = true;
     static constexpr int LARGEST = 64;
-    int m = 1;         // right-hand sides ..
-    Index z_step = 0;  // .. and how far apart their final ones lie
+    int V, K, Q, extra, n, rows;
+    int m = 1;
+    Index z_step = 0;
     unsigned char order[LARGEST], end[LARGEST];
 
-    SMNN_INLINE SizedForRotations(int V_, int K_, int Q_) : Sized{V_, K_, Q_, V_ * K_, V_ * K_ + Q_, 0} {
+    SMNN_INLINE Sized(int V_, int K_, int Q_, int extra_)
+        : V(V_), K(K_), Q(Q_), extra(extra_), n(V_ * K_), rows(V_ * K_ + extra_ + Q_) {
         for (int j = 0; j < n; ++j) {
             order[j] = static_cast<unsigned char>(j % K);
             end[j] = static_cast<unsigned char>((j / K + 1) * K);
@@ -151,14 +139,14 @@ template <class Size>
 SMNN_INLINE int columns_through(const Size& size, int j) {
     return (j / size.K + 1) * size.K;
 }
-SMNN_INLINE int columns_through(const SizedForRotations& size, int j) { return size.end[j]; }
+SMNN_INLINE int columns_through(const Sized& size, int j) { return size.end[j]; }
 
 // The order of the derivative that is column j.
-template <class Size, int J>
-SMNN_INLINE constexpr int order_of(const Size&, Int<J>) {
-    return J % decltype(Size::K)::value;
+template <class Size>
+SMNN_INLINE constexpr int order_of(const Size& size, int j) {
+    return j % size.K;
 }
-SMNN_INLINE int order_of(const SizedForRotations& size, int j) { return size.order[j]; }
+SMNN_INLINE int order_of(const Sized& size, int j) { return size.order[j]; }
 
 // The number of columns after column j.
 template <class Size, int J>
@@ -170,34 +158,25 @@ SMNN_INLINE int columns_after(const Size& size, int j) {
     return size.n - 1 - j;
 }
 
-template <int V, int K, int Q>
-SMNN_INLINE Int<V * K - 1> last_column(const Fixed<V, K, Q>&) {
-    return {};
-}
-SMNN_INLINE int last_column(const Sized& size) { return size.n - 1; }
-
-// The number of rows after row j.
-template <class Size, int J>
-SMNN_INLINE auto rows_after(const Size&, Int<J>) {
-    return Int<decltype(Size::rows)::value - 1 - J>();
+// The first column at the next point of row i of the scheme.
+template <class Size, int I>
+SMNN_INLINE auto first_next(const Size&, Int<I>) {
+    return Int<decltype(Size::extra)::value == 0 ? I : I - I % decltype(Size::K)::value>();
 }
 template <class Size>
-SMNN_INLINE int rows_after(const Size& size, int j) {
-    return size.rows - 1 - j;
+SMNN_INLINE int first_next(const Size& size, int i) {
+    return size.extra == 0 ? i : i - order_of(size, i);
 }
 
-// A loop count as a compile-time number where loops over columns are to be unrolled, else as an int.
-template <class Size, int N>
-SMNN_INLINE auto unroll_if_small(Int<N> count) {
-    if constexpr (Size::small) {
-        return count;
+// The first of the rows that are absorbed into the triangle at the next point: where the scheme's are upper triangular
+// there, they are that triangle.
+template <class Size>
+SMNN_INLINE auto first_absorbed(const Size& size) {
+    if constexpr (Size::fixed) {
+        return Int<decltype(Size::extra)::value == 0 ? decltype(Size::n)::value : 0>();
     } else {
-        return static_cast<int>(count);
+        return size.extra == 0 ? size.n : 0;
     }
-}
-template <class Size>
-SMNN_INLINE int unroll_if_small(int count) {
-    return count;
 }
 
 // An array of N elements of its own, or (N = 0: sizes known at run time, or a team) a piece of a workspace.
@@ -233,9 +212,9 @@ template <class Size>
 struct Capacity {
     static constexpr int n = 0, rows = 0, K = 0;
 };
-template <int V_, int K_, int Q_>
-struct Capacity<Fixed<V_, K_, Q_>> {
-    static constexpr int n = V_ * K_, rows = V_ * K_ + Q_, K = K_;
+template <int V_, int K_, int Q_, bool Extra>
+struct Capacity<Fixed<V_, K_, Q_, Extra>> {
+    static constexpr int n = V_ * K_, rows = V_ * K_ * (Extra ? 2 : 1) + Q_, K = K_;
 };
 
 }  // namespace SMNN_LEVEL

@@ -1,18 +1,18 @@
 // Elimination of separators, side by side: the chain of what chunks left, itself divided into chunks.
 //
 // Item k of a chain, in the form of CarriedLayout<true>, has rows that touch separator k (`own`, a triangle) with columns
-// `left` at separator k-1, and rows that touch separator k-1 alone (`edge`, a triangle). Eliminating separators k, k+1, ..
-// of a chunk but the last leaves one item of the same form, so that chains are divided again and again until one lane can
+// `spike` at separator k-1, and rows that touch separator k-1 alone (`boundary`, a triangle). Eliminating separators k, k+1,
+// .. of a chunk but the last leaves one item of the same form, so that chains are divided again and again until one lane can
 // sweep what is left. Separator k becomes
 //
 //     R y[k] + G y[k+1] + L y[left] = z
 //
 // with `left` the last separator of the chunk before, stored as R (n, n) with inverse diagonal, G (n, n) and, chunked,
-// L (n, n).
+// L (n, n). As everywhere, rows of triangles count with the inverse of their pivots (rotate.hpp).
 #pragma once
 
 #include "factor.hpp"
-#include "reflect.hpp"
+#include "team.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -25,90 +25,108 @@ constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 // arrays of its own, a team shares the memory that it is given: ROOM and that of f and z.
 template <class P, class Count, int N, bool Chunked, class Team = Alone>
 struct ChainSweep {
-    static constexpr int SQUARE = Chunked ? N * N : 1;
-    static constexpr int ROOM = 3 * N * N + 3 * SQUARE + 5 * N;
+    static constexpr int ROWS = N * ((Chunked ? 3 : 2) * N + 1), BOUNDARY = Chunked ? N * (N + 1) : 1;
+    static constexpr int ROOM = 2 * ROWS + BOUNDARY + 7 * N;
     using T = typename Lanes<P>::Scalar;
     template <int Size>
     using Piece = Array<P, Team::size == 1 ? Size : 0>;
 
     const Count n;
     const Team team;
-    Piece<N * N> own;
-    Piece<N> z, norm2;
-    Piece<SQUARE> left, edge;
-    Piece<N> edge_z, edge_norm2;
-    // rows below the triangle, by columns: at this separator, at the next, at the left one, right-hand side
-    Piece<N * N> below, beyond;
-    Piece<SQUARE> x_left;
-    Piece<N> rhs;
+    Piece<ROWS> triangle, below;
+    Piece<BOUNDARY> boundary;
+    Piece<N> norm2, boundary_norm2, weight, factor;
+    P* const room;  // of teams, for rotations
 
-    SMNN_INLINE explicit ChainSweep(Count n_, P* room = nullptr, Team team_ = {})
+    SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {})
         : n(n_),
           team(team_),
-          own(room, N * N),
-          z(room, N),
-          norm2(room, N),
-          left(room, SQUARE),
-          edge(room, SQUARE),
-          edge_z(room, N),
-          edge_norm2(room, N),
-          below(room, N * N),
-          beyond(room, N * N),
-          x_left(room, SQUARE),
-          rhs(room, N) {}
+          triangle(memory, ROWS),
+          below(memory, ROWS),
+          boundary(memory, BOUNDARY),
+          norm2(memory, N),
+          boundary_norm2(memory, N),
+          weight(memory, N),
+          factor(memory, N),
+          room(memory) {}
 
     // At the first separator of the chunk; item(e): entry e of its item.
     template <class Item>
     SMNN_INLINE void start(Item item) {
         const CarriedLayout<true> at{n};
-        for (int i = team.first(0); i < n; i += team.size) {
-            for (int j = 0; j < n; ++j) {
-                own[i * n + j] = j >= i ? item(at.own() + i * n + j) : splat<P>(0);
+        const P zero = splat<P>(0);
+        each_row([&](auto i) SMNN_LAMBDA {
+            P* const row = triangle + i * columns();
+            repeat(n, [&](auto j) SMNN_LAMBDA {
+                row[j] = j >= i ? item(at.own() + i * n + j) : zero;
+                row[n + j] = zero;
                 if constexpr (Chunked) {
-                    left[i * n + j] = item(at.left() + i * n + j);
-                    edge[i * n + j] = j >= i ? item(at.edge() + i * n + j) : splat<P>(0);
+                    row[left() + j] = item(at.spike() + i * n + j);
+                    boundary[i * (n + 1) + j] = j >= i ? item(at.boundary() + i * n + j) : zero;
                 }
-            }
-            z[i] = item(at.z() + i);
+            });
+            row[rhs()] = item(at.z() + i);
             norm2[i] = item(at.norm2() + i);
             if constexpr (Chunked) {
-                edge_z[i] = item(at.edge_z() + i);
-                edge_norm2[i] = item(at.edge_norm2() + i);
+                boundary[i * (n + 1) + n] = item(at.boundary_z() + i);
+                boundary_norm2[i] = item(at.boundary_norm2() + i);
             }
-        }
-        team.sync();
+        });
     }
 
     // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (n).
     // Returns where it is undetermined.
     template <class Item>
     SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z) {
-        take_edge(item);
-        const auto bad = depart(item, tolerance2, f, f_z);
-        arrive();
         const CarriedLayout<true> at{n};
-        for (int j = team.first(0); j < n; j += team.size) norm2[j] = item(at.norm2() + j);
-        team.sync();
+        const P zero = splat<P>(0);
+        // the rows of the item that touch this separator alone,
+        set_below(item, at.boundary(), at.boundary_z(), [&](auto i, auto j, P* row) SMNN_LAMBDA {
+            row[j] = j >= i ? item(at.boundary() + i * n + j) : zero;
+            row[n + j] = zero;
+        });
+        each_row([&](auto j) SMNN_LAMBDA { norm2[j] += item(at.boundary_norm2() + j); });
+        absorb(triangle, columns(), below);
+        absorb_into_boundary();
+        // and those that couple it to the next one;
+        set_below(item, at.own(), at.z(), [&](auto i, auto j, P* row) SMNN_LAMBDA {
+            row[j] = item(at.spike() + i * n + j);
+            row[n + j] = j >= i ? item(at.own() + i * n + j) : zero;
+        });
+        absorb(triangle, columns(), below);
+        const auto bad = finish(tolerance2, f, f_z);
+        // what is left of these becomes the triangle of the next separator.
+        each_row([&](auto i) SMNN_LAMBDA {
+            P *const row = triangle + i * columns(), *const x = below + i * columns();
+            repeat(columns(), [&](auto k) SMNN_LAMBDA { row[k] = k == i ? splat<P>(EMPTY<T>) : zero; });
+            repeat(n, [&](auto k) SMNN_LAMBDA {
+                x[k] = x[n + k];
+                x[n + k] = zero;
+            });
+            norm2[i] = item(at.norm2() + i);
+        });
+        absorb(triangle, columns(), below);
+        absorb_into_boundary();
         return bad;
     }
 
-    // The final rows of the last separator of a chain that is not divided.
+    // The final rows of this separator. Returns where it is undetermined.
     SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z) {
-        const P zero = splat<P>(0), one = splat<P>(1);
-        auto bad_any = one == zero;
+        auto bad_any = splat<P>(1) < splat<P>(0);
         team.sync();  // (f may hold the rows before)
-        for (int j = team.first(0); j < n; j += team.size) {
-            const P diagonal = own[j * n + j];
-            const auto bad = diagonal * diagonal <= splat<P>(tolerance2) * norm2[j];
-            bad_any = bad_any | bad;
-            for (int l = 0; l < n; ++l) {
-                f[j * n + l] = l > j ? own[j * n + l] : zero;
-                f[n * n + j * n + l] = zero;
-            }
-            f[j * n + j] = one / select(diagonal == zero, one, diagonal);
-            f_z[j] = z[j];
-        }
-        team.sync();
+        repeat(n, [&](auto j) SMNN_LAMBDA {
+            bad_any = bad_any | (triangle[j * columns() + j] <= splat<P>(tolerance2) * norm2[j]);
+        });
+        each_row([&](auto j) SMNN_LAMBDA {
+            const P* const row = triangle + j * columns();
+            repeat(n, [&](auto k) SMNN_LAMBDA {
+                f[j * n + k] = k > j ? row[k] : splat<P>(0);
+                f[n * n + j * n + k] = row[n + k];
+                if constexpr (Chunked) f[2 * n * n + j * n + k] = row[left() + k];
+            });
+            f[j * n + j] = reciprocal(row[j]);
+            f_z[j] = row[rhs()];
+        });
         return bad_any;
     }
 
@@ -117,149 +135,89 @@ struct ChainSweep {
     SMNN_INLINE void leave(Put put) {
         static_assert(Chunked, "a chain that is not divided leaves nothing");
         const CarriedLayout<true> at{n};
-        team.sync();
-        for (int i = team.first(0); i < n * n; i += team.size) {
-            put(at.own() + i, own[i]);
-            put(at.left() + i, left[i]);
-            put(at.edge() + i, edge[i]);
-        }
-        for (int j = team.first(0); j < n; j += team.size) {
-            put(at.z() + j, z[j]);
-            put(at.norm2() + j, norm2[j]);
-            put(at.edge_z() + j, edge_z[j]);
-            put(at.edge_norm2() + j, edge_norm2[j]);
-        }
+        each_row([&](auto i) SMNN_LAMBDA {
+            const P* const row = triangle + i * columns();
+            repeat(n, [&](auto j) SMNN_LAMBDA {
+                put(at.own() + i * n + j, row[j]);
+                put(at.spike() + i * n + j, row[left() + j]);
+                put(at.boundary() + i * n + j, boundary[i * (n + 1) + j]);
+            });
+            put(at.z() + i, row[rhs()]);
+            put(at.norm2() + i, norm2[i]);
+            put(at.boundary_z() + i, boundary[i * (n + 1) + n]);
+            put(at.boundary_norm2() + i, boundary_norm2[i]);
+        });
     }
 
    private:
-    // columns at the left separator
-    SMNN_INLINE int m() const { return Chunked ? int(n) : 0; }
+    // A row has columns at this separator, from n on at the next one, then at the left one, and its right-hand side.
+    SMNN_INLINE auto left() const { return plus(n, n); }
+    SMNN_INLINE auto rhs() const {
+        if constexpr (Chunked) {
+            return plus(left(), n);
+        } else {
+            return left();
+        }
+    }
+    SMNN_INLINE auto columns() const { return next(rhs()); }
 
-    // The rows of the next item that touch this separator alone go into the triangle.
-    template <class Item>
-    SMNN_INLINE void take_edge(Item item) {
-        const CarriedLayout<true> at{n};
-        const P zero = splat<P>(0);
-        for (int j = team.first(0); j < n; j += team.size) {
-            for (int i = 0; i < n; ++i) {
-                below[j * n + i] = i <= j ? item(at.edge() + i * n + j) : zero;
-                if constexpr (Chunked) x_left[j * n + i] = zero;
-            }
-            rhs[j] = item(at.edge_z() + j);
-            norm2[j] += item(at.edge_norm2() + j);
-        }
-        team.sync();
-        for (int j = 0; j < n; ++j) {
-            auto pivot = team.pivot(own[j * n + j], below + j * n, n);
-            P* const column = pivot.below;
-            raise(pivot.top, column, n, [&](int i, const auto& mask) {
-                for (int l = team.first(j + 1); l < n; l += team.size) swap_lanes(mask, own[j * n + l], below[l * n + i]);
-                for (int l = team.first(0); l < m(); l += team.size) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
-                if (team.leads()) swap_lanes(mask, z[j], rhs[i]);
-            });
-            const auto H = reflect(pivot.top, column, n);
-            for (int l = team.first(j + 1); l < n; l += team.size) apply(H, column, n, own[j * n + l], below + l * n);
-            for (int l = team.first(0); l < m(); l += team.size) apply(H, column, n, left[j * n + l], x_left + l * n);
-            if (team.leads()) apply(H, column, n, z[j], rhs.data);
-            team.sync();
-            if (team.leads()) own[j * n + j] = H.diagonal;
-        }
-        if constexpr (Chunked) leave_to_edge();
+    template <class F>
+    SMNN_INLINE void each_row(F f) const {
+        team.share(Int<0>(), n, f);
         team.sync();
     }
 
-    // The rows that couple this separator to the next one.
-    template <class Item>
-    SMNN_INLINE auto depart(Item item, T tolerance2, P* f, P* f_z) {
-        const CarriedLayout<true> at{n};
-        const P zero = splat<P>(0), one = splat<P>(1);
-        P *R = f, *G = f + n * n, *L = f + 2 * n * n;
-        for (int j = team.first(0); j < n; j += team.size) {
-            for (int i = 0; i < n; ++i) {
-                below[j * n + i] = item(at.left() + i * n + j);
-                beyond[j * n + i] = i <= j ? item(at.own() + i * n + j) : zero;
-                if constexpr (Chunked) x_left[j * n + i] = zero;
-            }
-            rhs[j] = item(at.z() + j);
-        }
-        team.sync();
-        auto bad_any = one == zero;
-        for (int j = 0; j < n; ++j) {
-            auto pivot = team.pivot(own[j * n + j], below + j * n, n);
-            P* const column = pivot.below;
-            for (int l = team.first(0); l < n; l += team.size) G[j * n + l] = zero;
-            raise(pivot.top, column, n, [&](int i, const auto& mask) {
-                for (int l = team.first(j + 1); l < n; l += team.size) swap_lanes(mask, own[j * n + l], below[l * n + i]);
-                for (int l = team.first(0); l < n; l += team.size) swap_lanes(mask, G[j * n + l], beyond[l * n + i]);
-                for (int l = team.first(0); l < m(); l += team.size) swap_lanes(mask, left[j * n + l], x_left[l * n + i]);
-                if (team.leads()) swap_lanes(mask, z[j], rhs[i]);
+    // Rows below the triangle, of a triangle in the item: its entries start at `pivots`, its right-hand sides at `z`.
+    template <class Item, class Set>
+    SMNN_INLINE void set_below(Item item, int pivots, int z, Set set) {
+        each_row([&](auto i) SMNN_LAMBDA {
+            P* const row = below + i * columns();
+            repeat(n, [&](auto j) SMNN_LAMBDA {
+                set(i, j, row);
+                if constexpr (Chunked) row[left() + j] = splat<P>(0);
             });
-            const auto H = reflect(pivot.top, column, n);
-            for (int l = team.first(j + 1); l < n; l += team.size) apply(H, column, n, own[j * n + l], below + l * n);
-            for (int l = team.first(0); l < n; l += team.size) apply(H, column, n, G[j * n + l], beyond + l * n);
-            for (int l = team.first(0); l < m(); l += team.size) apply(H, column, n, left[j * n + l], x_left + l * n);
-            if (team.leads()) apply(H, column, n, z[j], rhs.data);
-            const auto bad = H.diagonal * H.diagonal <= splat<P>(tolerance2) * norm2[j];
-            bad_any = bad_any | bad;
-            team.sync();
-            for (int l = team.first(0); l < n; l += team.size) R[j * n + l] = l > j ? own[j * n + l] : zero;
-            for (int l = team.first(0); l < m(); l += team.size) L[j * n + l] = left[j * n + l];
-            if (team.leads()) f_z[j] = z[j];
-            if (team.first(0) == j % team.size) R[j * n + j] = one / select(H.diagonal == zero, one, H.diagonal);
-        }
-        team.sync();
-        return bad_any;
+            row[rhs()] = item(z + i);
+            weight[i] = reciprocal(item(pivots + i * n + i));
+            factor[i] = splat<P>(1);
+        });
     }
 
-    // What departure left becomes the triangle of the next separator.
-    SMNN_INLINE void arrive() {
-        for (int j = 0; j < n; ++j) {
-            const int rows = n - 1 - j;
-            P* const top = beyond + j * n + j;
-            auto pivot = team.pivot(*top, top + 1, rows);
-            P* const column = pivot.below;
-            raise(pivot.top, column, rows, [&](int i, const auto& mask) {
-                for (int l = team.first(j + 1); l < n; l += team.size) {
-                    swap_lanes(mask, beyond[l * n + j], beyond[l * n + j + 1 + i]);
+    // The rows below, or their last columns x, into the rows of a triangle, which have so many.
+    template <class Columns>
+    SMNN_INLINE void absorb(P* rows, Columns count, P* x) {
+        repeat(n, [&](auto j) SMNN_LAMBDA {
+            exchange_rows(j, count, x);
+            P& pivot = rows[j * count + j];
+            P inverse = reciprocal(pivot);
+            team.absorb(
+                room, Int<0>(), n, [&](auto i) SMNN_LAMBDA { return x[i * columns() + j]; }, pivot, inverse, weight, factor,
+                [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    team.share(next(j), count, [&](auto k) SMNN_LAMBDA {
+                        rotation(rows[j * count + k], x[i * columns() + k]);
+                    });
                 }
-                for (int l = team.first(0); l < m(); l += team.size) {
-                    swap_lanes(mask, x_left[l * n + j], x_left[l * n + j + 1 + i]);
-                }
-                if (team.leads()) swap_lanes(mask, rhs[j], rhs[j + 1 + i]);
-            });
-            const auto H = reflect(pivot.top, column, rows);
-            for (int l = team.first(j + 1); l < n; l += team.size) {
-                apply(H, column, rows, beyond[l * n + j], beyond + l * n + j + 1);
-                own[j * n + l] = beyond[l * n + j];
-            }
-            for (int l = team.first(0); l < m(); l += team.size) {
-                apply(H, column, rows, x_left[l * n + j], x_left + l * n + j + 1);
-                left[j * n + l] = x_left[l * n + j];
-            }
+            );
+        });
+    }
+    // Of the rows x the one with the largest entry in column j, or one nearly as large, comes first. Between rows that have
+    // nothing but rounding errors in that column, a rotation would mix large ones into small ones.
+    template <class J, class Columns>
+    SMNN_INLINE void exchange_rows(J j, Columns count, P* x) {
+        const auto square = [&](auto i) SMNN_LAMBDA { return weight[i] * factor[i] * (x[i * columns() + j] * x[i * columns() + j]); };
+        repeat_from(Int<1>(), n, [&](auto i) SMNN_LAMBDA {
+            const auto mask = splat<P>(T(16)) * square(Int<0>()) < square(i);
+            if (!any(mask)) return;
+            team.sync();
+            team.share(j, count, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, x[k], x[i * columns() + k]); });
             if (team.leads()) {
-                own[j * n + j] = H.diagonal;
-                apply(H, column, rows, rhs[j], rhs + j + 1);
-                z[j] = rhs[j];
+                swap_lanes(mask, weight[0], weight[i]);
+                swap_lanes(mask, factor[0], factor[i]);
             }
             team.sync();
-        }
+        });
     }
-
-    // The rows below touch the left separator alone by now.
-    SMNN_INLINE void leave_to_edge() {
-        for (int j = 0; j < n; ++j) {
-            auto pivot = team.pivot(edge[j * n + j], x_left + j * n, n);
-            P* const column = pivot.below;
-            raise(pivot.top, column, n, [&](int i, const auto& mask) {
-                for (int l = team.first(j + 1); l < n; l += team.size) swap_lanes(mask, edge[j * n + l], x_left[l * n + i]);
-                if (team.leads()) swap_lanes(mask, edge_z[j], rhs[i]);
-            });
-            const auto H = reflect(pivot.top, column, n);
-            for (int l = team.first(j + 1); l < n; l += team.size) apply(H, column, n, edge[j * n + l], x_left + l * n);
-            if (team.leads()) apply(H, column, n, edge_z[j], rhs.data);
-            team.sync();
-            if (team.leads()) edge[j * n + j] = H.diagonal;
-        }
+    SMNN_INLINE void absorb_into_boundary() {
+        if constexpr (Chunked) absorb(boundary, next(n), below + left());
     }
 };
 
@@ -278,7 +236,7 @@ SMNN_INLINE void chain_back(Count n, F f, const P* z, const P* next, const P* le
     }
 }
 
-// R^T w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
+// R^T D^-1 w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
 // the left one added to `left`.
 template <class P, bool Chunked, class Count, class F>
 SMNN_INLINE void chain_forward(Count n, F f, P* w, P* next, P* left) {
@@ -286,7 +244,6 @@ SMNN_INLINE void chain_forward(Count n, F f, P* w, P* next, P* left) {
     for (int l = 0; l < n; ++l) next[l] = splat<P>(0);
     for (int j = 0; j < n; ++j) {
         const P x = w[j] * R[j * n + j];
-        w[j] = x;
         for (int l = j + 1; l < n; ++l) w[l] -= R[j * n + l] * x;
         for (int l = 0; l < n; ++l) next[l] += G[j * n + l] * x;
         if constexpr (Chunked) {

@@ -9,16 +9,13 @@
 // of the variables up to that of column j: the smoothness rows couple each variable to itself, and elimination in the
 // order of the variables fills no others.
 //
-// By rotations (rotate.hpp) row j has the weight 1/d of its leading entry d: R^T D^-1 R in the place of R^T R.
+// Row j counts with the weight 1 / R[j,j] (rotate.hpp): M is R^T D^-1 R, where D is the diagonal of R.
 #pragma once
 
 #include "pack.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
-
-template <class Size>
-constexpr bool is_weighted = Size::rotations;
 
 template <bool Chunked>
 struct FactorLayout {
@@ -44,67 +41,25 @@ struct SchemeRows {
 
 // The state that a sweep carries from point to point, as it lies in memory between blocks of points.
 //
-//     own    (n, n)  triangle of the rows that touch the current point
+//     own    (n, n)  triangle of the rows that touch the current point, with pivots on its diagonal (rotate.hpp)
 //     z      (n, m)  their right-hand sides
 //     norm2  (n)     squared norms of the point's columns, without the coupling to the next point
 // and, chunked,
-//     left   (n, n)  the columns of those rows at the left separator
-//     edge   (n, n)  triangle of the rows that touch the left separator alone
-//     edge_z (n, m)  their right-hand sides
-//     edge_norm2 (n) squared norms of the separator's columns in the coupling to this chunk
+//     spike      (n, n)   the columns of those rows at the left separator
+//     boundary   (n, n)   triangle of the rows that touch the left separator alone
+//     boundary_z (n, m)   their right-hand sides
+//     boundary_norm2 (n)  squared norms of the separator's columns in the coupling to this chunk
 template <bool Chunked>
 struct CarriedLayout {
     int n, m = 1;
     SMNN_INLINE constexpr int own() const { return 0; }
     SMNN_INLINE constexpr int z() const { return n * n; }
     SMNN_INLINE constexpr int norm2() const { return n * n + n * m; }
-    SMNN_INLINE constexpr int left() const { return n * n + n * m + n; }
-    SMNN_INLINE constexpr int edge() const { return 2 * n * n + n * m + n; }
-    SMNN_INLINE constexpr int edge_z() const { return 3 * n * n + n * m + n; }
-    SMNN_INLINE constexpr int edge_norm2() const { return 3 * n * n + 2 * n * m + n; }
+    SMNN_INLINE constexpr int spike() const { return n * n + n * m + n; }
+    SMNN_INLINE constexpr int boundary() const { return 2 * n * n + n * m + n; }
+    SMNN_INLINE constexpr int boundary_z() const { return 3 * n * n + n * m + n; }
+    SMNN_INLINE constexpr int boundary_norm2() const { return 3 * n * n + 2 * n * m + n; }
     SMNN_INLINE constexpr int entries() const { return Chunked ? 3 * n * n + 2 * n * m + 2 * n : n * n + n * m + n; }
-};
-
-// That state, and the powers of the step that a sweep is on: what both ways to eliminate have.
-template <class P, class Size, bool Chunked>
-struct Carried {
-    using T = typename Lanes<P>::Scalar;
-    using Cap = Capacity<Size>;
-    template <int N>
-    using Piece = Array<P, N>;
-    static constexpr int SQUARE = Chunked ? Cap::n * Cap::n : Cap::n;
-
-    const Size& size;
-    const SchemeRows<T>& scheme;
-    Piece<Cap::n * Cap::n> own;
-    Piece<Cap::n> z, norm2;
-    Piece<SQUARE> left, edge;
-    Piece<Cap::n> edge_z, edge_norm2;
-    Piece<Cap::K> p;
-
-    SMNN_INLINE Carried(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P*& workspace)
-        : size(size_),
-          scheme(scheme_),
-          own(carried, size_.n * size_.n),
-          z(carried, size_.n * size_.m),
-          norm2(carried, size_.n),
-          left(carried, Chunked ? size_.n * size_.n : 0),
-          edge(carried, Chunked ? size_.n * size_.n : 0),
-          edge_z(carried, Chunked ? size_.n * size_.m : 0),
-          edge_norm2(carried, Chunked ? size_.n : 0),
-          p(workspace, size_.K) {}
-
-    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
-
-    // w s^o of the step into point t
-    template <class Rows>
-    SMNN_INLINE void set_powers(const Rows& rows, int t) {
-        const P s = rows.s(t);
-        p[0] = rows.w_smoothness(t);
-        repeat(size.K, [&](auto o) SMNN_LAMBDA {
-            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
-        });
-    }
 };
 
 }  // namespace SMNN_LEVEL

@@ -23,11 +23,10 @@ struct Products {
 // f(i, first) for the rows of the scheme, of which row i starts with column `first` in both halves.
 template <class Size, class F>
 SMNN_INLINE void each_scheme_row(const Size& size, F f) {
-    if constexpr (Size::rotations) {
+    if (size.extra == 0) {
         repeat(size.K, [&](auto i) SMNN_LAMBDA { f(i, i); });
     } else {
-        repeat(size.K, [&](auto i) SMNN_LAMBDA { f(i, Int<0>()); });
-        for (int i = size.K; i < (size.extra > 0 ? 2 : 1) * size.K; ++i) f(i, Int<0>());
+        for (int i = 0; i < 2 * size.K; ++i) f(i, Int<0>());
     }
 }
 template <class Size>

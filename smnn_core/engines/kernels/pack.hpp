@@ -43,7 +43,6 @@ SMNN_INLINE double magnitude(double x) { return __builtin_fabs(x); }
 SMNN_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 SMNN_INLINE bool any(bool mask) { return mask; }
 SMNN_INLINE bool lane(bool mask, int) { return mask; }
-SMNN_INLINE bool without(bool mask, bool other) { return mask && !other; }
 
 // a b + c: on a GPU rounded once, whatever the compiler makes of the code around it
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
@@ -150,14 +149,6 @@ struct Mask {
         return r;
     }
 };
-
-// the lanes of one mask that are not in the other
-template <class T, int N, int U>
-SMNN_INLINE Mask<T, N, U> without(const Mask<T, N, U>& mask, const Mask<T, N, U>& other) {
-    Mask<T, N, U> r;
-    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { r.m[u] = mask.m[u] & ~other.m[u]; });
-    return r;
-}
 
 #define SMNN_COMPARISON(OP)                                                                     \
     template <class T, int N, int U>                                                            \

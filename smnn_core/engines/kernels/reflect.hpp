@@ -11,7 +11,6 @@
 #pragma once
 
 #include "pack.hpp"
-#include "team.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -94,61 +93,6 @@ SMNN_INLINE void apply(const Reflection<P>& H, const P* x, Rows rows, P& top, P*
     dot = dot * H.inverse;
     top += H.v0 * dot;
     repeat(rows, [&](auto i) SMNN_LAMBDA { w[i] += x[i] * dot; });
-}
-
-// H of two other columns
-template <class P>
-SMNN_INLINE void apply(const Reflection<P>& H, const P* x, int rows, P& top0, P* w0, P& top1, P* w1) {
-    P dot0 = splat<P>(0), dot1 = splat<P>(0);
-    for (int i = 0; i < rows; ++i) {
-        const P xi = x[i];
-        dot0 += xi * w0[i];
-        dot1 += xi * w1[i];
-    }
-    dot0 = (dot0 + H.v0 * top0) * H.inverse;
-    dot1 = (dot1 + H.v0 * top1) * H.inverse;
-    top0 += H.v0 * dot0;
-    top1 += H.v0 * dot1;
-    for (int i = 0; i < rows; ++i) {
-        const P xi = x[i];
-        w0[i] += xi * dot0;
-        w1[i] += xi * dot1;
-    }
-}
-
-template <class P>
-struct Column {
-    P* top;
-    P* below;
-    P* result;  // where the new top goes as well
-};
-
-// H of columns 0 .. columns-1, by the members of a team: column(k) is a Column. Where sizes are known at run time only,
-// loops are short and sums wait for each other: packs take two columns at a time.
-template <class Team, class P, class Rows, class Columns, class At>
-SMNN_INLINE void apply_to(const Team& team, const Reflection<P>& H, const P* x, Rows rows, Columns columns, At column) {
-    team.share(columns, [&](auto k) SMNN_LAMBDA {
-        const Column<P> one = column(k);
-        apply(H, x, rows, *one.top, one.below);
-        *one.result = *one.top;
-    });
-}
-template <class P, class At>
-SMNN_INLINE void apply_to(const Alone&, const Reflection<P>& H, const P* x, int rows, int columns, At column) {
-    int k = 0;
-    if (Lanes<P>::count > 1) {
-        for (; k + 1 < columns; k += 2) {
-            const Column<P> one = column(k), two = column(k + 1);
-            apply(H, x, rows, *one.top, one.below, *two.top, two.below);
-            *one.result = *one.top;
-            *two.result = *two.top;
-        }
-    }
-    for (; k < columns; ++k) {
-        const Column<P> one = column(k);
-        apply(H, x, rows, *one.top, one.below);
-        *one.result = *one.top;
-    }
 }
 
 }  // namespace SMNN_LEVEL

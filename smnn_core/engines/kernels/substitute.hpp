@@ -66,7 +66,7 @@ SMNN_OUTLINE void substitute_back(
     if constexpr (Size::fixed) next_x.save(after, size.n * m);
 }
 
-// w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g where rows have weights 1/d. `before` (n) holds what the points before
+// w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g. `before` (n) holds what the points before
 // subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the
 // left separator. w may be g. For m right-hand sides at once, which lie `g_step` and `step` apart.
 template <class P, class Size, bool Chunked, int M = 1, class F>
@@ -97,7 +97,6 @@ SMNN_OUTLINE void substitute_forward(
             const P inverse = ft[at.row(j)];
             repeat(m, [&](auto c) SMNN_LAMBDA {
                 solved[c] = now(c, j) * inverse;
-                if (!is_weighted<Size>) now(c, j) = solved[c];
                 if (Size::fixed) wt[c * step + j] = now(c, j);
             });
             repeat(columns_after(size, j), [&](auto i) SMNN_LAMBDA {

@@ -7,191 +7,37 @@
 //     [ S11  S12 ]    K rows that touch y[t] and y[t+1]
 //     [  0   S22 ]    K rows that touch y[t+1] alone
 //
-// computed once and for all; on the step into point t its columns are multiplied by w s^o. Where all rows vanish for
-// polynomials of degree K-1 (TAYLOR) or m = K (HERMITE) there is no S22.
+// computed once and for all; on the step into point t its columns are multiplied by w s^o. For schemes that are exact for
+// polynomials of degree K-2, as TAYLOR and HERMITE are, S12 is upper triangular as S11 is, and there is no S22.
 //
 // The sweep carries a triangle of n rows that touch the current point. A step
-//   departs: takes the rows [S11 S12] into the triangle, whose n rows are then final (the factor of that point), and
-//            leaves n rows on the next point;
-//   arrives: brings these, S22 and the equations of the next point into the form of a triangle.
-// In a chunk all rows have columns at the left separator too, and the rows that arrival leaves touch nothing else: they go
-// into a triangle on the edge of the chunk.
+//   eliminates the point: rotations take the rows [S11 S12] into the triangle, whose n rows are then final, the factor of
+//     that point. Of the scheme's rows n are left that touch the next point. Row i of them starts in column i if S12 is
+//     upper triangular, since rotations keep the zeros that both rows start with;
+//   absorbs the equations of the next point: then these n rows are the triangle there, and rotations take the equations
+//     into it. For other schemes all rows are taken into an empty triangle.
+// In a chunk all rows have columns at the left separator too, the spike. The rows that are left below the triangle touch
+// nothing else: they go into a triangle on the boundary of the chunk.
 #pragma once
 
-#include "factor.hpp"
-#include "rotate.hpp"
-#include "reflect.hpp"
+#include "initial.hpp"
+#include "state.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Kernels whose sizes are compiled leave out what rotations do about rows that start with zero, and the first point of a lane:
-// that is for the kernels with sizes at run time.
-template <class Size>
-constexpr bool has_rare_steps = Size::fixed && Size::rotations;
-
-// What a sweep takes of its workspace, in packs, to bring the results of both together: a state, and the final rows of a point.
-template <class Size>
-struct RareSteps {
-    const Size& size;
-    SMNN_INLINE int state() const { return CarriedLayout<true>{size.n, size.m}.entries(); }
-    SMNN_INLINE int factor() const { return FactorLayout<true>{size.n, size.K}.entries(); }
-    SMNN_INLINE int room() const { return state() + factor() + size.n; }
-};
-
-// The workspace of a sweep, in packs.
-template <class Size>
-SMNN_INLINE int sweep_workspace(const Size& size) {
-    if constexpr (has_rare_steps<Size>) {
-        return RareSteps<Size>{size}.room() + rotations_workspace(size);
-    } else if constexpr (is_weighted<Size>) {
-        return rotations_workspace(size);
-    } else {
-        return size.K + size.n * size.n + 2 * size.n + 2 * size.n * size.rows + size.rows;
-    }
-}
-
-// One initial row `weight y[column] = rhs` taken into the carried state, which lies in memory; rhs (m) is overwritten.
-template <class P, bool Chunked, bool Rhs, class Team = Alone>
-SMNN_OUTLINE void take_initial_row(
-    int n, int m, int column, P weight, P* rhs, P* carried, P* row, const Team& team = {}
-) {
-    const CarriedLayout<Chunked> at{n, m};
-    P* left_row = row + n;
-    for (int j = team.first(0); j < 2 * n; j += team.size) row[j] = splat<P>(0);
-    team.sync();
-    if (team.leads()) row[column] = weight;
-    team.sync();
-    const Int<1> one_row{};
-    for (int j = column; j < n; ++j) {
-        P *top = carried + at.own() + j * n, *left = carried + at.left() + j * n, *z = carried + at.z() + j * m;
-        auto pivot = team.pivot(top[j], row + j, one_row);
-        raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
-            for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], row[k]);
-            if constexpr (Chunked) {
-                for (int k = team.first(0); k < n; k += team.size) swap_lanes(mask, left[k], left_row[k]);
-            }
-            for (int c = 0; Rhs && team.leads() && c < m; ++c) swap_lanes(mask, z[c], rhs[c]);
-        });
-        const auto H = reflect(pivot.top, pivot.below, one_row);
-        for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], row + k);
-        if constexpr (Chunked) {
-            for (int k = team.first(0); k < n; k += team.size) apply(H, pivot.below, one_row, left[k], left_row + k);
-        }
-        for (int c = 0; Rhs && team.leads() && c < m; ++c) apply(H, pivot.below, one_row, z[c], rhs + c);
-        team.sync();
-        if (team.leads()) top[j] = H.diagonal;
-    }
-    if constexpr (Chunked) {
-        for (int j = 0; j < n; ++j) {
-            P *top = carried + at.edge() + j * n, *z = carried + at.edge_z() + j * m;
-            auto pivot = team.pivot(top[j], left_row + j, one_row);
-            raise(pivot.top, pivot.below, one_row, [&](int, const auto& mask) {
-                for (int k = team.first(j + 1); k < n; k += team.size) swap_lanes(mask, top[k], left_row[k]);
-                for (int c = 0; Rhs && team.leads() && c < m; ++c) swap_lanes(mask, z[c], rhs[c]);
-            });
-            const auto H = reflect(pivot.top, pivot.below, one_row);
-            for (int k = team.first(j + 1); k < n; k += team.size) apply(H, pivot.below, one_row, top[k], left_row + k);
-            for (int c = 0; Rhs && team.leads() && c < m; ++c) apply(H, pivot.below, one_row, z[c], rhs + c);
-            team.sync();
-            if (team.leads()) top[j] = H.diagonal;
-        }
-    }
-    if (team.leads()) carried[at.norm2() + column] += weight * weight;
-    team.sync();
-}
-
 template <class P, class Size, bool Chunked, bool Rhs, class Team = Alone>
-struct Sweep : Carried<P, Size, Chunked> {
-    using Base = Carried<P, Size, Chunked>;
-    using typename Base::Cap, typename Base::T;
-    template <int N>
-    using Piece = Array<P, N>;
+struct Elimination : State<P, Size, Chunked, Team> {
+    using Base = State<P, Size, Chunked, Team>;
+    using Base::boundary, Base::boundary_norm2, Base::boundary_z, Base::inverse, Base::norm2, Base::norm2_next, Base::own;
+    using Base::p, Base::room, Base::size, Base::spike, Base::team, Base::top_next, Base::x_factor, Base::x_next;
+    using Base::x_own, Base::x_spike, Base::x_weight, Base::x_z, Base::z;
+    using T = typename Lanes<P>::Scalar;
 
-    using Base::size, Base::scheme, Base::own, Base::z, Base::norm2, Base::left, Base::edge, Base::edge_z, Base::edge_norm2;
-    using Base::p, Base::S, Base::set_powers;
-    const Team team;
-    // the rows below the triangle, by columns: at the current point, at the next one (and the triangle's there), at the
-    // separator, right-hand side
-    Piece<Cap::n> norm2_next;
-    Piece<Cap::n * Cap::n> x_own;
-    Piece<Cap::n> top_next;
-    Piece<Cap::n * Cap::rows> x_next;
-    Piece<Chunked ? Cap::n * Cap::rows : Cap::n> x_left;
-    Piece<Cap::rows> x_z;
+    const SchemeRows<T>& scheme;
 
-    SMNN_INLINE Sweep(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Team team_ = {})
-        : Base(size_, scheme_, carried, workspace),
-          team(team_),
-          norm2_next(workspace, size_.n),
-          x_own(workspace, size_.n * size_.n),
-          top_next(workspace, size_.n),
-          x_next(workspace, size_.n * size_.rows),
-          x_left(workspace, size_.n * size_.rows),
-          x_z(workspace, size_.rows) {}
-
-    SMNN_INLINE void load(const P* memory) {
-        if constexpr (Size::fixed) {
-            const CarriedLayout<Chunked> at{size.n};
-            own.load(memory + at.own(), size.n * size.n);
-            z.load(memory + at.z(), size.n);
-            norm2.load(memory + at.norm2(), size.n);
-            if constexpr (Chunked) {
-                left.load(memory + at.left(), size.n * size.n);
-                edge.load(memory + at.edge(), size.n * size.n);
-                edge_z.load(memory + at.edge_z(), size.n);
-                edge_norm2.load(memory + at.edge_norm2(), size.n);
-            }
-        }
-    }
-
-    SMNN_INLINE void save(P* memory) const {
-        if constexpr (Size::fixed) {
-            const CarriedLayout<Chunked> at{size.n};
-            own.save(memory + at.own(), size.n * size.n);
-            z.save(memory + at.z(), size.n);
-            norm2.save(memory + at.norm2(), size.n);
-            if constexpr (Chunked) {
-                left.save(memory + at.left(), size.n * size.n);
-                edge.save(memory + at.edge(), size.n * size.n);
-                edge_z.save(memory + at.edge_z(), size.n);
-                edge_norm2.save(memory + at.edge_norm2(), size.n);
-            }
-        }
-    }
-
-    // The rows [S12; S22] of the step into point t, and their right-hand side.
-    template <class Rows>
-    SMNN_INLINE void set_next(const Rows& rows, int t) {
-        const P zero = splat<P>(0);
-        team.share(size.n, [&](auto j) SMNN_LAMBDA {
-            const int v = j / size.K, o = j % size.K;
-            repeat(size.n, [&](auto i) SMNN_LAMBDA {
-                x_next[j * size.rows + i] = i / size.K == v ? S(i % size.K, size.K + o) * p[o] : zero;
-            });
-            repeat(size.extra, [&](auto i) SMNN_LAMBDA {
-                x_next[j * size.rows + size.n + i] =
-                    i / size.K == v ? S(size.K + i % size.K, size.K + o) * p[o] : zero;
-            });
-            norm2_next[j] = splat<P>(scheme.norm2[size.K + o]) * p[o] * p[o];
-            if constexpr (Chunked) {
-                repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_left[j * size.rows + i] = zero; });
-            }
-        });
-        if constexpr (Rhs) {
-            if (team.leads()) {
-                repeat(size.rows, [&](auto i) SMNN_LAMBDA { x_z[i] = zero; });
-            }
-            if (team.leads() && rows.has_smoothness_rhs()) {
-                repeat(size.n, [&](auto i) SMNN_LAMBDA {
-                    x_z[i] = p[0] * rows.smoothness_rhs(t, i / size.K, i % size.K);
-                });
-                repeat(size.extra, [&](auto i) SMNN_LAMBDA {
-                    x_z[size.n + i] = p[0] * rows.smoothness_rhs(t, i / size.K, size.K + i % size.K);
-                });
-            }
-        }
-    }
+    SMNN_INLINE Elimination(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Team team_ = {})
+        : Base(size_, carried, workspace, team_), scheme(scheme_) {}
 
     // Puts the sweep before its first point. A chunk starts with the step from the separator, whose weight is zero in a
     // lane that has none.
@@ -203,276 +49,254 @@ struct Sweep : Carried<P, Size, Chunked> {
         } else {
             repeat(size.K, [&](auto o) SMNN_LAMBDA { p[o] = zero; });
         }
-        set_next(rows, 0);
-        team.share(size.n, [&](auto j) SMNN_LAMBDA {
-            repeat(size.n, [&](auto i) SMNN_LAMBDA { own[j * size.n + i] = zero; });
-            z[j] = zero;
-        });
-        if constexpr (Chunked) {
-            team.share(size.n, [&](auto j) SMNN_LAMBDA {
-                const int v = j / size.K, o = j % size.K;
-                repeat(size.n, [&](auto i) SMNN_LAMBDA {
-                    const bool coupled = i / size.K == v && i <= j;
-                    x_left[j * size.rows + i] = coupled ? S(i % size.K, o) * p[o] : zero;
-                    edge[j * size.n + i] = zero;
+        team.share(Int<0>(), size.n, [&](auto i) SMNN_LAMBDA {
+            set_step_row(rows, 0, i);
+            if constexpr (Chunked) {
+                repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                    const bool coupled = i <= k && k < columns_through(size, i);
+                    x_spike[i * size.n + k] = coupled ? x_own[i * size.n + k] : zero;
+                    boundary[i * size.n + k] = i == k ? splat<P>(EMPTY<T>) : zero;
                 });
-                edge_norm2[j] = splat<P>(scheme.norm2[o]) * p[o] * p[o];
-                edge_z[j] = zero;
-            });
-        }
+                each_rhs([&](auto c) SMNN_LAMBDA { boundary_z[i * size.m + c] = zero; });
+                boundary_norm2[i] = norm2_of_step(order_of(size, i));
+            }
+        });
+        team.share(Int<0>(), size.extra, [&](auto i) SMNN_LAMBDA { set_extra_row(rows, 0, i); });
         team.sync();
     }
 
-    // From the point before t towards t: its final rows go to f and f_z, kept or not.
+    // From the point before t towards t: its final rows go to f and f_z, where they are kept.
     template <bool Keep = true, class Rows>
-    SMNN_INLINE void depart(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
-        const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
+    SMNN_INLINE void eliminate_point(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         set_powers(rows, t);
-        set_next(rows, t);
-        team.share(size.n, [&](auto j) SMNN_LAMBDA {
-            const int v = j / size.K, o = j % size.K;
-            repeat(next(j), [&](auto i) SMNN_LAMBDA {
-                x_own[j * size.n + i] = i / size.K == v ? S(i % size.K, o) * p[o] : zero;
-            });
-        });
-        team.sync();
         const FactorLayout<Chunked> at{size.n, size.K};
-        auto bad_any = one == zero;
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const int o = j % size.K;
-            const auto below = next(j);
-            const auto after = unroll_if_small<Size>(columns_after(size, j));
-            const auto through = unroll_if_small<Size>(columns_through(size, j));
-            auto pivot = team.pivot(own[j * size.n + j], x_own + j * size.n, below);
-            P* const column = pivot.below;
-            team.share(through, [&](auto k) SMNN_LAMBDA { top_next[k] = zero; });
-            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                team.share(after, [&](auto k) SMNN_LAMBDA {
-                    swap_lanes(mask, own[j * size.n + j + 1 + k], x_own[(j + 1 + k) * size.n + i]);
-                });
-                team.share(through, [&](auto k) SMNN_LAMBDA {
-                    swap_lanes(mask, top_next[k], x_next[k * size.rows + i]);
-                });
-                if constexpr (Chunked) {
-                    team.share(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                        swap_lanes(mask, left[j * size.n + k], x_left[k * size.rows + i]);
+        auto bad_any = splat<P>(1) < splat<P>(0);
+        // Row i of the scheme goes into row i of the triangle, then into row i + 1, ..: one round after the other.
+        repeat(size.n, [&](auto round) SMNN_LAMBDA {
+            team.rotate(
+                room, next(columns_after(size, round)),
+                [&](auto i) SMNN_LAMBDA {
+                    const auto j = plus(round, i);
+                    if (round == 0) set_step_row(rows, t, i);
+                    return Rotation<P>(x_own[i * size.n + j], own[j * size.n + j], inverse[j], x_weight[i], x_factor[i]);
+                },
+                [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    const auto j = plus(round, i);
+                    team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                        rotation(own[j * size.n + k], x_own[i * size.n + k]);
                     });
+                    team.share(first_next(size, i), columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+                        rotation(top_next[j * size.n + k], x_next[i * size.n + k]);
+                    });
+                    rotate_rest(rotation, j, i);
                 }
-                if (Rhs && team.leads()) swap_lanes(mask, z[j], x_z[i]);
-            });
-            const auto H = reflect(pivot.top, column, below);
-            const P total = norm2[j] + splat<P>(scheme.norm2[o]) * p[o] * p[o];
-            const auto bad = H.diagonal * H.diagonal <= tolerance2 * total;
+            );
+            const auto j = round;  // the row of the triangle that is final by now
+            const auto bad = own[j * size.n + j] <= splat<P>(scheme.tolerance2) * (norm2[j] + norm2_of_step(order_of(size, j)));
             bad_any = bad_any | bad;
-            if (team.leads()) f[at.row(j)] = select(H.diagonal == zero, one, H.inverse_diagonal());
-            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
-                const int k = j + 1 + i;
-                return Column<P>{&own[j * size.n + k], x_own + k * size.n, &f[at.row(j) + 1 + i]};
-            });
-            apply_to(team, H, column, below, through, [&](auto k) SMNN_LAMBDA {
-                return Column<P>{&top_next[k], x_next + k * size.rows, &f[at.next(j) + k]};
+            if constexpr (!Keep) return;
+            if (team.leads()) f[at.row(j)] = inverse[j];
+            team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA { f[at.row(j) + k - j] = own[j * size.n + k]; });
+            team.share(Int<0>(), columns_through(size, j), [&](auto k) SMNN_LAMBDA {
+                f[at.next(j) + k] = top_next[j * size.n + k];
             });
             if constexpr (Chunked) {
-                apply_to(team, H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                    return Column<P>{&left[j * size.n + k], x_left + k * size.rows, &f[at.left(j) + k]};
-                });
+                team.share(Int<0>(), size.n, [&](auto k) SMNN_LAMBDA { f[at.left(j) + k] = spike[j * size.n + k]; });
             }
-            if (Rhs && team.leads()) {
-                apply(H, column, below, z[j], x_z.data);
-                f_z[j] = z[j];
-            }
-            team.sync();
+            each_rhs_once([&](auto c) SMNN_LAMBDA { f_z[c * size.z_step + j] = z[j * size.m + c]; });
         });
+        team.share(Int<0>(), size.extra, [&](auto i) SMNN_LAMBDA { set_extra_row(rows, t, i); });
         if (any(bad_any)) rows.mark_undetermined(t - 1, bad_any);
+        team.sync();
     }
 
-    // At point t: the rows that departure left and the equations become the triangle.
+    // At point t: the rows that are left of the scheme's, and the equations, become the triangle.
     template <class Rows>
-    SMNN_INLINE void arrive(const Rows& rows, int t) {
-        const int first = size.n + size.extra;
-        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            const P w = rows.w_equation(t, q);
-            team.share(size.n, [&](auto j) SMNN_LAMBDA {
-                const P x = w * rows.c(t, q, j);
-                norm2_next[j] += x * x;
-                x_next[j * size.rows + first + q] = x;
-            });
-            if (Rhs && team.leads()) x_z[first + q] = w * rows.b(t, q);
+    SMNN_INLINE void absorb_equations(const Rows& rows, int t) {
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA { set_equation(rows, t, q); });
+        team.sync();
+        team.share(Int<0>(), size.n, [&](auto j) SMNN_LAMBDA {
+            first_absorbed(size) > 0 ? take_row(j) : clear_row(j);
+            norm2[j] = norm2_next[j];
         });
         team.sync();
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const auto below = rows_after(size, j);
-            const auto after = unroll_if_small<Size>(columns_after(size, j));
-            P* const top = x_next + j * size.rows + j;
-            auto pivot = team.pivot(*top, top + 1, below);
-            P* const column = pivot.below;
-            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                team.share(after, [&](auto k) SMNN_LAMBDA {
-                    P* other = x_next + (j + 1 + k) * size.rows + j;
-                    swap_lanes(mask, other[0], other[1 + i]);
-                });
-                if constexpr (Chunked) {
-                    team.share(unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                        P* other = x_left + k * size.rows + j;
-                        swap_lanes(mask, other[0], other[1 + i]);
+            team.absorb(
+                room, first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { return x_next[i * size.n + j]; },
+                own[j * size.n + j], inverse[j], x_weight, x_factor,
+                [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                        rotation(own[j * size.n + k], x_next[i * size.n + k]);
                     });
+                    rotate_rest(rotation, j, i);
                 }
-                if (Rhs && team.leads()) swap_lanes(mask, x_z[j], x_z[j + 1 + i]);
-            });
-            const auto H = reflect(pivot.top, column, below);
-            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
-                const int k = j + 1 + i;
-                P* const other = x_next + k * size.rows + j;
-                return Column<P>{other, other + 1, &own[j * size.n + k]};
-            });
-            if constexpr (Chunked) {
-                apply_to(team, H, column, below, unroll_if_small<Size>(size.n), [&](auto k) SMNN_LAMBDA {
-                    P* const other = x_left + k * size.rows + j;
-                    return Column<P>{other, other + 1, &left[j * size.n + k]};
-                });
-            }
-            if (team.leads()) {
-                own[j * size.n + j] = H.diagonal;
-                if constexpr (Rhs) {
-                    P* other = x_z + j;
-                    apply(H, column, below, other[0], other + 1);
-                    z[j] = other[0];
-                }
-                norm2[j] = norm2_next[j];
-            }
-            team.sync();
+            );
         });
-        if constexpr (Chunked) leave_to_edge();
-    }
-
-    // The rows below the triangle touch the left separator alone.
-    SMNN_INLINE void leave_to_edge() {
-        const auto below = rows_after(size, last_column(size));
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const auto after = unroll_if_small<Size>(columns_after(size, j));
-            auto pivot = team.pivot(edge[j * size.n + j], x_left + j * size.rows + size.n, below);
-            P* const column = pivot.below;
-            raise(pivot.top, column, unroll_if_small<Size>(below), [&](auto i, const auto& mask) SMNN_LAMBDA {
-                team.share(after, [&](auto k) SMNN_LAMBDA {
-                    swap_lanes(mask, edge[j * size.n + j + 1 + k], x_left[(j + 1 + k) * size.rows + size.n + i]);
-                });
-                if (Rhs && team.leads()) swap_lanes(mask, edge_z[j], x_z[size.n + i]);
-            });
-            const auto H = reflect(pivot.top, column, below);
-            apply_to(team, H, column, below, after, [&](auto i) SMNN_LAMBDA {
-                const int k = j + 1 + i;
-                P* const top = &edge[j * size.n + k];
-                return Column<P>{top, x_left + k * size.rows + size.n, top};
-            });
-            if (Rhs && team.leads()) apply(H, column, below, edge_z[j], x_z + size.n);
-            team.sync();
-            if (team.leads()) edge[j * size.n + j] = H.diagonal;
-        });
-        team.sync();
+        if constexpr (Chunked) absorb_into_boundary();
     }
 
     // The final rows of the last point, which has no next one.
     template <class Rows>
     SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
-        const P zero = splat<P>(0), one = splat<P>(1), tolerance2 = splat<P>(scheme.tolerance2);
         const FactorLayout<Chunked> at{size.n, size.K};
-        auto bad_any = one == zero;
-        team.share(at.entries(), [&](int i) { f[i] = zero; });
+        auto bad_any = splat<P>(1) < splat<P>(0);
+        team.share(0, at.entries(), [&](int i) { f[i] = splat<P>(0); });
         team.sync();
-        team.share(int(size.n), [&](int j) {
-            const P diagonal = own[j * size.n + j];
-            const auto bad = diagonal * diagonal <= tolerance2 * norm2[j];
-            bad_any = bad_any | bad;
-            f[at.row(j)] = one / select(diagonal == zero, one, diagonal);
+        team.share(0, int(size.n), [&](int j) {
+            bad_any = bad_any | (own[j * size.n + j] <= splat<P>(scheme.tolerance2) * norm2[j]);
+            f[at.row(j)] = inverse[j];
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
-            if constexpr (Rhs) f_z[j] = z[j];
+            for (int c = 0; Rhs && c < size.m; ++c) f_z[c * size.z_step + j] = z[j * size.m + c];
         });
         team.sync();
         if (any(bad_any)) rows.mark_undetermined(t, bad_any);
     }
-};
 
-// How a sweep eliminates: by reflections, as above, or by rotations where its size says so (see rotate.hpp).
-template <bool ByRotations>
-struct Elimination {
-    template <class P, class Size, bool Chunked, bool Rhs>
-    using State = Sweep<P, Size, Chunked, Rhs>;
-};
-template <>
-struct Elimination<true> {
-    template <class P, class Size, bool Chunked, bool Rhs>
-    using State = Rotations<P, Size, Chunked, Rhs>;
-};
-
-// Sweeps points t0 .. t1-1, from the state that lies in `from` to that in `to`: where sizes are known at run time they are the
-// same memory, and t0 may be 0, the first point of the lane. Returns the state as it is at the end.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
-SMNN_INLINE auto sweep_points(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
-    P* to, P* workspace, P* f, P* f_z
-) {
-    constexpr bool by_rotations = is_weighted<Size>;
-    using State = typename Elimination<by_rotations>::template State<P, Size, Chunked, Rhs>;
-    State state(size, scheme, to, workspace);
-    const FactorLayout<Chunked> at{size.n, size.K};
-    if (has_rare_steps<Size> || t0 > 0) state.load(from);
-    for (int t = t0; t < t1; ++t) {
-        if (!has_rare_steps<Size> && t == 0) {
-            state.start(rows);
-        } else {
-            state.template depart<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
-        }
-        state.arrive(rows, t);
-        if (rows.has_initial(t)) {
-            state.save(to);
-            if constexpr (by_rotations) State::to_plain(size.n, size.m, to);
-            for (int v = 0; v < size.V; ++v) {
-                for (int r = 0; r < rows.n_initial_orders(); ++r) {
-                    const P w = rows.w_initial(t, v, r);
-                    P* const rhs = workspace + 2 * size.n;
-                    repeat(size.m, [&](auto c) SMNN_LAMBDA {
-                        if constexpr (Rhs) rhs[c] = w * rows.u(t, v, r, c);
-                    });
-                    take_initial_row<P, Chunked, Rhs>(size.n, size.m, v * size.K + r, w, rhs, to, workspace);
-                }
-            }
-            if constexpr (by_rotations) State::to_weighted(size.n, size.m, to);
-            state.load(to);
-        }
+   private:
+    // f(c) for the columns c of right-hand sides, where there are any; the second by one member of a team
+    template <class F>
+    SMNN_INLINE void each_rhs(F f) const {
+        if constexpr (Rhs) repeat(size.m, f);
     }
-    state.save(to);
-    return state;
-}
+    template <class F>
+    SMNN_INLINE void each_rhs_once(F f) const {
+        if (team.leads()) each_rhs(f);
+    }
 
-// `sweep_points` where sizes are compiled. Returns the lanes that it leaves out.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
-SMNN_OUTLINE auto sweep_most_lanes(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, const P* from,
-    P* to, P* workspace, P* f, P* f_z
-) {
-    return sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, from, to, workspace, f, f_z).left_out;
-}
+    SMNN_INLINE P S(int i, int j) const { return splat<P>(scheme.S[i * 2 * size.K + j]); }
 
-// The state at the first point of a system with initial values, see `Rotations::start_with_values`. Returns the lanes that it
-// leaves out.
-template <class P, class Size, bool Rhs, class Rows>
-SMNN_OUTLINE auto sweep_first_point(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, P* to, P* workspace
-) {
-    Rotations<P, Size, false, Rhs> state(size, scheme, to, workspace);
-    state.start_with_values(rows);
-    state.template arrive<true>(rows, 0);
-    state.save(to);
-    return state.left_out;
-}
+    // w s^o of the step into point t
+    template <class Rows>
+    SMNN_INLINE void set_powers(const Rows& rows, int t) {
+        const P s = rows.s(t);
+        p[0] = rows.w_smoothness(t);
+        repeat(size.K, [&](auto o) SMNN_LAMBDA {
+            if (o > 0) p[o] = p[o > 0 ? o - 1 : 0] * s;
+        });
+    }
+    // the squared norm of column j of the scheme's rows
+    SMNN_INLINE P norm2_of_step(int j) {
+        const int o = j < size.K ? j : j - size.K;
+        return splat<P>(scheme.norm2[j]) * (p[o] * p[o]) + splat<P>(EMPTY_COLUMN<T>);
+    }
 
-// What a sweep has done, once more, for lanes that it left out, by the kernels with sizes at run time. `carried` holds the
-// state that it began with, `workspace` the one that it ended with, which goes to `carried` for all other lanes.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
-SMNN_OUTLINE void sweep_again(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
-    const LaneMask& lanes, P* carried, P* workspace, P* f, P* f_z
-);
+    // Row i of [S11 S12] of the step into point t. It starts in column i, in S12 as well if that is upper triangular.
+    template <class Rows, class I>
+    SMNN_INLINE void set_step_row(const Rows& rows, int t, I i) {
+        const P zero = splat<P>(0);
+        const int r = order_of(size, i);
+        const auto first = first_next(size, i);
+        const auto end = columns_through(size, i);
+        repeat_from(i, end, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] = S(r, order_of(size, k)) * p[order_of(size, k)]; });
+        repeat_from(first, end, [&](auto k) SMNN_LAMBDA {
+            x_next[i * size.n + k] = S(r, size.K + order_of(size, k)) * p[order_of(size, k)];
+        });
+        repeat_from(end, size.n, [&](auto k) SMNN_LAMBDA { x_own[i * size.n + k] = x_next[i * size.n + k] = zero; });
+        repeat(end, [&](auto k) SMNN_LAMBDA { top_next[i * size.n + k] = zero; });
+        for (int k = 0; first_absorbed(size) == 0 && k < first; ++k) x_next[i * size.n + k] = zero;
+        norm2_next[i] = norm2_of_step(size.K + r);
+        set_rest(rows, t, i, r);
+    }
+    // Row i of S22, of all variables.
+    template <class Rows, class I>
+    SMNN_INLINE void set_extra_row(const Rows& rows, int t, I i) {
+        const int r = order_of(size, i);
+        const auto below = plus(size.n, i);
+        repeat(size.n, [&](auto k) SMNN_LAMBDA {
+            const bool there = i - r <= k && k < columns_through(size, i);
+            const P entry = S(size.K + r, size.K + order_of(size, k)) * p[order_of(size, k)];
+            x_next[below * size.n + k] = there ? entry : splat<P>(0);
+        });
+        set_rest(rows, t, below, size.K + r);
+    }
+    template <class Rows, class I>
+    SMNN_INLINE void set_rest(const Rows& rows, int t, I i, int r) {
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { x_spike[i * size.n + k] = splat<P>(0); });
+        }
+        const bool there = rows.has_smoothness_rhs();  // (of one right-hand side)
+        each_rhs([&](auto c) SMNN_LAMBDA {
+            x_z[i * size.m + c] = there ? p[0] * rows.smoothness_rhs(t, i % size.n / size.K, r) : splat<P>(0);
+        });
+        x_weight[i] = x_factor[i] = splat<P>(1);
+    }
+    template <class Rows, class Q>
+    SMNN_INLINE void set_equation(const Rows& rows, int t, Q q) {
+        const auto i = plus(plus(size.n, size.extra), q);
+        const P w = rows.w_equation(t, q);
+        team.share(Int<0>(), size.n, [&](auto k) SMNN_LAMBDA {
+            const P x = w * rows.c(t, q, k);
+            norm2_next[k] += x * x;
+            x_next[i * size.n + k] = x;
+            if constexpr (Chunked) x_spike[i * size.n + k] = splat<P>(0);
+        });
+        each_rhs_once([&](auto c) SMNN_LAMBDA { x_z[i * size.m + c] = w * rows.b(t, q, c); });
+        x_weight[i] = x_factor[i] = splat<P>(1);
+    }
+
+    // Columns of row i below and row j of the triangle at the left separator, and right-hand sides.
+    template <class J, class I>
+    SMNN_INLINE void rotate_rest(const Rotation<P>& rotation, J j, I i) {
+        if constexpr (Chunked) {
+            team.share(Int<0>(), size.n, [&](auto k) SMNN_LAMBDA { rotation(spike[j * size.n + k], x_spike[i * size.n + k]); });
+        }
+        each_rhs_once([&](auto c) SMNN_LAMBDA { rotation(z[j * size.m + c], x_z[i * size.m + c]); });
+    }
+
+    // Row j of the triangle is row j of those that are left of the scheme's ...
+    template <class J>
+    SMNN_INLINE void take_row(J j) {
+        const P a = x_next[j * size.n + j], ea = rounded(x_weight[j] * a * x_factor[j]);
+        own[j * size.n + j] = ea * a + splat<P>(EMPTY<T>);
+        inverse[j] = reciprocal(own[j * size.n + j]);
+        repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = ea * x_next[j * size.n + k]; });
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { spike[j * size.n + k] = ea * x_spike[j * size.n + k]; });
+        }
+        each_rhs([&](auto c) SMNN_LAMBDA { z[j * size.m + c] = ea * x_z[j * size.m + c]; });
+    }
+    // ... or empty.
+    template <class J>
+    SMNN_INLINE void clear_row(J j) {
+        const P zero = splat<P>(0);
+        repeat_from(j, size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = j == k ? splat<P>(EMPTY<T>) : zero; });
+        inverse[j] = reciprocal(splat<P>(EMPTY<T>));
+        if constexpr (Chunked) {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { spike[j * size.n + k] = zero; });
+        }
+        each_rhs([&](auto c) SMNN_LAMBDA { z[j * size.m + c] = zero; });
+    }
+
+    // The rows that are left touch the left separator alone. What comes from there decays, as a rule, until it is nothing.
+    SMNN_INLINE void absorb_into_boundary() {
+        const P zero = splat<P>(0);
+        team.share(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA {
+            P norm2_of_row = zero;
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { norm2_of_row += x_spike[i * size.n + k] * x_spike[i * size.n + k]; });
+            const auto is_nothing = x_weight[i] * x_factor[i] * norm2_of_row <= splat<P>(EMPTY<T>);
+            x_weight[i] = select(is_nothing, zero, x_weight[i]);
+        });
+        team.sync();
+        P weights = zero;
+        repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { weights += x_weight[i]; });
+        if (!any(weights != zero)) return;
+        team.sync();
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            P& pivot = boundary[j * size.n + j];
+            P inverse_of_pivot = reciprocal(pivot);
+            team.absorb(
+                room, first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { return x_spike[i * size.n + j]; }, pivot,
+                inverse_of_pivot, x_weight, x_factor,
+                [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
+                        rotation(boundary[j * size.n + k], x_spike[i * size.n + k]);
+                    });
+                    each_rhs_once([&](auto c) SMNN_LAMBDA { rotation(boundary_z[j * size.m + c], x_z[i * size.m + c]); });
+                }
+            );
+        });
+    }
+};
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
@@ -482,69 +306,19 @@ SMNN_OUTLINE void sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
     P* workspace, P* f, P* f_z
 ) {
-    if constexpr (has_rare_steps<Size>) {
-        const RareSteps<Size> rare{size};
-        P *const after = workspace, *const room = workspace + rare.room();
-        const P zero = splat<P>(0), one = splat<P>(1);
-        for (int t = t0, end = t1; t < t1; t = end) {
-            P* const f_t = f + Index(t - t0) * FactorLayout<Chunked>{size.n, size.K}.entries();
-            P* const z_t = f_z + Index(t - t0) * size.n;
-            auto left_out = zero < one;
-            if (t == 0) {
-                end = 1;
-                if constexpr (!Chunked && Size::V == Size::Q && Size::K > 1) {
-                    if (rows.has_initial(0) && rows.n_initial_orders() == size.K - 1) {
-                        left_out = sweep_first_point<P, Size, Rhs>(size, scheme, rows, after, room);
-                    }
-                }
-            } else {
-                // (lanes that are left out from the start may not be so at the next point)
-                auto from_start = one < zero;
-                for (int j = 0; j < size.n; ++j) from_start = from_start | (carried[j * size.n + j] < zero);
-                end = any(from_start) ? t + 1 : t1;
-                left_out =
-                    sweep_most_lanes<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t, end, carried, after, room, f_t, z_t);
-            }
-            if (any(left_out)) {
-                sweep_again<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t, end, left_out, carried, workspace, f_t, z_t);
-            } else {
-                for (int e = 0; e < CarriedLayout<Chunked>{size.n, size.m}.entries(); ++e) carried[e] = after[e];
-            }
+    Elimination<P, Size, Chunked, Rhs> state(size, scheme, carried, workspace);
+    const FactorLayout<Chunked> at{size.n, size.K};
+    state.load(carried);  // (before the first point, whatever there is)
+    for (int t = t0; t < t1; ++t) {
+        if (t == 0) {
+            state.start(rows);
+        } else {
+            state.template eliminate_point<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
         }
-    } else {
-        sweep_points<P, Size, Chunked, Rhs, Keep>(size, scheme, rows, t0, t1, carried, carried, workspace, f, f_z);
+        state.absorb_equations(rows, t);
+        if (rows.has_initial(t)) absorb_initial_rows<Rhs>(state, rows, t, carried, workspace);
     }
-}
-
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class LaneMask>
-SMNN_OUTLINE void sweep_again(
-    const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1,
-    const LaneMask& lanes, P* carried, P* workspace, P* f, P* f_z
-) {
-    const SizedForRotations sized(size.V, size.K, size.Q);
-    const RareSteps<Size> rare{size};
-    const int entries = FactorLayout<Chunked>{size.n, size.K}.entries();
-    const P* const after = workspace;
-    P *const f_again = workspace + rare.state(), *const z_again = f_again + rare.factor();
-    const auto put = [&](P* to, const P* from, int count) {
-        for (int e = 0; e < count; ++e) to[e] = select(lanes, from[e], to[e]);
-    };
-    const Rows of_lanes = rows.of(lanes);
-    for (int t = t0; t < t1; ++t, f += entries, f_z += size.n) {
-        sweep<P, SizedForRotations, Chunked, Rhs, Keep>(
-            sized, scheme, of_lanes, t, t + 1, carried, workspace + rare.room(), f_again, z_again
-        );
-        if (t == 0 || !Keep) continue;
-        put(f, f_again, entries);
-        if (Rhs) put(f_z, z_again, size.n);
-    }
-    for (int e = 0; e < CarriedLayout<Chunked>{size.n, size.m}.entries(); ++e) carried[e] = select(lanes, carried[e], after[e]);
-}
-
-// What a sweep has left at the end of a chunk becomes rows without weights, for the problem of the separators.
-template <class P, class Size>
-SMNN_INLINE void end_chunk(const Size& size, P* carried) {
-    if constexpr (is_weighted<Size>) Rotations<P, Size, true, true>::to_plain(size.n, size.m, carried);
+    state.save(carried);
 }
 
 // The final rows of the last point of a system that is not divided into chunks.
@@ -553,9 +327,7 @@ SMNN_OUTLINE void finish(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,
     P* workspace, P* f, P* f_z
 ) {
-    typename Elimination<is_weighted<Size>>::template State<P, Size, false, Rhs> state(
-        size, scheme, carried, workspace
-    );
+    Elimination<P, Size, false, Rhs> state(size, scheme, carried, workspace);
     state.load(carried);
     state.finish(rows, t, f, f_z);
 }

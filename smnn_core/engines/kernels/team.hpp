@@ -1,39 +1,39 @@
-// Who works on a lane. Between two reflections, the columns of an elimination are independent of each other: one thread, or
-// pack, takes all of them, or a team of threads divides them.
+// Who works on a lane: one thread, or pack, or the threads of a team, which divide rotations and columns among them.
 //
 // The members of a team work on the same memory, and all of them call all of these functions. What one writes, others see
 // after `sync`; what all of them write, they write alike.
 #pragma once
 
-#include "base.hpp"
+#include "rotate.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
-
-// The column that a reflection is made of, where it lies.
-template <class P>
-struct InPlace {
-    P& top;
-    P* const below;
-};
 
 struct Alone {
     static constexpr int size = 1;
 
     SMNN_INLINE void sync() const {}
-    // The loop `for (i = first(a); i < b; i += size)` goes over this member's part of a .. b-1 ..
-    SMNN_INLINE int first(int begin) const { return begin; }
-    // .. as does this one over 0 .. count-1, of numbers that may be known at compile time.
-    template <class Count, class F>
-    SMNN_INLINE void share(Count count, F f) const {
-        repeat(count, f);
+    // f(begin) .. f(end-1), this member's part of them. Numbers may be known at compile time.
+    template <class Begin, class End, class F>
+    SMNN_INLINE void share(Begin begin, End end, F f) const {
+        repeat_from(begin, end, f);
     }
     // whether this is the one, always the same, that does what is to be done once
     SMNN_INLINE bool leads() const { return true; }
-    // A column to make a reflection of: every member has its own.
-    template <class P, class Rows>
-    SMNN_INLINE InPlace<P> pivot(P& top, P* below, Rows) const {
-        return {top, below};
+    // make(i), a rotation, for i < count, by one member each, then apply(i, rotation) by all. Those of one call do not depend
+    // on each other. Here and below, `room` is memory that teams use.
+    template <class P, class Count, class Make, class Apply>
+    SMNN_INLINE void rotate(P*, Count count, Make make, Apply apply) const {
+        repeat(count, [&](auto i) SMNN_LAMBDA { apply(i, make(i)); });
+    }
+    // Rows first .. end-1 one after the other into the same row of a triangle; entry(i) is that of row i in its column.
+    template <class P, class First, class End, class Entry, class Weights, class Apply>
+    SMNN_INLINE void absorb(
+        P*, First first, End end, Entry entry, P& pivot, P& inverse, Weights& weight, Weights& factor, Apply apply
+    ) const {
+        repeat_from(first, end, [&](auto i) SMNN_LAMBDA {
+            apply(i, Rotation<P>(entry(i), pivot, inverse, weight[i], factor[i]));
+        });
     }
 };
 

@@ -87,8 +87,11 @@ def replace_unrefined(
     found = []
     for numbers, part, g_of_part in _parts(problem, members, g):
         factor = RefinedFactor(factorize(part.system))
-        careful = by_field(factor.adjoint(part, factor.solve(part.rows), g_of_part))
+        with np.errstate(over="ignore", invalid="ignore"):  # (what is not finite is no result)
+            careful = by_field(factor.adjoint(part, factor.solve(part.rows), g_of_part))
         settled = factor.is_settled()
+        for x in careful:
+            settled &= np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         found.append((numbers[settled], from_fields(x[settled] for x in careful)))
         for some, rest, g_of_rest in _parts(part, ~settled, g_of_part):
             precise = ArrayEngine().factorize(rest.system)

@@ -1,7 +1,7 @@
 // Initial rows: `w y[t, v, r] = w u[t, v, r]`, any number of them at any point.
 //
 // They go into the state in memory, which may have been in registers, by code for every size: as a rule there are some at the
-// first point alone.
+// first point alone, where those of an undivided lane are among the rows that it starts with (see sweep.hpp).
 #pragma once
 
 #include "state.hpp"
@@ -40,6 +40,7 @@ template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows>
 SMNN_INLINE void absorb_initial_rows(
     State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace
 ) {
+    if (!Chunked && t == 0) return;  // (they are among the rows that the sweep starts with)
     const Size& size = state.size;
     P* const rhs = workspace + 2 * size.n;
     state.save(carried);

@@ -51,6 +51,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
         }
         team.share(Int<0>(), size.n, [&](auto i) SMNN_LAMBDA {
             set_step_row(rows, 0, i);
+            if (!Chunked && rows.has_initial(0)) set_initial_row(rows, i);
             if constexpr (Chunked) {
                 repeat(size.n, [&](auto k) SMNN_LAMBDA {
                     const bool coupled = i <= k && k < columns_through(size, i);
@@ -86,7 +87,9 @@ struct Elimination : State<P, Size, Chunked, Team> {
                         rotation(own[j * size.n + k], x_own[i * size.n + k]);
                     });
                     team.share(first_next(size, i), columns_through(size, j), [&](auto k) SMNN_LAMBDA {
-                        rotation(top_next[j * size.n + k], x_next[i * size.n + k]);
+                        P &top = top_next[j * size.n + k], &x = x_next[i * size.n + k];
+                        if (round > 0) return rotation(top, x);
+                        top = rotation.eb * x;  // (the triangle's row has no columns there before)
                     });
                     rotate_rest(rotation, j, i);
                 }
@@ -196,6 +199,16 @@ struct Elimination : State<P, Size, Chunked, Team> {
         for (int k = 0; first_absorbed(size) == 0 && k < first; ++k) x_next[i * size.n + k] = zero;
         norm2_next[i] = norm2_of_step(size.K + r);
         set_rest(rows, t, i, r);
+    }
+    // The initial value of column i, in the place of a row of the scheme: there are none before the first point.
+    template <class Rows, class I>
+    SMNN_INLINE void set_initial_row(const Rows& rows, I i) {
+        const int v = i / size.K, r = order_of(size, i);
+        if (r >= rows.n_initial_orders()) return;
+        const P w = rows.w_initial(0, v, r);
+        x_next[i * size.n + i] = w;
+        norm2_next[i] += w * w;
+        each_rhs([&](auto c) SMNN_LAMBDA { x_z[i * size.m + c] = w * rows.u(0, v, r, c); });
     }
     // Row i of S22, of all variables.
     template <class Rows, class I>

@@ -148,8 +148,9 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* 
 template <class P>
 SMNN_INLINE void touch(const P* from, Index count, bool down) {
     const auto* const at = reinterpret_cast<const volatile char*>(from);
-    const Index bytes = count * Index(sizeof(P));
-    for (Index i = 0; i < bytes; i += 64) (void)at[down ? bytes - 64 - i : i];
+    constexpr Index LINE = 64;
+    const Index lines = (count * Index(sizeof(P)) + LINE - 1) / LINE;
+    for (Index i = 0; i < lines; ++i) (void)at[(down ? lines - 1 - i : i) * LINE];
 }
 
 // The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time. next: points from this block

@@ -67,19 +67,16 @@ def log_evidence(
 
 
 def _statistics_alone(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
+    arguments: tuple[Array, Array, Array, Array],
     *,
+    weights: Weights,
     n_steps: int | None = None,
     scheme: Scheme = WIENER,
-    weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
 ) -> tuple[Problem, Array, Array]:
     """The problem, log det M and |W (d - A y)|^2, without the solution."""
-    static, inputs, system = stated(coefficients, rhs, initial_values, step_sizes, weights, n_steps, scheme, engine)
+    static, inputs, system = stated(*arguments, weights, n_steps, scheme, engine)
     inputs = normalise(inputs)
     log_determinant, minimum = _moments("statistics", static, *inputs)
     raise_if_singular(system, inputs[2:5], log_determinant, check)

@@ -86,20 +86,17 @@ def log_evidence(
 
 
 def _statistics_alone(
-    coefficients: Tensor,
-    rhs: Tensor,
-    initial_values: Tensor,
-    step_sizes: Tensor,
+    arguments: tuple[Tensor, Tensor, Tensor, Tensor],
     *,
+    weights: Weights,
     n_steps: int | None = None,
     scheme: Scheme = WIENER,
-    weights: Weights = UNIT,
     engine: str = "auto",
     check: bool = False,
 ) -> tuple[Problem, Tensor, Tensor]:
     """The problem, log det M and |W (d - A y)|^2, without the solution."""
     how = Statement(scheme, n_steps, 0, 0, engine, check)
-    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    how, lhs, b, u = stated(how, *arguments, weights)
     call = _Call(how, Keep())
     log_determinant, minimum = _moments("statistics", call, *lhs, b, u)
     assert call.statistics is not None

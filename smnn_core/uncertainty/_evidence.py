@@ -86,7 +86,7 @@ def evidence_with(
 ) -> Array:
     """`log_evidence` by a function of its arguments, that of the core or of an adapter: the problem, with the weights
     that the engine sees, log det M, and the minimum |W (d - A y)|^2."""
-    problem, *whole = statistics(*arguments, weights=weights, **options)
+    problem, *whole = statistics(arguments, weights=weights, **options)
     system = problem.system
     xp, w = system.xp, system.weights
     masks = observed_rows(system, *observed)
@@ -95,7 +95,7 @@ def evidence_with(
     )
     prior = replace(weights, equation=equation, initial=initial)
     try:
-        _, *without = statistics(*arguments, weights=prior, **options)
+        _, *without = statistics(arguments, weights=prior, **options)
     except SingularSystemError as error:
         cause = "the rows that are not observed, the prior, must determine the solution by themselves"
         raise SingularSystemError(error.batch_index, error.time, (cause, *error.causes)) from error
@@ -109,20 +109,15 @@ def evidence_with(
 
 
 def _statistics(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
+    arguments: tuple[Array, ...],
     *,
+    weights: Weights,
     n_steps: int | None,
     scheme: Scheme,
-    weights: Weights,
     engine: str,
     check: bool,
 ) -> tuple[Problem, Array, Array]:
-    problem = stated_problem(
-        "log_evidence", (coefficients, rhs, initial_values, step_sizes), weights, n_steps=n_steps, scheme=scheme
-    )
+    problem = stated_problem("log_evidence", arguments, weights, n_steps=n_steps, scheme=scheme)
     found = statistics_of(select(engine, problem.system), problem, check=check)
     return problem, found.log_determinant, found.minimum
 

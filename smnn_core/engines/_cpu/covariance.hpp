@@ -241,7 +241,7 @@ class CovariancePass {
 
    private:
     // What a small pivot is, squared, beside what it is for a solve: over many steps, rounding leaves more of a pivot that is
-    // zero. (Of 10,000 singular systems one needed 100 times the tolerance.)
+    // zero.
     static constexpr double MORE2 = 1e8;
     const Job& job_;
     const Moments& wanted_;

@@ -1,5 +1,5 @@
-// Loops over threads, which wait for work for microseconds only. Those of OpenMP spin for milliseconds, as a rule, which
-// on cores that others want too makes short calls a hundred times slower.
+// Loops over threads, which wait for work for microseconds only. Those of OpenMP spin for milliseconds, as a rule, and keep
+// the cores from threads that have work.
 #pragma once
 
 #include <functional>

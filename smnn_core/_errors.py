@@ -57,7 +57,8 @@ class EngineWarning(UserWarning):
 
 
 class AccuracyWarning(UserWarning):
-    """The system is so ill-conditioned that part of the solution, or of a gradient, has few correct digits or none."""
+    """Part of the solution, or of a gradient, has few correct digits or none: the system is ill-conditioned, or too few
+    values are given."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from .._arrays import Array, Namespace, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
 from ._libraries import as_numpy
 
+Piece = tuple[slice, slice]
+"""Trajectories, and of each of them points that follow one another."""
+
 __all__ = ["Grid", "Observations", "observe"]
 
 LEAST_NOISE = 1e-4
@@ -23,6 +26,11 @@ LEAST_NOISE = 1e-4
 MOST_POINTS = 1 << 14
 """Time points of one solve: longer trajectories are cut into windows that share their coefficients only, many short
 ones are taken in turns, so that memory does not depend on the length times the number of terms."""
+LONG, TYPICAL = 4.0, 8.0
+"""A gap is not solved across that is longer than so many units of time (2/3 of a period), and than so many times the
+typical time between points."""
+LEAST_POINTS = 5
+"""Of a trajectory or of what lies between gaps."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Observations:
     values: Array
     """(B, T, V), 0 where missing"""
     observed: Array
-    """(B, T, V), bool"""
+    """(B, T, V), bool; false also for what is not used"""
     steps: Array
     """(B or 1, T-1)"""
     batch: tuple[int, ...]
@@ -46,6 +54,17 @@ class Observations:
     """(V,) standard deviations of the noise, at least `LEAST_NOISE` deviations"""
     estimated: bool
     """whether the noise was not given"""
+    pieces: list[Piece]
+    """what lies between gaps: pieces share the coefficients only"""
+    longest_step: float
+    """steps beyond are gaps"""
+    unused: int
+    """values of pieces that are too short"""
+
+    @property
+    def starts(self) -> int:
+        """How many initial states are fitted."""
+        return sum(members.stop - members.start for members, _ in self.pieces)
 
     @property
     def count(self) -> np.ndarray:
@@ -63,8 +82,10 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     if not isinstance(step_sizes, (int, float)):
         arrays["step_sizes"] = step_sizes
     xp = common_namespace(arrays)
-    if data.ndim < 2 or data.shape[-2] < 5:
-        raise ShapeError(f"data must have shape (..., T, V) with T >= 5 time points; got {tuple(data.shape)}.")
+    if data.ndim < 2 or data.shape[-2] < LEAST_POINTS:
+        raise ShapeError(
+            f"data must have shape (..., T, V) with T >= {LEAST_POINTS} time points; got {tuple(data.shape)}."
+        )
     *batch, T, V = data.shape
     values = xp.reshape(xp.astype(data, xp.float64), (-1, T, V))
     steps = _steps(xp, step_sizes, tuple(batch), T, values)
@@ -73,12 +94,7 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     observed = ~xp.isnan(values)
     values = xp.where(observed, values, xp.zeros_like(values))
     host, seen, s = as_numpy(values), as_numpy(observed), as_numpy(steps)
-    for v in range(V):
-        if seen[..., v].sum() < 5:
-            raise ArgumentError(
-                f"variable {v} has {seen[..., v].sum()} observed values, 5 at least are needed: an equation with a "
-                "variable that nobody observed cannot be discovered, leave it out or take order=2."
-            )
+    _check_count(seen)
     deviation = np.array([host[..., v][seen[..., v]].std() for v in range(V)])
     rounding = 4 * float(np.finfo(float).eps) * np.array([abs(host[..., v]).max() for v in range(V)])
     if (constant := deviation <= rounding).any():
@@ -94,7 +110,54 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
         raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
     least = np.maximum(given, LEAST_NOISE * deviation)
     unit = min(_unit_of_time(t, host[..., v], seen[..., v], deviation[v], given[v]) for v in range(V))
-    return Observations(xp, values, observed, steps, tuple(batch), deviation, unit, least, noise is None)
+    pieces, longest = _pieces(t, np.any(seen, axis=-1), unit)
+    used = np.zeros(seen.shape[:2], dtype=bool)
+    for piece in pieces:
+        used[piece] = True
+    if unused := int((seen & ~used[..., None]).sum()):
+        where = f", beside those between gaps longer than {longest:.3g} that are fewer than {LEAST_POINTS} points,"
+        _check_count(seen & used[..., None], where)
+        observed = observed & xp.asarray(used, device=device_of(values))[..., None]
+    return Observations(
+        xp, values, observed, steps, tuple(batch), deviation, unit, least, noise is None, pieces, longest, unused
+    )
+
+
+def _check_count(seen: np.ndarray, where: str = "") -> None:
+    for v in range(seen.shape[-1]):
+        if seen[..., v].sum() < LEAST_POINTS:
+            raise ArgumentError(
+                f"variable {v} has {seen[..., v].sum()} observed values{where} and {LEAST_POINTS} at least are needed: "
+                "leave out a variable that was not observed, or take order=2."
+            )
+
+
+def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], float]:
+    """What lies between gaps in which nothing was observed, of t and seen, (B, T); and how long a gap is.
+
+    Neighbouring trajectories with the same gaps are taken together. Pieces of too few points are left out.
+    """
+    between = np.concatenate([np.diff(times[mask]) for times, mask in zip(t, seen, strict=True)])
+    longest = max(LONG * unit, TYPICAL * float(np.median(between)) if len(between) else 0.0)
+    found: list[tuple[int, list[slice]]] = []
+    for b, (times, mask) in enumerate(zip(t, seen, strict=True)):
+        at = np.flatnonzero(mask)
+        if not len(at):
+            found.append((b, []))
+            continue
+        cuts = np.flatnonzero(np.diff(times[at]) > longest)
+        first, last = at[np.r_[0, cuts + 1]], at[np.r_[cuts, len(at) - 1]]
+        if times[at[0]] - times[0] <= longest:
+            first[0] = 0
+        if times[-1] - times[at[-1]] <= longest:
+            last[-1] = len(times) - 1
+        own = [slice(i, j + 1) for i, j in zip(first, last, strict=True) if mask[i : j + 1].sum() >= LEAST_POINTS]
+        found.append((b, own))
+    result: list[Piece] = []
+    for pieces, group in groupby(found, key=lambda x: x[1]):
+        members = [b for b, _ in group]
+        result += [(slice(members[0], members[-1] + 1), piece) for piece in pieces]
+    return result, longest
 
 
 def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, values: Array) -> Array:
@@ -116,7 +179,8 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
     """The deviation of the noise, from divided differences; the least of those of orders 2 to 6.
 
     The difference of order d over d+1 neighbours is 0 for polynomials of degree below d and, with coefficients of unit
-    square sum, has the variance of the noise, whatever the times. The median does not see spikes.
+    square sum, has the variance of the noise, whatever the times. The median does not see spikes. Where no trajectory
+    has three values: a tenth of the deviation of x.
     """
     results = []
     for d in range(2, 7):
@@ -133,7 +197,7 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
             values.append(np.sum(weights * np.lib.stride_tricks.sliding_window_view(row, d + 1), axis=1))
         if values:
             results.append(np.median(np.abs(np.concatenate(values))) / 0.6745)
-    return float(min(results))
+    return float(min(results, default=0.1 * x[seen].std()))
 
 
 def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: float, noise: float) -> float:
@@ -141,11 +205,12 @@ def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: flo
     T = x.shape[1]
     unit = 0.0
     for lag in (2**k for k in range(int(np.log2(T - 1)) + 1)):
-        both = seen[:, lag:] & seen[:, :-lag]
+        both, lengths = seen[:, lag:] & seen[:, :-lag], t[:, lag:] - t[:, :-lag]
         if not both.any():
             continue
+        both &= lengths <= TYPICAL * np.median(lengths[both])
         change = np.mean(((x[:, lag:] - x[:, :-lag]) ** 2)[both])
-        time = np.mean(((t[:, lag:] - t[:, :-lag]) ** 2)[both])
+        time = np.mean(lengths[both] ** 2)
         signal = max(change - 2 * noise**2, 1e-6 * change)
         unit = float(np.sqrt(time / signal) * deviation)
         if signal > 4 * noise**2 or change > deviation**2:
@@ -186,7 +251,9 @@ class Grid:
             return xp.asarray(x, device=device_of(o.values))
 
         steps = as_numpy(o.steps)
-        counts = np.maximum(1, np.ceil(parts * steps / steps.mean() - 0.5).max(0)).astype(int)
+        solved = steps <= o.longest_step
+        counts = np.ceil(parts * np.where(solved, steps, 0.0) / steps[solved].mean() - 0.5)
+        counts = np.maximum(1, counts.max(0)).astype(int)
         places = np.concatenate([[0], np.cumsum(counts)])
         source = np.full(places[-1] + 1, T)  # of what comes after the last data: zeros
         source[places] = np.arange(T)
@@ -205,15 +272,17 @@ class Grid:
             precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0)),
         )
 
-    def blocks(self) -> Iterator[tuple[slice, slice]]:
+    def blocks(self) -> Iterator[Piece]:
         """Which trajectories, and which of their time points, are solved in one call."""
-        B, T, _ = self.values.shape
-        members = max(1, MOST_POINTS // T)
-        windows = -(-T // MOST_POINTS)
-        edges = [round(T * i / windows) for i in range(windows + 1)]
-        for first in range(0, B, members):
-            for start, end in pairwise(edges):
-                yield slice(first, min(first + members, B)), slice(start, end)
+        places = as_numpy(self.places)
+        for members, times in self.observations.pieces:
+            start, end = int(places[times.start]), int(places[times.stop - 1]) + 1
+            windows = -(-(end - start) // MOST_POINTS)
+            edges = [start + round((end - start) * i / windows) for i in range(windows + 1)]
+            most = max(1, MOST_POINTS // (end - start))
+            for first in range(members.start, members.stop, most):
+                for window in pairwise(edges):
+                    yield slice(first, min(first + most, members.stop)), slice(*window)
 
     def steps_of(self, members: slice, times: slice) -> Array:
         """(some or 1, points - 1)."""

@@ -42,8 +42,9 @@ def discover(
 
     Args:
         data: (..., T, V), the V variables at T times, NaN where missing; batch axes are trajectories of the same
-            equations, each with its own initial values.
-        step_sizes: a number, or (..., T-1 or 1), positive, may be irregular.
+            equations, each with its own initial values. What follows a gap in all variables of more than 2/3 of a
+            period or so has initial values of its own, too; shorter trajectories are filled up with NaN.
+        step_sizes: a number, or (..., T-1 or 1), positive, may be irregular; a long one is a gap.
         noise: standard deviation of the noise of the data, a number or (V,); estimated if not given. Below 1e-4 of a
             variable's deviation it is taken as that.
         library: the terms, functions of y, or of y and y' where order = 2; `polynomials(2)` if not given.
@@ -64,7 +65,8 @@ def discover(
 
     Warns:
         DiscoveryWarning: if the fit did not converge, if it leaves more than the noise, if the steps are too long for
-            the equations, or if a term is nearly as significant as asked for, or hardly more.
+            the equations, if a term is nearly as significant as asked for, or hardly more, or if values between gaps
+            are too few to be used.
 
     Source: elimination by significance is classical (Draper, Smith, Applied Regression Analysis, chapter 15); sparse
     regression for equations is Brunton, Proctor, Kutz, PNAS 113 (2016) 3932, who regress on differentiated data.

@@ -42,7 +42,7 @@ class JointFit:
     xi: np.ndarray
     """(terms, V)"""
     y: Array = field(init=False)
-    """(B, T', V, R+1)"""
+    """(B, T', V, R+1), NaN in gaps"""
 
     def __post_init__(self) -> None:
         self.smooth()
@@ -61,7 +61,7 @@ class JointFit:
         B, T, V = self.grid.values.shape
         c = np.zeros((1, V, V, self.K))
         c[0, :, :, 2] = np.eye(V)
-        self.y = xp.zeros((B, T, V, self.K), dtype=xp.float64, device=device_of(self.grid.values))
+        self.y = xp.full((B, T, V, self.K), xp.nan, dtype=xp.float64, device=device_of(self.grid.values))
         for members, times in self.grid.blocks():
             data, weights, steps = self._block(members, times)
             w = Weights(SMOOTHING.equation, weights, SMOOTHING.smoothness)

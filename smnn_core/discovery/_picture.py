@@ -35,7 +35,8 @@ def draw(found: Discovery, member: int) -> Any:
     t = np.broadcast_to(as_numpy(found.t), as_numpy(found.y).shape[:-2]).reshape(-1, found.y.shape[-3])[member, :T]
     data = as_numpy(found.data)
     data = data.reshape(-1, *data.shape[-2:])[member, :T]
-    again = _simulated(found, y, t)
+    first = int(np.argmax(np.isfinite(y[:, 0, 0])))
+    again = _simulated(found, y[first:], t[first:])
     figure = Figure(figsize=(12, 2.2 * max(V, 2)), layout="constrained")
     grid = figure.add_gridspec(V, 2, width_ratios=(2, 1))
     axes = [figure.add_subplot(grid[v, 0]) for v in range(V)]
@@ -43,7 +44,7 @@ def draw(found: Discovery, member: int) -> Any:
         ax.plot(t, data[:, v], ".", ms=2, color="0.6", label="data")
         ax.plot(t, y[:, v, 0], color=BLUE, lw=1.5, label="fit")
         if again is not None:
-            ax.plot(t, again[:, v], color=ORANGE, lw=0.8, label="equations found, from the start of the fit")
+            ax.plot(t[first:], again[:, v], color=ORANGE, lw=0.8, label="equations found, from the start of the fit")
         low, high = np.nanmin(y[:, v, 0]), np.nanmax(y[:, v, 0])
         margin = 0.3 * (high - low) + 1e-12
         ax.set(ylabel=found.variables[v], ylim=(low - margin, high + margin))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, common_namespace, device_of
-from .._errors import ShapeError
+from .._errors import ArgumentError, ShapeError
 from ..nonlinear._solution import NonlinearSolution
 from ..nonlinear._solve import solve_nonlinear_ode
 from ._libraries import Library
@@ -48,7 +48,7 @@ class Discovery:
     exponents: np.ndarray | None
     """(terms, V), integers, where all terms are monomials; (terms, 2 V) for order = 2"""
     y: Array
-    """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data"""
+    """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data; NaN in gaps"""
     t: Array
     """(..., T): the times"""
     noise: np.ndarray
@@ -115,11 +115,16 @@ class Discovery:
             initial_values: (..., V), or (..., V, 2) for order = 2: y and y'; where the fit starts, if not given.
             step_sizes: a number or (..., T-1 or 1); those of the data, if not given.
             n_steps: T, for steps that are all the same; that of the data, if not given.
+
+        Raises:
+            ShapeError, ArgumentError: and those of `solve_nonlinear_ode`.
         """
         given = {} if initial_values is None else {"initial_values": initial_values}
         xp = common_namespace({"y": self.y, **given})
         V, r = self.y.shape[-2], self.order
         u = self.y[..., 0, :, :r] if initial_values is None else initial_values
+        if initial_values is None and bool(xp.any(xp.isnan(u))):
+            raise ArgumentError("nothing was observed near the first time: give initial_values.")
         core = (V,) if r == 1 and initial_values is not None else (V, r)
         if tuple(u.shape[-len(core) :]) != core:
             raise ShapeError(f"initial_values must have shape (..., {str(core)[1:]}; got {tuple(u.shape)}.")

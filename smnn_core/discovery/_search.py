@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._arrays import Array
-from ._data import LEAST_NOISE, Grid, Observations
+from ._data import LEAST_NOISE, LEAST_POINTS, Grid, Observations
 from ._joint_fit import JointFit
 from ._libraries import Library
 from ._result import Discovery, Stage
@@ -65,8 +65,8 @@ class Search:
     converged: bool = False
     coarse: float = 0.0
     """χ² of the smoothness rows, per observed value"""
-    resolved: bool = True
-    """whether that was small when all terms were fitted"""
+    unresolved: float = 0.0
+    """what that was when all terms were fitted, if it was not small then"""
     violation: float = 0.0
     """χ² of the equations and of the smoothness rows, per observed value"""
     parts: int = 1
@@ -103,7 +103,7 @@ class Search:
             self.parts *= 2 if self.coarse < 20 * COARSE else 4
             self.noise = self.o.noise
             self.start(self.fit.xi, self.weights[-4:-1])
-        self.resolved = self.coarse <= COARSE
+        self.unresolved = self.coarse if self.coarse > COARSE else 0.0
 
     def start(self, xi: np.ndarray, weights: tuple[float, ...]) -> None:
         """Fits all terms, the equations' weight growing, and collects the sets of terms that are best at the last."""
@@ -197,8 +197,8 @@ class Search:
     @property
     def dof(self) -> float:
         """Observed values less what is fitted: coefficients and initial values."""
-        B, _, V = self.o.values.shape
-        return max(1.0, float(self.o.count.sum()) - len(self.active) - B * V * self.order)
+        V = self.o.values.shape[-1]
+        return max(1.0, float(self.o.count.sum()) - len(self.active) - self.o.starts * V * self.order)
 
     @property
     def inflation(self) -> float:
@@ -302,7 +302,7 @@ class Search:
         )
 
     def ambiguous(self, terms: list[str], variables: list[str]) -> list[str]:
-        """Terms whose significance is within a quarter of the one asked for, and sets that are hardly worse."""
+        """Terms that are hardly more or nearly as significant as asked for, and sets that are hardly worse."""
         V = len(variables)
 
         def name(j: int) -> str:
@@ -314,7 +314,7 @@ class Search:
         found = []
         for j, (kept, added) in enumerate(zip(ratios, others, strict=True)):
             ratio, what = (kept, "in") if kept else (added, "left out")
-            if self.significance / 1.25 <= ratio < 1.25 * self.significance:
+            if 0 < kept < 1.25 * self.significance or added >= self.significance / 1.25:
                 found.append(f"{name(j)} ({ratio:.1f} standard errors, {what})")
         sets = self.everything.alternatives(self.chosen, self.equations, self.significance, self.inflation, AMBIGUOUS)
         for c in sets[:SHOWN]:
@@ -324,12 +324,17 @@ class Search:
 
     def warnings(self, result: Discovery) -> Iterator[str]:
         """What a user should know before relying on the equations."""
+        if self.o.unused:
+            yield (
+                f"{self.o.unused} values were not used: between gaps longer than {self.o.longest_step:.3g} they are "
+                f"too few, less than {LEAST_POINTS} points."
+            )
         if not result.converged:
             yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
-        if not self.resolved:
-            left = f"{self.coarse:.2g}"
+        if self.unresolved:
             yield (
-                f"with steps divided by {self.parts}, the solver leaves {left} of chi squared per value: the "
+                f"with all terms and steps divided by {self.parts}, the solver leaves {self.unresolved:.2g} of chi "
+                "squared per value: the "
                 "solution changes too much between the times of the data, or the library cannot describe it. Sample "
                 "more often, or try a larger library."
             )

@@ -20,12 +20,12 @@ from .._arrays import (
     is_tracer,
     without_derivatives,
 )
-from .._errors import ArgumentError, ConvergenceWarning, ShapeError
+from .._errors import AccuracyWarning, ArgumentError, ConvergenceWarning, ShapeError
 from .._problem import UNIT, Weights, check_weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
 from .._weighting import as_arrays
-from ._linearize import Linearizer
+from ._linearize import Linearization, Linearizer
 from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._solution import NonlinearSolution
@@ -91,6 +91,7 @@ def solve_nonlinear_ode(
 
     Warns:
         ConvergenceWarning: if some batch members did not converge. They do not affect the others.
+        AccuracyWarning: if fewer values are given than the equations have constants.
 
     Source: Newton's method with the linear problems of Pervez et al., arXiv:2402.13077; damping of Levenberg and
     Marquardt.
@@ -130,10 +131,12 @@ def solve_nonlinear_ode(
             else:
                 windows = ((0, problem.n_steps - 1),)
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
-        converged = run.converged & _solves(problem, run.y)
+        lin = problem.linearize(problem.t, run.y)
+        converged = run.converged & _solves(problem, run.y, lin)
+        missing = _open(problem, lin.J)
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
     result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
-    return _with_message(result, run.converged)
+    return _with_message(result, run.converged, missing)
 
 
 def _newton(
@@ -148,7 +151,7 @@ def _newton(
 
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": report}
     run = newton(problem, guess, held, **options)
-    solved = run.converged & _solves(problem, run.y)
+    solved = run.converged & _solves(problem, run.y, problem.linearize(problem.t, run.y))
     if bool(xp.all(solved)):
         return run
     damped = levenberg_marquardt(problem, guess, held | solved, **options)
@@ -302,13 +305,13 @@ def constant_guess(problem: NonlinearProblem) -> Array:
     return concat(xp, [y[..., :1] + mean, y[..., 1:]], axis=-1)
 
 
-def _solves(problem: NonlinearProblem, y: Array) -> Array:
+def _solves(problem: NonlinearProblem, y: Array, lin: Linearization) -> Array:
     """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,)."""
-    lin = problem.linearize(problem.t, y)
     found = violations(problem, y, lin)
     solved = found.expansion <= RESOLVED
-    if _has_data(problem, lin.J):
-        return solved
+    given, constants = int(problem.xp.max(_given(problem))), sum(_orders(problem, lin.J))
+    if given > constants:
+        return solved  # data, which cannot all be met
     return solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
 
 
@@ -316,21 +319,49 @@ RESOLVED = 1e-3
 """Violations of the rows up to which y counts as a solution; see `violations`."""
 
 
-def _has_data(problem: NonlinearProblem, J: Array) -> bool:
-    """Whether more values are given than the equations have constants, so that they cannot all be met."""
+def _given(problem: NonlinearProblem) -> Array:
+    """How many values are given, (...)."""
     xp, w = problem.xp, problem.weights.initial
-    given = int(xp.max(xp.sum(xp.astype(w != 0, xp.int64), axis=(-3, -2, -1))))
-    present = xp.any(J != 0, axis=tuple(range(J.ndim - 2)))
+    return xp.sum(xp.astype(w != 0, xp.int64), axis=(-3, -2, -1))
+
+
+def _orders(problem: NonlinearProblem, J: Array) -> list[int]:
+    """The highest derivative of each variable that stands in the equations."""
+    xp = problem.xp
+    present = xp.any((J != 0) & xp.isfinite(J), axis=tuple(range(J.ndim - 2)))
     orders = xp.arange(problem.K, device=device_of(J))
-    constants = int(xp.sum(xp.max(xp.where(present, orders, xp.zeros_like(orders)), axis=-1)))
-    return given > constants
+    highest = xp.max(xp.where(present, orders, xp.zeros_like(orders)), axis=-1)
+    return [int(highest[v]) for v in range(problem.V)]
 
 
-def _with_message(result: NonlinearSolution, reached: Array) -> NonlinearSolution:
-    """The result with its message, which is a warning, too, where members did not converge."""
+def _open(problem: NonlinearProblem, J: Array) -> str:
+    """What is said where fewer values are given than the equations have constants of integration, else "".
+
+    Known for equations that can be solved for the highest derivative of each variable, at all times: others, such as
+    differential-algebraic ones, have fewer.
+    """
+    xp, given, orders = problem.xp, int(problem.xp.min(_given(problem))), _orders(problem, J)
+    if given >= sum(orders) or J.shape[-3] != problem.V:
+        return ""
+    leading = xp.stack([J[..., v, order] for v, order in enumerate(orders)], axis=-1)
+    one = xp.eye(problem.V, dtype=J.dtype, device=device_of(J))
+    leading = xp.where(xp.all(xp.isfinite(leading), axis=(-2, -1), keepdims=True), leading, one)
+    if not bool(xp.all(xp.linalg.matrix_rank(leading) == problem.V)):
+        return ""
+    return (
+        f"{given} values are given, and equations of order {', '.join(map(str, orders))} have {sum(orders)} constants: "
+        "this is one solution of many, the one that the smoothness rows happen to prefer. Give the initial values of "
+        "all derivatives below the order of the equations, or as many values at other times"
+    )
+
+
+def _with_message(result: NonlinearSolution, reached: Array, missing: str) -> NonlinearSolution:
+    """The result with its message, which is a warning, too, where members did not converge or values are missing."""
     xp, converged = result._problem.xp, result.converged
+    if missing:
+        warnings.warn(f"{missing}.", AccuracyWarning, stacklevel=3)
     if bool(xp.all(converged)):
-        return replace(result, message="converged")
+        return replace(result, message=f"converged, but {missing}" if missing else "converged")
     why = []
     if bool(xp.any(~reached)):
         why.append(_STOPPED[result.method])

@@ -143,6 +143,58 @@ def test_trajectories_share_coefficients():
     assert ratio == pytest.approx(np.sqrt(6), rel=0.25)
 
 
+@pytest.mark.parametrize("missing", ["NaN", "one long step"])
+def test_what_lies_between_gaps_is_as_good_as_trajectories(missing):
+    data, t = lorenz(900), 0.01 * np.arange(900)
+    data = data + 0.05 * data.std(0) * np.random.default_rng(0).normal(size=data.shape)
+    noise = 0.05 * data.std(0)
+    apart = np.full((2, 400, 3), np.nan)
+    apart[0, :300], apart[1, :400] = data[:300], data[500:]
+    expected = smnn.discover(apart, 0.01, noise=noise)
+    if missing == "NaN":
+        data[300:500] = np.nan
+        found = smnn.discover(data, 0.01, noise=noise)
+        gap = found.y[300:500]
+    else:
+        kept = np.r_[:300, 500:900]
+        found = smnn.discover(data[kept], np.diff(t[kept]), noise=noise)
+        gap = np.zeros(0)
+    assert found.converged
+    assert np.isnan(gap).all()
+    np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=2e-2)
+    np.testing.assert_allclose(found.standard_errors, expected.standard_errors, rtol=2e-2)
+    np.testing.assert_allclose(found.y[:300, :, 0], expected.y[0, :300, :, 0], rtol=0, atol=1e-2)
+    np.testing.assert_array_equal(np.isnan(expected.y[:, :, 0, 0]).sum(-1), [100, 0])
+
+
+def test_bursts():
+    t = np.concatenate([8.0 * k + STEP * np.arange(40) for k in range(20)])
+    found = smnn.discover(rotation(800, 0.1, t=t), np.diff(t), library=LINEAR)
+    assert np.array_equal(found.coefficients != 0, TRUE != 0)
+    assert np.all(np.abs(found.coefficients - TRUE)[TRUE != 0] < 4 * found.standard_errors[TRUE != 0])
+
+
+def test_values_between_gaps_that_are_too_few_are_not_used_and_that_is_said():
+    data = rotation(500, 0.1)
+    data[400:480] = data[483:] = np.nan
+    with pytest.warns(smnn.DiscoveryWarning, match="6 values were not used: between gaps longer than"):
+        found = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
+    assert found.misfit == pytest.approx(1, abs=0.2)
+    data = rotation(80, 0.01, t=np.concatenate([8.0 * k + STEP * np.arange(4) for k in range(20)]))
+    with pytest.raises(smnn.ArgumentError, match="beside those between gaps longer than"):
+        smnn.discover(data, np.tile([STEP, STEP, STEP, 8 - 3 * STEP], 20)[:-1], noise=0.01, library=LINEAR)
+
+
+def test_a_start_that_nobody_observed():
+    data = rotation(400, 0.05)
+    data[:150] = np.nan
+    found = smnn.discover(data, STEP, library=LINEAR)
+    with pytest.raises(smnn.ArgumentError, match="give initial_values"):
+        found.simulate()
+    pytest.importorskip("matplotlib")
+    assert found.plot().axes
+
+
 def test_windows_of_a_long_trajectory_give_nearly_the_same(monkeypatch):
     data = rotation(1000, 0.1)
     whole = smnn.discover(data, STEP, noise=0.1, library=LINEAR)

@@ -77,7 +77,7 @@ def test_a_linear_system_takes_one_iteration_and_gives_solve_ode(options, seed, 
     rng, T, V, K = np.random.default_rng(seed), 20, 2, 3
     c = rng.standard_normal((*batch, 1, V, V, K))
     c[..., 2], c[..., 1] = 0, np.eye(V)
-    b, u, s = rng.standard_normal((*batch, 1, V)), rng.standard_normal((*batch, 1, V, 1)), np.full(T - 1, 0.1)
+    b, u, s = rng.standard_normal((*batch, 1, V)), rng.standard_normal((*batch, 1, V, 1)), np.full(T - 1, 0.02)
     result = smnn.solve_nonlinear_ode(linear(c, b), u, s, order=2, **options)
     expected = smnn.solve_ode(c, b, u, s, scheme=smnn.HERMITE)
     assert_close(result.y, expected, load("numpy"), factor=1e5)
@@ -195,6 +195,36 @@ def test_a_member_that_blows_up_says_so_and_leaves_the_others_as_they_are():
     ended = np.isnan(result.y[1]).any(axis=(-2, -1))
     assert ended[-1]
     assert not ended[:60].any()
+
+
+def pendulum(t, y):
+    """x'' + sin x = 0."""
+    J = np.zeros((*y.shape[:-2], 1, *y.shape[-2:]))
+    J[..., 0, 0, 0], J[..., 0, 0, 2] = np.cos(y[..., 0, 0]), 1
+    return (y[..., 0, 2] + np.sin(y[..., 0, 0]))[..., None], J
+
+
+@pytest.mark.parametrize("u", [[[1.0]], [[1.0, np.nan]]])
+def test_a_missing_initial_velocity_is_a_warning(u):
+    with pytest.warns(smnn.AccuracyWarning, match="1 values are given, and equations of order 2 have 2 constants"):
+        result = smnn.solve_nonlinear_ode(pendulum, np.array([u]), np.full(100, 0.1), order=4)
+    assert "one solution of many" in result.message
+
+
+def test_algebraic_equations_have_no_constants():
+    """x' = -z, z = x: one constant for two variables, and no warning for one value."""
+
+    def linearize(t, y):
+        x, z = y[..., 0, :], y[..., 1, :]
+        J = np.zeros((*y.shape[:-2], 2, *y.shape[-2:]))
+        J[..., 0, 0, 1] = J[..., 0, 1, 0] = J[..., 1, 1, 0] = 1
+        J[..., 1, 0, 0] = -1
+        return np.stack([x[..., 1] + z[..., 0], z[..., 0] - x[..., 0]], axis=-1), J
+
+    u = np.array([[[1.0], [np.nan]]])
+    result = smnn.solve_nonlinear_ode(linearize, u, np.full(100, 0.02), order=2)
+    np.testing.assert_allclose(result.y[-1, :, 0], np.exp(-2.0), rtol=1e-5)
+    assert result.message == "converged"
 
 
 def test_a_problem_without_a_solution_is_not_reported_as_solved():

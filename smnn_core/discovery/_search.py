@@ -25,6 +25,9 @@ __all__ = ["Search"]
 
 COARSE = 0.02
 """χ² of the smoothness rows, per observed value, above which steps are divided."""
+CONVERGENCE = 5
+"""With which power of the steps the part of that goes down that the discretisation causes. Where the part is below the
+square of the significance asked for, it can make no term significant."""
 MOST_PARTS = 16
 VIOLATED = 0.04
 """χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
@@ -67,6 +70,8 @@ class Search:
     """χ² of the smoothness rows, per observed value"""
     unresolved: float = 0.0
     """what that was when all terms were fitted, if it was not small then"""
+    biased: float = 0.0
+    """χ² that the discretisation leaves, if it can make terms significant"""
     violation: float = 0.0
     """χ² of the equations and of the smoothness rows, per observed value"""
     parts: int = 1
@@ -91,6 +96,7 @@ class Search:
         self.refine()
         self.choose()
         self.revise()
+        self.polish()
         self.finish()
 
     def refine(self, patience: int = 2) -> None:
@@ -105,9 +111,28 @@ class Search:
             self.start(self.fit.xi, self.weights[-4:-1])
         self.unresolved = self.coarse if self.coarse > COARSE else 0.0
 
+    def polish(self) -> None:
+        """Divides steps further, for the terms found, until the error of the discretisation makes none significant."""
+        error, most = self.coarse * self.dof, self.significance**2
+        while error > most and self.parts < MOST_PARTS and not self.unresolved:
+            before, factor = self.coarse, 2 if error < 2**CONVERGENCE * most else 4
+            self.parts *= factor
+            self.fit = self.fit_on(self.parts, self.fit.xi)
+            for weight in self.weights[-3:]:
+                self.weight = weight
+                self.improve(2)
+            error = (before - self.coarse) * self.dof / (factor**CONVERGENCE - 1)
+            self.eliminate()
+            self.revise()
+        self.biased = error if error > most and not self.unresolved else 0.0
+
+    def fit_on(self, parts: int, xi: np.ndarray) -> JointFit:
+        """A fit that starts from a smoothing of the data, with steps divided."""
+        return JointFit(Grid.of(self.o, parts, self.noise), self.library, self.order, self.engine, xi)
+
     def start(self, xi: np.ndarray, weights: tuple[float, ...]) -> None:
         """Fits all terms, the equations' weight growing, and collects the sets of terms that are best at the last."""
-        self.fit = JointFit(Grid.of(self.o, self.parts, self.noise), self.library, self.order, self.engine, xi)
+        self.fit = self.fit_on(self.parts, xi)
         self.active = self.all
         self.suggestions = []
         for weight in weights:
@@ -337,6 +362,11 @@ class Search:
                 "squared per value: the "
                 "solution changes too much between the times of the data, or the library cannot describe it. Sample "
                 "more often, or try a larger library."
+            )
+        elif self.biased:
+            yield (
+                f"with steps divided by {self.parts}, the discretisation leaves {self.biased:.2g} of chi squared: "
+                f"coefficients may be off by up to {self.biased**0.5:.2g} standard errors. Sample more often."
             )
         elif self.violation > VIOLATED:
             yield (

@@ -11,6 +11,7 @@ from .._arrays import Array
 from .._errors import ArgumentError, DiscoveryWarning
 from .._progress import ProgressBar
 from ._data import Observations, observe
+from ._doubt import reasons_for_doubt
 from ._libraries import Library, polynomials
 from ._result import Discovery
 from ._search import Search
@@ -91,7 +92,7 @@ def discover(
         search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))
         search.run()
     result = search.result(variables, t0, data)
-    for message in search.warnings(result):
+    for message in reasons_for_doubt(search, result):
         warnings.warn(message, DiscoveryWarning, stacklevel=2)
     return result
 

@@ -8,14 +8,14 @@ wrong one is dropped now and then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from .._arrays import Array
-from ._data import LEAST_NOISE, LEAST_POINTS, Grid, Observations
+from ._data import LEAST_NOISE, Grid, Observations
 from ._joint_fit import JointFit
 from ._libraries import Library
 from ._result import Discovery, Stage
@@ -29,8 +29,6 @@ CONVERGENCE = 5
 """With which power of the steps the part of that goes down that the discretisation causes. Where the part is below the
 square of the significance asked for, it can make no term significant."""
 MOST_PARTS = 16
-VIOLATED = 0.04
-"""χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
 AMBIGUOUS = 3.2
 """Sets of terms whose score is higher by less are as good: a likelihood ratio of 5. (Twice that finds no further wrong
 result of `benchmarks.discovery`, and warns of more right ones.)"""
@@ -346,64 +344,3 @@ class Search:
             new, old = (", ".join(map(name, sorted(x))) for x in (c.terms - self.chosen, self.chosen - c.terms))
             found.append(f"{new} in place of {old}" if old and new else new or f"nothing in place of {old}")
         return [*found, f"{len(sets) - SHOWN} other sets of terms"] if len(sets) > SHOWN else found
-
-    def warnings(self, result: Discovery) -> Iterator[str]:
-        """What a user should know before relying on the equations."""
-        if self.o.unused:
-            yield (
-                f"{self.o.unused} values were not used: between gaps longer than {self.o.longest_step:.3g} they are "
-                f"too few, less than {LEAST_POINTS} points."
-            )
-        if not result.converged:
-            yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
-        if self.unresolved:
-            yield (
-                f"with all terms and steps divided by {self.parts}, the solver leaves {self.unresolved:.2g} of chi "
-                "squared per value: the "
-                "solution changes too much between the times of the data, or the library cannot describe it. Sample "
-                "more often, or try a larger library."
-            )
-        elif self.biased:
-            yield (
-                f"with steps divided by {self.parts}, the discretisation leaves {self.biased:.2g} of chi squared: "
-                f"coefficients may be off by up to {self.biased**0.5:.2g} standard errors. Sample more often."
-            )
-        elif self.violation > VIOLATED:
-            yield (
-                f"the trajectory violates the equations, by {self.violation:.2g} of chi squared per value. A term may "
-                "be missing from the library, or a variable unobserved."
-            )
-        excess = (result.misfit - 1) * np.sqrt(self.dof / 2)
-        if not self.o.estimated and excess > 5:
-            yield (
-                f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given, {excess:.0f} deviations "
-                "more than chance allows: a term may be missing from the library, a variable unobserved, or the noise "
-                "larger. Standard errors have been enlarged accordingly."
-            )
-        told = result.noise > LEAST_NOISE * self.o.deviation
-        if not self.o.estimated and excess < -5 and result.misfit < 0.5 and told.all():
-            yield (
-                f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given: the noise is smaller than "
-                "that, so that standard errors are too large and terms may have been left out. Give the noise that the "
-                "data have, or none, to have it estimated."
-            )
-        large = result.noise > 0.5 * self.o.deviation
-        if self.o.estimated and large.any():
-            yield (
-                f"noise of {(result.noise / self.o.deviation).max():.2g} deviations of variable "
-                f"{result.variables[int(np.argmax(large))]} was estimated: either the data are that noisy or the "
-                "library cannot describe them."
-            )
-        if self.o.estimated and (grown := (result.noise / self.o.noise).max()) > 2 and not large.any():
-            yield (
-                f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
-                "from the library, or a variable unobserved."
-            )
-        if not result.coefficients.any():
-            yield "no term is significant: the data may be too few, or the library wrong."
-        if result.ambiguous:
-            yield (
-                "the data leave some terms open, by their significance or since others explain nearly as much: "
-                + "; ".join(result.ambiguous)
-                + ". More data, or less noise, would decide."
-            )

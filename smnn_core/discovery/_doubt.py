@@ -1,0 +1,80 @@
+"""What a discovery warns of: why the equations found may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._data import LEAST_NOISE, LEAST_POINTS
+from ._result import Discovery
+
+if TYPE_CHECKING:
+    from ._search import Search
+
+__all__ = ["reasons_for_doubt"]
+
+VIOLATED = 0.04
+"""χ² of equations and smoothness rows, per observed value, from which the equations do not describe the trajectory."""
+
+
+def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
+    """What a user should know before relying on the equations."""
+    if search.o.unused:
+        yield (
+            f"{search.o.unused} values were not used: between gaps longer than {search.o.longest_step:.3g} they are "
+            f"too few, less than {LEAST_POINTS} points."
+        )
+    if not result.converged:
+        yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
+    if search.unresolved:
+        yield (
+            f"with all terms and steps divided by {search.parts}, the solver leaves {search.unresolved:.2g} of chi "
+            "squared per value: the solution changes too much between the times of the data, or the library cannot "
+            "describe it. Sample more often, or try a larger library."
+        )
+    elif search.biased:
+        yield (
+            f"with steps divided by {search.parts}, the discretisation leaves {search.biased:.2g} of chi squared: "
+            f"coefficients may be off by up to {search.biased**0.5:.2g} standard errors. Sample more often."
+        )
+    elif search.violation > VIOLATED:
+        yield (
+            f"the trajectory violates the equations, by {search.violation:.2g} of chi squared per value. A term may "
+            "be missing from the library, or a variable unobserved."
+        )
+    excess = (result.misfit - 1) * np.sqrt(search.dof / 2)
+    if not search.o.estimated and excess > 5:
+        yield (
+            f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given, {excess:.0f} deviations "
+            "more than chance allows: a term may be missing from the library, a variable unobserved, or the noise "
+            "larger. Standard errors have been enlarged accordingly."
+        )
+    told = result.noise > LEAST_NOISE * search.o.deviation
+    if not search.o.estimated and excess < -5 and result.misfit < 0.5 and told.all():
+        yield (
+            f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given: the noise is smaller than "
+            "that, so that standard errors are too large and terms may have been left out. Give the noise that the "
+            "data have, or none, to have it estimated."
+        )
+    large = result.noise > 0.5 * search.o.deviation
+    if search.o.estimated and large.any():
+        yield (
+            f"noise of {(result.noise / search.o.deviation).max():.2g} deviations of variable "
+            f"{result.variables[int(np.argmax(large))]} was estimated: either the data are that noisy or the "
+            "library cannot describe them."
+        )
+    if search.o.estimated and (grown := (result.noise / search.o.noise).max()) > 2 and not large.any():
+        yield (
+            f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
+            "from the library, or a variable unobserved."
+        )
+    if not result.coefficients.any():
+        yield "no term is significant: the data may be too few, or the library wrong."
+    if result.ambiguous:
+        yield (
+            "the data leave some terms open, by their significance or since others explain nearly as much: "
+            + "; ".join(result.ambiguous)
+            + ". More data, or less noise, would decide."
+        )

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from smnn_core import HERMITE, ArgumentError, ConvergenceWarning, Residuals, Scheme, ShapeError, Weights
+from smnn_core import (
+    HERMITE,
+    AccuracyWarning,
+    ArgumentError,
+    ConvergenceWarning,
+    Residuals,
+    Scheme,
+    ShapeError,
+    Weights,
+)
 from smnn_core import residuals as residuals_of
 from smnn_core.extend import (
     METHODS,
@@ -27,6 +36,7 @@ from smnn_core.extend import (
     broadcast_shapes,
     check_weights,
     constant_guess,
+    constants_left_open,
     is_tracer,
     number_of_steps,
     product,
@@ -113,6 +123,7 @@ def solve_nonlinear_ode(
     Warns:
         ConvergenceWarning: if some batch members did not converge, where that can be seen (not under jit): look at
             `converged`.
+        AccuracyWarning: if fewer values are given than the equations have constants; not under jit either.
 
     Example: y' = -k y^2, y(0) = 1, solved by 1 / (1 + k t).
 
@@ -137,10 +148,9 @@ def solve_nonlinear_ode(
         "max_iterations": max_iterations,
     }
     solve = partial(_solve, Residual(residual), t0, weights, scheme, engine, tolerance, **options)
-    result = jax.jit(solve)(
-        initial_values, step_sizes, guess
-    )  # outside of jit: one program, not one for each operation
-    _warn(result.converged)
+    # outside of jit: one program, not one for each operation
+    result, given, J = jax.jit(solve)(initial_values, step_sizes, guess)
+    _warn(result.converged, given, J)
     return result
 
 
@@ -160,7 +170,8 @@ def _solve(
     method: str,
     window: int,
     max_iterations: int,
-) -> NonlinearSolution:
+) -> tuple[NonlinearSolution, Array, Array]:
+    """The solution; how many values each batch member gives, and J at some times."""
     T, V, K = number_of_steps(s, guess, u.shape[-3], n_steps), u.shape[-2], order + 1
     s = jnp.broadcast_to(s, (*s.shape[:-1], T - 1))
     t = times(jnp, t0, s)
@@ -196,7 +207,13 @@ def _solve(
     rhs = product(jnp, J, at) - equations(t, at)
     new = solve_ode(J, rhs, u, s, n_steps=T, scheme=scheme, weights=weights, engine=engine)
     y = attached(jnp, stop_gradient, y, new, converged)
-    return NonlinearSolution(y, t, converged, run.iterations, left)
+    given = jnp.sum(w_initial != 0, axis=(-3, -2, -1))
+    some = lin.J[..., :: max(1, lin.J.shape[-4] // SEEN), :, :, :]
+    return NonlinearSolution(y, t, converged, run.iterations, left), given, some
+
+
+SEEN = 16
+"""Times at which the equations are looked at for the number of their constants."""
 
 
 def _method(method: str, u: Array) -> str:
@@ -210,8 +227,12 @@ def _method(method: str, u: Array) -> str:
     return method if method != "auto" else "march" if u.shape[-3] == 1 else "newton"
 
 
-def _warn(converged: Array) -> None:
-    if is_tracer(converged) or bool(jnp.all(converged)):
+def _warn(converged: Array, given: Array, J: Array) -> None:
+    if is_tracer(converged):
+        return
+    if missing := constants_left_open(jnp, given, J):
+        warnings.warn(f"{missing}.", AccuracyWarning, stacklevel=3)
+    if bool(jnp.all(converged)):
         return
     count = int(np.sum(~np.asarray(converged)))
     warnings.warn(

@@ -30,7 +30,7 @@ from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._solution import NonlinearSolution
 
-__all__ = ["solve_nonlinear_ode"]
+__all__ = ["constants_left_open", "solve_nonlinear_ode"]
 
 METHODS = "auto", "march", "newton"
 
@@ -133,7 +133,7 @@ def solve_nonlinear_ode(
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
         lin = problem.linearize(problem.t, run.y)
         converged = run.converged & _solves(problem, run.y, lin)
-        missing = _open(problem, lin.J)
+        missing = constants_left_open(xp, _given(problem), lin.J)
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
     result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
     return _with_message(result, run.converged, missing)
@@ -309,7 +309,7 @@ def _solves(problem: NonlinearProblem, y: Array, lin: Linearization) -> Array:
     """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,)."""
     found = violations(problem, y, lin)
     solved = found.expansion <= RESOLVED
-    given, constants = int(problem.xp.max(_given(problem))), sum(_orders(problem, lin.J))
+    given, constants = int(problem.xp.max(_given(problem))), sum(_orders(problem.xp, lin.J))
     if given > constants:
         return solved  # data, which cannot all be met
     return solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
@@ -325,33 +325,36 @@ def _given(problem: NonlinearProblem) -> Array:
     return xp.sum(xp.astype(w != 0, xp.int64), axis=(-3, -2, -1))
 
 
-def _orders(problem: NonlinearProblem, J: Array) -> list[int]:
+def _orders(xp: Namespace, J: Array) -> list[int]:
     """The highest derivative of each variable that stands in the equations."""
-    xp = problem.xp
     present = xp.any((J != 0) & xp.isfinite(J), axis=tuple(range(J.ndim - 2)))
-    orders = xp.arange(problem.K, device=device_of(J))
+    orders = xp.arange(J.shape[-1], device=device_of(J))
     highest = xp.max(xp.where(present, orders, xp.zeros_like(orders)), axis=-1)
-    return [int(highest[v]) for v in range(problem.V)]
+    return [int(highest[v]) for v in range(J.shape[-2])]
 
 
-def _open(problem: NonlinearProblem, J: Array) -> str:
+def constants_left_open(xp: Namespace, given: Array, J: Array) -> str:
     """What is said where fewer values are given than the equations have constants of integration, else "".
 
     Known for equations that can be solved for the highest derivative of each variable, at all times: others, such as
     differential-algebraic ones, have fewer.
+
+    Args:
+        given: (...), how many values of each batch member.
+        J: (..., T or fewer, Q, V, R+1), the derivatives of the equations.
     """
-    xp, given, orders = problem.xp, int(problem.xp.min(_given(problem))), _orders(problem, J)
-    if given >= sum(orders) or J.shape[-3] != problem.V:
+    fewest, orders, V = int(xp.min(given)), _orders(xp, J), J.shape[-2]
+    if fewest >= sum(orders) or J.shape[-3] != V:
         return ""
     leading = xp.stack([J[..., v, order] for v, order in enumerate(orders)], axis=-1)
-    one = xp.eye(problem.V, dtype=J.dtype, device=device_of(J))
+    one = xp.eye(V, dtype=J.dtype, device=device_of(J))
     leading = xp.where(xp.all(xp.isfinite(leading), axis=(-2, -1), keepdims=True), leading, one)
-    if not bool(xp.all(xp.linalg.matrix_rank(leading) == problem.V)):
+    if not bool(xp.all(xp.linalg.matrix_rank(leading) == V)):
         return ""
     return (
-        f"{given} values are given, and equations of order {', '.join(map(str, orders))} have {sum(orders)} constants: "
-        "this is one solution of many, the one that the smoothness rows happen to prefer. Give the initial values of "
-        "all derivatives below the order of the equations, or as many values at other times"
+        f"{fewest} values are given, and equations of order {', '.join(map(str, orders))} have {sum(orders)} "
+        "constants: this is one solution of many, the one that the smoothness rows happen to prefer. Give the initial "
+        "values of all derivatives below the order of the equations, or as many values at other times"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -54,6 +55,16 @@ def test_what_fails_says_so_and_contaminates_no_shared_gradient() -> None:
     gradient, converged = jax.jit(jax.grad(total, has_aux=True))(-1.0)
     np.testing.assert_array_equal(converged, [True, False, True])
     np.testing.assert_allclose(gradient, np.sum(-1 / (1 / start[jnp.array([0, 2])] - 1) ** 2), rtol=1e-5)
+
+
+def test_outside_of_jit_a_missing_initial_velocity_is_a_warning() -> None:
+    def solve(u):
+        return sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.sin(y[..., 0]), u, 0.1, n_steps=101, order=4)
+
+    with pytest.warns(smnn.AccuracyWarning, match="1 values are given, and equations of order 2 have 2 constants"):
+        warnings.simplefilter("ignore", smnn.ConvergenceWarning)
+        solve(jnp.ones((1, 1, 1)))
+    solve(jnp.ones((1, 1, 2)))
 
 
 def test_outside_of_jit_what_fails_is_a_warning_too() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -57,12 +56,12 @@ def test_what_fails_says_so_and_contaminates_no_shared_gradient() -> None:
     np.testing.assert_allclose(gradient, np.sum(-1 / (1 / start[jnp.array([0, 2])] - 1) ** 2), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::smnn_core.ConvergenceWarning")
 def test_outside_of_jit_a_missing_initial_velocity_is_a_warning() -> None:
     def solve(u):
         return sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.sin(y[..., 0]), u, 0.1, n_steps=101, order=4)
 
     with pytest.warns(smnn.AccuracyWarning, match="1 values are given, and equations of order 2 have 2 constants"):
-        warnings.simplefilter("ignore", smnn.ConvergenceWarning)
         solve(jnp.ones((1, 1, 1)))
     solve(jnp.ones((1, 1, 2)))
 

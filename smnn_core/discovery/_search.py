@@ -29,9 +29,8 @@ CONVERGENCE = 5
 """With which power of the steps the part of that goes down that the discretisation causes. Where the part is below the
 square of the significance asked for, it can make no term significant."""
 MOST_PARTS = 16
-AMBIGUOUS = 3.2
-"""Sets of terms whose score is higher by less are as good: a likelihood ratio of 5. (Twice that finds no further wrong
-result of `benchmarks.discovery`, and warns of more right ones.)"""
+AMBIGUOUS = 6.0
+"""Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
 SHOWN = 3
 """Of such sets, those that are named."""
 ESTIMATED_FROM = 3.0

@@ -352,9 +352,9 @@ def constants_left_open(xp: Namespace, given: Array, J: Array) -> str:
     if not bool(xp.all(xp.linalg.matrix_rank(leading) == V)):
         return ""
     return (
-        f"{fewest} values are given, and equations of order {', '.join(map(str, orders))} have {sum(orders)} "
-        "constants: this is one solution of many, the one that the smoothness rows happen to prefer. Give the initial "
-        "values of all derivatives below the order of the equations, or as many values at other times"
+        f"fewer values are given ({fewest}) than equations of order {', '.join(map(str, orders))} have constants "
+        f"({sum(orders)}): this is one solution of many, the one that the smoothness rows happen to prefer. Give the "
+        "initial values of all derivatives below the order of the equations, or as many values at other times"
     )
 
 

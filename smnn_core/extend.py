@@ -39,7 +39,7 @@ than public names do; the changelog says so when they do.
 - `NonlinearProblem`, `cost`, `violations`, `relative_change`, `rounding_level`, `pad_to`: Newton's method.
 - `METHODS`, `RESOLVED`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `number_of_steps`, `times`: where
   it starts, and how it goes from window to window.
-- `constants_left_open`: what is said where too few values are given.
+- `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
 - `attached`, `stand_in`: derivatives of a solution by one more step from it.
 
 **Fits** (`docs/theory/fitting.md`)
@@ -99,7 +99,16 @@ from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
-from .nonlinear._solve import METHODS, RESOLVED, constant_guess, constants_left_open, number_of_steps, times
+from .nonlinear._solve import (
+    METHODS,
+    RESOLVED,
+    constant_guess,
+    constants_left_open,
+    explicit,
+    highest_derivatives,
+    number_of_steps,
+    times,
+)
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 from .uncertainty._posterior import check_size
 
@@ -152,6 +161,8 @@ __all__ = [
     "checked_bounds",
     "constant_guess",
     "constants_left_open",
+    "explicit",
+    "highest_derivatives",
     "cost",
     "device_of",
     "difference_noise",

@@ -37,6 +37,8 @@ from smnn_core.extend import (
     check_weights,
     constant_guess,
     constants_left_open,
+    explicit,
+    highest_derivatives,
     is_tracer,
     number_of_steps,
     product,
@@ -149,8 +151,8 @@ def solve_nonlinear_ode(
     }
     solve = partial(_solve, Residual(residual), t0, weights, scheme, engine, tolerance, **options)
     # outside of jit: one program, not one for each operation
-    result, given, J = jax.jit(solve)(initial_values, step_sizes, guess)
-    _warn(result.converged, given, J)
+    result, *of_constants = jax.jit(solve)(initial_values, step_sizes, guess)
+    _warn(result.converged, *of_constants)
     return result
 
 
@@ -170,8 +172,8 @@ def _solve(
     method: str,
     window: int,
     max_iterations: int,
-) -> tuple[NonlinearSolution, Array, Array]:
-    """The solution; how many values each batch member gives, and J at some times."""
+) -> tuple[NonlinearSolution, Array, Array, Array]:
+    """The solution; how many values each batch member gives, `highest_derivatives`, and whether they are `explicit`."""
     T, V, K = number_of_steps(s, guess, u.shape[-3], n_steps), u.shape[-2], order + 1
     s = jnp.broadcast_to(s, (*s.shape[:-1], T - 1))
     t = times(jnp, t0, s)
@@ -208,12 +210,8 @@ def _solve(
     new = solve_ode(J, rhs, u, s, n_steps=T, scheme=scheme, weights=weights, engine=engine)
     y = attached(jnp, stop_gradient, y, new, converged)
     given = jnp.sum(w_initial != 0, axis=(-3, -2, -1))
-    some = lin.J[..., :: max(1, lin.J.shape[-4] // SEEN), :, :, :]
-    return NonlinearSolution(y, t, converged, run.iterations, left), given, some
-
-
-SEEN = 16
-"""Times at which the equations are looked at for the number of their constants."""
+    orders = highest_derivatives(jnp, lin.J)
+    return NonlinearSolution(y, t, converged, run.iterations, left), given, orders, explicit(jnp, lin.J, orders)
 
 
 def _method(method: str, u: Array) -> str:
@@ -227,10 +225,10 @@ def _method(method: str, u: Array) -> str:
     return method if method != "auto" else "march" if u.shape[-3] == 1 else "newton"
 
 
-def _warn(converged: Array, given: Array, J: Array) -> None:
+def _warn(converged: Array, given: Array, orders: Array, is_explicit: Array) -> None:
     if is_tracer(converged):
         return
-    if missing := constants_left_open(jnp, given, J):
+    if missing := constants_left_open(jnp, given, orders, lambda: is_explicit):
         warnings.warn(f"{missing}.", AccuracyWarning, stacklevel=3)
     if bool(jnp.all(converged)):
         return

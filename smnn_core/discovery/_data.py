@@ -27,10 +27,10 @@ MOST_POINTS = 1 << 14
 """Time points of one solve: longer trajectories are cut into windows that share their coefficients only, many short
 ones are taken in turns, so that memory does not depend on the length times the number of terms."""
 LONG, TYPICAL = 4.0, 8.0
-"""A gap is not solved across that is longer than so many units of time (2/3 of a period), and than so many times the
-typical time between points."""
-LEAST_POINTS = 5
-"""Of a trajectory or of what lies between gaps."""
+"""A gap is not solved across that is longer than so many units of time, and than so many times the typical time between
+points."""
+LEAST_POINTS, LEAST_VALUES = 5, 2
+"""Of a trajectory or of what lies between gaps; and values of each variable there."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Observations:
     """whether the noise was not given"""
     pieces: list[Piece]
     """what lies between gaps: pieces share the coefficients only"""
-    longest_step: float
-    """steps beyond are gaps"""
+    longest_gap: float
+    """what is longer is solved in pieces"""
     unused: int
     """values of pieces that are too short"""
 
@@ -65,6 +65,14 @@ class Observations:
     def starts(self) -> int:
         """How many initial states are fitted."""
         return sum(members.stop - members.start for members, _ in self.pieces)
+
+    @property
+    def solved(self) -> np.ndarray:
+        """Which steps lie within pieces, bool, (B or 1, T-1)."""
+        inside = np.zeros((self.values.shape[0], self.steps.shape[-1]), dtype=bool)
+        for members, times in self.pieces:
+            inside[members, times.start : times.stop - 1] = True
+        return inside if self.steps.shape[0] > 1 else np.any(inside, axis=0, keepdims=True)
 
     @property
     def count(self) -> np.ndarray:
@@ -110,13 +118,12 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
         raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
     least = np.maximum(given, LEAST_NOISE * deviation)
     unit = min(_unit_of_time(t, host[..., v], seen[..., v], deviation[v], given[v]) for v in range(V))
-    pieces, longest = _pieces(t, np.any(seen, axis=-1), unit)
+    pieces, longest = _pieces(t, seen, unit)
     used = np.zeros(seen.shape[:2], dtype=bool)
     for piece in pieces:
         used[piece] = True
     if unused := int((seen & ~used[..., None]).sum()):
-        where = f", beside those between gaps longer than {longest:.3g} that are fewer than {LEAST_POINTS} points,"
-        _check_count(seen & used[..., None], where)
+        _check_count(seen & used[..., None], f", {unused} others being too few between gaps longer than {longest:.3g},")
         observed = observed & xp.asarray(used, device=device_of(values))[..., None]
     return Observations(
         xp, values, observed, steps, tuple(batch), deviation, unit, least, noise is None, pieces, longest, unused
@@ -128,20 +135,21 @@ def _check_count(seen: np.ndarray, where: str = "") -> None:
         if seen[..., v].sum() < LEAST_POINTS:
             raise ArgumentError(
                 f"variable {v} has {seen[..., v].sum()} observed values{where} and {LEAST_POINTS} at least are needed: "
-                "leave out a variable that was not observed, or take order=2."
+                "observe more of it, or leave it out and take order=2."
             )
 
 
 def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], float]:
-    """What lies between gaps in which nothing was observed, of t and seen, (B, T); and how long a gap is.
+    """What lies between gaps in which nothing was observed, of t, (B, T), and seen, (B, T, V); and how long a gap is.
 
-    Neighbouring trajectories with the same gaps are taken together. Pieces of too few points are left out.
+    Neighbouring trajectories with the same gaps are taken together. Pieces of too few values are left out.
     """
-    between = np.concatenate([np.diff(times[mask]) for times, mask in zip(t, seen, strict=True)])
+    points: np.ndarray = np.any(seen, axis=-1)
+    between = np.concatenate([np.diff(times[mask]) for times, mask in zip(t, points, strict=True)])
     longest = max(LONG * unit, TYPICAL * float(np.median(between)) if len(between) else 0.0)
     found: list[tuple[int, list[slice]]] = []
-    for b, (times, mask) in enumerate(zip(t, seen, strict=True)):
-        at = np.flatnonzero(mask)
+    for b, times in enumerate(t):
+        at = np.flatnonzero(points[b])
         if not len(at):
             found.append((b, []))
             continue
@@ -151,13 +159,17 @@ def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], 
             first[0] = 0
         if times[-1] - times[at[-1]] <= longest:
             last[-1] = len(times) - 1
-        own = [slice(i, j + 1) for i, j in zip(first, last, strict=True) if mask[i : j + 1].sum() >= LEAST_POINTS]
-        found.append((b, own))
+        own = [slice(i, j + 1) for i, j in zip(first, last, strict=True)]
+        found.append((b, [x for x in own if points[b, x].sum() >= LEAST_POINTS and _suffices(seen[b, x])]))
     result: list[Piece] = []
     for pieces, group in groupby(found, key=lambda x: x[1]):
         members = [b for b, _ in group]
         result += [(slice(members[0], members[-1] + 1), piece) for piece in pieces]
     return result, longest
+
+
+def _suffices(seen: np.ndarray) -> bool:
+    return bool((seen.sum(0) >= LEAST_VALUES).all())
 
 
 def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, values: Array) -> Array:
@@ -170,6 +182,12 @@ def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, value
             raise ShapeError(f"step_sizes must be a number or (..., {T - 1} or 1); got {tuple(steps.shape)}.")
         lead = batch if any(n != 1 for n in steps.shape[:-1]) else ()
         steps = xp.reshape(xp.broadcast_to(steps, (*lead, T - 1)), (-1, T - 1))
+    none = xp.isnan(steps)
+    if bool(xp.any(none)):
+        later = xp.any(~xp.isnan(values[:, 1:, :]), axis=-1) & none
+        if bool(xp.any(later)) or bool(xp.all(none)):
+            raise ArgumentError("step_sizes are NaN before times at which something was observed.")
+        steps = xp.where(none, xp.max(xp.where(none, xp.zeros_like(steps), steps)), steps)
     if not bool(xp.all(steps > 0)) or not bool(xp.all(xp.isfinite(steps))):
         raise ArgumentError("step_sizes must be positive: sort the data by time, merge what was measured at one time.")
     return steps
@@ -202,17 +220,17 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
 
 def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: float, noise: float) -> float:
     """Deviation of x over that of its derivative: from the shortest lag over which x changes by more than the noise."""
-    T = x.shape[1]
+    rows = [(times[mask], values[mask]) for times, values, mask in zip(t, x, seen, strict=True)]
     unit = 0.0
-    for lag in (2**k for k in range(int(np.log2(T - 1)) + 1)):
-        both, lengths = seen[:, lag:] & seen[:, :-lag], t[:, lag:] - t[:, :-lag]
-        if not both.any():
-            continue
-        both &= lengths <= TYPICAL * np.median(lengths[both])
-        change = np.mean(((x[:, lag:] - x[:, :-lag]) ** 2)[both])
-        time = np.mean(lengths[both] ** 2)
+    for lag in (2**k for k in range(int(np.log2(max(2, seen.sum(1).max() - 1))) + 1)):
+        lengths = np.concatenate([times[lag:] - times[:-lag] for times, _ in rows])
+        if not len(lengths):
+            break
+        near = lengths <= TYPICAL * np.median(lengths)
+        change = np.mean(np.concatenate([values[lag:] - values[:-lag] for _, values in rows])[near] ** 2)
+        time = np.mean(lengths[near] ** 2)
         signal = max(change - 2 * noise**2, 1e-6 * change)
-        unit = float(np.sqrt(time / signal) * deviation)
+        unit = float(np.sqrt(time / signal) * deviation) if signal > 0 else unit
         if signal > 4 * noise**2 or change > deviation**2:
             break
     return unit
@@ -232,14 +250,11 @@ class Grid:
     """(B, T', V): one over the noise, in the same unit; 0 where nothing was observed"""
     steps: Array
     """(B or 1, T'-1), in units of `time`"""
+    typical_step: float
+    """the geometric mean of the steps, in units of `time`"""
     precision: float
     """What other weights are multiplied by: the less noise, the less may the equations be violated. 1 for noise of 0.1
     deviations and more, 10 for 0.01 and less"""
-
-    @property
-    def typical_step(self) -> float:
-        """The geometric mean of the steps, in units of `time`."""
-        return float(np.exp(np.mean(np.log(as_numpy(self.steps)))))
 
     @staticmethod
     def of(o: Observations, parts: int, noise: np.ndarray) -> Grid:
@@ -251,9 +266,10 @@ class Grid:
             return xp.asarray(x, device=device_of(o.values))
 
         steps = as_numpy(o.steps)
-        solved = steps <= o.longest_step
+        solved = o.solved
         counts = np.ceil(parts * np.where(solved, steps, 0.0) / steps[solved].mean() - 0.5)
         counts = np.maximum(1, counts.max(0)).astype(int)
+        divided = np.repeat(steps / (counts * o.time), counts, axis=1)
         places = np.concatenate([[0], np.cumsum(counts)])
         source = np.full(places[-1] + 1, T)  # of what comes after the last data: zeros
         source[places] = np.arange(T)
@@ -268,7 +284,8 @@ class Grid:
             places=to_device(places),
             values=on_grid(o.values / to_device(o.deviation)),
             weights=on_grid(xp.astype(o.observed, xp.float64) * to_device(o.deviation / noise)),
-            steps=to_device(np.repeat(steps / (counts * o.time), counts, axis=1)),
+            steps=to_device(divided),
+            typical_step=float(np.exp(np.mean(np.log(divided[np.repeat(solved, counts, axis=1)])))),
             precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0)),
         )
 

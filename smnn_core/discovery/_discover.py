@@ -43,9 +43,10 @@ def discover(
 
     Args:
         data: (..., T, V), the V variables at T times, NaN where missing; batch axes are trajectories of the same
-            equations, each with its own initial values. What follows a gap in all variables of more than 2/3 of a
-            period or so has initial values of its own, too; shorter trajectories are filled up with NaN.
-        step_sizes: a number, or (..., T-1 or 1), positive, may be irregular; a long one is a gap.
+            equations, each with its own initial values. What follows a long gap in all variables has initial values of
+            its own, too; shorter trajectories are filled up with NaN.
+        step_sizes: a number, or (..., T-1 or 1), positive, may be irregular; a long one is a gap. NaN where nothing is
+            observed any more.
         noise: standard deviation of the noise of the data, a number or (V,); estimated if not given. Below 1e-4 of a
             variable's deviation it is taken as that.
         library: the terms, functions of y, or of y and y' where order = 2; `polynomials(2)` if not given.
@@ -90,7 +91,13 @@ def discover(
     _check_library(library, o, order)
     with ProgressBar(progress, desc="discover", unit="step") as bar:
         search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))
-        search.run()
+        try:
+            search.run()
+        except FloatingPointError:
+            raise ArgumentError(
+                "the fit is not determined, or diverges: data of all variables at about the same times are needed, and "
+                "library terms that stay finite near them."
+            ) from None
     result = search.result(variables, t0, data)
     for message in reasons_for_doubt(search, result):
         warnings.warn(message, DiscoveryWarning, stacklevel=2)
@@ -108,6 +115,9 @@ def _variables(names: Sequence[str] | None, V: int) -> list[str]:
 def _check_library(library: Library, o: Observations, order: int) -> None:
     if not isinstance(library, Library):
         raise TypeError(f"library must be a Library, such as smnn.polynomials(2); got {type(library).__name__}.")
-    rows = o.xp.reshape(o.values, (-1, o.values.shape[-1]))
+    xp = o.xp
+    seen = xp.astype(o.observed, xp.float64)
+    mean = xp.sum(seen * o.values, axis=(0, 1)) / xp.sum(seen, axis=(0, 1))
+    rows = xp.reshape(xp.where(o.observed, o.values, mean), (-1, o.values.shape[-1]))
     rows = rows[:: max(1, rows.shape[0] // 64), :]
-    library.check(o.xp.concat([rows / o.time**k for k in range(order)], axis=-1))
+    library.check(xp.concat([rows / o.time**k for k in range(order)], axis=-1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._data import LEAST_NOISE, LEAST_POINTS
+from ._data import LEAST_NOISE, LEAST_POINTS, LEAST_VALUES
 from ._result import Discovery
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
     """What a user should know before relying on the equations."""
     if search.o.unused:
         yield (
-            f"{search.o.unused} values were not used: between gaps longer than {search.o.longest_step:.3g} they are "
-            f"too few, less than {LEAST_POINTS} points."
+            f"{search.o.unused} values were not used: between gaps longer than {search.o.longest_gap:.3g} they are too "
+            f"few, less than {LEAST_POINTS} points or {LEAST_VALUES} values of a variable."
         )
     if not result.converged:
         yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."
@@ -34,10 +34,11 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             "squared per value: the solution changes too much between the times of the data, or the library cannot "
             "describe it. Sample more often, or try a larger library."
         )
-    elif search.biased:
+    elif search.discretization > search.significance**2:
         yield (
-            f"with steps divided by {search.parts}, the discretisation leaves {search.biased:.2g} of chi squared: "
-            f"coefficients may be off by up to {search.biased**0.5:.2g} standard errors. Sample more often."
+            f"with steps divided by {search.parts}, the discretisation leaves {search.discretization:.2g} of chi "
+            f"squared: coefficients may be off by up to {search.discretization**0.5:.2g} standard errors. Sample more "
+            "often."
         )
     elif search.violation > VIOLATED:
         yield (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._errors import ConvergenceWarning
+from .._arrays import common_namespace, device_of
+from .._errors import ArgumentError, ConvergenceWarning
 from ._libraries import as_numpy
 
 if TYPE_CHECKING:
@@ -25,18 +26,19 @@ def draw(found: Discovery, member: int) -> Any:
 
     Raises:
         ImportError: where matplotlib is not installed.
+        ArgumentError: where nothing was observed.
     """
     from matplotlib.figure import Figure
 
-    V = len(found.variables)
-    T = min(SHOWN, found.y.shape[-3])
-    y = as_numpy(found.y)
-    y = y.reshape(-1, *y.shape[-3:])[member, :T]
-    t = np.broadcast_to(as_numpy(found.t), as_numpy(found.y).shape[:-2]).reshape(-1, found.y.shape[-3])[member, :T]
-    data = as_numpy(found.data)
-    data = data.reshape(-1, *data.shape[-2:])[member, :T]
+    V, T = len(found.variables), found.y.shape[-3]
+    y = as_numpy(found.y).reshape(-1, *found.y.shape[-3:])[member]
     first = int(np.argmax(np.isfinite(y[:, 0, 0])))
-    again = _simulated(found, y[first:], t[first:])
+    if not np.isfinite(y[first, 0, 0]):
+        raise ArgumentError(f"nothing was observed of trajectory {member}.")
+    shown = slice(first, first + SHOWN)
+    y, data = y[shown], as_numpy(found.data).reshape(-1, T, V)[member, shown]
+    t = np.broadcast_to(as_numpy(found.t), found.y.shape[:-2]).reshape(-1, T)[member, shown]
+    again = _simulated(found, y, t)
     figure = Figure(figsize=(12, 2.2 * max(V, 2)), layout="constrained")
     grid = figure.add_gridspec(V, 2, width_ratios=(2, 1))
     axes = [figure.add_subplot(grid[v, 0]) for v in range(V)]
@@ -44,7 +46,7 @@ def draw(found: Discovery, member: int) -> Any:
         ax.plot(t, data[:, v], ".", ms=2, color="0.6", label="data")
         ax.plot(t, y[:, v, 0], color=BLUE, lw=1.5, label="fit")
         if again is not None:
-            ax.plot(t[first:], again[:, v], color=ORANGE, lw=0.8, label="equations found, from the start of the fit")
+            ax.plot(t, again[:, v], color=ORANGE, lw=0.8, label="equations found, from the start of the fit")
         low, high = np.nanmin(y[:, v, 0]), np.nanmax(y[:, v, 0])
         margin = 0.3 * (high - low) + 1e-12
         ax.set(ylabel=found.variables[v], ylim=(low - margin, high + margin))
@@ -62,8 +64,10 @@ def _simulated(found: Discovery, y: np.ndarray, t: np.ndarray) -> np.ndarray | N
         warnings.simplefilter("ignore", ConvergenceWarning)
         start = y[0, :, : found.order]
         steps = np.repeat(np.diff(t) / FINER, FINER)
-        solution = found.simulate(start[:, 0] if found.order == 1 else start, steps)
-    return solution.y[::FINER, :, 0] if np.isfinite(solution.y[FINER]).all() else None
+        xp, kind = common_namespace({"y": found.y}), {"dtype": found.y.dtype, "device": device_of(found.y)}
+        arguments = (xp.asarray(x, **kind) for x in (start[:, 0] if found.order == 1 else start, steps))
+        simulated = as_numpy(found.simulate(*arguments).y)
+    return simulated[::FINER, :, 0] if np.isfinite(simulated[FINER]).all() else None
 
 
 def _coefficients(found: Discovery, ax: Any) -> None:

@@ -29,6 +29,7 @@ CONVERGENCE = 5
 """With which power of the steps the part of that goes down that the discretisation causes. Where the part is below the
 square of the significance asked for, it can make no term significant."""
 MOST_PARTS = 16
+"""Into which steps are divided for all terms; twice as many for the terms found."""
 AMBIGUOUS = 6.0
 """Sets of terms whose score is higher by less are as good: a likelihood ratio of 20."""
 SHOWN = 3
@@ -48,6 +49,8 @@ class State(NamedTuple):
     quadratic: Quadratic
     covariance: np.ndarray
     cost: float
+    coarse: float
+    violation: float
 
 
 @dataclass
@@ -67,8 +70,8 @@ class Search:
     """χ² of the smoothness rows, per observed value"""
     unresolved: float = 0.0
     """what that was when all terms were fitted, if it was not small then"""
-    biased: float = 0.0
-    """χ² that the discretisation leaves, if it can make terms significant"""
+    discretization: float = 0.0
+    """the part of χ² that the discretisation causes, at most"""
     violation: float = 0.0
     """χ² of the equations and of the smoothness rows, per observed value"""
     parts: int = 1
@@ -99,29 +102,42 @@ class Search:
     def refine(self, patience: int = 2) -> None:
         """Divides steps as long as that helps: where it does not, the library cannot describe the data."""
         least, failures = np.inf, 0
+        self.discretization = self.coarse * self.dof
         while self.coarse > COARSE and self.parts < MOST_PARTS and failures < patience:
-            left = self.coarse * float(np.mean((self.noise / self.o.noise) ** 2))
+            left = self.coarse * self.inflated
             failures = failures + 1 if left > 0.5 * least else 0
             least = min(least, left)
-            self.parts *= 2 if self.coarse < 20 * COARSE else 4
+            factor = 2 if self.coarse < 20 * COARSE else 4
+            self.parts *= factor
             self.noise = self.o.noise
             self.start(self.fit.xi, self.weights[-4:-1])
+            self.compare(left, factor)
         self.unresolved = self.coarse if self.coarse > COARSE else 0.0
 
     def polish(self) -> None:
         """Divides steps further, for the terms found, until the error of the discretisation makes none significant."""
-        error, most = self.coarse * self.dof, self.significance**2
-        while error > most and self.parts < MOST_PARTS and not self.unresolved:
-            before, factor = self.coarse, 2 if error < 2**CONVERGENCE * most else 4
+        most = self.significance**2
+        while self.discretization > most and self.parts <= MOST_PARTS and not self.unresolved:
+            slightly = self.discretization < 2**CONVERGENCE * most or self.parts == MOST_PARTS
+            left, factor = self.coarse * self.inflated, 2 if slightly else 4
             self.parts *= factor
             self.fit = self.fit_on(self.parts, self.fit.xi)
             for weight in self.weights[-3:]:
                 self.weight = weight
                 self.improve(2)
-            error = (before - self.coarse) * self.dof / (factor**CONVERGENCE - 1)
+            self.compare(left, factor)
             self.eliminate()
             self.revise()
-        self.biased = error if error > most and not self.unresolved else 0.0
+
+    @property
+    def inflated(self) -> float:
+        """The square of the noise estimated over that at the start."""
+        return float(np.mean((self.noise / self.o.noise) ** 2))
+
+    def compare(self, left: float, factor: int) -> None:
+        """How much of χ² is due to the discretisation, from what was left when steps were longer by a factor."""
+        share = (left / self.inflated - self.coarse) / (factor**CONVERGENCE - 1)
+        self.discretization = min(share, self.coarse) * self.dof
 
     def fit_on(self, parts: int, xi: np.ndarray) -> JointFit:
         """A fit that starts from a smoothing of the data, with steps divided."""
@@ -162,11 +178,24 @@ class Search:
 
     def state(self) -> State:
         fit = self.fit
-        return State(fit.xi, fit.y, fit.grid, self.noise, self.active, self.quadratic, self.covariance, self.cost)
+        return State(
+            fit.xi,
+            fit.y,
+            fit.grid,
+            self.noise,
+            self.active,
+            self.quadratic,
+            self.covariance,
+            self.cost,
+            self.coarse,
+            self.violation,
+        )
 
     def restore(self, state: State) -> None:
         fit = self.fit
-        fit.xi, fit.y, fit.grid, self.noise, self.active, self.quadratic, self.covariance, self.cost = state
+        fit.xi, fit.y, fit.grid, self.noise = state.xi, state.y, state.grid, state.noise
+        self.active, self.quadratic, self.covariance = state.active, state.quadratic, state.covariance
+        self.cost, self.coarse, self.violation = state.cost, state.coarse, state.violation
         fit.y = fit.y + 0.0
 
     def better_than(self, other: State) -> bool:

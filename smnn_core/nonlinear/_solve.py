@@ -18,6 +18,7 @@ from .._arrays import (
     concat,
     device_of,
     is_tracer,
+    size,
     without_derivatives,
 )
 from .._errors import AccuracyWarning, ArgumentError, ConvergenceWarning, ShapeError
@@ -30,7 +31,7 @@ from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._solution import NonlinearSolution
 
-__all__ = ["constants_left_open", "solve_nonlinear_ode"]
+__all__ = ["constants_left_open", "explicit", "highest_derivatives", "solve_nonlinear_ode"]
 
 METHODS = "auto", "march", "newton"
 
@@ -133,7 +134,8 @@ def solve_nonlinear_ode(
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
         lin = problem.linearize(problem.t, run.y)
         converged = run.converged & _solves(problem, run.y, lin)
-        missing = constants_left_open(xp, _given(problem), lin.J)
+        orders = highest_derivatives(xp, lin.J)
+        missing = constants_left_open(xp, _given(problem), orders, lambda: explicit(xp, lin.J, orders))
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
     result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
     return _with_message(result, run.converged, missing)
@@ -309,8 +311,8 @@ def _solves(problem: NonlinearProblem, y: Array, lin: Linearization) -> Array:
     """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,)."""
     found = violations(problem, y, lin)
     solved = found.expansion <= RESOLVED
-    given, constants = int(problem.xp.max(_given(problem))), sum(_orders(problem.xp, lin.J))
-    if given > constants:
+    xp = problem.xp
+    if bool(xp.max(_given(problem)) > xp.sum(highest_derivatives(xp, lin.J))):
         return solved  # data, which cannot all be met
     return solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
 
@@ -325,36 +327,47 @@ def _given(problem: NonlinearProblem) -> Array:
     return xp.sum(xp.astype(w != 0, xp.int64), axis=(-3, -2, -1))
 
 
-def _orders(xp: Namespace, J: Array) -> list[int]:
-    """The highest derivative of each variable that stands in the equations."""
+def highest_derivatives(xp: Namespace, J: Array) -> Array:
+    """The order of each variable in the equations, (V,), for their derivatives J, (..., T, Q, V, R+1); traceable."""
+    order = xp.arange(J.shape[-1], device=device_of(J))
     present = xp.any((J != 0) & xp.isfinite(J), axis=tuple(range(J.ndim - 2)))
-    orders = xp.arange(J.shape[-1], device=device_of(J))
-    highest = xp.max(xp.where(present, orders, xp.zeros_like(orders)), axis=-1)
-    return [int(highest[v]) for v in range(J.shape[-2])]
+    return xp.max(xp.where(present, order, xp.zeros_like(order)), axis=-1)
 
 
-def constants_left_open(xp: Namespace, given: Array, J: Array) -> str:
+def explicit(xp: Namespace, J: Array, orders: Array) -> Array:
+    """Whether equations can be solved for the highest derivatives, at all times; traceable."""
+    finite = xp.isfinite(J)
+    if J.shape[-3] != J.shape[-2]:
+        return xp.all(finite) & False
+    leading = (xp.arange(J.shape[-1], device=device_of(J)) == orders[:, None]) & finite
+    det = xp.abs(xp.linalg.det(xp.sum(xp.where(leading, J, xp.zeros_like(J)), axis=-1)))
+    return xp.all(finite) & (xp.min(det) > REGULAR * xp.max(det))
+
+
+REGULAR = 1e-8
+"""The smallest determinant of the coefficients of highest derivatives at any time, over the largest, where they can."""
+
+
+def constants_left_open(xp: Namespace, given: Array, orders: Array, is_explicit: Callable[[], Array]) -> str:
     """What is said where fewer values are given than the equations have constants of integration, else "".
 
-    Known for equations that can be solved for the highest derivative of each variable, at all times: others, such as
-    differential-algebraic ones, have fewer.
+    Known for explicit equations: others, such as differential-algebraic ones, have fewer constants.
 
     Args:
         given: (...), how many values of each batch member.
-        J: (..., T or fewer, Q, V, R+1), the derivatives of the equations.
+        orders, is_explicit: see `highest_derivatives`, `explicit`.
     """
-    fewest, orders, V = int(xp.min(given)), _orders(xp, J), J.shape[-2]
-    if fewest >= sum(orders) or J.shape[-3] != V:
+    constants = int(xp.sum(orders))
+    few = given < constants
+    count = int(xp.sum(xp.astype(few, xp.int64)))
+    if not count or not bool(is_explicit()):
         return ""
-    leading = xp.stack([J[..., v, order] for v, order in enumerate(orders)], axis=-1)
-    one = xp.eye(V, dtype=J.dtype, device=device_of(J))
-    leading = xp.where(xp.all(xp.isfinite(leading), axis=(-2, -1), keepdims=True), leading, one)
-    if not bool(xp.all(xp.linalg.matrix_rank(leading) == V)):
-        return ""
+    where = f"in {count} of {size(few.shape)} batch members " if given.ndim else ""
     return (
-        f"fewer values are given ({fewest}) than equations of order {', '.join(map(str, orders))} have constants "
-        f"({sum(orders)}): this is one solution of many, the one that the smoothness rows happen to prefer. Give the "
-        "initial values of all derivatives below the order of the equations, or as many values at other times"
+        f"{where}fewer values are given ({int(xp.min(given))}) than equations of order "
+        f"{', '.join(str(int(orders[v])) for v in range(orders.shape[0]))} have constants ({constants}): this is one "
+        "solution of many, the one that the smoothness rows happen to prefer. Give the initial values of all "
+        "derivatives below the order of the equations, or as many values at other times"
     )
 
 

@@ -181,8 +181,62 @@ def test_values_between_gaps_that_are_too_few_are_not_used_and_that_is_said():
         found = smnn.discover(data, STEP, noise=0.1, library=LINEAR)
     assert found.misfit == pytest.approx(1, abs=0.2)
     data = rotation(80, 0.01, t=np.concatenate([8.0 * k + STEP * np.arange(4) for k in range(20)]))
-    with pytest.raises(smnn.ArgumentError, match="beside those between gaps longer than"):
+    with pytest.raises(smnn.ArgumentError, match="160 others being too few between gaps longer than"):
         smnn.discover(data, np.tile([STEP, STEP, STEP, 8 - 3 * STEP], 20)[:-1], noise=0.01, library=LINEAR)
+
+
+def test_a_variable_that_is_not_observed_behind_a_gap():
+    data = rotation(400, 0.02)
+    data[150:300] = data[300:, 1] = np.nan
+    with pytest.warns(smnn.DiscoveryWarning, match="100 values were not used"):
+        found = smnn.discover(data, STEP, library=LINEAR)
+    assert np.array_equal(found.coefficients != 0, TRUE != 0)
+
+
+@pytest.mark.parametrize("step", [0.4, 2.0, 1e4, np.nan])
+def test_steps_where_nothing_is_observed_do_not_count(step):
+    data = np.full((2, 300, 2), np.nan)
+    data[:, :200] = np.stack([rotation(200, 0.01, seed, t=0.4 * np.arange(200)) for seed in range(2)])
+    steps = np.full(299, 0.4)
+    steps[199:] = step
+    found = smnn.discover(data, steps, library=LINEAR)
+    expected = smnn.discover(data[:, :200], 0.4, library=LINEAR)
+    np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [[1], [0, 1]])
+def test_a_variable_observed_at_every_third_time(columns):
+    data = rotation(600, 0.02)
+    for v in columns:
+        data[np.arange(600) % 3 != 0, v] = np.nan
+    found = smnn.discover(data, STEP, library=LINEAR)
+    assert np.all(np.abs(found.coefficients - TRUE)[TRUE != 0] < 4 * found.standard_errors[TRUE != 0])
+
+
+def test_variables_observed_one_after_the_other_are_an_error():
+    data = rotation(600, 0.02)
+    data[300:, 0] = data[:300, 1] = np.nan
+    with pytest.raises(smnn.ArgumentError, match="data of all variables at about the same times"):
+        smnn.discover(data, STEP, library=LINEAR)
+
+
+def test_terms_are_checked_where_data_are_only():
+    logarithm = (lambda z: np.log(z[..., 0]), lambda z: np.stack([1 / z[..., 0], 0 * z[..., 1]], axis=-1))
+    data = rotation(300, 0.02) + 3
+    data[100:200] = np.nan
+    found = smnn.discover(data, STEP, library=smnn.functions({"log x": logarithm}) + LINEAR)
+    assert found.converged
+
+
+def test_picture_of_a_member_and_from_other_libraries():
+    pytest.importorskip("matplotlib")
+    data = np.stack([rotation(200, 0.02)] * 3)
+    data[1] = np.nan
+    found = smnn.discover(data, STEP, library=LINEAR)
+    assert found.plot(2).axes
+    with pytest.raises(smnn.ArgumentError, match="nothing was observed of trajectory 1"):
+        found.plot(1)
+    assert smnn.discover(array_api_strict.asarray(data[0]), STEP, library=LINEAR).plot().axes
 
 
 def test_a_start_that_nobody_observed():

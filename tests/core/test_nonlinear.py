@@ -213,6 +213,20 @@ def test_a_missing_initial_velocity_is_a_warning(u):
     assert "one solution of many" in result.message
 
 
+def test_a_singular_end_has_fewer_constants():
+    """(1 - t^2) y'' - 2 t y' + 6 y = 0, y(1) = 1: Legendre's polynomial is the only solution that is regular there."""
+
+    def linearize(t, y):
+        one = np.ones(y.shape[:-2])
+        J = np.stack([6 * one, -2 * t * one, (1 - t**2) * one, 0 * one, 0 * one], axis=-1)[..., None, None, :]
+        return (J[..., 0, :, :] * y).sum(-1), J
+
+    u = np.full((101, 1, 1), np.nan)
+    u[-1] = 1
+    result = smnn.solve_nonlinear_ode(linearize, u, np.full(100, 0.01), order=4)
+    np.testing.assert_allclose(result.y[:, 0, 0], 1.5 * result.t**2 - 0.5, rtol=0, atol=1e-12)
+
+
 def test_algebraic_equations_have_no_constants():
     """x' = -z, z = x: one constant for two variables, and no warning for one value."""
 

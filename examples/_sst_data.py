@@ -71,7 +71,7 @@ def load_nino() -> Record:
     table = np.loadtxt(path, skiprows=1)  # year, month, then temperature and anomaly of each region
     months = (12 * (table[:, 0].astype(int) - 1970) + table[:, 1].astype(int) - 1).astype("datetime64[M]")
     latitude, longitude = np.array([-5.0, 0, 0, 0]), np.array([275.0, 240, 185, 215])
-    return Record(table[:, 2::2], months.astype("datetime64[D]") + 14, 12.0, latitude, longitude)
+    return Record(table[:, 2::2], months.astype("datetime64[D]") + np.timedelta64(14, "D"), 12.0, latitude, longitude)
 
 
 def load_ostia() -> Record:

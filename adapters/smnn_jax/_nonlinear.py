@@ -211,7 +211,7 @@ def _solve(
     y = attached(jnp, stop_gradient, y, new, converged)
     given = jnp.sum(w_initial != 0, axis=(-3, -2, -1))
     orders = highest_derivatives(jnp, lin.J)
-    return NonlinearSolution(y, t, converged, run.iterations, left), given, orders, explicit(jnp, lin.J, orders)
+    return NonlinearSolution(y, t, converged, run.iterations, left), given, orders, explicit(jnp, run.y, lin.J, orders)
 
 
 def _method(method: str, u: Array) -> str:

@@ -135,7 +135,7 @@ def solve_nonlinear_ode(
         lin = problem.linearize(problem.t, run.y)
         converged = run.converged & _solves(problem, run.y, lin)
         orders = highest_derivatives(xp, lin.J)
-        missing = constants_left_open(xp, _given(problem), orders, lambda: explicit(xp, lin.J, orders))
+        missing = constants_left_open(xp, _given(problem), orders, lambda: explicit(xp, run.y, lin.J, orders))
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
     result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
     return _with_message(result, run.converged, missing)
@@ -334,14 +334,15 @@ def highest_derivatives(xp: Namespace, J: Array) -> Array:
     return xp.max(xp.where(present, order, xp.zeros_like(order)), axis=-1)
 
 
-def explicit(xp: Namespace, J: Array, orders: Array) -> Array:
-    """Whether equations can be solved for the highest derivatives, at all times; traceable."""
-    finite = xp.isfinite(J)
+def explicit(xp: Namespace, y: Array, J: Array, orders: Array) -> Array:
+    """Whether equations can be solved for the highest derivatives, at all times at which y is finite; traceable."""
     if J.shape[-3] != J.shape[-2]:
-        return xp.all(finite) & False
-    leading = (xp.arange(J.shape[-1], device=device_of(J)) == orders[:, None]) & finite
+        return xp.zeros((), dtype=xp.bool, device=device_of(J))
+    finite = xp.isfinite(J)
+    leading = finite & (xp.arange(J.shape[-1], device=device_of(J)) == orders[:, None])
     det = xp.abs(xp.linalg.det(xp.sum(xp.where(leading, J, xp.zeros_like(J)), axis=-1)))
-    return xp.all(finite) & (xp.min(det) > REGULAR * xp.max(det))
+    regular = xp.all(finite, axis=(-3, -2, -1)) & (det > REGULAR * xp.max(det))
+    return xp.all(regular | ~xp.all(xp.isfinite(y), axis=(-2, -1)))
 
 
 REGULAR = 1e-8

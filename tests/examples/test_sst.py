@@ -48,7 +48,7 @@ def noaa(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noaa")
     random = np.random.default_rng(0)
     coordinates = {
-        "time": np.datetime64("1989-12-31") + 7 * np.arange(60),
+        "time": np.datetime64("1989-12-31") + np.arange(0, 420, 7).astype("timedelta64[D]"),
         "lat": np.float32([67.5, 22.5, -22.5, -67.5]),
         "lon": np.float32(22.5 + 45 * np.arange(8)),
     }

@@ -59,7 +59,7 @@ def test_what_fails_says_so_and_contaminates_no_shared_gradient() -> None:
 @pytest.mark.filterwarnings("ignore::smnn_core.ConvergenceWarning")
 def test_outside_of_jit_a_missing_initial_velocity_is_a_warning() -> None:
     def solve(u):
-        return sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.sin(y[..., 0]), u, 0.1, n_steps=101, order=4)
+        return sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.sin(y[..., 0]), u, 0.1, n_steps=31, order=4)
 
     with pytest.warns(
         smnn.AccuracyWarning, match=r"fewer values are given \(1\) than equations of order 2 have constants \(2\)"

@@ -16,11 +16,10 @@ from .._arrays import Array, Namespace, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
 from ._libraries import as_numpy
 
-Piece = tuple[slice, slice]
-"""Trajectories, and of each of them points that follow one another."""
-
 __all__ = ["Grid", "Observations", "observe"]
 
+Piece = tuple[slice, slice]
+"""Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
 """Noise, in deviations of a variable, below which the discretisation is what limits the fit."""
 MOST_POINTS = 1 << 14
@@ -160,7 +159,7 @@ def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], 
         if times[-1] - times[at[-1]] <= longest:
             last[-1] = len(times) - 1
         own = [slice(i, j + 1) for i, j in zip(first, last, strict=True)]
-        found.append((b, [x for x in own if points[b, x].sum() >= LEAST_POINTS and _suffices(seen[b, x])]))
+        found.append((b, [x for x in own if _suffices(seen[b, x])]))
     result: list[Piece] = []
     for pieces, group in groupby(found, key=lambda x: x[1]):
         members = [b for b, _ in group]
@@ -169,7 +168,8 @@ def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], 
 
 
 def _suffices(seen: np.ndarray) -> bool:
-    return bool((seen.sum(0) >= LEAST_VALUES).all())
+    """Whether a piece, (points, V), has enough points and values of each variable."""
+    return bool(np.any(seen, axis=-1).sum() >= LEAST_POINTS and (seen.sum(0) >= LEAST_VALUES).all())
 
 
 def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, values: Array) -> Array:
@@ -184,8 +184,9 @@ def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, value
         steps = xp.reshape(xp.broadcast_to(steps, (*lead, T - 1)), (-1, T - 1))
     none = xp.isnan(steps)
     if bool(xp.any(none)):
-        later = xp.any(~xp.isnan(values[:, 1:, :]), axis=-1) & none
-        if bool(xp.any(later)) or bool(xp.all(none)):
+        observed = xp.astype(xp.any(~xp.isnan(values[:, 1:, :]), axis=-1), xp.int64)
+        later = xp.flip(xp.cumulative_sum(xp.flip(observed, axis=1), axis=1), axis=1) > 0
+        if bool(xp.any(later & none)) or bool(xp.all(none)):
             raise ArgumentError("step_sizes are NaN before times at which something was observed.")
         steps = xp.where(none, xp.max(xp.where(none, xp.zeros_like(steps), steps)), steps)
     if not bool(xp.all(steps > 0)) or not bool(xp.all(xp.isfinite(steps))):

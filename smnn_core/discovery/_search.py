@@ -104,14 +104,14 @@ class Search:
         least, failures = np.inf, 0
         self.discretization = self.coarse * self.dof
         while self.coarse > COARSE and self.parts < MOST_PARTS and failures < patience:
-            left = self.coarse * self.inflated
+            left = self.left
             failures = failures + 1 if left > 0.5 * least else 0
             least = min(least, left)
             factor = 2 if self.coarse < 20 * COARSE else 4
             self.parts *= factor
             self.noise = self.o.noise
             self.start(self.fit.xi, self.weights[-4:-1])
-            self.compare(left, factor)
+            self.judge_discretization(left, factor)
         self.unresolved = self.coarse if self.coarse > COARSE else 0.0
 
     def polish(self) -> None:
@@ -119,24 +119,29 @@ class Search:
         most = self.significance**2
         while self.discretization > most and self.parts <= MOST_PARTS and not self.unresolved:
             slightly = self.discretization < 2**CONVERGENCE * most or self.parts == MOST_PARTS
-            left, factor = self.coarse * self.inflated, 2 if slightly else 4
+            left, factor = self.left, 2 if slightly else 4
             self.parts *= factor
             self.fit = self.fit_on(self.parts, self.fit.xi)
             for weight in self.weights[-3:]:
                 self.weight = weight
                 self.improve(2)
-            self.compare(left, factor)
+            self.judge_discretization(left, factor)
             self.eliminate()
             self.revise()
 
     @property
-    def inflated(self) -> float:
+    def noise_growth(self) -> float:
         """The square of the noise estimated over that at the start."""
         return float(np.mean((self.noise / self.o.noise) ** 2))
 
-    def compare(self, left: float, factor: int) -> None:
-        """How much of χ² is due to the discretisation, from what was left when steps were longer by a factor."""
-        share = (left / self.inflated - self.coarse) / (factor**CONVERGENCE - 1)
+    @property
+    def left(self) -> float:
+        """χ² of the smoothness rows, per observed value, in units of the noise at the start."""
+        return self.coarse * self.noise_growth
+
+    def judge_discretization(self, before: float, factor: int) -> None:
+        """How much of χ² the discretisation causes, from what was `left` when steps were longer by a factor."""
+        share = (before - self.left) / self.noise_growth / (factor**CONVERGENCE - 1)
         self.discretization = min(share, self.coarse) * self.dof
 
     def fit_on(self, parts: int, xi: np.ndarray) -> JointFit:

@@ -204,6 +204,14 @@ def test_steps_where_nothing_is_observed_do_not_count(step):
     np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-8, atol=1e-12)
 
 
+def test_steps_that_are_not_known_before_data_are_an_error():
+    data, steps = rotation(300, 0.01), np.full(299, STEP)
+    data[100:103] = np.nan
+    steps[100] = np.nan
+    with pytest.raises(smnn.ArgumentError, match="NaN before times at which something was observed"):
+        smnn.discover(data, steps, library=LINEAR)
+
+
 @pytest.mark.parametrize("columns", [[1], [0, 1]])
 def test_a_variable_observed_at_every_third_time(columns):
     data = rotation(600, 0.02)

@@ -120,7 +120,8 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no run is begun")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="print the tables only")
     parser.add_argument("--list", action="store_true", help="print the systems only")
@@ -149,7 +150,7 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
                 return
             yield task
 
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    os.environ.update(OMP_NUM_THREADS=str(arguments.threads), OPENBLAS_NUM_THREADS=str(arguments.threads))
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with get_context("spawn").Pool(arguments.workers) as pool, tqdm(total=len(tasks), unit="run") as bar:
         batch = max(1, arguments.workers)

@@ -41,12 +41,13 @@ plt.rcParams.update(
 )
 
 
-def command_line(name: str, doc: str) -> argparse.ArgumentParser:
+def command_line(name: str, doc: str, *, resumes: bool = True) -> argparse.ArgumentParser:
     """The parser of an experiment, to which it may add: --quick, --smoke, --device, --seed, --resume, --output.
 
     Args:
         name: of the experiment, and of its folder under `examples/output/`.
         doc: the docstring of the program; its first line is the description.
+        resumes: whether there is a `--resume`.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     size = parser.add_mutually_exclusive_group()
@@ -54,7 +55,8 @@ def command_line(name: str, doc: str) -> argparse.ArgumentParser:
     size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="seconds: does everything run?")
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, ...")
     parser.add_argument("--seed", type=int, default=0, help="of data, networks and batches")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    if resumes:
+        parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
     default = Path(__file__).parent / "output" / name
     parser.add_argument("--output", type=Path, default=default, help="folder for metrics, pictures and checkpoints")
     parser.set_defaults(size="full")

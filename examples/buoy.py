@@ -202,7 +202,7 @@ def picture(times: Array, truth: Array, seen: Array, found: dict[str, Prediction
 
 
 def main() -> None:
-    arguments = command_line("buoy", __doc__).parse_args()
+    arguments = command_line("buoy", __doc__, resumes=False).parse_args()
     torch.manual_seed(arguments.seed)
     times, temperatures = load(DAYS[arguments.size])
     gaps, known = withheld(len(times), arguments.seed), ~np.isnan(temperatures)

@@ -105,7 +105,7 @@ def report(found: smnn.Discovery, true: np.ndarray) -> float:
 
 
 def parse() -> argparse.Namespace:
-    parser = command_line("discover", __doc__)
+    parser = command_line("discover", __doc__, resumes=False)
     parser.add_argument("--system", default="Lorenz", help="a name that --list prints")
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation of the noise, relative")
     parser.add_argument("--points", type=int, help="time points: 10000, or 1000 of the linear equations")

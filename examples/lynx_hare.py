@@ -154,7 +154,7 @@ def parameter_table(result: Bootstrap) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    arguments = command_line("lynx_hare", __doc__ or "").parse_args()
+    arguments = command_line("lynx_hare", __doc__ or "", resumes=False).parse_args()
     repeats = REPEATS[arguments.size]
     logarithms = np.log(PELTS)
     everything = bootstrap(logarithms, repeats, arguments.seed)

@@ -96,7 +96,7 @@ def picture(fit: st.ODEFit, other: nn.Module, found: Tensor, exact: Tensor, path
 
 
 def main() -> None:
-    parser = command_line("pendulum", __doc__)
+    parser = command_line("pendulum", __doc__, resumes=False)
     parser.add_argument("--steps", type=int, default=600)
     arguments = parser.parse_args()
     if arguments.size == "smoke":

@@ -251,7 +251,7 @@ def summarise(results: list[Result], comparisons: list[Comparison], held: tuple[
 
 
 def main() -> None:
-    arguments = command_line("standalone", __doc__).parse_args()
+    arguments = command_line("standalone", __doc__, resumes=False).parse_args()
     smoke = arguments.size == "smoke"
     n_steps = 20 if smoke else 1000
     t = np.linspace(0, 10, n_steps + 1)

@@ -127,7 +127,7 @@ def picture(fit: st.ODEFit, found: Tensor, exact: Tensor, path: Path) -> None:
 
 
 def main() -> None:
-    parser = command_line("universal_ode", __doc__)
+    parser = command_line("universal_ode", __doc__, resumes=False)
     parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
     arguments.steps = {"smoke": 10, "quick": 1000, "full": arguments.steps}[arguments.size]

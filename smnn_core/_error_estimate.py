@@ -2,7 +2,8 @@
 
 One order more is the usual estimate, and may be too small on equal steps, where the errors of `HERMITE` with R and with
 R+1 orders may be of one size and sign. With two orders more the worst estimate is 0.85 to 1.93 times the worst error,
-over orders 1 to 3, R to 4 and five kinds of grids (`python -m benchmarks.grids`).
+over orders 1 to 3, R to 4 (3 on clustered times, where systems with two orders more are refused as singular) and five
+kinds of grids (`python -m benchmarks.grids`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import array_api_compat as compat
 
 from ._arrays import Array, concat
+from ._errors import SingularSystemError
 from ._problem import UNIT, Weights
 from ._schemes import HERMITE, Scheme
 from ._solve import solve_ode
@@ -42,7 +44,8 @@ def error_estimate(
         derivatives of order R+2 do not exist (jumps in the right-hand side), and it is too large where rounding errors
         of y' rule (s so small that eps / s^R counts).
 
-    Raises: as `solve_ode`; SchemeError for a scheme that was made for one number of orders (`Scheme.from_matrices`).
+    Raises: as `solve_ode`, SingularSystemError also where only y' is undetermined, as on times that lie very close
+        together for so many orders; SchemeError for a scheme that was made for one number of orders (`Scheme.from_matrices`).
 
     Example:
         >>> import numpy as np
@@ -63,5 +66,9 @@ def error_estimate_with(solve: Callable[..., Array], coefficients: Array, *argum
     y = solve(coefficients, *arguments, **options)
     xp = compat.array_namespace(coefficients)
     spare = xp.zeros_like(coefficients[..., :1])
-    more = solve(concat(xp, [coefficients, spare, spare], axis=-1), *arguments, **options)
+    try:
+        more = solve(concat(xp, [coefficients, spare, spare], axis=-1), *arguments, **options)
+    except SingularSystemError as error:
+        error.add_note("So it is with two orders more, which the estimate needs; with those given there is a solution.")
+        raise
     return y - more[..., :-2]

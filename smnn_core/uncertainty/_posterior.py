@@ -46,7 +46,7 @@ def posterior(
 ) -> Posterior:
     """The Gaussian distribution of the solution, weights being inverse standard deviations of their rows.
 
-    Its mean is what `solve_ode` gives for the same arguments. Under `WIENER` the smoothness rows are the increments of
+    Its mean is what `solve_ode` gives for the same arguments and scheme. Under `WIENER` the smoothness rows are the increments of
     an R-times integrated Wiener process, in units of time: `wiener_weight` gives their weight.
 
     The arguments, and what is raised, are as for `solve_ode`; the scheme is `WIENER` where none is given. Variances and

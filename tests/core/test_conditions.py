@@ -89,3 +89,16 @@ def test_estimate_has_the_shape_of_the_solution(library: str) -> None:
     shapes = [(2, 1, 1, 1, 3), (3, 1, 6, 1), (1, 1, 2), (5,)]
     arguments = [backend.asarray(np.random.default_rng(0).uniform(0.5, 1, shape)) for shape in shapes]
     assert tuple(smnn.error_estimate(*arguments).shape) == (3, 2, 6, 1, 3)
+
+
+def test_estimate_says_that_it_is_two_orders_more_that_are_refused() -> None:
+    problem = (
+        np.array([[[[4.0, 0.0, 1.0]]]]),
+        np.zeros((1, 1)),
+        np.array([[[1.0, 0.0]]]),
+        np.array([0.1, 1e-9, 1e-9, 1e-9, 0.1]),
+    )
+    assert np.isfinite(smnn.solve_ode(*problem)[:, 0, 0]).all()
+    with pytest.raises(smnn.SingularSystemError) as info:
+        smnn.error_estimate(*problem)
+    assert "two orders more" in info.value.__notes__[0]

@@ -45,7 +45,8 @@ def error_estimate(
         of y' rule (s so small that eps / s^R counts).
 
     Raises: as `solve_ode`, SingularSystemError also where only y' is undetermined, as on times that lie very close
-        together for so many orders; SchemeError for a scheme that was made for one number of orders (`Scheme.from_matrices`).
+        together for so many orders; SchemeError for a scheme that was made for one number of orders
+        (`Scheme.from_matrices`).
 
     Example:
         >>> import numpy as np

@@ -46,8 +46,8 @@ def posterior(
 ) -> Posterior:
     """The Gaussian distribution of the solution, weights being inverse standard deviations of their rows.
 
-    Its mean is what `solve_ode` gives for the same arguments and scheme. Under `WIENER` the smoothness rows are the increments of
-    an R-times integrated Wiener process, in units of time: `wiener_weight` gives their weight.
+    Its mean is what `solve_ode` gives for the same arguments and scheme. Under `WIENER` the smoothness rows are the
+    increments of an R-times integrated Wiener process, in units of time: `wiener_weight` gives their weight.
 
     The arguments, and what is raised, are as for `solve_ode`; the scheme is `WIENER` where none is given. Variances and
     covariances, computed when they are first asked for, may raise SingularSystemError as well.

@@ -17,6 +17,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -143,25 +145,23 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
     ]
     tasks = [task for task in wanted if task not in done]
     end = time.monotonic() + arguments.budget
-
-    def while_time_lasts() -> Iterator[Task]:
-        for task in tasks:
-            if time.monotonic() > end:
-                return
-            yield task
-
     os.environ.update(OMP_NUM_THREADS=str(arguments.threads), OPENBLAS_NUM_THREADS=str(arguments.threads))
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    with get_context("spawn").Pool(arguments.workers) as pool, tqdm(total=len(tasks), unit="run") as bar:
-        batch = max(1, arguments.workers)
-        iterator = while_time_lasts()
-        while part := [task for _, task in zip(range(4 * batch), iterator, strict=False)]:
-            for new in pool.imap_unordered(run, part):
-                records += new
+    left, running = iter(tasks), set[Future[list[Record]]]()
+    pool = ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn"))
+    with pool, tqdm(total=len(tasks), unit="run") as bar:
+        while True:
+            if time.monotonic() < end:
+                running |= {pool.submit(run, task) for task in islice(left, arguments.workers - len(running))}
+            if not running:
+                break
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                records += future.result()
                 bar.update()
-                partial = arguments.results.with_suffix(".partial")
-                partial.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n", encoding="utf-8")
-                partial.replace(arguments.results)
+            partial = arguments.results.with_suffix(".partial")
+            partial.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n", encoding="utf-8")
+            partial.replace(arguments.results)
 
 
 def report(records: list[Record]) -> str:

@@ -58,13 +58,22 @@ def number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], n
     return T
 
 
-def check_integer(name: str, value: Any, alternative: str = "") -> None:
+def check_integer(name: str, value: Any, alternative: str = "", *, least: int | None = None) -> int:
+    """The value as an int.
+
+    Raises:
+        TypeError: if it is none, or a bool.
+        ArgumentError: if it is below the least.
+    """
     try:
-        index(value)
+        number = index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer{alternative}, got {type(value).__name__}.") from None
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer{alternative}, got bool.")
+    if least is not None and number < least:
+        raise ArgumentError(f"{name} must be an integer from {least} on{alternative}; got {number}.")
+    return number
 
 
 def _from_steps(length: int) -> int:

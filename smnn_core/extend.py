@@ -9,7 +9,7 @@ than public names do; the changelog says so when they do.
 - `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
 - `Rows`: one value for each row.
 - `UNIT`: the weights that are all 1.
-- `check_states`, `check_weights`: raise for what does not fit.
+- `check_states`, `check_weights`, `check_integer`: raise for what does not fit.
 - `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
 **Solving** (`docs/adding-an-engine.md` has the contract of engines)
@@ -29,7 +29,7 @@ than public names do; the changelog says so when they do.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
-- `evidence_with`, `Statistics`, `statistics_of`, `pulled_back`, `without_weights`, `check_size`: the parts that
+- `evidence_with`, `Statistics`, `statistics_of`, `pulled_back`, `without_weights`: the parts that
   `log_evidence` and `Posterior` consist of.
 - `SECOND_ORDER`: why derivatives end there.
 
@@ -44,7 +44,7 @@ than public names do; the changelog says so when they do.
 
 **Fits** (`docs/theory/fitting.md`)
 
-- `Observations`, `check_order`, `check_shapes`, `pair_of_bounds`, `checked_bounds`: what is given.
+- `Observations`, `check_shapes`, `pair_of_bounds`, `checked_bounds`: what is given.
 - `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
   noise.
 - `FitRows`, `estimate`: one step by variable projection.
@@ -71,6 +71,7 @@ from ._error_estimate import error_estimate_with
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
 from ._problem import UNIT, Problem, Rows, System, check_weights
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
+from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
 from .engines import ENGINES, select
 from .engines import _increments as increments
@@ -92,7 +93,7 @@ from .fitting._iteration import (
     STAGE_TOLERANCE,
     TOLERANCE,
 )
-from .fitting._problem import check_order, check_shapes, checked_bounds, pair_of_bounds
+from .fitting._problem import check_shapes, checked_bounds, pair_of_bounds
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
 from .nonlinear._implicit import FitRows, attached, stand_in
@@ -110,7 +111,6 @@ from .nonlinear._solve import (
     times,
 )
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
-from .uncertainty._posterior import check_size
 
 __all__ = [
     "ALL",
@@ -153,9 +153,8 @@ __all__ = [
     "broadcast_shapes",
     "can_look",
     "carried_weights",
-    "check_order",
+    "check_integer",
     "check_shapes",
-    "check_size",
     "check_states",
     "check_weights",
     "checked_bounds",

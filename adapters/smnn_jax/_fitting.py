@@ -27,7 +27,7 @@ from smnn_core.extend import (
     as_arrays,
     attached,
     broadcast_shapes,
-    check_order,
+    check_integer,
     check_shapes,
     checked_bounds,
     difference_noise,
@@ -117,7 +117,7 @@ def fit_ode(
     for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
         check_array(name, x, number=name == "step_sizes")
     step_sizes, weights = as_arrays(step_sizes, weights, data)
-    check_order(order)
+    order = check_integer("order, the highest derivative in y,", order, least=1)
     check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     if shared and (parameters is None or parameters.ndim != 1):
         raise ShapeError("parameters that data sets share must have shape (p,).")

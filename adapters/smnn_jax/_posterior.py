@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
-from smnn_core.extend import SECOND_ORDER, UNIT, Problem, Rows, check_size, evidence_with, is_tracer, sum_to_shape
+from smnn_core.extend import SECOND_ORDER, UNIT, Problem, Rows, check_integer, evidence_with, is_tracer, sum_to_shape
 
 from ._call import call
 from ._operators import SYSTEM_AXES, Static
@@ -107,7 +107,7 @@ class Posterior(CorePosterior):
 
     def sample(self, size: int, key: Array) -> Array:  # type: ignore[override]
         """Independent samples, (size, ..., T, V, R+1), differentiable for a fixed key."""
-        check_size(size)
+        check_integer("size, the number of samples,", size, least=1)
         keys = iter(jax.random.split(key, 3))
         return self._sample(lambda shape: jax.random.normal(next(keys), (size, *shape), self.mean.dtype))
 

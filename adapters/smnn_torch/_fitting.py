@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from smnn_core import HERMITE, Fit, Residuals, Scheme, Weights
 from smnn_core import fit_ode as core_fit
-from smnn_core.extend import LIGHT_HERMITE, TOLERANCE, FitRows, attached, check_order, check_shapes, stand_in, times
+from smnn_core.extend import LIGHT_HERMITE, TOLERANCE, FitRows, attached, check_integer, check_shapes, stand_in, times
 
 from ._bridge import tensor
 from ._nonlinear import as_steps, masks_as_numbers
@@ -93,7 +93,7 @@ def fit_ode(
     step_sizes = as_steps(step_sizes, data)
     if noise is not None and not isinstance(noise, (int, float)):
         noise = torch.as_tensor(noise, dtype=data.dtype, device=data.device)
-    check_order(order)
+    order = check_integer("order, the highest derivative in y,", order, least=1)
     check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     weights = None if weights is None else masks_as_numbers(weights, data)
     T, K = data.shape[-2 if observed_orders is None else -3], order + 1
@@ -270,7 +270,7 @@ class ODEFit(nn.Module):
         if not callable(residual):
             raise TypeError(f"residual must be a function or a module, got {type(residual).__name__}.")
         check_tensor("data", data)
-        check_order(order)
+        order = check_integer("order, the highest derivative in y,", order, least=1)
         steps = as_steps(step_sizes, data)
         check_shapes(data, torch.as_tensor(steps), None, None, order=order, observed_orders=None)
         self.residual, self.order, self.weights = residual, order, weights

@@ -26,7 +26,7 @@ from smnn_core.extend import (
     Rows,
     Statistics,
     System,
-    check_size,
+    check_integer,
     evidence_with,
     pulled_back,
     without_weights,
@@ -119,7 +119,7 @@ class Posterior(CorePosterior):
         Args:
             generator: where the numbers come from; None for PyTorch's own.
         """
-        check_size(size)
+        check_integer("size, the number of samples,", size, least=1)
         kind = {"dtype": self.mean.dtype, "device": self.mean.device}
         return self._sample(lambda shape: torch.randn((size, *shape), generator=generator, **kind))
 

@@ -10,6 +10,7 @@ from typing import Any
 from .._arrays import Array
 from .._errors import ArgumentError, DiscoveryWarning
 from .._progress import ProgressBar
+from .._validate import check_integer
 from ._data import Observations, observe
 from ._doubt import reasons_for_doubt
 from ._libraries import Library, polynomials
@@ -81,7 +82,7 @@ def discover(
     o = observe(data, step_sizes, noise)
     library = polynomials(2) if library is None else library
     weights = tuple(float(w) for w in weights)
-    if order not in (1, 2):
+    if check_integer("order", order) not in (1, 2):
         raise ArgumentError(f"order must be 1 or 2; got {order}.")
     if len(weights) < 2 or not all(0 < a < b for a, b in pairwise(weights)):
         raise ArgumentError(f"weights must be at least two positive numbers in ascending order; got {weights}.")

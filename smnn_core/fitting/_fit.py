@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import Array, Namespace
-from .._errors import ArgumentError, ConvergenceWarning, MisfitWarning
+from .._errors import ConvergenceWarning, MisfitWarning
 from .._problem import Weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
 from .._solve import residuals
+from .._validate import check_integer
 from ..nonlinear._linearize import product
 from ._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
 from ._problem import FitProblem
@@ -108,8 +109,8 @@ def fit_ode(
         >>> data[::2, 0] = [3.05, 2.41, 2.04, 1.63, 1.36, 1.12]
         >>> print(smnn.fit_ode(decay, data, 0.1, np.array([1.0]), order=1, noise=0.05))
     """
-    if max_iterations is not None and (isinstance(max_iterations, bool) or max_iterations < 1):
-        raise ArgumentError(f"max_iterations must be an integer from 1 on; got {max_iterations!r}.")
+    if max_iterations is not None:
+        check_integer("max_iterations", max_iterations, " or None", least=1)
     named = {"data": data, "step_sizes": step_sizes, "parameters": parameters, "noise": noise}
     problem = FitProblem.build(
         linearize,

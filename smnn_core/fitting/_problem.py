@@ -12,10 +12,11 @@ from .._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, commo
 from .._arrays import size as size_of
 from .._errors import ArgumentError, ShapeError
 from .._problem import ZERO_STEP, Weights, check_weights
+from .._validate import check_integer
 from ..nonlinear._linearize import Linearizer
 from ._start import Observations, spread
 
-__all__ = ["FitProblem", "check_order", "check_shapes", "checked_bounds", "pair_of_bounds"]
+__all__ = ["FitProblem", "check_shapes", "checked_bounds", "pair_of_bounds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class FitProblem:
         Args:
             arrays: data, step_sizes, parameters, noise, guess, t0 and scale: arrays, numbers or None.
         """
-        check_order(order)
+        order = check_integer("order, the highest derivative in y,", order, least=1)
         xp, dtype, x = _as_float64(arrays, bounds, weights)
         θ, guess = x.get("parameters"), x.get("guess")
         check_shapes(x["data"], x["step_sizes"], θ, guess, order=order, observed_orders=observed_orders)
@@ -181,11 +182,6 @@ def _as_float64(
     data = given["data"]
     as_float64 = {name: xp.asarray(x, dtype=xp.float64, device=device_of(data)) for name, x in given.items()}
     return xp, data.dtype, as_float64
-
-
-def check_order(order: Any) -> None:
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ArgumentError(f"order, the highest derivative in y, must be an integer from 1 on; got {order!r}.")
 
 
 def check_shapes(

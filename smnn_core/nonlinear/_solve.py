@@ -25,6 +25,7 @@ from .._errors import AccuracyWarning, ArgumentError, ConvergenceWarning, ShapeE
 from .._problem import UNIT, Weights, check_weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
+from .._validate import check_integer
 from .._weighting import as_arrays
 from ._linearize import Linearization, Linearizer
 from ._march import march
@@ -112,6 +113,7 @@ def solve_nonlinear_ode(
     """
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
     initial_values, step_sizes, guess = _concrete(initial_values, step_sizes, guess)
+    check_integer("max_iterations", max_iterations, least=1)
     problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)
     xp, u = problem.xp, problem.initial_values
     tolerance = _tolerance(xp, tolerance, u.dtype)
@@ -196,8 +198,7 @@ def _checked(
     if not isinstance(t0, (int, float)):
         named["t0"] = t0
     xp = common_namespace(named)
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ArgumentError(f"order must be an integer, the highest derivative carried, at least 1; got {order!r}.")
+    check_integer("order, the highest derivative carried,", order, least=1)
     if initial_values.ndim < 3:
         raise ShapeError(
             f"initial_values must have shape (..., T_init, V, R_init), at least 3 axes; got "

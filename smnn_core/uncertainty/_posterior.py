@@ -24,6 +24,7 @@ from .._errors import ArgumentError
 from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from .._schemes import WIENER, Scheme
 from .._solve import owned_system, refuse_autodiff, solve_problem
+from .._validate import check_integer
 from .._weighting import as_arrays, weighted_problem
 from ..engines._increments import increment_rows
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
@@ -161,7 +162,7 @@ class Posterior:
         Raises:
             ArgumentError: if size is no number of samples, or rng no `numpy.random.Generator`.
         """
-        check_size(size)
+        check_integer("size, the number of samples,", size, least=1)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise ArgumentError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}: default_rng(seed).")
         draw = np.random.default_rng() if rng is None else rng
@@ -226,8 +227,7 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
 
     Source: Särkkä, Solin, Applied Stochastic Differential Equations, Cambridge 2019, section 6.2.
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order < 0:
-        raise ArgumentError(f"order must be R, an integer from 0 on, got {order!r}.")
+    check_integer("order, R,", order, least=0)
     if isinstance(diffusion, (int, float)) and not diffusion > 0:
         raise ArgumentError(f"diffusion must be positive, got {diffusion}.")
     p = order + 0.5
@@ -238,12 +238,3 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
     xp = compat.array_namespace(step_sizes)
     size = xp.log(xp.abs(step_sizes))
     return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion
-
-
-def check_size(size: Any) -> None:
-    """
-    Raises:
-        ArgumentError: unless it is a number of samples.
-    """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ArgumentError(f"size must be the number of samples, an integer from 1 on, got {size!r}.")

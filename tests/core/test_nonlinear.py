@@ -430,7 +430,9 @@ def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"order": 0}, smnn.ArgumentError, "order must be"),
+        ({"order": 0}, smnn.ArgumentError, "order, the highest"),
+        ({"order": True}, TypeError, "integer"),
+        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
         ({"method": "shoot"}, smnn.ArgumentError, "method must be one of 'auto', 'march', 'newton'"),
         ({"tolerance": 2.0}, smnn.ArgumentError, "tolerance must lie between"),
         ({"n_steps": 7}, smnn.ShapeError, "n_steps implies T = 7"),

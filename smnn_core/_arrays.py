@@ -100,6 +100,12 @@ def _is_sharded(*arrays: Array) -> bool:
     return any(compat.is_jax_array(x) and len(x.devices()) > 1 for x in arrays)
 
 
+def as_numpy(x: Array) -> np.ndarray:
+    """The values of an array of any library, in the memory of the host."""
+    x = x.detach().cpu() if hasattr(x, "detach") else x
+    return np.asarray(x.get() if hasattr(x, "get") else x)
+
+
 def owned(x: Array) -> Array:
     """A copy, that nobody else writes to; it takes no more memory where x repeats itself (strides of 0)."""
     if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or isinstance(x, np.generic):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, as_numpy
 from ._problem import System
 
 __all__ = ["likely_causes"]
@@ -56,7 +54,7 @@ class _Member:
         T_init, R_init = system.n_initial_steps, system.n_initial_orders
 
         def of(x: Array, *core: int) -> np.ndarray:
-            full: np.ndarray = np.broadcast_to(_numpy(x), (*system.batch, *core))[index]
+            full: np.ndarray = np.broadcast_to(as_numpy(x), (*system.batch, *core))[index]
             return full
 
         w = system.weights
@@ -67,10 +65,3 @@ class _Member:
         self.smoothness = of(w.smoothness, T - 1) != 0
         self.present = ((self.c != 0) & self.equations[..., None, None]).any(axis=(0, 1))
         """(V, K): which derivatives of a variable stand in some equation"""
-
-
-def _numpy(x: Any) -> np.ndarray:
-    """The values of an array of any library."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-    return x.get() if hasattr(x, "get") else np.asarray(x)

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
-from .._arrays import Array, Namespace, common_namespace, device_of
-from .._errors import ArgumentError, ShapeError
-from ._libraries import as_numpy
+from .._arrays import (
+    Array,
+    Namespace,
+    as_numpy,
+    broadcast_shapes,
+    common_namespace,
+    device_of,
+    without_derivatives,
+)
+from .._arrays import size as size_of
+from .._errors import ArgumentError, NamespaceError, ShapeError
 
 __all__ = ["Grid", "Observations", "observe"]
 
@@ -89,6 +98,9 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     if not isinstance(step_sizes, (int, float)):
         arrays["step_sizes"] = step_sizes
     xp = common_namespace(arrays)
+    data, *_ = without_derivatives("discover", (data, *arrays.values()))
+    if compat.is_jax_array(data):
+        raise NamespaceError("discover writes into arrays, and those of JAX cannot be: pass numpy.asarray of them.")
     if data.ndim < 2 or data.shape[-2] < LEAST_POINTS:
         raise ShapeError(
             f"data must have shape (..., T, V) with T >= {LEAST_POINTS} time points; got {tuple(data.shape)}."
@@ -178,10 +190,14 @@ def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, value
         steps = xp.full((1, T - 1), float(step_sizes), dtype=xp.float64, device=device_of(values))
     else:
         steps = xp.astype(step_sizes, xp.float64)
-        if steps.ndim == 0 or steps.shape[-1] not in (1, T - 1):
+        if steps.ndim and steps.shape[-1] not in (1, T - 1):
             raise ShapeError(f"step_sizes must be a number or (..., {T - 1} or 1); got {tuple(steps.shape)}.")
-        lead = batch if any(n != 1 for n in steps.shape[:-1]) else ()
-        steps = xp.reshape(xp.broadcast_to(steps, (*lead, T - 1)), (-1, T - 1))
+        own = tuple(steps.shape[:-1])
+        if broadcast_shapes({"data": batch, "step_sizes": own}) != batch:
+            raise ShapeError(f"step_sizes have the batch axes {own}, data have {batch}: give as many data sets.")
+        if size_of(own) == 1:
+            steps, batch = xp.reshape(steps, (-1,)), ()
+        steps = xp.reshape(xp.broadcast_to(steps, (*batch, T - 1)), (-1, T - 1))
     none = xp.isnan(steps)
     if bool(xp.any(none)):
         observed = xp.astype(xp.any(~xp.isnan(values[:, 1:, :]), axis=-1), xp.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._arrays import Array, device_of
+from .._arrays import Array, as_numpy, device_of
 from .._problem import Problem, Weights
 from .._schemes import HERMITE
 from .._solve import solve_without_raising
@@ -18,7 +18,7 @@ from .._weighting import weighted_problem
 from ..fitting._variable_projection import LinearFit, project
 from ..nonlinear._linearize import product
 from ._data import Grid
-from ._libraries import Library, as_numpy
+from ._libraries import Library
 from ._term_selection import Quadratic
 
 __all__ = ["JointFit"]
@@ -58,16 +58,21 @@ class JointFit:
     def smooth(self) -> None:
         """Starts from a smoothing of the data that knows nothing of the equations."""
         xp = self.grid.observations.xp
-        B, T, V = self.grid.values.shape
+        V, y = self.grid.values.shape[2], self._no_trajectory()
         c = np.zeros((1, V, V, self.K))
         c[0, :, :, 2] = np.eye(V)
-        self.y = xp.full((B, T, V, self.K), xp.nan, dtype=xp.float64, device=device_of(self.grid.values))
         for members, times in self.grid.blocks():
             data, weights, steps = self._block(members, times)
             w = Weights(SMOOTHING.equation, weights, SMOOTHING.smoothness)
             rhs = xp.zeros((1, V), dtype=xp.float64, device=device_of(data))
             problem = Problem.build(self._host(c), rhs, data, steps, scheme=HERMITE, weights=w)
-            self.y[members, times, ...] = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
+            y[members, times, ...] = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
+        self.y = y
+
+    def _no_trajectory(self) -> Array:
+        """NaN, to be filled; `y` itself is never written into, so that states can share it."""
+        xp, values = self.grid.observations.xp, self.grid.values
+        return xp.full((*values.shape, self.K), xp.nan, dtype=xp.float64, device=device_of(values))
 
     def _block(self, members: slice, times: slice) -> tuple[Array, Array, Array]:
         """Data and weights as (B, T, V, 1), and steps."""
@@ -128,7 +133,7 @@ class JointFit:
             χ² of the data of each variable, (V,), and of the equations.
         """
         xp = self.grid.observations.xp
-        data, equations = np.zeros(self.xi.shape[1]), 0.0
+        data, equations, trajectory = np.zeros(self.xi.shape[1]), 0.0, self._no_trajectory()
         for members, times in self.grid.blocks():
             fit = self._linearised(members, times, active, weight)
             rhs = fit.rhs - fit.columns @ self._host(theta)
@@ -136,13 +141,13 @@ class JointFit:
                 fit.coefficients, rhs, fit.data, fit.step_sizes, scheme=HERMITE, weights=fit.weights
             )
             y = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
-            self.y[members, times, ...] = y
+            trajectory[members, times, ...] = y
             left = (y[..., :1] - fit.data) * fit.weights.initial
             data += as_numpy(xp.sum(left**2, axis=(0, 1, 3)))
             equations += (self.grid.precision * weight) ** 2 * float(
                 xp.sum((product(xp, fit.coefficients, y) - rhs) ** 2)
             )
-        self.xi = np.zeros_like(self.xi)
+        self.y, self.xi = trajectory, np.zeros_like(self.xi)
         self.xi[tuple(active.T)] = theta
         return data, equations
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._arrays import Array, Namespace, common_namespace, device_of
+from .._arrays import Array, Namespace, as_numpy, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
 
 __all__ = ["Library", "fourier", "functions", "polynomials"]
@@ -50,7 +50,8 @@ class Library(ABC):
 
         Raises:
             ShapeError: if values or derivatives do not have the shapes above.
-            ArgumentError: naming the term whose derivative is wrong, or whose value is not finite.
+            ArgumentError: naming the term whose derivative is wrong, or whose value is not finite, and terms whose
+                values are the same at all points.
         """
         D = z.shape[-1]
         names = self.names([f"z{i}" for i in range(D)])
@@ -63,7 +64,16 @@ class Library(ABC):
         bad = ~np.isfinite(values).all(0) | ~np.isfinite(derivatives).all((0, 2))
         if bad.any():
             raise ArgumentError(f"term {names[int(np.argmax(bad))]!r} is not finite at values that the data take.")
-        scale = np.maximum(np.abs(as_numpy(z)).max(0), 1e-3)
+        size = np.abs(values).max(0)
+        for j in range(1, len(names)):
+            same = np.abs(values[:, :j] - values[:, j : j + 1]).max(0) <= 1e-12 * size[j]
+            if same.any():
+                raise ArgumentError(
+                    f"terms {names[int(np.argmax(same))]!r} and {names[j]!r} have the same values at all data, which "
+                    "cannot say which of them it is: leave one out of the library."
+                )
+        scale = np.abs(as_numpy(z)).max(0)
+        scale = np.where(scale > 0, scale, 1.0)
         step = 1e-3 if values.dtype == np.float32 else 1e-5
         for i in range(D):
             h = np.zeros(D, dtype=values.dtype)
@@ -262,7 +272,7 @@ class Sum(Library):
 
 @dataclass(frozen=True)
 class Product(Library):
-    """All products of a term of the first library with one of the second; those of the same name once."""
+    """All products of a term of the first library with one of the second; those of the same factors once."""
 
     parts: tuple[Library, Library]
 
@@ -271,8 +281,11 @@ class Product(Library):
         a, b = (part.exponents(D) for part in self.parts)
         if a is not None and b is not None:
             return [_monomial(i + j, variables) for i in a for j in b]
-        pairs = itertools.product(*(part.names(variables) for part in self.parts))
-        return [" ".join(x for x in pair if x != "1") or "1" for pair in pairs]
+        names = itertools.product(*(part.names(variables) for part in self.parts))
+        pairs = [tuple(x for x in pair if x != "1") for pair in names]
+        first: dict[tuple[str, ...], tuple[str, ...]] = {}  # of "x y" and "y x" the one that comes first names both
+        pairs = [first.setdefault(tuple(sorted(pair)), pair) for pair in pairs]
+        return [f"{pair[0]}^2" if len(set(pair)) < len(pair) else " ".join(pair) or "1" for pair in pairs]
 
     def names(self, variables: Sequence[str]) -> list[str]:
         names = self._all_names(variables)
@@ -311,8 +324,3 @@ def _take(xp: Namespace, values: Array, derivatives: Array, kept: list[int]) -> 
         return values, derivatives
     index = xp.asarray(kept, device=device_of(values))
     return xp.take(values, index, axis=-1), xp.take(derivatives, index, axis=-2)
-
-
-def as_numpy(x: Array) -> np.ndarray:
-    """A copy of x in the memory of the host."""
-    return x.get() if hasattr(x, "get") else np.asarray(x)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import common_namespace, device_of
+from .._arrays import as_numpy, common_namespace, device_of
 from .._errors import ArgumentError, ConvergenceWarning
-from ._libraries import as_numpy
 
 if TYPE_CHECKING:
     from ._result import Discovery

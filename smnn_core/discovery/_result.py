@@ -51,6 +51,8 @@ class Discovery:
     """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data; NaN in gaps"""
     t: Array
     """(..., T): the times"""
+    step_sizes: Array
+    """(..., T-1): their differences, which have more digits where t0 is large"""
     noise: np.ndarray
     """(V,): standard deviations of the data, as given or estimated, at least 1e-4 of a variable's deviation"""
     misfit: float
@@ -130,7 +132,7 @@ class Discovery:
             raise ShapeError(f"initial_values must have shape (..., {str(core)[1:]}; got {tuple(u.shape)}.")
         u = u[..., None] if len(core) == 1 else u
         if step_sizes is None:
-            step_sizes = self.t[..., 1:] - self.t[..., :-1]
+            step_sizes = self.step_sizes
         elif isinstance(step_sizes, (int, float)):
             count = (self.t.shape[-1] if n_steps is None else n_steps) - 1
             step_sizes = xp.full((count,), float(step_sizes), dtype=u.dtype, device=device_of(u))
@@ -159,12 +161,10 @@ def number_with_error(value: float, error: float) -> str:
     if value != 0 and (abs(value) < 1e-4 or abs(value) >= 1e7):
         exponent = floor(log10(abs(value)))
         return f"{number_with_error(value / 10.0**exponent, error / 10.0**exponent)}e{exponent:+03d}"
-    digits = -floor(log10(error))
+    digits = 1 - floor(log10(error))
     units = round(error * 10.0**digits)
-    if units == 10:  # 0.96 is 1.0
-        digits, units = digits - 1, 1
-    if units == 1:
-        digits, units = digits + 1, round(error * 10.0 ** (digits + 1))
+    if units >= 20:
+        digits, units = digits - 1, round(error * 10.0 ** (digits - 1))
     if digits < 0:
         return f"{round(value, digits):.0f}({units * 10**-digits})"
     return f"{value:.{digits}f}({units})"

@@ -9,8 +9,8 @@ wrong one is dropped now and then.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -36,21 +36,6 @@ SHOWN = 3
 """Of such sets, those that are named."""
 ESTIMATED_FROM = 3.0
 """The equations' weight from which on the noise is estimated from what the fit leaves."""
-
-
-class State(NamedTuple):
-    """What a fit can go back to."""
-
-    xi: np.ndarray
-    y: Array
-    grid: Grid
-    noise: np.ndarray
-    active: np.ndarray
-    quadratic: Quadratic
-    covariance: np.ndarray
-    cost: float
-    coarse: float
-    violation: float
 
 
 @dataclass
@@ -181,29 +166,18 @@ class Search:
         if best is not None:
             self.restore(best)
 
-    def state(self) -> State:
-        fit = self.fit
-        return State(
-            fit.xi,
-            fit.y,
-            fit.grid,
-            self.noise,
-            self.active,
-            self.quadratic,
-            self.covariance,
-            self.cost,
-            self.coarse,
-            self.violation,
-        )
+    def state(self) -> Search:
+        """What `restore` goes back to: no array is written into."""
+        state = copy(self)
+        state.fit = copy(self.fit)
+        return state
 
-    def restore(self, state: State) -> None:
-        fit = self.fit
-        fit.xi, fit.y, fit.grid, self.noise = state.xi, state.y, state.grid, state.noise
-        self.active, self.quadratic, self.covariance = state.active, state.quadratic, state.covariance
-        self.cost, self.coarse, self.violation = state.cost, state.coarse, state.violation
-        fit.y = fit.y + 0.0
+    def restore(self, state: Search) -> None:
+        self.fit = copy(state.fit)
+        for name in ("noise", "active", "quadratic", "covariance", "cost", "coarse", "violation"):
+            setattr(self, name, getattr(state, name))
 
-    def better_than(self, other: State) -> bool:
+    def better_than(self, other: Search) -> bool:
         """Whether the present fit has the better score, both with the noise of the one that leaves less.
 
         Where the noise is estimated, both have χ² = N, and the noise says which explains more.
@@ -307,7 +281,6 @@ class Search:
     def accepts(self, terms: frozenset[int], tried: set[frozenset[int]]) -> bool:
         """Fits with other terms; goes back if that is no better."""
         before = self.state()
-        self.fit.y = self.fit.y + 0.0
         self.keep(self.all[sorted(terms)])
         self.improve(3)
         self.eliminate()
@@ -336,7 +309,7 @@ class Search:
         of_others = np.reshape(np.sqrt(self.inflation) * of_others, shape)
         steps = xp.concat([xp.zeros_like(o.steps[:, :1]), o.steps], axis=-1)
         t = t0 + xp.cumulative_sum(steps, axis=-1)
-        t = xp.reshape(t, (*o.batch, -1)) if t.shape[0] > 1 else t[0, ...]
+        t, steps = (xp.reshape(x, (*(o.batch if x.shape[0] > 1 else ()), -1)) for x in (t, o.steps))
         return Discovery(
             coefficients=self.fit.xi,
             standard_errors=errors,
@@ -346,6 +319,7 @@ class Search:
             exponents=self.library.exponents(V * self.order),
             y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
             t=xp.astype(t, like.dtype),
+            step_sizes=xp.astype(steps, like.dtype),
             noise=self.noise,
             misfit=max(self.cost / self.dof, 0.0),  # rounding, where data are exact
             converged=self.converged,

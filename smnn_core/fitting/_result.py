@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._arrays import Array
+from .._arrays import Array, as_numpy
 from .._problem import Weights
 from .._solve import Residuals
 
@@ -50,20 +50,15 @@ class Fit:
     closely as `weights` say, and with the errors of the parameters; NaN where the fit failed"""
 
     def __str__(self) -> str:
-        converged = np.atleast_1d(_numpy(self.converged))
-        iterations = np.atleast_1d(_numpy(self.iterations))
+        converged = np.atleast_1d(as_numpy(self.converged))
+        iterations = np.atleast_1d(as_numpy(self.iterations))
         state = f"{int(converged.sum())} of {converged.size} converged"
-        if not _numpy(self.converged).ndim:
+        if not as_numpy(self.converged).ndim:
             state = "converged" if converged[0] else "not converged"
-        lines = [f"Fit: {state}, {int(iterations.max(initial=0))} iterations, cost {_range(_numpy(self.cost))}"]
+        lines = [f"Fit: {state}, {int(iterations.max(initial=0))} iterations, cost {_range(as_numpy(self.cost))}"]
         if self.parameters is not None:
-            lines += _parameter_lines(_numpy(self.parameters), _numpy(self.standard_errors))
+            lines += _parameter_lines(as_numpy(self.parameters), as_numpy(self.standard_errors))
         return "\n".join(lines)
-
-
-def _numpy(x: Array) -> np.ndarray:
-    x = x.get() if hasattr(x, "get") else x.detach().cpu() if hasattr(x, "detach") else x
-    return np.asarray(x)
 
 
 def _range(x: np.ndarray) -> str:

@@ -143,6 +143,15 @@ def test_trajectories_share_coefficients():
     assert ratio == pytest.approx(np.sqrt(6), rel=0.25)
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 1, 1), (79,), (1, 79), (1, 3, 79), (3, 1), (2, 1, 79)])
+def test_steps_broadcast_over_trajectories(shape):
+    data = np.stack([[rotation(80, 0.05, seed + 3 * i) for seed in range(3)] for i in range(2)])
+    expected = smnn.discover(data, STEP, library=LINEAR)
+    found = smnn.discover(data, np.full(shape, STEP), library=LINEAR)
+    np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-6)
+    assert found.simulate().y.shape == (2, 3, 80, 2, 4)
+
+
 @pytest.mark.parametrize("missing", ["NaN", "one long step"])
 def test_what_lies_between_gaps_is_as_good_as_trajectories(missing):
     data, t = lorenz(900), 0.01 * np.arange(900)
@@ -303,6 +312,12 @@ def test_simulation_solves_the_equations_found():
     np.testing.assert_allclose(other.y[-1, :, 0], [2 * np.sin(2.0), 2 * np.cos(2.0)], atol=0.05)
 
 
+def test_simulation_takes_the_steps_of_the_data_however_late_they_are():
+    data = rotation(300, 0.02).astype(np.float32)
+    early, late = (smnn.discover(data, STEP, library=LINEAR, t0=t0).simulate() for t0 in (0.0, 1e6))
+    np.testing.assert_array_equal(early.y, late.y)
+
+
 def test_printing():
     found = smnn.discover(rotation(300, 0.05), STEP, library=LINEAR)
     first, second, *_ = str(found).splitlines()
@@ -319,6 +334,8 @@ def test_printing():
         (1.2e-7, 3e-9, "1.20(3)e-07"),
         (1234.0, 56.0, "1230(60)"),
         (1.0, 0.0961, "1.00(10)"),
+        (1.0, 0.0151, "1.000(15)"),
+        (1.0, 0.0199, "1.00(2)"),
         (2.5, np.inf, "2.5"),
     ],
 )
@@ -339,6 +356,14 @@ def test_other_array_libraries():
     there = smnn.discover(array_api_strict.asarray(data), STEP, library=LINEAR)
     np.testing.assert_allclose(there.coefficients, here.coefficients, rtol=1e-6)
     assert type(there.y) is type(array_api_strict.asarray(data))
+
+
+def test_arrays_that_cannot_be_written_into_or_are_differentiated_are_refused():
+    jax, torch = pytest.importorskip("jax.numpy"), pytest.importorskip("torch")
+    with pytest.raises(smnn.NamespaceError, match="numpy.asarray"):
+        smnn.discover(jax.asarray(rotation(20, 0.1), dtype=np.float32), STEP)
+    with pytest.raises(smnn.ArgumentError, match="cannot be differentiated"):
+        smnn.discover(torch.tensor(rotation(20, 0.1), requires_grad=True), STEP)
 
 
 def test_float32_data_are_fitted_in_float64():
@@ -380,8 +405,10 @@ def test_pure_noise_warns():
     ("change", "error", "message"),
     [
         ({"order": 3}, smnn.ArgumentError, "order must be 1 or 2"),
+        ({"order": True}, TypeError, "order must be an integer"),
         ({"step_sizes": -0.1}, smnn.ArgumentError, "positive"),
         ({"step_sizes": np.full(7, 0.1)}, smnn.ShapeError, "step_sizes must be"),
+        ({"step_sizes": np.full((3, 19), 0.1)}, smnn.ShapeError, "step_sizes"),
         ({"noise": -1.0}, smnn.ArgumentError, "noise must be"),
         ({"noise": [0.1, 0.1, 0.1]}, smnn.ShapeError, "noise must be a number or"),
         ({"weights": (3.0, 1.0)}, smnn.ArgumentError, "ascending"),

@@ -95,3 +95,22 @@ def test_degrees_must_make_sense(arguments):
 def test_a_term_needs_its_derivative():
     with pytest.raises(TypeError, match=r"'exp\(x\)' must be a pair"):
         smnn.functions({"exp(x)": np.exp})
+
+
+def test_products_of_the_same_factors_are_taken_once():
+    waves = smnn.fourier(1)
+    assert (waves * waves).names(["x"]) == ["sin(x)^2", "sin(x) cos(x)", "cos(x)^2"]
+    assert (waves * waves).evaluate(Z)[0].shape == (40, 10)
+
+
+def test_terms_of_the_same_values_are_named():
+    with pytest.raises(smnn.ArgumentError, match=r"'x' and 'z0' have the same values"):
+        (
+            smnn.functions({"x": (lambda z: z[..., 0], lambda z: np.stack([z[..., 0] ** 0, 0 * z[..., 1]], axis=-1))})
+            + smnn.polynomials(1)
+        ).check(Z)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-8, 1.0, 1e9])
+def test_derivatives_are_checked_in_any_unit(unit):
+    smnn.polynomials(3).check(unit * Z)

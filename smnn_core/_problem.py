@@ -246,8 +246,16 @@ class System:
         Raises:
             ArgumentError: if a step size is zero, where looking costs nothing.
         """
-        if can_look(self.step_sizes) and has_zero(self.xp, self.step_sizes):
-            raise ArgumentError(ZERO_STEP)
+        check_steps(self.xp, self.step_sizes)
+
+
+def check_steps(xp: Namespace, step_sizes: Array) -> None:
+    """
+    Raises:
+        ArgumentError: if a step size is zero, where looking costs nothing.
+    """
+    if can_look(step_sizes) and has_zero(xp, step_sizes):
+        raise ArgumentError(ZERO_STEP)
 
 
 @dataclass(frozen=True, eq=False)

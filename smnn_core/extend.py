@@ -9,7 +9,7 @@ than public names do; the changelog says so when they do.
 - `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
 - `Rows`: one value for each row.
 - `UNIT`: the weights that are all 1.
-- `check_states`, `check_weights`, `check_integer`: raise for what does not fit.
+- `check_states`, `check_steps`, `check_weights`, `check_integer`: raise for what does not fit.
 - `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
 **Solving** (`docs/adding-an-engine.md` has the contract of engines)
@@ -36,9 +36,10 @@ than public names do; the changelog says so when they do.
 **Nonlinear equations** (`docs/theory/nonlinear.md`)
 
 - `Residual`, `Linearization`, `product`: a residual as users write it, with its derivatives at one y, and J y.
-- `NonlinearProblem`, `cost`, `violations`, `relative_change`, `rounding_level`, `pad_to`: Newton's method.
-- `METHODS`, `RESOLVED`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `number_of_steps`, `times`: where
-  it starts, and how it goes from window to window.
+- `NonlinearProblem`, `nonlinear_problem`, `checked_stop`: what is given.
+- `cost`, `relative_change`, `rounding_level`, `pad_to`, `solves`: Newton's method, and what it may end at.
+- `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes from window to
+  window.
 - `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
 - `attached`, `stand_in`: derivatives of a solution by one more step from it.
 
@@ -69,7 +70,7 @@ from ._constraints import apply, apply_transpose, weighted
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
-from ._problem import UNIT, Problem, Rows, System, check_weights
+from ._problem import UNIT, Problem, Rows, System, check_steps, check_weights
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
@@ -99,15 +100,15 @@ from .fitting._variable_projection import estimate
 from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
-from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level, violations
+from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
 from .nonlinear._solve import (
-    METHODS,
-    RESOLVED,
+    checked_stop,
     constant_guess,
     constants_left_open,
     explicit,
     highest_derivatives,
-    number_of_steps,
+    nonlinear_problem,
+    solves,
     times,
 )
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
@@ -120,12 +121,10 @@ __all__ = [
     "LATE",
     "LEAST_NOISE",
     "LIGHT_HERMITE",
-    "METHODS",
     "NONE",
     "NOISE_FROM",
     "OVERLAP",
     "REFERENCE",
-    "RESOLVED",
     "SECOND_ORDER",
     "SMOOTHNESS",
     "STAGE_TOLERANCE",
@@ -156,8 +155,10 @@ __all__ = [
     "check_integer",
     "check_shapes",
     "check_states",
+    "check_steps",
     "check_weights",
     "checked_bounds",
+    "checked_stop",
     "constant_guess",
     "constants_left_open",
     "cost",
@@ -172,9 +173,9 @@ __all__ = [
     "increments",
     "is_tracer",
     "least_squares_pullback",
+    "nonlinear_problem",
     "normal_pullback",
     "normal_pushforward",
-    "number_of_steps",
     "odd_even",
     "itemsize_of_results",
     "on_stream",
@@ -191,6 +192,7 @@ __all__ = [
     "smooth",
     "solve_pushforward",
     "solve_with",
+    "solves",
     "spread",
     "stand_in",
     "statistics_of",
@@ -198,7 +200,6 @@ __all__ = [
     "taylor",
     "time_scale",
     "times",
-    "violations",
     "warn_of_misfit",
     "warn_of_undetermined",
     "weighted",

@@ -21,6 +21,7 @@ from smnn_core.extend import (
     pad_to,
     relative_change,
     rounding_level,
+    solves,
     taylor,
 )
 
@@ -110,11 +111,12 @@ def newton_or_damped(
     """Newton's method; where it fails, damped from the same start, and Newton's method from where that ends."""
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance}
     first = newton(problem, y, held, **options)
-    damped, settled = _levenberg_marquardt(problem, y, held | first.converged, **options)
-    last = newton(problem, damped, held | first.converged | ~settled, **options)
+    solved = first.converged & solves(problem, first.y, problem.linearize(problem.t, first.y))
+    damped, settled = _levenberg_marquardt(problem, y, held | solved, **options)
+    last = newton(problem, damped, held | solved | ~settled, **options)
     iterations = first.iterations + last.iterations
-    y = jnp.where(_everywhere(first.converged), first.y, last.y)
-    return Iterates(y, last.previous, first.converged | last.converged, last.failed, iterations)
+    y = jnp.where(_everywhere(solved), first.y, last.y)
+    return Iterates(y, last.previous, solved | last.converged, last.failed, iterations)
 
 
 def _levenberg_marquardt(
@@ -227,7 +229,6 @@ def problem_part(problem: TracedProblem, equations: Residual, y: Array, steps: i
     """i -> the same problem on the time points i, .., i + steps, without initial rows."""
     cut = (..., slice(0, steps + 1), slice(None), slice(None))
     frozen = equations.frozen(problem.t[..., : steps + 1], y[cut])
-    linearize: Any = frozen.linearize
     weights = problem.weights
 
     def sliced(x: Any, axis: int, i: Array, length: int) -> Any:
@@ -239,7 +240,7 @@ def problem_part(problem: TracedProblem, equations: Residual, y: Array, steps: i
         equation, smoothness = sliced(weights.equation, -2, i, steps + 1), sliced(weights.smoothness, -1, i, steps)
         return replace(
             problem,
-            linearize=linearize,
+            linearize=frozen.linearize,
             t=sliced(problem.t, -1, i, steps + 1),
             step_sizes=sliced(problem.step_sizes, -1, i, steps),
             initial_values=problem.initial_values[..., :0, :, :],
@@ -251,5 +252,4 @@ def problem_part(problem: TracedProblem, equations: Residual, y: Array, steps: i
 
 def whole(problem: TracedProblem, equations: Residual, y: Array) -> TracedProblem:
     """The problem with a residual that is frozen for all time points."""
-    linearize: Any = equations.frozen(problem.t, y).linearize
-    return replace(problem, linearize=linearize)
+    return replace(problem, linearize=equations.frozen(problem.t, y).linearize)

@@ -23,29 +23,28 @@ from smnn_core import (
     ConvergenceWarning,
     Residuals,
     Scheme,
-    ShapeError,
     Weights,
 )
 from smnn_core import residuals as residuals_of
 from smnn_core.extend import (
-    METHODS,
-    RESOLVED,
     UNIT,
     as_arrays,
     attached,
     broadcast_shapes,
+    check_integer,
+    check_steps,
     check_weights,
+    checked_stop,
     constant_guess,
     constants_left_open,
     explicit,
     highest_derivatives,
     is_tracer,
-    number_of_steps,
+    nonlinear_problem,
     product,
+    solves,
     stand_in,
     times,
-    violations,
-    without_missing,
 )
 
 from ._newton import TracedProblem, march, newton_or_damped, whole
@@ -138,10 +137,10 @@ def solve_nonlinear_ode(
     check_weights(weights)
     for name, x in {"initial_values": initial_values, "step_sizes": step_sizes, "guess": guess}.items():
         check_array(name, x, number=name == "step_sizes")
-    if initial_values.ndim < 3:
-        raise ShapeError(f"initial_values must have shape (..., T_init, V, R_init); got {initial_values.shape}.")
+    check_integer("window", window, least=1)
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
-    method = _method(method, initial_values)
+    with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
+        check_steps(jnp, step_sizes)
     options: dict[str, Any] = {
         "order": order,
         "n_steps": n_steps,
@@ -174,21 +173,23 @@ def _solve(
     max_iterations: int,
 ) -> tuple[NonlinearSolution, Array, Array, Array]:
     """The solution; how many values each batch member gives, `highest_derivatives`, and whether they are `explicit`."""
-    T, V, K = number_of_steps(s, guess, u.shape[-3], n_steps), u.shape[-2], order + 1
-    s = jnp.broadcast_to(s, (*s.shape[:-1], T - 1))
+    t0 = t0 if isinstance(t0, (int, float)) else jnp.asarray(t0, u.dtype)
+    fixed_u, fixed_s, fixed_t0, guess = map(_constant, (u, s, t0, guess))
+    fixed_weights = Weights(*map(_constant, vars(weights).values()))
+    stated, batch = nonlinear_problem(
+        equations.linearize, fixed_u, fixed_s, order, n_steps, fixed_t0, guess, method, fixed_weights, scheme, engine
+    )
+    max_iterations, tolerance = checked_stop(jnp, max_iterations, tolerance, u.dtype)
+    method = _method(method, u)
+    problem = TracedProblem(**vars(stated))
+    T, V, K = problem.n_steps, problem.V, problem.K
+    s = jnp.broadcast_to(s, problem.step_sizes.shape)
     t = times(jnp, t0, s)
-    fixed_u, w_initial = without_missing(jnp, *map(stop_gradient, (u, weights.initial)))
-    fixed_u = jnp.where(w_initial == 0, 0, fixed_u)
-    rows = Weights(*map(stop_gradient, (weights.equation, w_initial, weights.smoothness)))
-    t_fixed, s_fixed = stop_gradient((t, s))
-    problem = TracedProblem(jnp, None, t_fixed, s_fixed, fixed_u, rows, scheme, engine, V, K)  # type: ignore[arg-type]
-    first = constant_guess(problem) if guess is None else stop_gradient(guess)
-    shapes = {"guess": first.shape[:-3], "initial_values": u.shape[:-3], "step_sizes": t.shape[:-1]}
-    found = jax.eval_shape(equations, t, jnp.broadcast_to(first, (*broadcast_shapes(shapes), T, V, K)))
-    batch = broadcast_shapes({**shapes, "residual's f": found.shape[:-2]})
+    first = constant_guess(problem) if guess is None else guess
+    found = jax.eval_shape(equations, t, jnp.broadcast_to(first, (*batch, T, V, K)))
+    batch = broadcast_shapes({"the other arguments": batch, "residual's f": found.shape[:-2]})
     first = jnp.broadcast_to(first, (*batch, T, V, K))
 
-    tolerance = tolerance or (1e-10 if u.dtype == jnp.float64 else 1e-4)
     held = jnp.zeros(batch, bool)
     problem = whole(problem, equations, first)
     if method == "march":
@@ -198,25 +199,25 @@ def _solve(
         run = newton_or_damped(problem, first, held, max_iterations=max_iterations, tolerance=tolerance)
 
     y = stop_gradient(run.y)
-    lin = stop_gradient(problem.linearize(t_fixed, y))
-    broken = violations(problem, y, lin)
-    converged = run.converged & (broken.expansion <= RESOLVED)
-    if method == "march":
-        converged = converged & (broken.equation <= RESOLVED) & (broken.initial <= RESOLVED)
-    left = residuals_of(y, lin.J, lin.rhs(jnp, y), stop_gradient(u), s_fixed, n_steps=T, scheme=scheme)
+    lin = stop_gradient(problem.linearize(problem.t, y))
+    converged = run.converged & solves(problem, y, lin)
+    left = residuals_of(y, lin.J, lin.rhs(jnp, y), fixed_u, fixed_s, n_steps=T, scheme=scheme)
 
     at, J = stand_in(jnp, converged, y, 3), stand_in(jnp, converged, lin.J, 4)
     rhs = product(jnp, J, at) - equations(t, at)
     new = solve_ode(J, rhs, u, s, n_steps=T, scheme=scheme, weights=weights, engine=engine)
     y = attached(jnp, stop_gradient, y, new, converged)
-    given = jnp.sum(w_initial != 0, axis=(-3, -2, -1))
+    given = jnp.sum(problem.weights.initial != 0, axis=(-3, -2, -1))
     orders = highest_derivatives(jnp, lin.J)
     return NonlinearSolution(y, t, converged, run.iterations, left), given, orders, explicit(jnp, run.y, lin.J, orders)
 
 
+def _constant(x: Any) -> Any:
+    """An argument cut off from derivatives; numbers stay numbers, whatever the dtype of the arrays."""
+    return stop_gradient(x) if isinstance(x, jax.Array) else x
+
+
 def _method(method: str, u: Array) -> str:
-    if method not in METHODS:
-        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     if method == "march" and u.shape[-3] != 1:
         raise ArgumentError(
             f"method='march' solves initial-value problems, T_init = 1; initial_values of shape {tuple(u.shape)} are "

@@ -20,16 +20,17 @@ from smnn_core import solve_nonlinear_ode as core_solve
 from smnn_core.extend import (
     UNIT,
     Linearization,
-    NonlinearProblem,
-    broadcast_shapes,
+    attached,
+    check_weights,
+    checked_stop,
     constant_guess,
-    number_of_steps,
+    nonlinear_problem,
     product,
     relative_change,
     rounding_level,
+    solves,
     stand_in,
     times,
-    without_missing,
 )
 
 from ._bridge import tensor
@@ -114,6 +115,7 @@ def solve_nonlinear_ode(
     equations = Residual(residual)
     for name, x in {"initial_values": initial_values, "step_sizes": step_sizes, "guess": guess}.items():
         check_tensor(name, x, optional=name == "guess", number=name == "step_sizes")
+    check_weights(weights)
     step_sizes = as_steps(step_sizes, initial_values)
     weights = masks_as_numbers(weights, initial_values)
     options: dict[str, Any] = {"order": order, "n_steps": n_steps, "scheme": scheme, "engine": engine, "method": method}
@@ -126,7 +128,7 @@ def solve_nonlinear_ode(
             *map(for_core, arguments),
             t0=for_core(t0),
             guess=for_core(guess),
-            weights=Weights(*map(for_core, vars(weights).values())) if isinstance(weights, Weights) else weights,
+            weights=Weights(*map(for_core, vars(weights).values())),
             max_iterations=max_iterations,
             tolerance=tolerance,
             progress=progress,
@@ -159,8 +161,7 @@ def _with_derivatives(
     if partly:
         lin = lin._replace(J=stand_in(xp, converged, lin.J, 4))
     new = _step(lin, at, u, s, weights, scheme, engine)
-    derivative = new - new.detach()
-    return y + (torch.where(converged[..., None, None, None], derivative, 0.0) if partly else derivative)
+    return attached(xp, Tensor.detach, y, new, converged)
 
 
 def _step(lin: Linearization, y: Tensor, u: Tensor, s: Tensor, weights: Weights, scheme: Scheme, engine: str) -> Tensor:
@@ -184,30 +185,38 @@ def _traced(
     scheme, engine = options["scheme"], options["engine"]
     if options["method"] == "march":
         raise ArgumentError("method='march' looks at values and cannot be traced: use 'newton' there, with a guess.")
-    T = options["n_steps"] or number_of_steps(step_sizes, guess, u.shape[-3], None)
-    s = step_sizes.expand(*step_sizes.shape[:-1], T - 1)
-    t = times(xp, t0, s)
-    V, K = u.shape[-2], options["order"] + 1
-    constants = [w.detach() if isinstance(w, Tensor) else w for w in vars(weights).values()]
-    constants[1] = constants[1] * torch.ones_like(u).detach()
-    still, constants[1] = without_missing(xp, u.detach(), constants[1])
-    problem = NonlinearProblem(
-        xp, equations.linearize, t.detach(), s.detach(), still, Weights(*constants), scheme, engine, V, K
+    fixed_u, fixed_s, fixed_t0, guess = map(_constant, (u, step_sizes, t0, guess))
+    fixed_weights = Weights(*map(_constant, vars(weights).values()))
+    problem, batch = nonlinear_problem(
+        equations.linearize,
+        fixed_u,
+        fixed_s,
+        t0=fixed_t0,
+        guess=guess,
+        weights=fixed_weights,
+        **options,
     )
-    y = constant_guess(problem) if guess is None else guess.detach()
-    batch = broadcast_shapes({"guess": y.shape[:-3], "initial_values": u.shape[:-3], "step_sizes": s.shape[:-1]})
-    y = y.expand(*batch, T, V, K)
+    max_iterations, tolerance = checked_stop(xp, max_iterations, tolerance, u.dtype)
+    s = step_sizes.expand(problem.step_sizes.shape)
+    t = times(xp, t0, s)
+    y = constant_guess(problem) if guess is None else guess
+    y = y.expand(*batch, problem.n_steps, problem.V, problem.K)
     for _ in range(max_iterations - 1):
         lin = equations.linearize(problem.t, y)
-        y = _step(lin, y, still, problem.step_sizes, problem.weights, scheme, engine).detach()
+        y = _step(lin, y, fixed_u, fixed_s, fixed_weights, scheme, engine).detach()
     new = _step(equations.linearize(t, y, graph=True), y, u, s, weights, scheme, engine)
-    tolerance = tolerance or (1e-10 if y.dtype == torch.float64 else 1e-4)
     # the error after a step of Newton's method is about the square of its relative change
-    level = rounding_level(problem, tolerance)
-    converged = relative_change(xp, level, y, new.detach()) <= tolerance**0.5
+    end = new.detach()
+    small = relative_change(xp, rounding_level(problem, tolerance), y, end) <= tolerance**0.5
+    converged = small & solves(problem, end, equations.linearize(problem.t, end))
     iterations = torch.full(converged.shape, max_iterations, device=y.device)
     message = f"{max_iterations} iterations, traced"
     return NonlinearSolution(new, t, converged, iterations, "newton", message, (equations, u, s, scheme))
+
+
+def _constant(x: Any) -> Any:
+    """An argument without its graph."""
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 def as_steps(step_sizes: Tensor | float, like: Tensor) -> Tensor:

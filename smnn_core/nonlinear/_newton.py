@@ -29,7 +29,7 @@ from .._problem import Problem, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from .._weighting import across_steps
-from ._linearize import Linearization, Linearizer, product
+from ._linearize import Linearization, product
 
 __all__ = ["Iterates", "NonlinearProblem", "levenberg_marquardt", "newton", "violations"]
 
@@ -39,7 +39,7 @@ class NonlinearProblem:
     """f(t, y) = 0 with its other rows on T time points: checked, not broadcast."""
 
     xp: Namespace
-    linearize: Linearizer
+    linearize: Callable[..., Linearization]
     t: Array
     """(..., T)"""
     step_sizes: Array

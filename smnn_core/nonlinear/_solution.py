@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .._arrays import Array, common_namespace, concat, device_of
+from .._arrays import Array, Shape, common_namespace, concat, device_of, sum_to_shape
 from .._errors import ShapeError
 from .._problem import Gradients, Weights
 from .._solve import Residuals, adjoint_without_factor, residuals
@@ -55,6 +55,8 @@ class NonlinearSolution:
     _problem: NonlinearProblem = field(repr=False)
     _windows: tuple[tuple[int, int], ...] = field(repr=False)
     """The first and the last time point that each window of a march has solved; otherwise those of the whole."""
+    _stated: Shape = field(repr=False)
+    """The shape of initial_values, to which the problem has added the batch axes of their weights."""
 
     @property
     def residuals(self) -> Residuals:
@@ -95,7 +97,8 @@ class NonlinearSolution:
                 df = concat(xp, [df[..., :-shared, :], df[..., -shared:, :] + ahead[..., :shared, :]], axis=-2)
                 pieces.append(ahead[..., shared:, :])
             ahead = df
-        return NonlinearGradients(concat(xp, [ahead, *pieces[::-1]], axis=-2), self._in_full(carried))
+        initial_values = sum_to_shape(xp, self._in_full(carried), self._stated)
+        return NonlinearGradients(concat(xp, [ahead, *pieces[::-1]], axis=-2), initial_values)
 
     def _window(self, i: int, stop: int) -> NonlinearProblem:
         """The problem of the time points i..stop, with the initial rows that the march gave it."""

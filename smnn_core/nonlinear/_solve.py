@@ -19,20 +19,27 @@ from .._arrays import (
     device_of,
     is_tracer,
     size,
-    without_derivatives,
 )
 from .._errors import AccuracyWarning, ArgumentError, ConvergenceWarning, ShapeError
 from .._problem import UNIT, Weights, check_weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
-from .._validate import check_integer
+from .._solve import refuse_autodiff
+from .._validate import batch_of, check_integer
 from .._weighting import as_arrays
 from ._linearize import Linearization, Linearizer
 from ._march import march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._solution import NonlinearSolution
 
-__all__ = ["constants_left_open", "explicit", "highest_derivatives", "solve_nonlinear_ode"]
+__all__ = [
+    "constants_left_open",
+    "explicit",
+    "highest_derivatives",
+    "nonlinear_problem",
+    "solve_nonlinear_ode",
+    "solves",
+]
 
 METHODS = "auto", "march", "newton"
 
@@ -112,11 +119,12 @@ def solve_nonlinear_ode(
         True
     """
     step_sizes, weights = as_arrays(step_sizes, weights, initial_values)
-    initial_values, step_sizes, guess = _concrete(initial_values, step_sizes, guess)
-    check_integer("max_iterations", max_iterations, least=1)
-    problem, batch = _checked(linearize, initial_values, step_sizes, order, n_steps, t0, guess, weights, scheme, engine)
+    (initial_values, step_sizes, guess, t0), weights = _concrete((initial_values, step_sizes, guess, t0), weights)
+    problem, batch = nonlinear_problem(
+        Linearizer(linearize), initial_values, step_sizes, order, n_steps, t0, guess, method, weights, scheme, engine
+    )
     xp, u = problem.xp, problem.initial_values
-    tolerance = _tolerance(xp, tolerance, u.dtype)
+    max_iterations, tolerance = checked_stop(xp, max_iterations, tolerance, u.dtype)
     method = _method(method, problem)
     with np.errstate(all="ignore"):
         first = constant_guess(problem) if guess is None else guess
@@ -135,11 +143,12 @@ def solve_nonlinear_ode(
                 windows = ((0, problem.n_steps - 1),)
                 run = _newton(problem, first, held, max_iterations, tolerance, bar)
         lin = problem.linearize(problem.t, run.y)
-        converged = run.converged & _solves(problem, run.y, lin)
+        converged = run.converged & solves(problem, run.y, lin)
         orders = highest_derivatives(xp, lin.J)
         missing = constants_left_open(xp, _given(problem), orders, lambda: explicit(xp, run.y, lin.J, orders))
     y = run.y if method == "march" else xp.asarray(run.y, copy=True)
-    result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows)
+    stated = tuple(initial_values.shape)
+    result = NonlinearSolution(y, problem.t, converged, run.iterations, method, "", problem, windows, stated)
     return _with_message(result, run.converged, missing)
 
 
@@ -155,7 +164,7 @@ def _newton(
 
     options: dict[str, Any] = {"max_iterations": max_iterations, "tolerance": tolerance, "report": report}
     run = newton(problem, guess, held, **options)
-    solved = run.converged & _solves(problem, run.y, problem.linearize(problem.t, run.y))
+    solved = run.converged & solves(problem, run.y, problem.linearize(problem.t, run.y))
     if bool(xp.all(solved)):
         return run
     damped = levenberg_marquardt(problem, guess, held | solved, **options)
@@ -167,29 +176,33 @@ def _newton(
     return damped
 
 
-def _concrete(*arrays: Any) -> tuple[Any, ...]:
+def _concrete(arrays: tuple[Any, ...], weights: Weights) -> tuple[tuple[Any, ...], Weights]:
     """The arguments, none of which may be traced or ask for derivatives: the iteration decides by values."""
-    if any(is_tracer(x) for x in arrays):
+    check_weights(weights)
+    if any(map(is_tracer, (*arrays, *vars(weights).values()))):
         raise ArgumentError(
             "solve_nonlinear_ode decides by values how to go on, and these are traced (jit, vmap, compile): call it "
             "outside, or use the function of that name of smnn_jax or smnn_torch."
         )
-    return without_derivatives("solve_nonlinear_ode", arrays)
+    return refuse_autodiff("solve_nonlinear_ode", arrays, weights)
 
 
-def _checked(
-    linearize: Any,
+def nonlinear_problem(
+    linearize: Callable[..., Linearization],
     initial_values: Array,
     step_sizes: Array,
     order: int,
     n_steps: int | None,
     t0: Any,
     guess: Array | None,
+    method: str,
     weights: Weights,
     scheme: Scheme,
     engine: str,
 ) -> tuple[NonlinearProblem, Shape]:
-    """The problem and the batch shape of the arguments."""
+    """The problem and the batch shape of the arguments, checked by shapes alone: traceable."""
+    if method not in METHODS:
+        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     check_weights(weights)
     named = {"initial_values": initial_values, "step_sizes": step_sizes}
     if guess is not None:
@@ -198,13 +211,13 @@ def _checked(
     if not isinstance(t0, (int, float)):
         named["t0"] = t0
     xp = common_namespace(named)
-    check_integer("order, the highest derivative carried,", order, least=1)
+    K = check_integer("order, the highest derivative carried,", order, least=1) + 1
     if initial_values.ndim < 3:
         raise ShapeError(
             f"initial_values must have shape (..., T_init, V, R_init), at least 3 axes; got "
             f"{tuple(initial_values.shape)}."
         )
-    K, (T_init, V, R_init) = order + 1, initial_values.shape[-3:]
+    core = T_init, V, R_init = tuple(initial_values.shape[-3:])
     if R_init > K or V == 0:
         raise ShapeError(
             f"initial_values of shape {tuple(initial_values.shape)} have V = {V} variables and R_init = {R_init} "
@@ -214,24 +227,36 @@ def _checked(
     if guess is not None and tuple(guess.shape[-3:]) != (T, V, K):
         raise ShapeError(f"guess must have shape (..., T, V, R+1) = (..., {T}, {V}, {K}); got {tuple(guess.shape)}.")
     s = xp.broadcast_to(step_sizes, (*step_sizes.shape[:-1], T - 1))
-    core = (T_init, V, R_init)
     w = weights.initial
     w = xp.full(core, float(w), dtype=s.dtype, device=device_of(s)) if isinstance(w, (int, float)) else w
-    shape = broadcast_shapes({"weights.initial": tuple(w.shape), "initial_values": tuple(initial_values.shape)})
-    w, u = xp.broadcast_to(w, shape), xp.broadcast_to(initial_values, shape)
+    own = {
+        "initial_values": tuple(initial_values.shape[:-3]),
+        "weights.initial": batch_of("weights.initial", w, core),
+    }
+    shapes = own | {
+        "step_sizes": tuple(s.shape[:-1]),
+        "t0": () if isinstance(t0, (int, float)) else tuple(t0.shape),
+        "guess": () if guess is None else tuple(guess.shape[:-3]),
+    }
+    for name, rank in (("weights.equation", 2), ("weights.smoothness", 1)):
+        if name in named:
+            shapes[name] = tuple(named[name].shape[: max(named[name].ndim - rank, 0)])
+    batch = broadcast_shapes(shapes)
+    if 0 in batch:
+        raise ShapeError(f"the batch axes of the arguments, {batch}, hold no member: there is nothing to solve.")
+    w, u = (xp.broadcast_to(x, (*broadcast_shapes(own), *core)) for x in (w, initial_values))
     missing = xp.isnan(u) | (w == 0)
     u, w = (xp.where(missing, xp.zeros_like(x), x) for x in (u, w))
     weights = Weights(weights.equation, w, weights.smoothness)
-    t, batch = times(xp, t0, s), _batch_shapes(u, s, guess, weights)
-    if 0 in batch:
-        raise ShapeError(f"the batch axes of the arguments, {batch}, hold no member: there is nothing to solve.")
-    return NonlinearProblem(xp, Linearizer(linearize), t, s, u, weights, scheme, engine, V, K), batch
+    return NonlinearProblem(xp, linearize, times(xp, t0, s), s, u, weights, scheme, engine, V, K), batch
 
 
 def number_of_steps(step_sizes: Array, guess: Array | None, T_init: int, n_steps: int | None) -> int:
     """T, from the first that says it; whether the others agree shows when the linear problem is built."""
     if step_sizes.ndim < 1:
         raise ShapeError("step_sizes must have shape (..., T-1 or 1), at least one axis; got ().")
+    if n_steps is not None:
+        n_steps = check_integer("n_steps", n_steps, " or None")
     candidates = {"step_sizes": step_sizes.shape[-1] + 1 if step_sizes.shape[-1] != 1 else None, "n_steps": n_steps}
     if guess is not None and guess.ndim >= 3:
         candidates["guess"] = guess.shape[-3]
@@ -260,29 +285,17 @@ def times(xp: Namespace, t0: Any, s: Array) -> Array:
     return first[..., None] + concat(xp, [xp.zeros_like(s[..., :1]), sums], axis=-1)
 
 
-def _batch_shapes(u: Array, s: Array, guess: Array | None, weights: Weights) -> Shape:
-    """The common batch shape of the arguments."""
-    shapes = {"initial_values": tuple(u.shape[:-3]), "step_sizes": tuple(s.shape[:-1])}
-    if guess is not None:
-        shapes["guess"] = tuple(guess.shape[:-3])
-    for name, rank in (("equation", 2), ("smoothness", 1)):
-        w = getattr(weights, name)
-        if not isinstance(w, (int, float)):
-            shapes[f"weights.{name}"] = tuple(w.shape[: max(w.ndim - rank, 0)])
-    return broadcast_shapes(shapes)
-
-
-def _tolerance(xp: Namespace, tolerance: float | None, dtype: Any) -> float:
+def checked_stop(xp: Namespace, max_iterations: int, tolerance: float | None, dtype: Any) -> tuple[int, float]:
+    """When to stop: max_iterations, and the tolerance or what it is by default."""
+    max_iterations = check_integer("max_iterations", max_iterations, least=1)
     if tolerance is None:
-        return 1e-10 if dtype == xp.float64 else 1e-4
+        return max_iterations, 1e-10 if dtype == xp.float64 else 1e-4
     if not 0 < tolerance < 1:
         raise ArgumentError(f"tolerance must lie between 0 and 1, it is relative to the size of y; got {tolerance!r}.")
-    return float(tolerance)
+    return max_iterations, float(tolerance)
 
 
 def _method(method: str, problem: NonlinearProblem) -> str:
-    if method not in METHODS:
-        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     xp, w = problem.xp, problem.weights.initial
     at_start = w.shape[-3] > 0 and not bool(xp.any(w[..., 1:, :, :] != 0))
     if method == "march" and not at_start:
@@ -308,14 +321,18 @@ def constant_guess(problem: NonlinearProblem) -> Array:
     return concat(xp, [y[..., :1] + mean, y[..., 1:]], axis=-1)
 
 
-def _solves(problem: NonlinearProblem, y: Array, lin: Linearization) -> Array:
-    """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,)."""
+def solves(problem: NonlinearProblem, y: Array, lin: Linearization) -> Array:
+    """Which members meet the rows of the problem, and are not a minimum elsewhere; bool, (*batch,); traceable.
+
+    Data are not expected to be met, nor the equations by them: more values than the equations have constants, and not
+    all at the first time.
+    """
+    xp, w = problem.xp, problem.weights.initial
     found = violations(problem, y, lin)
-    solved = found.expansion <= RESOLVED
-    xp = problem.xp
-    if bool(xp.max(_given(problem)) > xp.sum(highest_derivatives(xp, lin.J))):
-        return solved  # data, which cannot all be met
-    return solved & (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
+    later = xp.any(w[..., 1:, :, :] != 0, axis=(-3, -2, -1))
+    data = later & (_given(problem) > xp.sum(highest_derivatives(xp, lin.J), axis=-1))
+    met = (found.equation <= RESOLVED) & (found.initial <= RESOLVED)
+    return (found.expansion <= RESOLVED) & (data | met)
 
 
 RESOLVED = 1e-3
@@ -329,21 +346,21 @@ def _given(problem: NonlinearProblem) -> Array:
 
 
 def highest_derivatives(xp: Namespace, J: Array) -> Array:
-    """The order of each variable in the equations, (V,), for their derivatives J, (..., T, Q, V, R+1); traceable."""
+    """The order of each variable in the equations, (..., V), for their J, (..., T or 1, Q, V, R+1); traceable."""
     order = xp.arange(J.shape[-1], device=device_of(J))
-    present = xp.any((J != 0) & xp.isfinite(J), axis=tuple(range(J.ndim - 2)))
+    present = xp.any((J != 0) & xp.isfinite(J), axis=(-4, -3))
     return xp.max(xp.where(present, order, xp.zeros_like(order)), axis=-1)
 
 
 def explicit(xp: Namespace, y: Array, J: Array, orders: Array) -> Array:
-    """Whether equations can be solved for the highest derivatives, at all times at which y is finite; traceable."""
+    """Which members can be solved for the highest derivatives at all times at which y is finite, (...); traceable."""
     if J.shape[-3] != J.shape[-2]:
         return xp.zeros((), dtype=xp.bool, device=device_of(J))
     finite = xp.isfinite(J)
-    leading = finite & (xp.arange(J.shape[-1], device=device_of(J)) == orders[:, None])
+    leading = finite & (xp.arange(J.shape[-1], device=device_of(J)) == orders[..., None, None, :, None])
     det = xp.abs(xp.linalg.det(xp.sum(xp.where(leading, J, xp.zeros_like(J)), axis=-1)))
-    regular = xp.all(finite, axis=(-3, -2, -1)) & (det > REGULAR * xp.max(det))
-    return xp.all(regular | ~xp.all(xp.isfinite(y), axis=(-2, -1)))
+    regular = xp.all(finite, axis=(-3, -2, -1)) & (det > REGULAR * xp.max(det, axis=-1, keepdims=True))
+    return xp.all(regular | ~xp.all(xp.isfinite(y), axis=(-2, -1)), axis=-1)
 
 
 REGULAR = 1e-8
@@ -359,15 +376,16 @@ def constants_left_open(xp: Namespace, given: Array, orders: Array, is_explicit:
         given: (...), how many values of each batch member.
         orders, is_explicit: see `highest_derivatives`, `explicit`.
     """
-    constants = int(xp.sum(orders))
-    few = given < constants
+    few = given < xp.sum(orders, axis=-1)
+    few = few & is_explicit() if bool(xp.any(few)) else few
     count = int(xp.sum(xp.astype(few, xp.int64)))
-    if not count or not bool(is_explicit()):
+    if not count:
         return ""
-    where = f"in {count} of {size(few.shape)} batch members " if given.ndim else ""
+    where = f"in {count} of {size(few.shape)} batch members " if few.ndim else ""
+    highest = [int(xp.max(orders[..., v])) for v in range(orders.shape[-1])]
     return (
         f"{where}fewer values are given ({int(xp.min(given))}) than equations of order "
-        f"{', '.join(str(int(orders[v])) for v in range(orders.shape[0]))} have constants ({constants}): this is one "
+        f"{', '.join(map(str, highest))} have constants ({sum(highest)}): this is one "
         "solution of many, the one that the smoothness rows happen to prefer. Give the initial values of all "
         "derivatives below the order of the equations, or as many values at other times"
     )

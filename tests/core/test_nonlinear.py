@@ -297,6 +297,41 @@ def test_data_that_contradict_the_equations_are_a_compromise_not_a_failure():
     assert np.abs(result.residuals.equation).max() > 0.1
 
 
+def contradiction(t, y):
+    """y^2 = 1 and y^2 = 4."""
+    value = y[..., 0, 0]
+    J = np.zeros((*y.shape[:-2], 2, *y.shape[-2:]))
+    J[..., 0, 0] = 2 * value[..., None]
+    return np.stack([value**2 - 1, value**2 - 4], axis=-1), J
+
+
+def test_data_of_one_member_are_no_excuse_for_another():
+    u, guess = np.full((2, 21, 1, 1), np.nan), np.zeros((2, 21, 1, 3))
+    u[0], guess[..., 0] = 1.58, 1.4
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2"):
+        result = smnn.solve_nonlinear_ode(contradiction, u, 0.05, order=2, guess=guess, **NEWTON)
+    np.testing.assert_array_equal(result.converged, [True, False])
+
+
+def test_equations_of_different_order_are_judged_each_by_its_own():
+    """m y'' + y' + y = 0 for m = 0 and 1: one constant and two."""
+    c = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]).reshape(2, 1, 1, 1, 3)
+    linearize = linear(c, np.zeros((2, 1, 1)))
+    light = smnn.Weights(initial=1e-3)
+    both = smnn.solve_nonlinear_ode(linearize, ends((), 41, 1.0, 1.0), 0.05, order=2, weights=light)
+    assert both.converged.all()  # the first by compromise
+    with pytest.warns(smnn.AccuracyWarning, match="in 1 of 2 batch members fewer values are given"):
+        smnn.solve_nonlinear_ode(linearize, np.ones((1, 1, 1)), 0.05, n_steps=41, order=2, **NEWTON)
+
+
+@pytest.mark.parametrize("options", [MARCH, NEWTON], ids=["march", "newton"])
+def test_initial_values_that_contradict_the_equations_are_not_reported_as_solved(options):
+    decay = linear(np.array([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 1, 4), np.zeros((1, 1)))
+    with pytest.warns(smnn.ConvergenceWarning, match="violates the equations, the values given"):
+        result = smnn.solve_nonlinear_ode(decay, np.array([[[1.0, 5.0]]]), np.full(40, 0.05), order=3, **options)
+    assert not result.converged
+
+
 def test_nan_of_one_member_stays_there():
     rates = np.array([[1.0], [np.nan]])
     u, s = np.full((2, 1, 1, 1), 0.1), np.full(50, 0.1)
@@ -356,6 +391,18 @@ def test_vjp_keeps_the_shape_of_initial_values_and_is_zero_where_none_was_given(
     assert found.initial_values.shape == u.shape
     assert (found.initial_values[1:-1] == 0).all()
     assert (found.initial_values[[0, -1]] != 0).all()
+
+
+def test_vjp_sums_over_members_that_share_their_initial_values():
+    w = np.array([1.0, 2.0])[:, None, None, None]
+    options = {"n_steps": 41, "order": 3}
+    both = smnn.solve_nonlinear_ode(
+        logistic(), np.full((1, 1, 1), 0.1), 0.05, weights=smnn.Weights(initial=w), **options
+    )
+    alone = smnn.solve_nonlinear_ode(logistic(), np.full((1, 1, 1), 0.1), 0.05, **options)
+    found, expected = (x.vjp(np.ones_like(x.y)).initial_values for x in (both, alone))
+    assert found.shape == (1, 1, 1)
+    np.testing.assert_allclose(found, 2 * expected, rtol=1e-6)
 
 
 def test_vjp_names_a_wrong_shape():
@@ -421,6 +468,10 @@ def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
     u, s = torch.full((1, 1, 1), 0.1, dtype=torch.float64, requires_grad=True), torch.full((10,), 0.1).double()
     with pytest.raises(smnn.ArgumentError, match="smnn_torch"):
         smnn.solve_nonlinear_ode(logistic(), u, s, order=2)
+    of_others = {"t0": u[0, 0, 0], "weights": smnn.Weights(smoothness=u[0, 0])}
+    for name, x in of_others.items():
+        with pytest.raises(smnn.ArgumentError, match="smnn_torch"):
+            smnn.solve_nonlinear_ode(logistic(), u.detach(), s, order=2, **{name: x})
     with pytest.raises(smnn.ArgumentError, match="traced"):
         jax.jit(lambda u: smnn.solve_nonlinear_ode(logistic(), u, u[0, 0], order=2, n_steps=9).y)(
             np.full((1, 1, 1), 0.1)
@@ -436,6 +487,9 @@ def test_arguments_that_ask_for_derivatives_or_are_traced_are_refused():
         ({"method": "shoot"}, smnn.ArgumentError, "method must be one of 'auto', 'march', 'newton'"),
         ({"tolerance": 2.0}, smnn.ArgumentError, "tolerance must lie between"),
         ({"n_steps": 7}, smnn.ShapeError, "n_steps implies T = 7"),
+        ({"n_steps": 11.5}, TypeError, "n_steps must be an integer"),
+        ({"t0": np.zeros(3), "guess": np.zeros((2, 11, 1, 3))}, smnn.ShapeError, "batch axes of guess"),
+        ({"weights": smnn.Weights(initial=np.ones((5, 1, 1)))}, smnn.ShapeError, r"weights\.initial must have shape"),
         ({"step_sizes": 0.1}, smnn.ArgumentError, "Pass n_steps=T"),
         ({"guess": np.zeros((11, 1, 2))}, smnn.ShapeError, r"guess must have shape .* \(\.\.\., 11, 1, 3\)"),
         ({"initial_values": np.zeros(1)}, smnn.ShapeError, "initial_values must have shape"),

@@ -81,6 +81,51 @@ def test_boundary_values_by_damped_newton() -> None:
     np.testing.assert_allclose(r.y[50, 0, 0], 0.1405392, rtol=1e-6)
 
 
+def test_equations_that_contradict_each_other_are_not_reported_as_solved() -> None:
+    """y^2 = 1 and y^2 = 4: Newton's method converges to their compromise; beside data that is what is asked for."""
+    u = jnp.full((2, 21, 1, 1), jnp.nan).at[0].set(1.58)
+    guess = jnp.zeros((21, 1, 3)).at[..., 0].set(1.4)
+
+    def residual(t: Array, y: Array) -> Array:
+        return jnp.concatenate([y[..., 0] ** 2 - 1, y[..., 0] ** 2 - 4], -1)
+
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2"):
+        r = sj.solve_nonlinear_ode(residual, u, 0.05, order=2, method="newton", guess=guess)
+    np.testing.assert_array_equal(r.converged, [True, False])
+
+
+def test_float32_where_float64_is_on() -> None:
+    u = jnp.ones((1, 1, 1), jnp.float32)
+    r = sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0] ** 2, u, 0.02, n_steps=11, order=3)
+    assert r.converged
+    assert r.y.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"order": 0}, smnn.ArgumentError, "order, the highest"),
+        ({"initial_values": jnp.ones((1, 1, 4))}, smnn.ShapeError, "R_init = 4"),
+        ({"initial_values": jnp.ones((0, 1, 1, 1))}, smnn.ShapeError, "hold no member"),
+        ({"guess": jnp.ones((5, 1, 2))}, smnn.ShapeError, "guess must have shape"),
+        ({"step_sizes": jnp.zeros(4)}, smnn.ArgumentError, "step_sizes contains a zero"),
+        ({"tolerance": 0.0}, smnn.ArgumentError, "tolerance must lie between"),
+        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
+        ({"window": 0}, smnn.ArgumentError, "window"),
+        ({"method": "shoot"}, smnn.ArgumentError, "method must be one of"),
+        ({"weights": 1.0}, TypeError, "weights must be Weights"),
+    ],
+)
+def test_arguments_are_checked_as_by_the_core(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"initial_values": jnp.ones((1, 1, 1)), "step_sizes": 0.1, "n_steps": 5, "order": 2} | changes
+    with pytest.raises(error, match=message):
+        sj.solve_nonlinear_ode(decaying, **arguments)
+
+
+def decaying(t: Array, y: Array) -> Array:
+    return y[..., 1] + y[..., 0]
+
+
 def noisy_decays(members: int) -> Array:
     return decays() + 0.1 * np.random.default_rng(0).normal(size=(members, 41, 1))
 

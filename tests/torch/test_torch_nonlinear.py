@@ -132,6 +132,42 @@ def test_too_few_traced_iterations_are_reported() -> None:
     assert not vmap(converged)(torch.tensor([3.0], dtype=EXACT)).any()
 
 
+def test_traced_equations_that_contradict_each_other_are_not_reported_as_solved() -> None:
+    """y^2 = 1 and y^2 = 4: Newton's method converges to their compromise."""
+
+    def converged(guess: Tensor) -> Tensor:
+        def residual(t: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([y[..., 0] ** 2 - 1, y[..., 0] ** 2 - 4], -1)
+
+        start = torch.full((1, 1, 1), torch.nan, dtype=EXACT)
+        return st.solve_nonlinear_ode(residual, start, 0.05, order=2, method="newton", guess=guess).converged
+
+    guess = torch.zeros(1, 11, 1, 3, dtype=EXACT)
+    guess[..., 0] = 1.4
+    assert not vmap(converged)(guess).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"order": True}, TypeError, "order, the highest derivative carried, must be an integer"),
+        ({"order": 0}, smnn.ArgumentError, "order, the highest"),
+        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
+        ({"tolerance": 0.0}, smnn.ArgumentError, "tolerance must lie between"),
+        ({"method": "shoot"}, smnn.ArgumentError, "method must be one of"),
+        ({"weights": 1.0}, TypeError, "weights must be Weights"),
+        ({"guess": torch.zeros(5, 1, 2, dtype=EXACT)}, smnn.ShapeError, "guess must have shape"),
+    ],
+)
+def test_traced_arguments_are_checked(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    def end(u: Tensor) -> Tensor:
+        options_ = {"n_steps": 5, "order": 2, "method": "newton"} | options
+        return st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0], u, 0.1, **options_).y
+
+    with pytest.raises(error, match=message):
+        vmap(end)(torch.ones(2, 1, 1, 1, dtype=EXACT))
+
+
 def test_a_fit_is_that_of_the_core() -> None:
     data = decays() + 0.1 * torch.randn(41, 1, generator=torch.Generator().manual_seed(0), dtype=EXACT)
     r = st.fit_ode(decay, data, 0.05, torch.ones(1, dtype=EXACT), order=2, noise=0.1)

@@ -97,20 +97,12 @@ from .fitting._iteration import (
 from .fitting._problem import check_shapes, checked_bounds, pair_of_bounds
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
+from .nonlinear._arguments import checked_stop, nonlinear_problem, times
 from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
-from .nonlinear._solve import (
-    checked_stop,
-    constant_guess,
-    constants_left_open,
-    explicit,
-    highest_derivatives,
-    nonlinear_problem,
-    solves,
-    times,
-)
+from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 
 __all__ = [

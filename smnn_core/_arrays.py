@@ -177,10 +177,20 @@ def can_look(x: Array) -> bool:
     if is_tracer(x) or compat.is_cupy_array(x):
         return False
     if compat.is_torch_array(x):
-        return x.device.type == "cpu"
+        return x.device.type == "cpu" and not _is_mapped(x)
     if compat.is_jax_array(x):
         return all(device.platform == "cpu" for device in x.devices())
     return True
+
+
+def _is_mapped(x: Array) -> bool:
+    """Whether a tensor has values for each member of `torch.func.vmap`, possibly inside other transforms."""
+    functorch = sys.modules["torch"]._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 def broadcast_shapes(shapes: Mapping[str, Shape]) -> Shape:

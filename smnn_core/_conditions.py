@@ -9,7 +9,7 @@ import array_api_compat as compat
 import array_api_compat.numpy as compat_numpy
 import numpy as np
 
-from ._arrays import Array, Namespace, broadcast_shapes, device_of
+from ._arrays import Array, Namespace, broadcast_shapes, can_look, device_of
 from ._errors import ArgumentError, ShapeError
 
 __all__ = ["conditions"]
@@ -30,7 +30,7 @@ def conditions(
         values: from a time index (negative from the end), or an array or range of them, or a tuple of them, to values
             that broadcast to (..., V, R_init), for several times (..., number of times, V, R_init); where R_init is
             more than 1, with a value for each order. NaN means "not given". A later entry may add to an earlier one at
-            the same time, not change it.
+            the same time, not change it; that is checked where looking does not wait for a device and is not traced.
         n_variables: V.
         n_orders: R_init: values of the orders 0..R_init-1 can be given.
         like: an array whose library, dtype and device the result has; NumPy's float64 without one.
@@ -65,7 +65,7 @@ def conditions(
         x = given if compat.is_array_api_obj(given) and like is not None else xp.asarray(given, **kind)
         at_all, known = _at_all_times(xp, x, times, (n_steps, n_variables, n_orders), key)
         agree = ~known | xp.isnan(u) | (at_all == u)
-        if like is None and not bool(xp.all(agree)):
+        if can_look(agree) and not bool(xp.all(agree)):
             raise ArgumentError(f"values[{key!r}] contradicts values given for the same time before: give each once.")
         u = xp.where(known, at_all, u)
     return u

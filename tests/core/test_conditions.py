@@ -57,6 +57,24 @@ def test_errors(values: dict[object, object], error: type[Exception], message: s
         smnn.conditions(6, values)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax", "array_api_strict"])
+def test_values_that_contradict_each_other_are_found_in_every_library(library: str) -> None:
+    like = load(library).asarray(np.zeros(1))
+    with pytest.raises(smnn.ArgumentError, match=r"values\[\(0, 1\)\] contradicts"):
+        smnn.conditions(3, {0: 1.0, (0, 1): [[[2.0]], [[3.0]]]}, like=like)
+
+
+def test_values_may_be_mapped_by_transforms_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="needs torch")
+
+    def given(x):
+        return smnn.conditions(2, {0: 0.0, -1: x}, like=x)[-1, 0, 0]
+
+    x = torch.arange(3.0)
+    torch.testing.assert_close(torch.func.vmap(given)(x), x)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(given))(x), torch.ones(3))
+
+
 def test_a_number_is_no_value_of_several_orders() -> None:
     with pytest.raises(
         smnn.ShapeError, match=r"values\[0\] of shape \(\) must hold a value for each of the n_orders = 2"

@@ -107,14 +107,14 @@ def as_numpy(x: Array) -> np.ndarray:
 
 
 def owned(x: Array) -> Array:
-    """A copy, that nobody else writes to; it takes no more memory where x repeats itself (strides of 0)."""
+    """A copy, that nobody else writes to; it takes no more memory where x repeats itself (strides of 0). Of tensors, it
+    is differentiable."""
     if not compat.is_array_api_obj(x) or compat.is_jax_array(x) or isinstance(x, np.generic):
         return x  # immutable, or a number
-    xp = compat.array_namespace(x)
-    x = x.detach() if compat.is_torch_array(x) else x
-    strides = x.stride() if compat.is_torch_array(x) else getattr(x, "strides", (1,) * x.ndim)
+    xp, is_torch = compat.array_namespace(x), compat.is_torch_array(x)
+    strides = x.stride() if is_torch else getattr(x, "strides", (1,) * x.ndim)
     once = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)] if 0 in strides else x
-    return xp.broadcast_to(xp.asarray(once, copy=True), x.shape)
+    return xp.broadcast_to(once.clone() if is_torch else xp.asarray(once, copy=True), x.shape)
 
 
 def is_tracer(x: Array) -> bool:
@@ -166,8 +166,8 @@ def has_zero(xp: Namespace, x: Array) -> bool:
 
 
 def device_of(x: Array) -> Any:
-    """Where new arrays that meet x belong; None leaves that to the library (x is traced, or of JAX, which knows)."""
-    return None if is_tracer(x) or compat.is_jax_array(x) else compat.device(x)
+    """Where new arrays that meet x belong; None leaves that to the library (x is of JAX, which knows)."""
+    return None if compat.is_jax_array(x) else compat.device(x)
 
 
 def can_look(x: Array) -> bool:
@@ -245,6 +245,16 @@ def power_derivatives(xp: Namespace, s: Array, K: int) -> Array:
 def concat(xp: Namespace, arrays: Sequence[Array], axis: int) -> Array:
     """`xp.concat`, which PyTorch's older vmap (`is_grads_batched`) knows by its other name only."""
     return getattr(xp, "cat", xp.concat)(arrays, axis=axis)
+
+
+def pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
+    """x of shape (..., T_init, V, R_init) with zeros behind, to (..., *core)."""
+    lead, (T_init, V, R_init), (T, _, K) = x.shape[:-3], x.shape[-3:], core
+
+    def zeros(*shape: int) -> Array:
+        return xp.zeros((*lead, *shape), dtype=x.dtype, device=device_of(x))
+
+    return concat(xp, [concat(xp, [x, zeros(T_init, V, K - R_init)], -1), zeros(T - T_init, V, K)], -3)
 
 
 def size(shape: Shape) -> int:

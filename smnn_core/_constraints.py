@@ -9,17 +9,17 @@ Weights are not part of A. All inputs keep their broadcast shapes; results have 
 
 from __future__ import annotations
 
-from ._arrays import Array, concat, power_derivatives, powers, sum_to_shape
+from ._arrays import Array, concat, pad_to, power_derivatives, powers, sum_to_shape
 from ._problem import Rows, System, Weights
 
 __all__ = [
     "apply",
     "apply_transpose",
     "gradient_of_product",
-    "initial_transpose",
     "tangent_of_product",
     "tangent_of_product_transpose",
     "weighted",
+    "without_weights",
 ]
 
 
@@ -52,19 +52,6 @@ def _smoothness_transpose(system: System, p: Array, x: Array) -> Array:
     return concat(xp, [at_t, edge], axis=-3) + concat(xp, [edge, at_next], axis=-3)
 
 
-def initial_transpose(system: System, x: Array) -> Array:
-    """Rows y[t,v,r], t < T_init, r < R_init, transposed: x padded with zeros to (..., T, V, K)."""
-    xp, lead = system.xp, tuple(x.shape[:-3])
-    T, V, K = system.n_steps, system.V, system.K
-    T_init, R_init = x.shape[-3], x.shape[-1]
-
-    def zeros(*shape: int) -> Array:
-        return xp.zeros((*lead, *shape), dtype=system.dtype, device=system.device)
-
-    x = concat(xp, [x, zeros(T_init, V, K - R_init)], axis=-1)
-    return concat(xp, [x, zeros(T - T_init, V, K)], axis=-3)
-
-
 def apply(system: System, y: Array) -> Rows:
     """A y, for y of shape (..., T, V, K)."""
     p = powers(system.xp, system.step_sizes, system.K)
@@ -84,7 +71,8 @@ def residual(system: System, d: Rows, y: Array) -> Rows:
 
 def apply_transpose(system: System, x: Rows) -> Array:
     """A^T x: (..., T, V, K)."""
-    result = _equation_transpose(system, system.coefficients, x.equation) + initial_transpose(system, x.initial)
+    initial = pad_to(system.xp, x.initial, (system.n_steps, system.V, system.K))
+    result = _equation_transpose(system, system.coefficients, x.equation) + initial
     if x.smoothness is not None:
         p = powers(system.xp, system.step_sizes, system.K)
         result = result + _smoothness_transpose(system, p, x.smoothness)
@@ -143,3 +131,18 @@ def weighted(weights: Weights, x: Rows, power: int = 1) -> Rows:
 
     smoothness = None if x.smoothness is None else times(weights.smoothness[..., None, None], x.smoothness)
     return Rows(times(weights.equation, x.equation), times(weights.initial, x.initial), smoothness)
+
+
+def without_weights(system: System, x: Rows) -> Rows:
+    """W^-1 x, and 0 where the weight is: such a row has no part in y."""
+    xp, w = system.xp, system.weights
+
+    def divided(values: Array, w: Array) -> Array:
+        zero = w == 0
+        return xp.where(zero, xp.zeros_like(values), values / xp.where(zero, xp.ones_like(w), w))
+
+    return Rows(
+        divided(x.equation, w.equation),
+        divided(x.initial, w.initial),
+        divided(x.smoothness, w.smoothness[..., None, None]),
+    )

@@ -119,7 +119,7 @@ def contract(problem: Problem, y: Array, λ: Array, v: Rows, Wr: Rows) -> tuple[
         rhs=sum_to_shape(xp, μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, μ.initial, tuple(problem.initial_values.shape)),
         step_sizes=s_λ - s_y,
-        weights=_weights_pullback(system, v, _without_weights(system, Wr)),
+        weights=_weights_pullback(system, v, rows.without_weights(system, Wr)),
     )
     return gradients, μ.smoothness
 
@@ -182,21 +182,6 @@ def _system_tangent_transpose(system: System, tangent: Gradients, x: Rows) -> Ar
         twice(W.smoothness, dW.smoothness, x.smoothness, axes=2),
     )
     return result + rows.apply_transpose(system, dW2x)
-
-
-def _without_weights(system: System, x: Rows) -> Rows:
-    """W^-1 x, zero in rows of weight zero."""
-    xp, w = system.xp, system.weights
-
-    def divided(values: Array, w: Array) -> Array:
-        none = w == 0
-        return xp.where(none, xp.zeros_like(values), values / xp.where(none, xp.ones_like(w), w))
-
-    return Rows(
-        divided(x.equation, w.equation),
-        divided(x.initial, w.initial),
-        divided(x.smoothness, w.smoothness[..., None, None]),
-    )
 
 
 def _weights_pullback(system: System, v: Rows, r: Rows) -> Weights:

@@ -25,19 +25,19 @@ than public names do; the changelog says so when they do.
   factor that was kept has them, too.
 - `least_squares_pullback`, `solve_pushforward`, `normal_pullback`, `normal_pushforward`: each of the two operators,
   differentiated in either mode, in terms of both.
-- `apply`, `apply_transpose`, `weighted`, `residual`: A y, A^T r, W r and d - A y.
+- `apply`, `apply_transpose`, `weighted`, `without_weights`, `residual`: A y, A^T r, W r, W^-1 r and d - A y.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
-- `evidence_with`, `Statistics`, `statistics_of`, `pulled_back`, `without_weights`: the parts that
-  `log_evidence` and `Posterior` consist of.
+- `evidence_with`, `Statistics`, `statistics_of`, `pulled_back`: the parts that `log_evidence` and `Posterior` consist
+  of.
 - `SECOND_ORDER`: why derivatives end there.
 
 **Nonlinear equations** (`docs/theory/nonlinear.md`)
 
 - `Residual`, `Linearization`, `product`: a residual as users write it, with its derivatives at one y, and J y.
 - `NonlinearProblem`, `nonlinear_problem`, `checked_stop`: what is given.
-- `cost`, `relative_change`, `rounding_level`, `pad_to`, `solves`: Newton's method, and what it may end at.
+- `cost`, `relative_change`, `rounding_level`, `solves`: Newton's method, and what it may end at.
 - `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes from window to
   window.
 - `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
@@ -56,6 +56,7 @@ than public names do; the changelog says so when they do.
 **Arrays of any library**
 
 - `Shape`, `broadcast_shapes`, `sum_to_shape`: broadcasting, and its adjoint.
+- `pad_to`: zeros behind initial values.
 - `can_look`, `is_tracer`, `device_of`, `owned`: what is known of an array, and a copy of it.
 - `on_stream`: CuPy works on a stream of the framework, in memory of its allocator.
 - `itemsize_of_results`: of what is allocated now, where that is what a call returns, as a rule; else 0.
@@ -65,8 +66,8 @@ than public names do; the changelog says so when they do.
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 """
 
-from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
-from ._constraints import apply, apply_transpose, weighted
+from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, pad_to, sum_to_shape
+from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
@@ -79,7 +80,7 @@ from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._interface import Engine, Factor
-from .engines._statistics import ALL, NONE, Statistics, pulled_back, without_weights
+from .engines._statistics import ALL, NONE, Statistics, pulled_back
 from .engines.array_api import ArrayEngine
 from .fitting._fit import warn_of_misfit, warn_of_undetermined
 from .fitting._iteration import (
@@ -101,7 +102,7 @@ from .nonlinear._arguments import checked_stop, nonlinear_problem, times
 from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import OVERLAP, carried_weights, taylor
-from .nonlinear._newton import NonlinearProblem, cost, pad_to, relative_change, rounding_level
+from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
 from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 

@@ -36,7 +36,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 
-from smnn_core.extend import Problem, Rows, System, apply, apply_transpose, residual, sum_to_shape, weighted
+from smnn_core.extend import (
+    Problem,
+    Rows,
+    System,
+    apply,
+    apply_transpose,
+    residual,
+    sum_to_shape,
+    weighted,
+    without_weights,
+)
 
 from ._call import call
 from ._operators import CORE_AXES, PROBLEM_AXES, SYSTEM_AXES, Static, batch_shape
@@ -154,7 +164,7 @@ def augmented_solve(static: Static, inputs: Inputs, f_h: tuple[Rows, Array]) -> 
         return pack([a + b for a, b in zip(ρ, WAx, strict=True)], _apply_transpose(static, system, ρ))
 
     def solve_once(f: Rows, h: Array) -> Array:
-        d = _unweighted(system, f)
+        d = without_weights(system, f)
         if static.time_axis is None:
             return call("augmented", static, *inputs[: len(SYSTEM_AXES)], *d, h)[0]
         factor = ChunkFactor.of(system, static.time_axis)
@@ -179,20 +189,6 @@ def _apply(static: Static, system: System, x: Array) -> Rows:
 def _apply_transpose(static: Static, system: System, ρ: Rows) -> Array:
     """A^T W ρ."""
     return drop_halo(static.time_axis, apply_transpose(system, weighted(system.weights, ρ)))
-
-
-def _unweighted(system: System, f: Rows) -> Rows:
-    """d with W d = f. Where a weight is zero the row of W A is, and f has no part in x."""
-
-    def divide(w: Array, values: Array) -> Array:
-        return jnp.where(w == 0, 0, values / jnp.where(w == 0, 1, w))
-
-    w = system.weights
-    return Rows(
-        divide(w.equation, f.equation),
-        divide(w.initial, f.initial),
-        divide(w.smoothness[..., None, None], f.smoothness),
-    )
 
 
 def system_of(static: Static, inputs: Inputs) -> System:

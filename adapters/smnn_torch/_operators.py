@@ -41,7 +41,15 @@ from . import _bridge as bridge
 from . import _ops as ops
 from ._bridge import Keep, Statement, full_precision
 
-__all__ = ["LeastSquares", "NormalSolve", "least_squares", "normal_solve", "system_of", "with_batch_in_front"]
+__all__ = [
+    "LHS_RANKS",
+    "LeastSquares",
+    "NormalSolve",
+    "least_squares",
+    "normal_solve",
+    "system_of",
+    "with_batch_in_front",
+]
 
 
 def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
@@ -328,10 +336,10 @@ def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:
 
 
 _WEIGHTS = {"weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
-_LHS = {"coefficients": 4, "step_sizes": 1, **_WEIGHTS}
+LHS_RANKS = {"coefficients": 4, "step_sizes": 1, **_WEIGHTS}
 _RANKS = {
-    "least_squares": {**_LHS, "rhs": 2, "initial_values": 3, "smoothness": 3},
-    "normal_solve": {**_LHS, "g": 3},
+    "least_squares": {**LHS_RANKS, "rhs": 2, "initial_values": 3, "smoothness": 3},
+    "normal_solve": {**LHS_RANKS, "g": 3},
 }
 """The arguments of the operators in order, and how many axes their rows have."""
 

@@ -28,13 +28,14 @@ from smnn_core.extend import (
     System,
     check_integer,
     evidence_with,
+    owned,
     pulled_back,
     without_weights,
 )
 
 from . import _bridge as bridge
 from ._bridge import Keep, Statement
-from ._operators import least_squares, system_of, with_batch_in_front
+from ._operators import LHS_RANKS, least_squares, system_of, with_batch_in_front
 from ._solve import stated
 
 __all__ = ["Posterior", "log_evidence", "posterior"]
@@ -61,6 +62,7 @@ def posterior(
     """
     how = Statement(scheme, n_steps, 0, 0, engine, check)
     how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    *lhs, b, u = map(owned, (*lhs, b, u))  # later changes in place, as by an optimiser, are not its own
     keep = Keep()
     y = least_squares(how, keep, *lhs, b, u, None)
     how = how._replace(n_steps=y.shape[-3])
@@ -112,6 +114,7 @@ class Posterior(CorePosterior):
     def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, lhs: Sequence[Any]) -> None:
         super().__init__(mean, problem, None)
         self._how, self._keep, self._lhs, self._call = how, keep, lhs, _Call(how, keep)
+        self._known: dict[tuple[str, bool], tuple[Tensor, ...]] = {}
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """Independent samples, (size, ..., T, V, R+1), differentiable for fixed random numbers.
@@ -129,9 +132,8 @@ class Posterior(CorePosterior):
 
     @property
     def _blocks(self) -> tuple[Tensor, Tensor]:
-        if not hasattr(self, "_known_blocks"):
-            self._known_blocks = _moments("blocks", self._call, *self._lhs)
-        return self._known_blocks
+        diagonal, lag = self._remembered("blocks", *self._lhs)
+        return diagonal, lag
 
     @property
     def _diagonal(self) -> Tensor:
@@ -139,10 +141,14 @@ class Posterior(CorePosterior):
 
     @property
     def _statistics(self) -> tuple[Tensor, ...]:
-        if not hasattr(self, "_known_statistics"):
-            right = self.problem.rhs, self.problem.initial_values
-            self._known_statistics = _moments("statistics", self._call, *self._lhs, *right)
-        return self._known_statistics
+        return self._remembered("statistics", *self._lhs, self.problem.rhs, self.problem.initial_values)
+
+    def _remembered(self, name: str, *tensors: Any) -> tuple[Tensor, ...]:
+        """What `name` says, remembered for each grad mode: what is found under `no_grad` has no derivatives."""
+        key = name, torch.is_grad_enabled()
+        if key not in self._known:
+            self._known[key] = _moments(name, self._call, *tensors)
+        return self._known[key]
 
 
 class _Call:
@@ -297,8 +303,7 @@ class _Pullback(Function):
 
 def _ranks(name: str) -> dict[str, int]:
     """The tensors of `_Moments` and how many axes their rows have."""
-    lhs = {"coefficients": 4, "step_sizes": 1, "weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
-    return lhs | ({"rhs": 2, "initial_values": 3} if name == "statistics" else {})
+    return LHS_RANKS | ({"rhs": 2, "initial_values": 3} if name == "statistics" else {})
 
 
 def _are_same(given: Sequence[Any], tensors: Sequence[Any]) -> bool:

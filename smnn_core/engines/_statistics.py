@@ -135,7 +135,7 @@ def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradient
     outer = [2 * g[(..., *(None,) * rank)] for rank in (2, 3, 3)]
     μ = rows.weighted(w, Rows(*(a * x for a, x in zip(outer, Wr, strict=True))))
     dc, ds = rows.gradient_of_product(system, μ, y)
-    dw = [a * x * r for a, x, r in zip(outer, Wr, without_weights(system, Wr), strict=True)]
+    dw = [a * x * r for a, x, r in zip(outer, Wr, rows.without_weights(system, Wr), strict=True)]
     dw[2] = xp.sum(dw[2], axis=(-2, -1))
     return Gradients(
         coefficients=-dc,
@@ -144,16 +144,3 @@ def minimum_pullback(problem: Problem, y: Array, Wr: Rows, g: Array) -> Gradient
         step_sizes=-ds,
         weights=Weights(*(sum_to_shape(xp, x, tuple(v.shape)) for x, v in zip(dw, vars(w).values(), strict=True))),
     )
-
-
-def without_weights(system: System, x: Rows) -> Rows:
-    """W^-1 x, and 0 where the weight is: such a row has no part in y."""
-    w = system.weights
-    of_rows = w.equation, w.initial, w.smoothness[..., None, None]
-    return Rows(*(_divided(system, a, b) for a, b in zip(x, of_rows, strict=True)))
-
-
-def _divided(system: System, x: Array, w: Array) -> Array:
-    xp = system.xp
-    zero = w == 0
-    return xp.where(zero, xp.zeros_like(w), x / xp.where(zero, xp.ones_like(w), w))

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .._arrays import Array, Namespace, concat, device_of
-from ._newton import Iterates, NonlinearProblem, newton, pad_to, relative_change, rounding_level, start, step_powers
+from .._arrays import Array, Namespace, concat, device_of, pad_to
+from ._newton import Iterates, NonlinearProblem, newton, relative_change, rounding_level, start, step_powers
 
 __all__ = ["OVERLAP", "carried_weights", "march"]
 

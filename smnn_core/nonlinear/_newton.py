@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .. import _gradient
-from .._arrays import Array, Namespace, Shape, concat, device_of, powers
+from .._arrays import Array, Namespace, device_of, pad_to, powers
 from .._constraints import weighted
 from .._problem import Problem, Weights
 from .._schemes import Scheme
@@ -116,16 +116,6 @@ def _slice(w: Any, axis: int, start: int, stop: int) -> Any:
     if isinstance(w, (int, float)) or w.ndim < -axis or w.shape[axis] == 1:
         return w
     return w[(..., slice(start, stop), *(slice(None),) * (-1 - axis))]
-
-
-def pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
-    """x of shape (..., T_init, V, R_init) with zeros behind, to (..., *core)."""
-    lead, (T_init, V, R_init), (T, _, K) = x.shape[:-3], x.shape[-3:], core
-
-    def zeros(*shape: int) -> Array:
-        return xp.zeros((*lead, *shape), dtype=x.dtype, device=device_of(x))
-
-    return concat(xp, [concat(xp, [x, zeros(T_init, V, K - R_init)], -1), zeros(T - T_init, V, K)], -3)
 
 
 def step_powers(xp: Namespace, s: Array, K: int) -> Array:

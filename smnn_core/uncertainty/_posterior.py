@@ -20,6 +20,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .._arrays import Array, owned
+from .._constraints import without_weights
 from .._errors import ArgumentError
 from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from .._schemes import WIENER, Scheme
@@ -28,7 +29,6 @@ from .._validate import check_integer
 from .._weighting import as_arrays, weighted_problem
 from ..engines._increments import increment_rows
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
-from ..engines._statistics import without_weights
 
 __all__ = ["Posterior", "posterior", "wiener_weight"]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat.torch as xp
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import smnn_core as smnn
 import smnn_torch as st
+from smnn_core.extend import device_of, pad_to
 
 HAS_DEVICE = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_DEVICE else "cpu")
@@ -137,3 +140,9 @@ def test_side_streams_and_memory_that_is_used_again(inputs: list[Tensor]) -> Non
     torch.cuda.synchronize()
     for results in found:
         close(results, expected, 0)
+
+
+def test_what_meets_a_traced_tensor_lies_on_its_device() -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 1, 1, device="cuda")
+        assert device_of(x) == pad_to(xp, x, (4, 1, 3)).device == x.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -144,3 +145,29 @@ def test_the_diffusion_has_a_gradient() -> None:
         return smnn.posterior(c, b, u, s, weights=weights).log_determinant
 
     assert torch.autograd.gradcheck(loss, [diffusion])
+
+
+@pytest.mark.parametrize("without_grad", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("field", [x for x in FIELDS if x not in ("mean", "sample")])
+def test_a_look_without_grad_takes_no_gradients_away(
+    field: str, without_grad: Callable[[], AbstractContextManager]
+) -> None:
+    given = [x.requires_grad_() for x in arguments()]
+    p = posterior(*given)
+    with without_grad():
+        before = FIELDS[field](p)
+        assert not before.requires_grad
+    found = torch.autograd.grad(FIELDS[field](p).square().sum(), given[0])
+    expected = torch.autograd.grad(FIELDS[field](posterior(*given)).square().sum(), given[0])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(FIELDS[field](p).detach(), before.clone())
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_inputs_may_change_in_place_afterwards(field: str) -> None:
+    given = [x.requires_grad_() for x in arguments()]
+    p, expected = posterior(*given), FIELDS[field](posterior(*given))
+    with torch.no_grad():
+        for x in given:
+            x.mul_(3)
+    torch.testing.assert_close(FIELDS[field](p), expected)

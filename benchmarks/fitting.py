@@ -26,14 +26,13 @@ from scipy.optimize import least_squares
 from tqdm import tqdm
 
 import smnn_core as smnn
-from examples._lynx_hare_data import PELTS, YEARS
+from examples._lynx_hare_data import PELTS, YEARS, lotka_volterra
 
 from .fitting_problems import (
     FittingProblem,
     butterfly,
     cycles,
     integrate,
-    logarithmic_lotka_volterra,
     logarithmic_lotka_volterra_field,
     spikes,
 )
@@ -176,7 +175,7 @@ def lynx_and_hare() -> dict[str, Any]:
     data[::8] = pelts
     start = np.array([0.1, 0.01, 0.1, 0.01])
     begin = perf_counter()
-    r = smnn.fit_ode(logarithmic_lotka_volterra, data, 1 / 8, start, order=3, noise=0.25)
+    r = smnn.fit_ode(lotka_volterra, data, 1 / 8, start, order=3, noise=0.25)
     seconds = perf_counter() - begin
 
     def residual(x: Array) -> Array:

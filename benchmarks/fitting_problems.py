@@ -107,21 +107,8 @@ def lotka_volterra_field(x: Any, θ: Any) -> list[Any]:
     return [(α - β * v) * u, (-γ + δ * u) * v]
 
 
-def logarithmic_lotka_volterra(t: Array, y: Array, θ: Array) -> tuple[Array, Array, Array]:
-    """The same for the logarithms of u and v: y_0' = α - β exp(y_1), y_1' = -γ + δ exp(y_0)."""
-    α, β, γ, δ = (θ[..., i] for i in range(4))
-    u, v = np.exp(y[..., 0, 0]), np.exp(y[..., 1, 0])
-    f = np.stack([y[..., 0, 1] - (α - β * v), y[..., 1, 1] - (-γ + δ * u)], axis=-1)
-    J = matrix(y, 2)
-    J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
-    J[..., 0, 1, 0], J[..., 1, 0, 0] = β * v, -δ * u
-    P = np.zeros((*f.shape, 4))
-    P[..., 0, 0], P[..., 0, 1] = -1, v
-    P[..., 1, 2], P[..., 1, 3] = 1, -u
-    return f, J, P
-
-
 def logarithmic_lotka_volterra_field(x: Any, θ: Any) -> list[Any]:
+    """The same for the logarithms of u and v, as `examples._lynx_hare_data.lotka_volterra`."""
     u, v = np.exp(x)
     α, β, γ, δ = θ
     return [α - β * v, -γ + δ * u]

@@ -12,7 +12,7 @@
 
     python examples/lynx_hare.py [--quick | --smoke] [--seed 0]
 
-Data: `_lynx_hare_data`.
+Data and equations: `_lynx_hare_data`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from _experiment import BLACK, BLUE, ORANGE, command_line, print_table, save_metrics, save_picture
-from _lynx_hare_data import PELTS, PUBLISHED, YEARS
+from _lynx_hare_data import PELTS, PUBLISHED, YEARS, lotka_volterra
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,20 +38,6 @@ WITHHELD = 5
 """years"""
 REPEATS = {"full": 2000, "quick": 500, "smoke": 20}
 NAMES = "hare", "lynx"
-
-
-def lotka_volterra(t: Array, y: Array, θ: Array) -> tuple[Array, Array, Array]:
-    """f, ∂f/∂y and ∂f/∂θ for y (..., T, 2, R+1), the logarithms of u and v with their derivatives."""
-    α, β, γ, δ = (θ[..., i] for i in range(4))
-    u, v = np.exp(y[..., 0, 0]), np.exp(y[..., 1, 0])
-    f = np.stack([y[..., 0, 1] - α + β * v, y[..., 1, 1] + γ - δ * u], axis=-1)
-    J = np.zeros((*f.shape, *y.shape[-2:]))
-    J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
-    J[..., 0, 1, 0], J[..., 1, 0, 0] = β * v, -δ * u
-    P = np.zeros((*f.shape, 4))
-    P[..., 0, 0], P[..., 0, 1] = -1, v
-    P[..., 1, 2], P[..., 1, 3] = 1, -u
-    return f, J, P
 
 
 def on_grid(logarithms: Array) -> Array:

@@ -11,15 +11,13 @@ network fitted to derivatives of the smoothed data. Ends with the errors and a p
 from __future__ import annotations
 
 import time
-from math import cos, pi
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from _experiment import BLACK, BLUE, ORANGE, command_line, save_metrics, save_picture
+from _experiment import BLACK, BLUE, ORANGE, command_line, minimise, save_metrics, save_picture
 from _pendulum import NOISE, STEP, friction, friction_error, network, positions, trajectories
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import smnn_torch as st
 
@@ -47,15 +45,7 @@ def train(data: Tensor, steps: int) -> tuple[st.ODEFit, Tensor, float]:
     """The module, the trajectories (5, T) that it found, and the seconds that it took."""
     began = time.perf_counter()
     fit = st.ODEFit(Pendulum(), data, STEP, order=2, noise=NOISE)
-    optimizer = torch.optim.Adam(fit.parameters(), RATE)
-    for step in tqdm(range(steps), desc="training", unit="step"):
-        weights = st.Weights(equation=LIGHT * (HEAVY / LIGHT) ** (step / steps), smoothness=SMOOTHNESS)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 + cos(pi * step / steps)) / 2
-        optimizer.zero_grad()
-        result = fit(weights=weights)
-        result.cost.sum().backward()
-        optimizer.step()
+    result = minimise(fit, steps, rate=RATE, light=LIGHT, heavy=HEAVY, smoothness=SMOOTHNESS)
     return fit, result.y[..., 0, 0].detach(), time.perf_counter() - began
 
 

@@ -15,16 +15,14 @@ noise is 1 % of the mean.
 
 from __future__ import annotations
 
-from math import cos, pi
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from _experiment import BLACK, BLUE, ORANGE, command_line, print_table, save_metrics, save_picture
+from _experiment import BLACK, BLUE, ORANGE, command_line, minimise, print_table, save_metrics, save_picture
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import smnn_torch as st
 
@@ -66,15 +64,7 @@ class Interaction(nn.Module):
 def train(data: Tensor, noise: Tensor, steps: int) -> tuple[st.ODEFit, Tensor]:
     """The module and the trajectories (3, T, 2) that it found."""
     fit = st.ODEFit(Interaction(), data, STEP, order=3, noise=noise)
-    optimizer = torch.optim.Adam(fit.parameters(), RATE)
-    for step in tqdm(range(steps), desc="training", unit="step"):
-        weights = st.Weights(equation=LIGHT * (HEAVY / LIGHT) ** (step / steps), smoothness=SMOOTHNESS)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 + cos(pi * step / steps)) / 2
-        optimizer.zero_grad()
-        result = fit(weights=weights)
-        result.cost.sum().backward()
-        optimizer.step()
+    result = minimise(fit, steps, rate=RATE, light=LIGHT, heavy=HEAVY, smoothness=SMOOTHNESS)
     return fit, result.y[..., 0].detach()
 
 

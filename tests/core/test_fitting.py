@@ -10,8 +10,8 @@ from _backends import load
 
 import smnn_core as smnn
 from benchmarks.fitting_problems import CYCLE, decay, fitzhugh_nagumo, integrate, spikes
-from benchmarks.fitting_problems import logarithmic_lotka_volterra as lotka_volterra
 from benchmarks.fitting_problems import logarithmic_lotka_volterra_field as lotka_volterra_field
+from examples._lynx_hare_data import lotka_volterra
 
 T_DECAY = np.linspace(0, 2, 41)
 START = np.array([0.1, 0.01, 0.1, 0.01])

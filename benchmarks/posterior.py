@@ -2,8 +2,9 @@
 
 V independent processes whose derivatives of order R are Wiener processes, observed with noise at T equal steps: n =
 V (R+1). cuthbert (square-root Kalman filter and smoother, sequential and parallel in time) and dynamax (Kalman filter
-and smoother) get the same model, and the results are compared; tinygp (Matérn 5/2, n = 3) and celerite2 (Matérn 3/2,
-n = 2) take Gaussian processes of similar cost. Both of JAX run jitted, batches by vmap. Seconds are medians.
+and smoother) get the same model, and results that differ end the program; tinygp (Matérn 5/2, n = 3) and celerite2
+(Matérn 3/2, n = 2) take Gaussian processes of similar cost. Both of JAX run jitted, batches by vmap. Seconds are
+medians.
 
 1. Seconds for means and variances, and beside them those of `solve_ode`.
 2. Seconds for the evidence with its gradient by noise and diffusion.
@@ -233,16 +234,18 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def compare(results: dict[str, Any], V: int, R: int) -> None:
-    """Raises unless the libraries with the same model agree."""
-    mean, variance = results["smnn"]
-    for name in ("cuthbert", "cuthbert, parallel", "dynamax"):
-        if name in results:
-            for x, y, what in zip(results[name], (mean, variance), ("means", "variances"), strict=True):
-                x = np.asarray(x).reshape(y.shape)
-                error = np.abs(x - y).max() / np.abs(y).max()
-                if not error < 1e-5:
-                    print(f"  {name}: {what} differ by {error:.1e}")
+def compare(results: dict[str, Any], reference: str, what: tuple[str, str]) -> None:
+    """
+    Raises:
+        RuntimeError: unless all libraries with the model of the reference have its results.
+    """
+    same = [k for k in ("smnn_jax", "cuthbert", "cuthbert, parallel", "dynamax") if k in results]
+    for name in same:
+        for x, y, kind in zip(results[name], results[reference], what, strict=True):
+            x, y = np.asarray(x), np.asarray(y)
+            error = np.abs(x.reshape(y.shape) - y).max() / np.abs(y).max()
+            if not error < 1e-5:
+                raise RuntimeError(f"{name}: {kind} differ by {error:.1e}")
 
 
 def peak(case: tuple[int, int, int, int]) -> dict[str, float]:
@@ -276,19 +279,13 @@ def seconds(case: tuple[int, int, int, int]) -> dict[str, Any]:
     functions = ours(y, V, R) | smoothers(y, V, R)
     for _ in range(2):  # (a second call of a jitted function may compile again)
         results = {name: f() for name, f in functions.items()}
-    compare(results, V, R)
+    compare(results, "smnn", ("means", "variances"))
     names = list(functions)
     moments = {k: t.seconds for k, t in measure(functions, repeats=3, fewer_if_slow=names).items()}
     functions = evidences(y, V, R)
     for _ in range(2):
         values = {name: f() for name, f in functions.items()}
-    same = [k for k in ("smnn_jax", "cuthbert", "dynamax") if k in values]
-    for name in same:
-        x, g = (np.asarray(z) for z in values[name])
-        expected, gradient = (z.numpy() for z in values["smnn_torch"])
-        error = max(abs(x / expected - 1), np.abs(g / gradient - 1).max())
-        if not error < 1e-5:
-            print(f"  {name}: evidence or gradient differ by {error:.1e}")
+    compare(values, "smnn_torch", ("evidences", "gradients"))
     evidence = {k: t.seconds for k, t in measure(functions, repeats=3, fewer_if_slow=list(functions)).items()}
     return {"V": V, "R": R, "n": V * (R + 1), "T": T, "batch": batch, "moments": moments, "evidence": evidence}
 

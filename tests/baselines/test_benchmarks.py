@@ -107,3 +107,17 @@ def test_memory_counts_at_least_solution_and_gradients(monkeypatch):
     case = next(case for case in CASES if case.name == "lorenz")
     outputs = (case.n + case.n + 2) / (case.n + 2)
     assert outputs * 0.95 <= memory.peak_ratio("smnn", case, "float64") <= 200
+
+
+def test_libraries_that_disagree_end_the_benchmark_of_posteriors():
+    for name in ("flint", "jax"):
+        pytest.importorskip(name, reason=f"the benchmark of posteriors needs {name}")
+    from benchmarks.posterior import compare
+
+    mean, variance = np.ones((1, 4, 2, 3)), np.ones((1, 4, 2, 3))
+    results = {"smnn": (mean, variance), "dynamax": (mean.reshape(1, 4, 6), variance), "tinygp": (0 * mean, variance)}
+    compare(results, "smnn", ("means", "variances"))
+    with pytest.raises(RuntimeError, match=r"dynamax: variances differ by 1\.0e-04"):
+        compare(results | {"dynamax": (mean, 1.0001 * variance)}, "smnn", ("means", "variances"))
+    with pytest.raises(RuntimeError, match="cuthbert: means differ by nan"):
+        compare(results | {"cuthbert": (np.nan * mean, variance)}, "smnn", ("means", "variances"))

@@ -62,7 +62,7 @@ def posterior(
     """
     how = Statement(scheme, n_steps, 0, 0, engine, check)
     how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
-    *lhs, b, u = map(owned, (*lhs, b, u))  # later changes in place, as by an optimiser, are not its own
+    lhs, b, u = tuple(map(owned, lhs)), owned(b), owned(u)  # later changes in place are not its own
     keep = Keep()
     y = least_squares(how, keep, *lhs, b, u, None)
     how = how._replace(n_steps=y.shape[-3])

@@ -182,10 +182,11 @@ def _with_derivatives(equations: Residual, t: Tensor, rows: FitRows, fit: Fit, s
     if partly:
         lin = lin._replace(J=stand_in(xp, ok, lin.J, 4))
     C = None if C is None else torch.nan_to_num(C, nan=0.0)
-    changes = rows.derivatives(lin, y, C, shared)
-    return replace(
-        fit, **{name: attached(xp, Tensor.detach, getattr(fit, name), new, ok) for name, new in changes.items()}
-    )
+    result = {}
+    for name, new in rows.derivatives(lin, y, C, shared).items():
+        members = ok.any() if shared and name == "parameters" else ok
+        result[name] = attached(xp, Tensor.detach, getattr(fit, name), new, members)
+    return replace(fit, **result)
 
 
 def _steps(equations: Residual, t: Tensor, rows: FitRows, guess: Tensor, steps: int) -> Fit:

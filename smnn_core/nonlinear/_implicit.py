@@ -48,12 +48,10 @@ def stand_in(xp: Namespace, ok: Array, x: Array, rank: int) -> Array:
 
 
 def attached(xp: Namespace, constant: Callable[[Array], Array], value: Array, new: Array, ok: Array) -> Array:
-    """The value with the derivatives of `new`, in the members that are ok, (...), or where all share the value."""
+    """The value with the derivatives of `new`, in the members that are ok, (...), or () where all share the value."""
     derivative = new - constant(new)
-    if value.ndim >= ok.ndim:
-        members = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
-        derivative = xp.where(members, derivative, xp.zeros_like(derivative))
-    return value + derivative
+    members = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
+    return value + xp.where(members, derivative, xp.zeros_like(derivative))
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,6 +252,24 @@ def test_a_fit_that_fails_contaminates_no_shared_gradient() -> None:
     torch.testing.assert_close(gradient, torch.tensor(-1.3, dtype=EXACT), rtol=1e-3, atol=0)  # of 1.3 / unit
 
 
+@pytest.mark.parametrize(("members", "p"), [(3, 1), (2, 2), (3, 2)])
+def test_shared_parameters_have_derivatives(members: int, p: int) -> None:
+    """Of a y' + k y + c = 0, for k and c proportional to a."""
+    a = torch.tensor(1.0, dtype=EXACT, requires_grad=True)
+    data = torch.arange(1, members + 1, dtype=EXACT)[:, None, None] * decays() + (0.5 if p == 2 else 0.0)
+
+    def residual(t: Tensor, y: Tensor, θ: Tensor) -> Tensor:
+        return a * y[..., 1] + θ[..., :1] * y[..., 0] + θ[..., 1:].sum(-1, keepdim=True)
+
+    start = torch.ones(p, dtype=EXACT)
+    r = st.fit_ode(residual, data, 0.05, start, order=3, noise=0.01, shared=True)
+    exact = torch.tensor([1.3, -0.65], dtype=EXACT)[:p]
+    torch.testing.assert_close(r.parameters.detach(), exact, rtol=1e-5, atol=0)
+    for j in range(p):
+        (gradient,) = torch.autograd.grad(r.parameters[j], a, retain_graph=True)
+        torch.testing.assert_close(gradient, exact[j], rtol=1e-5, atol=0)
+
+
 class Friction(nn.Module):
     """y'' + y + network(y') = 0."""
 

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import array_api_compat.torch as xp
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smnn_core import HERMITE, Fit, Residuals, Scheme, Weights
 from smnn_core import fit_ode as core_fit
 from smnn_core.extend import LIGHT_HERMITE, TOLERANCE, FitRows, attached, check_integer, check_shapes, stand_in, times
 
 from ._bridge import tensor
+from ._layer import WeightedModule
 from ._nonlinear import as_steps, masks_as_numbers
 from ._residual import Residual, check_tensor, for_core
 from ._solve import solve_ode
@@ -226,7 +227,7 @@ def _of_tensors(fit: Fit) -> Fit:
     return replace(fit, **parts, **arrays)
 
 
-class ODEFit(nn.Module):
+class ODEFit(WeightedModule):
     """Trains what a residual holds on noisy and partly observed data, whose trajectories it keeps from step to step.
 
         fit = smnn_torch.ODEFit(residual, data, 0.05, order=2, noise=0.1)
@@ -248,7 +249,8 @@ class ODEFit(nn.Module):
             equations that grows.
         t0: number, or (...) for the data sets.
 
-    The other arguments are as for `fit_ode`. What is given as tensors becomes buffers.
+    The other arguments are as for `fit_ode`. What is given as tensors becomes buffers, weights that are parameters
+    become parameters.
     """
 
     guess: Tensor
@@ -285,7 +287,7 @@ class ODEFit(nn.Module):
 
         Args:
             members: what selects data sets: an index, a slice, or an index tensor into the first axis of data.
-            weights: in place of those of the module.
+            weights: in place of those of the module, for the data sets of this call.
             iterations: Gauss-Newton steps; a data set that is fitted for the first time is fitted until it converges.
 
         Returns:
@@ -293,7 +295,10 @@ class ODEFit(nn.Module):
         """
         index = slice(None) if members is None else members
         guess = self.guess[index]
-        weights = self.weights if weights is None else weights
+        if weights is None:
+            own = self.weights
+            equation, smoothness = self._of(own.equation, 0, index), self._of(own.smoothness, -1, index)
+            weights = replace(own, equation=equation, smoothness=smoothness)
         options = {"noise": self._of(self.noise, 0, index), "t0": self._of(self.t0, -2, index), **self.options}
         known = bool(torch.isfinite(guess).all())
         fit = fit_ode(
@@ -308,7 +313,9 @@ class ODEFit(nn.Module):
         self.guess[index] = fit.y.detach()
         return fit
 
-    def _of(self, x: Tensor, missing: int, index: Any) -> Tensor:
+    def _of(self, x: Any, missing: int, index: Any) -> Any:
         """Those of some data sets, where each has its own."""
-        own = 0 < x.ndim == self.data.ndim + missing and x.shape[0] == self.data.shape[0] and self.data.ndim > 2
+        if not isinstance(x, Tensor) or self.data.ndim < 3:
+            return x
+        own = 0 < x.ndim == self.data.ndim + missing and x.shape[0] == self.data.shape[0]
         return x[index] if own else x

@@ -14,7 +14,7 @@ from smnn_core.extend import UNIT, check_weights
 
 from ._solve import error_estimate, solve_ode
 
-__all__ = ["ODE", "MechanisticODE"]
+__all__ = ["ODE", "MechanisticODE", "WeightedModule"]
 
 Source: TypeAlias = Literal["sample", "shared", "given"] | Tensor
 SOURCES = ("sample", "shared", "given")
@@ -35,7 +35,31 @@ class ODE(NamedTuple):
     """(..., T-1 or 1)"""
 
 
-class MechanisticODE(nn.Module):
+class WeightedModule(nn.Module):
+    """A module with weights of rows: numbers stay numbers; tensors become parameters or buffers, which follow the
+    module to other devices and dtypes."""
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the rows."""
+        return Weights(self.weight_equation, self.weight_initial, self.weight_smoothness)
+
+    @weights.setter
+    def weights(self, weights: Weights) -> None:
+        check_weights(weights)
+        for row, w in vars(weights).items():
+            name = f"weight_{row}"
+            if hasattr(self, name):
+                delattr(self, name)
+            if isinstance(w, nn.Parameter):
+                self.register_parameter(name, w)
+            elif isinstance(w, Tensor):
+                self.register_buffer(name, w)
+            else:
+                setattr(self, name, w)
+
+
+class MechanisticODE(WeightedModule):
     """Maps features (..., n_features) to a linear ODE and solves it: y of shape (..., T, V, R+1).
 
     Each of the four parameters of the ODE has a source:
@@ -127,7 +151,7 @@ class MechanisticODE(nn.Module):
         self.step_bounds = _checked_bounds(step_size, step_bounds)
         factory = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         self._fix_coefficients(fixed_coefficients, normalized, factory)
-        self._take_weights(weights)
+        self.weights = weights
         self._take_sources(
             {"coefficients": coefficients, "rhs": rhs, "initial_values": initial_values, "step_sizes": step_sizes},
             factory,
@@ -206,22 +230,6 @@ class MechanisticODE(nn.Module):
                 f"{', '.join(self.sampled)} are learned per sample: give n_features, the length of the features."
             )
         self.head = nn.Linear(self.n_features, sum(self.sampled.values()), **factory) if self.sampled else None
-
-    def _take_weights(self, weights: Weights) -> None:
-        """Numbers stay numbers; tensors become parameters or buffers, which follow the layer to other devices."""
-        check_weights(weights)
-        for name, w in vars(weights).items():
-            if isinstance(w, nn.Parameter):
-                self.register_parameter(f"weight_{name}", w)
-            elif isinstance(w, Tensor):
-                self.register_buffer(f"weight_{name}", w)
-            else:
-                setattr(self, f"weight_{name}", w)
-
-    @property
-    def weights(self) -> Weights:
-        """The weights of the rows."""
-        return Weights(self.weight_equation, self.weight_initial, self.weight_smoothness)
 
     def _learned_shape(self, name: str) -> tuple[int, ...]:
         """The shape of what is learned: of the coefficients, only those that are free, along one axis."""

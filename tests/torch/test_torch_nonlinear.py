@@ -331,6 +331,24 @@ def test_guesses_are_kept_for_each_data_set() -> None:
     assert "guess" in fit.state_dict()
 
 
+def test_weights_of_a_module_follow_it_and_its_members() -> None:
+    equation = torch.tensor([1.0, 10.0], dtype=EXACT)[:, None, None]
+    smoothness = nn.Parameter(torch.tensor([[1e2], [1e3]], dtype=EXACT))
+    fit = st.ODEFit(
+        Friction(), oscillations(), 0.1, order=2, noise=0.05, weights=st.Weights(equation, smoothness=smoothness)
+    )
+    cost = fit().cost
+    torch.testing.assert_close(fit([1, 0]).cost, cost[[1, 0]], rtol=1e-6, atol=0)
+    torch.testing.assert_close(fit([1]).cost, cost[1:], rtol=1e-6, atol=0)
+    assert "weight_equation" in dict(fit.named_buffers())
+    assert dict(fit.named_parameters())["weight_smoothness"] is smoothness
+    cost.sum().backward()
+    assert smoothness.grad is not None
+    assert fit.float()().cost.dtype is torch.float32
+    fit.weights = st.Weights(10.0, smoothness=1e3)
+    assert "weight_smoothness" not in dict(fit.named_parameters())
+
+
 def test_what_a_residual_must_return() -> None:
     arguments, options = (torch.ones(1, 1, 1), 0.1), {"n_steps": 5, "order": 2}
     with pytest.raises(smnn.ShapeError, match=r"residual must return the residuals at each time point, \(..., T, Q\)"):

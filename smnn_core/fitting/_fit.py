@@ -12,11 +12,10 @@ from .._problem import Weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
 from .._solve import residuals
-from .._validate import check_integer
 from ..nonlinear._linearize import product
 from ._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
 from ._problem import FitProblem
-from ._result import Fit
+from ._result import Fit, as_fields
 from ._variable_projection import cost, trajectory_variance
 
 __all__ = ["fit_ode", "warn_of_misfit", "warn_of_undetermined"]
@@ -109,8 +108,6 @@ def fit_ode(
         >>> data[::2, 0] = [3.05, 2.41, 2.04, 1.63, 1.36, 1.12]
         >>> print(smnn.fit_ode(decay, data, 0.1, np.array([1.0]), order=1, noise=0.05))
     """
-    if max_iterations is not None:
-        check_integer("max_iterations", max_iterations, " or None", least=1)
     named = {"data": data, "step_sizes": step_sizes, "parameters": parameters, "noise": noise}
     problem = FitProblem.build(
         linearize,
@@ -120,6 +117,7 @@ def fit_ode(
         bounds=bounds,
         shared=shared,
         weights=weights,
+        max_iterations=max_iterations,
     )
     most = max_iterations or MOST
     if scheme is None:
@@ -131,7 +129,7 @@ def fit_ode(
         stages = (*(GIVEN if problem.needs_start else ()), last)
     with ProgressBar(progress, total=most, desc="fit", unit="iteration") as bar:
 
-        def report(stage: Stage, total: int, active: int) -> None:
+        def report(stage: Stage, active: int) -> None:
             bar.step(weight=f"{stage.level:.3g}", left=active)
 
         iteration.run(stages, report)
@@ -152,9 +150,9 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme, errors_by: st
     f, J, _ = lin = problem.at(y, state.θ)
     fit = state.linear_fit(lin, None)
     R_obs = problem.data.values.shape[-1]
-    missing = xp.where(problem.data.observed > 0, xp.zeros_like(state.u), xp.full_like(state.u, float("nan")))
+    observed = xp.where(problem.data.observed > 0, problem.data.values, xp.full_like(state.u, float("nan")))
     left = residuals(y, J, product(xp, J, y) - f, problem.data.values, problem.data.step_sizes, scheme=scheme)
-    left = type(left)(f, y[..., :R_obs] - problem.data.values + missing, left.smoothness)
+    left = type(left)(f, y[..., :R_obs] - observed, left.smoothness)
     nan = float("nan")
     total = xp.where(state.failed, xp.full_like(state.move, nan), cost(fit, state.z, scheme=scheme))
 
@@ -175,10 +173,11 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme, errors_by: st
         variance = trajectory_variance(fit, of_parameters, scheme=scheme, engine=errors_by)
         variance = xp.where(state.failed[:, None, None, None], xp.full_like(variance, nan), variance)
         y_errors = shaped(xp.sqrt(variance) * size)
-    noise = state.noise if problem.has_order_axis else state.noise[..., 0]
-    noise = xp.broadcast_to(noise, (problem.B, *noise.shape[1:]))
-    noise = shaped(noise[:, 0, ...] if noise.shape[1] == 1 else noise)
     w = fit.weights
+    fields = as_fields(
+        xp, (problem.B,), observed, state.noise, w.equation, w.smoothness, problem.size,
+        has_order_axis=problem.has_order_axis,
+    )  # fmt: skip
     return Fit(
         y=shaped(y),
         parameters=θ,
@@ -186,14 +185,9 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme, errors_by: st
         standard_errors=errors,
         residuals=type(left)(*map(shaped, left)),
         cost=shaped(total),
-        noise=noise,
-        weights=Weights(
-            *(
-                shaped(xp.broadcast_to(x, (problem.B, *x.shape[1:])))
-                for x in (w.equation, w.initial / size, w.smoothness)
-            )
-        ),
-        scale=shaped(problem.size),
+        noise=shaped(fields["noise"]),
+        weights=Weights(*map(shaped, vars(fields["weights"]).values())),
+        scale=shaped(fields["scale"]),
         iterations=xp.reshape(state.iterations, problem.batch),
         converged=xp.reshape(state.converged, problem.batch),
         y_errors=y_errors,

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Namespace
-from .._problem import Weights
+from .._arrays import Array, Namespace, device_of
+from .._problem import Problem, Weights
 from .._schemes import HERMITE, Scheme
+from .._solve import solve_without_raising
+from .._weighting import weighted_problem
 from ..nonlinear._linearize import product
 from ._problem import FitProblem
 from ._start import Observations, difference_noise, smooth, time_scale
@@ -95,9 +97,10 @@ class Iteration:
         if problem.noise is None:
             self.noise = xp.clip(self.noise, LEAST_NOISE * size, None)
         data = Observations(xp, self.u, *problem.data[2:])
-        self.z = smooth(data, self.noise / size, problem.K, engine) if problem.needs_start else problem.guess / size
-        if problem.needs_start and problem.guess is not None:
-            self.z = xp.where(xp.isnan(problem.guess), self.z, problem.guess / size)
+        self.z = None if problem.guess is None else problem.guess / size
+        if problem.needs_start:
+            smoothed = smooth(data, self.noise / size, problem.K, self._solve)
+            self.z = smoothed if self.z is None else xp.where(xp.isnan(self.z), smoothed, self.z)
         self.θ = problem.start
         self.before = self.z, self.θ
         self.total = 0
@@ -115,6 +118,10 @@ class Iteration:
         self.last_step, self.ω = xp.zeros_like(self.θ), xp.ones((members,), dtype=xp.float64, device=device)
         if problem.weights is None:
             self._look_at_equations()
+
+    def _solve(self, *arguments: Array, **options: Any) -> Array:
+        problem = weighted_problem(Problem.build(*arguments, **options))
+        return solve_without_raising(problem, engine=self.engine)[0]
 
     def _look_at_equations(self) -> None:
         """The size of each equation, (B or 1, Q), and the constants of integration, (B or 1,).
@@ -134,7 +141,7 @@ class Iteration:
         there = xp.astype(xp.max(xp.abs(J), axis=(1, 2)) > 0, xp.float64)
         self.constants = xp.sum(xp.max(there * orders, axis=-1), axis=-1)
 
-    def run(self, stages: tuple[Stage, ...], report: Callable[[Stage, int, int], None]) -> None:
+    def run(self, stages: tuple[Stage, ...], report: Callable[[Stage, int], None]) -> None:
         xp = self.xp
         for stage in stages:
             start = self.z, self.θ, self.noise, self.covariance
@@ -144,7 +151,7 @@ class Iteration:
                 if self.total == self.most or not bool(xp.any(self.active)):
                     return
                 self._iterate(stage)
-                report(stage, self.total, int(xp.sum(xp.astype(self.active, xp.int64))))
+                report(stage, int(xp.sum(xp.astype(self.active, xp.int64))))
                 if not bool(xp.any(self.active & (self.move > stage.enough))):
                     break
             if self.problem.noise is None and self.problem.weights is None and stage.level >= NOISE_FROM:
@@ -344,9 +351,10 @@ def _take(xp: Namespace, x: Array, members: Array | None) -> Array:
 
 
 def _put(xp: Namespace, x: Array, members: Array | None, new: Array) -> Array:
-    """x with other values for some members."""
+    """x with other values for some members, in ascending order."""
     if members is None:
         return new
-    x = xp.asarray(x, copy=True)
-    x[members] = new
-    return x
+    own = xp.arange(x.shape[0], device=device_of(x))
+    place = xp.clip(xp.searchsorted(members, own), None, members.shape[0] - 1)
+    there = xp.reshape(xp.take(members, place, axis=0) == own, (-1, *(1,) * (x.ndim - 1)))
+    return xp.where(there, xp.take(new, place, axis=0), x)

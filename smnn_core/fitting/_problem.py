@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of, has_zero
+from .._arrays import (
+    Array,
+    Namespace,
+    Shape,
+    broadcast_shapes,
+    can_look,
+    common_namespace,
+    device_of,
+    has_zero,
+    is_tracer,
+    without_derivatives,
+)
 from .._arrays import size as size_of
 from .._errors import ArgumentError, ShapeError
 from .._problem import ZERO_STEP, Weights, check_weights
@@ -16,7 +27,7 @@ from .._validate import check_integer
 from ..nonlinear._linearize import Linearizer
 from ._start import Observations, spread
 
-__all__ = ["FitProblem", "check_shapes", "checked_bounds", "pair_of_bounds"]
+__all__ = ["FitProblem", "check_shapes", "check_values", "checked_bounds", "common_batch", "pair_of_bounds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +67,7 @@ class FitProblem:
     @property
     def needs_start(self) -> bool:
         """Whether the guess leaves something open."""
-        return self.guess is None or (can_look(self.guess) and bool(self.xp.any(self.xp.isnan(self.guess))))
+        return self.guess is None or bool(self.xp.any(self.xp.isnan(self.guess)))
 
     @property
     def device(self) -> Any:
@@ -95,6 +106,7 @@ class FitProblem:
         bounds: tuple[Any, Any] | None,
         shared: bool,
         weights: Weights | None,
+        max_iterations: int | None,
     ) -> FitProblem:
         """Checks everything; see `smnn_core.fit_ode` for shapes and errors.
 
@@ -105,19 +117,23 @@ class FitProblem:
         xp, dtype, x = _as_float64(arrays, bounds, weights)
         θ, guess = x.get("parameters"), x.get("guess")
         check_shapes(x["data"], x["step_sizes"], θ, guess, order=order, observed_orders=observed_orders)
+        check_values(
+            xp,
+            x["data"],
+            x["step_sizes"],
+            x.get("noise"),
+            x.get("scale"),
+            weights,
+            max_iterations,
+            looks=lambda _: True,
+        )
         data = x["data"] if observed_orders is not None else x["data"][..., None]
-        if can_look(data) and bool(xp.any(xp.isinf(data))):
-            raise ArgumentError("data contains infinite values; missing ones are NaN.")
         T, V, R_obs = data.shape[-3:]
         s = _steps(xp, x["step_sizes"], T)
         if shared and (θ is None or size_of(tuple(θ.shape[:-1])) != 1):
             found = "none" if θ is None else f"shape {tuple(θ.shape)}"
             raise ShapeError(f"parameters that data sets share must have shape (p,); got {found}.")
-        own = {} if θ is None or shared else {"parameters": tuple(θ.shape[:-1])}
-        guessed = {} if guess is None else {"guess": tuple(guess.shape[:-3])}
-        batch = broadcast_shapes({"data": tuple(data.shape[:-3]), "step_sizes": tuple(s.shape[:-1]), **own, **guessed})
-        if 0 in batch:
-            raise ShapeError(f"the batch axes of data, {batch}, hold no data set: there is nothing to fit.")
+        batch = common_batch(x, has_order_axis=observed_orders is not None, shared=shared)
         p, B = 0 if θ is None else int(θ.shape[-1]), size_of(batch)
         observed = ~xp.isnan(data)
         t = _times(xp, s, x["t0"], T)
@@ -174,9 +190,8 @@ def _as_float64(
         given |= {name: x for name, x in zip(BOUNDS, pair_of_bounds(bounds), strict=True) if x is not None}
     if weights is not None:
         check_weights(weights)
-        if not isinstance(weights.initial, (int, float)) or weights.initial != 1:
-            raise ArgumentError("weights.initial must be left out: data are weighted with 1 / noise, see noise.")
         given |= {"weights.equation": weights.equation, "weights.smoothness": weights.smoothness}
+    given = dict(zip(given, without_derivatives("fit_ode", tuple(given.values())), strict=True))
     arrays = {name: x for name, x in given.items() if not isinstance(x, (int, float))}
     xp = common_namespace({"data": given["data"], **arrays})
     data = given["data"]
@@ -207,6 +222,61 @@ def check_shapes(
     _check_core("parameters", parameters, None, "p")
 
 
+def check_values(
+    xp: Namespace,
+    data: Array,
+    s: Array,
+    noise: Any,
+    scale: Any,
+    weights: Weights | None,
+    max_iterations: int | None,
+    *,
+    looks: Callable[[Array], bool] = can_look,
+) -> None:
+    """Refuses values that no fit can use: all numbers, and those of arrays that `looks` lets be read.
+
+    Raises:
+        ArgumentError: naming the argument.
+        TypeError: if `max_iterations` is no integer, or weights are none.
+    """
+    if max_iterations is not None:
+        check_integer("max_iterations", max_iterations, " or None", least=1)
+    if weights is not None:
+        check_weights(weights)
+        w = weights.initial
+        if w != 1 if isinstance(w, (int, float)) else not is_tracer(w):
+            raise ArgumentError("weights.initial must be left out: data are weighted with 1 / noise, see noise.")
+    if looks(data) and bool(xp.any(xp.isinf(data))):
+        raise ArgumentError("data contains infinite values; missing ones are NaN.")
+    if looks(s) and has_zero(xp, s):
+        raise ArgumentError(ZERO_STEP)
+
+    def positive(x: Any) -> bool:
+        return x > 0 if isinstance(x, (int, float)) else not looks(x) or bool(xp.all(x > 0))
+
+    if noise is not None and not positive(noise):
+        raise ArgumentError("noise, the standard deviation of the data, must be positive; None to estimate it.")
+    if scale is not None and not positive(scale):
+        raise ArgumentError("scale, the size of each variable, must be positive.")
+
+
+def common_batch(given: Mapping[str, Any], *, has_order_axis: bool, shared: bool) -> Shape:
+    """The batch axes of all arguments of a fit, by name; numbers, and what is None or left out, have none.
+
+    Raises:
+        ShapeError: naming the argument that does not broadcast, or if there is no data set.
+    """
+    rank = 3 if has_order_axis else 2
+    ranks = {"data": rank, "step_sizes": 1, "guess": 3, "t0": 0, "noise": rank, "scale": 1}
+    ranks |= {"weights.equation": 2, "weights.smoothness": 1}
+    ranks |= {} if shared else dict.fromkeys(("parameters", *BOUNDS), 1)
+    shapes = {name: tuple(np.shape(given.get(name))) for name in ranks}
+    batch = broadcast_shapes({name: shape[: max(len(shape) - ranks[name], 0)] for name, shape in shapes.items()})
+    if 0 in batch:
+        raise ShapeError(f"the batch axes of data, {batch}, hold no data set: there is nothing to fit.")
+    return batch
+
+
 def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) -> None:
     if x is None:
         return
@@ -219,9 +289,7 @@ def _check_core(name: str, x: Array | None, core: Shape | None, letters: str) ->
 def _steps(xp: Namespace, s: Array, T: int) -> Array:
     """(..., T-1 or 1)"""
     s = s[None] if s.ndim == 0 else s
-    if can_look(s) and has_zero(xp, s):
-        raise ArgumentError(ZERO_STEP)
-    if can_look(s) and s.shape[-1] > 1:
+    if s.shape[-1] > 1:
         mean = xp.mean(s, axis=-1, keepdims=True)
         rounding = 4 * float(xp.finfo(s.dtype).eps) * T * xp.abs(mean)  # of differences of times
         if bool(xp.all(xp.abs(s - mean) <= rounding)):
@@ -244,8 +312,6 @@ def _size(xp: Namespace, scale: Array | None, data: Observations, batch: Shape, 
     V = data.values.shape[2]
     if scale.ndim and scale.shape[-1] != V:
         raise ShapeError(f"scale must be a number or have shape (..., V) = (..., {V}); got {tuple(scale.shape)}.")
-    if can_look(scale) and not bool(xp.all(scale > 0)):
-        raise ArgumentError("scale, the size of each variable, must be positive.")
     return expanded(xp, xp.broadcast_to(scale, (*scale.shape[:-1], V)), 1, batch)
 
 
@@ -253,8 +319,6 @@ def _noise(xp: Namespace, noise: Array | None, core: Shape, has_order_axis: bool
     """(B or 1, T or 1, V, R_obs)"""
     if noise is None:
         return None
-    if can_look(noise) and not bool(xp.all(noise > 0)):
-        raise ArgumentError("noise, the standard deviation of the data, must be positive; None to estimate it.")
     T, V, R_obs = core
     x = noise if has_order_axis else noise[..., None]
     x = xp.reshape(x, (*(1,) * (3 - x.ndim), *x.shape))
@@ -264,7 +328,6 @@ def _noise(xp: Namespace, noise: Array | None, core: Shape, has_order_axis: bool
             f"noise must be a number, have one entry for each variable, (V,), or broadcast against data {shape}; got "
             f"{tuple(noise.shape)}."
         )
-    broadcast_shapes({"data": batch, "noise": tuple(x.shape[:-3])})
     return flat(xp, xp.broadcast_to(x, (*x.shape[:-2], V, R_obs)), 3, batch)
 
 
@@ -276,7 +339,7 @@ def _bounds(xp: Namespace, x: dict[str, Array], batch: Shape, shared: bool) -> t
     if "parameters" not in x or x.keys().isdisjoint(BOUNDS):
         return None
     lower, upper = map(x.get, BOUNDS)
-    full = checked_bounds(xp, lower, upper, x["parameters"])
+    full = checked_bounds(xp, lower, upper, x["parameters"], shared)
     lower, upper = (xp.reshape(b, (1, b.shape[-1])) if shared else flat(xp, b, 1, batch) for b in full)
     return lower, upper
 
@@ -291,21 +354,28 @@ def pair_of_bounds(bounds: Any) -> tuple[Any, Any]:
     return bounds[0], bounds[1]
 
 
-def checked_bounds(xp: Namespace, lower: Array | None, upper: Array | None, start: Array) -> tuple[Array, Array]:
+def checked_bounds(
+    xp: Namespace, lower: Array | None, upper: Array | None, start: Array, shared: bool
+) -> tuple[Array, Array]:
     """Bounds, (..., p) each, of parameters whose start values are (..., p); infinite where there are none.
 
     Raises:
-        ShapeError: if one has not an entry for each parameter, nor one for all.
+        ShapeError: if one has not an entry for each parameter, nor one for all; or more than one for each where data
+            sets share them.
         ArgumentError: if start values are outside, where they can be looked at.
     """
     p, result = start.shape[-1], []
     for name, bound, none in zip(BOUNDS, (lower, upper), (-float("inf"), float("inf")), strict=True):
         x = xp.asarray(none, dtype=start.dtype, device=device_of(start)) if bound is None else bound
         if x.ndim and x.shape[-1] not in (1, p):
-            raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {x.shape}.")
+            raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {tuple(x.shape)}.")
+        if shared and size_of(tuple(x.shape[:-1])) != 1:
+            raise ShapeError(
+                f"the {name} of parameters that data sets share must have shape (p,); got {tuple(x.shape)}."
+            )
         result.append(xp.broadcast_to(x, (*x.shape[:-1], p)))
     lower, upper = result
-    if all(map(can_look, (lower, start, upper))) and not bool(xp.all((lower <= start) & (start <= upper))):
+    if not any(map(is_tracer, (lower, start, upper))) and not bool(xp.all((lower <= start) & (start <= upper))):
         raise ArgumentError("bounds: the start values of parameters must lie within lower and upper bound.")
     return lower, upper
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, as_numpy
+from .._arrays import Array, Namespace, Shape, as_numpy, device_of
 from .._problem import Weights
 from .._solve import Residuals
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "as_fields"]
 
 SHOWN = 8
 """Batch members that are printed."""
@@ -36,9 +37,11 @@ class Fit:
     cost: Array
     """(...): |w_data (y - data)|^2 + |w_equation f|^2 + |w_smoothness rows|^2 at y and the parameters"""
     noise: Array
-    """the standard deviation of the data, as given, or estimated: (..., V) or (..., V, observed_orders)"""
+    """the standard deviation of the data, as given, or estimated: (..., V) or (..., V, observed_orders); (..., T, V) or
+    (..., T, V, observed_orders) where it was given for each time"""
     weights: Weights
-    """of the equations and of the smoothness rows, those of the last iteration; `initial` = 1 / noise"""
+    """of the equations, (..., T or 1, Q or 1), and of the smoothness rows, (..., T-1 or 1), those of the last iteration;
+    `initial`, (..., T, V, observed_orders or 1), is 1 / noise, 0 where nothing was observed"""
     scale: Array
     """(..., V): the size of each variable, in whose unit smoothness was measured"""
     iterations: Array
@@ -59,6 +62,42 @@ class Fit:
         if self.parameters is not None:
             lines += _parameter_lines(as_numpy(self.parameters), as_numpy(self.standard_errors))
         return "\n".join(lines)
+
+
+def as_fields(
+    xp: Namespace,
+    batch: Shape,
+    data: Array,
+    noise: Any,
+    equation: Any,
+    smoothness: Any,
+    scale: Array,
+    *,
+    has_order_axis: bool,
+) -> dict[str, Any]:
+    """Noise, weights and scale as a `Fit` has them, with all batch axes.
+
+    Args:
+        data: (..., T, V, R_obs), NaN where missing.
+        noise: a number, or an array that broadcasts against data.
+        equation, smoothness: the weights, numbers or (..., T or 1, Q or 1) and (..., T-1 or 1).
+        scale: (..., V).
+    """
+
+    def full(x: Any, rank: int) -> Array:
+        x = xp.asarray(x, dtype=data.dtype, device=device_of(data)) if isinstance(x, (int, float)) else x
+        core = (*(1,) * (rank - x.ndim), *x.shape[max(x.ndim - rank, 0) :])
+        return xp.broadcast_to(x, (*batch, *core))
+
+    noise = full(noise, 3)
+    noise = xp.broadcast_to(noise, (*noise.shape[:-2], *data.shape[-2:]))
+    missing = xp.isnan(full(data, 3))
+    initial = xp.where(missing, xp.zeros_like(noise), 1 / noise)
+    noise = noise if has_order_axis else noise[..., 0]
+    times = len(batch)
+    noise = xp.reshape(noise, (*batch, *noise.shape[times + 1 :])) if noise.shape[times] == 1 else noise
+    weights = Weights(full(equation, 2), initial, full(smoothness, 1))
+    return {"noise": noise, "weights": weights, "scale": full(scale, 1)}
 
 
 def _range(x: np.ndarray) -> str:

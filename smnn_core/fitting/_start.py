@@ -6,13 +6,11 @@ Shapes: B members of a batch (one axis), T time points, V variables, R_obs obser
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .._arrays import Array, Namespace, device_of
-from .._problem import Problem, Weights
+from .._problem import Weights
 from .._schemes import HERMITE
-from .._solve import solve_without_raising
-from .._weighting import weighted_problem
 
 __all__ = ["Observations", "difference_noise", "smooth", "spread", "time_scale"]
 
@@ -80,16 +78,14 @@ def difference_noise(data: Observations) -> Array:
     return xp.reshape(xp.where(count > 0, median / 0.6745, xp.ones_like(median)), (B, V, R_obs))
 
 
-def smooth(
-    data: Observations, noise: Array, orders: int, engine: str, solve: Callable[..., Array] | None = None
-) -> Array:
+def smooth(data: Observations, noise: Array, orders: int, solve: Callable[..., Array]) -> Array:
     """Smooth curves through the data, (B, T, V, orders), with y'' = 0 as the equation.
 
     Of curves of different `STIFFNESSES` each member gets the stiffest that leaves no more than the noise, (B or 1,
     T or 1, V, R_obs); 0 where a variable was not observed. Everything in units in which variables have size 1.
 
     Args:
-        solve: the `solve_ode` of an adapter, in place of an engine.
+        solve: `solve_ode` by an engine or of an adapter.
     """
     xp, u, seen = data.xp, data.values, data.observed
     T, V = u.shape[1:3]
@@ -107,12 +103,9 @@ def smooth(
     missing = (seen == 0) & (xp.arange(u.shape[-1], device=device_of(u)) == 0)
     u = xp.where(missing, mean, u)
     w_data = xp.where(missing, MISSING * xp.sqrt(share / T), seen)
-    arrays = c, xp.zeros((1, 1, V), dtype=u.dtype, device=device_of(u)), u, data.step_sizes
-    options: dict[str, Any] = {"n_steps": T, "scheme": HERMITE, "weights": Weights(w_equation, w_data, 100.0)}
-    if solve is None:
-        y = solve_without_raising(weighted_problem(Problem.build(*arrays, **options)), engine=engine)[0]
-    else:
-        y = solve(*arrays, **options)
+    rhs = xp.zeros((1, 1, V), dtype=u.dtype, device=device_of(u))
+    weights = Weights(w_equation, w_data, 100.0)
+    y = solve(c, rhs, u, data.step_sizes, n_steps=T, scheme=HERMITE, weights=weights)
     left = xp.sum((seen * (y[..., : u.shape[-1]] - u) / noise) ** 2, axis=(2, 3, 4))
     admissible = xp.astype(left <= count, xp.int32)
     choice = xp.clip(xp.sum(admissible, axis=0) - 1, 0, None)  # what is left grows with the stiffness

@@ -61,6 +61,12 @@ class LinearFit(NamedTuple):
     weights: Weights
     """of equations, data and smoothness"""
 
+    def system(self, scheme: Scheme) -> System:
+        """The left-hand side, its smoothness weights with their factors for the steps."""
+        arrays = self.coefficients, self.rhs, self.data, self.step_sizes
+        problem = Problem.build(*arrays, n_steps=self.rhs.shape[1], scheme=scheme, weights=self.weights)
+        return weighted_system(problem.system)
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
@@ -86,11 +92,7 @@ def _each(piece: Array) -> Iterator[Array]:
 
 def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projection:
     """Solves for y_0, .., y_p and forms the Gram matrix of what they leave, in time and memory linear in T."""
-    T = fit.rhs.shape[1]
-    problem = Problem.build(
-        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
-    )
-    system = weighted_system(problem.system)
+    system = fit.system(scheme)
     pieces = tuple(_solutions(fit, system, engine))
     if fit.columns.shape[-1]:
         return Projection(pieces, _gram(fit, system, pieces))
@@ -100,20 +102,13 @@ def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projecti
 
 def cost(fit: LinearFit, y: Array, *, scheme: Scheme) -> Array:
     """|W (A y - d)|^2 of each member, (B,), at any y, (B, T, V, K); the columns do not count."""
-    problem = Problem.build(
-        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=y.shape[1], scheme=scheme, weights=fit.weights
-    )
-    return _gram(fit._replace(columns=fit.columns[..., :0]), weighted_system(problem.system), (y[None, ...],))[:, 0, 0]
+    return _gram(fit._replace(columns=fit.columns[..., :0]), fit.system(scheme), (y[None, ...],))[:, 0, 0]
 
 
 def trajectory_variance(fit: LinearFit, covariance: Array | None, *, scheme: Scheme, engine: str = "auto") -> Array:
     """Variances of y, (B, T, V, K): M^-1, and with the covariance of δ, (B or 1, p, p), that of Σ_j δ_j y_j."""
-    B, T = fit.rhs.shape[:2]
-    problem = Problem.build(
-        fit.coefficients, fit.rhs, fit.data, fit.step_sizes, n_steps=T, scheme=scheme, weights=fit.weights
-    )
-    system = weighted_system(problem.system)
-    xp = system.xp
+    system = fit.system(scheme)
+    xp, B = system.xp, fit.rhs.shape[0]
     variance = select(engine, system).factorize(system).selected_inverse().variance
     variance = xp.reshape(variance, (*variance.shape[:-1], system.V, system.K))
     if covariance is None:

@@ -12,6 +12,7 @@ import smnn_core as smnn
 from benchmarks.fitting_problems import CYCLE, decay, fitzhugh_nagumo, integrate, spikes
 from benchmarks.fitting_problems import logarithmic_lotka_volterra_field as lotka_volterra_field
 from examples._lynx_hare_data import lotka_volterra
+from smnn_core.fitting._iteration import _put
 
 T_DECAY = np.linspace(0, 2, 41)
 START = np.array([0.1, 0.01, 0.1, 0.01])
@@ -302,6 +303,55 @@ def test_result_has_the_dtype_and_batch_axes_of_the_arguments():
     assert {x.dtype for x in (r.y, r.parameters, r.covariance, r.cost, r.noise)} == {np.dtype("float32")}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"t0": np.zeros(3)},
+        {"scale": np.ones((3, 1))},
+        {"noise": np.full((3, 1, 1), 0.1)},
+        {"bounds": (np.zeros((3, 1)), None)},
+        {"weights": smnn.Weights(np.ones((3, 1, 1)))},
+        {"weights": smnn.Weights(smoothness=np.ones((3, 1)))},
+    ],
+    ids=lambda x: next(iter(x)),
+)
+def test_any_argument_may_have_the_batch_axes(more):
+    r = smnn.fit_ode(decay, DATA, np.array(0.05), np.array([0.5]), order=2, **{"noise": 0.1} | more)
+    assert r.parameters.shape == (3, 1)
+    np.testing.assert_allclose(r.parameters, r.parameters[:1].repeat(3, 0), rtol=1e-9)
+    with pytest.raises(smnn.ShapeError, match="do not broadcast"):
+        smnn.fit_ode(decay, np.stack([DATA] * 2), 0.05, np.array([0.5]), order=2, **{"noise": 0.1} | more)
+
+
+def test_values_are_read_where_that_waits_for_a_device(monkeypatch):
+    monkeypatch.setattr("smnn_core.fitting._problem.can_look", lambda x: False)
+    guess = np.full((41, 1, 3), np.nan)
+    guess[::2] = 0.0
+    r = smnn.fit_ode(decay, DATA, 0.05, np.array([0.5]), order=2, noise=0.1, guess=guess)
+    np.testing.assert_allclose(r.parameters, 1.0, rtol=1e-3)
+    for wrong in ({"noise": -0.1}, {"scale": 0.0}, {"bounds": (2.0, 3.0)}):
+        with pytest.raises(smnn.ArgumentError, match=next(iter(wrong))):
+            smnn.fit_ode(decay, DATA, 0.05, np.array([0.5]), order=2, **wrong)
+
+
+@pytest.mark.parametrize("name", ["data", "parameters", "noise", "weights", "bounds"])
+def test_torch_asks_for_no_derivatives(name):
+    torch = pytest.importorskip("torch")
+    x = {"data": torch.as_tensor(DATA), "parameters": torch.ones(1).double(), "noise": torch.tensor(0.1).double()}
+    lower, w = torch.zeros(1).double(), torch.tensor(100.0).double()
+    (x | {"weights": w, "bounds": lower})[name].requires_grad_()
+    x |= {"weights": smnn.Weights(w), "bounds": (lower, None), "step_sizes": 0.05, "order": 2}
+    with pytest.raises(smnn.ArgumentError, match=r"smnn_core\.fit_ode cannot be differentiated .* smnn_torch"):
+        smnn.fit_ode(decay, **x)
+
+
+def test_members_are_replaced_in_arrays_of_any_library(backend):
+    x, new = backend.asarray(np.zeros((4, 2))), backend.asarray([[1.0, 2.0], [3.0, 4.0]])
+    members = backend.xp.nonzero(backend.asarray([False, True, False, True]))[0]
+    found = backend.to_numpy(_put(backend.xp, x, members, new))
+    np.testing.assert_array_equal(found, [[0, 0], [1, 2], [0, 0], [3, 4]])
+
+
 @pytest.mark.parametrize("name", ["array_api_strict", "torch"])
 def test_other_array_libraries_give_the_same(name):
     backend = load(name)
@@ -313,8 +363,8 @@ def test_other_array_libraries_give_the_same(name):
         J = xp.stack([k, 1 + 0 * k, 0 * k], axis=-1)
         return (slope + k * value)[..., None], J[..., None, None, :], value[..., None, None]
 
-    data = decays(np.array([1.3]), 0.1)[0]
-    data[::3] = np.nan
+    data = decays(np.array([1.3, 1.0]), 0.1)  # finished after 9 and 8 iterations
+    data[:, ::3] = np.nan
     options = {"order": 2, "bounds": (0.0, 3.0), "engine": "array_api"}
     expected = smnn.fit_ode(decay, data, 0.05, np.array([0.1]), **options)
     r = smnn.fit_ode(linearize, backend.asarray(data), 0.05, backend.asarray([0.1]), **options)
@@ -346,6 +396,7 @@ DATA = decays(np.array([1.0]))[0]
         ({"guess": np.ones((41, 1, 2))}, smnn.ShapeError, "guess must have shape"),
         ({"bounds": (2.0, 3.0)}, smnn.ArgumentError, "bounds"),
         ({"bounds": 1.0}, TypeError, "bounds must be a pair"),
+        ({"bounds": (np.zeros((3, 1)), None), "shared": True}, smnn.ShapeError, "the lower bound of parameters that"),
         ({"parameters": np.ones((2, 1)), "shared": True}, smnn.ShapeError, "parameters"),
         ({"parameters": np.ones((3, 1)), "data": np.ones((2, 41, 1))}, smnn.ShapeError, "parameters"),
         ({"parameters": np.float32([1.0])}, smnn.DTypeError, "parameters has dtype"),

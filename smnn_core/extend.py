@@ -45,10 +45,11 @@ than public names do; the changelog says so when they do.
 
 **Fits** (`docs/theory/fitting.md`)
 
-- `Observations`, `check_shapes`, `pair_of_bounds`, `checked_bounds`: what is given.
+- `Observations`, `check_shapes`, `check_values`, `common_batch`, `pair_of_bounds`, `checked_bounds`: what is given.
 - `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
   noise.
 - `FitRows`, `estimate`: one step by variable projection.
+- `as_fields`: noise, weights and scale as a `Fit` has them.
 - `warn_of_misfit`, `warn_of_undetermined`: what is said of the end.
 - `ANNEALING`, `GIVEN`, `LATE`, `LIGHT_HERMITE`, `REFERENCE`, `SMOOTHNESS`: the weights of all steps.
 - `TOLERANCE`, `STAGE_TOLERANCE`, `NOISE_FROM`: when to stop, and when to estimate the noise.
@@ -95,7 +96,8 @@ from .fitting._iteration import (
     STAGE_TOLERANCE,
     TOLERANCE,
 )
-from .fitting._problem import check_shapes, checked_bounds, pair_of_bounds
+from .fitting._problem import check_shapes, check_values, checked_bounds, common_batch, pair_of_bounds
+from .fitting._result import as_fields
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
 from .nonlinear._arguments import checked_stop, nonlinear_problem, times
@@ -141,6 +143,7 @@ __all__ = [
     "apply",
     "apply_transpose",
     "as_arrays",
+    "as_fields",
     "attached",
     "broadcast_shapes",
     "can_look",
@@ -149,9 +152,11 @@ __all__ = [
     "check_shapes",
     "check_states",
     "check_steps",
+    "check_values",
     "check_weights",
     "checked_bounds",
     "checked_stop",
+    "common_batch",
     "constant_guess",
     "constants_left_open",
     "cost",

@@ -16,12 +16,25 @@ from torch import Tensor
 
 from smnn_core import HERMITE, Fit, Residuals, Scheme, Weights
 from smnn_core import fit_ode as core_fit
-from smnn_core.extend import LIGHT_HERMITE, TOLERANCE, FitRows, attached, check_integer, check_shapes, stand_in, times
+from smnn_core.extend import (
+    LIGHT_HERMITE,
+    TOLERANCE,
+    FitRows,
+    as_fields,
+    attached,
+    can_look,
+    check_integer,
+    check_shapes,
+    check_values,
+    pair_of_bounds,
+    stand_in,
+    times,
+)
 
 from ._bridge import tensor
 from ._layer import WeightedModule
 from ._nonlinear import as_steps, masks_as_numbers
-from ._residual import Residual, check_tensor, for_core
+from ._residual import Residual, check_tensor, for_core, is_traced
 from ._solve import solve_ode
 
 __all__ = ["ODEFit", "fit_ode"]
@@ -91,12 +104,15 @@ def fit_ode(
     equations = Residual(residual)
     for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
         check_tensor(name, x, optional=name != "data", number=name == "step_sizes")
-    step_sizes = as_steps(step_sizes, data)
-    if noise is not None and not isinstance(noise, (int, float)):
-        noise = torch.as_tensor(noise, dtype=data.dtype, device=data.device)
+    step_sizes = torch.atleast_1d(as_steps(step_sizes, data))
+    noise, scale = (
+        x if x is None or isinstance(x, (int, float)) else torch.as_tensor(x, dtype=data.dtype, device=data.device)
+        for x in (noise, scale)
+    )
     order = check_integer("order, the highest derivative in y,", order, least=1)
     check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
     weights = None if weights is None else masks_as_numbers(weights, data)
+    check_values(xp, data, step_sizes, noise, scale, weights, max_iterations, looks=_can_look)
     T, K = data.shape[-2 if observed_orders is None else -3], order + 1
     t = times(xp, t0, step_sizes.expand(*step_sizes.shape[:-1], T - 1))
     if scheme is None:
@@ -104,7 +120,7 @@ def fit_ode(
     given = _Given(data, step_sizes, noise, weights, scale, observed_orders is not None, K, scheme, engine)
     steps = None if parameters is not None or weights is None or noise is None or y_errors else max_iterations
     if guess is not None and steps:
-        return _steps(equations, t, given.rows(), guess, steps)
+        return _steps(equations, t, given, guess, steps)
     constants: dict[str, Any] = {"noise": noise, "guess": guess, "t0": t0, "scale": scale}
     with torch.no_grad():
         fit = core_fit(
@@ -114,7 +130,7 @@ def fit_ode(
             for_core(parameters),
             order=order,
             observed_orders=observed_orders,
-            bounds=None if bounds is None else (for_core(bounds[0]), for_core(bounds[1])),
+            bounds=None if bounds is None else tuple(map(for_core, pair_of_bounds(bounds))),
             shared=shared,
             weights=weights and Weights(*map(for_core, vars(weights).values())),
             max_iterations=max_iterations,
@@ -126,6 +142,10 @@ def fit_ode(
         )
     fit = _of_tensors(fit)
     return _with_derivatives(equations, t, given.rows(fit), fit, shared) if torch.is_grad_enabled() else fit
+
+
+def _can_look(x: Tensor) -> bool:
+    return not is_traced(x) and can_look(x)
 
 
 class _Given(NamedTuple):
@@ -190,9 +210,9 @@ def _with_derivatives(equations: Residual, t: Tensor, rows: FitRows, fit: Fit, s
     return replace(fit, **result)
 
 
-def _steps(equations: Residual, t: Tensor, rows: FitRows, guess: Tensor, steps: int) -> Fit:
+def _steps(equations: Residual, t: Tensor, given: _Given, guess: Tensor, steps: int) -> Fit:
     """Gauss-Newton steps from a guess, of which the last has derivatives."""
-    y = guess.detach()
+    rows, y = given.rows(), guess.detach()
     for k in range(steps):
         with torch.set_grad_enabled(torch.is_grad_enabled() and k == steps - 1):
             before, y = y, rows.step(equations.linearize(t, y, graph=True), y)
@@ -201,7 +221,7 @@ def _steps(equations: Residual, t: Tensor, rows: FitRows, guess: Tensor, steps: 
     moved = torch.where(torch.isnan(rows.data), 0.0, (end - before)[..., : rows.data.shape[-1]]) / rows.noise
     count = torch.isfinite(rows.data).sum((-3, -2, -1)).clamp(min=1)
     move = (moved.detach() ** 2).sum((-3, -2, -1)) / count
-    noise = torch.as_tensor(rows.noise, dtype=y.dtype, device=y.device)
+    fields = as_fields(xp, tuple(move.shape), *rows.constants, has_order_axis=given.has_order_axis)
     return Fit(
         y=y,
         parameters=None,
@@ -209,11 +229,9 @@ def _steps(equations: Residual, t: Tensor, rows: FitRows, guess: Tensor, steps: 
         standard_errors=None,
         residuals=Residuals(*(x.detach() for x in left)),
         cost=rows.cost(left),
-        noise=noise.detach(),
-        weights=Weights(rows.equation, 1 / noise.detach(), rows.smoothness),
-        scale=rows.scale,
         iterations=torch.full(move.shape, steps, device=y.device),
         converged=move < TOLERANCE**2,
+        **fields,
     )
 
 

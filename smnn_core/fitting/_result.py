@@ -40,8 +40,8 @@ class Fit:
     """the standard deviation of the data, as given, or estimated: (..., V) or (..., V, observed_orders); (..., T, V) or
     (..., T, V, observed_orders) where it was given for each time"""
     weights: Weights
-    """of the equations, (..., T or 1, Q or 1), and of the smoothness rows, (..., T-1 or 1), those of the last iteration;
-    `initial`, (..., T, V, observed_orders or 1), is 1 / noise, 0 where nothing was observed"""
+    """of the last iteration: of the equations, (..., T or 1, Q or 1), of the smoothness rows, (..., T-1 or 1), and of
+    the data, `initial`, (..., T, V, observed_orders or 1): 1 / noise, and 0 where nothing was observed"""
     scale: Array
     """(..., V): the size of each variable, in whose unit smoothness was measured"""
     iterations: Array

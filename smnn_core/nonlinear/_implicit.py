@@ -79,6 +79,12 @@ class FitRows:
     """K"""
     scheme: Scheme
 
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """Data, noise, the weights of equations and smoothness rows, and scale, cut from what they depend on."""
+        given = self.data, self.noise, self.equation, self.smoothness, self.scale
+        return tuple(x if isinstance(x, (int, float)) else self.constant(x) for x in given)
+
     def step(self, lin: Linearization, y: Array) -> Array:
         """y_0: minimises over y the problem linearised at y."""
         return self._solved(lin, product(self.xp, lin.J, y) - lin.f, self.data)

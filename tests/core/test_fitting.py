@@ -396,7 +396,7 @@ DATA = decays(np.array([1.0]))[0]
         ({"guess": np.ones((41, 1, 2))}, smnn.ShapeError, "guess must have shape"),
         ({"bounds": (2.0, 3.0)}, smnn.ArgumentError, "bounds"),
         ({"bounds": 1.0}, TypeError, "bounds must be a pair"),
-        ({"bounds": (np.zeros((3, 1)), None), "shared": True}, smnn.ShapeError, "the lower bound of parameters that"),
+        ({"bounds": (np.zeros((3, 1)), None), "shared": True}, smnn.ShapeError, "the lower bound of shared parameters"),
         ({"parameters": np.ones((2, 1)), "shared": True}, smnn.ShapeError, "parameters"),
         ({"parameters": np.ones((3, 1)), "data": np.ones((2, 41, 1))}, smnn.ShapeError, "parameters"),
         ({"parameters": np.float32([1.0])}, smnn.DTypeError, "parameters has dtype"),

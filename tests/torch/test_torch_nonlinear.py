@@ -372,6 +372,67 @@ def test_noise_of_each_variable_may_be_any_sequence() -> None:
     assert torch.equal(fit([0.1, 0.01]).parameters, fit(torch.tensor([0.1, 0.01], dtype=torch.float64)).parameters)
 
 
+STEP = {"guess": torch.zeros(11, 1, 3), "max_iterations": 1}
+
+
+@pytest.mark.parametrize("more", [{}, STEP], ids=["fit", "step"])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": torch.full((11, 1), torch.inf)}, smnn.ArgumentError, "data contains infinite"),
+        ({"step_sizes": torch.zeros(10)}, smnn.ArgumentError, "step_sizes contains a zero"),
+        ({"noise": 0.0}, smnn.ArgumentError, "noise"),
+        ({"noise": torch.tensor([-1.0])}, smnn.ArgumentError, "noise"),
+        ({"scale": -1.0}, smnn.ArgumentError, "scale"),
+        ({"weights": st.Weights(initial=5.0)}, smnn.ArgumentError, "weights.initial"),
+        ({"weights": (1, 1)}, TypeError, "weights must be Weights"),
+        ({"max_iterations": -1}, smnn.ArgumentError, "max_iterations"),
+    ],
+)
+def test_values_that_no_fit_can_use(changes: dict, error: type, message: str, more: dict) -> None:
+    arguments = {"data": torch.ones(11, 1), "step_sizes": 0.1, "order": 2, "noise": 0.1, "weights": st.Weights()}
+    with pytest.raises(error, match=message):
+        st.fit_ode(lambda t, y: y[..., 1] + y[..., 0], **arguments | more | changes)
+
+
+@pytest.mark.parametrize("bounds", [1.0, (0.0, 2.0, 3.0)])
+def test_bounds_are_a_pair(bounds: Any) -> None:
+    with pytest.raises(TypeError, match="bounds must be a pair"):
+        st.fit_ode(decay, decays(), 0.05, torch.ones(1, dtype=EXACT), order=2, bounds=bounds)
+
+
+@pytest.mark.parametrize("noise", [0.1, torch.tensor([0.1], dtype=EXACT), torch.full((41, 1), 0.1, dtype=EXACT)])
+def test_a_step_has_the_shapes_of_a_fit(noise: Any) -> None:
+    data = decays().expand(2, -1, -1).clone()
+    data[0, 3] = torch.nan
+    options = {"order": 2, "noise": noise, "weights": st.Weights(10.0, smoothness=1e3), "scale": 2.0}
+
+    def fit(**more: Any) -> smnn.Fit:
+        step = torch.tensor(0.05, dtype=EXACT)  # without axes
+        return st.fit_ode(lambda t, y: y[..., 1] + 1.3 * y[..., 0], data, step, **options, **more)
+
+    whole = fit()
+    step = fit(guess=whole.y, max_iterations=1)
+    assert whole.noise.shape == ((2, 41, 1) if isinstance(noise, Tensor) and noise.ndim == 2 else (2, 1))
+    torch.testing.assert_close(
+        (step.noise, step.scale, *vars(step.weights).values()),
+        (whole.noise, whole.scale, *vars(whole.weights).values()),
+    )
+
+
+def test_times_may_have_the_batch_axes() -> None:
+    """y' = -t y, t from 0 and from 1."""
+    t = 0.05 * torch.arange(41, dtype=EXACT) + torch.tensor([[0.0], [1.0]], dtype=EXACT)
+    data = torch.exp(-(t[1] ** 2) / 2)[:, None].requires_grad_()
+    r = st.fit_ode(
+        lambda t, y, k: y[..., 1] + k * t[..., None] * y[..., 0], data, 0.05, torch.ones(1, dtype=EXACT),
+        order=3, noise=0.1, t0=t[:, 0],
+    )  # fmt: skip
+    assert r.parameters.shape == (2, 1)
+    torch.testing.assert_close(r.parameters[1].detach(), torch.ones(1, dtype=EXACT), rtol=1e-3, atol=0)
+    assert torch.autograd.grad(r.parameters[1].sum(), data)[0].isfinite().all()
+
+
 def test_what_arguments_must_be() -> None:
     def residual(t: Tensor, y: Tensor, *_: Tensor) -> Tensor:
         return y[..., 1] + y[..., 0]

@@ -24,12 +24,16 @@ from smnn_core.extend import (
     TOLERANCE,
     FitRows,
     Observations,
+    Shape,
     as_arrays,
+    as_fields,
     attached,
     broadcast_shapes,
     check_integer,
     check_shapes,
+    check_values,
     checked_bounds,
+    common_batch,
     difference_noise,
     is_tracer,
     pair_of_bounds,
@@ -87,8 +91,8 @@ def fit_ode(
     what the fit estimates itself (noise, weights and scale where they are None) is held fixed.
 
     Differences from `smnn_core.fit_ode`, since what is traced cannot be looked at: the number of iterations is limited
-    beforehand, to four for each weight of the equations (`max_iterations` for the last, with given weights); steps are
-    not shortened; start values outside of the bounds are not noticed under jit. `converged` says what came of it.
+    beforehand, to four for each weight of the equations (given weights are reached by five lighter ones, and
+    `max_iterations` is for the last); steps are not shortened. `converged` says what came of it.
 
     Args:
         residual: residual(t, y[, parameters]) -> (..., T, Q) for t (..., T), y (..., T, V, R+1) and parameters
@@ -97,7 +101,7 @@ def fit_ode(
         step_sizes: (..., T-1 or 1) or a number.
         parameters: (..., p), where the iteration starts; None fits the trajectory alone.
         guess: (..., T, V, R+1): a trajectory to start from. With weights, exactly max_iterations Gauss-Newton steps are
-            taken from it where there are no parameters, noise is given and y_errors is False.
+            taken from it where there are no parameters, noise is given and y_errors is False; there, NaN stays NaN.
 
     The other arguments, and what is raised, are as for `smnn_core.fit_ode`; warnings come outside of jit, where
     values can be looked at.
@@ -116,31 +120,40 @@ def fit_ode(
     """
     for name, x in {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess}.items():
         check_array(name, x, number=name == "step_sizes")
-    step_sizes, weights = as_arrays(step_sizes, weights, data)
     order = check_integer("order, the highest derivative in y,", order, least=1)
-    check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
+    with jax.ensure_compile_time_eval():  # under jit, too, what is known is looked at
+        step_sizes, weights = as_arrays(step_sizes, weights, data)
+        step_sizes = jnp.atleast_1d(step_sizes)
+        noise, scale = (
+            x if x is None or isinstance(x, (int, float)) else jnp.asarray(x, data.dtype) for x in (noise, scale)
+        )
+        check_shapes(data, step_sizes, parameters, guess, order=order, observed_orders=observed_orders)
+        check_values(jnp, data, step_sizes, noise, scale, weights, max_iterations)
+        limits = _bounds(bounds, parameters, shared)
     if shared and (parameters is None or parameters.ndim != 1):
         raise ShapeError("parameters that data sets share must have shape (p,).")
-    noise = noise if noise is None or isinstance(noise, (int, float)) else jnp.asarray(noise, data.dtype)
+    given = {"data": data, "step_sizes": step_sizes, "parameters": parameters, "guess": guess, "t0": t0}
+    given |= {"noise": noise, "scale": scale} | dict(zip(("lower bound", "upper bound"), limits or (), strict=False))
+    given |= {} if weights is None else {f"weights.{name}": w for name, w in vars(weights).items()}
+    batch = common_batch(given, has_order_axis=observed_orders is not None, shared=shared)
     if observed_orders is None:
         data = data[..., None]
         noise = noise[..., None] if isinstance(noise, jax.Array) and noise.ndim else noise
-    held = noise, t0, weights, scale, _bounds(bounds, parameters)
-    options = _Options(scheme, engine, order + 1, shared, max_iterations, y_errors)
+    held = noise, t0, weights, scale, limits
+    options = _Options(scheme, engine, order + 1, shared, batch, max_iterations, y_errors)
     # outside of jit: one program, not one for each operation
     fit = jax.jit(partial(_fit_traced, Residual(residual), held, options))
     result, determined = fit(data, step_sizes, parameters, guess)
-    if max_iterations is None:
-        _warn(result, noise if weights is None else None, shared, determined)
-    return replace(result, noise=result.noise[..., 0]) if observed_orders is None and result.noise.ndim else result
+    _warn(result, noise if weights is None else None, shared, determined, max_iterations is not None)
+    return replace(result, noise=result.noise[..., 0]) if observed_orders is None else result
 
 
-def _bounds(bounds: Any, parameters: Array | None) -> tuple[Array, Array] | None:
+def _bounds(bounds: Any, parameters: Array | None, shared: bool) -> tuple[Array, Array] | None:
     """Lower and upper bounds, (..., p) each; of nothing none."""
     if bounds is None or parameters is None:
         return None
     lower, upper = (x if x is None else jnp.asarray(x, parameters.dtype) for x in pair_of_bounds(bounds))
-    return checked_bounds(jnp, lower, upper, parameters)
+    return checked_bounds(jnp, lower, upper, parameters, shared)
 
 
 class _Options(NamedTuple):
@@ -150,25 +163,28 @@ class _Options(NamedTuple):
     engine: str
     K: int
     shared: bool
+    batch: Shape
+    """of the arguments"""
     max_iterations: int | None
     y_errors: bool
 
 
-def _warn(fit: Fit, noise: Array | None, shared: bool, determined: Array) -> None:
-    """What can be said where values are at hand, not under jit: what did not converge, or does not explain the data,
-    or is not determined by them."""
+def _warn(fit: Fit, noise: Array | None, shared: bool, determined: Array, asked: bool) -> None:
+    """What can be said where values are at hand, not under jit: what did not converge, unless few iterations were asked
+    for, or does not explain the data, or is not determined by them."""
     if is_tracer(fit.converged):
         return
     converged = jnp.reshape(fit.converged, (-1,))
-    if open_ := int(jnp.sum(~converged)):
+    if not asked and (open_ := int(jnp.sum(~converged))):
         warnings.warn(
             f"{open_} of {converged.size} fits have not converged (see `converged` of the result): other start values "
             "help, where the equations fit the data at all, and float64.",
             ConvergenceWarning,
             stacklevel=3,
         )
-    lost = ~determined & (jnp.any(jnp.isfinite(fit.cost)) if shared else jnp.isfinite(fit.cost))
-    warn_of_undetermined(int(jnp.sum(lost)), lost.size)
+    if fit.parameters is not None:
+        lost = ~determined & (jnp.any(jnp.isfinite(fit.cost)) if shared else jnp.isfinite(fit.cost))
+        warn_of_undetermined(int(jnp.sum(lost)), lost.size)
     if noise is not None:
         p = 0 if fit.parameters is None or shared else fit.parameters.shape[-1]
         left = fit.residuals.initial / noise
@@ -186,13 +202,9 @@ def _fit_traced(
 ) -> tuple[Fit, Array]:
     """The fit, and whether the data determine all parameters of each."""
     noise, t0, weights, scale, bounds = held
-    scheme, engine, K, shared, max_iterations, y_errors = options
+    scheme, engine, K, shared, batch, max_iterations, y_errors = options
     T, V = data.shape[-3:-1]
     t = times(jnp, t0, jnp.broadcast_to(s, (*s.shape[:-1], T - 1)))
-    shapes = {"data": data.shape[:-3], "step_sizes": t.shape[:-1]}
-    shapes |= {} if parameters is None or shared else {"parameters": parameters.shape[:-1]}
-    shapes |= {} if guess is None else {"guess": guess.shape[:-3]}
-    batch = broadcast_shapes(shapes)
     y = jax.ShapeDtypeStruct((*batch, T, V, K), data.dtype)
     start = () if parameters is None else (stop_gradient(parameters),)
     found = jax.eval_shape(equations, t, y, *(as_argument(x, shared) for x in start))
@@ -215,10 +227,14 @@ def _fit_traced(
     stated = weights or Weights()
     rows = FitRows(jnp, solve, stop_gradient, data, s, noise, stated.equation, stated.smoothness, scale, K, scheme)
     fixed = replace(rows, **{k: stop_gradient(getattr(rows, k)) for k in CONSTANTS})
-    if guess is None:
-        y = _smoothed(fixed, observations, batch)
-    else:
-        y = jnp.broadcast_to(stop_gradient(guess), (*batch, T, V, K))
+    exactly = guess is not None and weights is not None and not start and max_iterations is not None
+    exactly = exactly and given and not y_errors
+    unknown = jnp.full((*batch, T, V, K), jnp.nan, data.dtype)
+    y = unknown if guess is None else jnp.broadcast_to(stop_gradient(guess), unknown.shape)
+    needs_start = jnp.any(jnp.isnan(y))
+    if not exactly:
+        smoothed = partial(_smoothed, fixed, observations, batch)
+        y = jax.lax.cond(needs_start, lambda: jnp.where(jnp.isnan(y), smoothed(), y), lambda: y)
     θ = start[0] if start else None
     if θ is not None and not shared:
         θ = jnp.broadcast_to(θ, (*batch, θ.shape[-1]))
@@ -231,11 +247,11 @@ def _fit_traced(
         stages[-1] = (*stages[-1][:2], TOLERANCE)
     else:
         last = (1.0, (max_iterations or SETTLED), 0.0 if guess is not None and θ is None else TOLERANCE)
-        stages = [*(() if guess is not None else ((x.level, x.iterations, x.enough) for x in GIVEN)), last]
-    exactly = guess is not None and weights is not None and θ is None and max_iterations is not None
-    if exactly := exactly and given and not y_errors:
+        stages = [*((x.level, x.iterations * needs_start, x.enough) for x in GIVEN), last]
+    if exactly:
         stages = [(1.0, (max_iterations or 1) - 1, -1.0)]
-    state = fit.run(stages, State.start(y, θ, fixed.noise, shared))
+    most = max_iterations if weights is None else None
+    state = fit.run(stages, State.start(y, θ, fixed.noise, shared), most)
     last_rows = fit.rows_at(state.level, state.noise)
     rows = rows if given else replace(rows, noise=state.noise)
     if weights is None:
@@ -245,7 +261,6 @@ def _fit_traced(
     if exactly:
         return _last_step(equations, t, rows, fit, state), state.determined
     result = _with_derivatives(equations, t, rows, fit, state)
-    result = result if given else replace(result, noise=result.noise[..., 0, :, :])
     if y_errors:
         result = replace(result, y_errors=_y_errors(last_rows, fit, state, engine))
     return result, state.determined
@@ -275,7 +290,7 @@ def _smoothed(rows: FitRows, observations: Observations, batch: tuple[int, ...])
     noise = jnp.broadcast_to(jnp.asarray(rows.noise, size.dtype), rows.data.shape)
     noise = jnp.reshape(noise, (-1, *noise.shape[-3:])) / size
     scaled = observations._replace(values=observations.values / size)
-    y = smooth(scaled, noise, rows.orders, "", rows.solve) * size
+    y = smooth(scaled, noise, rows.orders, rows.solve) * size
     return jnp.reshape(y, (*batch, *y.shape[1:]))
 
 
@@ -341,7 +356,6 @@ def _fit(
     iterations: Array,
     converged: Array,
 ) -> Fit:
-    noise = stop_gradient(jnp.asarray(rows.noise, y.dtype))
-    weights = Weights(*(stop_gradient(jnp.asarray(w, y.dtype)) for w in (rows.equation, 1 / noise, rows.smoothness)))
-    left = stop_gradient(left)
-    return Fit(y, θ, covariance, errors, left, cost, noise, weights, rows.scale, iterations, converged)
+    fields = as_fields(jnp, cost.shape, *rows.constants, has_order_axis=True)
+    results = y, θ, covariance, errors, stop_gradient(left), cost
+    return Fit(*results, **fields, iterations=iterations, converged=converged)

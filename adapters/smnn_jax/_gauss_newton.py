@@ -129,26 +129,34 @@ class GaussNewton:
         unit = jnp.maximum(precision / REFERENCE, 1.0)[..., None, None] * level
         return replace(rows, equation=unit / self.sizes.equations, smoothness=SMOOTHNESS * precision[..., None])
 
-    def run(self, stages: list[tuple[float, int, float]], state: State) -> State:
+    def run(self, stages: list[tuple[float, Any, float]], state: State, most: int | None = None) -> State:
         """Each stage is a level that weights of equations are multiplied by, iterations at most, and the movement below
-        which the next one begins."""
+        which the next one begins.
 
-        def stage(state: State, parts: Array) -> tuple[State, None]:
-            level, most, enough = parts[0], parts[1], parts[2]
-            rows = self.rows_at(level, state.noise)
+        Args:
+            most: iterations of all stages together; where some stage has not begun, `move` is infinite.
+        """
+
+        def stage(carry: tuple[State, Array], parts: Array) -> tuple[tuple[State, Array], None]:
+            (state, left), level, enough = carry, parts[0], parts[2]
+            rows, limit = self.rows_at(level, state.noise), jnp.minimum(parts[1], left)
 
             def going(now: tuple[State, Array]) -> Array:
                 moves = jnp.any((now[0].move > enough) & ~now[0].failed)
-                return (now[1] < most) & ((now[1] == 0) | moves)
+                return (now[1] < limit) & ((now[1] == 0) | moves)
 
             def iterate(now: tuple[State, Array]) -> tuple[State, Array]:
                 return self._iterate(rows, now[0]), now[1] + 1
 
-            state = state._replace(level=level, move=jnp.full_like(state.move, jnp.inf))
-            state = jax.lax.while_loop(going, iterate, (state, jnp.zeros((), jnp.int32)))[0]
-            return (self._with_noise(state) if self.estimates_noise else state), None
+            state = state._replace(move=jnp.full_like(state.move, jnp.inf))
+            begun = state._replace(level=level), jnp.zeros((), jnp.int32)
+            new, taken = jax.lax.while_loop(going, iterate, begun)
+            new = self._with_noise(new) if self.estimates_noise else new
+            state = jax.tree.map(lambda new, old: jnp.where(left > 0, new, old), new, state)
+            return (state, left - taken), None
 
-        return jax.lax.scan(stage, state, jnp.asarray(stages, state.y.dtype))[0]
+        left = jnp.asarray(jnp.inf if most is None else most, state.y.dtype)
+        return jax.lax.scan(stage, (state, left), jnp.asarray(stages, state.y.dtype))[0][0]
 
     def _iterate(self, rows: FitRows, now: State) -> State:
         lin = self.at(now.y, now.θ)

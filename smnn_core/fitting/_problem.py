@@ -371,7 +371,7 @@ def checked_bounds(
             raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {tuple(x.shape)}.")
         if shared and size_of(tuple(x.shape[:-1])) != 1:
             raise ShapeError(
-                f"the {name} of parameters that data sets share must have shape (p,); got {tuple(x.shape)}."
+                f"the {name} of shared parameters must be a number or of shape (p,); got {tuple(x.shape)}."
             )
         result.append(xp.broadcast_to(x, (*x.shape[:-1], p)))
     lower, upper = result

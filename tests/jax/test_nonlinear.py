@@ -156,7 +156,7 @@ def test_fits_of_noisy_data_are_those_of_the_core(options: dict[str, Any]) -> No
     assert core.converged.all()
     np.testing.assert_allclose(r.parameters, core.parameters, atol=0.01 * core.standard_errors.min())
     assert_same(r.standard_errors, core.standard_errors, 0.01)
-    assert_same(r.noise, core.noise if r.noise.ndim else np.array(0.1), 0.01)
+    assert_same(r.noise, core.noise, 0.01)
     if core.y_errors is not None:
         assert_same(r.y_errors, core.y_errors, 1e-3)
 
@@ -281,6 +281,63 @@ def test_errors_name_what_is_wrong() -> None:
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u[0], 0.1, n_steps=5, order=2)
     with pytest.raises(smnn.ArgumentError, match="Pass n_steps=T"):
         sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u, 0.1, order=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": jnp.full((11, 1), jnp.inf)}, smnn.ArgumentError, "data contains infinite"),
+        ({"data": jnp.zeros((0, 11, 1))}, smnn.ShapeError, "hold no data set"),
+        ({"step_sizes": 0.0}, smnn.ArgumentError, "step_sizes contains a zero"),
+        ({"noise": 0.0}, smnn.ArgumentError, "noise"),
+        ({"noise": np.array([-1.0])}, smnn.ArgumentError, "noise"),
+        ({"scale": -1.0}, smnn.ArgumentError, "scale"),
+        ({"weights": sj.Weights(initial=5.0)}, smnn.ArgumentError, "weights.initial"),
+        ({"weights": (1, 1)}, TypeError, "weights must be Weights"),
+        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
+        ({"bounds": (jnp.full(1, 2.0), None)}, smnn.ArgumentError, "start values"),
+        ({"shared": True, "bounds": (jnp.zeros((3, 1)), None)}, smnn.ShapeError, "lower bound of shared parameters"),
+        ({"data": jnp.ones((2, 11, 1)), "scale": jnp.ones((3, 1))}, smnn.ShapeError, "scale, .* do not broadcast"),
+    ],
+)
+def test_values_that_no_fit_can_use(changes: dict[str, Any], error: type, message: str) -> None:
+    arguments = {"data": jnp.ones((11, 1)), "step_sizes": 0.1, "parameters": jnp.ones(1), "order": 2} | changes
+    with pytest.raises(error, match=message):
+        sj.fit_ode(decay, **arguments)
+    with pytest.raises(error, match=message):
+        jax.jit(lambda: sj.fit_ode(decay, **arguments).cost)()
+
+
+@pytest.mark.parametrize("weights", [None, sj.Weights(equation=100.0, smoothness=1e4)])
+def test_missing_values_of_a_guess_start_from_a_smooth_curve(weights: sj.Weights | None) -> None:
+    data, guess = noisy_decays(2), jnp.full((2, 41, 1, 3), jnp.nan).at[:, ::2].set(0.0)
+    options = {"noise": 0.1, "guess": guess, "weights": weights}
+    found = sj.fit_ode(decay, data, jnp.asarray(0.05), jnp.ones(1), order=2, **options)
+    core = of_the_core(data, **options | {"guess": np.array(guess)})
+    np.testing.assert_allclose(found.parameters, core.parameters, atol=0.01 * core.standard_errors.min())
+    shapes = [[x.shape for x in (r.noise, r.scale, *vars(r.weights).values())] for r in (found, core)]
+    assert shapes[0] == shapes[1]
+
+
+def test_iterations_are_limited_and_other_warnings_stay() -> None:
+    data = decays() + 0.1 * jnp.cos(9.0 * jnp.arange(41))[:, None]
+
+    def fit(most: int) -> smnn.Fit:
+        return sj.fit_ode(decay, data, 0.05, jnp.ones(1), order=2, noise=0.01, max_iterations=most)
+
+    few = fit(3)
+    assert few.iterations == 3
+    assert not few.converged
+    with pytest.warns(smnn.MisfitWarning, match="1 of 1 fits"):
+        assert 3 < fit(50).iterations < 50
+
+
+@pytest.mark.parametrize("name", ["t0", "weights", "scale"])
+def test_any_argument_may_have_the_batch_axes(name: str) -> None:
+    x = {"t0": jnp.zeros(3), "scale": jnp.ones((3, 1)), "weights": sj.Weights(jnp.full((3, 1, 1), 10.0))}[name]
+    r = sj.fit_ode(decay, decays(), 0.05, jnp.ones(1), order=2, noise=0.1, **{name: x})
+    assert r.parameters.shape == (3, 1)
+    np.testing.assert_allclose(r.parameters, r.parameters[:1].repeat(3, 0), rtol=1e-9)
 
 
 def test_a_fit_that_explains_too_little_is_a_warning_outside_of_jit() -> None:

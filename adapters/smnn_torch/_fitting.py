@@ -85,7 +85,7 @@ def fit_ode(
         parameters: (..., p), where the iteration starts; None fits the trajectory alone.
         guess: (..., T, V, R+1): a trajectory to start from. With noise, weights and max_iterations, and without
             parameters, exactly max_iterations Gauss-Newton steps are taken from it, which costs one linear solve each:
-            one is enough where the residual has changed little since the guess was fitted.
+            one is enough where the residual has changed little since the guess was fitted. There, NaN stays NaN.
 
     The other arguments, and what is raised, are as for `smnn_core.fit_ode`.
 

@@ -97,10 +97,11 @@ class Iteration:
         if problem.noise is None:
             self.noise = xp.clip(self.noise, LEAST_NOISE * size, None)
         data = Observations(xp, self.u, *problem.data[2:])
-        self.z = None if problem.guess is None else problem.guess / size
+        guess = None if problem.guess is None else problem.guess / size
+        self.z: Array = guess
         if problem.needs_start:
             smoothed = smooth(data, self.noise / size, problem.K, self._solve)
-            self.z = smoothed if self.z is None else xp.where(xp.isnan(self.z), smoothed, self.z)
+            self.z = smoothed if guess is None else xp.where(xp.isnan(guess), smoothed, guess)
         self.θ = problem.start
         self.before = self.z, self.θ
         self.total = 0

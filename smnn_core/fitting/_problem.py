@@ -270,7 +270,7 @@ def common_batch(given: Mapping[str, Any], *, has_order_axis: bool, shared: bool
     ranks = {"data": rank, "step_sizes": 1, "guess": 3, "t0": 0, "noise": rank, "scale": 1}
     ranks |= {"weights.equation": 2, "weights.smoothness": 1}
     ranks |= {} if shared else dict.fromkeys(("parameters", *BOUNDS), 1)
-    shapes = {name: tuple(np.shape(given.get(name))) for name in ranks}
+    shapes = {name: tuple(np.shape(given.get(name, 0.0))) for name in ranks}
     batch = broadcast_shapes({name: shape[: max(len(shape) - ranks[name], 0)] for name, shape in shapes.items()})
     if 0 in batch:
         raise ShapeError(f"the batch axes of data, {batch}, hold no data set: there is nothing to fit.")
@@ -370,9 +370,7 @@ def checked_bounds(
         if x.ndim and x.shape[-1] not in (1, p):
             raise ShapeError(f"the {name} must be a number or have shape (..., p) = (..., {p}); got {tuple(x.shape)}.")
         if shared and size_of(tuple(x.shape[:-1])) != 1:
-            raise ShapeError(
-                f"the {name} of shared parameters must be a number or of shape (p,); got {tuple(x.shape)}."
-            )
+            raise ShapeError(f"the {name} of shared parameters must be a number or (p,); got {tuple(x.shape)}.")
         result.append(xp.broadcast_to(x, (*x.shape[:-1], p)))
     lower, upper = result
     if not any(map(is_tracer, (lower, start, upper))) and not bool(xp.all((lower <= start) & (start <= upper))):

@@ -44,9 +44,11 @@ def error_estimate(
         derivatives of order R+2 do not exist (jumps in the right-hand side), and it is too large where rounding errors
         of y' rule (s so small that eps / s^R counts).
 
-    Raises: as `solve_ode`, SingularSystemError also where only y' is undetermined, as on times that lie very close
-        together for so many orders; SchemeError for a scheme that was made for one number of orders
-        (`Scheme.from_matrices`).
+    Raises:
+        ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, EngineError: as `solve_ode`.
+        SingularSystemError: as `solve_ode`, and where only y' is undetermined, as on times that lie very close together
+            for so many orders.
+        SchemeError: for a scheme that was made for one number of orders (`Scheme.from_matrices`).
 
     Example:
         >>> import numpy as np

@@ -98,7 +98,7 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     if not isinstance(step_sizes, (int, float)):
         arrays["step_sizes"] = step_sizes
     xp = common_namespace(arrays)
-    data, *_ = without_derivatives("discover", (data, *arrays.values()))
+    without_derivatives("discover", tuple(arrays.values()))
     if compat.is_jax_array(data):
         raise NamespaceError("discover writes into arrays, and those of JAX cannot be: pass numpy.asarray of them.")
     if data.ndim < 2 or data.shape[-2] < LEAST_POINTS:

@@ -174,10 +174,8 @@ def _result(problem: FitProblem, state: Iteration, scheme: Scheme, errors_by: st
         variance = xp.where(state.failed[:, None, None, None], xp.full_like(variance, nan), variance)
         y_errors = shaped(xp.sqrt(variance) * size)
     w = fit.weights
-    fields = as_fields(
-        xp, (problem.B,), observed, state.noise, w.equation, w.smoothness, problem.size,
-        has_order_axis=problem.has_order_axis,
-    )  # fmt: skip
+    constants = observed, state.noise, w.equation, w.smoothness, problem.size
+    fields = as_fields(xp, (problem.B,), *constants, has_order_axis=problem.has_order_axis)
     return Fit(
         y=shaped(y),
         parameters=θ,

@@ -16,13 +16,12 @@ from .._arrays import (
     can_look,
     common_namespace,
     device_of,
-    has_zero,
     is_tracer,
     without_derivatives,
 )
 from .._arrays import size as size_of
 from .._errors import ArgumentError, ShapeError
-from .._problem import ZERO_STEP, Weights, check_weights
+from .._problem import Weights, check_steps, check_weights
 from .._validate import check_integer
 from ..nonlinear._linearize import Linearizer
 from ._start import Observations, spread
@@ -248,8 +247,7 @@ def check_values(
             raise ArgumentError("weights.initial must be left out: data are weighted with 1 / noise, see noise.")
     if looks(data) and bool(xp.any(xp.isinf(data))):
         raise ArgumentError("data contains infinite values; missing ones are NaN.")
-    if looks(s) and has_zero(xp, s):
-        raise ArgumentError(ZERO_STEP)
+    check_steps(xp, s, looks)
 
     def positive(x: Any) -> bool:
         return x > 0 if isinstance(x, (int, float)) else not looks(x) or bool(xp.all(x > 0))

@@ -212,15 +212,17 @@ def _warnings(records: list[Record]) -> list[str]:
         "| points | noise | of the wrong ones | of the right ones |",
         "| --- | --- | --- | --- |",
     ]
-    cells = sorted({(-r["points"], r["noise"]) for r in records})
-    for points, noise in cells + [(points, None) for points in sorted({p for p, _ in cells})]:
-        here = [r for r in records if r["points"] == -points and noise in (None, r["noise"])]
+    groups: dict[tuple[int, str], list[Record]] = {}
+    for r in sorted(records, key=lambda r: (-r["points"], r["noise"])):
+        names = [f"{100 * r['noise']:g} %", "all"] + (["all, seeds from 1 on"] if r["seed"] else [])
+        for name in names:
+            groups.setdefault((r["points"], name), []).append(r)
+    for (points, name), here in sorted(groups.items(), key=lambda group: group[0][1].startswith("all")):
         shares = []
         for exact in (False, True):
             warned = [r["warned"] for r in here if r["exact"] is exact]
             shares.append(f"{sum(warned)} of {len(warned)}")
-        level = "all" if noise is None else f"{100 * noise:g} %"
-        lines.append(f"| {-points:,} | {level} | {' | '.join(shares)} |")
+        lines.append(f"| {points:,} | {name} | {' | '.join(shares)} |")
     return [*lines, ""]
 
 

@@ -49,7 +49,7 @@ def _warn_if_not_compiled(system: System) -> None:
         return
     _warned = True
     warnings.warn(
-        f"smnn solves without its compiled CPU engine: {cpu._missing} Results are the same, and take 60 to 230 times "
+        f"smnn solves without its compiled CPU engine: {cpu._missing} Results are the same, and take 50 to 230 times "
         "as long. With a C++17 compiler, `SMNN_REQUIRE_COMPILED=1 pip install -v --force-reinstall --no-deps .` in a "
         "checkout builds it or says why it cannot.",
         EngineWarning,

@@ -6,6 +6,7 @@ one drawn seed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +77,12 @@ def custom_scheme(K: int) -> smnn.Scheme:
     return smnn.Scheme.from_matrices(
         np.vstack([F[:K], f, euler]), np.vstack([G[:K], g, -np.eye(K)]), name="forward-hermite-euler"
     )
+
+
+def collocation_scheme(K: int, q: int) -> smnn.Scheme:
+    """Continuity of the derivatives of orders 0 .. q-1 of a polynomial of degree K-1 in every step: m = q < K."""
+    F = [[1 / math.factorial(o - r) if o >= r else 0.0 for o in range(K)] for r in range(q)]
+    return smnn.Scheme.from_matrices(F, -np.eye(q, K), name=f"continuity of {q}")
 
 
 @st.composite

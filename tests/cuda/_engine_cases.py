@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from _strategies import custom_scheme
+from _strategies import collocation_scheme, custom_scheme
 
 import smnn_core as smnn
 from smnn_core import _gradient
@@ -25,9 +25,11 @@ def random_problem(
 ) -> Problem:
     """A well-conditioned problem: equations that fix the highest derivatives, initial values for the lower ones."""
     schemes = {"taylor": smnn.TAYLOR, "hermite": smnn.HERMITE, "custom": custom_scheme(K)}
+    if scheme == "collocation":
+        schemes[scheme] = collocation_scheme(K, K - Q // V)
     c = rng.uniform(-0.4, 0.4, (*batch, T, Q, V, K))
-    for v in range(min(V, Q)):
-        c[..., v, v, K - 1] += 1.5
+    for q in range(min(V * K, Q)):
+        c[..., q, q % V, K - 1 - q // V] += 1.5
     return Problem.build(
         c.astype(dtype),
         rng.uniform(-1, 1, (*batch, T, Q)).astype(dtype),

@@ -100,6 +100,16 @@ def test_sizes_schemes_and_dtypes(V, K, Q, scheme, dtype, grain) -> None:
         check(problem, grain, backwards=backwards)
 
 
+@pytest.mark.parametrize("grain", [FINE, COARSE, WHOLE], ids=["fine", "coarse", "whole"])
+@pytest.mark.parametrize(("K", "Q", "scheme"), [(3, 2, "custom"), (3, 2, "collocation"), (4, 4, "collocation")])
+def test_teams_without_data_after_the_first_point(K, Q, scheme, grain) -> None:
+    """Nothing that initial rows wait for stands between the last barrier of a step and the next one: more rows than K,
+    and fewer (m = 2)."""
+    problem = random_problem(np.random.default_rng(2), (3,), 31, 2, K, Q, scheme=scheme, T_init=1)
+    for backwards in (False, True):
+        check(problem, grain, backwards=backwards)
+
+
 def test_teams() -> None:
     """As large as the memory of a block asks for; a thread alone where a lane has room in its registers, or in none."""
     sizes = [(4, 1, True), (5, 1, False), (5, 1, True), (9, 9, True), (12, 12, True), (12, 12, False), (12, 500, True)]

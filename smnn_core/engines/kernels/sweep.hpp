@@ -292,8 +292,8 @@ struct Elimination : State<P, Size, Chunked, Team> {
         team.sync();
         P weights = zero;
         repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { weights += x_weight[i]; });
+        team.sync();  // (before the return as well: what comes next sets the weights of other rows)
         if (!any(weights != zero)) return;
-        team.sync();
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             P& pivot = boundary[j * size.n + j];
             P inverse_of_pivot = reciprocal(pivot);

@@ -132,11 +132,14 @@ class Scheme:
         return self.exponent(K) if callable(self.exponent) else self.exponent
 
     def exactness(self, K: int) -> int:
-        """The highest degree d such that all rows vanish for every polynomial of degree <= d."""
+        """The highest degree d such that all rows vanish for every polynomial of degree <= d.
+
+        It is below 2 K - 1: values of that many derivatives at both ends determine such a polynomial.
+        """
         F, G = self.rows(K)
         tolerance = 1e-12 * max(abs(x) for M in (F, G) for row in M for x in row)
         degree = 0
-        while all(abs(d) <= tolerance for d in _defects(F, G, degree + 1)):
+        while degree < 2 * K - 2 and all(abs(d) <= tolerance for d in _defects(F, G, degree + 1)):
             degree += 1
         return degree
 
@@ -187,7 +190,9 @@ def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:
     numbers = [x for M in (F, G) for row in M for x in row]
     if not all(isfinite(x) for x in numbers):
         raise SchemeError(f"scheme {name!r}: F and G must be finite.")
-    tolerance = 1e-8 * (1 + max(abs(x) for x in numbers))
+    if not any(numbers):
+        raise SchemeError(f"scheme {name!r}: all its rows are zero, so that nothing would connect time points.")
+    tolerance = 1e-8 * max(abs(x) for x in numbers)
     for degree in range(min(len(F[0]), 2)):
         if any(abs(d) > tolerance for d in _defects(F, G, degree)):
             raise SchemeError(

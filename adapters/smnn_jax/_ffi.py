@@ -16,7 +16,7 @@ import math
 import time
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from functools import cache
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import jax
@@ -308,21 +308,34 @@ def _handler(execute: Any) -> Any:
 _HANDLERS = {"cpu": _handler(_execute_on_host), "CUDA": _handler(_execute_on_cuda)}
 
 
+PATIENCE = 1.0
+"""Seconds that the end of the interpreter waits for calls whose results nobody has, while new ones keep starting."""
+
+
 class _Calls:
-    """How many calls have started and are running, on any thread: see `_drain`."""
+    """How many calls have started and are running, on any thread, until no more may start: see `_drain`."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.started = self.running = 0
+        self.are_over = False
 
     def __enter__(self) -> None:
         with self.lock:
-            self.started += 1
-            self.running += 1
+            if not self.are_over:
+                self.started += 1
+                self.running += 1
+                return
+        Event().wait()  # for ever: the process ends under it
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.running -= 1
+
+    def end(self) -> None:
+        """No call starts from here on."""
+        with self.lock:
+            self.are_over = True
 
 
 _CALLS = _Calls()
@@ -331,13 +344,18 @@ _CALLS = _Calls()
 def _drain() -> None:
     """Before the interpreter ends: XLA runs asynchronously, and a handler cannot start once there is no interpreter.
 
-    What still has a result is waited for; of what has none, such as a gradient that nobody kept, only its calls show.
+    What still has a result or an effect is waited for; of what has none, such as a gradient that nobody kept, only its
+    calls show. A daemon thread may go on calling for ever: its calls stop after a while.
     """
     jax.block_until_ready(jax.live_arrays())
-    seen = None
-    while _CALLS.running or _CALLS.started != seen:
+    jax.effects_barrier()
+    seen, end = None, time.monotonic() + PATIENCE
+    while (_CALLS.running or _CALLS.started != seen) and time.monotonic() < end:
         seen = _CALLS.started
         time.sleep(0.02)
+    _CALLS.end()
+    while _CALLS.running:
+        time.sleep(0.001)
 
 
 def register() -> None:

@@ -98,3 +98,17 @@ def test_rules_are_hashable() -> None:
 
     with pytest.raises(smnn.SchemeError, match="scheme 'mine': the rule must be hashable"):
         smnn.Scheme("mine", "", Rule())
+
+
+@pytest.mark.parametrize("K", [1, 2, 3])
+def test_rows_of_zeros_are_refused(K: int) -> None:
+    with pytest.raises(smnn.SchemeError, match="all its rows are zero"):
+        smnn.Scheme.from_matrices(np.zeros((2, K)), np.zeros((2, K)))
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-9, 1.0, 1e150])
+def test_rows_are_judged_beside_their_largest_entry(size: float) -> None:
+    F, G = smnn.HERMITE.matrices(3)
+    assert smnn.Scheme.from_matrices(size * F, size * G).exactness(3) == smnn.HERMITE.exactness(3)
+    with pytest.raises(smnn.SchemeError, match="inconsistent"):
+        smnn.Scheme.from_matrices(size * F, -0.9 * size * F)

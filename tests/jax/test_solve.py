@@ -212,6 +212,24 @@ def test_interpreter_ends_while_calls_are_pending():
     assert run(program, XLA_FLAGS="--xla_force_host_platform_device_count=4") == "end"
 
 
+def test_interpreter_ends_while_a_daemon_thread_goes_on_calling():
+    program = """
+import threading, time
+import jax, jax.numpy as jnp, smnn_jax
+f = jax.jit(lambda c: smnn_jax.solve_ode(c, jnp.zeros((1, 1)), jnp.ones((1, 1, 2)), 0.1))
+c = jnp.ones((8, 1000, 1, 1, 3))
+f(c).block_until_ready()
+def work():
+    while True:
+        f(c).block_until_ready()
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+print("done")
+"""
+    assert run(program) == "done"
+
+
 def test_the_package_is_typed():
     assert Path(smnn_jax.__file__).with_name("py.typed").exists()
 

@@ -219,7 +219,7 @@ void lay_out_gradients(Plan& plan, const Gradients& from, Gathered* to) {
     const std::vector<Index>& batch = plan.problem.batch;
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {
         const View& view = from[size_t(f)];
-        if (!view.data) continue;
+        if (!view.data || product(view.shape, size_t(view.rank)) == 0) continue;
         const Axes a = axes(plan.problem, Field(f));
         const Input laid_out = lay_out(view, batch, a, plan.numbers);
         const Index entries = product(view.shape + batch.size() + 1, size_t(a.n_inner));

@@ -121,7 +121,8 @@ struct Kernels {
     void (*run)(const Job&, int phases, Index group, void* scratch);
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
-    void (*reduce)(const Job&, Index system, int c);  // separators := R^-1 z, of right-hand side c
+    size_t (*reduce_scratch)(const Job&);
+    void (*reduce)(const Job&, Index system, int c, void* scratch);  // separators := R^-1 z, of right-hand side c
     void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c
 };
 

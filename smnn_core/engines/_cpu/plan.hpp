@@ -119,7 +119,7 @@ Input lay_out(const View& view, const std::vector<Index>& batch, const Axes& axe
     const Index time = stride(n_batch, axes.time), count = product(axes.inner.data(), size_t(axes.n_inner));
     Index* const offsets = numbers.take(size_t(std::max<Index>(count, 1)));
     Index filled = 1;
-    for (int i = 0; i < axes.n_inner; ++i) {
+    for (int i = 0; count > 0 && i < axes.n_inner; ++i) {
         const Index size = axes.inner[size_t(i)], step = stride(n_batch + 1 + i, size);
         for (Index e = filled * size; e-- > 0;) offsets[e] = offsets[e / size] + e % size * step;
         filled *= size;
@@ -190,7 +190,10 @@ class Plan {
     }
     // The problem of the separators: that of a solve, or of M x = g for column c.
     void reduce() {
-        parallel_for(job.batch * job.m, threads, [&](Index i) { kernels.reduce(job, i / job.m, int(i % job.m)); });
+        const size_t scratch = kernels.reduce_scratch(job);
+        parallel_for(job.batch * job.m, threads, [&](Index i) {
+            kernels.reduce(job, i / job.m, int(i % job.m), thread_scratch(scratch));
+        });
     }
     void reduce_normal(int c) {
         parallel_for(job.batch, threads, [&](Index i) {

@@ -73,8 +73,16 @@ void separators_back(int n, int C, const T* factor, T* x) {
     }
 }
 
+template <class T>
+using Chain = ChainSweep<T, int, 0, false>;
+
 template <class P>
-void reduce_system(const Job& job, Index system, int c) {
+size_t reduce_scratch(const Job& job) {
+    return size_t(Chain<ScalarOf<P>>::packs(job.n)) * sizeof(ScalarOf<P>);
+}
+
+template <class P>
+void reduce_system(const Job& job, Index system, int c, void* scratch) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     const int n = job.n, C = job.C;
@@ -92,7 +100,7 @@ void reduce_system(const Job& job, Index system, int c) {
     };
     T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * 2 * n * n;
     T* x = static_cast<T*>(job.separators) + (system * columns_of(job) + c) * C * n;
-    ChainSweep<T, int, LARGEST, false> sweep(n);
+    Chain<T> sweep(n, static_cast<T*>(scratch));
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
         T *f = factor + Index(k) * 2 * n * n, *z = x + k * n;

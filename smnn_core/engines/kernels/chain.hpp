@@ -22,11 +22,13 @@ template <int N, bool Chunked>
 constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 
 // N: the capacity of arrays. n: the same number, as Int<N> where loops are to be unrolled, else as an int. A thread has
-// arrays of its own, a team shares the memory that it is given: ROOM and that of f and z.
+// arrays of its own or, N being 0, the memory that it is given: packs(n). A team shares that memory: ROOM and that of f and z.
 template <class P, class Count, int N, bool Chunked, class Team = Alone>
 struct ChainSweep {
-    static constexpr int ROWS = N * ((Chunked ? 3 : 2) * N + 1), BOUNDARY = Chunked ? N * (N + 1) : 1;
-    static constexpr int ROOM = 2 * ROWS + BOUNDARY + 7 * N;
+    static constexpr int rows_of(int n) { return n * ((Chunked ? 3 : 2) * n + 1); }
+    static constexpr int boundary_of(int n) { return Chunked ? n * (n + 1) : 1; }
+    static constexpr int packs(int n) { return 2 * rows_of(n) + boundary_of(n) + 4 * n; }
+    static constexpr int ROWS = rows_of(N), BOUNDARY = boundary_of(N), ROOM = packs(N) + 3 * N;
     using T = typename Lanes<P>::Scalar;
     template <int Size>
     using Piece = Array<P, Team::size == 1 ? Size : 0>;
@@ -41,13 +43,13 @@ struct ChainSweep {
     SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {})
         : n(n_),
           team(team_),
-          triangle(memory, ROWS),
-          below(memory, ROWS),
-          boundary(memory, BOUNDARY),
-          norm2(memory, N),
-          boundary_norm2(memory, N),
-          weight(memory, N),
-          factor(memory, N),
+          triangle(memory, rows_of(N ? N : int(n))),
+          below(memory, rows_of(N ? N : int(n))),
+          boundary(memory, boundary_of(N ? N : int(n))),
+          norm2(memory, N ? N : int(n)),
+          boundary_norm2(memory, N ? N : int(n)),
+          weight(memory, N ? N : int(n)),
+          factor(memory, N ? N : int(n)),
           room(memory) {}
 
     // At the first separator of the chunk; item(e): entry e of its item.

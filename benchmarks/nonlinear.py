@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import smnn_core as smnn
 
-from .boundary_problems import LinearProblem, bratu, bratu_exact, linear_problems, linearize_linear
+from .nonlinear_boundary_problems import LinearProblem, bratu, bratu_exact, linear_problems, linearize_linear
 from .nonlinear_problems import InitialValueProblem, energy, initial_value_problems, solve
 from .timing import measure
 

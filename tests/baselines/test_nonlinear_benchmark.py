@@ -9,7 +9,7 @@ pytest.importorskip("scipy", reason="the benchmark compares with SciPy")
 pytest.importorskip("tqdm", reason="the benchmarks need tqdm")
 
 from benchmarks import nonlinear
-from benchmarks.boundary_problems import linear_problems
+from benchmarks.nonlinear_boundary_problems import linear_problems
 from benchmarks.nonlinear_problems import initial_value_problems
 
 

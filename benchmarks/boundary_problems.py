@@ -56,7 +56,7 @@ class BoundaryProblem:
     residual: Residual
     """t (n,), y[, constants (p,)] -> f (n, V), ∂f/∂y (n, V, V, max(order) + 1)[, ∂f/∂constants (n, V, p)]"""
     explicit: Residual
-    """t (n,), states (S, n)[, constants] -> highest derivatives (V, n), ∂/∂states (V, S, n)[, ∂/∂constants (V, p, n)]"""
+    """t (n,), states (S, n)[, constants] -> highest derivatives (V, n), by states (V, S, n)[, constants (V, p, n)]"""
     ends: tuple[float, float]
     given: tuple[tuple[int, int, int, float], ...] = ()
     """conditions of single states: end (0 or 1), variable, derivative, value"""

@@ -90,9 +90,8 @@ def test_closed_forms_satisfy_equation_and_conditions(problem):
     """Derivatives by interpolation at Chebyshev points of windows a quarter as wide as the layers."""
     a, b = problem.ends
     width = min(b - a, problem.eps if problem.name in EPS_WIDE else problem.eps**0.5) / 4
-    starts = np.r_[
-        a + width * np.arange(6), b - width * np.arange(1, 7), np.linspace(a, b - width, 50), -width / 2, 0.745 - width
-    ]
+    near_ends = a + width * np.arange(6), b - width * np.arange(1, 7)
+    starts = np.r_[*near_ends, np.linspace(a, b - width, 50), width, 0.745 - width]  # layers at 0 and at 0.745
     x = np.cos(np.pi * (np.arange(12) + 0.5) / 12)
     powers = np.linalg.inv(np.polynomial.chebyshev.chebvander(x, 11))
     starts = starts[(starts >= a) & (starts <= b - width)]
@@ -106,7 +105,7 @@ def test_closed_forms_satisfy_equation_and_conditions(problem):
     terms = np.abs(J * middle[:, None]).sum((-1, -2))
     # of the values, and of the times
     rounding = 1e-12 * np.abs(values).max() + 1e-15 * np.abs(middle[..., 1]).max()
-    rounding = rounding * np.abs(J[..., 0, 2]) / width**2
+    rounding = rounding * (np.abs(J[..., 0, :]) / width ** np.arange(3)).sum(-1)
     assert np.all(np.abs(f[:, 0]) <= (1e-8 * terms + rounding)[:, 0])
     assert np.all(terms.max(0) > 100 * rounding.max(0))  # the terms are seen, not their rounding
     for end, _, _, value in problem.given:

@@ -1,8 +1,10 @@
-"""Memory of the compiled engine: arrays without elements, stacks of threads."""
+"""Memory of the compiled engine: arrays without elements, stacks of threads; and calls that are interrupted."""
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -44,3 +46,35 @@ def test_a_thread_with_a_small_stack(sizes: tuple[int, int, int]) -> None:
     finally:
         threading.stack_size(before)
     assert shapes == [(4, T, V, K), c.shape]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals")
+@pytest.mark.parametrize("what", ["solution", "gradients", "variances"])
+def test_signals_interrupt_a_long_call(what: str) -> None:
+    """As Ctrl-C does: what the handler raises, well before the call would have ended; later calls are as any."""
+    T, V, K = 20_000, 4, 3
+    rng = np.random.default_rng(0)
+    c, b, u = rng.uniform(1, 2, (2, T, V, V, K)), np.zeros((T, V)), np.ones((1, V, K - 1))
+    y, vjp = smnn.solve_ode_vjp(c, b, u, 0.1)
+    call = {
+        "solution": lambda: smnn.solve_ode(c, b, u, 0.1),
+        "gradients": lambda: vjp(y),
+        "variances": lambda: smnn.posterior(c, b, u, 0.1).variance,
+    }[what]
+
+    def handler(*_: object) -> None:
+        raise InterruptedError("stop")
+
+    start = time.monotonic()
+    call()
+    whole = time.monotonic() - start
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        start = time.monotonic()
+        with pytest.raises(InterruptedError, match="stop"):
+            signal.setitimer(signal.ITIMER_REAL, 0.2 * whole)
+            call()
+        assert time.monotonic() - start < 0.8 * whole
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert np.isfinite(smnn.solve_ode(c[0, :10], b[:10], u, 0.1)).all()

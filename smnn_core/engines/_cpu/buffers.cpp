@@ -1,6 +1,9 @@
 #include "buffers.hpp"
 
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -19,6 +22,7 @@ namespace smnn {
 namespace {
 
 constexpr size_t ALIGNMENT = 64;
+constexpr unsigned char UNTOUCHED = 0xA5;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
 // Blocks from this size on lie in huge pages.
 constexpr size_t LARGE_BLOCK = 4 * HUGE_PAGE;
@@ -26,7 +30,7 @@ constexpr size_t KEPT_BLOCKS = 16;
 
 struct Block {
     void* data;
-    size_t bytes;
+    size_t bytes;  // beside the guards before and behind it
 };
 
 std::mutex mutex;
@@ -41,19 +45,41 @@ std::vector<Block>& pool() {
 
 constexpr size_t alignment(size_t bytes) { return bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT; }
 
+void* before(void* data) { return static_cast<char*>(data) - GUARD; }
+void* behind(void* data, size_t bytes) { return static_cast<char*>(data) + bytes; }
+
 void* allocate(size_t bytes) {
     const size_t unit = alignment(bytes);
-    void* data = ::operator new((bytes + unit - 1) / unit * unit, std::align_val_t(unit));
+    void* all = ::operator new((bytes + 2 * GUARD + unit - 1) / unit * unit, std::align_val_t(unit));
 #if defined(__linux__)
-    if (unit == HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
+    if (unit == HUGE_PAGE) madvise(all, bytes, MADV_HUGEPAGE);
 #endif
-    return data;
+    put_guard(all);
+    return behind(all, GUARD);
 }
 
 // What `allocate` gave for that many bytes.
-void release(void* data, size_t bytes) noexcept { ::operator delete(data, std::align_val_t(alignment(bytes))); }
+void release(void* data, size_t bytes) noexcept {
+    if (data) ::operator delete(before(data), std::align_val_t(alignment(bytes)));
+}
+
+// `used` bytes of a block, which nothing was written around.
+void check_guards(void* data, size_t used) noexcept {
+    check_guard(before(data));
+    check_guard(behind(data, used));
+}
 
 }  // namespace
+
+void put_guard(void* at) { std::memset(at, UNTOUCHED, GUARD); }
+void check_guard(const void* at) noexcept {
+    const auto* const bytes = static_cast<const unsigned char*>(at);
+    for (size_t i = 0; i < GUARD; ++i) {
+        if (bytes[i] == UNTOUCHED) continue;
+        std::fputs("smnn: something was written outside a buffer of the compiled engine. Please report this.\n", stderr);
+        std::abort();
+    }
+}
 
 size_t pool_bytes() {
 #if defined(__linux__)
@@ -69,6 +95,7 @@ Buffer::Buffer(size_t bytes) {
     (void)fork_handlers;
 #endif
     if (bytes == 0) return;
+    used_ = bytes;
     {
         std::lock_guard<std::mutex> lock(mutex);
         auto& blocks = pool();
@@ -82,11 +109,13 @@ Buffer::Buffer(size_t bytes) {
             data_ = blocks[best].data;
             bytes_ = blocks[best].bytes;
             blocks.erase(blocks.begin() + long(best));
-            return;
         }
     }
-    data_ = allocate(bytes);
-    bytes_ = bytes;
+    if (!data_) {
+        data_ = allocate(bytes);
+        bytes_ = bytes;
+    }
+    put_guard(behind(data_, bytes));
 }
 
 Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
@@ -94,11 +123,13 @@ Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(used_, other.used_);
     return *this;
 }
 
 Buffer::~Buffer() {
     if (!data_) return;
+    check_guards(data_, used_);
     std::vector<Block> dropped;
     {
         std::lock_guard<std::mutex> lock(mutex);
@@ -118,10 +149,11 @@ Buffer::~Buffer() {
 void* thread_scratch(size_t bytes) {
     struct Scratch {
         void* data = nullptr;
-        size_t bytes = 0;
+        size_t bytes = 0, used = 0;
         ~Scratch() { release(data, bytes); }
     };
     thread_local Scratch scratch;
+    if (scratch.data) check_guards(scratch.data, scratch.used);
     if (scratch.bytes < bytes) {
         release(scratch.data, scratch.bytes);
         scratch.data = nullptr;
@@ -129,6 +161,8 @@ void* thread_scratch(size_t bytes) {
         scratch.data = allocate(bytes);
         scratch.bytes = bytes;
     }
+    scratch.used = bytes;
+    put_guard(behind(scratch.data, bytes));
     return scratch.data;
 }
 

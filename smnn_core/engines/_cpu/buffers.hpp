@@ -19,8 +19,14 @@ class Buffer {
 
    private:
     void* data_ = nullptr;
-    size_t bytes_ = 0;
+    size_t bytes_ = 0, used_ = 0;  // of the block, and those that were asked for
 };
+
+// Bytes before and behind each block, which nothing is written to: one that was ends the process, as it does in the C library,
+// since memory of others may have changed too.
+constexpr size_t GUARD = 64;
+void put_guard(void* at);
+void check_guard(const void* at) noexcept;
 
 // What the pool keeps at most: a sixteenth of the machine's memory, where that is known.
 size_t pool_bytes();

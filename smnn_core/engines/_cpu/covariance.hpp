@@ -101,12 +101,15 @@ template <>
 class LaneIO<double> {
    public:
     static Index memory(const Job&) { return 0; }
-    LaneIO(const Job& job, Index g, double*&) : points(job.T), rows_(job, g) {
+    LaneIO(const Job& job, Index g, double*&) : points(64), rows_(job, g) {
         for (int c = 0; c < job.m; ++c) numbers_[c] = number_of_result(job, g, c);
     }
 
     const int points;
-    const StridedRows& rows(int, int, bool) const { return rows_; }
+    const StridedRows& rows(int, int, bool) const {
+        poll();
+        return rows_;
+    }
     bool has_rows(const Job& job, int t) const {
         return point_has_rows(job, t, [&](Field f) { return rows_.data(f); });
     }
@@ -356,6 +359,7 @@ class CovariancePass {
     // From point t+1 to t.
     void back_to(int t, P* left) {
         const int n = job_.n, steps = job_.T - 1;
+        poll();
         if (wants_means(wanted_)) {
             sweep_.back_mean(left);
             if (of_minimum_.wants(S) || of_minimum_.wants(W_SMOOTHNESS)) {

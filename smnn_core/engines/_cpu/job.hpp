@@ -10,6 +10,9 @@ namespace smnn {
 
 using Index = long long;
 
+// Kernels call it between blocks of points. Throws where the call is interrupted: see threads.hpp.
+void poll();
+
 // The arrays of a problem in the order of the public functions, right-hand sides of smoothness rows, and y and g of the adjoint.
 enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, FIELDS };
 

@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -31,6 +32,9 @@ using smnn::Factor;
 using smnn::Index;
 using smnn::View;
 
+// The thread of the interpreter that receives signals.
+unsigned long main_thread = 0;
+
 // Calls that are under way without the interpreter's lock, and whether the interpreter is about to end. Both change with the
 // lock held.
 std::atomic<int> calls_without_lock{0};
@@ -43,6 +47,7 @@ class WithoutLock {
    public:
     WithoutLock() {
         if (is_ending) return;
+        if (PyThread_get_thread_ident() == main_thread) call_.emplace([this] { return is_interrupted(); });
         ++calls_without_lock;
         state_ = PyEval_SaveThread();
     }
@@ -56,7 +61,27 @@ class WithoutLock {
 
    private:
     PyThreadState* state_ = nullptr;
+    std::optional<smnn::Interruptible> call_;
+
+    // Whether a handler of a signal, such as that of Ctrl-C, has raised an exception: it is that of the interpreter then.
+    bool is_interrupted() {
+        PyEval_RestoreThread(state_);
+        const bool raised = PyErr_CheckSignals() != 0;
+        state_ = PyEval_SaveThread();
+        return raised;
+    }
 };
+
+// The result of f, which runs without the lock.
+template <class F>
+auto without_lock(F f) {
+    try {
+        const WithoutLock guard;
+        return f();
+    } catch (const smnn::Interrupted&) {
+        throw nb::python_error();
+    }
+}
 
 void wait_for_calls() {
     is_ending = true;
@@ -66,7 +91,7 @@ void wait_for_calls() {
     }
 }
 
-// Where an array without elements lies that says it lies nowhere.
+// Stands in for the null pointer of an array without elements.
 double nowhere;
 
 // An array whose buffer is held as long as this lives.
@@ -98,8 +123,7 @@ class Held {
             if (step % buffer_.itemsize != 0) fail("strides that are no multiple of the item size");
             strides_.push_back(step / buffer_.itemsize);
         }
-        // (an array without elements may say that it lies nowhere)
-        view = {is_empty ? &nowhere : buffer_.buf, buffer_.ndim, shape_.data(), strides_.data()};
+        view = {buffer_.buf ? buffer_.buf : &nowhere, buffer_.ndim, shape_.data(), strides_.data()};
     }
 
     // An array to write, of this shape and with its elements one after another. None: null.
@@ -176,27 +200,21 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
 nb::tuple solve(const Problem& problem, nb::handle y, bool recompute) {
     Held out;
     void* const to = out.hold_result(y, problem.shape_of_solution());
-    smnn::Solved solved;
-    {
-        const WithoutLock guard;
-        solved = smnn::solve(problem.spec, to, recompute);
-    }
+    const smnn::Solved solved = without_lock([&] { return smnn::solve(problem.spec, to, recompute); });
     return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
 }
 
 bool find_undetermined(const Problem& problem, nb::handle undetermined) {
     Held flags;
     void* const to = flags.hold_result(undetermined, problem.shape({problem.spec.T}), '?');
-    const WithoutLock guard;
-    return smnn::find_undetermined(problem.spec, static_cast<unsigned char*>(to));
+    return without_lock([&] { return smnn::find_undetermined(problem.spec, static_cast<unsigned char*>(to)); });
 }
 
 bool normal_solve(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle g, nb::handle x) {
     Held in, out;
     in.hold(g, false);
     void* const to = out.hold_result(x, problem.shape_of_solution());
-    const WithoutLock guard;
-    return smnn::normal_solve(problem.spec, factor.get(), in.view, to);
+    return without_lock([&] { return smnn::normal_solve(problem.spec, factor.get(), in.view, to); });
 }
 
 nb::tuple adjoint(
@@ -212,11 +230,8 @@ nb::tuple adjoint(
         const View& like = problem.spec.arrays[f];
         if (held[f].hold_result(gradients[f], {like.shape, like.shape + like.rank})) out[f] = held[f].view;
     }
-    smnn::Pulled pulled;
-    {
-        const WithoutLock guard;
-        pulled = smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out, recompute);
-    }
+    const smnn::Pulled pulled =
+        without_lock([&] { return smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out, recompute); });
     if (pulled.changes.empty()) return nb::make_tuple(pulled.any_small_pivot, nb::none());
     const auto changes = empty({problem.spec.batch.begin(), problem.spec.batch.end()}, true);
     std::copy(pulled.changes.begin(), pulled.changes.end(), static_cast<double*>(changes.data()));
@@ -279,8 +294,7 @@ bool covariance(
     }
     const bool has_rhs = spec.arrays[smnn::B].data && (spec.arrays[smnn::U].data || spec.T_init * spec.R_init == 0);
     if ((wanted.minimum || minimum.wants_any()) && !has_rhs) throw nb::value_error("there is no right-hand side");
-    const WithoutLock guard;
-    return smnn::covariance(spec, wanted, determinant.views, minimum.views);
+    return without_lock([&] { return smnn::covariance(spec, wanted, determinant.views, minimum.views); });
 }
 
 }  // namespace
@@ -289,6 +303,7 @@ NB_MODULE(_kernels, m) {
     // a factor that a global variable still holds at the end is no leak
     nb::set_leak_warnings(false);
     nb::module_::import_("atexit").attr("register")(nb::cpp_function(&wait_for_calls));
+    main_thread = nb::cast<unsigned long>(nb::module_::import_("threading").attr("main_thread")().attr("ident"));
 #if !defined(_WIN32)
     // a forked child has no other threads, whatever they were doing
     static const int registered = pthread_atfork(nullptr, nullptr, [] { calls_without_lock = 0; });

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "buffers.hpp"
@@ -91,13 +92,20 @@ Axes axes(const ProblemSpec& s, Field field) {
 // Arrays of numbers for the time of a call.
 class Numbers {
    public:
+    Numbers() = default;
+    Numbers(const Numbers&) = delete;
+    Numbers& operator=(const Numbers&) = delete;
+    ~Numbers() {
+        for (const auto& [numbers, count] : all_) check_guard(numbers.get() + count);
+    }
     Index* take(size_t count) {
-        all_.push_back(std::make_unique<Index[]>(count));
-        return all_.back().get();
+        Index* const numbers = all_.emplace_back(std::make_unique<Index[]>(count + GUARD / sizeof(Index)), count).first.get();
+        put_guard(numbers + count);
+        return numbers;
     }
 
    private:
-    std::vector<std::unique_ptr<Index[]>> all_;
+    std::vector<std::pair<std::unique_ptr<Index[]>, size_t>> all_;
 };
 
 // An array of a problem as kernels take it.

@@ -135,6 +135,7 @@ class RowStager {
     SMNN_OUTLINE StagedRows<P> rows(
         int t0, int t1, bool with_rhs, int origin, bool lhs_is_there = false, bool rhs_is_there = false
     ) const {
+        poll();
         StagedRows<P> r;
         r.job = &job_;
         r.group = &group_;

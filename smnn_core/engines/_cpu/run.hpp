@@ -103,6 +103,7 @@ void reduce_system(const Job& job, Index system, int c, void* scratch) {
     Chain<T> sweep(n, static_cast<T*>(scratch));
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
+        poll();
         T *f = factor + Index(k) * 2 * n * n, *z = x + k * n;
         const bool bad =
             k + 1 < C ? sweep.advance(item(k + 1), T(job.tolerance2), f, z) : sweep.finish(T(job.tolerance2), f, z);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(_OPENMP)
@@ -46,13 +47,14 @@ void run_all(Index count, const std::function<void(Index)>& f) {
     for (Index i = 0; i < count; ++i) f(i);
 }
 
-}  // namespace
-
-namespace {
+// The call that the thread works for.
+thread_local Interruptible* current = nullptr;
 
 // How long a thread without work waits awake. Calls that follow one another closely find the others awake; a thread that
 // waits longer sleeps, and leaves its core to others.
 constexpr auto AWAKE = std::chrono::microseconds(50);
+// How often a call asks whether to stop.
+constexpr auto BETWEEN_QUESTIONS = std::chrono::milliseconds(50);
 
 void relax() {
 #if defined(__x86_64__)
@@ -84,7 +86,7 @@ class Loop {
     std::atomic<int> working{0};  // of these, but for the caller, that are not done
 
     Loop(Index count, int threads_, const std::function<void(Index)>& f)
-        : threads(threads_), f_(f), parts_{size_t(threads_)} {
+        : threads(threads_), f_(f), call_(current), parts_{size_t(threads_)} {
         for (int k = 0; k < threads; ++k) {
             parts_[size_t(k)].next = count * k / threads;
             parts_[size_t(k)].end = count * (k + 1) / threads;
@@ -94,10 +96,12 @@ class Loop {
     // What is left for the thread of this number.
     void run(int number) {
         [[maybe_unused]] const SubnormalsToZero guard{};
+        current = call_;
         for (int k = 0; k < threads; ++k) {
             Part& part = parts_[size_t((number + k) % threads)];
             for (Index i; (i = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) {
                 try {
+                    poll();
                     f_(i);
                 } catch (...) {
                     const std::lock_guard<std::mutex> lock(mutex_);
@@ -117,6 +121,7 @@ class Loop {
         Index end;
     };
     const std::function<void(Index)>& f_;
+    Interruptible* const call_;
     std::vector<Part> parts_;
     std::mutex mutex_;
     std::exception_ptr error_;
@@ -144,7 +149,11 @@ class Pool {
         const auto done = [&] { return loop.working == 0; };
         if (!wait_awake(done)) {
             lock.lock();
-            done_.wait(lock, done);
+            while (!done_.wait_for(lock, BETWEEN_QUESTIONS, done)) {
+                lock.unlock();
+                if (current) (void)current->is_over();
+                lock.lock();
+            }
         }
         return true;
     }
@@ -196,6 +205,26 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
 }  // namespace
+
+Interruptible::Interruptible(std::function<bool()> ask)
+    : ask_(std::move(ask)), next_(std::chrono::steady_clock::now() + BETWEEN_QUESTIONS), before_(current) {
+    current = this;
+}
+Interruptible::~Interruptible() { current = before_; }
+
+bool Interruptible::is_over() {
+    if (is_over_) return true;
+    if (std::this_thread::get_id() != caller_) return false;
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_) return false;
+    is_over_ = ask_();
+    next_ = now + BETWEEN_QUESTIONS;
+    return is_over_;
+}
+
+void poll() {
+    if (current && current->is_over()) throw Interrupted{};
+}
 
 int max_threads() {
 #if !defined(_WIN32)

@@ -90,6 +90,21 @@ def test_right_hand_sides_of_a_larger_batch() -> None:
     near(Factor(problem.system).sum_of_squares(d), ArrayEngine().factorize(problem.system).sum_of_squares(d))
 
 
+def test_right_hand_sides_of_a_larger_batch_with_a_singular_member() -> None:
+    """Three for each of four systems: those of the singular one are NaN, all others as they are alone."""
+    problem = random_problem(np.random.default_rng(2), (4,), 12, 1, 3, 1)
+    system = problem.system
+    sound = np.arange(4) != 1
+    weights = smnn.Weights(
+        sound.reshape(4, 1, 1) * np.ones((4, 12, 1)), sound.reshape(4, 1, 1, 1) * np.ones((4, 1, 1, 3))
+    )
+    given = Problem.build(system.coefficients, problem.rhs, problem.initial_values, system.step_sizes, weights=weights)
+    d = Rows(np.random.default_rng(3).normal(size=(3, 4, 12, 1)), problem.initial_values, None)
+    found = Factor(given.system).sum_of_squares(d)
+    assert np.isnan(found[:, 1]).all()
+    near(found[:, sound], ArrayEngine().factorize(problem.system).sum_of_squares(d)[:, sound])
+
+
 def test_members_that_are_undetermined_or_not_finite_leave_the_others_as_they_are() -> None:
     rng = np.random.default_rng(3)
     problem = random_problem(rng, (4,), 10, 1, 3, 1)

@@ -50,7 +50,8 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
     batch = system.batch if d is None else system.batch_with(d)
     b, u = (None, None) if d is None else (d.equation, d.initial)
     arrays = [None if x is None else addressable(xp, x) for x in inputs_by_field(system, b, u)]
-    bad = xp.asarray(xp.broadcast_to(xp.any(undetermined, axis=-1), batch), copy=True)
+    bad = device.zeros(batch, "bool")  # (copies and reshapes of a broadcast array may keep its order, or its strides of 0)
+    bad[...] = xp.any(undetermined, axis=-1)
     T, V, K, Q = system.n_steps, system.V, system.K, system.Q
     initial = system.n_initial_steps, V, system.n_initial_orders
     of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)

@@ -207,8 +207,14 @@ def _stream(frame: list[int]) -> int:
     return stream.stream or 0
 
 
-ALIGNMENT = 256
-"""Of memory, as CUDA aligns it."""
+ALIGNMENT = 16
+"""Of scratch memory: the most that XLA grants (`kMaxAlignment` of its FFI), and twice what kernels need."""
+
+
+@cache
+def _scratch_memory(unowned: type) -> type:
+    """A class of CuPy's memory that goes back to where it came from when its last array is gone."""
+    return type("ScratchMemory", (unowned,), {"__del__": lambda memory: memory.free()})
 
 
 class _Memory:
@@ -222,7 +228,7 @@ class _Memory:
         self.cuda, self.device, self.is_open = cupy.cuda, device, True
         self.results = list(results)
         self.otherwise = cupy.get_default_memory_pool().malloc
-        self.kind = type("ScratchMemory", (cupy.cuda.UnownedMemory,), {"__del__": lambda memory: memory.free()})
+        self.kind = _scratch_memory(cupy.cuda.UnownedMemory)
 
     def allocate(self, size: int) -> Any:
         """`cupy.cuda.MemoryPointer`; of CuPy's pool where XLA gives none."""

@@ -26,17 +26,24 @@ _ffi._stream = lambda frame: STREAM
 
 
 class Api:
-    """XLA's functions for memory, which it does not have on a CPU."""
+    """XLA's functions for memory, which it does not have on a CPU. It refuses alignments above 16, as XLA does."""
 
     def __init__(self) -> None:
         self.given: dict[int, Any] = {}
-        self.count = 0
+        self.count = self.refused = 0
 
-    def XLA_FFI_DeviceMemory_Allocate(self, arguments: Any) -> None:
+    def XLA_FFI_DeviceMemory_Allocate(self, arguments: Any) -> int | None:
+        if arguments.alignment > 16:
+            self.refused += 1
+            return self.refused  # (the address of an error)
         memory = np.full(arguments.size, 0xFF, np.uint8)
         arguments.data = memory.ctypes.data
         self.given[arguments.data] = memory
         self.count += 1
+        return None
+
+    def XLA_FFI_Error_Destroy(self, arguments: Any) -> None:
+        assert arguments.error
 
     def XLA_FFI_DeviceMemory_Free(self, arguments: Any) -> None:
         assert self.given.pop(arguments.data).size == arguments.size
@@ -62,6 +69,7 @@ _ffi._deliver = counted
 def pytest_sessionfinish(session: Any) -> None:
     """All work went to the stream of XLA, in memory of XLA, which was given back."""
     assert api.count > 0
+    assert api.refused == 0  # (CuPy's pool would take its place)
     assert not api.given
     work = {stream for what, stream in _fake_cupy.record.events if what.startswith(("launch", "allocate", "kernel"))}
     assert work == {STREAM}, work

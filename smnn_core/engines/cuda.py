@@ -60,6 +60,9 @@ LARGEST = 12
 MOST_EQUATIONS = 16
 """Per time point: kernels of small systems have code for each, and take seconds longer to compile for every four."""
 
+OLDEST = 70
+"""Compute capability, ten times: kernels read their jobs where the driver puts them (`__grid_constant__`)."""
+
 THREADS_PER_PROCESSOR = 256
 """As many lanes of a multiprocessor as keep its arithmetic busy, at the registers that elimination takes."""
 
@@ -79,8 +82,11 @@ def size_refusal(n: int, K: int, Q: int, batch: Shape) -> str | None:
 
 def _describe_device(cupy: Any, index: int) -> str:
     name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+    capability = _capability(index)
+    if capability < OLDEST:
+        return f"{name} (sm_{capability}, left to array_api: kernels need sm_{OLDEST} or later)"
     arithmetic = "float64" if _widens(cupy, index) else "float32, whose results may have few digits"
-    return f"{name} (sm_{cupy.cuda.Device(index).compute_capability}, float32 is computed in {arithmetic})"
+    return f"{name} (sm_{capability}, float32 is computed in {arithmetic})"
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,12 @@ class CupyDevice:
         # An array of one element is passed by value; as plain bytes, since CuPy takes long to look at nested fields.
         value = job.view(f"V{job.itemsize}")
         function((math.ceil(lanes * module.team(kernel) / block),), (block,), (value,))
+
+
+@lru_cache(maxsize=16)
+def _capability(index: int) -> int:
+    """The compute capability of a device, ten times."""
+    return int(importlib.import_module("cupy").cuda.Device(index).compute_capability)
 
 
 @lru_cache(maxsize=16)
@@ -223,10 +235,14 @@ class CudaEngine(Engine):
     name = "cuda"
 
     def refusal(self, system: System) -> str | None:
-        """Why another engine must serve it: other arrays than CuPy's, or larger blocks than a thread can hold."""
+        """Why another engine must serve it: other arrays than CuPy's, an old device, large blocks."""
         c = system.coefficients
         if not compat.is_cupy_array(c):
             return f"it serves CuPy arrays, and the coefficients are {type(c).__name__}."
+        index = c.device.id
+        if _capability(index) < OLDEST:
+            found, oldest = _capability(index) / 10, OLDEST / 10
+            return f"it serves devices of compute capability {oldest} or more, and device {index} has {found}."
         return size_refusal(system.n, system.K, system.Q, system.batch)
 
     def describe(self) -> str:

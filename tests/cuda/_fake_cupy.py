@@ -372,7 +372,7 @@ def replaced(version: int = 14) -> Iterator[ModuleType]:
     """`install`, for a while."""
     others = {name: module for name, module in sys.modules.items() if _is_cupy(name)}
     device = engine._device
-    caches = engine._kernel, engine._module
+    caches = engine._kernel, engine._module, engine._capability
     for name in others:
         del sys.modules[name]
     try:

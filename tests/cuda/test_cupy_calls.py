@@ -217,3 +217,15 @@ def test_devices_with_slow_float64_compute_in_float32_and_say_so(cupy: ModuleTyp
         y = smnn.solve_ode(*given)
     smnn.solve_ode(*given)  # once
     np.testing.assert_allclose(y.get(), smnn.solve_ode(*problem(0)), rtol=0, atol=1e-3)
+
+
+def test_devices_that_kernels_do_not_compile_for_are_left_to_the_array_api_engine(
+    cupy: ModuleType, arrays: list[Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "61")
+    y = smnn.solve_ode(*arrays)
+    assert record.count("launch") == 0
+    np.testing.assert_allclose(y.get(), smnn.solve_ode(*problem(0)), rtol=0, atol=1e-9)
+    with pytest.raises(smnn.EngineError, match=r"of compute capability 7\.0 or more, and device 0 has 6\.1\."):
+        smnn.solve_ode(*arrays, engine="cuda")
+    assert "sm_61, left to array_api: kernels need sm_70" in smnn.show_config("dicts")["engines"]["cuda"]

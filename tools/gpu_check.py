@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu_bench import DTYPES, POSTERIORS, Clock, benchmark, cases
+from gpu_bench import DTYPES, FIRST_LAUNCH, POSTERIORS, Clock, benchmark, cases
 from gpu_report import Results, Row, report, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def steps() -> tuple[dict[str, Step], dict[str, Step]]:
 
     first = {f"{library} on the device against NumPy": Step(check(library), 75) for library in ("cupy", "torch", "jax")}
     first |= {
-        "the posterior on the device against NumPy": Step(check("posterior"), 60),
+        "the posterior on the device against NumPy": Step(check("posterior"), 120 + FIRST_LAUNCH),
         "compute-sanitizer, memcheck": Step(sanitizer("memcheck"), 60),
         "a captured solve, replayed": Step(check("capture"), 45),
         "two streams": Step(check("streams"), 45),

@@ -23,7 +23,7 @@ class Results:
     """case, dtype, seconds, graph_seconds, published_seconds, bytes (of all traffic), io_bytes (of inputs and results
     alone), note. None: not measured, see note."""
     posteriors: list[Row] = field(default_factory=list)
-    """case, seconds of solution and variances, solve_seconds of the solution alone"""
+    """case, seconds of solution and variances, solve_seconds of the solution alone, first_seconds of the first call"""
     chunks: list[Row] = field(default_factory=list)
     """points of a chunk, seconds, graph_seconds"""
     copy_bandwidth: dict[str, float] = field(default_factory=dict)
@@ -49,7 +49,8 @@ def benchmark_row(row: Row, copies: dict[str, float]) -> list[str]:
 
 
 def _of_posterior(row: Row) -> list[str]:
-    return [row["case"], milliseconds(row["seconds"]), f"{row['seconds'] / row['solve_seconds']:.1f}"]
+    times = f"{row['seconds'] / row['solve_seconds']:.1f}"
+    return [row["case"], milliseconds(row["seconds"]), times, f"{row['first_seconds']:.1f}"]
 
 
 def _of_chunk(row: Row) -> list[str]:
@@ -82,7 +83,7 @@ def report(results: Results) -> str:
         "## Posterior, and chunks of one system of 10,000 points",
         "",
         *table(
-            ["solution and variances of", "ms", "times as long as the solution"],
+            ["solution and variances of", "ms", "times as long as the solution", "first call, s"],
             [_of_posterior(row) for row in results.posteriors],
         ),
         "",

@@ -63,6 +63,10 @@ def test_dry_run_names_every_step_in_its_order(gpu_check, capsys) -> None:
         assert what in printed
 
 
+def test_the_posterior_has_the_time_that_compilation_takes(gpu_check) -> None:
+    assert gpu_check.steps()[0]["the posterior on the device against NumPy"].limit == 180
+
+
 def test_steps_run_files_that_exist(gpu_check) -> None:
     first, last = gpu_check.steps()
     for step in (first | last).values():
@@ -119,7 +123,7 @@ def test_report_holds_what_was_measured(tmp_path) -> None:
             {"case": "longest", "dtype": "float64", "seconds": 4e-3, "graph_seconds": None, "published_seconds": None,
              "bytes": None, "io_bytes": None, "note": "no graph: reason"},
         ],
-        posteriors=[{"case": "1 x 50, n = 3", "seconds": 3e-3, "solve_seconds": 1e-3}],
+        posteriors=[{"case": "1 x 50, n = 3", "seconds": 3e-3, "solve_seconds": 1e-3, "first_seconds": 9.0}],
         chunks=[{"points": 16, "seconds": 1e-3, "graph_seconds": None}],
         copy_bandwidth={"float64": 2e12},
     )  # fmt: skip
@@ -128,7 +132,7 @@ def test_report_holds_what_was_measured(tmp_path) -> None:
     text = (tmp_path / "new" / "report.md").read_text()
     assert "| lorenz | float64 | 2 | 1 | 50 | 50.0 | 5% | 50% |  |" in text
     assert "| longest | float64 | 4 |  |  |  |  |  | no graph: reason |" in text
-    assert "| 1 x 50, n = 3 | 3 | 3.0 |" in text
+    assert "| 1 x 50, n = 3 | 3 | 3.0 | 9.0 |" in text
     assert "| 16 | 1 |  |" in text
     assert "| tests, JAX | **failed** | 1 failed |" in text
     assert "| compute-sanitizer, memcheck | not run | not installed |" in text
@@ -170,5 +174,6 @@ def test_times_of_posteriors_and_chunks_on_the_emulated_grid(gpu_bench) -> None:
         chunk = gpu_bench.measure_chunk(4, gpu_bench.Clock(0), T=20)
     assert posterior["case"] == "3 x 8, n = 3"
     assert posterior["seconds"] > 0
+    assert posterior["first_seconds"] > 0
     assert chunk["points"] == 4
     assert chunk["graph_seconds"] > 0

@@ -14,15 +14,15 @@ import re
 from functools import cache
 from pathlib import Path
 
-from smnn_core.engines._cuda.source import NVRTC_OPTIONS, Module, MomentsModule, Specialization
+from smnn_core.engines._cuda.source import NVRTC_OPTIONS, Module, MomentsModule, Specialization, parts_of
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "nvrtc"
 LIMITS = HERE / "limits.json"
 ARCHITECTURES = ("sm_80", "sm_90")
 
-OPTIONS = (*NVRTC_OPTIONS, "--device-as-default-execution-space")
-"""What NVRTC is given: CuPy adds the second itself, and some versions of NVRTC refuse to be told twice."""
+OPTIONS = (*NVRTC_OPTIONS, "-ftz=true", "--device-as-default-execution-space")
+"""What NVRTC is given: CuPy adds all but the first itself, and some versions of NVRTC refuse to be told twice."""
 
 MODULES: list[Module] = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
@@ -92,24 +92,31 @@ def report(module: Module, architecture: str) -> Report:
     """
     major, minor = ctypes.c_int(), ctypes.c_int()
     library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    text = "\n".join([module.source, architecture, f"{major.value}.{minor.value}", *OPTIONS])
-    kept = BUILD / f"{module}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    if not kept.exists():
-        cubin, log = compile_(module.source, architecture)
-        assert cubin[:4] == b"\x7fELF"
-        found = {
-            match["kernel"]: {
-                "registers": int(match["registers"]),
-                "spills": int(match["stores"]) + int(match["loads"]),
-                "stack": int(match["stack"]),
-                "shared": int(match["shared"] or 0),
-            }
-            for match in _ENTRY.finditer(log)
-        }
-        BUILD.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found))
-    result: Report = json.loads(kept.read_text())
+    result: Report = {}
+    for part in parts_of(module):
+        source = module.source_of(part)
+        text = "\n".join([source, architecture, f"{major.value}.{minor.value}", *OPTIONS])
+        kept = BUILD / f"{module}-{part}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not kept.exists():
+            cubin, log = compile_(source, architecture)
+            assert cubin[:4] == b"\x7fELF"
+            BUILD.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(needs(log)))
+        result |= json.loads(kept.read_text())
     return result
+
+
+def needs(log: str) -> Report:
+    """What the assembler says of each kernel, given -v."""
+    return {
+        match["kernel"]: {
+            "registers": int(match["registers"]),
+            "spills": int(match["stores"]) + int(match["loads"]),
+            "stack": int(match["stack"]),
+            "shared": int(match["shared"] or 0),
+        }
+        for match in _ENTRY.finditer(log)
+    }
 
 
 def with_room(need: dict[str, int]) -> dict[str, int]:

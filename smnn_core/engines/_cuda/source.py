@@ -30,6 +30,11 @@ MOMENTS = 4
 """The part that is all of a `MomentsModule`."""
 
 
+def parts_of(module: Module) -> tuple[int, ...]:
+    """The parts that are compiled by themselves."""
+    return (MOMENTS,) if isinstance(module, MomentsModule) else PARTS
+
+
 def part_of(kernel: str) -> int:
     """The part that a kernel belongs to."""
     if kernel == "smnn_moments":

@@ -50,7 +50,7 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
     batch = system.batch if d is None else system.batch_with(d)
     b, u = (None, None) if d is None else (d.equation, d.initial)
     arrays = [None if x is None else addressable(xp, x) for x in inputs_by_field(system, b, u)]
-    bad = device.zeros(batch, "bool")  # (copies and reshapes of a broadcast array may keep its order, or its strides of 0)
+    bad = device.zeros(batch, "bool")  # (a copy of a broadcast array may keep its order)
     bad[...] = xp.any(undetermined, axis=-1)
     T, V, K, Q = system.n_steps, system.V, system.K, system.Q
     initial = system.n_initial_steps, V, system.n_initial_orders

@@ -1,7 +1,7 @@
 """PEtab problems: models in SBML with tables of data, fitted by `smnn_torch.fit`.
 
-    problem = smnn_petab.load("problem.yaml")
-    problem.objective()      # at the nominal parameters
+problem = smnn_petab.load("problem.yaml")
+problem.objective()      # at the nominal parameters
 """
 
 from __future__ import annotations

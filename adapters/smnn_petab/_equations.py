@@ -1,8 +1,8 @@
 """The equations of a problem, compiled: rates, observables and noise as functions of time, states and inputs.
 
-Letters: t time, x states (n,), θ estimated parameters (p,), q inputs (those names in the formulas that are neither time nor
-states nor the same number in all experiments: parameters, and constants that conditions change). In experiment e they are
-q = q_e(θ), and the states start from x0_e(θ), so that one function serves all experiments.
+Letters: t time, x states (n,), θ estimated parameters (p,), q inputs: those names in the formulas that are neither time
+nor states nor the same number in all experiments, so parameters, and constants that conditions change. In experiment e
+they are q = q_e(θ), and the states start from x0_e(θ), so that one function serves all experiments.
 """
 
 from __future__ import annotations

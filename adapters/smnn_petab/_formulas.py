@@ -1,6 +1,6 @@
 """Formulas: MathML of SBML as SymPy expressions, switching times in them, and functions compiled from them.
 
-Symbols are real, as those of `petab.v1.math.sympify_petab`, so that a name means the same symbol in a model and in a table.
+Symbols are real, as those of `petab.v1.math.sympify_petab`: a name means the same symbol in a model and in a table.
 """
 
 from __future__ import annotations

@@ -1,20 +1,22 @@
 """The objective of a PEtab problem by numerical integration (SciPy), with forward sensitivities.
 
-For an observation m of h with standard deviation σ on the scale g (identity, log or log10) the negative log-likelihood is
+For an observation m of h with standard deviation σ on the scale g (identity, log, log10) the negative log-likelihood is
 
     1/2 ((g(m) - g(h)) / σ)² + log σ + 1/2 log 2π - log g'(m)
 
 (PEtab, "Noise distributions and observable transformations"). Its minimiser as a least-squares problem has the rows
 (g(m) - g(h)) / σ and, where σ is estimated, sqrt(2 log σ + c), c large enough for the root (Stapor et al., 2018).
 
-Sensitivities S = ∂x/∂θ follow S' = J S + P. Each column has the Jacobian J of the states, so that LSODA is told a matrix with
+Sensitivities S = ∂x/∂θ follow S' = J S + P. Each column has the Jacobian J of the states: LSODA is told a matrix with
 J in diagonal blocks, in banded form.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,7 +67,9 @@ class Objective:
         """θ and dθ/dx of values on the scales of the parameters."""
         kinds = [p.scale for p in self.tables.parameters]
         with np.errstate(over="ignore"):
-            θ = np.array([v if k == "lin" else math.exp(v) if k == "log" else 10.0**v for k, v in zip(kinds, x, strict=True)])
+            θ = np.array(
+                [v if k == "lin" else math.exp(v) if k == "log" else 10.0**v for k, v in zip(kinds, x, strict=True)]
+            )
         return θ, np.where([k == "lin" for k in kinds], 1.0, np.where([k == "log" for k in kinds], θ, θ * LN10))
 
     def value(self, x: np.ndarray, rtol: float = 1e-10) -> float:
@@ -75,7 +79,9 @@ class Objective:
             parts = [self._terms(e, θ, rtol, False) for e in range(len(self._settings))]
         except ArithmeticError:
             return math.inf
-        cost = sum(0.5 * r @ r + (np.log(σ) + 0.5 * math.log(2 * math.pi) - jacobian).sum() for r, σ, jacobian, *_ in parts)
+        cost = sum(
+            0.5 * r @ r + (np.log(σ) + 0.5 * math.log(2 * math.pi) - jacobian).sum() for r, σ, jacobian, *_ in parts
+        )
         residuals = self._prior_rows(θ)[0]
         total = float(cost) + 0.5 * float(residuals @ residuals) + sum(p.prior_constant for p in self.tables.parameters)
         return total if math.isfinite(total) else math.inf
@@ -90,7 +96,8 @@ class Objective:
         rows, derivatives = [], []
         for e in range(len(self._settings)):
             r, σ, _, dr, dσ = self._terms(e, θ, rtol, True)
-            σ_row = np.sqrt(2 * np.log(σ) + OFFSET)
+            with np.errstate(all="ignore"):  # of σ beyond exp(-25), refused below
+                σ_row = np.sqrt(2 * np.log(σ) + OFFSET)
             rows += [r, σ_row]
             derivatives += [dr, dσ / (σ * σ_row)[:, None]]
         prior, prior_slope = self._prior_rows(θ)
@@ -101,7 +108,7 @@ class Objective:
         return result
 
     def _terms(self, experiment: int, θ: np.ndarray, rtol: float, derivatives: bool) -> tuple[np.ndarray, ...]:
-        """(g(m) - g(h)) / σ, σ and log g'(m) of the observations of an experiment; with `derivatives` those by θ, too."""
+        """(g(m) - g(h)) / σ, σ and log g'(m) of the observations of an experiment, and derivatives by θ."""
         e = self.tables.experiments[experiment]
         x, S, q, dq = self._simulate(experiment, θ, rtol, derivatives)
         number = len(self.tables.columns)
@@ -113,7 +120,7 @@ class Objective:
                 slopes = by_x @ S[i] + by_q @ dq if derivatives else np.zeros((2 * number, 0))
                 σ = np.where(np.isnan(e.noise[i]), values[number:], e.noise[i])
                 dσ = np.where(np.isnan(e.noise[i])[:, None], slopes[number:], 0.0)
-                for j in at:
+                for j in map(int, at):
                     parts.append(self._term(j, e.data[i, j], values[j], σ[j], slopes[j], dσ[j]))
         r, σ, jacobian, dr, dσ = (np.array([p[k] for p in parts]) for k in range(5))
         return r, σ, jacobian, dr, dσ
@@ -142,7 +149,9 @@ class Objective:
         x, S = self._integrate(x0, S0, q, dq, self.tables.experiments[experiment].times, switches, rtol, derivatives)
         return x, S, q, dq
 
-    def _steady_state(self, setting: tuple[np.ndarray, ...], rtol: float, derivatives: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _steady_state(
+        self, setting: tuple[np.ndarray, ...], rtol: float, derivatives: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The states after so long a time that rates change them by less than the tolerance."""
         q, dq, x, S = setting
         duration = 1.0
@@ -176,7 +185,7 @@ class Objective:
         found = np.empty((len(times), state.size))
         ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
         found[times == 0] = state
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        for start, end in pairwise(ends):
             inside = (times > start) & (times <= end)
             if end > start:
                 at = np.unique([*times[inside], end])
@@ -207,7 +216,7 @@ class Objective:
         atol = np.full(state.size, 1e-2 * rtol)
         if p:  # sensitivities have scales of their own, and do not decide about the accuracy of the states
             atol[n:] = 1e-2 * rtol + rtol * np.abs(state[n:])
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
             solution = solve_ivp(
                 right,
                 (start, end),
@@ -219,7 +228,6 @@ class Objective:
                 jac=band,
                 lband=n - 1,
                 uband=n - 1,
-                max_step=np.inf,
             )
         if not solution.success or not np.isfinite(solution.y).all():
             raise ArithmeticError(f"integration failed: {solution.message}")

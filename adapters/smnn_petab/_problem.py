@@ -19,8 +19,8 @@ __all__ = ["Problem", "load"]
 
 
 def load(path: str | Path) -> Problem:
-    """A PEtab problem, version 1, from its YAML file: an SBML model, and the tables of conditions, measurements, observables
-    and parameters that the file names.
+    """A PEtab problem, version 1, from its YAML file: an SBML model, and the tables of conditions, measurements,
+    observables and parameters that the file names.
 
     Raises:
         UnsupportedError: the problem uses what is not supported; the message names it.
@@ -29,14 +29,18 @@ def load(path: str | Path) -> Problem:
     path = Path(path)
     config = yaml.safe_load(path.read_text())
     if str(config.get("format_version")) not in ("1", "1.0.0"):
-        raise UnsupportedError(f"{path.name} has PEtab's format version {config.get('format_version')}; version 1 is read.")
+        raise UnsupportedError(
+            f"{path.name} has PEtab's format version {config.get('format_version')}; version 1 is read."
+        )
     if len(config["problems"]) != 1:
         raise UnsupportedError(f"{path.name} holds {len(config['problems'])} problems; only one is supported.")
     for part in config["problems"]:
         part.pop("visualization_files", None)
     tables = petab.Problem.from_yaml(config, base_path=str(path.parent))
     if not isinstance(tables.model, petab.models.sbml_model.SbmlModel):
-        raise UnsupportedError(f"the model of {path.name} is written in {tables.model.type_id!r}; only SBML is supported.")
+        raise UnsupportedError(
+            f"the model of {path.name} is written in {tables.model.type_id!r}; only SBML is supported."
+        )
     model = read_model(tables.model.sbml_document)
     return Problem(path.parent.name if path.stem == "problem" else path.stem, model, read_tables(tables, model))
 

@@ -1,8 +1,8 @@
 """An SBML model as ordinary differential equations in SymPy: states, rates, initial values, definitions, constants.
 
 In the mathematics of SBML the name of a species stands for its concentration, or for its amount where it "has only
-substance units". A reaction changes amounts, so that the rate of a concentration is the sum of stoichiometry times kinetic
-law, over the size of the compartment (SBML Level 3 Version 2 Core, section 4.11.7).
+substance units". A reaction changes amounts, so that the rate of a concentration is the sum of stoichiometry times
+kinetic law, over the size of the compartment (SBML Level 3 Version 2 Core, section 4.11.7).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Model:
         rates: time derivatives of the states.
         initial: values of the states at the start of a simulation.
         definitions: targets of assignment rules, which hold at any time.
-        constants: all other names: parameters, compartments and constant species; values may be formulas of names (initial
-            assignments).
+        constants: all other names: parameters, compartments and constant species; values may be formulas of names
+            (initial assignments).
     """
 
     states: tuple[sp.Symbol, ...]
@@ -82,8 +82,8 @@ def _refuse(model: libsbml.Model) -> None:
     if model.getNumEvents():
         names = ", ".join(e.getId() or f"number {i + 1}" for i, e in enumerate(model.getListOfEvents()))
         raise UnsupportedError(
-            f"the model has events ({names}), which are not supported. Inputs that switch at known times can be written as "
-            "assignment rules with piecewise(value, time < switch, other)."
+            f"the model has events ({names}), which are not supported. Inputs that switch at known times can be "
+            "written as assignment rules with piecewise(value, time < switch, other)."
         )
     if model.isSetConversionFactor() or any(s.isSetConversionFactor() for s in model.getListOfSpecies()):
         raise UnsupportedError("the model has conversion factors, which are not supported.")
@@ -96,7 +96,8 @@ def _refuse(model: libsbml.Model) -> None:
 
 def _rules(model: libsbml.Model) -> tuple[dict[sp.Symbol, Any], dict[sp.Symbol, Any]]:
     """Assignment rules and rate rules."""
-    definitions, rates = {}, {}
+    definitions: dict[sp.Symbol, Any] = {}
+    rates: dict[sp.Symbol, Any] = {}
     for rule in model.getListOfRules():
         if rule.isAlgebraic():
             raise UnsupportedError(

@@ -141,8 +141,8 @@ def _prior(name: str, scale: str, row: Any) -> tuple[tuple[float, float] | None,
         return None, scale, 0.0
     if kind not in (petab.NORMAL, petab.PARAMETER_SCALE_NORMAL, petab.LOG_NORMAL):
         raise UnsupportedError(
-            f"parameter {name} has the prior {kind!r}, which is not supported: use normal, logNormal, parameterScaleNormal, "
-            "uniform or parameterScaleUniform."
+            f"parameter {name} has the prior {kind!r}, which is not supported: use normal, logNormal, "
+            "parameterScaleNormal, uniform or parameterScaleUniform."
         )
     mean, sd = (float(x) for x in str(row[petab.OBJECTIVE_PRIOR_PARAMETERS]).split(petab.PARAMETER_SEPARATOR))
     constant = math.log(sd) + 0.5 * math.log(2 * math.pi)
@@ -153,7 +153,7 @@ def _prior(name: str, scale: str, row: Any) -> tuple[tuple[float, float] | None,
 
 
 def _start(row: Any, limits: tuple[float, ...]) -> tuple[float, float]:
-    """Limits of starts on the scale of the parameter: those of a parameterScaleUniform initialization prior, or the bounds."""
+    """Limits of starts on the scale of the parameter: of a parameterScaleUniform initialization, or the bounds."""
     given = _text(row, petab.INITIALIZATION_PRIOR_PARAMETERS, "")
     if given and _text(row, petab.INITIALIZATION_PRIOR_TYPE, "") == petab.PARAMETER_SCALE_UNIFORM:
         limits = tuple(float(x) for x in given.split(petab.PARAMETER_SEPARATOR))
@@ -175,9 +175,14 @@ def _measurement(problem: petab.Problem, row: Any, fixed: Values) -> tuple[Any, 
     observable = problem.observable_df.loc[name]
     kind = _text(observable, petab.NOISE_DISTRIBUTION, petab.NORMAL)
     if kind != petab.NORMAL:
-        raise UnsupportedError(f"observable {name} has noise with the distribution {kind!r}; only 'normal' is supported.")
+        raise UnsupportedError(
+            f"observable {name} has noise with the distribution {kind!r}; only 'normal' is supported."
+        )
     values: Values = {}
-    for column, prefix in ((petab.OBSERVABLE_PARAMETERS, "observableParameter"), (petab.NOISE_PARAMETERS, "noiseParameter")):
+    for column, prefix in (
+        (petab.OBSERVABLE_PARAMETERS, "observableParameter"),
+        (petab.NOISE_PARAMETERS, "noiseParameter"),
+    ):
         overrides = petab.split_parameter_replacement_list(row.get(column))
         values |= {symbol(f"{prefix}{i + 1}_{name}"): sympify_petab(x) for i, x in enumerate(overrides)}
     formula, σ = (

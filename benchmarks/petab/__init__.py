@@ -1,0 +1,1 @@
+"""Ten problems of the PEtab benchmark collection, and what finds their parameters; see `__main__`."""

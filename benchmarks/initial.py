@@ -1,0 +1,289 @@
+"""Initial-value problems: work against precision of `smnn_core.solve` beside SciPy and diffrax.
+
+    python -m benchmarks.initial                 all problems
+    python -m benchmarks.initial --quick         those of up to ten variables that take less than a second
+    python -m benchmarks.initial --only HIRES    by the beginning of the name
+    python -m benchmarks.initial --references    how far two methods of SciPy at 1e-13 and the references agree
+
+Writes benchmarks/results/initial.md where the whole was run. Each solver runs at tolerances from 1e-3 to 1e-13, the
+absolute ones relative to the size of each variable, until it takes more than `PATIENCE` seconds; the time for an error
+is that of its fastest run with at most this error at the times where the solution is known. Ours and SciPy's run Python
+with exact derivatives (LSODA and Radau with banded or sparse ones where they are), diffrax compiled code without the
+time of compilation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.sparse import csc_matrix
+from tqdm import tqdm
+
+import smnn_core as smnn
+
+from .initial_problems import (
+    FLOATS,
+    AlgebraicProblem,
+    InitialProblem,
+    initial_problems,
+    pendulum,
+    transistor_amplifier,
+)
+from .tables import Table
+
+Array = np.ndarray
+RESULTS = Path(__file__).parent / "results" / "initial.md"
+LADDER = tuple(10.0**-n for n in range(3, 14))
+AIMS = (1e-4, 1e-6, 1e-8, 1e-10)
+PATIENCE = 10.0
+"""Seconds of one run after which no tighter tolerance is tried."""
+MOST_COMPILED = 40
+"""states of problems that diffrax runs: compilation of more takes minutes"""
+Curve = list[tuple[float, float]]
+"""errors and seconds"""
+
+
+# ------------------------------------------------------------------------------------------------------------- solvers
+
+
+def quiet(run: Callable[[], Any]) -> Any:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return run()
+
+
+def ours(problem: InitialProblem, tolerance: float) -> Array:
+    """States at the times where the solution is known."""
+    solution = smnn.solve(
+        problem.residual,
+        np.array([0.0, problem.end]),
+        problem.conditions,
+        tolerance=tolerance,
+        order=problem.order,
+    )
+    return problem.states(solution(problem.times)) if solution.converged else np.full((len(problem.times), 1), np.nan)
+
+
+def by_scipy(problem: InitialProblem, method: str, tolerance: float) -> Array:
+    S = len(problem.start)
+    sizes = np.resize(np.array(problem.largest), S)
+    options: dict[str, Any] = {}
+    if method == "LSODA" and problem.band:
+        options = {"lband": problem.band, "uband": problem.band}
+    elif method == "Radau" and problem.band:
+        options = {"jac": lambda t, z: sparse(problem, t, z)}
+    elif method != "DOP853":
+        options = {"jac": problem.jacobian_matrix}
+    run = solve_ivp(
+        problem.derivatives,
+        (0.0, problem.end),
+        problem.start,
+        method=method,
+        t_eval=problem.times,
+        rtol=max(tolerance, 2.3e-14),
+        atol=tolerance * sizes,
+        **options,
+    )
+    return run.y.T if run.success else np.full((len(problem.times), S), np.nan)
+
+
+def sparse(problem: InitialProblem, t: float, z: Array) -> Any:
+    entries = problem.jacobian(t, z.tolist(), FLOATS)
+    rows, columns = zip(*entries, strict=True)
+    return csc_matrix((list(entries.values()), (rows, columns)), shape=(z.size, z.size))
+
+
+def by_diffrax(problem: InitialProblem, method: str) -> Callable[[float], Array]:
+    """A compiled function of the tolerance."""
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    V, sizes = len(problem.start) // problem.order, jnp.resize(jnp.array(problem.largest), len(problem.start))
+
+    def slopes(t: Any, z: Any, _: Any) -> Any:
+        top = jnp.stack(jnp.broadcast_arrays(*problem.field(t, list(z), jnp)))
+        return jnp.concatenate([z[V:], top]) if problem.order == 2 else top
+
+    @jax.jit
+    def run(tolerance: Any) -> Any:
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(slopes),
+            getattr(diffrax, method)(),
+            t0=0.0,
+            t1=problem.end,
+            dt0=None,
+            y0=jnp.array(problem.start),
+            saveat=diffrax.SaveAt(ts=jnp.array(problem.times)),
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * sizes),
+            max_steps=2**17,
+            throw=False,
+        ).ys
+
+    run(LADDER[0])
+    return lambda tolerance: np.asarray(run(tolerance))
+
+
+def solvers(problem: InitialProblem) -> dict[str, Callable[[float], Array]]:
+    found: dict[str, Callable[[float], Array]] = {"smnn": lambda tolerance: ours(problem, tolerance)}
+    for method in ("Radau", "LSODA", *(() if problem.stiff else ("DOP853",))):
+        found[method] = lambda tolerance, method=method: by_scipy(problem, method, tolerance)
+    if len(problem.start) <= MOST_COMPILED:
+        for method in ("Kvaerno5", *(() if problem.stiff else ("Tsit5",))):
+            found[method] = by_diffrax(problem, method)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- measurement
+
+
+def work(run: Callable[[float], Array], error: Callable[[Array], float], digits: int = 12) -> Curve:
+    """Errors and times along the ladder; quick runs are repeated."""
+    curve: Curve = []
+    for tolerance in LADDER:
+        seconds = []
+        while not seconds or (len(seconds) < 3 and sum(seconds) < 0.5):
+            begin = perf_counter()
+            result = quiet(lambda tolerance=tolerance: run(tolerance))
+            seconds.append(perf_counter() - begin)
+        curve.append((error(result), median(seconds)))
+        if curve[-1][0] < 10.0**-digits or seconds[0] > PATIENCE:
+            break
+    return curve
+
+
+def seconds_for(curve: Curve, aim: float) -> float:
+    """The time of the fastest run with at most this error; infinite where none has."""
+    return min((seconds for error, seconds in curve if error <= aim), default=np.inf)
+
+
+def measure(problem: InitialProblem) -> dict[str, Curve]:
+    return {name: work(run, problem.error, problem.digits) for name, run in quiet(lambda: solvers(problem)).items()}
+
+
+def algebraic(problem: AlgebraicProblem) -> dict[str, Curve]:
+    """Ours, and SciPy on the explicit form where there is one."""
+
+    def run(tolerance: float) -> Array:
+        solution = smnn.solve(
+            problem.residual, np.array([0.0, problem.end]), problem.conditions, tolerance=tolerance, order=problem.order
+        )
+        return solution(problem.end)[..., 0] if solution.converged else np.full(len(problem.order), np.nan)
+
+    curves = {"smnn": work(run, problem.error, 11)}
+    if (explicit := problem.explicit) is not None:
+        for method in ("Radau", "LSODA", "DOP853"):
+            curves[method] = work(lambda x, method=method: by_scipy(explicit, method, x), explicit.error, 11)
+    return curves
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def cell(curve: Curve | None, aim: float) -> str:
+    if curve is None:
+        return ""
+    seconds = seconds_for(curve, aim)
+    if np.isfinite(seconds):
+        return f"{seconds * 1e3:.3g}"
+    last = curve[-1][1]
+    return f"> {last * 1e3:.0f}" if last > PATIENCE else "-"
+
+
+def work_table(results: dict[str, dict[str, Curve]], aim: float) -> Table:
+    names = list(dict.fromkeys(name for curves in results.values() for name in curves))
+    rows = [(problem, *(cell(curves.get(name), aim) for name in names)) for problem, curves in results.items()]
+    return Table(f"Milliseconds for an error of {aim:.0e}", ("problem", *names), tuple(rows))
+
+
+def speeds(results: dict[str, dict[str, Curve]], peer: str, aims: tuple[float, ...], only: set[str]) -> list[float]:
+    """Times of a peer divided by ours, of each problem and aim that both reach."""
+    pairs = [
+        (seconds_for(curves[peer], aim), seconds_for(curves["smnn"], aim))
+        for name, curves in results.items()
+        if name in only and peer in curves
+        for aim in aims
+    ]
+    return [theirs / mine for theirs, mine in pairs if np.isfinite(theirs) and np.isfinite(mine)]
+
+
+def figures(results: dict[str, dict[str, Curve]], small: set[str]) -> Table:
+    """The ratios that are aimed at."""
+    everything = set(results)
+
+    def ratio(values: list[float]) -> str:
+        return f"{median(values):.2f} ({len(values)})" if values else "-"
+
+    van_der_pol = next((c["smnn"] for n, c in results.items() if n.startswith("van der Pol, μ")), [])
+    rows = [
+        ("Radau / ours at 1e-8 and 1e-10", ratio(speeds(results, "Radau", (1e-8, 1e-10), everything)), "5 or more"),
+        ("ours / LSODA at 1e-6, up to 10 variables", "", "2 or less"),
+        ("van der Pol, μ = 1e3, error 1e-6, seconds", f"{seconds_for(van_der_pol, 1e-6):.2f}", "0.2 or less"),
+    ]
+    rows[1] = (rows[1][0], ratio([1 / x for x in speeds(results, "LSODA", (1e-6,), small)]), rows[1][2])
+    for peer in ("LSODA", "DOP853", "Kvaerno5", "Tsit5"):
+        for aim in (1e-6, 1e-8):
+            rows.append((f"{peer} / ours at {aim:.0e}", ratio(speeds(results, peer, (aim,), everything)), ""))
+    return Table("Medians of ratios of times (number of problems)", ("", "measured", "aim"), tuple(rows))
+
+
+def precision_table(results: dict[str, dict[str, Curve]]) -> Table:
+    """Errors of ours at each tolerance."""
+    rows = [
+        (name, *(f"{error:.0e}" for error, _ in curves["smnn"]), *("",) * (len(LADDER) - len(curves["smnn"])))
+        for name, curves in results.items()
+    ]
+    return Table("Errors of ours by tolerance", ("problem", *(f"{x:.0e}" for x in LADDER)), tuple(rows))
+
+
+def references(problems: list[InitialProblem]) -> Table:
+    """How far Radau, or DOP853 where nothing is stiff, and LSODA at 1e-13 are from the references."""
+    rows = []
+    for problem in tqdm(problems, desc="references"):
+        methods = ("Radau" if problem.stiff else "DOP853", "LSODA")
+        errors = [problem.error(quiet(lambda m=m, p=problem: by_scipy(p, m, 1e-13))) for m in methods]
+        rows.append((problem.name, *(f"{m}: {e:.0e}" for m, e in zip(methods, errors, strict=True))))
+    return Table("Differences from the references, at 1e-13", ("problem", "", ""), tuple(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="*", help="beginnings of names")
+    parser.add_argument("--references", action="store_true")
+    arguments = parser.parse_args()
+    explicit = initial_problems()
+    implicit = [pendulum(1), pendulum(2), pendulum(3), transistor_amplifier()]
+    if arguments.only:
+        explicit, implicit = (
+            [p for p in chosen if any(p.name.startswith(x) for x in arguments.only)] for chosen in (explicit, implicit)
+        )
+    if arguments.quick:
+        explicit = [p for p in explicit if len(p.start) <= 10]
+    if arguments.references:
+        print(references(explicit).text())
+        return
+    small = {p.name for p in explicit if len(p.start) <= 10} | {p.name for p in implicit}
+    results: dict[str, dict[str, Curve]] = {}
+    for problem in tqdm([*explicit, *implicit], desc="problems"):
+        results[problem.name] = measure(problem) if isinstance(problem, InitialProblem) else algebraic(problem)
+    tables = [figures(results, small), *(work_table(results, aim) for aim in AIMS), precision_table(results)]
+    for table in tables:
+        print(table.text(), end="\n\n")
+    if not (arguments.only or arguments.quick):
+        parts = [f"## {table.title}\n\n{table.markdown()}\n" for table in tables]
+        head = "# Initial-value problems to a tolerance\n\n`python -m benchmarks.initial` prints what follows.\n"
+        RESULTS.write_text("\n".join([head, *parts]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
 from .discovery import Discovery, Library, discover, fourier, functions, polynomials
-from .fitting import Fit, fit_ode
+from .fitting import Fit, Fitted, Parameter, fit, fit_ode
 from .nonlinear import NonlinearGradients, NonlinearSolution, solve_nonlinear_ode
 from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
@@ -41,12 +41,14 @@ __all__ = [
     "EngineWarning",
     "Factorization",
     "Fit",
+    "Fitted",
     "Gradients",
     "Library",
     "MisfitWarning",
     "NamespaceError",
     "NonlinearGradients",
     "NonlinearSolution",
+    "Parameter",
     "Posterior",
     "Residuals",
     "Scheme",
@@ -59,6 +61,7 @@ __all__ = [
     "discover",
     "error_estimate",
     "factorize",
+    "fit",
     "fit_ode",
     "fourier",
     "functions",

@@ -13,6 +13,7 @@ from smnn_core import (
     wiener_weight,
 )
 
+from ._fit import fit
 from ._fitting import ODEFit, fit_ode
 from ._layer import ODE, MechanisticODE
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
@@ -37,6 +38,7 @@ __all__ = [
     "conditions",
     "error_estimate",
     "factorize",
+    "fit",
     "fit_ode",
     "log_evidence",
     "ode_forward",

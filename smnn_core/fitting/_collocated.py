@@ -1,0 +1,320 @@
+r"""The rows of a fit on collocation meshes, linearised, with the trajectory projected out.
+
+At a trajectory y and parameters φ the rows of a member, each divided by its standard deviation, are
+
+    equations      w ((J y - (J y* - f)) + P δ)          at the Gauss points, w^2 with the quadrature weights
+    data           ((h + H (y - y*) + Hφ δ) - d) / σ        anywhere in an interval
+    noise          √2 (∂σ (y - y*) + ∂φσ δ) / σ - (r^2 - 1) / √2,  r = (d - h) / σ, where σ depends on y or φ
+    initial        (y - u - Uφ δ) / σ_0
+    priors         (φ + δ - mean) / deviation
+
+with δ the change of φ. The noise rows are Fisher scoring: their gradient is that of log σ^2 + r^2, their square its
+expected curvature. y = y_0 + Σ δ_j y_j: 1 + p right-hand sides of one left-hand side, and δ minimises the Gram matrix
+of what they leave. Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413.
+
+Trajectories z = y / size are in units in which variables have size 1.
+
+Letters: M members, N intervals, k points, n times of data, at most D of them in an interval, V variables, K unknowns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Array
+from .._problem import Problem, Weights
+from .._solve import solve_without_raising
+from ._collocation import continuity, evaluate, gauss, interval, taylor
+from ._losses import Loss
+from ._model import Linear, Model
+
+__all__ = ["Discretization", "Evaluated", "Initial", "RowWeights", "Step"]
+
+CONTINUITY = 1e3
+"""Weight of the continuity rows, relative to the heaviest others."""
+
+
+class Initial(NamedTuple):
+    """What is known of y at the first time."""
+
+    values: Array
+    """(M, V, q), 0 where nothing is"""
+    weights: Array
+    """(M, V, q): inverse standard deviations, 0 where nothing is known"""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """Callbacks at one trajectory and φ, in units of size 1."""
+
+    equations: Linear
+    data: Linear
+    deviations: Linear | None
+    initial: Array
+    """(M, V, q)"""
+    initial_slope: Array
+    """(M, V, q, p)"""
+
+    def take(self, members: Array) -> Evaluated:
+        """Some members."""
+        parts: list[Any] = [_take(getattr(self, f.name), members) for f in fields(self)]
+        return Evaluated(*parts)
+
+    def put(self, members: Array, new: Evaluated) -> None:
+        """Writes new values of some members."""
+        for f in fields(self):
+            _put(getattr(self, f.name), members, getattr(new, f.name))
+
+
+def _take(x: Any, members: Array) -> Any:
+    if x is None:
+        return None
+    return Linear(*(a[members] for a in x)) if isinstance(x, Linear) else x[members]
+
+
+def _put(x: Any, members: Array, new: Any) -> None:
+    if isinstance(x, Linear):
+        for a, b in zip(x, new, strict=True):
+            a[members] = b
+    elif x is not None:
+        x[members] = new
+
+
+class RowWeights(NamedTuple):
+    """What rows are multiplied by."""
+
+    equations: Array
+    """(M, Q): w, without the quadrature weights"""
+    noise: Array
+    """(M, n, m): standard deviations of the data; of members whose model gives them, ignored"""
+    held: Array
+    """(M,): weight of rows that hold y where it is, per root of time"""
+
+
+class Step(NamedTuple):
+    """A linearised fit after projection."""
+
+    solutions: Array
+    """(M, 1+p, N, V, K): z_0, .., z_p"""
+    gram: Array
+    """(M, 1+p, 1+p), without priors"""
+
+
+@dataclass(frozen=True, eq=False)
+class Discretization:
+    """Members on their meshes."""
+
+    model: Model
+    k: int
+    t: Array
+    """(M, N+1)"""
+    times: Array
+    """(M, n)"""
+    values: Array
+    """(M, n, m), 0 where missing"""
+    seen: Array
+    """(M, n, m), bool"""
+    who: Array
+    """(M,): the experiment of each member"""
+    size: Array
+    """(M, V)"""
+    exact: Initial
+    """of initial values given as numbers; with a function their weights"""
+    loss: Loss
+    x: Array
+    """(M, N k): collocation points"""
+    E: Array
+    """(M, N, k, q+1, K): Taylor sums at them"""
+    quadrature: Array
+    """(M, N k): roots of the quadrature weights"""
+    where: Array
+    """(M, n): the interval of each observation"""
+    slots: Array
+    """(M, N, D): which observations lie in each interval, n for none"""
+
+    @staticmethod
+    def of(
+        model: Model,
+        k: int,
+        t: Array,
+        times: Array,
+        values: Array,
+        seen: Array,
+        who: Array,
+        size: Array,
+        exact: Initial,
+        loss: Loss,
+    ) -> Discretization:
+        (M, N), K = (t.shape[0], t.shape[1] - 1), k + model.q
+        s = np.diff(t)
+        points, w = gauss(k)
+        x = (t[:, :-1, None] + s[..., None] * points).reshape(M, N * k)
+        E = taylor(s[..., None] * points, K, model.q + 1)
+        quadrature = np.sqrt(s[..., None] * w).reshape(M, N * k)
+        where = interval(t, times)
+        slots = _slots(where, seen.any(-1), N)
+        return Discretization(
+            model, k, t, times, values, seen, who, size, exact, loss, x, E, quadrature, where, slots
+        )  # fmt: skip
+
+    def take(self, members: Array) -> Discretization:
+        """Some members."""
+        values = []
+        for f in fields(self):
+            x = getattr(self, f.name)
+            if isinstance(x, np.ndarray):
+                x = x[members]
+            elif isinstance(x, Initial):
+                x = Initial(*(a[members] for a in x))
+            values.append(x)
+        return Discretization(*values)
+
+    @property
+    def N(self) -> int:
+        return self.t.shape[1] - 1
+
+    def evaluate(self, z: Array, φ: Array) -> Evaluated:
+        """All callbacks at z (M, N, V, K) and φ (M, p)."""
+        model, size = self.model, self.size
+        M, N, V, _ = z.shape
+        q = model.q
+        at = z[:, :, None] @ np.swapaxes(self.E, -1, -2)  # (M, N, k, V, q+1)
+        y = at.reshape(M, N * self.k, V, q + 1) * size[:, None, :, None]
+        f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1])
+        y = evaluate(self.t, z, self.times, q + 1, self.where) * size[:, None, :, None]
+        h = self._scaled(model.observables(self.times, y, φ, self.who), y.shape[1])
+        σ = None
+        if model.noise is not None:
+            σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1])
+        u, U = self.exact.values, np.zeros((*self.exact.values.shape, φ.shape[1]))
+        if model.initial is not None:
+            u, U = model.initial_values(self.t[:, :1], φ, self.who)
+            u, U = np.nan_to_num(u) / size[..., None], np.nan_to_num(U) / size[..., None, None]
+        return Evaluated(f, h, σ, np.array(u), np.array(U))
+
+    def _scaled(self, x: Linear, n: int) -> Linear:
+        """With derivatives in z = y / size, and all axes of their own."""
+        M, rows = len(self.t), x.value.shape[-1]
+        in_y = x.in_y * self.size[:, None, None, :, None]
+        in_y = np.array(np.broadcast_to(in_y, (M, n, rows, *in_y.shape[-2:])))
+        return Linear(np.array(x.value), in_y, np.array(x.in_φ))
+
+    def standard(self, e: Evaluated, w: RowWeights) -> tuple[Array, Array]:
+        """Standard deviations and residuals in their units, (M, n, m); residuals are 0 where nothing was observed."""
+        σ = w.noise if e.deviations is None else e.deviations.value
+        with np.errstate(all="ignore"):
+            return σ, np.where(self.seen, (e.data.value - self.values) / σ, 0.0)
+
+    def costs(self, z: Array, e: Evaluated, w: RowWeights) -> tuple[Array, Array, Array]:
+        """Of data, equations and initial values, (M,) each; infinite where something is not finite.
+
+        That of the data is -2 log likelihood, but for constants, where the noise is a function.
+        """
+        σ, r = self.standard(e, w)
+        data = self.loss.cost(r).sum((1, 2))
+        if e.deviations is not None:
+            with np.errstate(all="ignore"):
+                data = data + 2 * np.where(self.seen, np.log(σ), 0.0).sum((1, 2))
+        with np.errstate(all="ignore"):
+            f = e.equations.value * w.equations[:, None] * self.quadrature[..., None]
+            equations = (f**2).sum((1, 2))
+        initial = (((z[:, 0, :, : self.model.q] - e.initial) * self.exact.weights) ** 2).sum((1, 2))
+        data, equations, initial = (np.where(np.isfinite(x), x, np.inf) for x in (data, equations, initial))
+        return data, equations, initial
+
+    def rows(self, z: Array, e: Evaluated, w: RowWeights) -> tuple[Array, Array]:
+        """Rows inside intervals, weighted: c (M, N, R, V, K) and b (M, N, R, 1+p), for which c Y + b is left."""
+        M, N, V, K = z.shape
+        k, p = self.k, e.data.in_φ.shape[-1]
+        f = e.equations
+        Q = f.value.shape[-1]
+        weight = (w.equations[:, None] * self.quadrature[..., None]).reshape(M, N, k, Q)
+        J = f.in_y.reshape(M, N, k, Q, V, -1) * weight[..., None, None]
+        c = sum(J[..., o, None] * self.E[:, :, :, None, None, o] for o in range(J.shape[-1]))
+        c = c.reshape(M, N, k * Q, V, K)
+        left = np.concatenate([f.value[..., None], f.in_φ], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
+        parts = [(c, left.reshape(M, N, k * Q, 1 + p))]
+        σ, r = self.standard(e, w)
+        root = np.where(self.seen, np.sqrt(self.loss.weight(r)), 0.0)
+        scale = np.where(self.seen, root / σ, 0.0)
+        parts.append(self._at_data(e.data, root * r, scale))
+        if e.deviations is not None:
+            scale = np.where(self.seen, np.sqrt(2) / σ, 0.0)
+            score = np.where(self.seen, -np.clip(r * r - 1, None, SCORE) / np.sqrt(2), 0.0)
+            parts.append(self._at_data(e.deviations, score, scale))
+        c, b = (np.concatenate(x, axis=2) for x in zip(*parts, strict=True))
+        b[..., 0] -= (c.reshape(M, N, -1, V * K) @ z.reshape(M, N, V * K, 1))[..., 0]
+        return c, b
+
+    def _at_data(self, x: Linear, value: Array, scale: Array) -> tuple[Array, Array]:
+        """Rows of an observable in the intervals of its data: scale times its derivatives, and its value."""
+        M, _, m = value.shape
+        K, p = self.k + self.model.q, x.in_φ.shape[-1]
+        member = np.arange(M)[:, None]
+        orders = x.in_y.shape[-1]
+        T = taylor(self.times - self.t[member, self.where], K, orders)
+        c = (x.in_y * scale[..., None, None]) @ T[:, :, None]  # (M, n, m, V, K)
+        b = np.concatenate([value[..., None], x.in_φ * scale[..., None]], -1)
+        V, D = c.shape[-2], self.slots.shape[-1]
+
+        def placed(x: Array) -> Array:
+            padded = np.concatenate([x, np.zeros((M, 1, *x.shape[2:]))], axis=1)
+            return padded[member, self.slots.reshape(M, -1)]
+
+        return placed(c).reshape(M, self.N, D * m, V, K), placed(b).reshape(M, self.N, D * m, 1 + p)
+
+    def step(self, z: Array, e: Evaluated, w: RowWeights, columns: bool = True) -> Step:
+        """Minimises the linearised rows over z, for δ = 0 and each column of parameters.
+
+        Without `columns` only for δ = 0.
+        """
+        M, N, V, K = z.shape
+        q, p = self.model.q, e.data.in_φ.shape[-1] if columns else 0
+        c, b = self.rows(z, e, w)
+        b = b[..., : 1 + p]
+        held = np.any(w.held)
+        u = np.zeros((M, 1 + p, N if held else 1, V, q))
+        weight = np.zeros((M, N if held else 1, V, q))
+        u[:, 0, 0] = e.initial
+        u[:, 1:, 0] = np.moveaxis(e.initial_slope[..., :p], -1, 1)
+        weight[:, 0] = self.exact.weights
+        if held:
+            own = weight[:, 0] > 0
+            keep = w.held[:, None] * np.sqrt(np.diff(self.t))
+            free = np.zeros_like(weight, dtype=bool)
+            free[..., 0] = True
+            free[:, 0] &= ~own
+            weight = np.where(free, keep[..., None, None], weight)
+            u[:, 0] = np.where(free, z[..., :q], u[:, 0])
+        heaviest = np.abs(c).max(initial=1e-300, axis=(1, 2, 3, 4))
+        heaviest = np.maximum(heaviest, self.exact.weights.max((1, 2), initial=0.0))
+        arrays = c[:, None], -np.swapaxes(np.swapaxes(b, -1, -2), 1, 2), u, np.diff(self.t)[:, None, :-1]
+        weights = Weights(1.0, weight[:, None], (CONTINUITY * heaviest)[:, None, None])
+        problem = Problem.build(*arrays, n_steps=N, scheme=continuity(self.k, q), weights=weights, values=False)
+        with np.errstate(all="ignore"):
+            Y = solve_without_raising(problem)[0]
+            Y = Y.reshape(M, 1 + p, N, V, K)
+            left = c.reshape(M, N, -1, V * K) @ np.moveaxis(Y.reshape(M, 1 + p, N, V * K), 1, -1) + b
+            first = (Y[:, :, : u.shape[2], :, :q] - u) * weight[:, None]
+            rows = np.concatenate([left.reshape(M, -1, 1 + p), np.moveaxis(first, 1, -1).reshape(M, -1, 1 + p)], axis=1)
+            return Step(Y, np.swapaxes(rows, 1, 2) @ rows)
+
+
+SCORE = 8.0
+"""Residuals count at most as one of three deviations where their noise is estimated along the way."""
+
+
+def _slots(where: Array, there: Array, N: int) -> Array:
+    """Which observations (of those that are there) lie in each interval, (M, N, D), n for none."""
+    M, n = where.shape
+    order = np.argsort(np.where(there, where, N), axis=1, kind="stable")
+    place = np.take_along_axis(np.where(there, where, N), order, 1)
+    first = np.stack([np.searchsorted(row, np.arange(N + 1)) for row in place])
+    count = np.diff(first, axis=1)
+    D = max(int(count.max(initial=0)), 1)
+    index = first[:, :-1, None] + np.arange(D)
+    padded = np.concatenate([order, np.full((M, 1), n)], axis=1)
+    return np.where(np.arange(D) < count[..., None], padded[np.arange(M)[:, None, None], np.minimum(index, n)], n)

@@ -1,0 +1,137 @@
+"""Equations, observables, noise and initial values as callbacks, evaluated for members of a batch.
+
+Letters: M members (each a data set and an experiment), n points, V variables, q order, Q equations, m observables,
+p parameters. Everything with derivatives in φ, the parameters as they are moved (`Parameters`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Array
+from .._errors import ArgumentError, ShapeError
+from ._observed import TRANSFORMS
+from ._parameters import Parameters
+
+__all__ = ["Linear", "Model"]
+
+
+class Linear(NamedTuple):
+    """A value with its derivatives."""
+
+    value: Array
+    """(M, n, rows)"""
+    in_y: Array
+    """(M or 1, n or 1, rows, V, orders)"""
+    in_φ: Array
+    """(M, n, rows, p)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The callbacks of a fit; see `smnn_core.fit` for what they return."""
+
+    residual: Callable[..., Any]
+    observe: Callable[..., Any] | None
+    noise: Callable[..., Any] | None
+    initial: Callable[..., Any] | None
+    """a function of the parameters (and inputs)"""
+    parameters: Parameters
+    inputs: Sequence[Any] | None
+    """one for each experiment: numbers (n_in,) or a function of times"""
+    transforms: tuple[str | None, ...]
+    V: int
+    q: int
+
+    def equations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
+        """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""
+        return self._called("residual", self.residual, t, y, φ, who)
+
+    def observables(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
+        """h, transformed; its derivative in y has as many orders as it needs."""
+        m = len(self.transforms)
+        if self.observe is None:
+            value, H = y[..., 0], np.eye(self.V)[None, None, :, :, None]
+            h = Linear(value, H, np.zeros((*value.shape, self.parameters.p)))
+        else:
+            h = self._called("observe", self.observe, t, y, φ, who)
+        if h.value.shape[-1] != m:
+            raise ShapeError(f"observe gives {h.value.shape[-1]} observables, data has {m} columns.")
+        if not any(self.transforms):
+            return h
+        value, in_y, in_φ = h.value.copy(), np.broadcast_to(h.in_y, (*h.value.shape, *h.in_y.shape[-2:])).copy(), h.in_φ
+        in_φ = in_φ.copy()
+        for j, kind in enumerate(self.transforms):
+            if kind is not None:
+                function, factor = TRANSFORMS[kind]
+                slope = factor / h.value[..., j]
+                value[..., j] = function(np.where(h.value[..., j] > 0, h.value[..., j], np.nan))
+                in_y[..., j, :, :] *= slope[..., None, None]
+                in_φ[..., j, :] *= slope[..., None]
+        return Linear(value, in_y, in_φ)
+
+    def deviations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
+        """Standard deviations of the data, where a function gives them."""
+        return self._called("noise", self.noise, t, y, φ, who)
+
+    def initial_values(self, t: Array, φ: Array, who: Array) -> tuple[Array, Array]:
+        """y at the first time, (M, V, q), NaN where it is free, and its derivatives in φ, (M, V, q, p)."""
+        M, p = φ.shape
+        u = self._inputs(t[:, :1], who)
+        given = (self.parameters.for_callback(φ), *(() if u is None else (u,)))
+        assert self.initial is not None
+        result = self.initial(*given)
+        value, slope = result if isinstance(result, tuple) else (result, np.zeros(()))
+        value, slope = np.asarray(value, float), np.asarray(slope, float)
+        core = (self.V, self.q)
+        if value.shape[-2:] == (1, self.V):  # (M, 1, V): with the axis of points
+            value, slope = value[..., 0, :], slope[..., 0, :, :] if slope.ndim > 2 else slope
+        if value.shape[-1] == self.V and value.shape[-2:] != core:
+            value, slope = value[..., None], slope[..., None, :] if slope.ndim else slope
+            value = np.concatenate([value, np.full((*value.shape[:-1], self.q - 1), np.nan)], -1)
+            if slope.ndim:
+                slope = np.concatenate([slope, np.zeros((*slope.shape[:-2], self.q - 1, p))], -2)
+        if value.shape[-2:] != core:
+            raise ShapeError(f"initial must give {self.V} values (or {core}); got shape {value.shape}.")
+        return (
+            np.broadcast_to(value, (M, *core)),
+            np.broadcast_to(slope, (M, *core, p)) * self.parameters.slope(φ)[:, None, None, :],
+        )
+
+    def _inputs(self, t: Array, who: Array) -> Array | None:
+        """Inputs at times t (M, n): (M, n, n_in)."""
+        if self.inputs is None:
+            return None
+        rows = []
+        for e, times in zip(who, t, strict=True):
+            own = self.inputs[int(e)]
+            u = np.asarray(own(times) if callable(own) else own, float)
+            u = u[:, None] if callable(own) and u.ndim == 1 else u
+            rows.append(np.broadcast_to(u, (len(times), u.shape[-1] if u.ndim else 1)))
+        return np.stack(rows)
+
+    def _called(
+        self, name: str, function: Callable[..., Any] | None, t: Array, y: Array, φ: Array, who: Array
+    ) -> Linear:
+        p, u = self.parameters.p, self._inputs(t, who)
+        arguments = (t, y, *((self.parameters.for_callback(φ),) if p else ()), *(() if u is None else (u,)))
+        assert function is not None
+        with np.errstate(all="ignore"):  # of a step that goes too far, which is taken back
+            result = function(*arguments)
+        if not isinstance(result, tuple) or len(result) not in (2, 3) or (p and len(result) == 2):
+            raise ArgumentError(f"{name} must return its values and derivatives in y{' and parameters' if p else ''}.")
+        value, in_y = (np.asarray(x, float) for x in result[:2])
+        if value.shape[:2] != t.shape or value.ndim != 3:
+            raise ShapeError(f"{name} must return values of shape {(*t.shape, 'rows')}; got {value.shape}.")
+        if in_y.shape[-3:-1] != (value.shape[-1], self.V) or not 1 <= in_y.shape[-1] <= self.q + 1:
+            raise ShapeError(
+                f"{name} must return derivatives in y of shape {(*value.shape, self.V, self.q + 1)}; got {in_y.shape}."
+            )
+        if not p:
+            return Linear(value, in_y, np.zeros((*value.shape, 0)))
+        in_θ = np.broadcast_to(np.asarray(result[2], float), (*value.shape, p))
+        return Linear(value, in_y, in_θ * self.parameters.slope(φ)[:, None, None, :])

@@ -1,0 +1,152 @@
+"""Fits on meshes that are refined until parameters stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._arrays import Array
+from ._collocation import equidistributed, halved, moved
+from ._gauss_newton import FINAL, GaussNewton, State
+from ._setting import POINTS, Setting
+
+__all__ = ["Ends", "fitted", "objective"]
+
+REFINEMENTS = 5
+BEHIND = 10.0
+"""Starts whose -2 log likelihood is that much above the best one's are not tried on finer meshes."""
+FINER = 0.1
+"""How far parameters may move on a mesh twice as fine, in standard errors."""
+CHUNK_BYTES = 1 << 30
+
+
+@dataclass(eq=False)
+class Ends:
+    """Where all sets ended, on meshes of one number of intervals."""
+
+    t: Array
+    """(M, N+1)"""
+    state: State
+    error: Array
+    """(S,): how far parameters moved with the last refinement, in standard errors; NaN where there was none"""
+    resolved: Array
+    """(S,): whether that was little"""
+
+    def take(self, sets: Array, E: int) -> Ends:
+        """Some sets."""
+        members = (sets[:, None] * E + np.arange(E)).ravel()
+        return Ends(self.t[members], self.state.take(sets, members), self.error[sets], self.resolved[sets])
+
+
+def fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int], None], group: Array) -> Ends:
+    """Fits all sets, in parts that fit into memory; those of one group (S,) compete with each other."""
+    S, E, V, p = setting.S, setting.E, setting.model.V, φ.shape[1]
+    n = setting.observed.values.shape[2]
+    per_set = 8 * E * (1 + p) * 2 * min(n + 16, 4000) * V * (POINTS + setting.model.q) * 4
+    chunk = max(1, CHUNK_BYTES // per_set)
+    parts = []
+    for a in range(0, S, chunk):
+        own = np.arange(a, min(a + chunk, S))
+        parts.append(_fitted(setting.take(own), φ[own], most, report, group[own]))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int], None], group: Array) -> Ends:
+    """Fits sets on a first mesh, then on finer ones until parameters do not move any more."""
+    S, E = setting.S, setting.E
+    d, state, τ = setting.start(φ)
+    options = {"E": E, "estimated": setting.observed.estimated, "report": report}
+    iteration = GaussNewton(d, state, free=setting.free, τ=τ, **options)
+    if setting.has_hidden:
+        iteration.follow()
+    iteration.run(most)
+    ends = Ends(d.t, state, np.full(S, np.nan), np.zeros(S, bool))
+    for refinement in range(REFINEMENTS):
+        behind = objective(setting, ends.state)
+        best = np.full(group.max() + 1, np.inf)
+        np.minimum.at(best, group, np.where(ends.state.failed, np.inf, behind))
+        behind = behind - best[group] > BEHIND + 0.05 * np.abs(best[group])
+        todo = np.flatnonzero(~ends.resolved & ~ends.state.failed & ~behind)
+        if not len(todo):
+            break
+        members = (todo[:, None] * E + np.arange(E)).ravel()
+        part, own, t = setting.take(todo), ends.state.take(todo, members), ends.t[members]
+        finer = halved(t) if not refinement else equidistributed(t, own.z, 2 * (t.shape[1] - 1), part.fixed())
+        before = replace(own, z=own.z, φ=own.φ.copy(), costs=own.costs.copy(), covariance=own.covariance.copy())
+        own.z = moved(t, own.z, finer)
+        own.level = np.maximum(own.level, FINAL)
+        own.converged = np.zeros(len(todo), bool)
+        own.steps = own.steps.copy()
+        d = part.discretization(finer)
+        GaussNewton(d, own, free=part.free, τ=τ[members], refining=True, **options).run(most)
+        _put_back(ends, todo, members, finer, own, before, setting.tolerance)
+    return ends
+
+
+def _put_back(
+    ends: Ends, todo: Array, members: Array, finer: Array, own: State, before: State, tolerance: float
+) -> None:
+    """Ends with some sets on finer meshes; the others keep their functions on finer meshes, too."""
+    error = np.sqrt(np.maximum(np.diagonal(own.covariance, axis1=1, axis2=2), 1e-300))
+    change = np.abs(own.φ - before.φ)
+    shift = np.where(own.held | (change < 0.01 * tolerance * np.abs(own.φ)), 0.0, change / error).max(-1, initial=0.0)
+    a, b = before.costs.sum(-1), own.costs.sum(-1)
+    shift = np.maximum(shift, np.abs(a - b) / (10 + 0.1 * np.abs(b)))
+    N = finer.shape[1] - 1
+    old = ends.t.shape[1] - 1
+    if len(todo) == len(ends.resolved):
+        ends.t, z = finer, own.z
+    else:
+        t = ends.t
+        while t.shape[1] - 1 < N:
+            t = halved(t)
+        if t.shape[1] - 1 != N:
+            t = _with_intervals(ends.t, N)
+        z = moved(ends.t, ends.state.z, t)
+        t[members], z[members] = finer, own.z
+        ends.t = t
+    del old
+    for name, x in vars(own).items():
+        if name == "z":
+            continue
+        getattr(ends.state, name)[members if name in State.OF_MEMBERS else todo] = x
+    ends.state.z = z
+    ends.error[todo] = shift
+    ends.resolved[todo] = (shift < FINER) & own.converged
+
+
+def objective(setting: Setting, state: State) -> Array:
+    """-2 log likelihood of data, initial values and priors, but for constants, (S,): with the terms of noise that is
+    estimated."""
+    o = setting.observed
+    seen = o.seen.reshape(state.noise.shape) & o.estimated
+    terms = 2 * np.where(seen, np.log(state.noise), 0.0).sum((1, 2)).reshape(setting.S, -1).sum(1)
+    return state.costs.sum(-1) + terms
+
+
+def _with_intervals(t: Array, N: int) -> Array:
+    """Meshes that contain the old ones, with N intervals: the longest are halved."""
+    rows = []
+    for mesh in t:
+        while len(mesh) - 1 < N:
+            s = np.diff(mesh)
+            some = np.argsort(-s, kind="stable")[: N + 1 - len(mesh)]
+            mesh = np.sort(np.concatenate([mesh, mesh[some] + s[some] / 2]))
+        rows.append(mesh)
+    return np.stack(rows)
+
+
+def _joined(parts: list[Ends]) -> Ends:
+    """Parts of a batch as one, on meshes of one number of intervals."""
+    N = max(x.t.shape[1] for x in parts) - 1
+    n_states = []
+    meshes = []
+    for x in parts:
+        t = _with_intervals(x.t, N)
+        n_states.append(replace(x.state, z=moved(x.t, x.state.z, t)))
+        meshes.append(t)
+    joined = {k: np.concatenate([vars(s)[k] for s in n_states]) for k in vars(n_states[0])}
+    return Ends(np.concatenate(meshes), State(**joined), np.concatenate([x.error for x in parts]),
+                np.concatenate([x.resolved for x in parts]))  # fmt: skip

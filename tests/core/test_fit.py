@@ -1,0 +1,418 @@
+"""`fit`: parameters from data at any times, with callbacks that return their derivatives."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.optimize import curve_fit
+
+import smnn_core as smnn
+from benchmarks.fitting_problems import fitzhugh_nagumo, fitzhugh_nagumo_field, lotka_volterra, lotka_volterra_field
+
+
+def decay(t, y, θ):
+    """y' + k y = 0."""
+    k = θ["k"][..., None] if isinstance(θ, dict) else θ
+    value, slope = y[..., 0], y[..., 1]
+    J = np.stack([k + 0 * value, np.ones_like(value)], -1)[..., None, :]
+    return slope + k * value, J, value[..., None]
+
+
+def sir(t, y, θ):
+    """S' = -β S I / N, I' = β S I / N - γ I, N = 763; x is I."""
+    (S, x), β, γ = np.moveaxis(y[..., 0], -1, 0), θ["beta"], θ["gamma"]
+    f = np.stack([y[..., 0, 1] + β * S * x / 763, y[..., 1, 1] - β * S * x / 763 + γ * x], -1)
+    J, P = np.zeros((*f.shape, 2, 2)), np.zeros((*f.shape, len(θ)))
+    J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
+    J[..., 0, 0, 0], J[..., 0, 1, 0] = β * x / 763, β * S / 763
+    J[..., 1, 0, 0], J[..., 1, 1, 0] = -β * x / 763, γ - β * S / 763
+    P[..., 0, 0], P[..., 1, 0], P[..., 1, 1] = S * x / 763, -S * x / 763, x
+    return f, J, P
+
+
+def chain(t, y, θ):
+    """A' = -a A, B' = a A - b B, C' = b B."""
+    A, B, (a, b) = y[..., 0, 0], y[..., 1, 0], (θ[..., i] for i in range(2))
+    d = y[..., 1]
+    f = np.stack([d[..., 0] + a * A, d[..., 1] - a * A + b * B, d[..., 2] - b * B], -1)
+    J, P = np.zeros((*f.shape, 3, 2)), np.zeros((*f.shape, 2))
+    for v in range(3):
+        J[..., v, v, 1] = 1
+    J[..., 0, 0, 0], J[..., 1, 0, 0], J[..., 1, 1, 0], J[..., 2, 1, 0] = a, -a, b, -b
+    P[..., 0, 0], P[..., 1, 0], P[..., 1, 1], P[..., 2, 1] = A, -A, B, -B
+    return f, J, P
+
+
+def spikes(n, points=41):
+    t = np.linspace(0, 20, points)
+    truth = [0.2, 0.2, 3.0]
+    x = solve_ivp(lambda _, x: fitzhugh_nagumo_field(x, truth), (0, 20), [-1, 1], t_eval=t, rtol=1e-10, atol=1e-10).y.T
+    return t, x + 0.2 * np.random.default_rng(0).standard_normal((n, points, 2)), np.array(truth)
+
+
+BEDS = np.array([3, 8, 26, 76, 225, 298, 258, 233, 189, 128, 68, 29, 14, 4.0])
+"""Boys in bed, of 763 of a boarding school, day by day: Brit. Med. J. 1 (1978) 587."""
+
+
+def test_spikes_are_found_from_a_poor_start_and_intervals_hold():
+    t, data, truth = spikes(40)
+    r = smnn.fit(fitzhugh_nagumo, t, data, np.ones((40, 3)), noise=0.2)
+    assert r.converged.all()
+    inside = (r.interval()[..., 0] < truth) & (truth < r.interval()[..., 1])
+    assert (np.abs(r.parameters - truth) < 5 * r.standard_errors).all()
+    assert inside.mean() > 0.88  # 120 intervals of 95 %: fewer happen once in a thousand times
+    assert (r.discretization_error < 0.1).all()
+
+
+def test_the_end_is_the_maximum_of_the_likelihood():
+    rng = np.random.default_rng(3)
+    t = np.sort(rng.uniform(0, 5, 60))
+    t[0] = 0.0
+    data = 3 * np.exp(-1.3 * t) + 0.05 * rng.standard_normal(60)
+    best, covariance = curve_fit(
+        lambda t, k, a: a * np.exp(-k * t), t, data, [1.0, 1.0], sigma=np.full(60, 0.05), absolute_sigma=True
+    )
+    r = smnn.fit(decay, t, data, [0.3], noise=0.05)
+    error = covariance[0, 0] ** 0.5
+    assert abs(r.parameters[0] - best[0]) < 0.01 * error
+    assert abs(r.standard_errors[0] / error - 1) < 0.01
+    assert abs(r.cost - (((best[1] * np.exp(-best[0] * t) - data) / 0.05) ** 2).sum()) < 1e-3
+
+
+def test_estimated_noise_gives_intervals_of_students_t():
+    rng = np.random.default_rng(0)
+    t = np.linspace(0, 3, 6)
+    data = 3 * np.exp(-1.3 * t) + 0.02 * rng.standard_normal((300, 6))
+    r = smnn.fit(decay, t, data[..., None], np.ones((300, 1)))
+    low, high = np.moveaxis(r.interval(), -1, 0)
+    assert 0.91 < ((low < 1.3) & (high > 1.3)).mean() < 0.985
+    assert (np.abs(r.parameters - 1.3) < 1.96 * r.standard_errors).mean() < 0.925  # what the normal would give
+
+
+def test_units_do_not_matter():
+    t, data, _ = spikes(1)
+    a = smnn.fit(fitzhugh_nagumo, t, data[0], np.ones(3), noise=0.2)
+    b = smnn.fit(decay, 1e3 * t, 1e-7 * np.exp(-0.2 * t), [1e-4])
+    assert a.converged
+    assert b.converged
+    assert abs(b.parameters[0] - 2e-4) < 1e-9
+
+
+def test_times_may_come_in_any_order_and_coincide():
+    rng = np.random.default_rng(1)
+    t = np.concatenate([[0.0, 0.0, 2.0], rng.uniform(0, 2, 30), [1.0, 1.0 + 1e-9]])
+    data = np.exp(-t) + 0.01 * rng.standard_normal(len(t))
+    r = smnn.fit(decay, t, data, [0.2], noise=0.01)
+    s = smnn.fit(decay, np.sort(t), data[np.argsort(t)], [0.2], noise=0.01)
+    assert r.converged
+    assert abs(r.parameters[0] - 1) < 4 * r.standard_errors[0]
+    np.testing.assert_allclose(r.parameters, s.parameters, rtol=1e-4)
+
+
+def test_result_is_a_function_of_time():
+    t, data, _ = spikes(2)
+    r = smnn.fit(fitzhugh_nagumo, t, data, np.ones((2, 3)), noise=0.2)
+    y = r([0.0, 3.3, 20.0], orders=2)
+    assert y.shape == (2, 3, 2, 2)
+    _, _, c = r.parameters.T[..., None]
+    v, w = y[..., 0, 0], y[..., 1, 0]
+    np.testing.assert_allclose(y[..., 0, 1], c * (v - v**3 / 3 + w), atol=0.02)
+    with pytest.raises(smnn.ArgumentError, match="within"):
+        r([21.0])
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-8])
+def test_a_value_may_be_far_more_precise_than_others(noise):
+    t = np.linspace(0, 4, 81)
+    data = np.stack([np.exp(-1.3 * t) + 0.02 * np.random.default_rng(s).normal(size=81) for s in range(20)])
+    data[:, 0] = 1.0
+    sd = np.full((81, 1), 0.02)
+    sd[0] = noise
+    r = smnn.fit(decay, t, data[..., None], np.ones((20, 1)), noise=sd)
+    assert r.converged.all()
+    assert 17 <= (np.abs(r.parameters[:, 0] - 1.3) < 1.96 * r.standard_errors[:, 0]).sum() <= 20
+    assert (r.cost < 79 + 4 * (2 * 79) ** 0.5).all()
+
+
+@pytest.mark.parametrize("initial", ["exact", "numbers with errors", "data"])
+def test_known_initial_values_of_what_is_not_observed(initial):
+    t, rng = np.linspace(0, 4, 81), np.random.default_rng(0)
+    A, B = np.exp(-t), 2 * (np.exp(-0.5 * t) - np.exp(-t))
+    exact = np.stack([A, B, 1 - A - B], 1)
+    data = np.full((81, 3), np.nan)
+    data[:, 2] = exact[:, 2] + 0.02 * rng.normal(size=81)
+    noise = np.full(data.shape, 0.02)
+    known: dict = {"initial": [1.0, 0.0, 0.0]}
+    if initial == "numbers with errors":
+        known = {"initial": ([1.0, 0.0, 0.0], 1e-4)}
+    if initial == "data":
+        data[0], noise[0], known = [1.0, 0.0, 0.0], 1e-8, {}
+    r = smnn.fit(chain, t, data, [2.0, 1.0], noise=noise, **known)
+    assert r.converged
+    assert r.cost < 110
+    θ = np.sort(r.parameters)  # C stays the same where a and b are exchanged
+    assert (np.abs(θ - [0.5, 1.0]) < 3 * np.sort(r.standard_errors)).all()
+
+
+@pytest.mark.parametrize("start", [(1.0, 0.3), (1.7, 0.45), (0.5, 1.0)])
+def test_boarding_school_with_the_initial_values_a_function_of_a_parameter(start):
+    def initial(θ):
+        first = θ["I"][:, 0]
+        return np.stack([763 - first, first], -1), np.tile([[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]], (len(first), 1, 1))
+
+    data = np.stack([np.full(14, np.nan), BEDS], -1)
+    parameters = {"beta": start[0], "gamma": start[1], "I": 3.0}
+    r = smnn.fit(sir, np.arange(14.0), data, parameters, initial=initial)
+    assert r.converged
+    assert abs(r["beta"] - 1.79) < 0.02
+    assert abs(r["gamma"] - 0.456) < 0.004
+    assert abs(r.standard_errors[0] - 0.11) < 0.01
+
+
+def test_one_observation_of_a_variable_is_fitted_and_no_reason_for_absurdities():
+    data = np.stack([np.full(14, np.nan), BEDS], -1)
+    data[0, 0] = 760.0
+    for noise in (None, 18.0, [3.0, 18.0]):
+        r = smnn.fit(sir, np.arange(14.0), data, {"beta": 1.0, "gamma": 0.3}, noise=noise)
+        assert r.converged
+        assert r.cost < 30
+        assert abs(r["beta"] - 1.79) < 0.02
+
+
+def test_as_many_data_as_constants_leave_no_standard_error():
+    t = 0.05 * np.arange(61)
+    data = np.full(61, np.nan)
+    data[[5, 40]] = 3 * np.exp(-1.3 * t[[5, 40]])
+    with pytest.warns(smnn.ConvergenceWarning, match="noise cannot be estimated"):
+        r = smnn.fit(decay, t, data, [1.0])
+    assert np.isnan(r.standard_errors).all()
+    r = smnn.fit(decay, t[:2], 3 * np.exp(-1.3 * t[:2]), [1.0], noise=0.02)
+    assert 0.15 < r.standard_errors[0] < 0.25
+
+
+def test_experiments_share_parameters_and_their_lengths_may_differ():
+    rng = np.random.default_rng(0)
+    times = [np.linspace(0, 2, 15), np.linspace(1, 4, 40)]
+    data = [a * np.exp(-1.3 * t) + 0.02 * rng.standard_normal(len(t)) for a, t in zip((3, 5), times, strict=True)]
+    r = smnn.fit(decay, times, data, {"k": smnn.Parameter(0.2, log=True)}, noise=0.02)
+    both = np.concatenate(times), np.concatenate(data)
+    sizes = np.repeat([[1, 0], [0, 1]], [15, 40], axis=0)
+    best, covariance = curve_fit(
+        lambda t, k, a, b: sizes @ [a, b] * np.exp(-k * t), *both, [1.0, 1.0, 1.0], np.full(55, 0.02), True
+    )
+    assert abs(r["k"] - best[0]) < 0.01 * r.standard_errors[0]
+    assert abs(r.standard_errors[0] / covariance[0, 0] ** 0.5 - 1) < 0.01
+    assert r([1.0], experiment=1).shape == (1, 1)
+
+
+def test_inputs_of_experiments():
+    def driven(t, y, θ, u):
+        f, J, P = decay(t, y, θ)
+        return f - u, J, P
+
+    rng, t = np.random.default_rng(0), np.linspace(0, 5, 50)
+    data = [c / 1.3 * (1 - np.exp(-1.3 * t)) + 0.01 * rng.standard_normal(50) for c in (1.0, 2.0)]
+    r = smnn.fit(driven, t, data, {"k": 0.5}, noise=0.01, initial=[0.0], inputs=[1.0, lambda t: np.full_like(t, 2.0)])
+    assert abs(r["k"] - 1.3) < 3 * r.standard_errors[0]
+
+
+def test_observables_with_scale_and_offset():
+    def observe(t, y, θ):
+        h = θ["scale"][..., None] * y[..., :, 0] + θ["offset"][..., None]
+        H = np.broadcast_to(θ["scale"][..., None, None, None], (*h.shape, 1, 1))
+        zero = np.zeros(h.shape)
+        return h, H, np.stack([zero, y[..., :, 0], zero + 1], -1)
+
+    def equations(t, y, θ):
+        f, J, P = decay(t, y, θ)
+        return f, J, np.concatenate([P, 0 * P, 0 * P], -1)
+
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 60)
+    data = 7 * np.exp(-1.3 * t) + 2 + 0.05 * rng.standard_normal(60)
+    start = {"k": 0.4, "scale": 1.0, "offset": 0.0}
+    r = smnn.fit(equations, t, data, start, noise=0.05, observe=observe, initial=[1.0])
+    assert (np.abs(r.parameters - [1.3, 7.0, 2.0]) < 3 * r.standard_errors).all()
+
+
+def test_noise_that_is_a_function_of_a_parameter():
+    def noise(t, y, θ):
+        σ = np.broadcast_to(θ["σ"][..., None], (*t.shape, 1))
+        return σ, np.zeros((*t.shape, 1, 1, 1)), np.broadcast_to([0.0, 1.0], (*t.shape, 1, 2))
+
+    def equations(t, y, θ):
+        f, J, P = decay(t, y, θ)
+        return f, J, np.concatenate([P, 0 * P], -1)
+
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 60)
+    data = np.exp(-1.3 * t) + 0.05 * rng.standard_normal(60)
+    start = {"k": 0.4, "σ": smnn.Parameter(1.0, log=True)}
+    r = smnn.fit(equations, t, data, start, noise=noise)
+    plain = smnn.fit(decay, t, data, [0.4], noise=1.0)
+    assert abs(r["σ"] - np.sqrt(plain.cost / 60)) < 1e-3 * r["σ"]  # the maximum of the likelihood
+    assert abs(r.standard_errors[1] / r["σ"] - 1 / np.sqrt(120)) < 2e-3
+    assert abs(r["k"] - plain.parameters[0]) < 0.01 * r.standard_errors[0]
+
+
+def test_multiplicative_noise_by_logarithms():
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 60)
+    data = 3 * np.exp(-1.3 * t + 0.1 * rng.standard_normal(60))
+    r = smnn.fit(decay, t, data, [0.4], noise=0.1, transform="log")
+    slope, _ = np.polyfit(t, np.log(data), 1)
+    assert abs(r.parameters[0] + slope) < 1e-5
+    s = smnn.fit(decay, t, data, [0.4], noise=0.1 / np.log(10), transform="log10")
+    np.testing.assert_allclose(s.parameters, r.parameters, rtol=1e-5)
+    np.testing.assert_allclose(s.standard_errors, r.standard_errors, rtol=1e-5)
+
+
+def test_priors_are_rows():
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 10)
+    data = np.exp(-1.3 * t) + 0.1 * rng.standard_normal(10)
+    alone = smnn.fit(decay, t, data, {"k": 1.0}, noise=0.1, initial=[1.0])
+    r = smnn.fit(decay, t, data, {"k": smnn.Parameter(prior=(2.0, 0.05))}, noise=0.1, initial=[1.0])
+    assert alone["k"] < r["k"] < 2.0
+    assert r.standard_errors[0] < 0.05
+    assert r.costs["priors"] == pytest.approx(((r["k"] - 2) / 0.05) ** 2)
+
+
+def test_bounds_hold():
+    t = np.linspace(0, 4, 30)
+    r = smnn.fit(decay, t, np.exp(-1.3 * t), {"k": smnn.Parameter(0.5, upper=1.0)}, noise=0.2)
+    assert r["k"] == 1.0
+    assert np.isnan(r.standard_errors[0])
+
+
+@pytest.mark.parametrize("loss", ["student", "huber"])
+def test_gross_outliers(loss):
+    truth, t = [0.55, 0.028, 0.8, 0.024], np.linspace(0, 20, 60)
+    x = solve_ivp(lambda _, x: lotka_volterra_field(x, truth), (0, 20), [30, 4], t_eval=t, rtol=1e-10, atol=1e-10).y.T
+    rng = np.random.default_rng(2)
+    data = x + 1.0 * rng.standard_normal(x.shape)
+    data[rng.random(data.shape) < 0.05] += 60
+    start = np.array(truth) * [1.5, 0.7, 0.7, 1.4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.MisfitWarning)
+        plain = smnn.fit(lotka_volterra, t, data, start, noise=1.0)
+    r = smnn.fit(lotka_volterra, t, data, start, noise=1.0, loss=loss)
+    assert np.abs(plain.parameters / truth - 1).max() > 0.1
+    assert (np.abs(r.parameters - truth) < 3 * r.standard_errors).all()
+
+
+def test_starts_find_the_minimum_and_say_where_there_are_two():
+    t, rng = np.linspace(0, 8, 21), np.random.default_rng(1)
+    A, B = np.exp(-t), 2 * (np.exp(-0.5 * t) - np.exp(-t))
+    exact = np.stack([A, B, 1 - A - B], 1)
+    data = exact + 0.02 * rng.normal(size=exact.shape)
+    bounds = ([1e-3, 1e-3], [20.0, 20.0])
+    data[:, 0] = np.nan
+    options = {"noise": 0.02, "initial": [1.0, 0.0, np.nan], "starts": 20, "bounds": bounds}
+    r = smnn.fit(chain, t, data, [0.1, 10.0], **options)
+    assert r.cost < 60
+    assert r.starts.share() > 0.7
+    assert r.starts.parameters.shape == (20, 2)
+    data[:, 1] = np.nan
+    with pytest.warns(smnn.ConvergenceWarning, match=r"starts end at different θ\[0\], θ\[1\]"):
+        smnn.fit(chain, t, data, [0.1, 10.0], **options)
+
+
+def test_waterfall():
+    pytest.importorskip("matplotlib")
+    t = np.linspace(0, 4, 30)
+    r = smnn.fit(decay, t, np.exp(-1.3 * t), {"k": smnn.Parameter(lower=0.1, upper=10, log=True)}, noise=0.1, starts=5)
+    figure = r.starts.plot()
+    assert len(figure.axes[0].lines[0].get_xdata()) == 5
+
+
+def test_misfit_in_whatever_row_warns():
+    t = np.linspace(0, 4, 81)
+    data = np.exp(-1.3 * t) + 0.3 * np.sin(3 * t)
+    with pytest.warns(smnn.MisfitWarning, match="times the noise given, most of it in the data"):
+        smnn.fit(decay, t, data, [1.0], noise=0.02)
+    with pytest.warns(smnn.MisfitWarning, match="most of it in initial values"):
+        smnn.fit(decay, t, np.exp(-1.3 * t), [1.0], noise=0.05, initial=([5.0], 0.3))
+
+
+def test_a_member_that_fails_leaves_others_alone():
+    t = np.linspace(0, 3, 61)
+    data = np.stack([np.exp(-1.3 * t), np.exp(-1.3 * t), np.exp(-1.3 * t)])[..., None]
+    data[2] = np.nan
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3 fits failed"):
+        r = smnn.fit(decay, t, data, np.ones((3, 1)), noise=0.02)
+    np.testing.assert_allclose(r.parameters[:2, 0], 1.3, atol=1e-4)
+    assert np.isnan(r.parameters[2]).all()
+    assert not r.converged[2]
+
+
+def test_undetermined_parameters_are_reported():
+    def twice(t, y, θ):
+        f, J, P = decay(t, y, θ[..., :1] + θ[..., 1:])
+        return f, J, np.concatenate([P, P], -1)
+
+    t = np.linspace(0, 3, 61)
+    with pytest.warns(smnn.ConvergenceWarning, match="do not determine all parameters"):
+        smnn.fit(twice, t, np.exp(-1.3 * t), [0.2, 0.3], noise=0.05)
+
+
+def test_data_frames():
+    pandas = pytest.importorskip("pandas")
+    t = np.linspace(0, 3, 20)
+    frame = pandas.DataFrame({"time": np.tile(t, 2), "experiment": np.repeat(["a", "b"], 20)})
+    frame["y"] = np.repeat([3.0, 5.0], 20) * np.exp(-1.3 * frame.time)
+    r = smnn.fit(decay, "time", frame, {"k": 1.0}, noise={"y": 0.1})
+    assert abs(r["k"] - 1.3) < 1e-3
+    with pytest.raises(smnn.ArgumentError, match="time column"):
+        smnn.fit(decay, "t", frame, {"k": 1.0})
+
+
+def test_prints_names_errors_and_what_was_warned_of():
+    t = np.linspace(0, 4, 81)
+    data = np.exp(-1.3 * t) + 0.02 * np.random.default_rng(0).normal(size=81)
+    text = str(smnn.fit(decay, t, data, {"k": 1.0}))
+    assert "converged" in text
+    assert "  k  1.296 ± 0.018" in text
+    assert "noise (estimated)" in text
+    with pytest.warns(smnn.MisfitWarning):
+        assert "WARNING" in str(smnn.fit(decay, t, data, {"k": 1.0}, noise=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"times": np.zeros(3)}, smnn.ShapeError, r"times \(\.\.\., n\)"),
+        ({"data": np.full(11, np.nan)}, smnn.ArgumentError, "nothing was observed"),
+        ({"noise": -1.0}, smnn.ArgumentError, "noise must be positive"),
+        ({"noise": np.ones(3)}, smnn.ShapeError, "noise must broadcast"),
+        ({"noise": {"z": 1.0}}, smnn.ArgumentError, "no observables"),
+        ({"parameters": 1.0}, smnn.ShapeError, "parameters must have shape"),
+        ({"parameters": [np.nan]}, smnn.ArgumentError, "must be finite"),
+        ({"initial": [1.0, 2.0]}, smnn.ShapeError, "initial must have shape"),
+        ({"initial": ([1.0], -1.0)}, smnn.ArgumentError, "must not be negative"),
+        ({"transform": "exp"}, smnn.ArgumentError, "transform"),
+        ({"transform": "log", "data": -np.ones(11)}, smnn.ArgumentError, "must be positive"),
+        ({"loss": "cubes"}, smnn.ArgumentError, "loss must be one of"),
+        ({"t0": 0.5}, smnn.ArgumentError, "t0"),
+        ({"starts": 0}, smnn.ArgumentError, "starts"),
+        ({"observe": lambda *x: x}, smnn.ArgumentError, "variables"),
+    ],
+)
+def test_errors_name_the_argument(changes, error, message):
+    arguments = {"times": np.linspace(0, 1, 11), "data": np.ones(11), "parameters": [1.0]} | changes
+    with pytest.raises(error, match=message):
+        smnn.fit(decay, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"start": 1.0, "lower": 2.0}, "not within"),
+        ({"start": 1.0, "lower": 2.0, "upper": 1.0}, "must be below"),
+        ({"lower": 0.0}, "two finite bounds"),
+        ({"start": -1.0, "log": True}, "positive start"),
+        ({"start": 1.0, "prior": (1.0, 0.0)}, "prior must be"),
+    ],
+)
+def test_parameters_that_contradict_themselves(given, message):
+    with pytest.raises(smnn.ArgumentError, match=message):
+        smnn.Parameter(**given)

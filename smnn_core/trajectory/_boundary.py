@@ -1,0 +1,166 @@
+"""Boundary-value problems: Newton's method, the estimate, the next mesh, until the estimate is below the tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._collocation import Space
+from ._discrete import Discrete, Mesh
+from ._linear import Step
+from ._mesh import Estimate, equidistributed, estimate, finer
+from ._newton import newton, sizes
+
+__all__ = ["Found", "solve_boundary"]
+
+
+@dataclass
+class Found:
+    """A solution of each member, or where the search ended."""
+
+    space: Space
+    mesh: Mesh
+    u: Step
+    error: np.ndarray
+    """(B, N, V)"""
+    converged: np.ndarray
+    """(B,)"""
+    reasons: list[str]
+    iterations: int
+
+
+def solve_boundary(
+    problem: Discrete,
+    space: Space,
+    mesh: Mesh,
+    start: Callable[[Mesh], Step],
+    *,
+    tolerance: float,
+    absolute: float,
+    fixed: bool,
+    most_intervals: int,
+    report: Callable[..., None],
+) -> Found:
+    """Solves on meshes of its own, or, `fixed`, on this mesh alone.
+
+    Args:
+        start: the first guess on a mesh.
+        report: called with the number of intervals and the largest estimate, for a progress bar.
+    """
+    B = len(mesh.t)
+    u, held = start(mesh), np.zeros(B, bool)
+    error = np.full((B, mesh.N, space.V), np.inf)
+    guessed = np.ones(B, bool)
+    reasons = ["not solved"] * B
+    inner = max(1e-4 * tolerance, 1e-12)
+    iterations = 0
+    while True:
+        run = newton(problem, space, mesh, u, held, tolerance=inner)
+        iterations += run.iterations
+        ok = run.converged
+        found = estimate(problem, space, mesh, run.u) if ok.any() else None
+        u = run.u.where(ok | held, u)
+        if found is not None:
+            new_error = np.where(ok[:, None, None], found.error, error)
+            error = np.where(held[:, None, None], error, new_error)
+        allowed = tolerance * _size_of_variables(space, u, mesh) + absolute
+        with np.errstate(all="ignore"):
+            ratio = np.where(np.isfinite(error), error, np.inf).max(axis=1) / np.where(allowed > 0, allowed, 1e-300)
+            ratio = ratio.max(axis=1)
+        good = ok & (ratio <= 1)
+        for b in np.flatnonzero(good & ~held):
+            reasons[b] = "solved: the estimate of the error is below the tolerance"
+        held = held | good
+        report(intervals=mesh.N, estimate=float(np.max(np.where(np.isfinite(ratio), ratio, 0.0)) * tolerance))
+        if fixed:
+            for b in np.flatnonzero(~held):
+                reasons[b] = (
+                    "solved on the mesh that was given; the estimate of the error is above the tolerance"
+                    if ok[b]
+                    else "Newton's method did not converge on the mesh that was given"
+                )
+            return Found(space, mesh, u, error, ok | held, reasons, iterations)
+        if held.all():
+            return Found(space, mesh, u, error, held, reasons, iterations)
+        if 2 * mesh.N > most_intervals and not (ok & ~held).any():
+            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "Newton's method did not converge")
+        if mesh.N >= most_intervals:
+            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "the mesh would be too fine")
+        failed = ~ok & ~held
+        new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
+        halved = failed
+        u, error, mesh, guessed = _carried(space, mesh, new, u, error, held, halved, guessed & ~ok, start)
+
+
+def _size_of_variables(space: Space, u: Step, mesh: Mesh) -> np.ndarray:
+    """The largest |y| of each variable, (B, V)."""
+    y = space.values(np, space.table((0.0, 0.5, 1.0)), space.features(np, u.x[:, :-1], u.z, mesh.s), mesh.s)
+    return np.abs(y[..., 0]).max(axis=(1, 2))
+
+
+def _given_up(
+    space: Space,
+    mesh: Mesh,
+    u: Step,
+    error: np.ndarray,
+    held: np.ndarray,
+    ok: np.ndarray,
+    reasons: list[str],
+    iterations: int,
+    reason: str,
+) -> Found:
+    for b in np.flatnonzero(~held):
+        reasons[b] = f"{reason}, with {mesh.N} intervals" + (
+            "; the estimate of the error is above the tolerance" if ok[b] else ""
+        )
+    return Found(space, mesh, u, error, held, reasons, iterations)
+
+
+def _next_mesh(
+    space: Space,
+    mesh: Mesh,
+    found: Estimate | None,
+    solved: np.ndarray,
+    allowed: np.ndarray,
+    ratio: np.ndarray,
+    most_intervals: int,
+) -> Mesh:
+    """The meshes of members that were solved but not well enough; of others only the number of intervals counts."""
+    N = mesh.N
+    if found is None or not solved.any():
+        return mesh.halved()
+    share = found.local / np.where(allowed > 0, allowed, 1e-300)[:, None]
+    largest = share.max(axis=(1, 2))
+    with np.errstate(all="ignore"):
+        share *= np.where(solved, np.maximum(ratio / np.maximum(largest, 1e-300), 1.0), 0.0)[:, None, None]
+    new, _ = equidistributed(space, mesh, share, None, limits=(max(N // 2, 4), min(4 * N, most_intervals)))
+    return new if new.N > N or solved.all() else equidistributed(space, mesh, share, N, limits=(N, N))[0]
+
+
+def _carried(
+    space: Space,
+    mesh: Mesh,
+    new: Mesh,
+    u: Step,
+    error: np.ndarray,
+    held: np.ndarray,
+    failed: np.ndarray,
+    guessed: np.ndarray,
+    start: Callable[[Mesh], Step],
+) -> tuple[Step, np.ndarray, Mesh, np.ndarray]:
+    """What each member begins with on its next mesh: what it has, on a mesh of its own of as many intervals."""
+    t, index = new.t.copy(), new.index.copy()
+    N = new.N
+    for b in np.flatnonzero(held | failed):
+        own = finer(mesh, b, N) if mesh.N <= N else None
+        if own is not None:
+            t[b], index[b] = own.t[0], own.index[0]
+    carried = Mesh(t, index)
+    x, z = space.moved(space, u.x, u.z, mesh.t, carried.t)
+    moved = Step(x, z, u.p)
+    if guessed.any():
+        moved = start(carried).where(guessed, moved)
+    i = space.interval(mesh.t, 0.5 * (carried.t[:, 1:] + carried.t[:, :-1]))
+    return moved, error[np.arange(len(error))[:, None], i], carried, guessed

@@ -1,0 +1,231 @@
+r"""Piecewise polynomials that satisfy a differential equation at collocation points.
+
+Variable v has the order q_v: its highest derivative in the equations; 0 for an algebraic variable. On the interval from t
+to t + s, with θ = (time - t) / s from 0 to 1, it is the polynomial of degree k + q_v - 1
+
+    y_v^(r)(θ) = sum_{o=r}^{q_v - 1} x_{v,o} (θ s)^(o-r) / (o-r)!  +  s^(q_v - r) sum_l I_{q_v-r}[l](θ) z_{v,l}
+
+with the *states* x_{v,o}, its derivatives 0..q_v-1 at t, and the *stages* z_{v,l}, its derivative q_v at the k points c_l.
+I_m[l] is the m-fold integral from 0 of the l-th Lagrange polynomial of these points. In units of y,
+
+    Φ_v = (x_{v,o} s^o, z_{v,l} s^q_v),    y_v^(r)(θ) = s^-r  Φ_v · W_v[:, θ, r],
+
+with constant tables W_v: everything below is a product with such a table.
+
+Source: Ascher, Mattheij, Russell, Numerical Solution of Boundary Value Problems, SIAM 1995, chapter 5; Ascher, Spiteri,
+SIAM J. Sci. Comput. 15 (1994) 938, for variables of order 0.
+
+Letters: N intervals, V variables, R = max q_v, k points, M = sum q_v states, Q equations, p constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import factorial
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from .._arrays import Array, Namespace, concat, device_of
+
+__all__ = ["Space", "gauss", "radau"]
+
+
+@lru_cache(maxsize=32)
+def gauss(k: int) -> tuple[float, ...]:
+    """The k Gauss points on [0, 1]: errors of order 2k at mesh points."""
+    return tuple((legendre.leggauss(k)[0] + 1) / 2)
+
+
+@lru_cache(maxsize=32)
+def radau(k: int) -> tuple[float, ...]:
+    """The k right Radau points on [0, 1], the last of which is 1: order 2k - 1, and stiff components are damped."""
+    series = np.zeros(k + 1)
+    series[k - 1 :] = -1, 1
+    x = np.sort(legendre.legroots(series).real)
+    for _ in range(3):
+        x = x - legendre.legval(x, series) / legendre.legval(x, legendre.legder(series))
+    x[-1] = 1.0
+    return tuple((x + 1) / 2)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The piecewise polynomials with given collocation points for variables of given orders."""
+
+    points: tuple[float, ...]
+    orders: tuple[int, ...]
+
+    @cached_property
+    def k(self) -> int:
+        return len(self.points)
+
+    @cached_property
+    def V(self) -> int:
+        return len(self.orders)
+
+    @cached_property
+    def R(self) -> int:
+        return max(self.orders)
+
+    @cached_property
+    def M(self) -> int:
+        return sum(self.orders)
+
+    @cached_property
+    def states(self) -> tuple[np.ndarray, np.ndarray]:
+        """Variable and derivative of each state; (M,) each."""
+        pairs = [(v, o) for v, q in enumerate(self.orders) for o in range(q)]
+        return np.array([v for v, _ in pairs], int), np.array([o for _, o in pairs], int)
+
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        """Of (V, max(R, 1)) places the state that belongs there, M where there is none."""
+        columns = np.full((self.V, max(self.R, 1)), self.M)
+        columns[self.states] = np.arange(self.M)
+        return columns
+
+    @cached_property
+    def _integrals(self) -> list[np.ndarray]:
+        """Legendre series on [0, 1] of I_m[l], m = 0..R: (k + m, k) each."""
+        u = 2 * np.asarray(self.points) - 1
+        series = [np.linalg.inv(legendre.legvander(u, self.k - 1))]
+        for _ in range(self.R):
+            series.append(legendre.legint(series[-1], lbnd=-1, scl=0.5))
+        return series
+
+    def table(self, at: Sequence[float] | np.ndarray) -> np.ndarray:
+        """W for θ in `at`, (n,): (V, max(R, 1) + k, n, R+1)."""
+        return _table(self, tuple(map(float, at)))
+
+    @cached_property
+    def at_points(self) -> np.ndarray:
+        """W at the collocation points."""
+        return self.table(self.points)
+
+    @cached_property
+    def at_end(self) -> np.ndarray:
+        """W at the end of an interval, θ = 1: (V, max(R, 1) + k, R+1)."""
+        return self.table((1.0,))[:, :, 0]
+
+    @cached_property
+    def leading(self) -> np.ndarray:
+        """Weights (k,) with which stages give s^(k-1) times the derivative k - 1 of what they interpolate."""
+        c = np.asarray(self.points)
+        apart = c[:, None] - c
+        np.fill_diagonal(apart, 1.0)
+        return factorial(self.k - 1) / apart.prod(axis=1)
+
+    def spread_states(self, xp: Namespace, x: Array) -> Array:
+        """States (..., M) by variable and derivative, zero where a variable has none: (..., V, max(R, 1))."""
+        if self.M == self.V * self.R and self.M:
+            return xp.reshape(x, (*x.shape[:-1], self.V, self.R))
+        padded = concat(xp, [x, xp.zeros((*x.shape[:-1], 1), dtype=x.dtype, device=device_of(x))], axis=-1)
+        index = xp.asarray(self._columns.ravel(), device=device_of(x))
+        return xp.reshape(xp.take(padded, index, axis=-1), (*x.shape[:-1], *self._columns.shape))
+
+    def gather_states(self, xp: Namespace, y: Array) -> Array:
+        """The states (..., M) among derivatives by variable and order, (..., V, R or more)."""
+        width = y.shape[-1]
+        index = xp.asarray(self.states[0] * width + self.states[1], device=device_of(y))
+        return xp.take(xp.reshape(y, (*y.shape[:-2], self.V * width)), index, axis=-1)
+
+    def features(self, xp: Namespace, x: Array, z: Array, s: Array) -> Array:
+        """Φ, (..., N, V, max(R, 1) + k), of states (..., N, M) and stages (..., N, V, k); s (..., N)."""
+        o = self._powers(xp, s, range(max(self.R, 1)), s)
+        q = self._powers(xp, s, self.orders, s)
+        return concat(xp, [self.spread_states(xp, x) * o[..., None, :], z * q[..., None]], axis=-1)
+
+    def values(self, xp: Namespace, table: np.ndarray, features: Array, s: Array) -> Array:
+        """y and its derivatives at the n offsets of a table: (..., N, n, V, R+1)."""
+        V, a, n, orders = table.shape
+        W = xp.asarray(table.reshape(V, a, n * orders), dtype=s.dtype, device=device_of(s))
+        lead = features.shape[:-2]
+        if V > 1 and len(set(self.orders)) > 1:
+            flat = xp.permute_dims(xp.reshape(features, (-1, V, a)), (1, 0, 2))  # one product for each variable
+            y = xp.permute_dims(xp.matmul(flat, W), (1, 0, 2))
+        else:
+            y = xp.matmul(xp.reshape(features, (-1, a)), W[0])
+        y = xp.reshape(y, (*lead, V, n, orders)) * self._powers(xp, s, range(0, -orders, -1), s)[..., None, None, :]
+        return xp.moveaxis(y, -2, -3)
+
+    def ends(self, xp: Namespace, features: Array, s: Array) -> Array:
+        """The states that the polynomials have at the ends of their intervals: (..., N, M)."""
+        y = self.values(xp, self.at_end[:, :, None], features, s)[..., 0, :, :]
+        return self.gather_states(xp, y)
+
+    def rows(self, J: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """How f at the points changes with Φ: (..., N, k, Q, V, max(R, 1) + k), for J (..., N, k, Q, V, R+1)."""
+        W = np.moveaxis(self.at_points, 1, -1)  # (V, k, R+1, a)
+        scaled = J * self._powers(np, s, range(0, -(self.R + 1), -1), s)[..., None, None, None, :]
+        if len(set(self.orders)) > 1:
+            return np.matmul(scaled.swapaxes(-3, -2), W.swapaxes(0, 1)).swapaxes(-3, -2)
+        lead = scaled.shape[:-4]
+        k, Q, V, r = scaled.shape[-4:]
+        return np.matmul(scaled.reshape(*lead, k, Q * V, r), W[0]).reshape(*lead, k, Q, V, W.shape[-1])
+
+    def moved(self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
+        s = np.diff(mesh)
+        at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)
+        states = self.gather_states(np, self.at_times(x, z, t, mesh))
+        values = self.at_times(x, z, t, at)
+        stages = values[..., np.arange(self.V), list(self.orders)]
+        return states, np.swapaxes(stages.reshape(*s.shape, new.k, self.V), -1, -2)
+
+    def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1)."""
+        i = self.interval(t, times)
+        member = np.arange(len(t))[:, None]
+        s = np.diff(t)[member, i]
+        θ = (times - t[member, i]) / s
+        features = self.features(np, x[member, i], z[member, i], s)  # (B, n, V, a)
+        y = np.matmul(_weights(self, θ), features[..., None])[..., 0]
+        return y * self._powers(np, s, range(0, -(self.R + 1), -1), s)[..., None, :]
+
+    @staticmethod
+    def interval(t: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """The interval, 0..N-1, in which each time lies: (B, n); t may descend."""
+        sign = 1.0 if t[0, -1] >= t[0, 0] else -1.0
+        found = np.stack([np.searchsorted(sign * a, sign * b, side="right") - 1 for a, b in zip(t, times, strict=True)])
+        return np.clip(found, 0, t.shape[1] - 2)
+
+    @staticmethod
+    def _powers(xp: Namespace, s: Array, exponents: Sequence[int] | range, like: Array) -> Array:
+        """s^e for each exponent, by multiplication: (*s.shape, number of exponents)."""
+        table: dict[int, Array] = {0: xp.ones_like(s), 1: s}
+        for e in range(2, max([*exponents, 1]) + 1):
+            table[e] = table[e - 1] * s
+        if min(exponents, default=0) < 0:
+            table[-1] = 1 / s
+            for e in range(2, -min(exponents) + 1):
+                table[-e] = table[1 - e] * table[-1]
+        return xp.stack([table[e] for e in exponents], axis=-1)
+
+
+@lru_cache(maxsize=256)
+def _table(space: Space, at: tuple[float, ...]) -> np.ndarray:
+    W = np.ascontiguousarray(_weights(space, np.array(at)).transpose(1, 3, 0, 2))
+    W.flags.writeable = False
+    return W
+
+
+def _weights(space: Space, θ: np.ndarray) -> np.ndarray:
+    """W at each θ: (*θ.shape, V, R+1, max(R, 1) + k)."""
+    R, k, width = space.R, space.k, max(space.R, 1)
+    P = legendre.legvander(2 * θ - 1, k + R - 1)  # (*θ.shape, k + R)
+    W = np.zeros((*θ.shape, space.V, R + 1, width + k))
+    of_order: dict[int, np.ndarray] = {}
+    for v, q in enumerate(space.orders):
+        if q not in of_order:
+            block = np.zeros((*θ.shape, R + 1, width + k))
+            for r in range(q + 1):
+                for o in range(r, q):
+                    block[..., r, o] = θ ** (o - r) / factorial(o - r)
+                series = space._integrals[q - r]
+                block[..., r, width:] = P[..., : len(series)] @ series
+            of_order[q] = block
+        W[..., v, :, :] = of_order[q]
+    return W

@@ -1,0 +1,165 @@
+"""The nonlinear problem on a mesh: residuals of all rows at states, stages and constants, and what is linear in them.
+
+Members of a batch are one axis here, B; the caller's functions see them in their own shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._collocation import Space
+from ._equations import Conditions, Equations
+from ._linear import ConditionRows, Linear, Local, Step, Structure
+
+__all__ = ["Discrete", "Iterate", "Mesh"]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Meshes of the members with one number of intervals, and where on them the caller's times are."""
+
+    t: np.ndarray
+    """(B, N+1), ascending or descending"""
+    index: np.ndarray
+    """(B, n): the mesh point of each of the caller's times"""
+
+    @property
+    def s(self) -> np.ndarray:
+        return np.diff(self.t)
+
+    @property
+    def N(self) -> int:
+        return self.t.shape[1] - 1
+
+    def halved(self) -> Mesh:
+        """Each interval divided into two."""
+        t = np.empty((len(self.t), 2 * self.N + 1))
+        t[:, ::2] = self.t
+        t[:, 1::2] = 0.5 * (self.t[:, 1:] + self.t[:, :-1])
+        return Mesh(t, 2 * self.index)
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Residuals at an iterate, with the derivatives of the equations."""
+
+    u: Step
+    f: np.ndarray
+    """(B, N, k, Q)"""
+    J: np.ndarray
+    """(B, N, k, Q, V, R+1)"""
+    P: np.ndarray
+    """(B, N, k, Q, p)"""
+    d: np.ndarray
+    """(B, N, M): jumps of the states from interval to interval"""
+    conditions: ConditionRows
+
+    @property
+    def is_finite(self) -> np.ndarray:
+        """Members without an undefined residual, (B,)."""
+        return (
+            np.isfinite(self.f).all(axis=(1, 2, 3))
+            & np.isfinite(self.d).all(axis=(1, 2))
+            & np.isfinite(self.conditions.g).all(axis=1)
+        )
+
+    def where(self, mask: np.ndarray, other: Iterate) -> Iterate:
+        """self in the members of the mask, other elsewhere."""
+
+        def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            return np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+        return Iterate(
+            self.u.where(mask, other.u),
+            *(choose(getattr(self, name), getattr(other, name)) for name in ("f", "J", "P", "d")),
+            ConditionRows(
+                *(choose(getattr(self.conditions, n), getattr(other.conditions, n)) for n in ("g", "G", "G_p"))
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Equations and conditions, for any space and mesh."""
+
+    equations: Equations
+    conditions: Conditions
+    structure: Structure
+    batch: tuple[int, ...]
+    """the caller's shape of the batch, of B members"""
+    orders: tuple[int, ...]
+    engine: str = "auto"
+
+    @property
+    def p(self) -> int:
+        return self.equations.p
+
+    def shaped(self, x: np.ndarray) -> np.ndarray:
+        """(B, ...) in the caller's batch shape."""
+        return x.reshape((*self.batch, *x.shape[1:]))
+
+    def linearize(
+        self, t: np.ndarray, y: np.ndarray, p: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p)."""
+        results = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
+        return tuple(x.reshape(len(t), *x.shape[len(self.batch) :]) for x in results)  # type: ignore[return-value]
+
+    def value(self, t: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """f alone."""
+        f = self.equations.value(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
+        return f.reshape(len(t), *f.shape[len(self.batch) :])
+
+    def times_of(self, space: Space, t: np.ndarray) -> np.ndarray:
+        """The collocation points of all intervals, (B, N k); those at the end of an interval just inside of it."""
+        s = np.diff(t)
+        points = t[:, :-1, None] + s[..., None] * np.asarray(space.points)
+        if space.points[-1] == 1.0:
+            points[..., -1] = np.nextafter(t[:, 1:], t[:, :-1])
+        return points.reshape(len(t), -1)
+
+    def at(self, space: Space, mesh: Mesh, u: Step) -> Iterate:
+        """Residuals and derivatives of all rows."""
+        s = mesh.s
+        B, N = s.shape
+        features = space.features(np, u.x[:, :-1], u.z, s)
+        y = space.values(np, space.at_points, features, s).reshape(B, N * space.k, space.V, space.R + 1)
+        f, J, P = self.linearize(self.times_of(space, mesh.t), y, u.p)
+        d = u.x[:, 1:] - space.ends(np, features, s)
+        per_interval = (B, N, space.k)
+        return Iterate(
+            u,
+            f.reshape(*per_interval, -1),
+            J.reshape(*per_interval, *J.shape[2:]),
+            P.reshape(*per_interval, *P.shape[2:]),
+            d,
+            self.condition_rows(space, mesh, u),
+        )
+
+    def linear(self, space: Space, mesh: Mesh, at: Iterate, size: np.ndarray) -> Linear:
+        """What is linear in the step from an iterate."""
+        local = Local(space, at.J, at.P, mesh.s)
+        return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine)
+
+    def condition_rows(self, space: Space, mesh: Mesh, u: Step) -> ConditionRows:
+        """The conditions at an iterate."""
+        B, n = mesh.index.shape
+        x = u.x[np.arange(B)[:, None], mesh.index]  # (B, n, M)
+        if self.conditions.values is not None:
+            given = self.conditions.values  # (B, n, V, R)
+            rows = np.argwhere(np.isfinite(given[0]))
+            state = {pair: i for i, pair in enumerate(zip(*map(list, space.states), strict=True))}
+            columns = np.array([state[v, o] for _, v, o in rows.tolist()], int)
+            g = x[:, rows[:, 0], columns] - given[:, rows[:, 0], rows[:, 1], rows[:, 2]]
+            G = np.zeros((B, len(rows), n, space.M))
+            G[:, np.arange(len(rows)), rows[:, 0], columns] = 1.0
+            return ConditionRows(g, G, np.zeros((B, len(rows), self.p)))
+        y = space.spread_states(np, x)
+        g, G, G_p = self.conditions.evaluate(self.shaped(y), self.shaped(u.p))
+        C = g.shape[-1]
+        g = np.broadcast_to(g, (*self.batch, C)).reshape(B, C)
+        G = np.broadcast_to(G, (*self.batch, *G.shape[-4:])).reshape(B, *G.shape[-4:])
+        G_p = np.broadcast_to(G_p, (*self.batch, *G_p.shape[-2:])).reshape(B, C, self.p)
+        return ConditionRows(g, space.gather_states(np, G), G_p)

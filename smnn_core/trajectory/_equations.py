@@ -1,0 +1,239 @@
+"""The caller's residual, constants and conditions, checked and differentiated; adapters derive from `Equations`.
+
+Letters: n time points, V variables, R+1 derivative orders, Q equations, p constants; (...) batch axes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._errors import ArgumentError, DTypeError, NamespaceError, ShapeError
+
+__all__ = ["Conditions", "Equations", "as_floats"]
+
+
+def as_floats(name: str, x: Any) -> np.ndarray:
+    """An argument as a float64 array.
+
+    Raises:
+        DTypeError: if it has no real numbers.
+    """
+    try:
+        array = np.asarray(x)
+    except Exception as error:
+        raise NamespaceError(f"{name} must be numbers or an array of them; got {type(x).__name__}: {error}.") from None
+    if array.dtype.kind not in "fiu":
+        raise DTypeError(f"{name} must be real numbers; got {type(x).__name__} of dtype {array.dtype}.")
+    return array.astype(np.float64)
+
+
+class Equations:
+    """residual(t, y[, constants]) -> (f, J[, P]) for t (..., n), y (..., n, V, R+1), constants (..., 1, p).
+
+    Args:
+        function: the callback; f (..., n, Q), J (..., n or 1, Q, V, R+1), P (..., n or 1, Q, p).
+        p: the number of constants, 0 where there are none.
+    """
+
+    def __init__(self, function: Callable[..., Any], p: int = 0) -> None:
+        if not callable(function):
+            raise TypeError(f"residual must be a function, got {type(function).__name__}.")
+        self.function, self.p = function, p
+        self.signature = "residual(t, y, constants) -> (f, J, P)" if p else "residual(t, y) -> (f, J)"
+        self.Q: int | None = None
+        self.calls = 0
+
+    def arguments(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Copies, which the callback may write to."""
+        return (t.copy(), y.copy(), constants.copy()) if self.p else (t.copy(), y.copy())
+
+    def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
+        """f, (*batch, n, Q)."""
+        return self.linearize(t, y, constants)[0]
+
+    def linearize(
+        self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """f (*batch, n, Q), J (*batch, n, Q, V, R+1), P (*batch, n, Q, p); the batch may be more than that of y."""
+        self.calls += 1
+        with np.errstate(all="ignore"):
+            result = self.called(self.arguments(t, y, constants))
+        count = 3 if self.p else 2
+        if not isinstance(result, tuple) or len(result) != count:
+            found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            raise TypeError(f"{self.signature} must return a tuple of {count} arrays, got {found}.")
+        f, J, *rest = (self._array(name, x) for name, x in zip("fJP", result, strict=False))
+        n, V, orders = y.shape[-3:]
+        self.check_f(f, y)
+        Q = f.shape[-1]
+        J = self._fit("J", J, (n, Q, V, orders))
+        P = self._fit("P", rest[0], (n, Q, self.p)) if rest else np.zeros((n, Q, 0))
+        batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3], J.shape[:-4], P.shape[:-3])
+        return (
+            np.broadcast_to(f, (*batch, n, Q)),
+            np.broadcast_to(J, (*batch, n, Q, V, orders)),
+            np.broadcast_to(P, (*batch, n, Q, self.p)),
+        )
+
+    def called(self, arguments: tuple[Any, ...]) -> Any:
+        """What the callback returns; an error in it says with which shapes it was called."""
+        try:
+            return self.function(*arguments)
+        except Exception as error:
+            shapes = ", ".join(
+                f"{name} of shape {tuple(x.shape)}"
+                for name, x in zip(("t", "y", "constants"), arguments, strict=False)
+            )
+            error.add_note(f"raised by the residual, called with {shapes}.")
+            raise
+
+    def check_f(self, f: Any, y: Any) -> None:
+        """
+        Raises:
+            ShapeError: unless f is (..., n, Q) with as many equations as before.
+        """
+        n, V, orders = y.shape[-3:]
+        if f.ndim < 2 or f.shape[-2] != n or f.shape[-1] == 0 or self.Q not in (None, f.shape[-1]):
+            Q = "Q" if self.Q is None else f"Q = {self.Q}, as before"
+            raise ShapeError(
+                f"residual must return f of shape (..., n, Q) = (..., {n}, {Q}), the Q equations at each of the n times "
+                f"of t; got {tuple(f.shape)} for y of shape {tuple(y.shape)}."
+            )
+        if f.shape[-1] == f.shape[-2] > V * orders:
+            raise ShapeError(
+                f"f has Q = {f.shape[-1]} equations at each of as many times, more than unknowns: shapes (..., n) and "
+                "(..., n, Q) were broadcast. Write t[..., None] beside values of (..., n, Q)."
+            )
+
+    def _array(self, name: str, x: Any) -> np.ndarray:
+        if not isinstance(x, np.ndarray):
+            raise NamespaceError(f"{self.signature}: {name} must be a NumPy array, got {type(x).__name__}.")
+        if x.dtype.kind not in "fiu":
+            raise DTypeError(f"{self.signature}: {name} must have real numbers, got dtype {x.dtype}.")
+        return x.astype(np.float64, copy=False)
+
+    def _fit(self, name: str, x: np.ndarray, core: tuple[int, ...]) -> np.ndarray:
+        if x.ndim < len(core) or x.shape[1 - len(core) :] != core[1:] or x.shape[-len(core)] not in (1, core[0]):
+            expected = f"(..., {core[0]} or 1, {', '.join(map(str, core[1:]))})"
+            raise ShapeError(f"{self.signature}: {name} must have shape {expected}; got {x.shape}.")
+        return np.broadcast_to(x, (*x.shape[: -len(core)], *core))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions as a function of the states at the n times: values, or residuals of the caller's.
+
+    Attributes:
+        values: (..., n, V, R), NaN where nothing is given, or None.
+        function: function(y[, constants]) for y (..., n, V, R) -> (..., C), or (residuals, (..., C, n, V, R)); or None.
+    """
+
+    values: np.ndarray | None
+    function: Callable[..., Any] | None
+    takes_constants: bool = False
+
+    @staticmethod
+    def of(conditions: Any, times: np.ndarray, has_constants: bool) -> Conditions:
+        """Conditions as callers give them.
+
+        Raises:
+            ArgumentError: for conditions at times that are not among `times`.
+            ShapeError: for arrays that do not fit each other.
+        """
+        if callable(conditions):
+            return Conditions(None, conditions, has_constants and _n_positional(conditions) >= 2)
+        if not isinstance(conditions, Mapping):
+            conditions = {float(times[0]): conditions}
+        arrays: dict[int, np.ndarray] = {}
+        span = abs(times[-1] - times[0])
+        for time, given in conditions.items():
+            try:
+                distance = np.abs(times - float(time))
+            except (TypeError, ValueError):
+                raise ArgumentError(f"conditions: {time!r} is not a time.") from None
+            i = int(np.argmin(distance))
+            if not distance[i] <= 1e-12 * span:
+                raise ArgumentError(
+                    f"conditions stand at time {time!r}, which is none of times = {times.tolist()}: add it to times."
+                )
+            value = as_floats(f"conditions at {time!r}", given)
+            if value.ndim < 2:
+                raise ShapeError(
+                    f"conditions at {time!r} must have shape (..., V, order), NaN where nothing is given; got "
+                    f"{value.shape}."
+                )
+            if np.isinf(value).any():
+                raise ArgumentError(f"conditions at {time!r} are infinite; NaN says that nothing is given.")
+            arrays[i] = value
+        if not arrays:
+            raise ArgumentError("conditions hold none: give at least one time.")
+        cores = {i: x.shape[-2:] for i, x in arrays.items()}
+        if len(set(cores.values())) > 1:
+            raise ShapeError(f"conditions must have one shape (..., V, order) at all times; got {list(cores.values())}.")
+        try:
+            batch = np.broadcast_shapes(*(x.shape[:-2] for x in arrays.values()))
+        except ValueError:
+            raise ShapeError("the batch axes of the conditions do not broadcast with each other.") from None
+        values = np.full((*batch, len(times), *next(iter(cores.values()))), np.nan)
+        for i, x in arrays.items():
+            values[..., i, :, :] = x
+        return Conditions(values, None)
+
+    def evaluate(self, y: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Residuals (B..., C), their derivatives by y (B..., C, n, V, R) and by constants (B..., C, p); by differences
+        where the function gives residuals only."""
+        assert self.function is not None
+        g, G = self._call(y, constants)
+        C, p = g.shape[-1], constants.shape[-1]
+        if G is None:
+            G = np.moveaxis(_differences(lambda v: self._call(v, constants)[0], y, 3), -1, -1).reshape(
+                *np.broadcast_shapes(g.shape[:-1], y.shape[:-3]), C, *y.shape[-3:]
+            )
+        G_p = np.zeros((*g.shape, p))
+        if self.takes_constants and p:
+            G_p = _differences(lambda v: self._call(y, v)[0], constants, 1)
+        return g, G, G_p
+
+    def _call(self, y: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        assert self.function is not None
+        result = self.function(y.copy(), constants.copy()) if self.takes_constants else self.function(y.copy())
+        g, G = result if isinstance(result, tuple) else (result, None)
+        g = as_floats("the result of conditions", g)
+        if g.ndim < 1:
+            raise ShapeError("conditions must return residuals of shape (..., number of conditions); got a number.")
+        if G is not None:
+            G = as_floats("the derivatives returned by conditions", G)
+            if G.shape[-4:] != (g.shape[-1], *y.shape[-3:]):
+                raise ShapeError(
+                    f"conditions must return derivatives of shape (..., {g.shape[-1]}, "
+                    f"{', '.join(map(str, y.shape[-3:]))}); got {G.shape}."
+                )
+        return g, G
+
+
+def _differences(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, rank: int) -> np.ndarray:
+    """Central differences of (..., C) in the entries of the last `rank` axes of x: (..., C, entries)."""
+    core = x.shape[-rank:]
+    columns = []
+    for i in np.ndindex(core):
+        h = 6e-6 * np.maximum(np.abs(x[(..., *i)]), 1e-2)
+        up, down = x.copy(), x.copy()
+        up[(..., *i)] += h
+        down[(..., *i)] -= h
+        with np.errstate(all="ignore"):
+            columns.append((function(up) - function(down)) / (2 * h)[..., None])
+    return np.stack(columns, axis=-1)
+
+
+def _n_positional(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)

@@ -1,0 +1,144 @@
+r"""Estimates of the error, and meshes that follow from them.
+
+The estimate is one step of Newton's method with one collocation point more, from the solution that was found, on the same
+mesh: the difference to a solution whose error is smaller by an order, global, to first order. The polynomials of one
+degree more show y^(k+q) of each interval, and with it what an interval adds to the error,
+
+    e = C s^(k+q) |y^(k+q)|,      C = max_θ |q-fold integral of prod_l (θ - c_l)| / k!,
+
+of which the new mesh gives each interval the same share.
+
+Source: Ascher, Christiansen, Russell, Math. Comp. 33 (1979) 659, for meshes along which e is constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import factorial
+
+import numpy as np
+
+from ._collocation import Space, gauss, radau
+from ._discrete import Discrete, Mesh
+from ._linear import Local, Step
+from ._newton import sizes
+
+__all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    error: np.ndarray
+    """(B, N, V): the largest difference of each variable on each interval"""
+    local: np.ndarray
+    """(B, N, V): what each interval adds"""
+    constants: np.ndarray
+    """(B, p)"""
+
+
+def one_point_more(space: Space) -> Space:
+    return Space((radau if space.points[-1] == 1.0 else gauss)(space.k + 1), space.orders)
+
+
+@lru_cache(maxsize=64)
+def constants_of_error(space: Space) -> np.ndarray:
+    """C for each variable, (V,)."""
+    higher = one_point_more(space)
+    c = np.asarray(space.points)
+    ω = np.prod(np.asarray(higher.points)[:, None] - c, axis=1) / factorial(space.k)  # (k+1,)
+    W = higher.table(np.linspace(0, 1, 33))[:, max(space.R, 1) :, :, 0]  # (V, k+1, 33)
+    return np.abs(np.einsum("vlj,l->vj", W, ω)).max(axis=1)
+
+
+def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
+    """The error of a solution; `forward` where all conditions stand at the first time."""
+    higher, s = one_point_more(space), mesh.s
+    v = np.arange(space.V)
+    y = space.values(np, space.table(higher.points), space.features(np, u.x[:, :-1], u.z, s), s)
+    z = np.swapaxes(y[..., v, list(space.orders)], -1, -2)
+    there = Step(u.x, z, u.p)
+    at = problem.at(higher, mesh, there)
+    if forward:
+        δ = _forward(higher, s, at.f, at.J, at.P, at.d)
+    else:
+        δ = problem.linear(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
+    offsets = np.linspace(0, 1, space.k + 4)
+    features = higher.features(np, δ.x[:, :-1], δ.z, s)
+    error = np.abs(higher.values(np, higher.table(offsets), features, s)[..., 0]).max(axis=2)
+    top = (z + δ.z) @ higher.leading  # s^k y^(q+k)
+    q = np.array(space.orders)
+    local = constants_of_error(space) * np.abs(s[..., None] ** q * top)
+    return Estimate(error, local, np.abs(δ.p))
+
+
+def _forward(space: Space, s: np.ndarray, f: np.ndarray, J: np.ndarray, P: np.ndarray, d: np.ndarray) -> Step:
+    """The step of an initial-value problem whose first states are right."""
+    local = Local(space, J, P, s)
+    particular, γ = local.particular(f)
+    x = local.forward(γ - d)
+    p = np.zeros((len(s), 0))
+    return Step(x, local.stages(particular, x[:, :-1], p), p)
+
+
+def equidistributed(
+    space: Space, mesh: Mesh, share: np.ndarray, N: int | None, *, safety: float = 0.3, limits: tuple[int, int]
+) -> tuple[Mesh, int]:
+    """A mesh along which what intervals add is constant, and the number of its intervals.
+
+    Args:
+        share: (B, N, V), what each interval adds to the error, in units of what is allowed.
+        N: the number of intervals; None: as many as make the shares at most `safety`, within the limits.
+    """
+    K = np.array([space.k + q for q in space.orders])
+    with np.errstate(all="ignore"):
+        density = (np.nan_to_num(share, nan=1e30, posinf=1e30) ** (1 / K)).max(axis=-1) / np.abs(mesh.s)  # (B, N)
+    around = np.maximum(density, 0.5 * np.maximum(np.roll(density, 1, 1), np.roll(density, -1, 1)))
+    around[:, 0] = np.maximum(density[:, 0], 0.5 * density[:, min(1, mesh.N - 1)])
+    around[:, -1] = np.maximum(density[:, -1], 0.5 * density[:, max(mesh.N - 2, 0)])
+    steps = np.abs(mesh.s)
+    mean = (around * steps).sum(axis=1, keepdims=True) / steps.sum(axis=1, keepdims=True)
+    around = np.maximum(around, np.maximum(0.05 * mean, 1e-300))
+    total = (around * steps).sum(axis=1)
+    if N is None:
+        wanted = np.ceil(total.max() * safety ** (-1 / K.min()))
+        N = int(np.clip(wanted, *limits))
+    N = max(N, mesh.index.shape[1] - 1)
+    t, index = zip(
+        *(_divided(mesh.t[b], mesh.index[b], around[b] * steps[b], N) for b in range(len(mesh.t))), strict=True
+    )
+    return Mesh(np.stack(t), np.stack(index)), N
+
+
+def _divided(t: np.ndarray, index: np.ndarray, mass: np.ndarray, N: int) -> tuple[np.ndarray, np.ndarray]:
+    """N intervals of equal mass for one member; the times at `index` stay mesh points."""
+    level = np.concatenate([[0.0], np.cumsum(mass)])
+    marks = level[index]
+    if len(index) == 2:
+        counts = np.array([N])
+    else:
+        part = np.diff(marks) / marks[-1] * (N - (len(index) - 1))
+        counts = 1 + np.floor(part).astype(int)
+        for i in np.argsort(np.floor(part) - part)[: N - counts.sum()]:
+            counts[i] += 1
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    new = np.empty(N + 1)
+    for i, count in enumerate(counts):
+        a, b = index[i], index[i + 1]
+        wanted = np.linspace(level[a], level[b], count + 1)
+        new[ends[i] : ends[i + 1] + 1] = np.interp(wanted, level[a : b + 1], t[a : b + 1])
+        new[ends[i]], new[ends[i + 1]] = t[a], t[b]
+    return new, ends
+
+
+def finer(mesh: Mesh, b: int, N: int) -> Mesh:
+    """The mesh of one member with its longest intervals halved until there are N."""
+    t, times = list(mesh.t[b]), mesh.t[b][mesh.index[b]]
+    while len(t) - 1 < N:
+        s = np.abs(np.diff(t))
+        count = min(N - len(s), max(len(s) // 2, 1))
+        for i in sorted(np.argsort(-s)[:count], reverse=True):
+            t.insert(i + 1, 0.5 * (t[i] + t[i + 1]))
+    new = np.array(t)
+    sign = 1.0 if new[-1] >= new[0] else -1.0
+    return Mesh(new[None], np.searchsorted(sign * new, sign * times)[None])

@@ -1,0 +1,137 @@
+"""Newton's method on a mesh, damped by natural monotonicity: a step is shortened until the next simplified step, from the
+same left-hand side, is shorter than the step.
+
+Source: Deuflhard, Newton Methods for Nonlinear Problems, Springer 2004, section 3.3 (error-oriented damping).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._collocation import Space
+from ._discrete import Discrete, Iterate, Mesh
+from ._linear import Linear, Step
+
+__all__ = ["Newton", "newton", "sizes"]
+
+SHORTEST = 1e-5
+"""The damping factor at which a member is given up."""
+
+
+@dataclass
+class Newton:
+    """Where Newton's method ended."""
+
+    u: Step
+    converged: np.ndarray
+    """(B,)"""
+    iterations: int
+
+
+def sizes(space: Space, u: Step, absolute: float = 0.0) -> np.ndarray:
+    """The largest value of each state over the mesh, and the constants: (B, M + p); 1 where there are zeros alone."""
+    x = np.abs(u.x).max(axis=1)
+    size = np.concatenate([x, np.abs(u.p)], axis=-1)
+    return np.where(size > absolute, size, np.where(absolute > 0, absolute, 1.0))
+
+
+class _Norm:
+    """The root mean square of a step in units of sizes, (B,); algebraic variables count by their stages."""
+
+    def __init__(self, space: Space, u: Step) -> None:
+        size = sizes(space, u)
+        self.x, self.p = size[:, None, : space.M], size[:, space.M :]
+        self.algebraic = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
+        z = np.abs(u.z[:, :, self.algebraic]).max(axis=(1, 3), initial=0.0)
+        self.z = np.where(z > 0, z, 1.0)[:, None, :, None]
+
+    def __call__(self, d: Step) -> np.ndarray:
+        parts = [(d.x / self.x) ** 2, (d.p / self.p)[:, None] ** 2, (d.z[:, :, self.algebraic] / self.z) ** 2]
+        with np.errstate(all="ignore"):
+            total = sum(p.reshape(len(p), -1).sum(axis=1) for p in parts)
+            return np.sqrt(total / max(sum(p[0].size for p in parts), 1))
+
+
+def newton(
+    problem: Discrete,
+    space: Space,
+    mesh: Mesh,
+    u: Step,
+    held: np.ndarray,
+    *,
+    tolerance: float,
+    most: int = 40,
+) -> Newton:
+    """Newton's method from u for the members that are not held (B,); the others keep their u."""
+    active, converged = ~held, np.zeros(len(held), bool)
+    at = problem.at(space, mesh, u)
+    factor = np.ones(len(held))
+    active &= at.is_finite
+    iterations = 0
+    while active.any() and iterations < most:
+        iterations += 1
+        linear = problem.linear(space, mesh, at, sizes(space, at.u))
+        step = linear.solve(at.f, at.d, at.conditions.g)
+        norm = _Norm(space, at.u.plus(step))
+        length = norm(step)
+        active &= np.isfinite(length)
+        done = active & (length < tolerance)
+        if done.any():
+            at = _moved(at, done, at.u.plus(step))
+            converged |= done
+            active &= ~done
+            if not active.any():
+                break
+        at, factor, ended, failed = _damped(problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance)
+        converged |= ended
+        active &= ~(ended | failed)
+    return Newton(at.u, converged, iterations)
+
+
+def _moved(at: Iterate, mask: np.ndarray, u: Step) -> Iterate:
+    """The iterate with other unknowns in the members of the mask; their residuals are not looked at again."""
+    return Iterate(u.where(mask, at.u), at.f, at.J, at.P, at.d, at.conditions)
+
+
+def _damped(
+    problem: Discrete,
+    space: Space,
+    mesh: Mesh,
+    at: Iterate,
+    linear: Linear,
+    step: Step,
+    length: np.ndarray,
+    norm: _Norm,
+    factor: np.ndarray,
+    active: np.ndarray,
+    tolerance: float,
+) -> tuple[Iterate, np.ndarray, np.ndarray, np.ndarray]:
+    """The next iterate, the factors to begin with there, and the members that have converged and failed."""
+    open_, failed = active.copy(), np.zeros_like(active)
+    best, next_factor, ended = at, factor.copy(), np.zeros_like(active)
+    while open_.any():
+        new = at.u.plus(step, np.where(open_, factor, 0.0))
+        new = new.where(open_, best.u)
+        there = problem.at(space, mesh, new)
+        simplified = linear.solve(there.f, there.d, there.conditions.g)
+        with np.errstate(all="ignore"):
+            shorter = norm(simplified)
+            bend = norm(simplified.plus(step, -(1 - factor)))
+            h = 2 * bend / (factor**2 * length)
+            fine = there.is_finite & (shorter <= (1 - factor / 4) * length)
+        accepted = open_ & fine
+        best = there.where(accepted, best)
+        ended_now = accepted & (factor == 1) & (shorter < tolerance)
+        if ended_now.any():
+            best = _moved(best, ended_now, best.u.plus(simplified))
+            ended |= ended_now
+        next_factor = np.where(accepted, np.minimum(1.0, 1 / np.maximum(h, 1e-300)), next_factor)
+        open_ &= ~accepted
+        shrunk = np.where(np.isfinite(h), np.minimum(1 / np.maximum(h, 1e-300), factor / 2), factor / 2)
+        factor = np.where(open_, shrunk, factor)
+        given_up = open_ & (factor < SHORTEST)
+        failed |= given_up
+        open_ &= ~given_up
+    return best, np.where(failed, 1.0, next_factor), ended, failed

@@ -1,0 +1,544 @@
+"""From what callers give to a solution on a mesh of its own: arguments checked, orders found, the method chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._errors import ArgumentError, ShapeError
+from .._progress import ProgressBar
+from .._validate import check_integer
+from ._boundary import Found, solve_boundary
+from ._collocation import Space, gauss, radau
+from ._discrete import Discrete, Mesh
+from ._equations import Conditions, Equations, as_floats
+from ._linear import Step, Structure
+from ._march import march
+from ._mesh import estimate
+
+__all__ = ["Search", "search"]
+
+PROBED = 4
+"""The highest derivative that is looked for where no order is given."""
+LEAST_TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True)
+class Search:
+    """A solution that was found, and the problem it belongs to."""
+
+    problem: Discrete
+    times: np.ndarray
+    found: Found
+    is_initial: bool
+    """whether all conditions stand at the first time, so that it was marched"""
+
+
+def search(
+    equations: Equations,
+    times: Any,
+    conditions: Any,
+    *,
+    tolerance: float,
+    absolute: float,
+    order: int | Sequence[int] | None,
+    constants: Any,
+    guess: Any,
+    mesh: Any,
+    points: int | None,
+    most_intervals: int,
+    engine: str,
+    progress: bool,
+) -> Search:
+    """Solves on NumPy arrays; arguments as for `solve`, the guess a function, an array or something with `at`."""
+    times = _checked_times(times)
+    tolerance, absolute = _checked_tolerance(tolerance, absolute)
+    check_integer("max_intervals", most_intervals, least=1)
+    c = np.zeros((0,)) if constants is None else as_floats("constants", constants)
+    if c.ndim < 1 or (constants is not None and c.shape[-1] == 0) or not np.isfinite(c).all():
+        raise ArgumentError(f"constants must be finite numbers of shape (..., p), p >= 1; got shape {c.shape}.")
+    given = Conditions.of(conditions, times, constants is not None)
+    V = _number_of_variables(given, order, guess, times)
+    orders = _orders(equations, order, V, times, c)
+    R = max(orders)
+    if R == 0:
+        raise ArgumentError(
+            "the residual has no derivative of y: there is no differential equation to solve. Use scipy.optimize.root."
+        )
+    given = _fitted(given, V, R, orders)
+    start, guess_batch = _guess(guess, given, times, V, R)
+    batch = _batch(equations, given, guess_batch, times, c, V, R, mesh)
+    B = int(np.prod(batch))
+    c = np.broadcast_to(c, (*batch, c.shape[-1])).reshape(B, -1)
+    if given.values is not None:
+        given = Conditions(np.broadcast_to(given.values, (*batch, *given.values.shape[-3:])).reshape(B, -1, V, R), None)
+    problem = Discrete(equations, given, Structure(np.zeros((0, len(times)), bool)), batch, orders, engine)
+    is_initial, structure = _structure(problem, orders, times, c)
+    problem = Discrete(equations, given, structure, batch, orders, engine)
+    k = _number_of_points(tolerance) if points is None else check_integer("points", points, least=1)
+    with ProgressBar(progress, unit=" intervals") as bar:
+
+        def report(*, intervals: int, **state: Any) -> None:
+            bar.step(intervals=intervals, **{name: f"{value:.3g}" for name, value in state.items()})
+
+        if is_initial and mesh is None and guess is None:
+            space = Space(radau(max(k, 2)), orders)
+            found = _marched(problem, space, times, tolerance, absolute, most_intervals, report)
+            return Search(problem, times, found, True)
+        space = Space(radau(max(k, 2)) if is_initial else gauss(k), orders)
+        first = _first_mesh(mesh, guess, times, B, batch)
+
+        def begin(mesh: Mesh) -> Step:
+            return start(problem, space, mesh, c)
+
+        found = solve_boundary(
+            problem,
+            space,
+            first,
+            begin,
+            tolerance=tolerance,
+            absolute=absolute,
+            fixed=mesh is not None,
+            most_intervals=max(most_intervals, first.N),
+            report=report,
+        )
+    return Search(problem, times, found, is_initial)
+
+
+def _checked_times(times: Any) -> np.ndarray:
+    t = as_floats("times", times)
+    if t.ndim != 1 or len(t) < 2:
+        raise ShapeError(f"times must have shape (n,), n >= 2: both ends, and what lies between; got {t.shape}.")
+    if not np.isfinite(t).all():
+        raise ArgumentError(f"times must be finite; got {t.tolist()}.")
+    d = np.diff(t)
+    if not ((d > 0).all() or (d < 0).all()):
+        i = int(np.argmax(np.sign(d) != np.sign(t[-1] - t[0])))
+        raise ArgumentError(
+            f"times must ascend, or descend, strictly: {t[i]} is followed by {t[i + 1]}, and the ends are {t[0]} and "
+            f"{t[-1]}."
+        )
+    return t
+
+
+def _checked_tolerance(tolerance: Any, absolute: Any) -> tuple[float, float]:
+    for name, x in (("tolerance", tolerance), ("absolute", absolute)):
+        if isinstance(x, bool) or not isinstance(x, (int, float, np.floating, np.integer)):
+            raise TypeError(f"{name} must be a number, got {type(x).__name__}.")
+    if not LEAST_TOLERANCE <= tolerance < 1:
+        raise ArgumentError(
+            f"tolerance must lie between {LEAST_TOLERANCE:g}, which is as much as float64 arithmetic gives, and 1; got "
+            f"{tolerance!r}. It is relative to the largest value of each variable."
+        )
+    if not 0 <= absolute < np.inf:
+        raise ArgumentError(f"absolute must be a finite number from 0 on, in units of y; got {absolute!r}.")
+    return float(tolerance), float(absolute)
+
+
+def _number_of_variables(given: Conditions, order: Any, guess: Any, times: np.ndarray) -> int:
+    if given.values is not None:
+        return given.values.shape[-2]
+    if isinstance(order, Sequence) and not isinstance(order, str):
+        return len(order)
+    if hasattr(guess, "variables"):
+        return int(guess.variables)
+    if callable(guess):
+        values = np.asarray(guess(times.copy()))
+        if values.ndim < 2:
+            raise ShapeError(f"guess(t) must return (..., n, V) or (..., n, V, order); got {values.shape}.")
+        return values.shape[-2] if values.ndim > 2 and values.shape[-3] == len(times) else values.shape[-1]
+    if guess is not None:
+        values = np.asarray(guess)
+        if values.ndim >= 2 and values.shape[-2] == len(times):
+            return values.shape[-1]
+        if values.ndim >= 3 and values.shape[-3] == len(times):
+            return values.shape[-2]
+    raise ArgumentError(
+        "the number of variables is not known where conditions are a function: give order= as a list with one number for "
+        "each variable, or a guess."
+    )
+
+
+def _orders(equations: Equations, order: Any, V: int, times: np.ndarray, c: np.ndarray) -> tuple[int, ...]:
+    """The order of each variable: as given, or the highest derivative that f depends on."""
+    if order is not None:
+        if isinstance(order, Sequence) and not isinstance(order, str):
+            orders = tuple(check_integer("order", q, " for each variable", least=0) for q in order)
+            if len(orders) != V:
+                raise ShapeError(f"order has {len(orders)} numbers, and there are V = {V} variables.")
+            return orders
+        return (check_integer("order", order, " or one for each variable", least=1),) * V
+    rng = np.random.default_rng(0)
+    t = times[0] + (times[-1] - times[0]) * np.sort(rng.uniform(0.05, 0.95, 7))
+    y = rng.uniform(0.3, 1.2, (*c.shape[:-1], 7, V, PROBED + 1))
+    try:
+        _, J, _ = equations.linearize(t, y, c[..., None, :])
+    except Exception as error:
+        error.add_note(
+            f"order= was not given, and looking for it called the residual with y of shape {y.shape}, derivatives 0 to "
+            f"{PROBED}: give order=, the highest derivative of each variable in the equations."
+        )
+        raise
+    depends = (J != 0).reshape(-1, *J.shape[-3:]).any(axis=(0, 1))  # (V, PROBED + 1)
+    for v in np.flatnonzero(~depends.any(axis=1)):
+        raise ArgumentError(f"the residual does not depend on variable {v}: nothing determines it.")
+    orders = tuple(int(np.flatnonzero(row)[-1]) for row in depends)
+    if max(orders) == PROBED:
+        raise ArgumentError(
+            f"the residual contains derivatives of order {PROBED} or more: give order=, one number for each variable."
+        )
+    return orders
+
+
+def _fitted(given: Conditions, V: int, R: int, orders: tuple[int, ...]) -> Conditions:
+    """Values of conditions for R derivatives; those that are no states are refused."""
+    if given.values is None:
+        return given
+    values = given.values
+    if values.shape[-1] < R:
+        more = np.full((*values.shape[:-1], R - values.shape[-1]), np.nan)
+        values = np.concatenate([values, more], axis=-1)
+    stated = np.isfinite(values)
+    for v in range(V):
+        for o in range(values.shape[-1]):
+            if o >= orders[v] and stated[..., v, o].any():
+                raise ArgumentError(
+                    f"conditions give derivative {o} of variable {v}, whose order in the equations is {orders[v]}: only "
+                    f"derivatives below the order can be given. Orders: {orders}."
+                )
+    values = values[..., :R]
+    stated = stated[..., :R]
+    if not (stated == stated.reshape(-1, *stated.shape[-3:])[0]).all():
+        raise ArgumentError("conditions must give the same values (those that are not NaN) in all members of the batch.")
+    if not stated.any():
+        raise ArgumentError("conditions are NaN alone: nothing is given.")
+    return Conditions(values, None)
+
+
+def _structure(problem: Discrete, orders: tuple[int, ...], times: np.ndarray, c: np.ndarray) -> tuple[bool, Structure]:
+    """Whether this is an initial-value problem, and at which times conditions look; their number is checked."""
+    space = Space((0.5,), orders)
+    n, B = len(times), len(c)
+    mesh = Mesh(np.broadcast_to(times, (B, n)), np.broadcast_to(np.arange(n), (B, n)))
+    if problem.conditions.values is not None:
+        stated = np.argwhere(np.isfinite(problem.conditions.values[0]))
+        touches = stated[:, :1] == np.arange(n)
+    else:
+        touches = np.zeros((0, n), bool)
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            x = rng.uniform(0.3, 1.2, (B, n, space.M))
+            rows = problem.condition_rows(space, mesh, Step(x, np.zeros((B, n - 1, space.V, 1)), c))
+            seen = (rows.G != 0).any(axis=(0, 3))
+            touches = seen if not len(touches) else touches | seen
+        for row in np.flatnonzero(~touches.any(axis=1)):
+            touches[row, -1] = True  # of constants alone
+    C, needed = len(touches), space.M + problem.p
+    Q, V = problem.equations.Q, space.V
+    assert Q is not None
+    if Q < V:
+        raise ArgumentError(f"residual returns Q = {Q} equations for V = {V} variables: at least as many are needed.")
+    if needed != C and (Q == V or needed < C):
+        states = " + ".join(map(str, orders))
+        constant = f", and {problem.p} for the constants" if problem.p else ""
+        raise ArgumentError(
+            f"{C} conditions are given, and {needed} are needed: {states} for the orders of the variables{constant}. "
+            f"{'Give more (NaN means: not given).' if needed > C else 'Leave some out (as NaN).'}"
+        )
+    is_initial = problem.conditions.values is not None and bool(touches[:, 0].all()) and C == space.M and not problem.p
+    return is_initial, Structure(touches)
+
+
+def _batch(
+    equations: Equations,
+    given: Conditions,
+    guess_batch: tuple[int, ...],
+    times: np.ndarray,
+    c: np.ndarray,
+    V: int,
+    R: int,
+    mesh: Any,
+) -> tuple[int, ...]:
+    """The batch shape of everything, the residual's own included."""
+    shapes = [guess_batch, c.shape[:-1]]
+    if given.values is not None:
+        shapes.append(given.values.shape[:-3])
+    if mesh is not None:
+        shapes.append(np.shape(mesh)[:-1])
+    try:
+        batch = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ShapeError(f"the batch axes of conditions, constants, guess and mesh do not broadcast: {shapes}.") from None
+    if 0 in batch:
+        raise ShapeError(f"the batch axes {batch} hold no member: there is nothing to solve.")
+    rng = np.random.default_rng(1)
+    t = np.broadcast_to(times[0] + (times[-1] - times[0]) * rng.uniform(0.05, 0.95, 5), (*batch, 5))
+    y = rng.uniform(0.3, 1.2, (*batch, 5, V, R + 1))
+    constants = np.broadcast_to(c, (*batch, c.shape[-1]))[..., None, :]
+    f = equations.linearize(t, y, constants)[0]
+    found = f.shape[:-2]
+    if equations.Q is None:
+        equations.Q = int(f.shape[-1])
+    _refuse_coupling(equations, t, y, constants, f)
+    return tuple(np.broadcast_shapes(batch, found))
+
+
+def _refuse_coupling(equations: Equations, t: np.ndarray, y: np.ndarray, c: np.ndarray, f: np.ndarray) -> None:
+    """
+    Raises:
+        ArgumentError: if f at one time depends on y at another.
+    """
+    other = y.copy()
+    other[..., ::2, :, :] *= 1.1
+    g = equations.linearize(t, other, c)[0]
+    noise = 1e3 * np.finfo(float).eps * np.abs(f[np.isfinite(f)]).max(initial=0.0)
+    with np.errstate(all="ignore"):
+        changed = np.abs(g - f)[..., 1::2, :] > noise
+    if changed.any():
+        raise ArgumentError(
+            "the residual at one time depends on y at another time: changing y at some times changed f at others. It must "
+            "be evaluated at each time by itself. Differences in time are not needed, since y holds the derivatives; an "
+            "integral or a mean becomes another variable with an equation of its own; statistics over time (as in batch "
+            "normalisation) must be constants."
+        )
+
+
+Start = Callable[[Discrete, Space, Mesh, np.ndarray], Step]
+
+
+def _guess(
+    guess: Any, given: Conditions, times: np.ndarray, V: int, R: int
+) -> tuple[Start, tuple[int, ...]]:
+    """What the iteration begins with, as a function of problem, space, mesh and constants, and its batch shape."""
+    if hasattr(guess, "at_mesh"):
+        return guess.at_mesh, guess.batch
+    if callable(guess):
+        probe = as_floats("the result of guess", guess(times.copy()))
+        of_states = _is_of_states(probe, len(times), V, R, "guess(t)")
+
+        def sample(t: np.ndarray) -> np.ndarray:
+            flat = as_floats("the result of guess", guess(t.reshape(-1)))
+            core = flat.shape[-2:] if of_states else flat.shape[-1:]
+            lead = flat.shape[: flat.ndim - len(core) - 1]
+            return flat.reshape(*lead, *t.shape, *core)
+
+        return _from_function(sample, of_states, V, R), probe.shape[: probe.ndim - (3 if of_states else 2)]
+    if guess is not None:
+        values = as_floats("guess", guess)
+        of_states = _is_of_states(values, len(times), V, R, "guess")
+        batch = values.shape[: values.ndim - (3 if of_states else 2)]
+        if not of_states:
+            values = values[..., None]
+        if not np.isfinite(values).all():
+            raise ArgumentError("guess must be finite; it holds NaN or infinite values.")
+        return _from_nodes(times, values, V, R), batch
+    return _straight(given, times, V, R), ()
+
+
+def _is_of_states(values: np.ndarray, n: int, V: int, R: int, name: str) -> bool:
+    if not np.isfinite(values).all():
+        raise ArgumentError(f"{name} must be finite; it holds NaN or infinite values.")
+    if values.ndim >= 3 and values.shape[-3:] == (n, V, R):
+        return True
+    if values.ndim >= 2 and values.shape[-2:] == (n, V):
+        return False
+    raise ShapeError(
+        f"{name} must have shape (..., n, V) = (..., {n}, {V}) or (..., n, V, order) = (..., {n}, {V}, {R}); got "
+        f"{values.shape}."
+    )
+
+
+def _from_function(sample: Callable[[np.ndarray], np.ndarray], of_states: bool, V: int, R: int) -> Start:
+    def start(problem: Discrete, space: Space, mesh: Mesh, c: np.ndarray) -> Step:
+        def states(t: np.ndarray) -> np.ndarray:  # (B, n) -> (B, n, V, R)
+            if problem.batch:
+                parts = [sample(row) for row in t]
+                first = parts[0].ndim - (3 if of_states else 2)
+                y = np.stack(
+                    [
+                        np.broadcast_to(part, (*problem.batch, *part.shape[first:])).reshape(len(t), *part.shape[first:])[b]
+                        for b, part in enumerate(parts)
+                    ]
+                )
+            else:
+                y = sample(t[0])[None]
+            if of_states:
+                return y
+            h = 1e-6 * abs(mesh.t[0, -1] - mesh.t[0, 0])
+            full = np.zeros((*y.shape, R))
+            full[..., 0] = y
+            if R > 1:
+                sign = np.where(t + h > max(mesh.t[0, 0], mesh.t[0, -1]), -1.0, 1.0)
+                moved = states_of_values(t + sign * h)
+                full[..., 1] = (moved - y) / (sign * h)[..., None]
+            return full
+
+        def states_of_values(t: np.ndarray) -> np.ndarray:
+            if problem.batch:
+                return np.stack([np.broadcast_to(sample(row), (*problem.batch, *sample(row).shape[-2:])).reshape(len(t), *sample(row).shape[-2:])[b] for b, row in enumerate(t)])
+            return sample(t[0])[None]
+
+        return _of_states(space, mesh, states, c)
+
+    return start
+
+
+def _from_nodes(times: np.ndarray, values: np.ndarray, V: int, R: int) -> Start:
+    """Linear between values (..., n, V, 1 or R) at the times."""
+
+    def start(problem: Discrete, space: Space, mesh: Mesh, c: np.ndarray) -> Step:
+        nodes = np.broadcast_to(values, (*problem.batch, *values.shape[-3:])).reshape(len(c), *values.shape[-3:])
+
+        def states(t: np.ndarray) -> np.ndarray:
+            sign = np.sign(times[-1] - times[0])
+            i = np.clip(np.searchsorted(sign * times, sign * t, side="right") - 1, 0, len(times) - 2)
+            θ = ((t - times[i]) / (times[i + 1] - times[i]))[..., None, None]
+            b = np.arange(len(t))[:, None]
+            y = nodes[b, i] * (1 - θ) + nodes[b, i + 1] * θ
+            full = np.zeros((*y.shape[:-1], R))
+            full[..., : y.shape[-1]] = y
+            if y.shape[-1] == 1 and R > 1:
+                full[..., 1] = ((nodes[b, i + 1] - nodes[b, i]) / (times[i + 1] - times[i])[..., None, None])[..., 0]
+            return full
+
+        return _of_states(space, mesh, states, c)
+
+    return start
+
+
+def _straight(given: Conditions, times: np.ndarray, V: int, R: int) -> Start:
+    """Straight lines through the values that conditions give, constants through one, zero where there is none."""
+
+    def start(problem: Discrete, space: Space, mesh: Mesh, c: np.ndarray) -> Step:
+        B = len(c)
+        values = problem.conditions.values
+
+        def states(t: np.ndarray) -> np.ndarray:
+            full = np.zeros((*t.shape, V, R))
+            if values is None:
+                return full
+            sign = np.sign(times[-1] - times[0])
+            for b in range(B):
+                for v in range(V):
+                    at = np.flatnonzero(np.isfinite(values[b, :, v, 0]))
+                    if not len(at):
+                        continue
+                    full[b, :, v, 0] = np.interp(sign * t[b], sign * times[at], values[b, at, v, 0])
+                    if R > 1 and len(at) > 1:
+                        i = np.clip(np.searchsorted(sign * times[at], sign * t[b], side="right") - 1, 0, len(at) - 2)
+                        slopes = np.diff(values[b, at, v, 0]) / np.diff(times[at])
+                        full[b, :, v, 1] = slopes[i]
+            return full
+
+        return _of_states(space, mesh, states, c)
+
+    return start
+
+
+def _of_states(space: Space, mesh: Mesh, states: Callable[[np.ndarray], np.ndarray], c: np.ndarray) -> Step:
+    """States and stages of a guess: the stages are slopes of the highest states, for algebraic variables values."""
+    B, N = mesh.s.shape
+    points = mesh.t[:, :-1, None] + mesh.s[..., None] * np.asarray(space.points)
+    y = states(mesh.t)
+    inside = states(points.reshape(B, -1)).reshape(B, N, space.k, space.V, -1)
+    z = np.zeros((B, N, space.V, space.k))
+    for v, q in enumerate(space.orders):
+        if q == 0:
+            z[:, :, v] = inside[..., v, 0]
+        else:
+            z[:, :, v] = (np.diff(y[:, :, v, q - 1], axis=1) / mesh.s)[..., None]
+    return Step(space.gather_states(np, y), z, c.copy())
+
+
+def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[int, ...]) -> Mesh:
+    if mesh is not None:
+        t = as_floats("mesh", mesh)
+        if t.ndim < 1 or t.shape[-1] < 2 or not np.isfinite(t).all():
+            raise ShapeError(f"mesh must have finite times of shape (..., N+1), N >= 1; got shape {t.shape}.")
+        t = np.broadcast_to(t, (*batch, t.shape[-1])).reshape(B, -1)
+        sign = np.sign(times[-1] - times[0])
+        if not (sign * np.diff(t) > 0).all():
+            raise ArgumentError("mesh must ascend, or descend, strictly, as times do.")
+        near = np.abs(t[:, :, None] - times)
+        index = near.argmin(axis=1)
+        if (near.min(axis=1) > 1e-12 * abs(times[-1] - times[0])).any() or (index[:, 0] != 0).any() or (
+            index[:, -1] != t.shape[1] - 1
+        ).any():
+            raise ArgumentError(
+                f"mesh must begin and end with times[0] = {times[0]} and times[-1] = {times[-1]} and contain every one of "
+                "times."
+            )
+        return Mesh(t, index)
+    if hasattr(guess, "first_mesh"):
+        return guess.first_mesh(times, B)
+    n = len(times) - 1
+    counts = np.maximum(1, np.round(16 * np.abs(np.diff(times)) / abs(times[-1] - times[0]))).astype(int)
+    t = np.concatenate([np.linspace(times[i], times[i + 1], counts[i] + 1)[:-1] for i in range(n)] + [times[-1:]])
+    index = np.concatenate([[0], np.cumsum(counts)])
+    return Mesh(np.tile(t, (B, 1)), np.tile(index, (B, 1)))
+
+
+def _number_of_points(tolerance: float) -> int:
+    """More points for smaller tolerances: fewer, longer intervals."""
+    return 3 if tolerance >= 1e-3 else 4 if tolerance >= 1e-6 else 5 if tolerance >= 1e-8 else 6 if tolerance >= 1e-10 else 7
+
+
+def _marched(
+    problem: Discrete,
+    space: Space,
+    times: np.ndarray,
+    tolerance: float,
+    absolute: float,
+    most_intervals: int,
+    report: Callable[..., None],
+) -> Found:
+    """The march, with what intervals may add made smaller until the error at the end of it is below the tolerance."""
+    values = problem.conditions.values
+    assert values is not None
+    x = space.gather_states(np, values[:, 0])
+    B = len(x)
+    local, size, windows = np.full(B, 0.1 * tolerance), None, 0
+    for attempt in range(4):
+        run = march(
+            problem,
+            space,
+            times,
+            x,
+            tolerance=local,
+            absolute=absolute * 0.1,
+            size=size,
+            most_intervals=most_intervals,
+            report=report,
+        )
+        windows += run.windows
+        size = run.size
+        allowed = tolerance * size + absolute
+        found = estimate(problem, space, run.mesh, run.u, forward=True)
+        with np.errstate(all="ignore"):
+            ratio = (found.error / np.where(allowed > 0, allowed, 1e-300)[:, None]).max(axis=(1, 2))
+        ratio = np.where(run.finished, ratio, 0.0)
+        good = run.finished & (ratio <= 1)
+        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE)
+        if not repeat.any() or attempt == 3:
+            break
+        with np.errstate(all="ignore"):
+            local = np.where(repeat, np.maximum(local * np.maximum(0.3 / ratio, 1e-5), LEAST_TOLERANCE), local)
+    reasons = []
+    for b in range(B):
+        if good[b]:
+            reasons.append("solved: the estimate of the global error is below the tolerance")
+        elif run.finished[b]:
+            reasons.append(
+                f"the estimate of the global error is {ratio[b] * tolerance:.1e} of the size of the variables, above the "
+                "tolerance: the equations amplify the errors of float64 arithmetic by more than that"
+            )
+        else:
+            reasons.append(
+                f"steps became too short, or too many, at t = {run.reached[b]:.6g}: the solution may end there, or f be "
+                "undefined"
+            )
+    error = np.where(run.finished[:, None, None], found.error, np.nan)
+    return Found(space, run.mesh, run.u, error, good, reasons, windows)

@@ -24,6 +24,7 @@ from ._solve import Factorization, Residuals, dense_system, factorize, residuals
 from .discovery import Discovery, Library, discover, fourier, functions, polynomials
 from .fitting import Fit, Fitted, Parameter, fit, fit_ode
 from .nonlinear import NonlinearGradients, NonlinearSolution, solve_nonlinear_ode
+from .trajectory import Solution, solve
 from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "SchemeError",
     "ShapeError",
     "SingularSystemError",
+    "Solution",
     "Weights",
     "conditions",
     "dense_system",
@@ -70,6 +72,7 @@ __all__ = [
     "posterior",
     "residuals",
     "show_config",
+    "solve",
     "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",

@@ -39,6 +39,7 @@ NAMES = [
     "SchemeError",
     "ShapeError",
     "SingularSystemError",
+    "Solution",
     "Weights",
     "conditions",
     "dense_system",
@@ -54,6 +55,7 @@ NAMES = [
     "posterior",
     "residuals",
     "show_config",
+    "solve",
     "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",
@@ -73,6 +75,7 @@ def test_no_other_public_name_leaks():
         "extend",
         "fitting",
         "nonlinear",
+        "trajectory",
         "uncertainty",
     }
     public = {name for name in vars(smnn_core) if not name.startswith("_")}

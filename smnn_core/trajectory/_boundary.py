@@ -11,7 +11,7 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import Estimate, equidistributed, estimate, finer
-from ._newton import newton, sizes
+from ._newton import Newton, levenberg_marquardt, newton
 
 __all__ = ["Found", "solve_boundary"]
 
@@ -58,6 +58,9 @@ def solve_boundary(
     iterations = 0
     while True:
         run = newton(problem, space, mesh, u, held, tolerance=inner)
+        if not (run.converged | held).all():
+            again = levenberg_marquardt(problem, space, mesh, run.u, held | run.converged, tolerance=inner)
+            run = Newton(again.u, run.converged | again.converged, run.iterations + again.iterations)
         iterations += run.iterations
         ok = run.converged
         found = estimate(problem, space, mesh, run.u) if ok.any() else None
@@ -84,9 +87,9 @@ def solve_boundary(
             return Found(space, mesh, u, error, ok | held, reasons, iterations)
         if held.all():
             return Found(space, mesh, u, error, held, reasons, iterations)
-        if 2 * mesh.N > most_intervals and not (ok & ~held).any():
+        if most_intervals < 2 * mesh.N and not (ok & ~held).any():
             return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "Newton's method did not converge")
-        if mesh.N >= most_intervals:
+        if most_intervals <= mesh.N:
             return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "the mesh would be too fine")
         failed = ~ok & ~held
         new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
@@ -154,7 +157,7 @@ def _carried(
     t, index = new.t.copy(), new.index.copy()
     N = new.N
     for b in np.flatnonzero(held | failed):
-        own = finer(mesh, b, N) if mesh.N <= N else None
+        own = finer(mesh, int(b), N) if mesh.N <= N else None
         if own is not None:
             t[b], index[b] = own.t[0], own.index[0]
     carried = Mesh(t, index)

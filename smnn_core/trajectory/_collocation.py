@@ -1,12 +1,12 @@
 r"""Piecewise polynomials that satisfy a differential equation at collocation points.
 
-Variable v has the order q_v: its highest derivative in the equations; 0 for an algebraic variable. On the interval from t
-to t + s, with θ = (time - t) / s from 0 to 1, it is the polynomial of degree k + q_v - 1
+Variable v has the order q_v: its highest derivative in the equations; 0 for an algebraic variable. On the interval from
+t to t + s, with θ = (time - t) / s from 0 to 1, it is the polynomial of degree k + q_v - 1
 
     y_v^(r)(θ) = sum_{o=r}^{q_v - 1} x_{v,o} (θ s)^(o-r) / (o-r)!  +  s^(q_v - r) sum_l I_{q_v-r}[l](θ) z_{v,l}
 
-with the *states* x_{v,o}, its derivatives 0..q_v-1 at t, and the *stages* z_{v,l}, its derivative q_v at the k points c_l.
-I_m[l] is the m-fold integral from 0 of the l-th Lagrange polynomial of these points. In units of y,
+with the *states* x_{v,o}, its derivatives 0..q_v-1 at t, and the *stages* z_{v,l}, its derivative q_v at the k points
+c_l. I_m[l] is the m-fold integral from 0 of the l-th Lagrange polynomial of these points. In units of y,
 
     Φ_v = (x_{v,o} s^o, z_{v,l} s^q_v),    y_v^(r)(θ) = s^-r  Φ_v · W_v[:, θ, r],
 
@@ -91,7 +91,7 @@ class Space:
     def _integrals(self) -> list[np.ndarray]:
         """Legendre series on [0, 1] of I_m[l], m = 0..R: (k + m, k) each."""
         u = 2 * np.asarray(self.points) - 1
-        series = [np.linalg.inv(legendre.legvander(u, self.k - 1))]
+        series: list[np.ndarray] = [np.linalg.inv(legendre.legvander(u, self.k - 1))]
         for _ in range(self.R):
             series.append(legendre.legint(series[-1], lbnd=-1, scl=0.5))
         return series
@@ -166,7 +166,9 @@ class Space:
         k, Q, V, r = scaled.shape[-4:]
         return np.matmul(scaled.reshape(*lead, k, Q * V, r), W[0]).reshape(*lead, k, Q, V, W.shape[-1])
 
-    def moved(self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray) -> tuple[np.ndarray, ...]:
+    def moved(
+        self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
         s = np.diff(mesh)
         at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)

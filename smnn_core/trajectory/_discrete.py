@@ -71,12 +71,14 @@ class Iterate:
         def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
+        mine, others = self.conditions, other.conditions
         return Iterate(
             self.u.where(mask, other.u),
-            *(choose(getattr(self, name), getattr(other, name)) for name in ("f", "J", "P", "d")),
-            ConditionRows(
-                *(choose(getattr(self.conditions, n), getattr(other.conditions, n)) for n in ("g", "G", "G_p"))
-            ),
+            choose(self.f, other.f),
+            choose(self.J, other.J),
+            choose(self.P, other.P),
+            choose(self.d, other.d),
+            ConditionRows(choose(mine.g, others.g), choose(mine.G, others.G), choose(mine.G_p, others.G_p)),
         )
 
 
@@ -100,9 +102,7 @@ class Discrete:
         """(B, ...) in the caller's batch shape."""
         return x.reshape((*self.batch, *x.shape[1:]))
 
-    def linearize(
-        self, t: np.ndarray, y: np.ndarray, p: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def linearize(self, t: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p)."""
         results = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
         return tuple(x.reshape(len(t), *x.shape[len(self.batch) :]) for x in results)  # type: ignore[return-value]

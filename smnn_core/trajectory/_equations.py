@@ -71,7 +71,7 @@ class Equations:
         n, V, orders = y.shape[-3:]
         self.check_f(f, y)
         Q = f.shape[-1]
-        J = self._fit("J", J, (n, Q, V, orders))
+        J = self._fit("J", _padded(J, orders), (n, Q, V, orders))
         P = self._fit("P", rest[0], (n, Q, self.p)) if rest else np.zeros((n, Q, 0))
         batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3], J.shape[:-4], P.shape[:-3])
         return (
@@ -86,8 +86,7 @@ class Equations:
             return self.function(*arguments)
         except Exception as error:
             shapes = ", ".join(
-                f"{name} of shape {tuple(x.shape)}"
-                for name, x in zip(("t", "y", "constants"), arguments, strict=False)
+                f"{name} of shape {tuple(x.shape)}" for name, x in zip(("t", "y", "constants"), arguments, strict=False)
             )
             error.add_note(f"raised by the residual, called with {shapes}.")
             raise
@@ -101,7 +100,8 @@ class Equations:
         if f.ndim < 2 or f.shape[-2] != n or f.shape[-1] == 0 or self.Q not in (None, f.shape[-1]):
             Q = "Q" if self.Q is None else f"Q = {self.Q}, as before"
             raise ShapeError(
-                f"residual must return f of shape (..., n, Q) = (..., {n}, {Q}), the Q equations at each of the n times "
+                f"residual must return f of shape (..., n, Q) = (..., {n}, {Q}), the Q equations at each of the n "
+                f"times "
                 f"of t; got {tuple(f.shape)} for y of shape {tuple(y.shape)}."
             )
         if f.shape[-1] == f.shape[-2] > V * orders:
@@ -174,7 +174,9 @@ class Conditions:
             raise ArgumentError("conditions hold none: give at least one time.")
         cores = {i: x.shape[-2:] for i, x in arrays.items()}
         if len(set(cores.values())) > 1:
-            raise ShapeError(f"conditions must have one shape (..., V, order) at all times; got {list(cores.values())}.")
+            raise ShapeError(
+                f"conditions must have one shape (..., V, order) at all times; got {list(cores.values())}."
+            )
         try:
             batch = np.broadcast_shapes(*(x.shape[:-2] for x in arrays.values()))
         except ValueError:
@@ -191,7 +193,7 @@ class Conditions:
         g, G = self._call(y, constants)
         C, p = g.shape[-1], constants.shape[-1]
         if G is None:
-            G = np.moveaxis(_differences(lambda v: self._call(v, constants)[0], y, 3), -1, -1).reshape(
+            G = _differences(lambda v: self._call(v, constants)[0], y, 3).reshape(
                 *np.broadcast_shapes(g.shape[:-1], y.shape[:-3]), C, *y.shape[-3:]
             )
         G_p = np.zeros((*g.shape, p))
@@ -214,6 +216,12 @@ class Conditions:
                     f"{', '.join(map(str, y.shape[-3:]))}); got {G.shape}."
                 )
         return g, G
+
+
+def _padded(J: np.ndarray, orders: int) -> np.ndarray:
+    """J with zeros for the derivatives that it leaves out."""
+    missing = orders - J.shape[-1] if J.ndim else 0
+    return J if missing <= 0 else np.concatenate([J, np.zeros((*J.shape[:-1], missing))], axis=-1)
 
 
 def _differences(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, rank: int) -> np.ndarray:

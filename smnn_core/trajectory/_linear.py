@@ -24,7 +24,7 @@ from math import factorial
 
 import numpy as np
 
-from .._problem import Problem
+from .._problem import UNIT, Problem, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
@@ -230,7 +230,7 @@ class Linear:
         engine: str = "auto",
     ) -> None:
         self.local, self.structure, self.index, self.engine = local, structure, index, engine
-        space, Γ = local.space, local.Γ
+        Γ = local.Γ
         B, N, M, inner = Γ.shape
         self.M, self.p = M, inner - M
         carried = structure.carried
@@ -269,27 +269,40 @@ class Linear:
         self.scale = 1 / np.where(size_of_row > 0, size_of_row, 1.0)
         self.coefficients = c * self.scale[..., None, None]
 
-    def solve(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> Step:
-        """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none."""
+    def right_hand_side(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the rows that couple in time leave, (B, N+1, rows), and -H f, (B, N, V k)."""
         local, M, m = self.local, self.M, self.m
         B, N = f.shape[:2]
-        inner = M + self.p
         particular, γ = local.particular(f)
         b = np.zeros(self.coefficients.shape[:3])
         b[:, :N, :M] = (γ - d) / self.size[:, None, :M]
         if local.rest is not None:
-            b[:, :N, m : m + inner] = -(local.rest[1] @ f.reshape(B, N, -1, 1))[..., 0]
+            b[:, :N, m : m + M + self.p] = -(local.rest[1] @ f.reshape(B, N, -1, 1))[..., 0]
         member = np.arange(B)
         for row, (time, slot) in enumerate(zip(self.structure.home, self.own, strict=True)):
             b[member, self.index[:, time], self.beside + slot] = -g[:, row]
-        b *= self.scale
+        return b * self.scale, particular
+
+    def solve(self, f: np.ndarray, d: np.ndarray, g: np.ndarray, damping: np.ndarray | None = None) -> Step:
+        """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none.
+
+        Args:
+            damping: (B,): weights with which the states, in units of their sizes, are kept where they are.
+        """
+        M, m = self.M, self.m
+        b, particular = self.right_hand_side(f, d, g)
+        N = f.shape[1]
+        u, weights = _NOTHING(m), UNIT
+        if damping is not None:
+            u = np.zeros((N + 1, m, 1))
+            weights = Weights(initial=np.broadcast_to(damping[:, None, None, None], (len(f), N + 1, m, 1)))
         problem = Problem.build(
-            self.coefficients, b, _NOTHING(m), _UNIT_STEP, n_steps=N + 1, scheme=INCREMENTS, values=False
+            self.coefficients, b, u, _UNIT_STEP, n_steps=N + 1, scheme=INCREMENTS, weights=weights, values=False
         )
         y = solve_without_raising(weighted_problem(problem), engine=self.engine)[0][..., 0]
         y = y * self.size[:, None]
-        x, p = y[..., :M], y[:, 0, M:inner]
-        return Step(x, local.stages(particular, x[:, :N], p), p)
+        x, p = y[..., :M], y[:, 0, M : M + self.p]
+        return Step(x, self.local.stages(particular, x[:, :N], p), p)
 
 
 _UNIT_STEP = np.ones(1)

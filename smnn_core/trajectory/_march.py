@@ -5,7 +5,8 @@ interval adds to the error follows from the jump of its highest derivative; thos
 kept, and the next steps follow from what these add. The error at the end of it all, which is not the sum of these, is
 estimated afterwards (`_mesh.estimate`).
 
-Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, for Radau methods and their stopping rule.
+Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, for Radau methods and their stopping
+rule.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def march(
         ratio = _ratio(space, m, mesh, x_new, z_new, size_v, tolerance, absolute)
         N = mesh.shape[1] - 1
         s = np.diff(mesh)
-        grow = np.clip(0.8 * ratio ** (-1 / space.k), 0.2, 4.0)
+        grow = np.clip(0.8 * ratio ** (-1 / (space.k + 1)), 0.2, 4.0)
         fine = ratio <= 1
         count = np.where(fine.all(axis=1), N, np.argmin(fine, axis=1))
         count = np.where(solved & active, count, 0)
@@ -111,7 +112,9 @@ def march(
         none = count == 0
         shorter = np.where(solved, s[:, 0] * np.minimum(grow[:, 0], 0.7), s[:, 0] / 4)
         last = np.maximum(count - 1, 0)
-        after = np.where(count == N, s[b, last] * grow[b, last], s[b, np.minimum(count, N - 1)] * grow[b, np.minimum(count, N - 1)])
+        after = np.where(
+            count == N, s[b, last] * grow[b, last], s[b, np.minimum(count, N - 1)] * grow[b, np.minimum(count, N - 1)]
+        )
         m.h = np.where(active, np.where(none, shorter, after), m.h)
         m.grows = ~none & (count == N) & (grow[b, last] > 1.5)
         moved = active & ~none
@@ -124,7 +127,11 @@ def march(
         m.t = np.where(moved, mesh[b, count], m.t)
         if moved.any():
             keep = np.arange(N)[None, :] < count[:, None]
-            size_x = np.where(moved[:, None], np.maximum(size_x, np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)), size_x)
+            size_x = np.where(
+                moved[:, None],
+                np.maximum(size_x, np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)),
+                size_x,
+            )
             size_v = np.where(moved[:, None], np.maximum(size_v, _sizes(space, mesh, x_new, z_new, keep)), size_v)
         arrived = moved & (m.t == goal)
         if arrived.any():
@@ -153,7 +160,11 @@ def _window(m: _Members, goal: np.ndarray, B: int) -> np.ndarray:
         if len(beyond):
             mesh = mesh[:, : beyond[0] + 1]
             mesh[0, -1] = goal[0]
-            if len(beyond) and mesh.shape[1] > 2 and abs(mesh[0, -1] - mesh[0, -2]) < 0.1 * abs(mesh[0, -2] - mesh[0, -3]):
+            if (
+                len(beyond)
+                and mesh.shape[1] > 2
+                and abs(mesh[0, -1] - mesh[0, -2]) < 0.1 * abs(mesh[0, -2] - mesh[0, -3])
+            ):
                 mesh[0, -2] = 0.5 * (mesh[0, -1] + mesh[0, -3])
         return mesh
     over = (mesh[:, -1] - m.t) / way > 1
@@ -236,7 +247,7 @@ def _newton(
         age += 1
         with np.errstate(all="ignore"):
             rate = change / before
-            left = np.where(rate < 1, rate / (1 - rate) * change, np.inf)
+            left = np.where((rate < 1) & np.isfinite(before), rate / (1 - rate) * change, np.inf)
         ended = going & ((change < limit) | (left < limit))
         solved = solved | ended
         going &= ~ended
@@ -244,7 +255,7 @@ def _newton(
             break
         if age > 1 and (rate[going] > 2.0).any() and fresh >= 3:
             lost |= going & (rate > 2.0)
-        if age >= 2 and (rate[going] > 0.3).any() or age >= 5:
+        if (age >= 2 and (rate[going] > 0.3).any()) or age >= 5:
             local = None
             before = np.where(going, np.inf, before)
         else:

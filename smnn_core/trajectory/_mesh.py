@@ -1,6 +1,7 @@
 r"""Estimates of the error, and meshes that follow from them.
 
-The estimate is one step of Newton's method with one collocation point more, from the solution that was found, on the same
+The estimate is one step of Newton's method with one collocation point more, from the solution that was found, on the
+same
 mesh: the difference to a solution whose error is smaller by an order, global, to first order. The polynomials of one
 degree more show y^(k+q) of each interval, and with it what an interval adds to the error,
 

@@ -1,5 +1,5 @@
-"""Newton's method on a mesh, damped by natural monotonicity: a step is shortened until the next simplified step, from the
-same left-hand side, is shorter than the step.
+"""Newton's method on a mesh, damped by natural monotonicity: a step is shortened until the next simplified step, from
+the same left-hand side, is shorter than the step.
 
 Source: Deuflhard, Newton Methods for Nonlinear Problems, Springer 2004, section 3.3 (error-oriented damping).
 """
@@ -62,7 +62,7 @@ def newton(
     held: np.ndarray,
     *,
     tolerance: float,
-    most: int = 40,
+    most: int = 150,
 ) -> Newton:
     """Newton's method from u for the members that are not held (B,); the others keep their u."""
     active, converged = ~held, np.zeros(len(held), bool)
@@ -84,7 +84,9 @@ def newton(
             active &= ~done
             if not active.any():
                 break
-        at, factor, ended, failed = _damped(problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance)
+        at, factor, ended, failed = _damped(
+            problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance
+        )
         converged |= ended
         active &= ~(ended | failed)
     return Newton(at.u, converged, iterations)
@@ -135,3 +137,44 @@ def _damped(
         failed |= given_up
         open_ &= ~given_up
     return best, np.where(failed, 1.0, next_factor), ended, failed
+
+
+def levenberg_marquardt(
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 60
+) -> Newton:
+    """Steps that keep states near where they are, by as much as the last step was too long; for starts from which
+    Newton's method does not get away. The residuals are those of the rows that couple in time, with the left-hand side
+    of the last iterate."""
+    B = len(held)
+    active, converged = ~held, np.zeros(B, bool)
+    at = problem.at(space, mesh, u)
+    active &= at.is_finite
+    damping = np.full(B, 1e-1)
+    iterations = 0
+    while active.any() and iterations < most:
+        iterations += 1
+        linear = problem.linear(space, mesh, at, sizes(space, at.u))
+        before = np.linalg.norm(linear.right_hand_side(at.f, at.d, at.conditions.g)[0].reshape(B, -1), axis=1)
+        accepted = ~active
+        for _ in range(8):
+            step = linear.solve(at.f, at.d, at.conditions.g, np.where(damping < 1e-8, 0.0, damping))
+            new = at.u.plus(step, np.where(accepted, 0.0, 1.0))
+            there = problem.at(space, mesh, new)
+            with np.errstate(all="ignore"):
+                left = np.linalg.norm(
+                    linear.right_hand_side(there.f, there.d, there.conditions.g)[0].reshape(B, -1), axis=1
+                )
+                better = ~accepted & there.is_finite & (left < before)
+            length = _Norm(space, at.u.plus(step))(step)
+            at = there.where(better, at)
+            good = left < 0.25 * before
+            damping = np.where(
+                better, np.where(good, 0.1 * damping, 0.4 * damping), np.where(accepted, damping, 4 * damping)
+            )
+            ended = better & (length < tolerance) & (damping < 1e-4)
+            converged |= ended
+            accepted |= better
+            if accepted.all():
+                break
+        active &= accepted & ~converged
+    return Newton(at.u, converged, iterations)

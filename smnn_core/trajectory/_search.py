@@ -157,7 +157,8 @@ def _number_of_variables(given: Conditions, order: Any, guess: Any, times: np.nd
         if values.ndim >= 3 and values.shape[-3] == len(times):
             return values.shape[-2]
     raise ArgumentError(
-        "the number of variables is not known where conditions are a function: give order= as a list with one number for "
+        "the number of variables is not known where conditions are a function: give order= as a list with one number "
+        "for "
         "each variable, or a guess."
     )
 
@@ -206,13 +207,16 @@ def _fitted(given: Conditions, V: int, R: int, orders: tuple[int, ...]) -> Condi
         for o in range(values.shape[-1]):
             if o >= orders[v] and stated[..., v, o].any():
                 raise ArgumentError(
-                    f"conditions give derivative {o} of variable {v}, whose order in the equations is {orders[v]}: only "
+                    f"conditions give derivative {o} of variable {v}, whose order in the equations is {orders[v]}: "
+                    f"only "
                     f"derivatives below the order can be given. Orders: {orders}."
                 )
     values = values[..., :R]
     stated = stated[..., :R]
     if not (stated == stated.reshape(-1, *stated.shape[-3:])[0]).all():
-        raise ArgumentError("conditions must give the same values (those that are not NaN) in all members of the batch.")
+        raise ArgumentError(
+            "conditions must give the same values (those that are not NaN) in all members of the batch."
+        )
     if not stated.any():
         raise ArgumentError("conditions are NaN alone: nothing is given.")
     return Conditions(values, None)
@@ -271,7 +275,9 @@ def _batch(
     try:
         batch = np.broadcast_shapes(*shapes)
     except ValueError:
-        raise ShapeError(f"the batch axes of conditions, constants, guess and mesh do not broadcast: {shapes}.") from None
+        raise ShapeError(
+            f"the batch axes of conditions, constants, guess and mesh do not broadcast: {shapes}."
+        ) from None
     if 0 in batch:
         raise ShapeError(f"the batch axes {batch} hold no member: there is nothing to solve.")
     rng = np.random.default_rng(1)
@@ -299,9 +305,12 @@ def _refuse_coupling(equations: Equations, t: np.ndarray, y: np.ndarray, c: np.n
         changed = np.abs(g - f)[..., 1::2, :] > noise
     if changed.any():
         raise ArgumentError(
-            "the residual at one time depends on y at another time: changing y at some times changed f at others. It must "
-            "be evaluated at each time by itself. Differences in time are not needed, since y holds the derivatives; an "
-            "integral or a mean becomes another variable with an equation of its own; statistics over time (as in batch "
+            "the residual at one time depends on y at another time: changing y at some times changed f at others. It "
+            "must "
+            "be evaluated at each time by itself. Differences in time are not needed, since y holds the derivatives; "
+            "an "
+            "integral or a mean becomes another variable with an equation of its own; statistics over time (as in "
+            "batch "
             "normalisation) must be constants."
         )
 
@@ -309,9 +318,7 @@ def _refuse_coupling(equations: Equations, t: np.ndarray, y: np.ndarray, c: np.n
 Start = Callable[[Discrete, Space, Mesh, np.ndarray], Step]
 
 
-def _guess(
-    guess: Any, given: Conditions, times: np.ndarray, V: int, R: int
-) -> tuple[Start, tuple[int, ...]]:
+def _guess(guess: Any, given: Conditions, times: np.ndarray, V: int, R: int) -> tuple[Start, tuple[int, ...]]:
     """What the iteration begins with, as a function of problem, space, mesh and constants, and its batch shape."""
     if hasattr(guess, "at_mesh"):
         return guess.at_mesh, guess.batch
@@ -359,7 +366,9 @@ def _from_function(sample: Callable[[np.ndarray], np.ndarray], of_states: bool, 
                 first = parts[0].ndim - (3 if of_states else 2)
                 y = np.stack(
                     [
-                        np.broadcast_to(part, (*problem.batch, *part.shape[first:])).reshape(len(t), *part.shape[first:])[b]
+                        np.broadcast_to(part, (*problem.batch, *part.shape[first:])).reshape(
+                            len(t), *part.shape[first:]
+                        )[b]
                         for b, part in enumerate(parts)
                     ]
                 )
@@ -378,7 +387,14 @@ def _from_function(sample: Callable[[np.ndarray], np.ndarray], of_states: bool, 
 
         def states_of_values(t: np.ndarray) -> np.ndarray:
             if problem.batch:
-                return np.stack([np.broadcast_to(sample(row), (*problem.batch, *sample(row).shape[-2:])).reshape(len(t), *sample(row).shape[-2:])[b] for b, row in enumerate(t)])
+                return np.stack(
+                    [
+                        np.broadcast_to(sample(row), (*problem.batch, *sample(row).shape[-2:])).reshape(
+                            len(t), *sample(row).shape[-2:]
+                        )[b]
+                        for b, row in enumerate(t)
+                    ]
+                )
             return sample(t[0])[None]
 
         return _of_states(space, mesh, states, c)
@@ -464,11 +480,14 @@ def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[i
             raise ArgumentError("mesh must ascend, or descend, strictly, as times do.")
         near = np.abs(t[:, :, None] - times)
         index = near.argmin(axis=1)
-        if (near.min(axis=1) > 1e-12 * abs(times[-1] - times[0])).any() or (index[:, 0] != 0).any() or (
-            index[:, -1] != t.shape[1] - 1
-        ).any():
+        if (
+            (near.min(axis=1) > 1e-12 * abs(times[-1] - times[0])).any()
+            or (index[:, 0] != 0).any()
+            or (index[:, -1] != t.shape[1] - 1).any()
+        ):
             raise ArgumentError(
-                f"mesh must begin and end with times[0] = {times[0]} and times[-1] = {times[-1]} and contain every one of "
+                f"mesh must begin and end with times[0] = {times[0]} and times[-1] = {times[-1]} and contain every "
+                f"one of "
                 "times."
             )
         return Mesh(t, index)
@@ -483,7 +502,17 @@ def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[i
 
 def _number_of_points(tolerance: float) -> int:
     """More points for smaller tolerances: fewer, longer intervals."""
-    return 3 if tolerance >= 1e-3 else 4 if tolerance >= 1e-6 else 5 if tolerance >= 1e-8 else 6 if tolerance >= 1e-10 else 7
+    return (
+        3
+        if tolerance >= 1e-3
+        else 4
+        if tolerance >= 1e-6
+        else 5
+        if tolerance >= 1e-8
+        else 6
+        if tolerance >= 1e-10
+        else 7
+    )
 
 
 def _marched(
@@ -500,7 +529,7 @@ def _marched(
     assert values is not None
     x = space.gather_states(np, values[:, 0])
     B = len(x)
-    local, size, windows = np.full(B, 0.1 * tolerance), None, 0
+    local, size, windows, before = np.full(B, 0.1 * tolerance), None, 0, np.full(B, np.inf)
     for attempt in range(4):
         run = march(
             problem,
@@ -521,9 +550,10 @@ def _marched(
             ratio = (found.error / np.where(allowed > 0, allowed, 1e-300)[:, None]).max(axis=(1, 2))
         ratio = np.where(run.finished, ratio, 0.0)
         good = run.finished & (ratio <= 1)
-        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE)
+        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE) & (ratio < 0.5 * before)
         if not repeat.any() or attempt == 3:
             break
+        before = ratio
         with np.errstate(all="ignore"):
             local = np.where(repeat, np.maximum(local * np.maximum(0.3 / ratio, 1e-5), LEAST_TOLERANCE), local)
     reasons = []
@@ -532,12 +562,14 @@ def _marched(
             reasons.append("solved: the estimate of the global error is below the tolerance")
         elif run.finished[b]:
             reasons.append(
-                f"the estimate of the global error is {ratio[b] * tolerance:.1e} of the size of the variables, above the "
+                f"the estimate of the global error is {ratio[b] * tolerance:.1e} of the size of the variables, above "
+                f"the "
                 "tolerance: the equations amplify the errors of float64 arithmetic by more than that"
             )
         else:
             reasons.append(
-                f"steps became too short, or too many, at t = {run.reached[b]:.6g}: the solution may end there, or f be "
+                f"steps became too short, or too many, at t = {run.reached[b]:.6g}: the solution may end there, or f "
+                f"be "
                 "undefined"
             )
     error = np.where(run.finished[:, None, None], found.error, np.nan)

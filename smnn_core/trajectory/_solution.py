@@ -76,7 +76,9 @@ class Solution:
         except ValueError:
             raise ShapeError(f"times of shape {τ.shape} do not broadcast with the batch axes {batch}.") from None
         check_inside(τ, self.t)
-        t, x, z = (a.reshape(-1, *a.shape[len(batch) :]).astype(np.float64) for a in (self.t, self._states, self._stages))
+        t, x, z = (
+            a.reshape(-1, *a.shape[len(batch) :]).astype(np.float64) for a in (self.t, self._states, self._stages)
+        )
         y = self._space.at_times(x, z, t, τ.reshape(len(t), -1).astype(np.float64))
         y = y.reshape(*τ.shape, *y.shape[-2:]).astype(self.y.dtype)
         return y[..., 0, :, :] if scalar else y
@@ -157,7 +159,8 @@ def check_inside(τ: np.ndarray, t: np.ndarray) -> None:
     outside = (τ < (first - slack)[..., None]) | (τ > (last + slack)[..., None]) | np.isnan(τ)
     if outside.any():
         raise ArgumentError(
-            f"times must lie between the ends of the solution, {float(np.min(first)):g} and {float(np.max(last)):g}; got "
+            f"times must lie between the ends of the solution, {float(np.min(first)):g} and {float(np.max(last)):g}; "
+            f"got "
             f"{float(np.asarray(τ)[outside].ravel()[0]):g}."
         )
 

@@ -1,0 +1,302 @@
+"""`solve`: boundary and initial values, algebraic equations, constants, batches, against closed forms."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import smnn_core as smnn
+from smnn_core.trajectory._collocation import Space, gauss, radau
+
+nan = np.nan
+
+
+def jacobian(t, V, orders, **entries):
+    """J (..., n, V, V, orders) of entries e_vw_r = values."""
+    J = np.zeros((*np.broadcast_shapes(t.shape, *(np.shape(x) for x in entries.values())), V, V, orders))
+    for name, value in entries.items():
+        _, at, r = name.split("_")
+        J[..., int(at[0]), int(at[1]), int(r)] = value
+    return J
+
+
+def layer(eps):
+    """eps y'' = y."""
+
+    def residual(t, y):
+        return (eps * y[..., 0, 2] - y[..., 0, 0])[..., None], jacobian(t, 1, 3, e_00_2=eps, e_00_0=-1.0)
+
+    return residual
+
+
+def exact_layer(t, eps):
+    a = eps**-0.5
+    return np.exp(-a * t) * (1 - np.exp(-2 * a * (1 - t))) / (1 - np.exp(-2 * a))
+
+
+@pytest.mark.parametrize("points", [gauss, radau])
+@pytest.mark.parametrize("orders", [(1,), (2,), (1, 0, 3)])
+def test_polynomials_are_represented(points, orders):
+    space, rng = Space(points(4), orders), np.random.default_rng(0)
+    degree = 3
+    c = rng.standard_normal((len(orders), degree + 1))
+    t = np.array([[0.0, 0.4, 1.5]])
+    polynomials = [np.polynomial.Polynomial(row) for row in c]
+    x = np.stack([polynomials[v].deriv(o)(t) for v, o in zip(*space.states, strict=True)], axis=-1)
+    at = t[:, :-1, None] + np.diff(t)[..., None] * np.asarray(space.points)
+    z = np.stack([polynomials[v].deriv(q)(at) for v, q in enumerate(orders)], axis=-2)
+    τ = np.linspace(0, 1.5, 20)
+    y = space.at_times(x, z, t, τ[None])[0]
+    for v, q in enumerate(orders):
+        for r in range(q + 1):
+            assert np.allclose(y[:, v, r], polynomials[v].deriv(r)(τ), atol=1e-12)
+    ends = space.ends(np, space.features(np, x[:, :-1], z, np.diff(t)), np.diff(t))
+    assert np.allclose(ends, x[:, 1:], atol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
+def test_layers_are_found(eps, tolerance):
+    s = smnn.solve(layer(eps), [0, 1], {0: [[1, nan]], 1: [[0, nan]]}, tolerance=tolerance)
+    t = np.unique(np.concatenate([np.linspace(0, 1, 500), np.geomspace(1e-5, 1, 500)]))
+    error = np.abs(s(t)[:, 0, 0] - exact_layer(t, eps)).max()
+    assert s.converged
+    assert error <= tolerance
+    assert error <= 2 * s.largest_error[0] + 1e-14
+    assert s.largest_error[0] <= 10 * error + 1e-13
+
+
+@pytest.mark.parametrize("end", [10.0, -3.0])
+def test_initial_values_forwards_and_backwards(end):
+    def residual(t, y):
+        f = np.stack([y[..., 0, 1] - y[..., 1, 0], y[..., 1, 1] + y[..., 0, 0]], axis=-1)
+        return f, jacobian(t, 2, 2, e_00_1=1.0, e_01_0=-1.0, e_11_1=1.0, e_10_0=1.0)
+
+    s = smnn.solve(residual, [0, end], [[1.0], [0.0]], tolerance=1e-8)
+    t = np.linspace(0, end, 200)
+    assert s.converged
+    assert np.abs(s(t)[:, 0, 0] - np.cos(t)).max() <= 1e-8
+    assert np.abs(s(t)[:, 1, 1] + np.cos(t)).max() <= 1e-6
+
+
+def test_second_order_initial_values():
+    def residual(t, y):
+        return y[..., 2] + y[..., 0], jacobian(t, 1, 3, e_00_2=1.0, e_00_0=1.0)
+
+    s = smnn.solve(residual, [0, 20], [[0.0, 1.0]], tolerance=1e-7)
+    t = np.linspace(0, 20, 300)
+    assert np.abs(s(t)[:, 0] - np.stack([np.sin(t), np.cos(t), -np.sin(t)], -1)).max(axis=0)[0] <= 1e-7
+
+
+def test_stiff_and_algebraic():
+    """Robertson's reaction with the conservation law in place of its third equation."""
+
+    def residual(t, y):
+        a, b, c = (y[..., v, 0] for v in range(3))
+        f = np.stack(
+            [y[..., 0, 1] + 0.04 * a - 1e4 * b * c, y[..., 1, 1] - 0.04 * a + 1e4 * b * c + 3e7 * b**2, a + b + c - 1],
+            -1,
+        )
+        J = jacobian(t, 3, 2, e_00_1=1.0, e_00_0=0.04, e_11_1=1.0, e_10_0=-0.04)
+        J[..., 0, 1, 0], J[..., 0, 2, 0] = -1e4 * c, -1e4 * b
+        J[..., 1, 1, 0], J[..., 1, 2, 0] = 1e4 * c + 6e7 * b, 1e4 * b
+        J[..., 2, :, 0] = 1.0
+        return f, J
+
+    s = smnn.solve(residual, [0, 1e4], [[1.0], [0.0], [nan]], order=[1, 1, 0], tolerance=1e-8)
+
+    def rate(t, x):
+        a, b, c = x
+        return [-0.04 * a + 1e4 * b * c, 0.04 * a - 1e4 * b * c - 3e7 * b**2, 3e7 * b**2]
+
+    reference = solve_ivp(rate, (0, 1e4), [1.0, 0.0, 0.0], method="Radau", rtol=1e-11, atol=1e-16).y[:, -1]
+    assert s.converged
+    assert np.allclose(s.y[-1, :, 0], reference, rtol=1e-7)
+    assert np.abs(s.y[..., 0].sum(axis=-1) - 1).max() < 1e-9
+
+
+def test_an_eigenvalue():
+    """Mathieu: y'' + (λ - 10 cos 2t) y = 0, λ = -5.800046020852 (Abramowitz, Stegun, table 20.1)."""
+
+    def residual(t, y, c):
+        k = c[..., 0] - 10 * np.cos(2 * t)
+        P = np.broadcast_to(y[..., 0, 0][..., None, None], (*t.shape, 1, 1))
+        return (y[..., 0, 2] + k * y[..., 0, 0])[..., None], jacobian(t, 1, 3, e_00_2=1.0, e_00_0=k), P
+
+    s = smnn.solve(
+        residual,
+        [0, np.pi],
+        {0: [[1.0, 0.0]], np.pi: [[nan, 0.0]]},
+        constants=[-6.0],
+        guess=lambda t: np.ones((len(t), 1)),
+        tolerance=1e-10,
+    )
+    assert s.converged
+    assert abs(s.constants[0] + 5.800046020852) < 1e-10
+
+
+def van_der_pol_cycle(t, y, c):
+    """x'' = T^2 (..): one period of mu = 2 on [0, 1], first order."""
+    x, v, T = y[..., 0, 0], y[..., 1, 0], c[..., 0]
+    f = np.stack([y[..., 0, 1] - T * v, y[..., 1, 1] - T * (2 * (1 - x**2) * v - x)], -1)
+    J = jacobian(t, 2, 2, e_00_1=1.0, e_01_0=-T, e_11_1=1.0, e_10_0=T * (4 * x * v + 1), e_11_0=-2 * T * (1 - x**2))
+    return f, J, np.stack([-v, -(2 * (1 - x**2) * v - x)], -1)[..., None]
+
+
+def test_a_limit_cycle_with_its_period():
+    def conditions(y):
+        return np.concatenate([y[..., -1, :, 0] - y[..., 0, :, 0], y[..., 0, 1, :]], axis=-1)
+
+    s = smnn.solve(
+        van_der_pol_cycle,
+        [0, 1],
+        conditions,
+        order=[1, 1],
+        constants=[7.0],
+        guess=lambda t: np.stack([2 * np.cos(2 * np.pi * t), -2 * np.sin(2 * np.pi * t)], -1),
+        tolerance=1e-9,
+    )
+    assert s.converged
+    assert abs(s.constants[0] - 7.62987448) < 1e-8
+
+
+def test_an_overdetermined_pendulum():
+    """Index 3: the constraint and its two derivatives as rows beside the equations of motion."""
+
+    def residual(t, y):
+        (x, v), (u, w), λ = y[..., :2, 0].swapaxes(0, -1).swapaxes(1, -1), (y[..., 2, 0], y[..., 3, 0]), y[..., 4, 0]
+        dx, dv, du, dw = (y[..., i, 1] for i in range(4))
+        f = np.stack(
+            [dx - u, dv - w, du + λ * x, dw + λ * v + 1, x**2 + v**2 - 1, x * u + v * w, u**2 + w**2 - λ - v], axis=-1
+        )
+        J = np.zeros((*t.shape, 7, 5, 2))
+        for i in range(4):
+            J[..., i, i, 1] = 1.0
+        J[..., 0, 2, 0] = J[..., 1, 3, 0] = -1.0
+        J[..., 2, 0, 0], J[..., 2, 4, 0], J[..., 3, 1, 0], J[..., 3, 4, 0] = λ, x, λ, v
+        J[..., 4, 0, 0], J[..., 4, 1, 0] = 2 * x, 2 * v
+        J[..., 5, 0, 0], J[..., 5, 1, 0], J[..., 5, 2, 0], J[..., 5, 3, 0] = u, w, x, v
+        J[..., 6, 2, 0], J[..., 6, 3, 0], J[..., 6, 4, 0], J[..., 6, 1, 0] = 2 * u, 2 * w, -1.0, -1.0
+        return f, J
+
+    s = smnn.solve(residual, [0, 5], [[1.0], [0.0], [0.0], [0.0], [nan]], order=[1, 1, 1, 1, 0], tolerance=1e-7)
+    x, v = s.y[..., 0, 0], s.y[..., 1, 0]
+    assert s.converged
+    assert np.abs(x**2 + v**2 - 1).max() < 1e-8
+    energy = 0.5 * (s.y[..., 2, 0] ** 2 + s.y[..., 3, 0] ** 2) + v
+    assert np.abs(energy).max() < 1e-6
+
+
+def test_members_of_a_batch_have_their_own_meshes():
+    eps = np.array([1e-2, 1e-4, 1e-6])
+    s = smnn.solve(layer(eps[:, None]), [0, 1], {0: [[1, nan]], 1: [[0, nan]]}, order=2)
+    assert s.t.shape[0] == 3
+    assert s.converged.all()
+    t = np.linspace(0, 1, 300)
+    for b in range(3):
+        assert np.abs(s(t)[b, :, 0, 0] - exact_layer(t, eps[b])).max() < 1e-6
+
+
+def test_a_batch_of_initial_values_and_one_that_fails():
+    """y' = k y^2, y(0) = 1: ends at t = 1/k."""
+    k = np.array([[0.1], [0.5], [2.0]])
+
+    def residual(t, y):
+        v = y[..., 0, 0]
+        return (y[..., 0, 1] - k * v**2)[..., None], jacobian(t, 1, 2, e_00_1=1.0, e_00_0=-2 * k * v)
+
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3"):
+        s = smnn.solve(residual, [0, 1], [[1.0]], order=1, max_intervals=500)
+    assert s.converged.tolist() == [True, True, False]
+    assert np.isnan(s.y[2]).all()
+    assert np.isfinite(s.y[:2]).all()
+    assert "t = 0.5" in s.reason[2] or "0.49" in s.reason[2]
+    t = np.linspace(0, 1, 50)
+    assert np.abs(s(t)[:2, :, 0, 0] - 1 / (1 - k[:2] * t)).max() < 1e-6
+
+
+def test_switches_are_mesh_points():
+    def residual(t, y):
+        return y[..., 0, 1:2] - np.where(t < 0.3, 1.0, -2.0)[..., None], jacobian(t, 1, 2, e_00_1=1.0)
+
+    for conditions in ([[0.0]], {1.0: [[-1.1]]}):
+        s = smnn.solve(residual, [0, 0.3, 1.0], conditions)
+        assert 0.3 in s.t
+        assert np.allclose(s([0.15, 0.3, 0.5])[:, 0, 0], [0.15, 0.3, -0.1], atol=1e-10)
+
+
+def test_continuation_and_the_mesh_that_was_given():
+    s = None
+    for m in (5.0, 20.0, 50.0):
+
+        def troesch(t, y, m=m):
+            v = y[..., 0, 0]
+            return (y[..., 0, 2] - m * np.sinh(m * v))[..., None], jacobian(
+                t, 1, 3, e_00_2=1.0, e_00_0=-(m**2) * np.cosh(m * v)
+            )
+
+        s = smnn.solve(troesch, [0, 1], {0: [[0, nan]], 1: [[1, nan]]}, guess=s, tolerance=1e-7, order=2)
+        assert s.converged
+    again = smnn.solve(troesch, [0, 1], {0: [[0, nan]], 1: [[1, nan]]}, mesh=s.t, guess=s, tolerance=1e-7, order=2)
+    assert np.array_equal(again.t, s.t)
+    assert np.allclose(again.y[..., 0], s.y[..., 0], atol=1e-9)
+
+
+def decay(t, y):
+    return y[..., 0, 1:2] + y[..., 0, :1], jacobian(t, 1, 2, e_00_1=1.0, e_00_0=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"times": [0, 1, 1]}, smnn.ArgumentError, "times must ascend"),
+        ({"times": [0.0]}, smnn.ShapeError, "times"),
+        ({"times": [0, nan]}, smnn.ArgumentError, "times must be finite"),
+        ({"conditions": {0.5: [[1.0]]}}, smnn.ArgumentError, "none of times"),
+        ({"conditions": {0: [[1.0]], 1: [[2.0]]}}, smnn.ArgumentError, "2 conditions are given, and 1 are needed"),
+        ({"conditions": [[nan]]}, smnn.ArgumentError, "NaN alone"),
+        ({"conditions": [[1.0, 2.0]]}, smnn.ArgumentError, "derivative 1 of variable 0"),
+        ({"conditions": [1.0]}, smnn.ShapeError, "conditions"),
+        ({"tolerance": 1e-16}, smnn.ArgumentError, "tolerance"),
+        ({"tolerance": "1"}, TypeError, "tolerance"),
+        ({"absolute": -1.0}, smnn.ArgumentError, "absolute"),
+        ({"guess": [[nan], [1.0]]}, smnn.ArgumentError, "guess"),
+        ({"guess": [[1.0]]}, smnn.ShapeError, "guess"),
+        ({"mesh": [0, 0.5]}, smnn.ArgumentError, "mesh"),
+        ({"order": 0}, smnn.ArgumentError, "order"),
+        ({"order": [1, 1]}, smnn.ShapeError, "order"),
+        ({"residual": 3}, TypeError, "residual must be a function"),
+        ({"residual": lambda t, y: y[..., 0, 1:2]}, TypeError, "tuple of 2"),
+        ({"residual": lambda t, y: (y[..., 0, 1], decay(t, y)[1])}, smnn.ShapeError, "residual must return f"),
+        ({"residual": lambda t, y: (y[..., 0, 1:2].mean(-2, keepdims=True) + 0 * y[..., 0, :1], decay(t, y)[1])},
+         smnn.ArgumentError, "at another time"),
+        ({"constants": [nan]}, smnn.ArgumentError, "constants"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_name(change, error, match):
+    arguments = {"residual": decay, "times": [0, 1], "conditions": [[1.0]], "order": 1} | change
+    with pytest.raises(error, match=match):
+        smnn.solve(**arguments)
+
+
+def test_times_outside_are_refused_and_callbacks_may_write():
+    def writes(t, y):
+        t *= 2
+        y += 1
+        return decay(t, y - 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        s = smnn.solve(writes, [0, 1], [[1.0]])
+    assert s.t[-1] == 1
+    assert abs(s([1.0])[0, 0, 0] - np.exp(-1)) < 1e-6
+    with pytest.raises(smnn.ArgumentError, match="between the ends"):
+        s([1.5])
+
+
+def test_float32_in_float32_out():
+    s = smnn.solve(decay, np.array([0, 1], np.float32), np.array([[1]], np.float32))
+    assert s.y.dtype == s([0.5]).dtype == np.float32

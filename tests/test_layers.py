@@ -11,7 +11,13 @@ import pytest
 import smnn_core
 
 ROOT = Path(smnn_core.__file__).parent
-LAYERS = ["uncertainty", "nonlinear", "trajectory", "fitting", "discovery"]  # from the lowest, which uses the linear solver only
+LAYERS = [
+    "uncertainty",
+    "nonlinear",
+    "trajectory",
+    "fitting",
+    "discovery",
+]  # from the lowest, which uses the linear solver only
 
 
 def imported(module: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import Estimate, equidistributed, estimate, finer
-from ._newton import Newton, levenberg_marquardt, newton
+from ._newton import robust_newton
 
 __all__ = ["Found", "solve_boundary"]
 
@@ -57,10 +57,7 @@ def solve_boundary(
     inner = max(1e-4 * tolerance, 1e-12)
     iterations = 0
     while True:
-        run = newton(problem, space, mesh, u, held, tolerance=inner)
-        if not (run.converged | held).all():
-            again = levenberg_marquardt(problem, space, mesh, run.u, held | run.converged, tolerance=inner)
-            run = Newton(again.u, run.converged | again.converged, run.iterations + again.iterations)
+        run = robust_newton(problem, space, mesh, u, held, tolerance=inner)
         iterations += run.iterations
         ok = run.converged
         found = estimate(problem, space, mesh, run.u) if ok.any() else None

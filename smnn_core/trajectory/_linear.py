@@ -283,6 +283,16 @@ class Linear:
             b[member, self.index[:, time], self.beside + slot] = -g[:, row]
         return b * self.scale, particular
 
+    def merit(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """The size of residuals in terms of what they would move: states, in units of their sizes, and stages; (B,)."""
+        b, particular = self.right_hand_side(f, d, g)
+        space = self.local.space
+        largest = np.ones((len(f), space.V))
+        first = space.states[1] == 0
+        largest[:, space.states[0][first]] = self.size[:, : self.M][:, first]
+        stages = particular.reshape(*particular.shape[:2], space.V, space.k) / largest[:, None, :, None]
+        return np.sqrt((b**2).sum(axis=(1, 2)) + (stages**2).sum(axis=(1, 2, 3)) / space.k)
+
     def solve(self, f: np.ndarray, d: np.ndarray, g: np.ndarray, damping: np.ndarray | None = None) -> Step:
         """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none.
 

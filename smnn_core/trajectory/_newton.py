@@ -14,7 +14,7 @@ from ._collocation import Space
 from ._discrete import Discrete, Iterate, Mesh
 from ._linear import Linear, Step
 
-__all__ = ["Newton", "newton", "sizes"]
+__all__ = ["Newton", "newton", "robust_newton", "sizes"]
 
 SHORTEST = 1e-5
 """The damping factor at which a member is given up."""
@@ -139,6 +139,27 @@ def _damped(
     return best, np.where(failed, 1.0, next_factor), ended, failed
 
 
+def limited(
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 40
+) -> Newton:
+    """Newton's method with steps of at most a tenth of the size of the unknowns, whatever becomes of the residuals: it
+    gets past points where the left-hand side is nearly singular, at which monotone methods end."""
+    active, converged = ~held, np.zeros(len(held), bool)
+    iterations = 0
+    while active.any() and iterations < most:
+        iterations += 1
+        at = problem.at(space, mesh, u)
+        active &= at.is_finite
+        step = problem.linear(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
+        length = _Norm(space, u.plus(step))(step)
+        active &= np.isfinite(length)
+        with np.errstate(all="ignore"):
+            u = u.plus(step, np.minimum(1.0, 0.1 / np.maximum(length, 1e-300))).where(active, u)
+        converged |= active & (length < tolerance)
+        active &= ~converged
+    return Newton(u, converged, iterations)
+
+
 def levenberg_marquardt(
     problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 60
 ) -> Newton:
@@ -154,27 +175,46 @@ def levenberg_marquardt(
     while active.any() and iterations < most:
         iterations += 1
         linear = problem.linear(space, mesh, at, sizes(space, at.u))
-        before = np.linalg.norm(linear.right_hand_side(at.f, at.d, at.conditions.g)[0].reshape(B, -1), axis=1)
-        accepted = ~active
-        for _ in range(8):
+        before = linear.merit(at.f, at.d, at.conditions.g)
+        accepted, factor = ~active, np.ones(B)
+        for _ in range(12):
             step = linear.solve(at.f, at.d, at.conditions.g, np.where(damping < 1e-8, 0.0, damping))
-            new = at.u.plus(step, np.where(accepted, 0.0, 1.0))
-            there = problem.at(space, mesh, new)
+            there = problem.at(space, mesh, at.u.plus(step, np.where(accepted, 0.0, factor)))
             with np.errstate(all="ignore"):
-                left = np.linalg.norm(
-                    linear.right_hand_side(there.f, there.d, there.conditions.g)[0].reshape(B, -1), axis=1
-                )
-                better = ~accepted & there.is_finite & (left < before)
+                left = linear.merit(there.f, there.d, there.conditions.g)
+                better = ~accepted & there.is_finite & (left < (1 - 1e-3 * factor) * before)
             length = _Norm(space, at.u.plus(step))(step)
             at = there.where(better, at)
-            good = left < 0.25 * before
-            damping = np.where(
-                better, np.where(good, 0.1 * damping, 0.4 * damping), np.where(accepted, damping, 4 * damping)
-            )
-            ended = better & (length < tolerance) & (damping < 1e-4)
-            converged |= ended
+            good = (left < 0.25 * before) & (factor == 1)
+            eased = np.where(good, 0.1, np.where(factor == 1, 0.4, 1.0)) * damping
+            damping = np.where(better, eased, np.where(accepted, damping, 4 * damping))
+            factor = np.where(accepted | better, factor, 0.5 * factor)
+            converged |= better & (length < tolerance) & (damping < 1e-4)
             accepted |= better
             if accepted.all():
                 break
         active &= accepted & ~converged
     return Newton(at.u, converged, iterations)
+
+
+def robust_newton(
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float
+) -> Newton:
+    """Damped steps; where they end, limited ones from the start, and damped ones of Levenberg and Marquardt from the
+    end of the first."""
+    run = newton(problem, space, mesh, u, held, tolerance=tolerance)
+    if (run.converged | held).all():
+        return run
+    again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)
+    run = _both(run, again)
+    if (run.converged | held).all():
+        return run
+    return _both(run, levenberg_marquardt(problem, space, mesh, run.u, held | run.converged, tolerance=tolerance))
+
+
+def _both(first: Newton, second: Newton) -> Newton:
+    return Newton(
+        second.u.where(second.converged, first.u),
+        first.converged | second.converged,
+        first.iterations + second.iterations,
+    )

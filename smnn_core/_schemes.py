@@ -17,18 +17,27 @@ Order of convergence, for an ODE of order q <= R on a fixed interval, in y^(0)..
   residual is O(s^(R+2-q)) a step, O(s^(R+1-q)) over the interval. Forward and backward rows make the problem symmetric
   under reversal of time, so that the error has even powers of s only: `TAYLOR` converges with order R+1-q raised to
   an even number, 2 floor((R+2-q)/2).
-- The residual of that row of `HERMITE` would allow 2(R+1-q). But derivatives above the ODE's order follow from the
-  rows alone, y^(R) with an error δ = O(s) from its light row; it enters the row of y^(q-1) as s^(R+1-q) times
-  δ(t) - δ(t+s) = O(s^2) where R+1-q is even, times δ(t) + δ(t+s) = O(s) where it is odd, and the symmetry raises the
-  odd order by one: `HERMITE` converges with order R+2-q.
-- In both, y^(k) with k > q converges with order R+1-k.
+- The residual of that row of `HERMITE` would allow 2(R+1-q), and with R = q or R = q+1 it is reached: order 2 and 4.
+  With R = q+1 the rows that can be met leave y^(R) free to alternate, δ(t+s) = -δ(t), and nothing else; the light row
+  chooses the amplitude, O(s^2).
+- With R > q+1 more is left free, and δ = O(s). It enters the row of y^(q-1) as s^(R+1-q) times δ(t) - δ(t+s) = O(s^2)
+  where R+1-q is even, times δ(t) + δ(t+s) = O(s) where it is odd, and the symmetry raises the odd order by one:
+  order R+2-q.
+- y^(k) with k > q converges with order R+1-k, with `HERMITE` and R = q+1 with order 2.
 
 Steps that differ. The rows across step s are weighted by (s_ref / |s|)^p, s_ref the geometric mean of the |s| of a
 system and p the exponent of the scheme. Divided by s^r, the row of order r speaks of y^(r) itself; the increment of the
 R-times integrated Wiener process in y^(r) over s has the standard deviation s^(R-r+1/2), in the units of that row
-s^(R+1/2) for every r. Least squares asks for the inverse of the standard deviation as weight: p = R + 1/2. With p = 0 a
-row across a short step costs nearly nothing when it is violated, and the solution is wrong by as much as itself where
-steps differ.
+s^(R+1/2) for every r. Least squares asks for the inverse of the standard deviation as weight: `WIENER` has
+p = R + 1/2. With p = 0 a row across a short step costs nearly nothing when it is violated, and the solution is wrong by
+as much as itself where steps differ.
+
+`HERMITE` has another error to distribute. With the equation its R Padé rows can be met at once; the light row cannot,
+its size is what y^(R) changes across a step, and what it pulls is taken from the rows of other steps. On a mesh that
+follows a solution light rows in short steps, weighted with p = R + 1/2, outweigh all rows in long steps. A lighter row
+pulls less, but it is also what keeps apart the solutions that alternate from one long step to the next, where the
+equation is stiff. p = R/2 + 1 and a light row of 3e-4 serve both (theory/rows.md has the table; `python -m
+benchmarks.grids --light`).
 """
 
 from __future__ import annotations
@@ -73,7 +82,7 @@ class Scheme:
     name: str
     citation: str = field(repr=False)
     rule: Callable[[int], tuple[MatrixLike, MatrixLike]] = field(repr=False)
-    exponent: float | Callable[[int], float] = field(default=0.0, repr=False)
+    exponent: float | Callable[[int], float] = 0.0
     _known: dict[int, Matrices] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +105,8 @@ class Scheme:
         """A scheme from one pair of matrices, for problems with K = F.shape[1] derivative orders.
 
         Args:
-            exponent: see the class; R + 1/2 is right for rows that mean the same as those of `HERMITE` and `WIENER`.
+            exponent: see the class; R/2 + 1 is right for rows that mean the same as those of `HERMITE`, R + 1/2 for
+                those of `WIENER`.
 
         Raises:
             SchemeError: if the matrices are malformed or inconsistent (see `matrices`).
@@ -213,22 +223,42 @@ def _taylor(K: int) -> tuple[list[list[float]], list[list[float]]]:
     return F, G
 
 
-LIGHT = 1e-2
-"""Weight of the last row of `HERMITE`, which only keeps the problem regular."""
+@dataclass(frozen=True)
+class Linear:
+    """An exponent that is linear in R = K-1."""
+
+    slope: float
+    constant: float = 0.0
+
+    def __call__(self, K: int) -> float:
+        return self.slope * (K - 1) + self.constant
+
+    def __repr__(self) -> str:
+        slope, constant = (Fraction(x).limit_denominator(100) for x in (self.slope, self.constant))
+        return ("R" if slope == 1 else f"{slope} R") + (f" + {constant}" if constant else "")
 
 
-def _hermite(K: int) -> tuple[list[list[float]], list[list[float]]]:
+LIGHT = 3e-4
+"""Weight of the last row of `HERMITE`, which keeps the problem regular and chooses among solutions that alternate."""
+
+
+@dataclass(frozen=True)
+class Hermite:
     """Padé rows r = 0..R-1 with k = R-r, then the light row of the highest order."""
-    R = K - 1
-    F, G = ([[0.0] * K for _ in range(K)] for _ in range(2))
-    for r in range(R):
-        k = R - r
-        for j in range(k + 1):
-            a = comb(k, j) * factorial(2 * k - j) / factorial(2 * k)
-            F[r][r + j] = a
-            G[r][r + j] = -a * (-1.0) ** j
-    F[R][R], G[R][R] = LIGHT, -LIGHT
-    return F, G
+
+    light: float = LIGHT
+
+    def __call__(self, K: int) -> tuple[list[list[float]], list[list[float]]]:
+        R = K - 1
+        F, G = ([[0.0] * K for _ in range(K)] for _ in range(2))
+        for r in range(R):
+            k = R - r
+            for j in range(k + 1):
+                a = comb(k, j) * factorial(2 * k - j) / factorial(2 * k)
+                F[r][r + j] = a
+                G[r][r + j] = -a * (-1.0) ** j
+        F[R][R], G[R][R] = self.light, -self.light
+        return F, G
 
 
 def _wiener(K: int) -> tuple[list[list[float]], list[list[float]]]:
@@ -253,11 +283,6 @@ def _wiener(K: int) -> tuple[list[list[float]], list[list[float]]]:
     return F, G
 
 
-def _of_integrated_wiener_process(K: int) -> float:
-    """R + 1/2."""
-    return K - 0.5
-
-
 TAYLOR = Scheme(
     name="taylor",
     citation="Pervez, Locatello, Gavves, ICML 2024, arXiv:2402.13077; Chen et al., ICLR 2025, arXiv:2410.06074",
@@ -269,8 +294,8 @@ HERMITE = Scheme(
     name="hermite",
     citation="two-point Hermite-Obreshkov formulas: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations "
     "I, section II.13; coefficients of the diagonal Pade approximants of exp",
-    rule=_hermite,
-    exponent=_of_integrated_wiener_process,
+    rule=Hermite(),
+    exponent=Linear(0.5, 1.0),
 )
 """Two-point Hermite-Obreshkov rows, m = K: half the rows of `TAYLOR` and far less discretisation error. The default."""
 
@@ -279,8 +304,8 @@ WIENER = Scheme(
     citation="R-times integrated Wiener process: Schober, Sarkka, Hennig, Statistics and Computing 29 (2019) 99; "
     "Sarkka, Solin, Applied Stochastic Differential Equations, Cambridge 2019",
     rule=_wiener,
-    exponent=_of_integrated_wiener_process,
+    exponent=Linear(1.0, 0.5),
 )
 """The increments of an R-times integrated Wiener process, independent and of unit variance, m = K: the prior of
 Gaussian ODE filters and smoothers. Errors on smooth problems are about ten times those of `HERMITE`, on
-random times smaller."""
+random times smaller; on meshes that follow a solution (short steps in a layer) of order one: use `HERMITE` there."""

@@ -38,8 +38,8 @@ than public names do; the changelog says so when they do.
 - `Residual`, `Linearization`, `product`: a residual as users write it, with its derivatives at one y, and J y.
 - `NonlinearProblem`, `nonlinear_problem`, `checked_stop`: what is given.
 - `cost`, `relative_change`, `rounding_level`, `solves`: Newton's method, and what it may end at.
-- `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes from window to
-  window.
+- `MARCHING`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes
+  from window to window.
 - `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
 - `attached`, `stand_in`: derivatives of a solution by one more step from it.
 
@@ -103,7 +103,7 @@ from .fitting._variable_projection import estimate
 from .nonlinear._arguments import checked_stop, nonlinear_problem, times
 from .nonlinear._implicit import FitRows, attached, stand_in
 from .nonlinear._linearize import Linearization, Residual, product
-from .nonlinear._march import OVERLAP, carried_weights, taylor
+from .nonlinear._march import MARCHING, OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
 from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
@@ -116,6 +116,7 @@ __all__ = [
     "LATE",
     "LEAST_NOISE",
     "LIGHT_HERMITE",
+    "MARCHING",
     "NONE",
     "NOISE_FROM",
     "OVERLAP",

@@ -17,7 +17,6 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from smnn_core import (
-    HERMITE,
     AccuracyWarning,
     ArgumentError,
     ConvergenceWarning,
@@ -27,6 +26,7 @@ from smnn_core import (
 )
 from smnn_core import residuals as residuals_of
 from smnn_core.extend import (
+    MARCHING,
     UNIT,
     as_arrays,
     attached,
@@ -89,7 +89,7 @@ def solve_nonlinear_ode(
     method: str = "auto",
     window: int = 32,
     weights: Weights = UNIT,
-    scheme: Scheme = HERMITE,
+    scheme: Scheme = MARCHING,
     max_iterations: int = 50,
     tolerance: float | None = None,
     engine: str = "auto",

@@ -14,10 +14,11 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from smnn_core import HERMITE, ArgumentError, Residuals, Scheme, Weights
+from smnn_core import ArgumentError, Residuals, Scheme, Weights
 from smnn_core import residuals as residuals_of
 from smnn_core import solve_nonlinear_ode as core_solve
 from smnn_core.extend import (
+    MARCHING,
     UNIT,
     Linearization,
     attached,
@@ -77,7 +78,7 @@ def solve_nonlinear_ode(
     guess: Tensor | None = None,
     method: str = "auto",
     weights: Weights = UNIT,
-    scheme: Scheme = HERMITE,
+    scheme: Scheme = MARCHING,
     max_iterations: int = 50,
     tolerance: float | None = None,
     engine: str = "auto",

@@ -50,7 +50,7 @@ SMOOTHNESS = 1e4
 """Weight of the smoothness rows, relative to that of the data."""
 REFERENCE = 10.0
 """Weight of the data, size / noise, to which the levels belong: more precise data meet heavier equations."""
-LIGHTER = 3e-3
+LIGHTER = 0.1
 """Weight of the row of the highest order relative to that of `HERMITE`. It penalises jumps of that derivative, that are
 no errors; much lighter, it would leave the derivative free to alternate from point to point."""
 TOLERANCE = 3e-3

@@ -17,12 +17,16 @@ orders), is given up, and the others go on without it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .._arrays import Array, Namespace, concat, device_of, pad_to
+from .._schemes import HERMITE, Hermite, Linear
 from ._newton import Iterates, NonlinearProblem, newton, relative_change, rounding_level, start, step_powers
 
 __all__ = ["OVERLAP", "carried_weights", "march"]
 
+MARCHING = replace(HERMITE, rule=Hermite(1e-2), exponent=Linear(1.0, 0.5))
+"""`HERMITE` with a light row heavy enough for states that are carried from window to window."""
 FIRST_WINDOW = 32
 QUICK = 3
 """Iterations up to which the next window is twice as long."""

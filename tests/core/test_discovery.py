@@ -230,11 +230,12 @@ def test_a_variable_observed_at_every_third_time(columns):
     assert np.all(np.abs(found.coefficients - TRUE)[TRUE != 0] < 4 * found.standard_errors[TRUE != 0])
 
 
-def test_variables_observed_one_after_the_other_are_an_error():
+def test_variables_observed_one_after_the_other_are_not_told_apart_silently():
     data = rotation(600, 0.02)
     data[300:, 0] = data[:300, 1] = np.nan
-    with pytest.raises(smnn.ArgumentError, match="data of all variables at about the same times"):
+    with pytest.warns(smnn.DiscoveryWarning) as caught:
         smnn.discover(data, STEP, library=LINEAR)
+    assert any("still moving" in str(warning.message) for warning in caught)
 
 
 def test_terms_are_checked_where_data_are_only():

@@ -48,6 +48,15 @@ def test_has_a_citation(scheme: smnn.Scheme) -> None:
     assert scheme.citation
 
 
+def test_shows_its_exponent() -> None:
+    shown = [repr(scheme) for scheme in (smnn.TAYLOR, smnn.HERMITE, smnn.WIENER)]
+    assert shown == [
+        "Scheme(name='taylor', exponent=0.0)",
+        "Scheme(name='hermite', exponent=1/2 R + 1)",
+        "Scheme(name='wiener', exponent=R + 1/2)",
+    ]
+
+
 def test_one_of_your_own() -> None:
     """HERMITE's matrices given by hand give HERMITE's solution."""
     own = smnn.Scheme.from_matrices(*smnn.HERMITE.matrices(3), name="mine", citation="here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from _assert import assert_close
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smnn_core as smnn
+from benchmarks import grids
 
 LIBRARIES = ["numpy", "torch", "array_api_strict"]
 """Without JAX, which compiles each call of a test that is not traced: its adapter is tested in tests/jax."""
@@ -24,7 +27,7 @@ def oscillator(t: np.ndarray, R: int) -> tuple[np.ndarray, ...]:
     return c, np.zeros((1, 1)), np.array([[[1.0, 0.0]]]), np.diff(t)
 
 
-def exact(t: np.ndarray) -> np.ndarray:
+def damped(t: np.ndarray) -> np.ndarray:
     ω = np.sqrt(4 - 0.15**2)
     return np.exp(-0.15 * t) * (np.cos(ω * t) + 0.15 / ω * np.sin(ω * t))
 
@@ -43,7 +46,25 @@ def test_irregular_times(name: str, kind: str, tolerance: float, seed: int) -> N
     """A few times the errors of `python -m benchmarks.grids`; without the weights they are of order 1."""
     t = grid(kind, seed)
     y = smnn.solve_ode(*oscillator(t, 3), scheme=SCHEMES[name])
-    assert np.abs(y[:, 0, 0] - exact(t)).max() < tolerance
+    assert np.abs(y[:, 0, 0] - damped(t)).max() < tolerance
+
+
+@pytest.mark.parametrize("grid_name", grids.LAYERED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_meshes_that_follow_a_solution(grid_name: str, dtype: str) -> None:
+    """Layers of eps y'' = y: HERMITE errs by at most ten times what p = 0 gives, with a gradient as accurate."""
+    worst = grids.errors(grid_name, 2, 4, smnn.HERMITE, "cpu", dtype)
+    best = grids.errors(grid_name, 2, 4, replace(smnn.HERMITE, exponent=0.0), "cpu", "float64")
+    assert worst["error"] < 10 * best["error"] + 10 * np.finfo(dtype).eps
+    assert worst["gradient"] < 0.05
+    assert grids.errors(grid_name, 2, 4, smnn.WIENER, "cpu", "float64")["error"] > worst["error"]
+
+
+@pytest.mark.parametrize(("order", "R"), [(q, R) for q in (1, 2, 3) for R in range(q, 6)])
+def test_equations_that_come_to_rest_on_geometric_steps(order: int, R: int) -> None:
+    """Long steps of a stiff equation, where solutions that alternate from point to point must not be free."""
+    for arguments, exact in grids.problems("geometric", order, R):
+        assert np.abs(smnn.solve_ode(*arguments)[:, 0, 0] - exact).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", list(SCHEMES))
@@ -56,13 +77,15 @@ def test_the_exponent_has_no_effect_on_equal_steps(name: str) -> None:
     assert np.all(np.abs(weighted - plain) <= tolerance)
 
 
-def test_rows_are_those_of_the_dense_system_with_the_documented_weights() -> None:
+@pytest.mark.parametrize(("scheme", "p"), [(smnn.TAYLOR, 0), (smnn.HERMITE, 2), (smnn.WIENER, 2.5)])
+def test_rows_are_those_of_the_dense_system_with_the_documented_weights(scheme: smnn.Scheme, p: float) -> None:
     t = grid("random", 0)[:8]
-    A, _ = smnn.dense_system(*oscillator(t, 2))
-    plain, _ = smnn.dense_system(*oscillator(t, 2), scheme=smnn.Scheme("plain", "", smnn.HERMITE.rule))
+    A, _ = smnn.dense_system(*oscillator(t, 2), scheme=scheme)
+    plain, _ = smnn.dense_system(*oscillator(t, 2), scheme=smnn.Scheme("plain", "", scheme.rule))
     s = np.diff(t)
-    factor = (np.exp(np.log(s).mean()) / s) ** 2.5
-    np.testing.assert_allclose(A[-3 * 7 :], plain[-3 * 7 :] * np.repeat(factor, 3)[:, None], rtol=1e-12)
+    factor = (np.exp(np.log(s).mean()) / s) ** p
+    m = len(scheme.matrices(3)[0])
+    np.testing.assert_allclose(A[-m * 7 :], plain[-m * 7 :] * np.repeat(factor, m)[:, None], rtol=1e-12)
 
 
 @settings(max_examples=10)
@@ -90,7 +113,7 @@ def test_splitting_a_step_changes_little(name: str) -> None:
     finer = np.insert(t, i + 1, (t[i] + t[i + 1]) / 2)
     y = smnn.solve_ode(*oscillator(t, 3), scheme=SCHEMES[name])
     split = np.delete(smnn.solve_ode(*oscillator(finer, 3), scheme=SCHEMES[name]), i + 1, axis=0)
-    assert np.abs(split - y)[:, 0, 0].max() <= 2 * np.abs(y[:, 0, 0] - exact(t)).max()
+    assert np.abs(split - y)[:, 0, 0].max() <= 2 * np.abs(y[:, 0, 0] - damped(t)).max()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import smnn_core as smnn
+from smnn_core._schemes import LIGHT
 
 D = 4
 """Devices along the axis "t"."""
@@ -28,9 +29,9 @@ def loss(arguments, **options):
     return jnp.sum(jnp.sin(solve(**arguments, **options)))
 
 
-def close(actual, expected):
+def close(actual, expected, factor=1e4):
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e4 * eps("float64") * max(1.0, float(np.abs(y).max())))
+        np.testing.assert_allclose(x, y, rtol=0, atol=factor * eps("float64") * max(1.0, float(np.abs(y).max())))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,8 @@ def test_derivatives_of_both_orders(arguments):
 
     with jax.set_mesh(mesh()):
         split = jax.jit(lambda x: derivatives(x, time_axis="t"))(arguments)
-    close(split, jax.jit(derivatives)(arguments))
+    # the highest derivatives are held by the light row: rounding errors of 1 / LIGHT in each order of differentiation
+    close(split, jax.jit(derivatives)(arguments), factor=1e4 / LIGHT)
 
 
 def test_what_is_the_same_at_all_times(arguments):

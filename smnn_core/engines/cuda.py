@@ -33,8 +33,9 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import array_api_compat as compat
@@ -47,6 +48,7 @@ from .._problem import Gradients, Problem, Rows, System
 from ._cuda import host, moments
 from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
+from ._cuda.plan import Pieces, Plan, plans_of
 from ._cuda.source import NVRTC_OPTIONS, Module, part_of
 from ._interface import ALL, Engine, Factor
 from ._moments import Moments, MomentsFactor
@@ -91,7 +93,7 @@ def _describe_device(cupy: Any, index: int) -> str:
 
 @dataclass(frozen=True)
 class CupyDevice:
-    """One GPU: see `_cuda.host.Device`."""
+    """One GPU: see `_cuda.plan.Device`."""
 
     cupy: Any
     index: int
@@ -102,24 +104,41 @@ class CupyDevice:
     stage: bool = True
     """whether fields whose lanes lie far apart go through shared memory; the results are the same to the bit"""
 
-    def empty(self, shape: Shape, dtype: str) -> Array:
-        return self.cupy.empty(shape, dtype)
+    @cached_property
+    def plans(self) -> Callable[..., Plan]:
+        return plans_of(self)
 
-    def result(self, shape: Shape, dtype: str) -> Array:
-        with results(np.dtype(dtype).itemsize):
-            return self.cupy.empty(shape, dtype)
+    def results(self, arrays: Sequence[tuple[Shape, np.dtype[Any]]]) -> list[Array]:
+        if not arrays:
+            return []
+        with results(arrays[0][1].itemsize):
+            return [self.cupy.empty(*array) for array in arrays]
 
-    def zeros(self, shape: Shape, dtype: str) -> Array:
+    def zeros(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
         return self.cupy.zeros(shape, dtype)
+
+    def pieces(self, pieces: Pieces) -> tuple[object, list[int]]:
+        if not pieces.total:
+            return None, [0] * len(pieces.offsets)
+        memory = self.cupy.cuda.alloc(pieces.total)
+        first = int(memory.ptr)
+        return memory, [first + offset for offset in pieces.offsets]
 
     def address(self, x: Array) -> int:
         return int(x.data.ptr)
 
-    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
-        function, block = _kernel(self.cupy, self.index, module, kernel), module.block(kernel)
+    def prepare(self, module: Module, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
+        function = _module(self.cupy, self.index, module, part_of(kernel)).get_function(kernel)
+        block = (module.block(kernel),)
+        grid = (math.ceil(lanes * module.team(kernel) / block[0]),)
+
         # An array of one element is passed by value; as plain bytes, since CuPy takes long to look at nested fields.
-        value = job.view(f"V{job.itemsize}")
-        function((math.ceil(lanes * module.team(kernel) / block),), (block,), (value,))
+        by_value = np.dtype(f"V{job_bytes}")
+
+        def launch(job: np.ndarray) -> None:
+            function(grid, block, (job.view(by_value),))
+
+        return launch
 
 
 @lru_cache(maxsize=16)
@@ -159,11 +178,6 @@ def _warn_of_few_digits(index: int) -> None:
     )
 
 
-@lru_cache(maxsize=1024)
-def _kernel(cupy: Any, index: int, module: Module, kernel: str) -> Any:
-    return _module(cupy, index, module, part_of(kernel)).get_function(kernel)
-
-
 @lru_cache(maxsize=128)
 def _module(cupy: Any, index: int, module: Module, part: int) -> Any:
     """The module of one device, compiled or read from CuPy's cache on disk."""
@@ -175,13 +189,17 @@ class CudaFactor(MomentsFactor):
     """A factor on a device. Its calls run there."""
 
     system: System
-    undetermined: Array
     device: CupyDevice
     factor: host.DeviceFactor
 
     @staticmethod
     def of(device: CupyDevice, factor: host.DeviceFactor) -> CudaFactor:
-        return CudaFactor(factor.system, factor.undetermined, device, factor)
+        return CudaFactor(factor.system, device, factor)
+
+    @cached_property
+    def undetermined(self) -> Array:  # type: ignore[override]
+        """bool, (*system.batch, T)"""
+        return self.factor.undetermined
 
     @property
     def nbytes(self) -> int:

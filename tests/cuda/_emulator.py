@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
+import math
 import os
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
 
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
+from smnn_core.engines._cuda.plan import ALIGNMENT, Pieces, plans_of
 from smnn_core.engines._cuda.source import Module
 
 HERE = Path(__file__).parent
 KERNELS = Path(host.__file__).parent
 BUILD = HERE.parents[1] / "build" / "emulator"
-GUARD = 64
+GUARD = 512
+"""Bytes on either side of a piece of memory, at the least, that must stay as they are."""
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
 FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w")
@@ -49,34 +55,43 @@ def library(module: Module) -> ctypes.CDLL:
 
 
 class Emulator:
-    """See `host.Device`."""
+    """See `plan.Device`."""
 
     xp = array_api_compat.numpy
 
     def __init__(self, grain: Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
         self.grain, self.block, self.backwards, self.stage = grain, block, backwards, stage
+        self.plans = plans_of(self)
         self.launched: list[str] = []
-        self._guarded: list[tuple[np.ndarray, np.ndarray]] = []
+        self._guards: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        return self._allocate(shape, dtype, np.nan)
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Memory in which all bytes are ones: NaN, where they are read as numbers."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        whole = np.full(size + 3 * GUARD, 0xFF, np.uint8)
+        first = GUARD + -(whole.ctypes.data + GUARD) % ALIGNMENT
+        self._guards.append((whole[:first], whole[first + size :]))
+        return whole[first : first + size].view(dtype).reshape(shape)
 
-    result = empty
+    def results(self, arrays: Sequence[tuple[tuple[int, ...], Any]]) -> list[np.ndarray]:
+        return [self.empty(*array) for array in arrays]
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        return self._allocate(shape, dtype, 0)
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        result = self.empty(shape, dtype)
+        result[...] = 0
+        return result
 
-    def _allocate(self, shape: tuple[int, ...], dtype: str, value: float) -> np.ndarray:
-        size = int(np.prod(shape))
-        # (all ones: NaN, where it is read as a number)
-        whole = np.frombuffer(bytearray(b"\xff" * ((size + 2 * GUARD) * np.dtype(dtype).itemsize)), dtype=dtype)
-        inside = whole[GUARD : GUARD + size]
-        inside[...] = value
-        self._guarded.append((whole, whole.copy()))
-        return inside.reshape(shape)
+    def pieces(self, pieces: Pieces) -> tuple[object, list[int]]:
+        """Each with guards of its own."""
+        memory = [self.empty((size,), np.uint8) for size in pieces.sizes]
+        return memory, [self.address(x) for x in memory]
 
     def address(self, x: np.ndarray) -> int:
         return x.ctypes.data
+
+    def prepare(self, module: Module, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
+        del job_bytes
+        return partial(self.launch, module, kernel, lanes)
 
     def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
         self.launched.append(kernel)
@@ -90,6 +105,5 @@ class Emulator:
 
     def check_guards(self) -> None:
         """Nothing was written beside the memory handed out."""
-        for whole, before in self._guarded:
-            for side in (slice(None, GUARD), slice(whole.size - GUARD, None)):
-                assert whole[side].tobytes() == before[side].tobytes(), "a kernel wrote beside its memory"
+        for guard in itertools.chain(*self._guards):
+            assert (guard == 0xFF).all(), "a kernel wrote beside its memory"

@@ -127,11 +127,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         size = int(np.prod(shape)) * dtype.itemsize
         if memptr is None:
-            memptr = (thread.allocators or [pool])[-1](size)
-            record.add("allocate")
-            if current().graph is not None:
-                current().graph.memory.append(memptr.mem)
-        self.memory = memptr.mem
+            memptr = alloc(size)
+        self.memory, self.data = memptr.mem, memptr
         where = (ctypes.c_char * max(size, 1)).from_address(memptr.ptr) if size else bytearray(1)
         self.host = np.ndarray(shape, dtype, where, strides=strides)
 
@@ -139,11 +136,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def _of(cls, host: np.ndarray, memory: Any) -> ndarray:
         self = cls.__new__(cls)
         self.host, self.memory = host, memory
+        self.data = MemoryPointer(memory, host.ctypes.data - memory.ptr)
         return self
 
-    @property
-    def data(self) -> Any:
-        return SimpleNamespace(ptr=self.host.ctypes.data, mem=self.memory, device_id=0)
+    dtype = property(lambda self: self.host.dtype)
+    shape = property(lambda self: self.host.shape)
+    strides = property(lambda self: self.host.strides)
 
     @property
     def device(self) -> Device:
@@ -211,6 +209,15 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         return f"cupy {self.host!r}"
+
+
+def alloc(size: int) -> Any:
+    """`cupy.cuda.alloc`."""
+    memory = (thread.allocators or [pool])[-1](size)
+    record.add("allocate")
+    if current().graph is not None:
+        current().graph.memory.append(memory.mem)
+    return memory
 
 
 def _new(x: np.ndarray) -> ndarray:
@@ -312,6 +319,7 @@ def make(version: int = 14) -> dict[str, ModuleType]:
         ExternalStream=external_stream if version >= 14 else lambda pointer, device=-1: Stream(pointer),
         get_current_stream=current,
         using_allocator=using_allocator,
+        alloc=alloc,
         MemoryPointer=MemoryPointer,
         UnownedMemory=UnownedMemory,
         MemoryPool=lambda: SimpleNamespace(malloc=pool),
@@ -372,7 +380,7 @@ def replaced(version: int = 14) -> Iterator[ModuleType]:
     """`install`, for a while."""
     others = {name: module for name, module in sys.modules.items() if _is_cupy(name)}
     device = engine._device
-    caches = engine._kernel, engine._module, engine._capability
+    caches = engine._module, engine._capability
     for name in others:
         del sys.modules[name]
     try:

@@ -43,7 +43,7 @@ class MemoryPointer:
     """`cupy.cuda.MemoryPointer`."""
 
     def __init__(self, mem: Any, offset: int) -> None:
-        self.mem, self.ptr = mem, mem.ptr + offset
+        self.mem, self.ptr, self.device_id = mem, mem.ptr + offset, 0
 
 
 def pool(size: int) -> MemoryPointer:

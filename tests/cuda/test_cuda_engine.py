@@ -32,11 +32,14 @@ class DeviceArray(np.ndarray):
 class Cupy:
     """The part of CuPy that the engine uses."""
 
-    cuda = SimpleNamespace(Device=lambda index: nullcontext())
-
     def __init__(self) -> None:
         self.emulator = Emulator(GRAIN, block=BLOCK)
         self.compiled: list[int] = []
+        self.cuda = SimpleNamespace(Device=lambda index: nullcontext(), alloc=self.alloc)
+
+    def alloc(self, size):
+        memory = self.emulator.empty((size,), "uint8")
+        return SimpleNamespace(mem=memory, ptr=memory.ctypes.data)
 
     def empty(self, shape, dtype):
         return self.emulator.empty(shape, dtype).view(DeviceArray)
@@ -66,11 +69,9 @@ def cupy(monkeypatch):
     fake = Cupy()
     device = cuda.CupyDevice(fake, 0, Emulator.xp, GRAIN)
     monkeypatch.setattr(cuda, "_device", lambda index: device)
-    for cached in (cuda._module, cuda._kernel):
-        cached.cache_clear()
+    cuda._module.cache_clear()
     yield fake
-    for cached in (cuda._module, cuda._kernel):
-        cached.cache_clear()
+    cuda._module.cache_clear()
 
 
 def on_device(problem: Problem) -> Problem:
@@ -86,7 +87,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     y, factor = host.solve_problem(Emulator(GRAIN), problem)
     g = np.ones_like(y)
     given = on_device(problem)
-    cupy.modules = [host.specialization(problem.system, chunked=True)]
+    cupy.modules = [host.specialization(host.Signature.of(problem.system), chunked=True)]
     found, found_factor = cuda.CudaEngine().solve_problem(given)
     np.testing.assert_array_equal(found, y)
     assert cupy.compiled == [SOLVE]

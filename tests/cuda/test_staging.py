@@ -27,7 +27,7 @@ WHOLE = Grain(lanes=1)
 SIZES = [(1, 3, 1, "taylor", "float64"), (1, 3, 1, "hermite", "float32"), (2, 2, 2, "custom", "float64")]
 
 
-def results(device: host.Device, problem: Problem) -> dict[str, np.ndarray]:
+def results(device: Emulator, problem: Problem) -> dict[str, np.ndarray]:
     """All that an engine computes."""
     rng = np.random.default_rng(1)
     y, factor = host.solve_problem(device, problem)
@@ -106,7 +106,8 @@ class Recorder(Emulator):
 
     def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None:
         super().launch(module, kernel, threads, job)
-        if "x" in (job.dtype.names or ()) and "in" in job.dtype.names:
+        if kernel.removeprefix("smnn_") in tiles.STAGED:
+            job = job.view(layout.point_job(module.dtype))
             flags = {name: job["in"][0, f]["staged"] for f, name in enumerate(layout.FIELDS)}
             flags |= {f"d {layout.FIELDS[f]}": job["gradient"][0, f]["staged"] for f in range(layout.N_GRADIENTS)}
             self.flags[kernel] = {name for name, flag in (flags | {"x": job["x"][0]["staged"]}).items() if flag}

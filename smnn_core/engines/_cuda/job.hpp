@@ -33,7 +33,7 @@ struct Input {
 };
 
 // x, of one side or both, (sides, batch, time, count); or the gradient of a field, (batch, time, count), or summed over the
-// points of each lane, (batch, chunks, count).
+// points of each lane, (batch, chunks, count). No data: not wanted; `over_time` then, too.
 struct Output {
     void* data;
     Index over_time;

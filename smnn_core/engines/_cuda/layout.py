@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._arrays import Array, Namespace, Shape
+from ..._arrays import Shape
+
+if TYPE_CHECKING:
+    from .plan import Place
 
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
@@ -117,12 +121,7 @@ def moments_job() -> np.dtype[np.void]:
     )
 
 
-def addressable(xp: Namespace, x: Array) -> Array:
-    """The array itself; a copy where its elements do not lie at multiples of their size."""
-    return xp.asarray(x, copy=True) if any(stride % x.itemsize for stride in x.strides) else x
-
-
-def strides_of(x: Array, rank: int) -> list[int]:
+def strides_of(x: Place, rank: int) -> list[int]:
     """Strides in elements for `rank` axes, 0 where the array is broadcast."""
     own = [0 if size == 1 else stride // x.itemsize for size, stride in zip(x.shape, x.strides, strict=True)]
     return [0] * (rank - len(own)) + own
@@ -147,9 +146,8 @@ def merge_axes(shape: Shape, strides: Sequence[Sequence[int]]) -> tuple[Shape, l
 
 
 def lay_out(
-    address: Callable[[Array], int],
     batch: Shape,
-    arrays: Sequence[Array | None],
+    arrays: Sequence[Place | None],
     cores: Sequence[Shape],
     systems: np.void,
 ) -> np.ndarray:
@@ -163,7 +161,7 @@ def lay_out(
     shape, merged = merge_axes(batch, [s[: len(batch)] for s in strides])
     systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), math.prod(batch)
     for (to, x, _), of_axes, of_batch in zip(given, strides, merged, strict=True):
-        to["data"], (to["time"], *inner) = address(x), of_axes[len(batch) :]
+        to["data"], (to["time"], *inner) = x.address, of_axes[len(batch) :]
         to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, of_batch
     return inputs
 

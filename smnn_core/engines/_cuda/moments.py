@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +11,10 @@ from ..._problem import Rows, System
 from .._increments import increment_rows
 from .._interface import inputs_by_field
 from .._moments import Moments
-from .layout import addressable, lay_out, moments_job
+from .host import Signature
+from .layout import lay_out, moments_job
+from .plan import Device, Kind, Layout, Planner, described
 from .source import MomentsModule
-
-if TYPE_CHECKING:
-    from .host import Device
 
 LARGEST = 9
 """Unknowns of a point. What a thread works on lies in its local memory, which drivers set aside for all threads that a
@@ -30,6 +28,8 @@ MEMORY = 1 << 28
 """Bytes of what elimination keeps for the way back; where all of it takes more, steps are eliminated again."""
 
 
+FORWARD = Moments._fields.index("log_determinant"), Moments._fields.index("minimum")
+"""What elimination leaves, of the moments in order: all others take the way back."""
 FALLBACK = f"moments of more than {LARGEST} unknowns, or of fewer than {MANY} systems of more than {LONGEST} points"
 """What is left to the array API engine."""
 
@@ -49,43 +49,53 @@ def moments(device: Device, system: System, undetermined: Array, wanted: Moments
     xp = device.xp
     batch = system.batch if d is None else system.batch_with(d)
     b, u = (None, None) if d is None else (d.equation, d.initial)
-    arrays = [None if x is None else addressable(xp, x) for x in inputs_by_field(system, b, u)]
-    bad = device.zeros(batch, "bool")  # (a copy of a broadcast array may keep its order)
+    which = tuple(map(bool, wanted.in_order))
+    held, layouts, given = described(device, inputs_by_field(system, b, u), 8)
+    plan = device.plans(_lay_out, Signature.of(system), batch, layouts, which)
+    bad = device.zeros(batch, np.dtype(bool))  # (a copy of a broadcast array may keep its order)
     bad[...] = xp.any(undetermined, axis=-1)
-    T, V, K, Q = system.n_steps, system.V, system.K, system.Q
-    initial = system.n_initial_steps, V, system.n_initial_orders
-    of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)
-    cores = *Moments.cores(system)[:5], *of_inputs, *of_inputs
-    # (nothing is written to those of an empty batch)
-    found = [
-        device.result((*batch, *core), "float64") if want else None
-        for want, core in zip(wanted.in_order, cores, strict=True)
-    ]
-    if math.prod(batch):
-        job = np.zeros(1, moments_job())
-        job[0]["systems"]["bad"] = device.address(bad)
-        job["in"] = lay_out(device.address, batch, arrays, of_inputs, job[0]["systems"])
-        job["results"] = [0 if x is None else device.address(x) for x in found]
-        job["V"], job["K"], job["Q"], job["points"] = V, K, Q, T
-        job["T_init"], job["R_init"] = system.n_initial_steps if system.n_initial_orders else 0, system.n_initial_orders
-        job["increments"][0, : K * K] = increment_rows(system.scheme, K)[1].ravel()
-        threads = min(math.prod(batch), device.grain.lanes)
-        segment, room = _segments(T - 1, system.n, threads)
-        job["threads"], job["segment"] = threads, segment
-        kept = [device.empty((size, threads), "float64") for size in room if _goes_back(wanted)]
-        for name, x in zip(("factor", "checkpoints"), kept, strict=False):
-            job[name] = device.address(x)
-        device.launch(MomentsModule(V, K, Q), "smnn_moments", threads, job)
+    results = iter(plan.run(device, [*given, device.address(bad)]).results)
+    del held
     # (the kernel has a gradient for each time and entry: what inputs share is summed)
     own = Moments.cores(system, d)
     return Moments.of(
-        [x if x is None else sum_to_shape(xp, x, (*batch, *core)) for x, core in zip(found, own, strict=True)]
+        [
+            sum_to_shape(xp, next(results), (*batch, *core)) if take else None
+            for take, core in zip(which, own, strict=True)
+        ]
     )
 
 
-def _goes_back(wanted: Moments) -> bool:
-    """Whether more is wanted than what elimination leaves."""
-    return any(wanted._replace(log_determinant=None, minimum=None).in_order)
+def _lay_out(
+    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], wanted: tuple[bool, ...]
+) -> None:
+    """The one launch. After the arrays, a bool for each system is given: whether it is undetermined."""
+    arrays = [None if x is None else planner.given(x, "float64") for x in layouts]
+    bad = planner.take(Kind.GIVEN, batch, "bool")
+    T, V, K, Q, n = system.n_steps, system.V, system.K, system.Q, system.n
+    initial = system.n_initial_steps, V, system.n_initial_orders
+    of_inputs = (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,)
+    cores = (T, n, n), (T - 1, n, n), (T, n), (), (), *of_inputs, *of_inputs
+    found = [
+        planner.take(Kind.RESULT, (*batch, *core), "float64") if want else None
+        for want, core in zip(wanted, cores, strict=True)
+    ]
+    if not math.prod(batch):
+        return
+    job = np.zeros(1, moments_job())
+    job[0]["systems"]["bad"] = bad.address
+    job["in"] = lay_out(batch, arrays, of_inputs, job[0]["systems"])
+    job["results"] = [0 if x is None else x.address for x in found]
+    job["V"], job["K"], job["Q"], job["points"] = V, K, Q, T
+    job["T_init"], job["R_init"] = system.n_initial_steps if system.n_initial_orders else 0, system.n_initial_orders
+    job["increments"][0, : K * K] = increment_rows(system.scheme, K)[1].ravel()
+    threads = min(math.prod(batch), planner.grain.lanes)
+    segment, room = _segments(T - 1, n, threads)
+    job["threads"], job["segment"] = threads, segment
+    if any(take for i, take in enumerate(wanted) if i not in FORWARD):  # goes back, by what elimination has kept
+        for name, size in zip(("factor", "checkpoints"), room, strict=True):
+            job[name] = planner.take(Kind.SCRATCH, (size, threads), "float64").address
+    planner.launch(MomentsModule(V, K, Q), "smnn_moments", threads, job)
 
 
 def _segments(steps: int, n: int, threads: int) -> tuple[int, Shape]:

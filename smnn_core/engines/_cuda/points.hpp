@@ -216,7 +216,7 @@ struct Sink {
         for (int e = 0; e < place.count; ++e) put(t, e, x[e]);
     }
     SMNN_INLINE void finish() const {
-        if (!place.out.over_time) return;
+        if (!place.out.over_time || !place.out.data) return;
         for (int e = 0; e < place.count; ++e) place.at[e] = T(sums[e]);
     }
     SMNN_INLINE void flush(const WarpLanes& lanes, int t) const { place.flush(lanes, t); }
@@ -426,7 +426,8 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
             each_initial_row([&](auto j, int v, int r) {
                 const T weight = rows.w_initial(t, v, r);
                 const Index to = Index(lane.start + t) * initial + v * job.R_init + r;
-                du[to] = weight * weight * x.now()[j];
+                if (job.gradient[U].data) du[to] = weight * weight * x.now()[j];
+                if (!job.gradient[W_INITIAL].data) return;
                 dwi[to] = 2 * weight * x.now()[j] * (rows.u(t, v, r) - y.now()[j] - change.now()[j]);
             });
         }

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..._arrays import Array, Shape
+from ..._arrays import Shape
 from .layout import FIELDS, N_GRADIENTS, STATES
+
+if TYPE_CHECKING:
+    from .plan import Place
 
 WARP, WARPS = 32, 4
 """Lanes of a tile, and warps of a block."""
@@ -85,7 +88,7 @@ def _pitch(count: int, itemsize: int) -> int:
     return WARP + max(BANKS // itemsize // count, 1)
 
 
-def far_apart(x: Array, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:
+def far_apart(x: Place, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:
     """Whether each lane of an array lies in one line, and neighbouring lanes neither side by side nor in one place.
 
     Args:

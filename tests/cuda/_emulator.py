@@ -23,8 +23,10 @@ import numpy as np
 
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
+from smnn_core.engines._cuda.layout import point_job
 from smnn_core.engines._cuda.plan import ALIGNMENT, Pieces, plans_of
 from smnn_core.engines._cuda.source import Module
+from smnn_core.engines._cuda.tiles import STAGED
 
 HERE = Path(__file__).parent
 KERNELS = Path(host.__file__).parent
@@ -33,7 +35,9 @@ GUARD = 512
 """Bytes on either side of a piece of memory, at the least, that must stay as they are."""
 
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
-FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w")
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
+FMA = ("-mfma",) if " fma " in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "") else ()
+"""Products and sums are fused as NVRTC fuses them, where the machine can."""
 
 
 @cache
@@ -41,17 +45,31 @@ def library(module: Module) -> ctypes.CDLL:
     """The module, compiled for the CPU; kept in `build/` from run to run."""
     defines = [f"-D{k}={v}" for k, v in module.defines.items()]
     own = "".join((HERE / name).read_text() for name in ("grid.hpp", "emulator.cpp"))
-    key = hashlib.sha256("\n".join([module.source, own, COMPILER, *FLAGS, *defines]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([module.source, own, COMPILER, *FLAGS, *FMA, *defines]).encode()).hexdigest()[:16]
     path = BUILD / f"{module}-{key}.so"
     if not path.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         # (several test processes may compile the same module: the last one to finish leaves its own)
         with tempfile.TemporaryDirectory(dir=BUILD) as folder:
             made = Path(folder) / "module.so"
-            command = [COMPILER, *FLAGS, *defines, f"-I{KERNELS}", str(HERE / "emulator.cpp"), "-o", str(made)]
+            command = [COMPILER, *FLAGS, *FMA, *defines, f"-I{KERNELS}", str(HERE / "emulator.cpp"), "-o", str(made)]
             subprocess.run(command, check=True)
             made.replace(path)
     return ctypes.CDLL(str(path))
+
+
+def check_addresses(module: Module, kernel: str, job: np.ndarray) -> None:
+    """As a device does, whose threads read numbers at multiples of their size alone."""
+    itemsize = 4 if getattr(module, "dtype", "float64") == "float32" else 8
+    if kernel.removeprefix("smnn_") in STAGED:
+        inputs = job.view(point_job(module.dtype, module.K))["in"]["data"]
+        assert not (inputs % itemsize).any(), f"{kernel}: misaligned address"
+
+
+def raise_if(wrong: int, module: Module, kernel: str) -> None:
+    """What a launch on the grid has returned."""
+    reasons = "", "there is no such kernel", "threads of a warp wait for one that is done", "a barrier of other threads"
+    assert not wrong, f"{module}, {kernel}: {reasons[wrong]}"
 
 
 class Emulator:
@@ -97,10 +115,9 @@ class Emulator:
         self.launched.append(kernel)
         block = min(self.block, module.block(kernel))
         blocks = -(-lanes * module.team(kernel) // block)
+        check_addresses(module, kernel, job)
         memory = job.ctypes.data_as(ctypes.c_void_p)
-        wrong = library(module).launch(kernel.encode(), blocks, block, int(self.backwards), memory)
-        assert wrong != 1, f"{module} has no kernel {kernel}"
-        assert not wrong, f"{kernel}: threads of a warp wait for one that is done"
+        raise_if(library(module).launch(kernel.encode(), blocks, block, int(self.backwards), memory), module, kernel)
         self.check_guards()
 
     def check_guards(self) -> None:

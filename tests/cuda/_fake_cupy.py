@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from _emulator import library
+from _emulator import check_addresses, library, raise_if
 from _fake_memory import MemoryPointer, UnownedMemory, live, pool, using_allocator
 from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, record, thread
 
@@ -291,12 +291,12 @@ class RawModule:
         def launch(grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray]) -> None:
             (job,) = arguments
             job = job.copy()  # by value
+            check_addresses(self.module, name, job)
 
             def run() -> None:
                 memory = job.ctypes.data_as(ctypes.c_void_p)
                 with grid_lock:
-                    wrong = library(self.module).launch(name.encode(), *grid, *block, 0, memory)
-                assert not wrong, f"{self.module}, {name}: {wrong}"
+                    raise_if(library(self.module).launch(name.encode(), *grid, *block, 0, memory), self.module, name)
                 for piece in list(live):
                     piece.check()
 

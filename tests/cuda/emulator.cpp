@@ -1,19 +1,23 @@
-// kernels.cu, or moments.cu, for the CPU: launch by name. Returns 0, 1 where there is no such kernel, or 2 where threads of a warp wait
-// for one that is done.
+// kernels.cu, or moments.cu, for the CPU: launch by name. Returns 0, 1 where there is no such kernel, 2 where threads of a
+// warp wait for one that is done, or 3 where a thread comes to a barrier of others. Numbers in single precision that are
+// too small are zero, as with -ftz=true.
 #include <type_traits>
 
 #include "grid.hpp"
 
 #ifdef SMNN_MOMENTS_JOB_BYTES
 #include "moments.cu"
+static constexpr bool single = false;
 #else
 #include "kernels.cu"
+static constexpr bool single = sizeof(SMNN_SCALAR) == 4;
 #endif
 
 extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int backwards, const void* job) {
 #define KERNEL(NAME)                                                               \
     if (std::strcmp(name, #NAME) == 0) {                                           \
-        return run_grid(NAME, blocks, threads, backwards != 0, job) ? 0 : 2;       \
+        const FlushToZero flush(single);                                           \
+        return run_grid(NAME, blocks, threads, backwards != 0, job);               \
     }
 #ifdef SMNN_MOMENTS_JOB_BYTES
     KERNEL(smnn_moments)

@@ -4,6 +4,10 @@
 
 #include <ucontext.h>
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
 #include <cstring>
 #include <map>
 #include <string>
@@ -33,6 +37,7 @@ struct Warp {
     unsigned arrived[SIZE];  // how often each came to a barrier,
     std::map<unsigned, unsigned> of_members[SIZE];  // and to one of the same members
     unsigned current;
+    bool of_others;  // a thread came to a barrier that it is no member of
     void (*kernel)(const void*);
     const void* job;
 
@@ -49,6 +54,7 @@ struct Warp {
     // until all members have come to it
     void barrier(unsigned members) {
         const unsigned me = current, now = ++of_members[me][members];
+        of_others = of_others || !(members >> me & 1);
         ++arrived[me];
         bool waits = true;
         while (waits) {
@@ -58,9 +64,10 @@ struct Warp {
         }
     }
 
-    // Threads first to first + 31 of the block, in order or backwards. False where some wait at a barrier that others
-    // do not come to.
-    bool run(unsigned first, bool backwards) {
+    // Threads first to first + 31 of the block, in order or backwards. 2 where some wait at a barrier that others do not
+    // come to, 3 where one comes to a barrier of others.
+    int run(unsigned first, bool backwards) {
+        of_others = false;
         for (unsigned i = 0; i < SIZE; ++i) {
             getcontext(&threads[i]);
             threads[i].uc_stack.ss_sp = stacks.data() + i * STACK;
@@ -80,8 +87,9 @@ struct Warp {
                 finished += done[current];
                 moved += arrived[current] + done[current];
             }
-            if (finished == SIZE) return true;
-            if (moved == before) return false;
+            if (of_others) return 3;
+            if (finished == SIZE) return 0;
+            if (moved == before) return 2;
             before = moved;
         }
     }
@@ -107,8 +115,21 @@ inline unsigned __float_as_uint(float x) {
     return bits;
 }
 
+// Numbers that are too small for their type are zero while this lives, where the machine can do so: of both types, but
+// kernels in single precision have few in double precision, and none that are small.
+struct FlushToZero {
+#ifdef __SSE__
+    const unsigned before = _mm_getcsr();
+    explicit FlushToZero(bool single) { _mm_setcsr(before | (single ? 0x8040u : 0u)); }
+    ~FlushToZero() { _mm_setcsr(before); }
+#else
+    explicit FlushToZero(bool) {}
+#endif
+};
+
+// 0, or what was wrong (see Warp::run).
 template <class Job>
-bool run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {
+int run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backwards, const void* memory) {
     static std::remove_const_t<Job> job;
     static void (*the_kernel)(Job);
     std::memcpy(&job, memory, sizeof(job));
@@ -123,7 +144,7 @@ bool run_grid(void (*kernel)(Job), unsigned blocks, unsigned threads, bool backw
         blockIdx.x = one / warps;
         // (NaN, as a number)
         std::memset(__start_smnn_shared, 0xff, __stop_smnn_shared - __start_smnn_shared);
-        if (!warp.run(one % warps * Warp::SIZE, backwards)) return false;
+        if (const int wrong = warp.run(one % warps * Warp::SIZE, backwards)) return wrong;
     }
-    return true;
+    return 0;
 }

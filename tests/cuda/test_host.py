@@ -288,6 +288,40 @@ def test_time_is_divided_where_that_leaves_fewer_steps(batch, T, chunks) -> None
     assert (sizes[1] if len(sizes) > 1 else None) == chunks
 
 
+class Jobs(Emulator):
+    """Keeps the jobs of chains, and runs nothing."""
+
+    def __init__(self, grain: Grain) -> None:
+        super().__init__(grain)
+        self.chains: list[np.void] = []
+
+    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
+        if kernel == "smnn_chains_sweep":
+            self.chains.append(job.view(layout.chain_job(module.dtype))[0].copy())
+
+
+@pytest.mark.parametrize(
+    ("batch", "T", "V", "separators", "launches"),
+    [
+        (1, 10_000, 1, 30, 1),  # 20, 4, 4 and 2
+        (64, 1000, 3, 12, 2),  # 4, 4 and 4
+        (1, 10_000, 3, 30, 3),
+        (1, 10_000, 4, 30, 3),
+    ],
+)
+def test_separators_that_follow_each_other(batch, T, V, separators, launches) -> None:
+    """Also where teams sweep them, of which a warp has four or two: no team takes two lanes of a level."""
+    device = Jobs(Grain(lanes=33792))
+    host.factorize(device, random_problem(np.random.default_rng(0), (batch,), T, V, 3, V).system)
+    count = 0
+    for job in device.chains:
+        for level in range(job["first_level"], job["end_level"]):
+            items, chunks = job["sizes"][level], max(job["sizes"][level + 1], 1)
+            count += -(-chunks // job["group"]) * -(-items // chunks)
+    assert (count, len(device.chains)) == (separators, launches)
+    assert [job["first_level"] for job in device.chains[1:]] == [job["end_level"] for job in device.chains[:-1]]
+
+
 @settings(max_examples=100)
 @given(st.lists(st.integers(1, 4), max_size=4), st.integers(0, 2**32 - 1))
 def test_merged_axes_hold_the_same_elements(shape, seed) -> None:

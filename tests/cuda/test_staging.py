@@ -107,7 +107,7 @@ class Recorder(Emulator):
     def launch(self, module: Specialization, kernel: str, threads: int, job: np.ndarray) -> None:
         super().launch(module, kernel, threads, job)
         if kernel.removeprefix("smnn_") in tiles.STAGED:
-            job = job.view(layout.point_job(module.dtype))
+            job = job.view(layout.point_job(module.dtype, module.K))
             flags = {name: job["in"][0, f]["staged"] for f, name in enumerate(layout.FIELDS)}
             flags |= {f"d {layout.FIELDS[f]}": job["gradient"][0, f]["staged"] for f in range(layout.N_GRADIENTS)}
             self.flags[kernel] = {name for name, flag in (flags | {"x": job["x"][0]["staged"]}).items() if flag}
@@ -175,19 +175,22 @@ def test_a_wrong_place_in_the_tile_shows(grain, monkeypatch) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("waiting", "well"), [(32, True), (0, True), (31, False), (1, False)])
-def test_the_emulator_finds_threads_that_wait_for_one_that_is_done(waiting, well, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("waiting", "members", "wrong"),
+    [(32, 0xFFFFFFFF, 0), (0, 0xFFFFFFFF, 0), (31, 0xFFFFFFFF, 2), (1, 0xFFFFFFFF, 2), (8, 0xFF, 0), (9, 0xFF, 3)],
+)
+def test_the_emulator_finds_threads_that_wait_for_one_that_is_done(waiting, members, wrong, tmp_path) -> None:
     """What a device would hang on, or do wrong."""
     (tmp_path / "kernel.cpp").write_text(f"""
         #include <type_traits>
         #include "grid.hpp"
         __shared__ int used;
-        void kernel(int) {{ if (int(threadIdx.x) < {waiting}) __syncwarp(); used = 0; }}
+        void kernel(int) {{ if (int(threadIdx.x) < {waiting}) __syncwarp({members}u); used = 0; }}
         extern "C" int run() {{ int job = 0; return run_grid<int>(kernel, 1, 32, false, &job); }}
     """)
     made = tmp_path / "kernel.so"
     subprocess.run([COMPILER, *FLAGS, f"-I{HERE}", str(tmp_path / "kernel.cpp"), "-o", str(made)], check=True)
-    assert bool(ctypes.CDLL(str(made)).run()) is well
+    assert ctypes.CDLL(str(made)).run() == wrong
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ class Grain:
     """How finely time is divided."""
 
     lanes: int
-    """as many as fill the device"""
+    """as many as fill the device, where a thread sweeps each"""
     shortest: int = 16
     """points of a chunk, at the least"""
     fewest: int = 2
@@ -20,7 +20,7 @@ class Grain:
     radix: int = 4
     """separators of a chunk, where there are not too many"""
     width: int = 32
-    """chunks of separators, at most: the threads of a warp, which sweeps those of a system"""
+    """chunks of separators, at most: the threads of a warp, which sweeps those of a system, or as many teams"""
     last: int = 4
     """separators that one lane sweeps at the end, at most"""
     point: float = 2.0
@@ -31,9 +31,13 @@ class Grain:
     """Time is divided where that leaves at most this share of the steps one after the other. It also moves up to twice
     as much memory, and takes one launch more; all three numbers are estimates that no device has confirmed."""
 
-    def divide(self, batch: int, T: int) -> tuple[int, ...]:
-        """T, the number of chunks of points, of chunks of separators, ...; T alone where dividing does not pay."""
-        chunks = min(T // self.shortest, self.lanes // batch) if batch else 0
+    def divide(self, batch: int, T: int, team: int = 1) -> tuple[int, ...]:
+        """T, the number of chunks of points, of chunks of separators, ...; T alone where dividing does not pay.
+
+        Args:
+            team: threads that sweep a lane.
+        """
+        chunks = min(T // self.shortest, self.lanes // team // batch) if batch else 0
         if chunks < self.fewest:
             return (T,)
         sizes = [T, chunks]

@@ -5,9 +5,10 @@ form a chain, which is divided again until one lane can sweep what is left; subs
 
     sweep points -> sweep chains, level by level, and substitute in them, last level first -> substitute in points
 
-which are three launches, as the levels of a system are swept by threads of one warp, which wait for each other there. A
-normal solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of such. Nothing
-here waits for the device.
+which are three launches, as the levels of a system are swept by threads of one warp, which wait for each other there.
+(Teams of threads sweep larger points, and a warp has few teams: then wide levels have launches of their own.) A normal
+solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of such. Nothing here
+waits for the device.
 """
 
 from __future__ import annotations
@@ -140,14 +141,15 @@ class Call:
         """
         self.planner, self.system, self.batch = planner, system, batch
         self.count, self.cores, self.sides = math.prod(batch), cores(system), sides
-        self.sizes = sizes or planner.grain.divide(self.count, system.n_steps)
+        team = specialization(system, True).team("smnn_sweep")
+        self.sizes = sizes or planner.grain.divide(self.count, system.n_steps, team)
         self.chunks = self.sizes[1] if self.chunked else 1
         self.lanes = self.count * self.chunks
         self.module = specialization(system, self.chunked)
         self.dtype = system.dtype
         self.arrays = [None if x is None else planner.given(x, self.dtype) for x in layouts]
         self.factor = self._factor(is_given=sizes is not None)
-        self.job = np.zeros(1, point_job(self.dtype))
+        self.job = np.zeros(1, point_job(self.dtype, system.K))
         self.inputs = np.zeros(len(FIELDS), self.job["in"].dtype)
         self.lines: dict[int, Shape] = {}  # see `staged`, by array
         self.chains = np.zeros(1, chain_job(self.dtype))
@@ -205,10 +207,10 @@ class Call:
         # without orders there are no initial rows
         job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
         job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
-        job["V"], job["K"], job["Q"] = system.V, system.K, system.Q
+        job["V"], job["orders"], job["Q"] = system.V, system.K, system.Q
         job["tolerance2"] = (8 * system.n * float(np.finfo(self.dtype).eps)) ** 2
-        scheme, K = constants(system.scheme, system.K), system.K
-        job["scheme_norm2"][: 2 * K], job["scheme_rows"][: 4 * K * K] = scheme.norm2, scheme.rows
+        scheme = constants(system.scheme, system.K)
+        job["scheme_norm2"], job["scheme_rows"] = scheme.norm2, scheme.rows
 
     def _connect_chains(self) -> None:
         """The job of the chains."""
@@ -246,12 +248,20 @@ class Call:
             self.planner.launch(self.module, f"smnn_{kernel}", lanes, staged(self.job, tiles, lines))
 
     def _launch_chains(self, kernel: str) -> None:
-        """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level has lanes."""
+        """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level lanes; where
+        a warp has too few teams for the first levels, these have launches of their own."""
+        name, levels = f"smnn_chains_{kernel}", len(self.sizes)
+        together = WARP // self.module.team(name)
+        chunks = [*self.sizes[2:], 1]  # of level 1, 2, ..
+        alone = sum(width > together for width in chunks) if together < WARP else 0
+        widest = min(max(chunks), together)
+        for level in range(1, alone + 1):
+            self._launch_levels(name, level, level + 1, chunks[level - 1])
+        self._launch_levels(name, alone + 1, levels, 1 << (widest - 1).bit_length())
+
+    def _launch_levels(self, name: str, first: int, end: int, group: int) -> None:
         if self.count:
-            name = f"smnn_chains_{kernel}"
-            widest = self.sizes[2] if len(self.sizes) > 2 else 1
-            group = min(1 << (widest - 1).bit_length(), WARP // self.module.team(name))
-            self.chains["group"] = group
+            self.chains["first_level"], self.chains["end_level"], self.chains["group"] = first, end, group
             lanes = self.count * int(self.chains["sides"][0]) * group
             self.planner.launch(self.module, name, lanes, self.chains)
 

@@ -9,6 +9,7 @@ namespace SMNN_LEVEL {
 constexpr int MAX_AXES = 6;    // of the batch, once axes that lie in one line are merged
 constexpr int MAX_K = 8;       // orders, as SMNN_MOST_ORDERS
 constexpr int MAX_LEVELS = 8;  // of chains of separators
+constexpr int MAX_BYTES = 4096;  // of a job: all that older drivers pass to a kernel by value
 
 // An adjoint has two sides: Y refines y, LAMBDA finds λ with M λ = g, and refines it. Each has solves, totals and products
 // of its own; a launch has the lanes of one or both.
@@ -91,8 +92,8 @@ SMNN_INLINE bool exceeds(const void* sizes, Index count, Index system, int side,
     return result;
 }
 
-// Points. A lane is a chunk of a system; lanes lie side by side in what is kept for them.
-template <class T>
+// Points, for K orders. A lane is a chunk of a system; lanes lie side by side in what is kept for them.
+template <class T, int K>
 struct PointJob {
     Systems systems;
     Input in[FIELDS];
@@ -109,11 +110,11 @@ struct PointJob {
     void* separators;  // (slots, n)
     Index slots;
     int first_side, sides;
-    int V, K, Q;       // as compiled for: where they are not to be compile-time numbers
+    int V, orders, Q;  // as compiled for: where they are not to be compile-time numbers
     int points, T_init, R_init, chunks;
     T tolerance2;
-    T scheme_norm2[2 * MAX_K];
-    T scheme_rows[4 * MAX_K * MAX_K];
+    T scheme_norm2[2 * K];
+    T scheme_rows[4 * K * K];
 };
 
 // One level of the chains of separators. An item is the separator of a chunk of the level below, or of points.
@@ -132,7 +133,8 @@ struct ChainJob {
     ChainLevel level[MAX_LEVELS];  // from 1 on
     int sizes[MAX_LEVELS];         // T, chunks of points, chunks of those, ...: as many as there are levels
     int levels;
-    int group;  // threads, or teams, of a system and side: neighbours in a warp, a power of two
+    int first_level, end_level;  // those that a launch sweeps
+    int group;  // threads, or teams, of a system and side: where a launch has several levels, neighbours in a warp
     int back;   // whether `sweep` goes on to x
     int first_side, sides, all_sides;  // of the launch, and those that there is memory for
     int n;      // as compiled for

@@ -40,7 +40,9 @@ using PointsOf = Points<Scalar, D, SMNN_CHUNKED, MemoryOf<Tiles>>;
 using ChainsOf = Chains<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
-static_assert(sizeof(PointJob<Scalar>) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");
+using JobOfPoints = PointJob<Scalar, SMNN_K>;
+static_assert(sizeof(JobOfPoints) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");
+static_assert(sizeof(JobOfPoints) <= MAX_BYTES && sizeof(ChainJob<Scalar>) <= MAX_BYTES, "a job is too large to be passed");
 static_assert(sizeof(ChainJob<Scalar>) == SMNN_CHAIN_JOB_BYTES, "host and device lay out separators differently");
 
 SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + threadIdx.x; }
@@ -51,7 +53,7 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 // All threads of a warp go to the end, those beyond the last lane as well: they take part in copying.
 #define SMNN_POINTS_KERNEL(NAME, TILES, BODY)                                                                   \
     extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
-        NAME(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {                \
+        NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                       \
         using namespace smnn::SMNN_LEVEL;                                                                       \
         __shared__ MemoryOf<TILES> memory[SMNN_BLOCK / WARP];                                                   \
         static_assert(sizeof(memory) <= SMNN_SHARED, "tiles take more shared memory than a block has");         \
@@ -81,7 +83,7 @@ using SweepTeam = Team<SMNN_TEAM>;
 
 #if SMNN_PARTS & 1
 extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
-    smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::PointJob<smnn::SMNN_LEVEL::Scalar> job) {
+    smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {
     using namespace smnn::SMNN_LEVEL;
     SMNN_ROOM(SweepPoints::ROOM)
     SweepMemory none;
@@ -118,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
     using namespace smnn::SMNN_LEVEL;
     SMNN_ROOM(ChainsOf::ROOM)
     ChainsOf(job, this_thread() / SMNN_TEAM, job.group).sweep(room, SweepTeam());
-    if (job.back) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back();
+    if (job.back && job.end_level == job.levels) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back();
 }
 #endif
 #if SMNN_PARTS & 2

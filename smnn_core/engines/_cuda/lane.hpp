@@ -137,7 +137,7 @@ template <class T, class D, class Memory>
 struct LaneRows {
     using Size = typename SizeOf<D::unrolled>::template type<D>;
 
-    const PointJob<T>& job;
+    const PointJob<T, D::K>& job;
     const Lane& lane;
     const Size size;
     const Staged<T, decltype(Memory::c)> c_;
@@ -146,10 +146,10 @@ struct LaneRows {
     const Staged<T, decltype(Memory::s)> s_;
     const Field_<T> w_smoothness_, u_, w_initial_, smoothness_rhs_;
 
-    SMNN_INLINE LaneRows(const PointJob<T>& job_, const Lane& lane_, Memory& memory)
+    SMNN_INLINE LaneRows(const PointJob<T, D::K>& job_, const Lane& lane_, Memory& memory)
         : job(job_),
           lane(lane_),
-          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
+          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)),
           c_(job_.systems, job_.in[C], lane_, memory.c),
           b_(job_.systems, job_.in[B], lane_, memory.b),
           w_equation_(job_.systems, job_.in[W_EQUATION], lane_, memory.w_equation),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,8 +58,8 @@ SIDES, SIZES = 2, 6
 
 
 @cache
-def point_job(dtype: str) -> np.dtype[np.void]:
-    """`PointJob`."""
+def point_job(dtype: str, K: int) -> np.dtype[np.void]:
+    """`PointJob` for K orders."""
     pointers = ("factor", "z", "ends", "products", "sizes", "passed", "separators")
     return np.dtype(
         [
@@ -71,10 +71,10 @@ def point_job(dtype: str) -> np.dtype[np.void]:
             *((name, _pointer) for name in pointers),
             ("slots", _index),
             *((name, _int) for name in ("first_side", "sides")),
-            *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "chunks")),
+            *((name, _int) for name in ("V", "orders", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),
-            ("scheme_norm2", dtype, (2 * MAX_K,)),
-            ("scheme_rows", dtype, (4 * MAX_K * MAX_K,)),
+            ("scheme_norm2", dtype, (2 * K,)),
+            ("scheme_rows", dtype, (4 * K * K,)),
         ],
         align=True,
     )
@@ -86,7 +86,7 @@ _chain_level = np.dtype([(name, _pointer) for name in ("ends", "passed", "factor
 @cache
 def chain_job(dtype: str) -> np.dtype[np.void]:
     """`ChainJob`."""
-    numbers = ("levels", "group", "back", "first_side", "sides", "all_sides", "n")
+    numbers = ("levels", "first_level", "end_level", "group", "back", "first_side", "sides", "all_sides", "n")
     return np.dtype(
         [
             ("systems", _systems),
@@ -119,6 +119,17 @@ def moments_job() -> np.dtype[np.void]:
         ],
         align=True,
     )
+
+
+@cache
+def pointers_of(job: np.dtype[Any]) -> np.ndarray:
+    """The words of a job, of eight bytes, that are addresses."""
+    if job.subdtype is not None:
+        each, shape = job.subdtype
+        return np.add.outer(np.arange(math.prod(shape)) * (each.itemsize // 8), pointers_of(each)).ravel()
+    if job.fields is None:
+        return np.zeros(int(job == _pointer), np.intp)
+    return np.concatenate([pointers_of(field[0]) + field[1] // 8 for field in job.fields.values()])
 
 
 def strides_of(x: Place, rank: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 To lay out jobs takes Python some 0.2 to 0.6 ms, longer than most kernels run. All of it but addresses depends on
 shapes, strides and the division of time alone. So a call is laid out on places that stand for memory; each has an
-address of its own that no memory has, which jobs hold wherever they point to that place. A run takes memory, copies
-the jobs, writes the addresses of this run over those of the places, and launches.
+address of its own, which jobs hold wherever they point to that place. A run takes memory, copies the jobs, writes the
+addresses of this run over those of the places, and launches.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import numpy as np
 
 from ..._arrays import Array, Namespace, Shape
 from .grain import Grain
+from .layout import pointers_of
 from .source import Module
 
 MOST_PLANS = 512
 """Of a device; each has some 4 KB for each launch."""
 
-_FIRST, _BITS = 0x7FF8 << 48, 40
-"""Place i and byte b of it stand at _FIRST + (i << _BITS) + b: NaN as a number, and no count or stride."""
+_BITS = 40
+"""Byte b of place i stands at (i + 1 << _BITS) + b; zero stays zero."""
 ALIGNMENT = 256
 """Bytes, of memory, as CUDA aligns it."""
 
@@ -77,7 +78,7 @@ class Place:
     @property
     def address(self) -> int:
         """What stands for the address in jobs."""
-        return _FIRST + (self.number << _BITS) + self.offset
+        return (self.number + 1 << _BITS) + self.offset
 
     def part(self, shape: Shape, itemsize: int, offset: int) -> Place:
         """An array in C order, so many bytes after the start of this one."""
@@ -164,6 +165,7 @@ class Planner:
         self.grain, self.stage, self._prepare = device.grain, device.stage, device.prepare
         self._memory: list[tuple[Kind, Shape, np.dtype[Any]]] = []
         self._launches: list[tuple[Callable[[np.ndarray], None], bytes]] = []
+        self._pointers: list[np.ndarray] = []
 
     def given(self, layout: Layout, dtype: str) -> Place:
         """The next array that a run is given."""
@@ -182,6 +184,7 @@ class Planner:
     def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
         """A kernel, with the job as it is now."""
         self._launches.append((self._prepare(module, kernel, lanes, job.nbytes), job.tobytes()))
+        self._pointers.append(pointers_of(job.dtype))
 
     def plan(self, value: Any) -> Plan:
         """What was laid out."""
@@ -193,9 +196,11 @@ class Planner:
             for kind in (Kind.KEPT, Kind.SCRATCH)
         }
         jobs = np.frombuffer(b"".join(job for _, job in self._launches), np.uint64)
-        at = np.flatnonzero((jobs >= _FIRST) & (jobs < _FIRST + (len(memory) << _BITS)))
-        number, offset = np.divmod(jobs[at] - np.uint64(_FIRST), np.uint64(1 << _BITS))
         ends = list(accumulate((len(job) // jobs.itemsize for _, job in self._launches), initial=0))
+        pointers = [start + of_job for start, of_job in zip(ends, self._pointers, strict=False)]
+        at = np.concatenate([np.zeros(0, np.intp), *pointers])
+        at = at[jobs[at] != 0]
+        number, offset = np.divmod(jobs[at], np.uint64(1 << _BITS))
         return Plan(
             arrays[Kind.RESULT],
             arrays[Kind.ZEROS],
@@ -203,7 +208,7 @@ class Planner:
             pieces[Kind.SCRATCH],
             jobs,
             at,
-            np.argsort(by_kind)[number.astype(np.intp)],
+            np.argsort(by_kind)[number.astype(np.intp) - 1],
             offset,
             [(launch, slice(*ends)) for (launch, _), ends in zip(self._launches, pairwise(ends), strict=True)],
             value,

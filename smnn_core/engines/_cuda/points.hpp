@@ -16,18 +16,18 @@ struct Points {
     static constexpr int ENTRIES = FactorLayout<Chunked>{n, K}.entries();
     static constexpr int CARRIED = CarriedLayout<Chunked>{n}.entries();
 
-    const PointJob<T>& job;
+    const PointJob<T, D::K>& job;
     const Index lanes;
     Lane lane;
     const Size size;
     const int longest;  // lane: all threads of a warp go on as long
     Memory& memory;
 
-    SMNN_INLINE Points(const PointJob<T>& job_, Index number, Memory& memory_)
+    SMNN_INLINE Points(const PointJob<T, D::K>& job_, Index number, Memory& memory_)
         : job(job_),
           lanes(job_.systems.count * job_.chunks),
           lane(number, job_.points, job_.chunks, lanes, job_.first_side, job_.sides),
-          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.K, job_.Q)),
+          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)),
           longest(Division{job_.points, job_.chunks}.longest()),
           memory(memory_) {
         if (is_settled()) lane.length = 0;

@@ -143,8 +143,8 @@ struct Separators {
     }
 };
 
-// All levels of a system, by threads of one warp, which wait for each other between levels. All threads of the warp go to the
-// end.
+// Levels of a system, by threads of one warp, which wait for each other between levels, or one level by any threads, of
+// which each takes one lane. All threads of a warp go to the end.
 template <class T, class Count, int N>
 struct Chains {
     using Divided = Separators<T, Count, N, true>;
@@ -166,7 +166,7 @@ struct Chains {
 
     template <class Team>
     SMNN_INLINE void sweep(T* room, Team team) const {
-        for (int level = 1; level < job.levels; ++level) {
+        for (int level = job.first_level; level < job.end_level; ++level) {
             each(level, [&](auto lane) {
                 lane.sweep(room, team);
                 team.sync();  // the next lane takes the same room

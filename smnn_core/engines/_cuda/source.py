@@ -78,7 +78,7 @@ class Specialization:
             "SMNN_TEAMS": self.block("smnn_sweep") // self.team("smnn_sweep"),
             "SMNN_SHARED": SHARED,
             **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
-            "SMNN_POINT_JOB_BYTES": point_job(self.dtype).itemsize,
+            "SMNN_POINT_JOB_BYTES": point_job(self.dtype, self.K).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
 

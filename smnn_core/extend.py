@@ -41,7 +41,13 @@ than public names do; the changelog says so when they do.
 - `MARCHING`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes
   from window to window.
 - `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
-- `attached`, `stand_in`: derivatives of a solution by one more step from it.
+- `attached_step`, `stand_in`: derivatives of a solution by one more step from it.
+
+**Solving to a tolerance** (`docs/theory/collocation.md`)
+
+- `Equations`: a residual as users write it; adapters derive from it. `search`: the solution as found, without
+  derivatives; `solution_of`: as a function of time. `warn_unless_converged`, `check_inside`: what is said and refused.
+- `attached`, `Unknowns`: the same with derivatives.
 
 **Fits** (`docs/theory/fitting.md`)
 
@@ -101,11 +107,17 @@ from .fitting._result import as_fields
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
 from .nonlinear._arguments import checked_stop, nonlinear_problem, times
-from .nonlinear._implicit import FitRows, attached, stand_in
+from .nonlinear._implicit import FitRows, stand_in
+from .nonlinear._implicit import attached as attached_step
 from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import MARCHING, OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
 from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
+from .trajectory._equations import Equations
+from .trajectory._implicit import Unknowns, attached
+from .trajectory._search import search
+from .trajectory._solution import check_inside, solution_of
+from .trajectory._solve import warn_unless_converged
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 
 __all__ = [
@@ -128,6 +140,7 @@ __all__ = [
     "UNIT",
     "ArrayEngine",
     "Engine",
+    "Equations",
     "Factor",
     "FitRows",
     "Linearization",
@@ -139,6 +152,7 @@ __all__ = [
     "Shape",
     "Statistics",
     "System",
+    "Unknowns",
     "across_steps",
     "adjoint_without_factor",
     "apply",
@@ -146,9 +160,11 @@ __all__ = [
     "as_arrays",
     "as_fields",
     "attached",
+    "attached_step",
     "broadcast_shapes",
     "can_look",
     "carried_weights",
+    "check_inside",
     "check_integer",
     "check_shapes",
     "check_states",
@@ -187,10 +203,12 @@ __all__ = [
     "relative_change",
     "residual",
     "rounding_level",
+    "search",
     "select",
     "smooth",
     "solve_pushforward",
     "solve_with",
+    "solution_of",
     "solves",
     "spread",
     "stand_in",
@@ -201,6 +219,7 @@ __all__ = [
     "times",
     "warn_of_misfit",
     "warn_of_undetermined",
+    "warn_unless_converged",
     "weighted",
     "without_missing",
     "without_weights",

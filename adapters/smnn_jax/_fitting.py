@@ -27,7 +27,7 @@ from smnn_core.extend import (
     Shape,
     as_arrays,
     as_fields,
-    attached,
+    attached_step,
     broadcast_shapes,
     check_integer,
     check_shapes,
@@ -323,10 +323,10 @@ def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: GaussNe
     lin = lin._replace(f=equations(t, at, *others), J=stand_in(jnp, ok, lin.J, 4))
     new = rows.derivatives(lin, at, C, shared)
     cost = jnp.where(ok, new["cost"], jnp.nan)
-    y = attached(jnp, stop_gradient, y, new["y"], ok)
+    y = attached_step(jnp, stop_gradient, y, new["y"], ok)
     errors = covariance = None
     if θ is not None:
-        θ = attached(jnp, stop_gradient, θ, new["parameters"], jnp.any(ok) if shared else ok)
+        θ = attached_step(jnp, stop_gradient, θ, new["parameters"], jnp.any(ok) if shared else ok)
         bad = (jnp.all(state.failed) if shared else state.failed)[..., None, None]
         covariance = jnp.where(bad, jnp.nan, stop_gradient(state.covariance))
         errors = jnp.where(state.held, jnp.nan, jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1)))

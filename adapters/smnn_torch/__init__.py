@@ -20,6 +20,7 @@ from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._posterior import Posterior, log_evidence, posterior
 from ._published import ode_forward
 from ._solve import Factorization, error_estimate, factorize, solve_ode
+from ._trajectory import Solution, solve
 
 __all__ = [
     "HERMITE",
@@ -34,6 +35,7 @@ __all__ = [
     "Posterior",
     "Scheme",
     "SingularSystemError",
+    "Solution",
     "Weights",
     "conditions",
     "error_estimate",
@@ -44,6 +46,7 @@ __all__ = [
     "ode_forward",
     "posterior",
     "residuals",
+    "solve",
     "solve_nonlinear_ode",
     "solve_ode",
     "wiener_weight",

@@ -21,7 +21,7 @@ from smnn_core.extend import (
     TOLERANCE,
     FitRows,
     as_fields,
-    attached,
+    attached_step,
     can_look,
     check_integer,
     check_shapes,
@@ -206,7 +206,7 @@ def _with_derivatives(equations: Residual, t: Tensor, rows: FitRows, fit: Fit, s
     result = {}
     for name, new in rows.derivatives(lin, y, C, shared).items():
         members = ok.any() if shared and name == "parameters" else ok
-        result[name] = attached(xp, Tensor.detach, getattr(fit, name), new, members)
+        result[name] = attached_step(xp, Tensor.detach, getattr(fit, name), new, members)
     return replace(fit, **result)
 
 

@@ -21,7 +21,7 @@ from smnn_core.extend import (
     MARCHING,
     UNIT,
     Linearization,
-    attached,
+    attached_step,
     check_weights,
     checked_stop,
     constant_guess,
@@ -162,7 +162,7 @@ def _with_derivatives(
     if partly:
         lin = lin._replace(J=stand_in(xp, converged, lin.J, 4))
     new = _step(lin, at, u, s, weights, scheme, engine)
-    return attached(xp, Tensor.detach, y, new, converged)
+    return attached_step(xp, Tensor.detach, y, new, converged)
 
 
 def _step(lin: Linearization, y: Tensor, u: Tensor, s: Tensor, weights: Weights, scheme: Scheme, engine: str) -> Tensor:

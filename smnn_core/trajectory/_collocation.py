@@ -141,7 +141,7 @@ class Space:
     def values(self, xp: Namespace, table: np.ndarray, features: Array, s: Array) -> Array:
         """y and its derivatives at the n offsets of a table: (..., N, n, V, R+1)."""
         V, a, n, orders = table.shape
-        W = xp.asarray(table.reshape(V, a, n * orders), dtype=s.dtype, device=device_of(s))
+        W = _constant(xp, table.reshape(V, a, n * orders), s)
         lead = features.shape[:-2]
         if V > 1 and len(set(self.orders)) > 1:
             flat = xp.permute_dims(xp.reshape(features, (-1, V, a)), (1, 0, 2))  # one product for each variable
@@ -179,13 +179,38 @@ class Space:
 
     def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
         """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1)."""
-        i = self.interval(t, times)
-        member = np.arange(len(t))[:, None]
+        i, member = self.interval(t, times), np.arange(len(t))[:, None]
         s = np.diff(t)[member, i]
-        θ = (times - t[member, i]) / s
-        features = self.features(np, x[member, i], z[member, i], s)  # (B, n, V, a)
-        y = np.matmul(_weights(self, θ), features[..., None])[..., 0]
-        return y * self._powers(np, s, range(0, -(self.R + 1), -1), s)[..., None, :]
+        return self.inside(np, x[member, i], z[member, i], s, (times - t[member, i]) / s)
+
+    def inside(self, xp: Namespace, x: Array, z: Array, s: Array, θ: Array) -> Array:
+        """y and its derivatives (..., V, R+1) at θ (...) in intervals of lengths s (...), each with its own states x
+        (..., M) and stages z (..., V, k)."""
+        features = self.features(xp, x, z, s)
+        W = self.weights(xp, θ)
+        y = xp.matmul(W, features[..., None])[..., 0]
+        return y * self._powers(xp, s, range(0, -(self.R + 1), -1), s)[..., None, :]
+
+    def weights(self, xp: Namespace, θ: Array) -> Array:
+        """W at each θ: (*θ.shape, V, R+1, max(R, 1) + k)."""
+        R, width = self.R, max(self.R, 1)
+        P = _legendre(xp, 2 * θ - 1, self.k + R)
+        zero, one = xp.zeros_like(θ), xp.ones_like(θ)
+        powers = [one]
+        for e in range(1, width):
+            powers.append(powers[-1] * θ / e)
+        of_order = {}
+        for q in set(self.orders):
+            rows = []
+            for r in range(R + 1):
+                if r > q:
+                    rows.append(xp.zeros((*θ.shape, width + self.k), dtype=θ.dtype, device=device_of(θ)))
+                    continue
+                taylor = xp.stack([powers[o - r] if r <= o < q else zero for o in range(width)], axis=-1)
+                series = _constant(xp, self._integrals[q - r], θ)
+                rows.append(concat(xp, [taylor, P[..., : series.shape[0]] @ series], axis=-1))
+            of_order[q] = xp.stack(rows, axis=-2)
+        return xp.stack([of_order[q] for q in self.orders], axis=-3)
 
     @staticmethod
     def interval(t: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -209,25 +234,19 @@ class Space:
 
 @lru_cache(maxsize=256)
 def _table(space: Space, at: tuple[float, ...]) -> np.ndarray:
-    W = np.ascontiguousarray(_weights(space, np.array(at)).transpose(1, 3, 0, 2))
+    W = np.ascontiguousarray(space.weights(np, np.array(at)).transpose(1, 3, 0, 2))
     W.flags.writeable = False
     return W
 
 
-def _weights(space: Space, θ: np.ndarray) -> np.ndarray:
-    """W at each θ: (*θ.shape, V, R+1, max(R, 1) + k)."""
-    R, k, width = space.R, space.k, max(space.R, 1)
-    P = legendre.legvander(2 * θ - 1, k + R - 1)  # (*θ.shape, k + R)
-    W = np.zeros((*θ.shape, space.V, R + 1, width + k))
-    of_order: dict[int, np.ndarray] = {}
-    for v, q in enumerate(space.orders):
-        if q not in of_order:
-            block = np.zeros((*θ.shape, R + 1, width + k))
-            for r in range(q + 1):
-                for o in range(r, q):
-                    block[..., r, o] = θ ** (o - r) / factorial(o - r)
-                series = space._integrals[q - r]
-                block[..., r, width:] = P[..., : len(series)] @ series
-            of_order[q] = block
-        W[..., v, :, :] = of_order[q]
-    return W
+def _constant(xp: Namespace, table: np.ndarray, like: Array) -> Array:
+    """A table as an array like another; other libraries get a copy, since they may not take what is read-only."""
+    return table if xp is np else xp.asarray(table.copy(), dtype=like.dtype, device=device_of(like))
+
+
+def _legendre(xp: Namespace, u: Array, count: int) -> Array:
+    """Legendre polynomials of degrees 0..count-1 at u in [-1, 1]: (*u.shape, count), by their recurrence."""
+    P = [xp.ones_like(u), u]
+    for j in range(1, count - 1):
+        P.append(((2 * j + 1) * u * P[j] - j * P[j - 1]) / (j + 1))
+    return xp.stack(P[:count], axis=-1)

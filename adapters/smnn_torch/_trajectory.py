@@ -1,0 +1,376 @@
+"""`solve` for a residual on tensors. The search runs in the core, without a graph; the derivatives of what it finds are
+derived in `smnn_core.trajectory._implicit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import array_api_compat.torch as xp
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from smnn_core import ArgumentError, NamespaceError
+from smnn_core import Solution as CoreSolution
+from smnn_core.extend import Equations, Unknowns, attached, check_inside, search, solution_of, warn_unless_converged
+
+from ._solve import solve_ode
+
+__all__ = ["Solution", "solve"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution:
+    """A solution of `solve`: call it with times to have y and its derivatives there, differentiable.
+
+    Shapes: (...) the batch, N intervals, V variables, R the highest order, p constants.
+    """
+
+    t: Tensor
+    """(..., N+1): the mesh, differentiable by `times`"""
+    constants: Tensor
+    """(..., p): the constants that were solved for, differentiable"""
+    error: Tensor
+    """(..., N, V): an estimate of the largest error of each variable on each interval, global, in units of y"""
+    converged: Tensor
+    """bool, (...): whether the estimate is below the tolerance"""
+    reason: Any
+    """Why it ended, in a sentence; of a batch a list of them"""
+    iterations: int
+    """Linear problems solved on a whole mesh, or windows of a march"""
+    values: CoreSolution
+    """The same on NumPy arrays, without derivatives: a first guess of another `solve`, pictures"""
+    _states: Tensor = field(repr=False)
+    _stages: Tensor = field(repr=False)
+
+    @property
+    def y(self) -> Tensor:
+        """(..., N+1, V, R+1): y and its derivatives on the mesh, differentiable."""
+        return self(self.t)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The order of each variable in the equations; 0: algebraic."""
+        return self.values.orders
+
+    @property
+    def largest_error(self) -> Tensor:
+        """The largest of `error` over intervals: (..., V)."""
+        return self.error.amax(dim=-2)
+
+    def __call__(self, times: Any) -> Tensor:
+        """y and its derivatives 0..R at times (n,) or (..., n): (..., n, V, R+1), differentiable in times as well.
+
+        Raises:
+            ArgumentError: for times beyond the ends.
+        """
+        batch = self.t.shape[:-1]
+        τ = torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
+        scalar = τ.ndim == 0
+        τ = torch.atleast_1d(τ)
+        τ = τ.expand(*torch.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1])
+        B = max(batch.numel(), 1)
+        fixed, mesh = _values(τ).reshape(B, -1), np.asarray(self.values.t, float).reshape(B, -1)
+        check_inside(fixed, np.asarray(self.values.t).reshape(B, -1))
+        space = self.values._space
+        i = torch.as_tensor(space.interval(mesh, fixed), device=τ.device)
+        member = torch.arange(B, device=τ.device)[:, None]
+        t, x, z = (a.reshape(B, *a.shape[len(batch) :]) for a in (self.t, self._states, self._stages))
+        s = t[member, i + 1] - t[member, i]
+        y = space.inside(xp, x[member, i], z[member, i], s, (τ.reshape(B, -1) - t[member, i]) / s)
+        y = y.reshape(*τ.shape, *y.shape[-2:])
+        return y[..., 0, :, :] if scalar else y
+
+    def __repr__(self) -> str:
+        return repr(self.values)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
+        return self.values.plot(axes)
+
+
+def solve(
+    residual: Callable[..., Tensor],
+    times: Tensor | Sequence[float],
+    conditions: Any,
+    *,
+    tolerance: float = 1e-6,
+    absolute: float = 0.0,
+    order: int | Sequence[int] | None = None,
+    constants: Tensor | Sequence[float] | None = None,
+    guess: Any = None,
+    mesh: Any = None,
+    points: int | None = None,
+    max_intervals: int = 20_000,
+    engine: str = "auto",
+    progress: bool = False,
+) -> Solution:
+    """`smnn_core.solve` for a residual on tensors, which returns f alone: solves f(t, y, y', ..) = 0 to a tolerance.
+
+    The solution is differentiable, at the mesh that was found, in everything that the residual closes over (networks,
+    parameters, other tensors), in conditions and times: first and second derivatives, in reverse and forward mode and
+    with `torch.func`. `vmap` is not among these: batches are batch axes here.
+
+    **Main arguments**
+
+    Args:
+        residual: residual(t, y) -> (..., n, Q), with `constants` residual(t, y, constants): t (..., n), y (..., n, V,
+            R+1), constants (..., 1, p). It is called with further axes in front, too: operations on whole tensors.
+        times: (n,), ends and times between them at which a condition stands or something happens.
+        conditions: values (..., V, order) at the first time, NaN where nothing is given; or {time: such values}; or a
+            function of the states at all times, (..., n, V, order) -> (..., C), and of the constants, if it has two
+            arguments.
+        tolerance: of the largest error of each variable, relative to its largest value.
+        constants: (..., p), a first guess of constants to be solved for.
+
+    The other arguments, and what is raised and warned of, are as for `smnn_core.solve`; guess may be a solution of this
+    function. The dtype is that of the tensors given; the search itself is in float64 but for what the residual does.
+
+    Returns:
+        Solution.
+
+    Example: y' = -k y^2, y(0) = 1, solved by 1 / (1 + k t).
+
+        >>> import torch, smnn_torch
+        >>> k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        >>> s = smnn_torch.solve(lambda t, y: y[..., 1] + k * y[..., 0] ** 2, [0, 1], torch.ones(1, 1).double())
+        >>> s([1.0])[0, 0, 0].backward()
+        >>> round(float(k.grad), 6)
+        -0.25
+    """
+    if torch.compiler.is_compiling():
+        raise ArgumentError("solve looks at values and cannot be compiled: call it outside of torch.compile.")
+    tensors = _tensors({"times": times, "conditions": conditions, "constants": constants, "guess": guess})
+    like = tensors[0] if tensors else torch.zeros((), dtype=torch.get_default_dtype())
+    if tensors and like.dtype not in (torch.float32, torch.float64):
+        like = like.new_zeros((), dtype=torch.get_default_dtype())
+    p = 0 if constants is None else np.shape(_values(constants))[-1]
+    equations = _Equations(residual, p, like)
+    with torch.no_grad():
+        run = search(
+            equations,
+            _values(times),
+            _conditions_of_core(conditions, equations),
+            tolerance=tolerance,
+            absolute=absolute,
+            order=order,
+            constants=None if constants is None else _values(constants),
+            guess=_guess_of_core(guess, equations),
+            mesh=None if mesh is None else _values(mesh),
+            points=points,
+            most_intervals=max_intervals,
+            engine=engine,
+            progress=progress,
+        )
+        values = solution_of(run, np.dtype(str(like.dtype).removeprefix("torch.")))
+    warn_unless_converged(values.converged, values.reason)
+    return _with_derivatives(run, values, equations, times, conditions, engine, like)
+
+
+def _with_derivatives(
+    run: Any, values: CoreSolution, equations: _Equations, times: Any, conditions: Any, engine: str, like: Tensor
+) -> Solution:
+    """The solution as tensors, which follow what goes in where derivatives are wanted."""
+
+    def of(x: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(x), device=like.device, dtype=like.dtype)
+
+    t, x, z, p = (of(a) for a in (values.t, values._states, values._stages, values.constants))
+    converged = torch.as_tensor(np.asarray(values.converged), device=like.device)
+    moves = torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
+    if moves and bool(converged.any()):
+        problem = run.problem
+        B = len(run.found.converged)
+
+        def residual(t: Tensor, y: Tensor, c: Tensor) -> Tensor:
+            arguments = (t, y, c)[: 3 if equations.p else 2]
+            f = equations.function(*(a.reshape(*problem.batch, *a.shape[1:]) for a in arguments))
+            return f.expand(*problem.batch, *f.shape[-2:]).reshape(B, *f.shape[-2:])
+
+        given = partial(_condition_residuals, run, conditions, like)
+        solver = partial(solve_ode, engine=engine)
+        moving = times if isinstance(times, Tensor) else of(_values(times))
+        now, mesh = attached(run, xp, solver, residual, given, moving.to(like.dtype), like)
+        t, x, z, p = (
+            _follow(a, b.reshape(a.shape), converged) for a, b in zip((t, x, z, p), (mesh, *_parts(now)), strict=True)
+        )
+    return Solution(t, p, of(values.error), converged, values.reason, values.iterations, values, x, z)
+
+
+def _parts(now: Unknowns) -> tuple[Tensor, Tensor, Tensor]:
+    return now.x, now.z, now.p
+
+
+def _follow(value: Tensor, new: Tensor, converged: Tensor) -> Tensor:
+    """The value with the derivatives of another tensor, in members that have converged."""
+    mask = converged.reshape(*converged.shape, *(1,) * (value.ndim - converged.ndim))
+    return value + torch.where(mask, new - new.detach(), torch.zeros_like(new))
+
+
+def _condition_residuals(run: Any, conditions: Any, like: Tensor, x: Tensor, p: Tensor) -> Tensor:
+    """The conditions on the states (B, n, M) and constants (B, p): (B, C), with derivatives by what they hold."""
+    problem, space = run.problem, run.found.space
+    y = space.spread_states(xp, x)
+    if problem.conditions.values is None:
+        arguments = [y.reshape(*problem.batch, *y.shape[1:])]
+        if problem.conditions.takes_constants:
+            arguments.append(p.reshape(*problem.batch, *p.shape[1:]))
+        g = conditions(*arguments)
+        return g.expand(*problem.batch, g.shape[-1]).reshape(len(x), -1)
+    given = conditions if isinstance(conditions, Mapping) else {float(run.times[0]): conditions}
+    stated = np.isfinite(problem.conditions.values[0])
+    columns = []
+    for i in np.flatnonzero(stated.any(axis=(1, 2))):
+        time = min(given, key=lambda key: abs(float(key) - run.times[i]))
+        value = torch.as_tensor(given[time], dtype=like.dtype, device=like.device)
+        value = value.expand(*problem.batch, *value.shape[-2:]).reshape(len(x), *value.shape[-2:])
+        v, o = (torch.as_tensor(a, device=x.device) for a in np.nonzero(stated[i]))
+        columns.append(y[:, int(i), v, o] - value[:, v, o])
+    return torch.cat(columns, dim=-1)
+
+
+class _Equations(Equations):
+    """A residual on tensors, of the dtype and on the device of `like`, for the core."""
+
+    def __init__(self, function: Callable[..., Any], p: int, like: Tensor) -> None:
+        super().__init__(function, p)
+        self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
+        self.like = like
+
+    def tensors(self, *arrays: np.ndarray) -> list[Tensor]:
+        return [torch.tensor(x, dtype=self.like.dtype, device=self.like.device) for x in arrays]
+
+    def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        with torch.no_grad():
+            f = self._checked(self.tensors(*(t, y, constants)[: 3 if self.p else 2]))
+        return np.broadcast_to(_values(f), (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+
+    def linearize(
+        self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.calls += 1
+        given = self.tensors(*(t, y, constants)[: 3 if self.p else 2])
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            f, J, P = self._by_columns(*given)
+        else:
+            f, J, P = self._by_copies(*given)
+        batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3])
+        return tuple(  # type: ignore[return-value]
+            np.broadcast_to(_values(x), (*batch, *x.shape[-rank:])) for x, rank in ((f, 2), (J, 4), (P, 3))
+        )
+
+    def _checked(self, arguments: Sequence[Tensor]) -> Tensor:
+        f = self.called(tuple(arguments))
+        if not isinstance(f, Tensor):
+            raise NamespaceError(f"residual must return a torch.Tensor, (..., n, Q), got {type(f).__name__}.")
+        self.check_f(f, arguments[1])
+        return f
+
+    def _by_copies(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """f, and J and P by one pass in reverse mode over as many copies of y as there are equations."""
+        n = y.shape[-3]
+        with torch.no_grad():
+            f = self._checked((t, y) if c is None else (t, y, c))
+        Q, batch = f.shape[-1], torch.broadcast_shapes(f.shape[:-2], y.shape[:-3])
+        with torch.enable_grad():
+            Y = y.detach().expand(Q, *batch, *y.shape[-3:]).clone().requires_grad_()
+            arguments = [t, Y]
+            if c is not None:
+                arguments.append(c.detach().expand(Q, *batch, n, self.p).clone().requires_grad_())
+            copies = self.called(tuple(arguments))
+            if not copies.requires_grad:
+                raise ArgumentError(
+                    "residual(t, y) has no derivative in y: write it with PyTorch's operations on y, without detach(), "
+                    "no_grad(), item() or NumPy, and call outside of torch.inference_mode(); no_grad() around the call "
+                    "is fine."
+                )
+            if copies.shape[0] != Q or copies.ndim != len(batch) + 3:
+                copies = copies.expand(Q, *batch, n, Q)
+            picked = torch.diagonal(copies, dim1=0, dim2=-1).sum()
+            gradients = torch.autograd.grad(picked, arguments[1:], materialize_grads=True)
+        J, *P = (torch.movedim(g, 0, len(batch) + 1) for g in gradients)
+        return f, J, P[0] if P else y.new_zeros(*batch, n, Q, 0)
+
+    def _by_columns(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in forward mode, for what a transform of `torch.func` is looking at."""
+        others = () if c is None else (c,)
+        f = self._checked((t, y, *others))
+        J = _columns(lambda y: self.called((t, y, *others)), y, 2)
+        if c is None:
+            return f, J, torch.zeros(*J.shape[:-2], 0)
+        c = c.expand(*y.shape[:-2], self.p)
+        return f, J, _columns(lambda c: self.called((t, y, c)), c, 1)
+
+
+def _columns(function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tensor:
+    shape = x.shape[-core:]
+    basis = torch.eye(shape.numel(), dtype=x.dtype, device=x.device).reshape(-1, *shape)
+    J = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
+    return J.reshape(*J.shape[:-1], *shape)
+
+
+def _values(x: Any) -> Any:
+    """The values of tensors as NumPy arrays, also of those that a transform is looking at; others as they are.
+
+    Raises:
+        ArgumentError: under vmap, whose members have no values of their own.
+    """
+    if not isinstance(x, Tensor):
+        return np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, int, float)) else x
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            raise ArgumentError("solve chooses a mesh for each member and cannot be mapped by vmap: use batch axes.")
+        x = functorch.get_unwrapped(x)
+    with torch._C._DisableFuncTorch():
+        return x.detach().to(torch.float64).cpu().numpy()
+
+
+def _tensors(arguments: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments."""
+    found = []
+    for x in arguments.values():
+        for y in x.values() if isinstance(x, Mapping) else (x,):
+            if isinstance(y, Tensor) and y.is_floating_point():
+                found.append(y)
+    return found
+
+
+def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
+    """Values as NumPy arrays; a function of tensors as one of arrays that returns its derivatives as well."""
+    if isinstance(conditions, Mapping):
+        return {float(time): _values(x) for time, x in conditions.items()}
+    if not callable(conditions):
+        return _values(conditions)
+
+    def of_arrays(function: Callable[..., Tensor], y: np.ndarray, *constants: np.ndarray) -> Any:
+        Y, *c = equations.tensors(y, *constants)
+        g = function(Y, *c)
+        if not isinstance(g, Tensor):
+            raise NamespaceError(f"conditions must return a torch.Tensor, (..., C), got {type(g).__name__}.")
+        size = Y.shape[-3:].numel()
+        basis = torch.eye(size, dtype=Y.dtype, device=Y.device).reshape(-1, *Y.shape[-3:])
+        G = vmap(lambda v: jvp(lambda y: function(y, *c), (Y,), (v.expand(Y.shape),))[1], out_dims=-1)(basis)
+        return _values(g), _values(G.reshape(*G.shape[:-1], *Y.shape[-3:]))
+
+    import inspect
+
+    takes = equations.p and sum(
+        a.default is inspect.Parameter.empty for a in inspect.signature(conditions).parameters.values()
+    )
+    if takes and takes >= 2:
+        return lambda y, constants: of_arrays(conditions, y, constants)
+    return lambda y: of_arrays(conditions, y)
+
+
+def _guess_of_core(guess: Any, equations: _Equations) -> Any:
+    if isinstance(guess, Solution):
+        return guess.values
+    if callable(guess) and not isinstance(guess, CoreSolution):
+        return lambda t: _values(guess(equations.tensors(t)[0]))
+    return guess if guess is None or isinstance(guess, CoreSolution) else _values(guess)

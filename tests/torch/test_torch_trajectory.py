@@ -1,0 +1,151 @@
+"""`smnn_torch.solve`: the same solutions as the core's, with first and second derivatives in everything that goes in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import smnn_core as smnn
+import smnn_torch
+
+nan = float("nan")
+f64 = torch.float64
+
+
+def logistic(q):
+    """y(1) of y' = -k y^2 - a y, y(0) = u, for q = (k, a, u)."""
+
+    def residual(t, y):
+        return y[..., 1] + q[0] * y[..., 0] ** 2 + q[1] * y[..., 0]
+
+    return smnn_torch.solve(residual, [0.0, 1.0], q[2].reshape(1, 1), tolerance=1e-10)([1.0])[0, 0, 0]
+
+
+def exact_logistic(q):
+    k, a, u = q
+    e = torch.exp(-a)
+    return a * u * e / (a + k * u * (1 - e))
+
+
+Q = torch.tensor([1.0, 0.7, 1.3], dtype=f64)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jacfwd", "hessian"])
+def test_derivatives_by_transforms(transform):
+    ours, exact = (getattr(torch.func, transform)(f)(Q) for f in (logistic, exact_logistic))
+    assert torch.allclose(ours, exact, atol=1e-9)
+
+
+def test_second_derivatives_in_reverse_mode():
+    q = Q.clone().requires_grad_()
+    (g,) = torch.autograd.grad(logistic(q), q, create_graph=True)
+    H = torch.stack([torch.autograd.grad(g[i], q, retain_graph=True)[0] for i in range(3)])
+    assert torch.allclose(H, torch.func.hessian(exact_logistic)(Q), atol=1e-9)
+
+
+def boundary(q):
+    """eps y'' + y y' - y = 0 with y(0) = a, y(1) = b at a time, for q = (eps, a, b, times 0, 1, and where)."""
+
+    def residual(t, y):
+        return q[0] * y[..., 2] + y[..., 0] * y[..., 1] - y[..., 0]
+
+    missing = torch.full((1,), nan, dtype=f64)
+    conditions = {0.0: torch.stack([q[1:2], missing], -1), 1.0: torch.stack([q[2:3], missing], -1)}
+    return smnn_torch.solve(residual, q[3:5], conditions, tolerance=1e-9)(q[5:6])[0, 0, :2].sum()
+
+
+def test_derivatives_by_conditions_times_and_place():
+    q = torch.tensor([0.2, 1.0, 1.5, 0.0, 1.0, 0.4], dtype=f64)
+    gradient = torch.func.grad(boundary)(q)
+    for i in range(6):
+        h = torch.zeros_like(q)
+        h[i] = 1e-4
+        if i in (3, 4):  # conditions stand at the times, which are told by their values
+            continue
+        difference = (boundary(q + h) - boundary(q - h)) / 2e-4
+        assert abs(difference - gradient[i]) < 1e-5 * (1 + abs(difference))
+
+
+def test_the_derivative_by_an_end():
+    """y' = y, y(0) = 1: what y(T/2) changes by when the end T moves on a mesh that moves along is nothing."""
+    T = torch.tensor(2.0, dtype=f64, requires_grad=True)
+    times = torch.stack([torch.zeros_like(T), T])
+    s = smnn_torch.solve(lambda t, y: y[..., 1] - y[..., 0], times, torch.ones(1, 1, dtype=f64), tolerance=1e-10)
+    (at_end,) = torch.autograd.grad(s.y[-1, 0, 0], T, retain_graph=True)
+    (inside,) = torch.autograd.grad(s([1.0])[0, 0, 0], T)
+    assert abs(at_end - np.exp(2)) < 1e-8
+    assert abs(inside) < 1e-8
+
+
+def test_constants_and_conditions_as_functions():
+    """A limit cycle: its period and the derivative of that by mu."""
+
+    def period(mu):
+        def residual(t, y, c):
+            x, v = y[..., 0, 0], y[..., 1, 0]
+            T = c[..., 0]
+            return torch.stack([y[..., 0, 1] - T * v, y[..., 1, 1] - T * (mu * (1 - x**2) * v - x)], -1)
+
+        s = smnn_torch.solve(
+            residual,
+            [0.0, 1.0],
+            lambda y: torch.cat([y[..., -1, :, 0] - y[..., 0, :, 0], y[..., 0, 1, :]], -1),
+            order=[1, 1],
+            constants=torch.tensor([7.5], dtype=f64),
+            guess=lambda t: torch.stack([2 * torch.cos(6.28 * t), -2 * torch.sin(6.28 * t)], -1),
+            tolerance=1e-9,
+        )
+        return s.constants[0]
+
+    mu = torch.tensor(2.0, dtype=f64)
+    assert abs(period(mu) - 7.62987448) < 1e-8
+    difference = (period(mu + 1e-3) - period(mu - 1e-3)) / 2e-3
+    assert abs(torch.func.grad(period)(mu) - difference) < 1e-5
+
+
+def test_networks_in_the_residual_and_a_batch():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    start = torch.tensor([[[1.0]], [[2.0]]])
+
+    def residual(t, y):
+        return y[..., 1] + net(y[..., 0])
+
+    s = smnn_torch.solve(residual, [0, 2], start, tolerance=1e-4)
+    assert s.y.dtype == torch.float32
+    loss = s([2.0])[:, 0, 0, 0].sum()
+    loss.backward()
+    parameter = net[2].bias
+    analytic = float(parameter.grad)
+    with torch.no_grad():
+        ends = []
+        for h in (1e-2, -1e-2):
+            parameter += h
+            ends.append(float(smnn_torch.solve(residual, [0, 2], start, tolerance=1e-4)([2.0])[:, 0, 0, 0].sum()))
+            parameter -= h
+    assert abs((ends[0] - ends[1]) / 2e-2 - analytic) < 2e-2 * abs(analytic)
+
+
+def test_members_that_fail_have_no_part_in_derivatives():
+    k = torch.tensor([[0.5], [2.0]], dtype=f64, requires_grad=True)
+    with pytest.warns(smnn.ConvergenceWarning):
+        s = smnn_torch.solve(
+            lambda t, y: y[..., 1] - k[..., None] * y[..., 0] ** 2,
+            [0, 1],
+            torch.ones(1, 1, dtype=f64),
+            order=1,
+            max_intervals=300,
+        )
+    assert s.converged.tolist() == [True, False]
+    s.y[0, -1, 0, 0].backward()
+    assert torch.allclose(k.grad, torch.tensor([[4.0], [0.0]], dtype=f64), atol=1e-5)  # 1 / (1 - k)^2
+
+
+def test_what_cannot_be_done_is_said():
+    with pytest.raises(smnn.ArgumentError, match="vmap"):
+        torch.func.vmap(logistic)(torch.stack([Q, Q]))
+    with pytest.raises(smnn.NamespaceError, match=r"torch\.Tensor"):
+        smnn_torch.solve(lambda t, y: y[..., 1].numpy(), [0, 1], torch.ones(1, 1))
+    with pytest.raises(smnn.ArgumentError, match="no derivative in y"):
+        smnn_torch.solve(lambda t, y: y[..., 1].detach(), [0, 1], torch.ones(1, 1))

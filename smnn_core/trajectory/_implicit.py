@@ -1,15 +1,16 @@
 r"""Derivatives of a solution, at the mesh on which it was found.
 
-All rows together, F(u, θ) = 0, determine the unknowns u (states, stages, constants) for everything else that goes in, θ:
-what the residual closes over, conditions, times. With the derivative A = ∂F/∂u at the solution u*, frozen,
+All rows together, F(u, θ) = 0, determine the unknowns u (states, stages, constants) for everything else that goes in,
+θ: what the residual closes over, conditions, times. With the derivative A = ∂F/∂u at the solution u*, frozen,
 
     u_1 = u* - A^-1 F(u*, θ)          has the value u*, and its first derivatives by θ, -A^-1 ∂F/∂θ;
-    u_2 = u_1 - A^-1 F(u_1, θ)        has its second ones, too: of u - A^-1 F(u, θ) the derivative by u vanishes at u*, so
+    u_2 = u_1 - A^-1 F(u_1, θ)        has its second ones, too: of u - A^-1 F(u, θ) the derivative by u vanishes at u*,
+    so
                                       that an error of second order in u_1 becomes one of third order.
 
-F is the caller's function, differentiated by the framework; A^-1 is linear, in matrices that are constant: matrix products
-on each interval and one `solve_ode`, of which the frameworks' adapters know all derivatives. Derivatives of the third order
-and above are not those of the solution.
+F is the caller's function, differentiated by the framework; A^-1 is linear, in matrices that are constant: matrix
+products on each interval and one `solve_ode`, of which the frameworks' adapters know all derivatives. Derivatives of
+the third order and above are not those of the solution.
 """
 
 from __future__ import annotations

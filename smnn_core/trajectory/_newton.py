@@ -140,10 +140,10 @@ def _damped(
 
 
 def limited(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 40
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 80
 ) -> Newton:
-    """Newton's method with steps of at most a tenth of the size of the unknowns, whatever becomes of the residuals: it
-    gets past points where the left-hand side is nearly singular, at which monotone methods end."""
+    """Newton's method with steps of at most a twentieth of the size of the unknowns, whatever becomes of the residuals:
+    it gets past points where the left-hand side is nearly singular, at which monotone methods end."""
     active, converged = ~held, np.zeros(len(held), bool)
     iterations = 0
     while active.any() and iterations < most:
@@ -154,7 +154,7 @@ def limited(
         length = _Norm(space, u.plus(step))(step)
         active &= np.isfinite(length)
         with np.errstate(all="ignore"):
-            u = u.plus(step, np.minimum(1.0, 0.1 / np.maximum(length, 1e-300))).where(active, u)
+            u = u.plus(step, np.minimum(1.0, 0.05 / np.maximum(length, 1e-300))).where(active, u)
         converged |= active & (length < tolerance)
         active &= ~converged
     return Newton(u, converged, iterations)

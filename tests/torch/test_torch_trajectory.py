@@ -1,4 +1,4 @@
-"""`smnn_torch.solve`: the same solutions as the core's, with first and second derivatives in everything that goes in."""
+"""`smnn_torch.solve`: the same solutions as the core's, with first and second derivatives."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ than public names do; the changelog says so when they do.
 - `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
   noise.
 - `FitRows`, `estimate`: one step by variable projection.
+- `has_parameters`: whether callbacks of `fit` get parameters.
 - `as_fields`: noise, weights and scale as a `Fit` has them.
 - `warn_of_misfit`, `warn_of_undetermined`: what is said of the end.
 - `ANNEALING`, `GIVEN`, `LATE`, `LIGHT_HERMITE`, `REFERENCE`, `SMOOTHNESS`: the weights of all steps.
@@ -102,6 +103,7 @@ from .fitting._iteration import (
     STAGE_TOLERANCE,
     TOLERANCE,
 )
+from .fitting._parameters import has_parameters
 from .fitting._problem import check_shapes, check_values, checked_bounds, common_batch, pair_of_bounds
 from .fitting._result import as_fields
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
@@ -184,6 +186,7 @@ __all__ = [
     "estimate",
     "evidence_with",
     "explicit",
+    "has_parameters",
     "highest_derivatives",
     "increments",
     "is_tracer",

@@ -7,6 +7,7 @@ import jax as _jax
 from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError, Weights, conditions, wiener_weight
 
 from . import _ffi
+from ._fit import fit
 from ._fitting import fit_ode
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._posterior import Posterior, log_evidence, posterior
@@ -28,6 +29,7 @@ __all__ = [
     "Weights",
     "conditions",
     "error_estimate",
+    "fit",
     "fit_ode",
     "log_evidence",
     "posterior",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.func import jvp, vmap
 
 from smnn_core import ArgumentError, Fitted
 from smnn_core import fit as core_fit
+from smnn_core.extend import has_parameters
 
 __all__ = ["fit"]
 
@@ -55,8 +57,8 @@ def fit(
     """
     first = data[0] if isinstance(data, (list, tuple)) and len(data) else data
     dtype, device = (first.dtype, first.device) if isinstance(first, Tensor) else (torch.float64, torch.device("cpu"))
-    wrap = _Wrapper(dtype, device)
-    return core_fit(
+    wrap = _Wrapper(dtype, device, has_parameters(parameters))
+    result = core_fit(
         wrap.function(residual, "residual"),
         _plain(times),
         _plain(data),
@@ -67,6 +69,7 @@ def fit(
         initial=wrap.initial(initial) if callable(initial) else _plain(initial),
         **{name: _plain(x) for name, x in options.items()},
     )
+    return replace(result, _wrap=wrap.function)
 
 
 def _plain(x: Any) -> Any:
@@ -95,8 +98,8 @@ def _one_thread(size: int) -> Iterator[None]:
 class _Wrapper:
     """Callbacks on tensors as the core calls them."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
+    def __init__(self, dtype: torch.dtype, device: torch.device, has_parameters: bool) -> None:
+        self.dtype, self.device, self.has_parameters = dtype, device, has_parameters
 
     def tensor(self, x: Any) -> Any:
         if isinstance(x, Mapping):
@@ -108,7 +111,7 @@ class _Wrapper:
 
         def called(t: Any, y: Any, *rest: Any) -> tuple[np.ndarray, ...]:
             t, y, *others = (self.tensor(x) for x in (t, y, *rest))
-            θ = others.pop(0) if others and self.has_parameters(others, y) else None
+            θ = others.pop(0) if self.has_parameters else None
             names = list(θ) if isinstance(θ, dict) else None
             core = y.shape[-2:]
             flat = y.reshape(*y.shape[:2], -1)
@@ -138,11 +141,6 @@ class _Wrapper:
             return result if θ is not None else result[:2]
 
         return called
-
-    @staticmethod
-    def has_parameters(rest: list[Any], y: Tensor) -> bool:
-        """Whether the first of the further arguments are parameters: inputs have the axis of points of y."""
-        return isinstance(rest[0], dict) or rest[0].shape[1] != y.shape[1] or len(rest) > 1
 
     def initial(self, function: Callable[..., Tensor]) -> Callable[..., tuple[np.ndarray, ...]]:
         """(θ[, u]) -> values (M, V) and their derivatives in θ."""

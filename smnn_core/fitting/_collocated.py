@@ -2,7 +2,7 @@ r"""The rows of a fit on collocation meshes, linearised, with the trajectory pro
 
 At a trajectory y and parameters φ the rows of a member, each divided by its standard deviation, are
 
-    equations      w ((J y - (J y* - f)) + P δ)          at the Gauss points, w^2 with the quadrature weights
+    equations      w ((J y - (J y* - f)) + P δ)          at the Radau points, w^2 with the quadrature weights
     data           ((h + H (y - y*) + Hφ δ) - d) / σ        anywhere in an interval
     noise          √2 (∂σ (y - y*) + ∂φσ δ) / σ - (r^2 - 1) / √2,  r = (d - h) / σ, where σ depends on y or φ
     initial        (y - u - Uφ δ) / σ_0
@@ -27,7 +27,7 @@ import numpy as np
 from .._arrays import Array
 from .._problem import Problem, Weights
 from .._solve import solve_without_raising
-from ._collocation import continuity, evaluate, gauss, interval, taylor
+from ._collocation import continuity, evaluate, interval, radau, taylor
 from ._losses import Loss
 from ._model import Linear, Model
 
@@ -101,6 +101,8 @@ class Step(NamedTuple):
     """(M, 1+p, N, V, K): z_0, .., z_p"""
     gram: Array
     """(M, 1+p, 1+p), without priors"""
+    left: Array
+    """(M, N, R, 1+p): what the rows inside intervals leave"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +152,7 @@ class Discretization:
     ) -> Discretization:
         (M, N), K = (t.shape[0], t.shape[1] - 1), k + model.q
         s = np.diff(t)
-        points, w = gauss(k)
+        points, w = radau(k)
         x = (t[:, :-1, None] + s[..., None] * points).reshape(M, N * k)
         E = taylor(s[..., None] * points, K, model.q + 1)
         quadrature = np.sqrt(s[..., None] * w).reshape(M, N * k)
@@ -260,27 +262,55 @@ class Discretization:
         b = np.concatenate([value[..., None], x.in_φ * scale[..., None]], -1)
         V, D = c.shape[-2], self.slots.shape[-1]
 
-        def placed(x: Array) -> Array:
-            padded = np.concatenate([x, np.zeros((M, 1, *x.shape[2:]))], axis=1)
-            return padded[member, self.slots.reshape(M, -1)]
+        return self._placed(c).reshape(M, self.N, D * m, V, K), self._placed(b).reshape(M, self.N, D * m, 1 + p)
 
-        return placed(c).reshape(M, self.N, D * m, V, K), placed(b).reshape(M, self.N, D * m, 1 + p)
+    def _placed(self, x: Array) -> Array:
+        """Something of each observation (M, n, ...) in the intervals, (M, N D, ...), 0 where there is none."""
+        M = len(x)
+        padded = np.concatenate([x, np.zeros((M, 1, *x.shape[2:]))], axis=1)
+        return padded[np.arange(M)[:, None], self.slots.reshape(M, -1)]
 
-    def step(self, z: Array, e: Evaluated, w: RowWeights, columns: bool = True) -> Step:
+    def in_rows(self, rows: Array, x: Array) -> Array:
+        """Numbers of each datum (M, n, m or 2 m, X) among the rows inside intervals (M, N, R, ...), 0 for equations.
+
+        2 m: also of the rows for the noise, where that is a function.
+        """
+        M, _, m, X = x.shape
+        D, parts = self.slots.shape[-1], m // self.seen.shape[-1]
+        columns = np.zeros((*rows.shape[:3], X))
+        own = np.stack(np.split(self._placed(x), parts, axis=2), axis=2)  # data before noise rows
+        own = np.moveaxis(own.reshape(M, self.N, D, parts, m // parts, X), 3, 2).reshape(M, self.N, D * m, X)
+        all_data = D * self.seen.shape[-1] * (1 if self.model.noise is None else 2)
+        first = rows.shape[2] - all_data
+        columns[:, :, first : first + D * m] = own
+        return columns
+
+    def step(
+        self, z: Array, e: Evaluated, w: RowWeights, columns: bool = True, shifts: tuple[Array, Array] | None = None
+    ) -> Step:
         """Minimises the linearised rows over z, for δ = 0 and each column of parameters.
 
-        Without `columns` only for δ = 0.
+        Args:
+            columns: False: only for δ = 0.
+            shifts: further columns, of data, (M, n, m, X), and initial values, (M, V, q, X), that move by so many
+                standard deviations: what they leave and change, δ = 0.
         """
         M, N, V, K = z.shape
         q, p = self.model.q, e.data.in_φ.shape[-1] if columns else 0
         c, b = self.rows(z, e, w)
         b = b[..., : 1 + p]
+        if shifts is not None:
+            b = np.concatenate([b, -self.in_rows(b, shifts[0])], axis=-1)
+        C = b.shape[-1]
         held = np.any(w.held)
-        u = np.zeros((M, 1 + p, N if held else 1, V, q))
+        u = np.zeros((M, C, N if held else 1, V, q))
         weight = np.zeros((M, N if held else 1, V, q))
         u[:, 0, 0] = e.initial
-        u[:, 1:, 0] = np.moveaxis(e.initial_slope[..., :p], -1, 1)
+        u[:, 1 : 1 + p, 0] = np.moveaxis(e.initial_slope[..., :p], -1, 1)
         weight[:, 0] = self.exact.weights
+        if shifts is not None:
+            inverse = np.where(self.exact.weights > 0, 1 / np.maximum(self.exact.weights, 1e-300), 0.0)
+            u[:, 1 + p :, 0] = np.moveaxis(inverse[..., None] * shifts[1], -1, 1)
         if held:
             own = weight[:, 0] > 0
             keep = w.held[:, None] * np.sqrt(np.diff(self.t))
@@ -296,11 +326,11 @@ class Discretization:
         problem = Problem.build(*arrays, n_steps=N, scheme=continuity(self.k, q), weights=weights, values=False)
         with np.errstate(all="ignore"):
             Y = solve_without_raising(problem)[0]
-            Y = Y.reshape(M, 1 + p, N, V, K)
-            left = c.reshape(M, N, -1, V * K) @ np.moveaxis(Y.reshape(M, 1 + p, N, V * K), 1, -1) + b
+            Y = Y.reshape(M, C, N, V, K)
+            left = c.reshape(M, N, -1, V * K) @ np.moveaxis(Y.reshape(M, C, N, V * K), 1, -1) + b
             first = (Y[:, :, : u.shape[2], :, :q] - u) * weight[:, None]
-            rows = np.concatenate([left.reshape(M, -1, 1 + p), np.moveaxis(first, 1, -1).reshape(M, -1, 1 + p)], axis=1)
-            return Step(Y, np.swapaxes(rows, 1, 2) @ rows)
+            rows = np.concatenate([left.reshape(M, -1, C), np.moveaxis(first, 1, -1).reshape(M, -1, C)], axis=1)
+            return Step(Y, np.swapaxes(rows, 1, 2) @ rows, left)
 
 
 SCORE = 8.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .._errors import ArgumentError
 from ._collocation import evaluate
 from ._result import _with_error
 from ._starts import Starts
+from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, sandwich
 
 if TYPE_CHECKING:
     from ._refinement import Ends
@@ -19,10 +21,47 @@ if TYPE_CHECKING:
 
 __all__ = ["Fitted"]
 
+MOST = 30
+"""Steps of a fit of a profile at a weight of the equations."""
 SHOWN = 8
 """Members of a batch that are printed."""
 DEVIATIONS = 5.0
 """By which the cost may exceed its expectation without a warning."""
+
+
+def _as_it_is(function: Any, name: str) -> Any:
+    del name
+    return function
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Values with errors at times."""
+
+    times: Array
+    """(n,)"""
+    value: Array
+    """(n, m)"""
+    error: Array
+    """(n, m): standard errors"""
+    lower: Array
+    upper: Array
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Draws of parameters and trajectories; call it with times for the trajectories."""
+
+    parameters: Array
+    """(draws, p)"""
+    _linearized: Linearized = field(repr=False)
+    _z: Array = field(repr=False)
+
+    def __call__(self, times: Any, *, experiment: int = 0) -> Array:
+        """The variables at times (n,): (draws, n, V)."""
+        x = np.atleast_1d(np.asarray(times, float))
+        return np.moveaxis(self._linearized.at(x, self._z, experiment, 1)[:, :, 0], -1, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +104,8 @@ class Fitted:
     starts: Starts | None
     """all ends, where there were several starts"""
     _variables: tuple[str, ...] | None = field(repr=False, default=None)
+    _wrap: Callable[..., Any] = field(repr=False, default=_as_it_is)
+    """turns an observable as a package takes it into one with derivatives"""
 
     @staticmethod
     def of(setting: Setting, ends: Ends, variables: tuple[str, ...] | None, starts: Starts | None = None) -> Fitted:
@@ -73,6 +114,8 @@ class Fitted:
         parameters = setting.model.parameters
         slope = parameters.slope(s.φ)
         failed = s.failed[:, None]
+        if setting.loss.name != "squares" and not s.failed.all():
+            s.covariance = sandwich(setting, ends)
         covariance = s.covariance * slope[:, :, None] * slope[:, None]
         covariance = np.where(failed[..., None], np.nan, covariance)
         priors = int((parameters.prior()[1] > 0).sum())
@@ -138,12 +181,8 @@ class Fitted:
     def interval(self, level: float = 0.95) -> Array:
         """Intervals (..., p, 2) that hold the parameters with that probability: normal, or of Student's t where noise
         was estimated; of logarithms where `log` is set."""
-        from scipy.special import ndtri, stdtrit
-
-        quantile = ndtri((1 + level) / 2)
-        if self._setting.observed.estimated.any():
-            quantile = stdtrit(np.maximum(self.degrees, 1), (1 + level) / 2)
-        quantile = np.asarray(quantile)[..., None]
+        each = [self._quantile(level, i) for i in range(self._setting.S)]
+        quantile = np.array(each).reshape((*self.batch, 1))
         parameters = self._setting.model.parameters
         log = parameters.log
         with np.errstate(all="ignore"):
@@ -157,6 +196,100 @@ class Fitted:
                 for sign in (-1, 1)
             )
         return np.stack([low, high], axis=-1)
+
+    def _linearized(self, member: int) -> Linearized:
+        return Linearized.of(self._setting, self._ends, member)
+
+    def _quantile(self, level: float, member: int = 0) -> float:
+        """Standard errors of an interval: normal, or of Student's t where noise was estimated."""
+        from scipy.special import ndtri, stdtrit
+
+        if not self._setting.observed.estimated.any():
+            return float(ndtri((1 + level) / 2))
+        return float(stdtrit(max(np.ravel(self.degrees)[member], 1), (1 + level) / 2))
+
+    def profile(self, name: str, *, member: int = 0) -> Profile:
+        """The likelihood along one parameter, all others fitted again, with likelihood intervals and a picture.
+
+        Fits on a grid of its values, in one batch; wider where the data bound it little. For members of a batch say
+        which.
+        """
+        index = self._index(name)
+        error = np.sqrt(max(self._ends.state.covariance[member, index, index], 0.0))
+        return profile(self._linearized(member), index, error, lambda x: self._quantile(x, member), MOST)
+
+    def predict(
+        self, times: Any, observe: Any = None, *, level: float = 0.95, experiment: int = 0, member: int = 0
+    ) -> Prediction:
+        """Variables, or what is observed of them, with standard errors and bands: those of noise are not in them.
+
+        Args:
+            times: (n,), within those of the data.
+            observe: as for `fit`; True: that of the fit; None: the variables.
+        """
+        x = np.atleast_1d(np.asarray(times, float))
+        self(x, experiment=experiment)
+        function = self._setting.model.observe if observe is True else observe
+        if callable(observe):
+            function = self._wrap(observe, "observe")
+        value, error = prediction(self._linearized(member), x, function, experiment)
+        half = self._quantile(level, member) * error
+        return Prediction(x, value, error, value - half, value + half, level)
+
+    def sample(self, n: int, *, seed: int = 0, member: int = 0) -> Samples:
+        """n draws of parameters and trajectories together, from Laplace's approximation of the posterior."""
+        linearized = self._linearized(member)
+        z, φ = linearized.responses(*linearized.random_shifts(n, np.random.default_rng(seed)))
+        s = linearized.ends.state
+        φ = np.clip(s.φ[0] + φ.T, s.lower[0], s.upper[0])
+        return Samples(self._setting.model.parameters.outer(φ), linearized, s.z[..., None] + z)
+
+    @property
+    def log_evidence(self) -> Any:
+        """log p(data), (...), by Laplace's approximation, to compare equations: differences are logarithms of odds.
+
+        Every parameter needs a prior, and all initial values must be known or functions of parameters. Noise that was
+        estimated counts as known.
+        """
+        values = [self._linearized(i).log_evidence() for i in range(self._setting.S)]
+        return np.array(values).reshape(self.batch) if self.batch else values[0]
+
+    @property
+    def identifiable(self) -> Identifiability:
+        """Which combinations of parameters the data determine; false, and a list `open`, where they leave some open."""
+        if self.batch:
+            raise ArgumentError("identifiable is for one data set; covariance has those of all.")
+        parameters = self._setting.model.parameters
+        φ = self._ends.state.φ[0]
+        size = np.where(parameters.log | (φ == 0), 1.0, np.abs(φ))
+        return Identifiability.of(self.names, self._ends.state.covariance[0] / size / size[:, None])
+
+    def plot(self, *, experiment: int = 0, member: int = 0) -> Any:
+        """Data and trajectories with 95 % bands; needs matplotlib.
+
+        Returns:
+            matplotlib.figure.Figure.
+        """
+        from matplotlib.figure import Figure
+
+        s, e = self._setting, self._ends
+        o = s.observed
+        t = e.t[member * s.E + experiment]
+        x = np.linspace(t[0], t[-1], 300)
+        own = s.model.observe is not None
+        band = self.predict(x, True if own else None, experiment=experiment, member=member)
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        labels = o.names if own or self._variables is None else self._variables
+        for j in range(band.value.shape[-1]):
+            color = f"C{j}"
+            axes.plot(x, band.value[:, j], color=color)
+            axes.fill_between(x, band.lower[:, j], band.upper[:, j], color=color, alpha=0.2, linewidth=0)
+            axes.annotate(labels[j], (x[-1], band.value[-1, j]), (4, 0), color=color, textcoords="offset points")
+            if j < o.raw.shape[-1]:
+                axes.plot(o.times[member, experiment], o.raw[member, experiment, :, j], ".", color=color)
+        axes.set_xlabel("time")
+        return figure
 
     def __str__(self) -> str:
         converged = np.atleast_1d(self.converged).ravel()

@@ -81,13 +81,19 @@ class State:
     largest: Array
     """(S, p): the largest |φ| so far"""
     equation_size: Array
-    """(M, Q), NaN until it is known"""
+    """(M, Q), or (M, 0) until it is known"""
+    τ: Array
+    """(M,): time scales"""
+    lower: Array
+    """(S, p): bounds of φ"""
+    upper: Array
+    """(S, p)"""
 
-    OF_MEMBERS = "z", "noise", "equation_size"
+    OF_MEMBERS = "z", "noise", "equation_size", "τ"
 
     def take(self, sets: Array, members: Array) -> State:
         """Some sets."""
-        return State(**{k: v[members if k in self.OF_MEMBERS else sets] for k, v in vars(self).items()})
+        return State(**{k: v[members if k in self.OF_MEMBERS else sets].copy() for k, v in vars(self).items()})
 
 
 class GaussNewton:
@@ -101,7 +107,6 @@ class GaussNewton:
         E: int,
         estimated: Array,
         free: Array,
-        τ: Array,
         refining: bool = False,
         report: Callable[[float, int], None] = lambda level, left: None,
     ) -> None:
@@ -109,13 +114,11 @@ class GaussNewton:
         Args:
             estimated: (m,): observables whose noise is estimated.
             free: (S,): free initial values.
-            τ: (M,): time scales.
             refining: the state has converged on another mesh; one level is enough.
         """
-        self.d, self.s, self.E, self.estimated, self.free, self.τ, self.report = d, state, E, estimated, free, τ, report
+        self.d, self.s, self.E, self.estimated, self.free, self.report = d, state, E, estimated, free, report
         self.S = len(state.φ)
         self.refining = refining
-        self.bounds = d.model.parameters.bounds()
         self.prior = d.model.parameters.prior()
         self.e = d.evaluate(state.z, np.repeat(state.φ, E, axis=0))
         if not state.equation_size.size:
@@ -129,7 +132,7 @@ class GaussNewton:
     def _equation_size(self, e: Evaluated) -> Array:
         """Root of the mean over time of the linearisation's sum of squares, for changes of y by its size, (M, Q)."""
         J = e.equations.in_y
-        units = self.τ[:, None] ** -np.arange(J.shape[-1], dtype=float)
+        units = self.s.τ[:, None] ** -np.arange(J.shape[-1], dtype=float)
         J = np.where(np.isfinite(J), J, 0.0) * units[:, None, None, None, :]
         size = np.sqrt(
             ((J**2).sum((-2, -1)) * self.d.quadrature[..., None] ** 2).sum(1) / np.ptp(self.d.t, axis=1)[:, None]
@@ -143,7 +146,7 @@ class GaussNewton:
         w = np.asarray(LEVELS)[level]
         held = np.where(level < FINAL, HELD, 0.0)
         precision = self._precision(i)
-        w, held = (np.repeat(x, self.E) / np.sqrt(self.τ[i]) for x in (w, held))
+        w, held = (np.repeat(x, self.E) / np.sqrt(self.s.τ[i]) for x in (w, held))
         return RowWeights((w * precision)[:, None] / s.equation_size[i], s.noise[i], held)
 
     def _precision(self, i: Array) -> Array:
@@ -312,7 +315,7 @@ class GaussNewton:
         norm = (last * last).sum(-1)
         ratio = (step * last).sum(-1) / np.where(norm > 0, norm, 1.0)
         back = (norm > 0) & (ratio < 0)
-        ω = np.where(back, np.clip(ω / (1 - ratio), SHORTEST, 1.0), 1.0)
+        ω = np.where(back, np.clip(ω / (1 - np.minimum(ratio, 0.0)), SHORTEST, 1.0), 1.0)
         self.last[sets], self.ω[sets] = step, ω
         return ω
 
@@ -323,7 +326,7 @@ class GaussNewton:
         unknown = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
         size = s.largest[sets]
         reach = np.where(self.log, REACH, np.where(size > 0, REACH * size, unknown)) * damping[:, None]
-        lower, upper = self.bounds
+        lower, upper = s.lower[sets], s.upper[sets]
         bounded = np.isfinite(lower).any() or np.isfinite(upper).any()
         return estimate(gram, *((lower - φ, upper - φ) if bounded else ()), reach=reach)
 

@@ -21,8 +21,8 @@ class Loss:
     cost: Callable[[Array], Array]
     weight: Callable[[Array], Array]
     """c'(r) / (2 r)"""
-    efficiency: float = 1.0
-    """E c''(r) / 2 for normal residuals, what their scale is corrected by"""
+    bend: Callable[[Array], Array]
+    """c''(r) / 2"""
 
 
 DEGREES = 4.0
@@ -32,16 +32,18 @@ HUBER = 1.345
 Statistics, Wiley 2009)."""
 
 LOSSES = {
-    "squares": Loss("squares", lambda r: r * r, np.ones_like),
+    "squares": Loss("squares", lambda r: r * r, np.ones_like, np.ones_like),
     "student": Loss(
         "student",
         lambda r: (DEGREES + 1) * np.log1p(r * r / DEGREES),
         lambda r: (DEGREES + 1) / (DEGREES + r * r),
+        lambda r: (DEGREES + 1) * (DEGREES - r * r) / (DEGREES + r * r) ** 2,
     ),
     "huber": Loss(
         "huber",
         lambda r: np.where(np.abs(r) < HUBER, r * r, 2 * HUBER * np.abs(r) - HUBER**2),
         lambda r: HUBER / np.maximum(np.abs(r), HUBER),
+        lambda r: np.where(np.abs(r) < HUBER, 1.0, 0.0),
     ),
 }
 

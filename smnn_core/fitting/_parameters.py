@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import Array
 from .._errors import ArgumentError, ShapeError
 
-__all__ = ["Parameter", "Parameters"]
+__all__ = ["Parameter", "Parameters", "has_parameters"]
 
 WIDE = 10.0
 """Factor on either side of the start within which others are drawn, where neither bounds nor a prior say more."""
@@ -68,6 +68,13 @@ class Parameter:
                 raise ArgumentError("Parameter: log=True without a start needs a positive lower bound.")
             return float(np.sqrt(low * high))
         return float((low + high) / 2)
+
+
+def has_parameters(parameters: Any) -> bool:
+    """Whether callbacks get parameters."""
+    if parameters is None:
+        return False
+    return len(parameters) > 0 if isinstance(parameters, Mapping) else np.shape(parameters)[-1:] != (0,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,9 +56,9 @@ def fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int]
 def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int], None], group: Array) -> Ends:
     """Fits sets on a first mesh, then on finer ones until parameters do not move any more."""
     S, E = setting.S, setting.E
-    d, state, τ = setting.start(φ)
+    d, state = setting.start(φ)
     options = {"E": E, "estimated": setting.observed.estimated, "report": report}
-    iteration = GaussNewton(d, state, free=setting.free, τ=τ, **options)
+    iteration = GaussNewton(d, state, free=setting.free, **options)
     if setting.has_hidden:
         iteration.follow()
     iteration.run(most)
@@ -68,19 +68,19 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
         best = np.full(group.max() + 1, np.inf)
         np.minimum.at(best, group, np.where(ends.state.failed, np.inf, behind))
         behind = behind - best[group] > BEHIND + 0.05 * np.abs(best[group])
-        todo = np.flatnonzero(~ends.resolved & ~ends.state.failed & ~behind)
+        hopeless = ~ends.state.converged if refinement else np.zeros(S, bool)
+        todo = np.flatnonzero(~ends.resolved & ~ends.state.failed & ~behind & ~hopeless)
         if not len(todo):
             break
         members = (todo[:, None] * E + np.arange(E)).ravel()
         part, own, t = setting.take(todo), ends.state.take(todo, members), ends.t[members]
         finer = halved(t) if not refinement else equidistributed(t, own.z, 2 * (t.shape[1] - 1), part.fixed())
-        before = replace(own, z=own.z, φ=own.φ.copy(), costs=own.costs.copy(), covariance=own.covariance.copy())
+        before = ends.state.take(todo, members)
         own.z = moved(t, own.z, finer)
         own.level = np.maximum(own.level, FINAL)
         own.converged = np.zeros(len(todo), bool)
-        own.steps = own.steps.copy()
         d = part.discretization(finer)
-        GaussNewton(d, own, free=part.free, τ=τ[members], refining=True, **options).run(most)
+        GaussNewton(d, own, free=part.free, refining=True, **options).run(most)
         _put_back(ends, todo, members, finer, own, before, setting.tolerance)
     return ends
 
@@ -95,7 +95,6 @@ def _put_back(
     a, b = before.costs.sum(-1), own.costs.sum(-1)
     shift = np.maximum(shift, np.abs(a - b) / (10 + 0.1 * np.abs(b)))
     N = finer.shape[1] - 1
-    old = ends.t.shape[1] - 1
     if len(todo) == len(ends.resolved):
         ends.t, z = finer, own.z
     else:
@@ -107,7 +106,6 @@ def _put_back(
         z = moved(ends.t, ends.state.z, t)
         t[members], z[members] = finer, own.z
         ends.t = t
-    del old
     for name, x in vars(own).items():
         if name == "z":
             continue

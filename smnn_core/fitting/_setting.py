@@ -143,8 +143,8 @@ class Setting:
         """Times that are mesh points, (M, n)."""
         return None if self.switches is None else np.tile(self.switches, (self.S, 1))
 
-    def start(self, φ: Array) -> tuple[Discretization, State, Array]:
-        """The first discretisation, where the iterations start, and time scales (M,)."""
+    def start(self, φ: Array) -> tuple[Discretization, State]:
+        """The first discretisation, and where the iterations start."""
         o, (S, E, n, m) = self.observed, self.observed.values.shape
         M, V, q = S * E, self.model.V, self.model.q
         times, values, seen = (x.reshape(M, *x.shape[2:]) for x in (o.times, o.values, o.seen))
@@ -173,13 +173,15 @@ class Setting:
             rough = np.clip(rough, 1e-4 * np.nan_to_num(spread, nan=1.0), None)
             given = o.noise.reshape(M, n, m)
             noise = np.where(np.isnan(given), np.repeat(rough, E, axis=0)[:, None], given)
+        lower, upper = self.model.parameters.bounds()
         state = State(
             z=z, φ=φ.copy(), noise=noise, level=np.zeros(S, int), covariance=np.full((S, p, p), np.nan),
             held=np.zeros((S, p), bool), determined=np.ones(S, bool), converged=np.zeros(S, bool),
             failed=np.zeros(S, bool), steps=np.zeros(S, int), costs=np.full((S, 4), np.inf),
-            first=φ.copy(), largest=np.abs(φ), equation_size=np.zeros((M, 0)),
+            first=φ.copy(), largest=np.abs(φ), equation_size=np.zeros((M, 0)), τ=τ,
+            lower=np.tile(lower, (S, 1)), upper=np.tile(upper, (S, 1)),
         )  # fmt: skip
-        return d, state, τ
+        return d, state
 
     def _first_values(self, t: Array, φ: Array) -> Array:
         """y at the first time as far as it is known at φ, (M, V), NaN elsewhere."""

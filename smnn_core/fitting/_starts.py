@@ -106,7 +106,9 @@ class Starts:
         value = value[np.isfinite(value)]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.add_subplot()
-        axes.semilogy(np.arange(1, len(value) + 1), value - value[0] + 1e-2, "o-", color="#0072B2", markersize=4)
+        axes.set_yscale("log")
+        axes.set_ylim(5e-3, max(10.0, 2 * (value[-1] - value[0])))
+        axes.plot(np.arange(1, len(value) + 1), value - value[0] + 1e-2, "o-", color="#0072B2", markersize=4)
         axes.axhline(SAME + 1e-2, color="#D55E00", linewidth=1)
         axes.annotate("the same minimum below", (len(value), SAME + 1e-2), (0, 3), ha="right", color="#D55E00",
                       textcoords="offset points")  # fmt: skip

@@ -128,7 +128,11 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         workspace = take(this->workspace_packs());
     }
 
-    P* take(Index packs) { return take_from(memory, packs); }
+    P* take(Index packs) {
+        P* at = memory;
+        memory += packs;
+        return at;
+    }
 
     int last_segment() const { return (group.longest - 1) / segment; }
     int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }

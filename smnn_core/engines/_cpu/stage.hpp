@@ -5,7 +5,6 @@
 
 #include "../kernels/pack.hpp"
 #include "job.hpp"
-#include "scratch.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {

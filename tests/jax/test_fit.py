@@ -1,0 +1,59 @@
+"""`smnn_jax.fit`: the core's, for callbacks that return values alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smnn_core as smnn
+import smnn_jax as sj
+from benchmarks.fitting_problems import fitzhugh_nagumo, fitzhugh_nagumo_field, spikes
+
+
+def test_equals_the_core_with_derivatives_by_hand() -> None:
+    def residual(t: Any, y: Any, θ: Any) -> Any:
+        a, b, c = θ[..., 0], θ[..., 1], θ[..., 2]
+        return y[..., 1] - jnp.stack(fitzhugh_nagumo_field((y[..., 0, 0], y[..., 1, 0]), (a, b, c)), -1)
+
+    problem = spikes("", (1, 1, 1))
+    t, data = problem.t[::8], problem.data(5)[:, ::8]
+    r = sj.fit(residual, t, jnp.asarray(data), jnp.ones((5, 3)), noise=0.2)
+    core = smnn.fit(fitzhugh_nagumo, t, data, np.ones((5, 3)), noise=0.2)
+    np.testing.assert_allclose(r.parameters, core.parameters, rtol=1e-8)
+    np.testing.assert_allclose(r.standard_errors, core.standard_errors, rtol=1e-8)
+
+
+def test_names_observables_noise_initial_values_and_inputs() -> None:
+    def residual(t: Any, y: Any, θ: Any, u: Any) -> Any:
+        return y[..., 1] + θ["k"][..., None] * y[..., 0] - u
+
+    def observe(t: Any, y: Any, θ: Any, u: Any) -> Any:
+        return θ["a scale"][..., None] * y[..., 0]
+
+    def noise(t: Any, y: Any, θ: Any, u: Any) -> Any:
+        return θ["σ"][..., None] + 0 * y[..., 0]
+
+    def initial(θ: Any, u: Any) -> Any:
+        return jnp.stack([0 * θ["k"]], -1)
+
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 50)
+    data = [7 * c / 1.3 * (1 - np.exp(-1.3 * t)) + 0.05 * rng.standard_normal(50) for c in (1.0, 2.0)]
+    start = {"k": 0.5, "a scale": smnn.Parameter(1.0, log=True), "σ": smnn.Parameter(1.0, log=True)}
+    r = sj.fit(residual, t, data, start, observe=observe, noise=noise, initial=initial, inputs=[1.0, 2.0], variables=1)
+    assert r.names == ("k", "a scale", "σ")
+    assert (np.abs(r.parameters - [1.3, 7.0, 0.05]) < 4 * r.standard_errors).all()
+    assert r.predict([1.0], observe, experiment=1).value[0, 0] == pytest.approx(14 / 1.3 * (1 - np.exp(-1.3)), abs=0.1)
+
+
+def test_it_says_that_it_cannot_be_traced() -> None:
+    with pytest.raises(smnn.ArgumentError, match="cannot be traced"):
+        jax.jit(lambda data: sj.fit(lambda t, y, k: y[..., 1] + k * y[..., 0], [0.0, 1.0], data, [1.0]))(jnp.ones(2))
+
+
+def test_a_residual_that_is_no_array_is_refused() -> None:
+    with pytest.raises(smnn.ArgumentError, match="residual must return an array"):
+        sj.fit(lambda t, y, k: None, [0.0, 1.0], [1.0, 2.0], [1.0])

@@ -14,9 +14,10 @@ from .._problem import System
 from . import cpu
 from ._interface import Engine
 from .array_api import ArrayEngine
+from .blocks import BlockEngine
 from .cuda import CudaEngine
 
-_ALL: tuple[Engine, ...] = (cpu.CpuEngine(), CudaEngine(), ArrayEngine())
+_ALL: tuple[Engine, ...] = (cpu.CpuEngine(), BlockEngine(), CudaEngine(), ArrayEngine())
 ENGINES = {engine.name: engine for engine in _ALL}
 
 

@@ -1,5 +1,6 @@
 // The kernels of one instruction set, in a namespace of its own: compiled once for each, and for each group of sizes.
 #include "covariance.hpp"
+#include "panels.hpp"
 #include "run.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
@@ -87,7 +88,7 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
 extern const Isa isa;
 #define SMNN_QUOTED(x) #x
 #define SMNN_NAME(x) SMNN_QUOTED(x)
-const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances};
+const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances, panels::kernels};
 
 #endif
 

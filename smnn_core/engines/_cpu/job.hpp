@@ -164,11 +164,14 @@ constexpr int MOST_COLUMNS = 64;
 // The largest n that kernels with sizes known at run time serve.
 constexpr int LARGEST = 64;
 
+struct PanelKernels;
+
 struct Isa {
     const char* name;
     // by_columns: with any number of right-hand sides
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
     CovarianceKernels (*covariances)(const Job& job, bool one_by_one);
+    const PanelKernels& panels;
 };
 
 }  // namespace smnn

@@ -21,6 +21,7 @@
 
 #include "engine.hpp"
 #include "isa_dispatch.hpp"
+#include "panels_api.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -297,6 +298,94 @@ bool covariance(
     return without_lock([&] { return smnn::covariance(spec, wanted, determinant.views, minimum.views); });
 }
 
+// A matrix of any strides, or None: none.
+class HeldMatrix {
+   public:
+    smnn::MatrixView matrix;
+
+    HeldMatrix(nb::handle object, bool writable) {
+        if (object.is_none()) return;
+        held_.hold(object, writable);
+        const View& view = held_.view;
+        if (view.rank != 2) throw nb::value_error("expected a matrix");
+        matrix = {static_cast<double*>(const_cast<void*>(view.data)), view.shape[0], view.shape[1], view.strides[0], view.strides[1]};
+    }
+    void require(Index rows, Index columns) const {
+        if (matrix.data && (matrix.rows != rows || matrix.columns != columns)) throw nb::value_error("another shape than is expected");
+    }
+
+   private:
+    Held held_;
+};
+
+// Indices of rows, (panels, M), or where the rows of a matrix begin, (M).
+class HeldIndices {
+   public:
+    int* data;
+    HeldIndices(nb::handle object, bool writable, const std::vector<Index>& shape) {
+        held_.hold(object, writable, 'i');
+        held_.require(shape);
+        data = static_cast<int*>(const_cast<void*>(held_.view.data));
+    }
+
+   private:
+    Held held_;
+};
+
+Index panels_of(const smnn::MatrixView& A) { return (A.columns + smnn::PanelKernels::WIDTH - 1) / smnn::PanelKernels::WIDTH; }
+
+void triangularise(nb::handle A, nb::handle begins, nb::handle C, nb::handle T, nb::handle order, int threads) {
+    constexpr int WIDTH = smnn::PanelKernels::WIDTH;
+    const HeldMatrix a(A, true), c(C, true);
+    const Index panels = panels_of(a.matrix), rows = a.matrix.rows;
+    c.require(rows, c.matrix.columns);
+    Held t;
+    double* const to = static_cast<double*>(t.hold_result(T, {panels, WIDTH, WIDTH}));
+    const HeldIndices first(begins, false, {rows}), sorted(order, true, {panels, rows});
+    for (Index panel = 0; panel < panels; ++panel) {
+        const Index end = std::min<Index>((panel + 1) * WIDTH, a.matrix.columns);
+        if (std::count_if(first.data, first.data + rows, [&](int begin) { return begin < end; }) < end) {
+            throw nb::value_error("fewer rows than columns");
+        }
+    }
+    const WithoutLock guard;
+    smnn::triangularise(a.matrix, first.data, c.matrix, to, sorted.data, threads);
+}
+
+void rotate(nb::handle A, nb::handle T, nb::handle order, nb::handle d, bool back, int threads) {
+    constexpr int WIDTH = smnn::PanelKernels::WIDTH;
+    const HeldMatrix a(A, false), x(d, true);
+    x.require(a.matrix.rows, x.matrix.columns);
+    Held t;
+    t.hold(T, false);
+    t.require({panels_of(a.matrix), WIDTH, WIDTH});
+    const HeldIndices sorted(order, false, {panels_of(a.matrix), a.matrix.rows});
+    const WithoutLock guard;
+    smnn::rotate(a.matrix, static_cast<const double*>(t.view.data), sorted.data, x.matrix, back, threads);
+}
+
+void substitute(nb::handle pivots, nb::handle R, nb::handle E, nb::handle x, nb::handle next, bool transposed, int threads) {
+    const HeldMatrix r(R, false), e(E, false), at(x, true), beyond(next, transposed);
+    const Index n = r.matrix.columns, columns = at.matrix.columns;
+    const HeldIndices rows(pivots, false, {n});
+    at.require(n, columns);
+    e.require(n, n);
+    beyond.require(n, columns);
+    if (r.matrix.column != 1 || (e.matrix.data && e.matrix.column != 1) || !e.matrix.data != !beyond.matrix.data) {
+        throw nb::value_error("another layout than is expected");
+    }
+    const WithoutLock guard;
+    smnn::substitute(rows.data, r.matrix, e.matrix, at.matrix, beyond.matrix, transposed, threads);
+}
+
+void multiply(nb::handle a, nb::handle b, nb::handle c, int threads) {
+    const HeldMatrix left(a, false), right(b, false), out(c, true);
+    right.require(left.matrix.columns, right.matrix.columns);
+    out.require(left.matrix.rows, right.matrix.columns);
+    const WithoutLock guard;
+    smnn::multiply(left.matrix, right.matrix, out.matrix, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -325,6 +414,13 @@ NB_MODULE(_kernels, m) {
     m.def(
         "covariance", &covariance, "problem"_a, "increments"_a, "results"_a, "of_determinant"_a, "of_minimum"_a
     );
+    m.def("triangularise", &triangularise, "A"_a, "begins"_a, "C"_a.none(), "T"_a, "order"_a, "threads"_a);
+    m.def("rotate", &rotate, "A"_a, "T"_a, "order"_a, "d"_a, "back"_a, "threads"_a);
+    m.def(
+        "substitute", &substitute, "pivots"_a, "R"_a, "E"_a.none(), "x"_a, "next"_a.none(), "transposed"_a, "threads"_a
+    );
+    m.def("multiply", &multiply, "a"_a, "b"_a, "c"_a, "threads"_a);
+    m.attr("PANEL") = smnn::PanelKernels::WIDTH;
     m.def("empty", &empty, "shape"_a, "is_double"_a);
     m.def("isa", [] { return std::string(smnn::isa().name); }, "The instruction set in use.");
     m.def("usable_isas", [] { return std::string(smnn::usable_isas()); });

@@ -17,7 +17,7 @@ from smnn_core._constraints import apply
 from . import exact
 
 Array = np.ndarray
-ENGINES = ("array_api", "cpu")
+ENGINES = ("array_api", "blocks", "cpu")
 BOUND = 1e-7
 """Of the array API engine, for every problem here (the equation 1e8 times larger has the largest error)."""
 

@@ -63,6 +63,10 @@ class Reflections:
         """(n, n), upper triangular"""
         return np.triu(self.A[self.pivots])
 
+    @property
+    def nbytes(self) -> int:
+        return self.A.nbytes + self.T.nbytes + self.order.nbytes
+
     def rotate(self, d: np.ndarray, *, back: bool = False) -> np.ndarray:
         """Q^T d, or Q d (`back`), in place, for d of shape (M, columns)."""
         cpu._kernels.rotate(self.A, self.T, self.order, d, back, self.threads)
@@ -153,7 +157,7 @@ class Sweep:
         """those in which R of each point stands"""
 
     def _see(self, rows: np.ndarray) -> None:
-        np.maximum(self.sizes, np.abs(rows).max(axis=0, initial=0.0), out=self.sizes)
+        np.maximum(self.sizes, np.maximum(rows.max(axis=0), -rows.min(axis=0)), out=self.sizes)
 
     def _begins(self, A: np.ndarray) -> np.ndarray:
         """Rows of zeros are left out, as far as there are enough others."""
@@ -185,6 +189,10 @@ class Sweep:
             np.broadcast_to(values, (*values.shape[:2], self.V)), -1, 0
         )
 
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (*self.folds, *self.couplings, *self.E))
+
     @cached_property
     def pivots(self) -> np.ndarray:
         """(T, n): the diagonal of R"""
@@ -207,7 +215,7 @@ class Sweep:
     def rotate_back(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The transpose: Q (w, 0), right-hand sides."""
         n, columns = self.n, w.shape[-1]
-        own = np.zeros((self.T, self.Q + self.entries.initial[0].size if len(self.entries.initial) else self.Q, columns))
+        own = np.zeros((self.T, self.Q + self.V * self.entries.initial.shape[-1], columns))
         coupling = np.empty((self.T - 1, n + self.extra, columns))
         carried = w[-1]
         for t in reversed(range(self.T)):
@@ -257,6 +265,11 @@ class BlockFactor(Factor):
     sweeps: dict[Index, Sweep]
     """by batch index; none of members that are not finite"""
     undetermined: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps."""
+        return sum(sweep.nbytes for sweep in self.sweeps.values())
 
     def solve(self, d: Rows) -> Array:
         """argmin_y |W (A y - d)|, with iterative refinement: the residual is computed row by row, without mixing."""

@@ -308,31 +308,43 @@ class HeldMatrix {
         held_.hold(object, writable);
         const View& view = held_.view;
         if (view.rank != 2) throw nb::value_error("expected a matrix");
-        matrix = {static_cast<double*>(const_cast<void*>(view.data)), view.shape[0], view.shape[1], view.strides[0], view.strides[1]};
+        matrix = {static_cast<double*>(view.data), view.shape[0], view.shape[1], view.strides[0], view.strides[1]};
     }
     void require(Index rows, Index columns) const {
-        if (matrix.data && (matrix.rows != rows || matrix.columns != columns)) throw nb::value_error("another shape than is expected");
+        if (matrix.data && (matrix.rows != rows || matrix.columns != columns)) {
+            throw nb::value_error("another shape than is expected");
+        }
     }
 
    private:
     Held held_;
 };
 
-// Indices of rows, (panels, M), or where the rows of a matrix begin, (M).
+// Indices of rows or columns.
 class HeldIndices {
    public:
     int* data;
+
     HeldIndices(nb::handle object, bool writable, const std::vector<Index>& shape) {
         held_.hold(object, writable, 'i');
         held_.require(shape);
-        data = static_cast<int*>(const_cast<void*>(held_.view.data));
+        data = static_cast<int*>(held_.view.data);
+        for (Index size : shape) size_ *= size;
+    }
+    void require(int least, Index end) const {
+        const auto fits = [&](int i) { return i >= least && i < end; };
+        if (!std::all_of(data, data + size_, fits)) throw nb::value_error("an index is out of range");
     }
 
    private:
     Held held_;
+    Index size_ = 1;
 };
 
-Index panels_of(const smnn::MatrixView& A) { return (A.columns + smnn::PanelKernels::WIDTH - 1) / smnn::PanelKernels::WIDTH; }
+Index panels_of(const smnn::MatrixView& A) {
+    constexpr int WIDTH = smnn::PanelKernels::WIDTH;
+    return (A.columns + WIDTH - 1) / WIDTH;
+}
 
 void triangularise(nb::handle A, nb::handle begins, nb::handle C, nb::handle T, nb::handle order, int threads) {
     constexpr int WIDTH = smnn::PanelKernels::WIDTH;
@@ -360,22 +372,25 @@ void rotate(nb::handle A, nb::handle T, nb::handle order, nb::handle d, bool bac
     t.hold(T, false);
     t.require({panels_of(a.matrix), WIDTH, WIDTH});
     const HeldIndices sorted(order, false, {panels_of(a.matrix), a.matrix.rows});
+    sorted.require(-1, a.matrix.rows);
     const WithoutLock guard;
     smnn::rotate(a.matrix, static_cast<const double*>(t.view.data), sorted.data, x.matrix, back, threads);
 }
 
-void substitute(nb::handle pivots, nb::handle R, nb::handle E, nb::handle x, nb::handle next, bool transposed, int threads) {
+void substitute(
+    nb::handle pivots, nb::handle R, nb::handle E, nb::handle x, nb::handle next, bool transposed, int threads
+) {
     const HeldMatrix r(R, false), e(E, false), at(x, true), beyond(next, transposed);
     const Index n = r.matrix.columns, columns = at.matrix.columns;
     const HeldIndices rows(pivots, false, {n});
+    rows.require(0, r.matrix.rows);
     at.require(n, columns);
     e.require(n, n);
     beyond.require(n, columns);
-    if (r.matrix.column != 1 || (e.matrix.data && e.matrix.column != 1) || !e.matrix.data != !beyond.matrix.data) {
-        throw nb::value_error("another layout than is expected");
-    }
+    const bool dense = n == 1 || (r.matrix.column == 1 && (!e.matrix.data || e.matrix.column == 1));
+    if (!dense || !e.matrix.data != !beyond.matrix.data) throw nb::value_error("another layout than is expected");
     const WithoutLock guard;
-    smnn::substitute(rows.data, r.matrix, e.matrix, at.matrix, beyond.matrix, transposed, threads);
+    smnn::substitute({rows.data, r.matrix, e.matrix}, at.matrix, beyond.matrix, transposed, threads);
 }
 
 void multiply(nb::handle a, nb::handle b, nb::handle c, int threads) {

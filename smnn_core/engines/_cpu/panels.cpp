@@ -16,16 +16,17 @@ constexpr int WIDTH = PanelKernels::WIDTH;
 int panels_of(const MatrixView& A) { return int((A.columns + WIDTH - 1) / WIDTH); }
 int width_of(const MatrixView& A, int panel) { return int(std::min<Index>(WIDTH, A.columns - Index(panel) * WIDTH)); }
 
-// f(first column, scratch of that many numbers) for each strip of the columns from `begin` on, on several threads.
+// f(kernels, first column, scratch of so many numbers for each column) for the strips of the columns from `begin` on,
+// on several threads.
 template <class F>
-void for_strips(Index begin, Index columns, size_t numbers, int threads, F f) {
-    const int strip = isa().panels.strip;
-    parallel_for((columns - begin + strip - 1) / strip, threads, [&](Index i) {
-        f(begin + i * strip, static_cast<double*>(thread_scratch(numbers * sizeof(double))));
+void for_strips(Index begin, Index columns, Index numbers, int threads, F f) {
+    const PanelKernels& panels = isa().panels;
+    const StripKernels& strips = columns - begin > panels.narrow.columns ? panels.wide : panels.narrow;
+    parallel_for((columns - begin + strips.columns - 1) / strips.columns, threads, [&](Index i) {
+        void* const scratch = thread_scratch(size_t(numbers * strips.columns) * sizeof(double));
+        f(strips, begin + i * strips.columns, static_cast<double*>(scratch));
     });
 }
-
-size_t apply_scratch(int rows) { return (size_t(rows) + 2 * WIDTH) * size_t(isa().panels.strip); }
 
 // V of a panel, as `collect` makes it, from where `triangularise` leaves it.
 void load(const MatrixView& A, int panel, const int* order, int rows, double* V) {
@@ -66,9 +67,10 @@ void triangularise(const MatrixView& A, const int* begins, const MatrixView& C, 
         kernels.collect(rows, width, x, tau, T);
         std::fill(std::copy(active.begin(), active.end(), order), order + A.rows, -1);
         const auto apply = [&](const MatrixView& c, Index begin) {
-            for_strips(begin, c.columns, apply_scratch(rows), threads, [&](Index first, double* scratch) {
-                kernels.apply(rows, width, x, T, false, order, c, first, scratch);
-            });
+            const auto f = [&](const StripKernels& strips, Index first, double* scratch) {
+                strips.apply(rows, width, x, T, false, order, c, first, scratch);
+            };
+            for_strips(begin, c.columns, rows + 2 * WIDTH, threads, f);
         };
         apply(A, j + width);
         if (C.data) apply(C, 0);
@@ -77,7 +79,6 @@ void triangularise(const MatrixView& A, const int* begins, const MatrixView& C, 
 }
 
 void rotate(const MatrixView& A, const double* T, const int* order, const MatrixView& d, bool back, int threads) {
-    const PanelKernels& kernels = isa().panels;
     const Buffer buffer(size_t(A.rows) * WIDTH * sizeof(double));
     double* const V = static_cast<double*>(buffer.data());
     const int panels = panels_of(A);
@@ -86,27 +87,23 @@ void rotate(const MatrixView& A, const double* T, const int* order, const Matrix
         const int* const of_panel = order + panel * A.rows;
         const int rows = int(std::find(of_panel, of_panel + A.rows, -1) - of_panel);
         load(A, panel, of_panel, rows, V);
-        for_strips(0, d.columns, apply_scratch(rows), threads, [&](Index first, double* scratch) {
-            kernels.apply(rows, width_of(A, panel), V, T + panel * WIDTH * WIDTH, back, of_panel, d, first, scratch);
-        });
+        const auto f = [&](const StripKernels& strips, Index first, double* scratch) {
+            strips.apply(rows, width_of(A, panel), V, T + panel * WIDTH * WIDTH, back, of_panel, d, first, scratch);
+        };
+        for_strips(0, d.columns, rows + 2 * WIDTH, threads, f);
     }
 }
 
-void substitute(
-    const int* pivots, const MatrixView& R, const MatrixView& E, const MatrixView& x, const MatrixView& next, bool transposed, int threads
-) {
-    const PanelKernels& kernels = isa().panels;
-    const auto f = transposed ? kernels.substitute_transposed : kernels.substitute;
-    for_strips(0, x.columns, 2 * size_t(x.rows * kernels.strip), threads, [&](Index first, double* scratch) {
-        f(pivots, R, E, x, next, first, scratch);
+void substitute(const Triangle& triangle, const MatrixView& x, const MatrixView& next, bool transposed, int threads) {
+    for_strips(0, x.columns, 2 * x.rows, threads, [&](const StripKernels& strips, Index first, double* scratch) {
+        const auto f = transposed ? strips.substitute_transposed : strips.substitute;
+        f(triangle, x, next, first, scratch);
     });
 }
 
 void multiply(const MatrixView& a, const MatrixView& b, const MatrixView& c, int threads) {
-    const PanelKernels& kernels = isa().panels;
-    const size_t numbers = size_t((a.rows + b.rows) * kernels.strip);
-    for_strips(0, c.columns, numbers, threads, [&](Index first, double* scratch) {
-        kernels.multiply(a, b, c, first, scratch);
+    for_strips(0, c.columns, a.rows + b.rows, threads, [&](const StripKernels& strips, Index first, double* scratch) {
+        strips.multiply(a, b, c, first, scratch);
     });
 }
 

@@ -4,9 +4,9 @@
 //
 //     Q = 1 - V T V^T,      T upper triangular        (Schreiber, Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989) 53),
 //
-// so that applying them is three products of matrices. Each column has the row with its largest entry as pivot (Powell, Reid,
-// IFIP 1968): light rows are then changed by multiples of heavy ones that are as small as themselves, and are not lost in the
-// rounding errors of these.
+// so that applying them is three products of matrices. Each column has the row with its largest entry as pivot (Powell,
+// Reid, IFIP 1968): light rows are then changed by multiples of heavy ones that are as small as themselves, and are not
+// lost in the rounding errors of these.
 #pragma once
 
 #include "../kernels/pack.hpp"
@@ -18,75 +18,177 @@ namespace panels {
 
 constexpr int WIDTH = PanelKernels::WIDTH;
 constexpr int LANES = SMNN_VECTOR_BYTES / int(sizeof(double));
-constexpr int VECTORS = 3, STRIP = LANES * VECTORS;
-// rows of a tile: its sums, a row of the other factor and a number of this one fill the registers
-constexpr int TILE = SMNN_VECTOR_BYTES == 64 ? 8 : 4;
-static_assert(WIDTH % STRIP == 0, "a panel is a number of strips");
+// Rows of a tile, and vectors of a wide one: its sums, a row of one factor and a number of the other fill registers.
+constexpr int TILE = SMNN_VECTOR_BYTES == 64 ? 8 : 4, WIDE = 3;
+static_assert(WIDTH % (LANES * WIDE) == 0, "a panel is a number of strips");
 constexpr double NOTHING = 1e-300;  // columns with smaller entries are taken for zero: their reciprocal is not finite
 
 using Simd = Vector<double, LANES>::type;
 
-// c = a b, or c -= a b.  a: (R, K), strides (a_row, a_column); b: (K, STRIP), rows b_row apart; c: (R, STRIP), rows c_row apart
-template <int R, bool SUBTRACT>
-SMNN_INLINE void tile(
-    int K, const double* a, Index a_row, Index a_column, const double* b, Index b_row, double* c, Index c_row
-) {
-    Simd sum[R][VECTORS] = {};
-    for (int k = 0; k < K; ++k) {
-        const Simd* const row = reinterpret_cast<const Simd*>(b + k * b_row);
+// 1 / x, and 1 where x is zero: the system is known to be singular then.
+SMNN_INLINE double reciprocal_of_pivot(double x) { return 1.0 / (x == 0.0 ? 1.0 : x); }
+
+// A strip: a few columns of a matrix, VECTORS vectors in each of its rows.
+template <int VECTORS>
+struct Strips {
+    static constexpr int STRIP = LANES * VECTORS;
+
+    // c = a b, or c -= a b.
+    //     a  (R, K), strides (a_row, a_column)
+    //     b  (K, STRIP), rows b_row apart
+    //     c  (R, STRIP), rows c_row apart, none of a or b
+    template <int R, bool SUBTRACT>
+    SMNN_INLINE static void tile(
+        int K, const double* a, Index a_row, Index a_column, const double* b, Index b_row, double* c, Index c_row
+    ) {
+        Simd sum[R][VECTORS] = {};
+        for (int k = 0; k < K; ++k) {
+            const Simd* const row = reinterpret_cast<const Simd*>(b + k * b_row);
+            repeat(Int<R>(), [&](auto i) SMNN_LAMBDA {
+                const double x = a[i * a_row + k * a_column];
+                repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { sum[i][u] += x * row[u]; });
+            });
+        }
         repeat(Int<R>(), [&](auto i) SMNN_LAMBDA {
-            const double x = a[i * a_row + k * a_column];
-            repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { sum[i][u] += x * row[u]; });
+            Simd* const row = reinterpret_cast<Simd*>(c + i * c_row);
+            repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { row[u] = SUBTRACT ? row[u] - sum[i][u] : sum[i][u]; });
         });
     }
-    repeat(Int<R>(), [&](auto i) SMNN_LAMBDA {
-        Simd* const row = reinterpret_cast<Simd*>(c + i * c_row);
-        repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { row[u] = SUBTRACT ? row[u] - sum[i][u] : sum[i][u]; });
-    });
-}
 
-// The same for any number of rows.
-template <bool SUBTRACT>
-SMNN_OUTLINE void product(
-    int rows, int K, const double* a, Index a_row, Index a_column, const double* b, Index b_row, double* c, Index c_row
-) {
-    int i = 0;
-    for (; i + TILE <= rows; i += TILE) {
-        tile<TILE, SUBTRACT>(K, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row);
+    // c -= a b or c = a b for one row, several sums of it under way.
+    template <bool SUBTRACT>
+    SMNN_INLINE static void row(int K, const double* a, Index a_column, const double* b, Index b_row, double* c) {
+        constexpr int SUMS = 4;
+        Simd sum[SUMS][VECTORS] = {};
+        int k = 0;
+        for (; k + SUMS <= K; k += SUMS) {
+            repeat(Int<SUMS>(), [&](auto i) SMNN_LAMBDA {
+                const Simd* const x = reinterpret_cast<const Simd*>(b + (k + i) * b_row);
+                repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { sum[i][u] += a[(k + i) * a_column] * x[u]; });
+            });
+        }
+        for (; k < K; ++k) {
+            const Simd* const x = reinterpret_cast<const Simd*>(b + k * b_row);
+            repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA { sum[0][u] += a[k * a_column] * x[u]; });
+        }
+        Simd* const to = reinterpret_cast<Simd*>(c);
+        repeat(Int<VECTORS>(), [&](auto u) SMNN_LAMBDA {
+            const Simd total = (sum[0][u] + sum[1][u]) + (sum[2][u] + sum[3][u]);
+            to[u] = SUBTRACT ? to[u] - total : total;
+        });
     }
-    for (; i < rows; ++i) tile<1, SUBTRACT>(K, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row);
-}
 
-SMNN_INLINE int strip_columns(const MatrixView& m, Index first) {
-    return m.columns - first < STRIP ? int(m.columns - first) : STRIP;
-}
+    // The same for any number of rows.
+    template <bool SUBTRACT>
+    SMNN_OUTLINE static void product(
+        int rows, int K, const double* a, Index a_row, Index a_column, const double* b, Index b_row, double* c,
+        Index c_row
+    ) {
+        int i = 0;
+        for (; i + TILE <= rows; i += TILE) {
+            tile<TILE, SUBTRACT>(K, a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row);
+        }
+        for (; i < rows; ++i) row<SUBTRACT>(K, a + i * a_row, a_column, b, b_row, c + i * c_row);
+    }
 
-// Columns first .. of `count` rows of a matrix, those that `rows` names (null: the first), with zeros behind the last column.
-// strip: (count, STRIP)
-SMNN_INLINE void gather(const MatrixView& from, Index first, const int* rows, Index count, double* strip) {
-    const int columns = strip_columns(from, first);
-    for (Index i = 0; i < count; ++i, strip += STRIP) {
-        const double* const row = from.data + (rows ? rows[i] : i) * from.row + first * from.column;
-        if (columns == STRIP && from.column == 1) {
-            for (int c = 0; c < STRIP; ++c) strip[c] = row[c];
-        } else {
-            for (int c = 0; c < STRIP; ++c) strip[c] = c < columns ? row[c * from.column] : 0.0;
+    SMNN_INLINE static int strip_columns(const MatrixView& m, Index first) {
+        return m.columns - first < STRIP ? int(m.columns - first) : STRIP;
+    }
+
+    // Columns first .. of `count` rows of a matrix, those that `rows` names (null: the first), with zeros behind the
+    // last column.  strip: (count, STRIP)
+    SMNN_INLINE static void gather(const MatrixView& from, Index first, const int* rows, Index count, double* strip) {
+        const int columns = strip_columns(from, first);
+        for (Index i = 0; i < count; ++i, strip += STRIP) {
+            const double* const row = from.data + (rows ? rows[i] : i) * from.row + first * from.column;
+            if (columns == STRIP && from.column == 1) {
+                for (int c = 0; c < STRIP; ++c) strip[c] = row[c];
+            } else {
+                for (int c = 0; c < STRIP; ++c) strip[c] = c < columns ? row[c * from.column] : 0.0;
+            }
         }
     }
-}
 
-// The way back.
-SMNN_INLINE void scatter(const double* strip, const MatrixView& to, Index first, const int* rows, Index count) {
-    const int columns = strip_columns(to, first);
-    for (Index i = 0; i < count; ++i, strip += STRIP) {
-        double* const row = to.data + (rows ? rows[i] : i) * to.row + first * to.column;
-        if (columns == STRIP && to.column == 1) {
-            for (int c = 0; c < STRIP; ++c) row[c] = strip[c];
-        } else {
-            for (int c = 0; c < columns; ++c) row[c * to.column] = strip[c];
+    // The way back.
+    SMNN_INLINE static void scatter(
+        const double* strip, const MatrixView& to, Index first, const int* rows, Index count
+    ) {
+        const int columns = strip_columns(to, first);
+        for (Index i = 0; i < count; ++i, strip += STRIP) {
+            double* const row = to.data + (rows ? rows[i] : i) * to.row + first * to.column;
+            if (columns == STRIP && to.column == 1) {
+                for (int c = 0; c < STRIP; ++c) row[c] = strip[c];
+            } else {
+                for (int c = 0; c < columns; ++c) row[c * to.column] = strip[c];
+            }
         }
     }
-}
+
+    static void apply(
+        int rows, int width, const double* V, const double* T, bool back, const int* order, const MatrixView& c,
+        Index first, double* scratch
+    ) {
+        double *const strip = scratch, *const VtC = strip + rows * STRIP, *const TVtC = VtC + WIDTH * STRIP;
+        gather(c, first, order, rows, strip);
+        product<false>(width, rows, V, 1, WIDTH, strip, STRIP, VtC, STRIP);
+        product<false>(width, width, T, back ? WIDTH : 1, back ? 1 : WIDTH, VtC, STRIP, TVtC, STRIP);
+        product<true>(rows, width, V, WIDTH, 1, TVtC, STRIP, strip, STRIP);
+        scatter(strip, c, first, order, rows);
+    }
+
+    static void substitute(
+        const Triangle& triangle, const MatrixView& x, const MatrixView& next, Index first, double* scratch
+    ) {
+        const auto& [pivots, R, E] = triangle;
+        const int n = int(x.rows);
+        double *const at = scratch, *const beyond = at + n * STRIP;
+        gather(x, first, nullptr, n, at);
+        if (E.data) {
+            gather(next, first, nullptr, n, beyond);
+            product<true>(n, n, E.data, E.row, 1, beyond, STRIP, at, STRIP);
+        }
+        for (int j = n; j-- > 0;) {
+            const double* const r = R.data + pivots[j] * R.row;
+            double* const x_j = at + j * STRIP;
+            row<true>(n - 1 - j, r + j + 1, 1, x_j + STRIP, STRIP, x_j);
+            const double reciprocal = reciprocal_of_pivot(r[j]);
+            for (int c = 0; c < STRIP; ++c) x_j[c] *= reciprocal;
+        }
+        scatter(at, x, first, nullptr, n);
+    }
+
+    static void substitute_transposed(
+        const Triangle& triangle, const MatrixView& x, const MatrixView& next, Index first, double* scratch
+    ) {
+        const auto& [pivots, R, E] = triangle;
+        const int n = int(x.rows);
+        double *const at = scratch, *const beyond = at + n * STRIP;
+        gather(x, first, nullptr, n, at);
+        for (int j = 0; j < n; ++j) {
+            const double* const r = R.data + pivots[j] * R.row;
+            double* const x_j = at + j * STRIP;
+            const double reciprocal = reciprocal_of_pivot(r[j]);
+            for (int c = 0; c < STRIP; ++c) x_j[c] *= reciprocal;
+            for (int k = j + 1; k < n; ++k) {
+                for (int c = 0; c < STRIP; ++c) at[k * STRIP + c] -= r[k] * x_j[c];
+            }
+        }
+        scatter(at, x, first, nullptr, n);
+        if (!E.data) return;
+        gather(next, first, nullptr, n, beyond);
+        product<true>(n, n, E.data, 1, E.row, at, STRIP, beyond, STRIP);
+        scatter(beyond, next, first, nullptr, n);
+    }
+
+    static void multiply(const MatrixView& a, const MatrixView& b, const MatrixView& c, Index first, double* scratch) {
+        double *const from = scratch, *const to = from + b.rows * STRIP;
+        gather(b, first, nullptr, b.rows, from);
+        product<false>(int(a.rows), int(a.columns), a.data, a.row, a.column, from, STRIP, to, STRIP);
+        scatter(to, c, first, nullptr, c.rows);
+    }
+
+    static constexpr StripKernels kernels{STRIP, apply, substitute, substitute_transposed, multiply};
+};
 
 template <class T>
 SMNN_INLINE void exchange(T* a, T* b, int count) {
@@ -151,7 +253,9 @@ inline void collect(int rows, int width, double* x, const double* tau, double* T
         for (int c = k; c < WIDTH; ++c) x[k * WIDTH + c] = c == k ? 1.0 : 0.0;
     }
     alignas(64) double gram[WIDTH * WIDTH];
-    for (int c = 0; c < WIDTH; c += STRIP) product<false>(width, rows, x, 1, WIDTH, x + c, WIDTH, gram + c, WIDTH);
+    for (int c = 0; c < WIDTH; c += LANES * WIDE) {
+        Strips<WIDE>::product<false>(width, rows, x, 1, WIDTH, x + c, WIDTH, gram + c, WIDTH);
+    }
     for (int k = 0; k < width; ++k) {
         for (int j = 0; j < WIDTH; ++j) T[j + k * WIDTH] = 0.0;
     }
@@ -166,71 +270,7 @@ inline void collect(int rows, int width, double* x, const double* tau, double* T
     }
 }
 
-inline void apply(
-    int rows, int width, const double* V, const double* T, bool back, const int* order, const MatrixView& c, Index first,
-    double* scratch
-) {
-    double *const strip = scratch, *const VtC = strip + rows * STRIP, *const TVtC = VtC + WIDTH * STRIP;
-    gather(c, first, order, rows, strip);
-    product<false>(width, rows, V, 1, WIDTH, strip, STRIP, VtC, STRIP);
-    product<false>(width, width, T, back ? WIDTH : 1, back ? 1 : WIDTH, VtC, STRIP, TVtC, STRIP);
-    product<true>(rows, width, V, WIDTH, 1, TVtC, STRIP, strip, STRIP);
-    scatter(strip, c, first, order, rows);
-}
-
-// 1 / x, and 1 where x is zero: the system is known to be singular then.
-SMNN_INLINE double reciprocal_of_pivot(double x) { return 1.0 / (x == 0.0 ? 1.0 : x); }
-
-inline void substitute(
-    const int* pivots, const MatrixView& R, const MatrixView& E, const MatrixView& x, const MatrixView& next, Index first, double* scratch
-) {
-    const int n = int(x.rows);
-    double *const at = scratch, *const beyond = at + n * STRIP;
-    gather(x, first, nullptr, n, at);
-    if (E.data) {
-        gather(next, first, nullptr, n, beyond);
-        product<true>(n, n, E.data, E.row, 1, beyond, STRIP, at, STRIP);
-    }
-    for (int j = n; j-- > 0;) {
-        const double* const r = R.data + pivots[j] * R.row;
-        double* const row = at + j * STRIP;
-        tile<1, true>(n - 1 - j, r + j + 1, 0, 1, row + STRIP, STRIP, row, STRIP);
-        const double reciprocal = reciprocal_of_pivot(r[j]);
-        for (int c = 0; c < STRIP; ++c) row[c] *= reciprocal;
-    }
-    scatter(at, x, first, nullptr, n);
-}
-
-inline void substitute_transposed(
-    const int* pivots, const MatrixView& R, const MatrixView& E, const MatrixView& x, const MatrixView& next, Index first, double* scratch
-) {
-    const int n = int(x.rows);
-    double *const at = scratch, *const beyond = at + n * STRIP;
-    gather(x, first, nullptr, n, at);
-    for (int j = 0; j < n; ++j) {
-        const double* const r = R.data + pivots[j] * R.row;
-        double* const row = at + j * STRIP;
-        const double reciprocal = reciprocal_of_pivot(r[j]);
-        for (int c = 0; c < STRIP; ++c) row[c] *= reciprocal;
-        for (int k = j + 1; k < n; ++k) {
-            for (int c = 0; c < STRIP; ++c) at[k * STRIP + c] -= r[k] * row[c];
-        }
-    }
-    scatter(at, x, first, nullptr, n);
-    if (!E.data) return;
-    gather(next, first, nullptr, n, beyond);
-    product<true>(n, n, E.data, 1, E.row, at, STRIP, beyond, STRIP);
-    scatter(beyond, next, first, nullptr, n);
-}
-
-inline void multiply(const MatrixView& a, const MatrixView& b, const MatrixView& c, Index first, double* scratch) {
-    double *const from = scratch, *const to = from + b.rows * STRIP;
-    gather(b, first, nullptr, b.rows, from);
-    product<false>(int(a.rows), int(a.columns), a.data, a.row, a.column, from, STRIP, to, STRIP);
-    scatter(to, c, first, nullptr, c.rows);
-}
-
-constexpr PanelKernels kernels{STRIP, reflect, collect, apply, substitute, substitute_transposed, multiply};
+constexpr PanelKernels kernels{reflect, collect, Strips<WIDE>::kernels, Strips<1>::kernels};
 
 }  // namespace panels
 }  // namespace SMNN_LEVEL

@@ -1,5 +1,6 @@
-"""`python -m benchmarks.engine`: three ratios of the compiled engine that are to stay small.
+"""`python -m benchmarks.engine`: time of a point against its unknowns, and three ratios that are to stay small.
 
+- Blocks of n = 3 to 300 unknowns per time point, see `blocks`; `--blocks` prints these alone, `--save` saves them.
 - Many right-hand sides of one left-hand side against one: they are eliminated together.
 - float32 against float64, forward and backward: float32 is a type of storage.
 - Beside as many busy programs as there are cores against idle cores: half of each core should take twice as long.
@@ -7,16 +8,21 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
 import smnn_core as smnn
 
+from . import blocks, tables
 from .timing import measure
+
+RESULTS = Path(__file__).parent / "results" / "blocks.json"
 
 MANY = 31
 CASES = {
@@ -74,6 +80,19 @@ def busy_cores() -> Iterator[None]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", action="store_true", help="time against n alone")
+    parser.add_argument("--save", action="store_true", help=f"save time against n in {RESULTS.name}")
+    chosen = parser.parse_args()
+    of_blocks = blocks.table()
+    print(of_blocks.text())
+    if chosen.save:
+        tables.save(RESULTS, [of_blocks])
+    if not chosen.blocks:
+        ratios()
+
+
+def ratios() -> None:
     seconds = right_hand_sides()
     print("right-hand sides of one left-hand side, V = 3, K = 3, T = 10,000")
     for m, t in seconds.items():

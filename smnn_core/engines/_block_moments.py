@@ -12,9 +12,8 @@ entries. Given y[t+1], the expectation of y^T H y is again such a form; with e =
 
     K_0 = H_0,    F_t = K_t J + L_t,    K_{t+1} = H_{t+1} + J^T F_t + L_t^T J,
 
-and P of y[t+1] = p and e has the blocks P_pp, P_ep = N F Σ_pp and P_ee = N K N. The rows of point t, those that come
-from the points before it (S[t]) and to the next (S[t+1]) among them, are Q [R e; S[t+1] p] (see `blocks`), so that B Π is
-Q applied to
+and P of y[t+1] = p and e has the blocks P_pp, P_ep = N F Σ_pp and P_ee = N K N. The rows of point t, those from
+the points before it and to the next among them, are Q [R e; S[t+1] p] (see `_block_sweep`), so that B Π is Q applied to
 
     [ R Π_et   R Π_ep ]     R Π_ep = -R^-T F Σ_pp,                     R Π_et = g R^-T - R^-T (F Σ_pp J^T + K N),
     [ S Π_pt   S Π_pp ]     S Π_pt = (S Π_pp) J^T - (S Σ_pp) F^T N,    S Π_pp and S Σ_pp from the point after,
@@ -26,16 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arrays import Array, sum_to_shape
 from .._problem import Gradients, System, Weights
-from . import cpu
-
-if TYPE_CHECKING:
-    from .blocks import Sweep
+from ._block_sweep import Reflections, Sweep, scheme_rows
 
 __all__ = ["BlockSelectedInverse"]
 
@@ -65,9 +60,9 @@ class BlockSelectedInverse:
         diagonal, lag = (np.full((*batch, count, n, n), np.nan) for count in (T, T - 1))
         for index, sweep in self._sweeps.items():
             for t, X, J, Σ in _covariances(sweep):
-                diagonal[index][t] = _public(sweep, _product(sweep, X, X.T))
+                diagonal[index][t] = _public(sweep, sweep.product(X, X.T))
                 if t < T - 1:
-                    lag[index][t] = _public(sweep, _product(sweep, J, Σ))
+                    lag[index][t] = _public(sweep, sweep.product(J, Σ))
         return diagonal, lag
 
     @cached_property
@@ -94,7 +89,9 @@ class BlockSelectedInverse:
         for index, sweep in self._sweeps.items():
             order = np.argsort(_by_variable(sweep))
             H, L = (member(x, index, t, n, n)[:, order[:, None], order] for x, t in ((dΣ, T), (d_lag, T - 1)))
-            of_rows = _rows_times(sweep, (H + np.swapaxes(H, -1, -2)) / 2, L / 2, float(member(d_log_determinant, index)))
+            of_rows = _rows_times(
+                sweep, (H + np.swapaxes(H, -1, -2)) / 2, L / 2, float(member(d_log_determinant, index))
+            )
             dc[index], dw[index], du[index], ds[index], dv[index] = _gradients(system, index, *of_rows)
 
         def gradient(x: np.ndarray, like: Array) -> np.ndarray:
@@ -103,16 +100,6 @@ class BlockSelectedInverse:
         w = system.weights
         weights = Weights(gradient(dw, w.equation), gradient(du, w.initial), gradient(dv, w.smoothness))
         return Gradients(gradient(dc, system.coefficients), None, None, gradient(ds, system.step_sizes), weights)
-
-
-def _product(sweep: Sweep, *factors: np.ndarray) -> np.ndarray:
-    """The product of matrices, from the left to the right."""
-    result = factors[0]
-    for x in factors[1:]:
-        out = np.empty((len(result), x.shape[1]))
-        cpu._kernels.multiply(result, x, out, sweep.threads)
-        result = out
-    return result
 
 
 def _by_variable(sweep: Sweep) -> np.ndarray:
@@ -127,30 +114,29 @@ def _public(sweep: Sweep, x: np.ndarray) -> np.ndarray:
 
 def _covariances(sweep: Sweep) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """t, X, J and Σ_{t+1} from the last point to the first; of the last J and Σ_{t+1} are empty."""
-    from .blocks import Reflections
-
     n = sweep.n
     S = J = Σ = np.empty((n, 0))
     for t in reversed(range(sweep.T)):
         X = sweep.solve(t, np.eye(n), None)
         if t < sweep.T - 1:
             J = sweep.solve(t, np.zeros((n, n)), np.eye(n))
-            X = np.hstack([X, _product(sweep, J, S)])
+            X = np.hstack([X, sweep.product(J, S)])
         yield t, X, J, Σ
-        Σ = _product(sweep, X, X.T)
+        Σ = sweep.product(X, X.T)
         S = Reflections(np.ascontiguousarray(X.T), np.zeros(X.shape[1]), None, sweep.threads).R.T
 
 
 def _rows_times(sweep: Sweep, H: np.ndarray, L: np.ndarray, g: float) -> tuple[np.ndarray, ...]:
-    """B Π where B has entries: of equations (T, Q, n), initial values (T_init, V, R_init), couplings (T-1, rows, V, 2K)."""
+    """B Π where B has entries: of equations (T, Q, n), initial values (T_init, V, R_init), and couplings (T-1, rows, V,
+    2K)."""
     n, T, V, K = sweep.n, sweep.T, sweep.V, sweep.K
     Js, Fs, Ks = [], [], [H[0]]
     for t in range(T - 1):
         J = sweep.solve(t, np.zeros((n, n)), np.eye(n))
-        F = _product(sweep, Ks[t], J) + L[t]
+        F = sweep.product(Ks[t], J) + L[t]
         Js.append(J)
         Fs.append(F)
-        Ks.append(H[t + 1] + _product(sweep, J.T, F) + _product(sweep, L[t].T, J))
+        Ks.append(H[t + 1] + sweep.product(J.T, F) + sweep.product(L[t].T, J))
     equation = np.empty((T, sweep.Q, n))
     initial = np.empty(sweep.entries.initial.shape)
     coupling = np.zeros((T - 1, sweep.entries.smoothness.shape[1], V, 2, K))
@@ -158,27 +144,27 @@ def _rows_times(sweep: Sweep, H: np.ndarray, L: np.ndarray, g: float) -> tuple[n
     SΠ = SΣ = np.empty((n, 0))
     for t in reversed(range(T)):
         R_inverse = sweep.solve(t, np.eye(n), None)
-        N = _product(sweep, R_inverse, R_inverse.T)
+        N = sweep.product(R_inverse, R_inverse.T)
         if t == T - 1:
             Σ = N
-            UΠ, UΣ = g * R_inverse.T - _product(sweep, R_inverse.T, Ks[t], N), R_inverse.T
+            UΠ, UΣ = g * R_inverse.T - sweep.product(R_inverse.T, Ks[t], N), R_inverse.T
         else:
             step, J, F = sweep.couplings[t], Js[t], Fs[t]
-            FΣ = _product(sweep, F, Σ)
+            FΣ = sweep.product(F, Σ)
             rows = np.empty((2 * n, 3 * n))
-            rows[step.pivots, :n] = g * R_inverse.T - _product(
-                sweep, R_inverse.T, _product(sweep, FΣ, J.T) + _product(sweep, Ks[t], N)
+            rows[step.pivots, :n] = g * R_inverse.T - sweep.product(
+                R_inverse.T, sweep.product(FΣ, J.T) + sweep.product(Ks[t], N)
             )
-            rows[step.pivots, n : 2 * n] = -_product(sweep, R_inverse.T, FΣ)
+            rows[step.pivots, n : 2 * n] = -sweep.product(R_inverse.T, FΣ)
             rows[step.pivots, 2 * n :] = R_inverse.T
-            rows[step.rest, :n] = _product(sweep, SΠ, J.T) - _product(sweep, SΣ, F.T, N)
+            rows[step.rest, :n] = sweep.product(SΠ, J.T) - sweep.product(SΣ, F.T, N)
             rows[step.rest, n : 2 * n] = SΠ
-            rows[step.rest, 2 * n :] = _product(sweep, SΣ, J.T)
+            rows[step.rest, 2 * n :] = sweep.product(SΣ, J.T)
             step.rotate(rows, back=True)
             UΠ, UΣ = rows[:n, :n], rows[:n, 2 * n :]
             of_pairs = rows[n:, : 2 * n].reshape(K, V, 2, K, V)
             coupling[t, :K] = np.moveaxis(of_pairs[:, v, :, :, v], 0, 1)
-            Σ = N + _product(sweep, J, Σ, J.T)
+            Σ = N + sweep.product(J, Σ, J.T)
         fold = sweep.folds[t]
         rows = np.zeros((len(fold.A), 2 * n))
         rows[fold.pivots] = np.hstack([UΠ, UΣ])
@@ -201,8 +187,6 @@ def _gradients(
     system: System, index: tuple[int, ...], equation: np.ndarray, initial: np.ndarray, coupling: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Of coefficients, and the weights of equations and of initial values, steps, and smoothness weights: <B Π, dB>."""
-    from .blocks import scheme_rows
-
     T, Q, V, K = system.n_steps, system.Q, system.V, system.K
 
     def member(x: Array, *core: int) -> np.ndarray:

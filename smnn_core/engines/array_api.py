@@ -6,6 +6,7 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
 from .._constraints import residual, weighted
@@ -165,8 +166,9 @@ def _by_time(xp: Namespace, flags: list[Array]) -> Array:
     return all_of_them
 
 
-def _is_solved(factor: ArrayFactor) -> Array:
-    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
+def _is_solved(factor: Any) -> Array:
+    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors. Of any
+    factor that has `correct`."""
     system, xp = factor.system, factor.system.xp
 
     def wave(*shape: int) -> Array:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import smnn_core as smnn
 
-ENGINES = pytest.mark.parametrize("engine", ["array_api", "cpu"])
+ENGINES = pytest.mark.parametrize("engine", ["array_api", "blocks", "cpu"])
 OSCILLATOR = np.array([4.0, 0.2, 1.0])
 
 
@@ -235,7 +235,7 @@ def test_high_orders_keep_their_digits() -> None:
                 M[i] = [a - factor * b for a, b in zip(M[i], M[k], strict=True)]
                 inverse[i] = [a - factor * b for a, b in zip(inverse[i], inverse[k], strict=True)]
     variance = np.array([float(inverse[i][i] / M[i][i]) for i in range(N)]).reshape(T, 1, orders)
-    for engine in ("array_api", "cpu"):
+    for engine in ("array_api", "blocks", "cpu"):
         p = smnn.posterior(*arguments, engine=engine, **options)
         np.testing.assert_allclose(p.variance, variance, rtol=1e-10, err_msg=engine)
 

@@ -10,6 +10,10 @@ import pytest
 from _backends import Backend, load
 
 import smnn_core as smnn
+from smnn_core.engines import cpu
+
+COMPILED = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
+ENGINES = pytest.mark.parametrize("engine", ["auto", "array_api", pytest.param("blocks", marks=COMPILED)])
 
 
 def drifting(batch: int, T: int) -> dict[str, np.ndarray]:
@@ -25,7 +29,7 @@ def drifting(batch: int, T: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("T", [3, 5, 33, 1000])
-@pytest.mark.parametrize("engine", ["auto", "array_api"])
+@ENGINES
 def test_raises_with_batch_index_and_time(T: int, engine: str) -> None:
     problem = drifting(3, T)
     problem["coefficients"][[0, 2], ..., 0] = 1.0  # y = 0, at three points or more
@@ -43,7 +47,7 @@ def test_is_a_linear_algebra_error() -> None:
         smnn.solve_ode(**drifting(1, 4))
 
 
-@pytest.mark.parametrize("engine", ["auto", "array_api"])
+@ENGINES
 def test_no_rows_at_all_for_a_variable(engine: str) -> None:
     """Two variables, of which the second appears in no row but smoothness."""
     c = np.zeros((5, 1, 2, 2))

@@ -16,8 +16,8 @@ import smnn_core as smnn
 from benchmarks import adjoint, singular
 from smnn_core._problem import Problem
 from smnn_core.engines import ENGINES, cpu, select
+from smnn_core.engines._block_sweep import Reflections
 from smnn_core.engines._interface import by_field
-from smnn_core.engines.blocks import Reflections
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 
@@ -101,7 +101,7 @@ def test_kernels_refuse_arrays_that_do_not_fit(call: Any) -> None:
     def buffer(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.int32) if len(shape) == 2 else np.zeros((*shape, panel, panel))
 
-    with pytest.raises(ValueError, match="expected|range|rows"):
+    with pytest.raises(ValueError, match=r"expected|range|rows"):
         call(cpu._kernels, buffer)
 
 

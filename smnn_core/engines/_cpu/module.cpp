@@ -360,8 +360,7 @@ void triangularise(nb::handle A, nb::handle begins, nb::handle C, nb::handle T, 
             throw nb::value_error("fewer rows than columns");
         }
     }
-    const WithoutLock guard;
-    smnn::triangularise(a.matrix, first.data, c.matrix, to, sorted.data, threads);
+    without_lock([&] { smnn::triangularise(a.matrix, first.data, c.matrix, to, sorted.data, threads); });
 }
 
 void rotate(nb::handle A, nb::handle T, nb::handle order, nb::handle d, bool back, int threads) {
@@ -373,8 +372,7 @@ void rotate(nb::handle A, nb::handle T, nb::handle order, nb::handle d, bool bac
     t.require({panels_of(a.matrix), WIDTH, WIDTH});
     const HeldIndices sorted(order, false, {panels_of(a.matrix), a.matrix.rows});
     sorted.require(-1, a.matrix.rows);
-    const WithoutLock guard;
-    smnn::rotate(a.matrix, static_cast<const double*>(t.view.data), sorted.data, x.matrix, back, threads);
+    without_lock([&] { smnn::rotate(a.matrix, static_cast<const double*>(t.view.data), sorted.data, x.matrix, back, threads); });
 }
 
 void substitute(
@@ -389,16 +387,14 @@ void substitute(
     beyond.require(n, columns);
     const bool dense = n == 1 || (r.matrix.column == 1 && (!e.matrix.data || e.matrix.column == 1));
     if (!dense || !e.matrix.data != !beyond.matrix.data) throw nb::value_error("another layout than is expected");
-    const WithoutLock guard;
-    smnn::substitute({rows.data, r.matrix, e.matrix}, at.matrix, beyond.matrix, transposed, threads);
+    without_lock([&] { smnn::substitute({rows.data, r.matrix, e.matrix}, at.matrix, beyond.matrix, transposed, threads); });
 }
 
 void multiply(nb::handle a, nb::handle b, nb::handle c, int threads) {
     const HeldMatrix left(a, false), right(b, false), out(c, true);
     right.require(left.matrix.columns, right.matrix.columns);
     out.require(left.matrix.rows, right.matrix.columns);
-    const WithoutLock guard;
-    smnn::multiply(left.matrix, right.matrix, out.matrix, threads);
+    without_lock([&] { smnn::multiply(left.matrix, right.matrix, out.matrix, threads); });
 }
 
 }  // namespace

@@ -24,14 +24,17 @@ class Timing:
 
 
 def measure(
-    functions: Mapping[str, Callable[[], Any]], repeats: int = 5, fewer_if_slow: Collection[str] = ()
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int = 5,
+    fewer_if_slow: Collection[str] = (),
+    clock: Callable[[], float] = perf_counter,
 ) -> dict[str, Timing]:
     """Times the functions round by round, so that a disturbance of the machine meets all of them alike.
 
     Each is run once before, untimed, then at least `repeats` times. Those in `fewer_if_slow` are done after `SLOW`
-    seconds, and if they are slow the first run counts.
+    seconds, and if they are slow the first run counts. `clock` may be one of processor time.
     """
-    first = {name: _run(f) for name, f in functions.items()}
+    first = {name: _run(f, clock) for name, f in functions.items()}
 
     def is_done(name: str) -> bool:
         enough = len(times[name]) >= repeats and sum(times[name]) >= LEAST
@@ -40,11 +43,11 @@ def measure(
     times = {name: [t] if name in fewer_if_slow and t > SLOW else [] for name, t in first.items()}
     while waiting := [name for name in functions if not is_done(name)]:
         for name in waiting:
-            times[name].append(_run(functions[name]))
+            times[name].append(_run(functions[name], clock))
     return {name: Timing(median(values), len(values)) for name, values in times.items()}
 
 
-def _run(f: Callable[[], Any]) -> float:
-    start = perf_counter()
+def _run(f: Callable[[], Any], clock: Callable[[], float]) -> float:
+    start = clock()
     f()
-    return perf_counter() - start
+    return clock() - start

@@ -42,7 +42,7 @@ class Reflections:
         self.A, self.threads = A, threads
         self.T = np.empty((-(-n // panel), panel, panel))
         self.order = np.empty((len(self.T), M), np.int32)
-        cpu._kernels.triangularise(A, begins.astype(np.int32), C, self.T, self.order, threads)
+        cpu._kernels.triangularise(A, begins.astype(np.int32, copy=False), C, self.T, self.order, threads)
         self.pivots = np.ascontiguousarray(self.order[:, :panel].ravel()[:n])
         """the rows of A in which R stands"""
         last = self.order[-1, n - (len(self.T) - 1) * panel :]
@@ -129,6 +129,7 @@ class Sweep:
         self.sizes = np.zeros(self.n)
         """the largest entry of each unknown in any row"""
         n, S = self.n, np.zeros((self.n, self.n))
+        begins, upper = np.tile(np.arange(n, dtype=np.int32), 2), np.tri(n, dtype=np.bool_).T
         for t in range(self.T):
             A = np.concatenate([S, self._beyond(t), self._own(t)])
             self._see(A)
@@ -136,11 +137,11 @@ class Sweep:
             self.folds.append(fold)
             if t < self.T - 1:
                 A, C = np.zeros((2 * n, n)), np.zeros((2 * n, n))
-                A[:n] = fold.R
+                np.copyto(A[:n], fold.A[fold.pivots], where=upper)
                 self._spread(A[n:], t, slice(None, self.K), slice(None, self.K))
                 self._spread(C[n:], t, slice(None, self.K), slice(self.K, None))
                 self._see(A[n:])
-                coupling = Reflections(A, np.tile(np.arange(n), 2), C, threads)
+                coupling = Reflections(A, begins, C, threads)
                 self.couplings.append(coupling)
                 self.E.append(C[coupling.pivots])
                 S = C[coupling.rest]
@@ -175,10 +176,7 @@ class Sweep:
     def _spread(self, to: np.ndarray, t: int, rows: slice, orders: slice) -> None:
         """Entries of the coupling rows of step t into zeros (rows V, n), for each variable its own."""
         values = self.entries.smoothness[t, rows, orders]
-        v = np.arange(self.V)
-        to.reshape(len(values), self.V, self.K, self.V)[:, v, :, v] = np.moveaxis(
-            np.broadcast_to(values, (*values.shape[:2], self.V)), -1, 0
-        )
+        np.einsum("rvov->rov", to.reshape(len(values), self.V, self.K, self.V))[...] = values
 
     @property
     def nbytes(self) -> int:

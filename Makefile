@@ -7,22 +7,24 @@ WORKERS ?= 2
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-# Against tests that hang, where the system has the command: twice what they may take on two cores.
-TIMEOUT := $(if $(shell command -v timeout),timeout 1200)
+# Against tests that hang: seconds for one of them, several times what it takes on a busy machine.
+LIMIT := --timeout=120
+LIMIT_SLOW := --timeout=600
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
 # OpenMP threads that wait spin for milliseconds, which starves whatever else runs, themselves included, on busy cores; not
 # to spin at all takes longer on idle ones.
-demo test test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
+demo test test-slow test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
-.PHONY: help demo test lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean
+.PHONY: help demo test test-slow test-all lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 help:
 	@echo "make demo      discover the Lorenz equations: from noisy data with error bars, and by training a network"
-	@echo "make test      the tests"
+	@echo "make test      the tests, within 5 minutes on two cores"
+	@echo "make test-all  these, and the exhaustive ones that are marked slow"
 	@echo "make lint      ruff and mypy"
 	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
 	@echo "make docs      the documentation, in site/"
@@ -43,7 +45,12 @@ demo: $(VENV)/.torch $(VENV)/.examples
 	$(PY) examples/lorenz.py
 
 test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
-	$(TIMEOUT) $(PY) -m pytest -n $(WORKERS) --ignore tests/docs
+	$(PY) -m pytest -n $(WORKERS) $(LIMIT) --ignore tests/docs -m "not slow"
+
+test-slow: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+	$(PY) -m pytest -n $(WORKERS) $(LIMIT_SLOW) --ignore tests/docs -m slow
+
+test-all: test test-slow
 
 test-latest:
 	WORKERS=$(WORKERS) tools/test_latest.sh
@@ -84,7 +91,7 @@ gpu-check:
 
 # Beforehand, where there is a network: packages in pure Python that such a machine may lack, to be brought along.
 gpu-pack:
-	$(PYTHON) -m pip install --quiet --upgrade --target build/gpu array-api-compat hypothesis pytest
+	$(PYTHON) -m pip install --quiet --upgrade --target build/gpu array-api-compat hypothesis pytest pytest-timeout
 
 # SIZE=--smoke: seconds, to see that everything runs.
 SIZE ?= --quick

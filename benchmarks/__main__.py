@@ -7,7 +7,6 @@ benchmarks/results, which is under version control and feeds the documentation).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 import smnn_core as smnn
 
-from . import memory, report, roofline
+from . import memory, report, roofline, store
 from .banded import banded_solve
 from .cases import CASES, DTYPES, SOLVERS, Case, forward, forward_backward
 from .scaling import flatness, points, scaling
@@ -161,9 +160,13 @@ def main() -> None:
     folder = HERE / ("results" if options.save else "output")
     folder.mkdir(exist_ok=True)
     (HERE / "output").mkdir(exist_ok=True)
+    if options.save:
+        store.idle()
     results = run(options.quick, options.cases, HERE / "output")
     tables = report.text(results)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if options.save:
+        store.idle("after")
+    store.save(folder / "results.json", results)
     (folder / "results.txt").write_text(tables)
     pictures = report.draw(results, folder)
     print(tables)

@@ -8,7 +8,6 @@ else it is doing. The compiler starts with an empty cache.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from smnn_torch import MechanisticODE
+
+from . import store
 
 __all__ = ["CASES", "measure", "step", "table"]
 
@@ -100,13 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}, which the documentation shows")
     save = parser.parse_args().save
+    if save:
+        store.idle()
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
         rows = measure()
     print("\n".join(table(rows)))
     if save:
         found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        store.idle("after")
+        store.save(RESULTS, found)
 
 
 if __name__ == "__main__":

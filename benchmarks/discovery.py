@@ -12,7 +12,6 @@ file are not repeated, so that an interrupted benchmark goes on. The noise is no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -28,12 +27,12 @@ from tqdm import tqdm
 
 import smnn_core as smnn
 
-from . import sindy
+from . import sindy, store
 from .systems import System, polynomial_systems, trajectory
 
 OURS = "discover"
 BY_TRUTH = "pysindy, method and threshold by the truth"
-RESULTS = Path(__file__).parent / "results" / "discovery.json"
+RESULTS = Path(__file__).parent / "results" / "discovery.json.gz"
 POINTS, NOISE, SEEDS = (10_000, 1_000), (0.0, 0.01, 0.05, 0.1, 0.3), 3
 
 METHODS = "discover", "pysindy"
@@ -99,7 +98,7 @@ def compare(system: System, found: np.ndarray) -> Record:
 
 def main() -> None:
     arguments = command_line()
-    records: list[Record] = json.loads(arguments.results.read_text("utf-8")) if arguments.results.exists() else []
+    records: list[Record] = store.load(arguments.results) if arguments.results.exists() else []
     if arguments.list:
         for system in polynomial_systems().values():
             print(
@@ -110,7 +109,7 @@ def main() -> None:
     if not arguments.list:
         text = report(records)
         print(text)
-        arguments.results.with_suffix(".md").write_text(text, encoding="utf-8")
+        arguments.results.with_name("discovery.md").write_text(text, encoding="utf-8")
 
 
 def command_line() -> argparse.Namespace:
@@ -146,7 +145,6 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
     tasks = [task for task in wanted if task not in done]
     end = time.monotonic() + arguments.budget
     os.environ.update(OMP_NUM_THREADS=str(arguments.threads), OPENBLAS_NUM_THREADS=str(arguments.threads))
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     left, running = iter(tasks), set[Future[list[Record]]]()
     pool = ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn"))
     with pool, tqdm(total=len(tasks), unit="run") as bar:
@@ -159,9 +157,7 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
             for future in ended:
                 records += future.result()
                 bar.update()
-            partial = arguments.results.with_suffix(".partial")
-            partial.write_text("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]\n", encoding="utf-8")
-            partial.replace(arguments.results)
+            store.save(arguments.results, records)
 
 
 def report(records: list[Record]) -> str:

@@ -21,7 +21,6 @@ error exceeds 30 times that of the best of them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import warnings
 from dataclasses import replace
@@ -32,6 +31,8 @@ from tqdm import tqdm
 
 import smnn_core as smnn
 from smnn_core import _schemes
+
+from . import store
 
 Array = np.ndarray
 
@@ -271,10 +272,6 @@ def _error(arguments: tuple[Array, ...], exact: Array, scheme: smnn.Scheme) -> f
         return math.inf
 
 
-def _rounded(row: dict[str, object]) -> dict[str, object]:
-    return {key: float(f"{value:.2e}") if isinstance(value, float) else value for key, value in row.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the compiled engine in float64 alone, nothing is written")
@@ -288,7 +285,7 @@ def main() -> None:
     dtypes = ("float64",) if quick else ("float64", "float32")
     rows = run(engines, dtypes, (1, 2, 3))
     if not quick:
-        RESULTS.write_text("[\n" + ",\n".join(json.dumps(_rounded(row)) for row in rows) + "\n]\n")
+        store.save(RESULTS, rows)
     for engine in engines:
         for dtype in dtypes:
             print(table(rows, engine, dtype), end="\n\n")

@@ -15,7 +15,6 @@ processor, of all threads, so that other work on the machine does not count; tim
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -33,6 +32,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from _pendulum import N_STEPS, NOISE, STEP, friction_error, network, positions, trajectories  # noqa: E402
 from pendulum import RATE, train  # noqa: E402
+
+from . import store  # noqa: E402
 
 Row = dict[str, Any]
 TOLERANCE = 1e-4
@@ -196,6 +197,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/neural.json")
     arguments = parser.parse_args()
+    if arguments.save:
+        store.idle()
     exact = trajectories()
     data = positions(exact, arguments.seed)
     rows = [ours(exact, data, arguments.seed)]
@@ -209,11 +212,12 @@ def main() -> None:
         rows += run[name](exact, data, arguments.seed, arguments.times, rows[0]["seconds"])
     if arguments.save:
         path = ROOT / "benchmarks" / "results" / "neural.json"
-        before = json.loads(path.read_text())["rows"] if path.exists() else []
+        before = store.load(path)["rows"] if path.exists() else []
         new = {row["solver"] for row in rows}
         rows += [row for row in before if row["solver"] not in new]
         result = {"seed": arguments.seed, "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rows": rows}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        store.idle("after")
+        store.save(path, result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -39,7 +38,7 @@ import smnn_core as smnn
 import smnn_jax
 import smnn_torch
 
-from . import exact, memory
+from . import exact, memory, store
 from .timing import measure
 
 Array = Any
@@ -385,6 +384,8 @@ def main() -> None:
         name, *case = options.peak
         print(own_peak(name, tuple(map(int, case))))
         return
+    if options.save:
+        store.idle()
     cases = []
     for case in CASES[:QUICK] if options.quick else CASES:
         row = seconds(case)
@@ -407,7 +408,8 @@ def main() -> None:
     if options.save:
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         result = {"machine": machine, "cases": cases, "errors": accuracy}
-        PATH.write_text(json.dumps(result, indent=1) + "\n")
+        store.idle("after")
+        store.save(PATH, result)
 
 
 if __name__ == "__main__":

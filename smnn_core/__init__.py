@@ -1,4 +1,4 @@
-"""smnn: a differentiable solver for linear ODE systems, posed as banded least squares."""
+"""smnn: differentiable solvers for differential equations posed as banded least squares."""
 
 from ._conditions import conditions
 from ._config import show_config

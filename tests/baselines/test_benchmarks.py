@@ -10,7 +10,7 @@ pytest.importorskip("tqdm", reason="the benchmarks need tqdm")
 
 import smnn_core as smnn
 from benchmarks import __main__ as program
-from benchmarks import memory, report, roofline, timing
+from benchmarks import memory, report, roofline, store, timing
 from benchmarks.banded import banded_solve
 from benchmarks.cases import CASES, SOLVERS, Case, forward
 
@@ -121,3 +121,34 @@ def test_libraries_that_disagree_end_the_benchmark_of_posteriors():
         compare(results | {"dynamax": (mean, 1.0001 * variance)}, "smnn", ("means", "variances"))
     with pytest.raises(RuntimeError, match="cuthbert: means differ by nan"):
         compare(results | {"cuthbert": (np.nan * mean, variance)}, "smnn", ("means", "variances"))
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.json.gz"])
+def test_results_are_saved_a_line_a_row(tmp_path, name):
+    content = {"machine": {"cores": 2}, "rows": [{"seconds": 1 / 3, "of": [1, 2.00001]}, {"seconds": 1e-9, "of": []}]}
+    path = tmp_path / "new" / name
+    store.save(path, content)
+    first = path.read_bytes()
+    assert store.load(path) == {
+        "machine": {"cores": 2},
+        "rows": [{"seconds": 0.3333, "of": [1, 2.0]}, {"seconds": 1e-9, "of": []}],
+    }
+    store.save(path, store.load(path))
+    assert path.read_bytes() == first
+    assert len(store.dumps(content["rows"]).splitlines()) == 2 + 2
+    assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(("busy", "share"), [(0, 0.0), (50, 0.25), (200, 1.0)])
+def test_times_of_a_busy_machine_are_not_saved(tmp_path, monkeypatch, busy, share):
+    """Two processors over a second of 100 ticks each, of which others take some."""
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(store, "STAT", stat)
+    lines = iter([f"cpu {1000 + busy // 2} 0 {busy - busy // 2} {5000 + 200 - busy} 0 0 0 0 0 0\ncpu0 1\n"])
+    stat.write_text("cpu 1000 0 0 5000 0 0 0 0 0 0\ncpu0 1\n")
+    monkeypatch.setattr(store.time, "sleep", lambda _: stat.write_text(next(lines)))
+    if share > store.BUSY:
+        with pytest.raises(SystemExit, match=f"{100 * share:.0f} % of the processors are in use before measuring"):
+            store.idle()
+    else:
+        store.idle()

@@ -92,6 +92,7 @@ def test_the_compiled_engine_is_there_where_there_is_a_compiler() -> None:
     smnn.solve_ode(c, b, u, s, engine="cpu")
 
 
+@pytest.mark.slow
 def test_whole_solve_is_traceable_by_torch_compile() -> None:
     """The array API engine as one graph without breaks."""
     torch = pytest.importorskip("torch")

@@ -20,6 +20,7 @@ def needs_nvrtc(major: int) -> pytest.MarkDecorator:
     return pytest.mark.skipif(path(major) is None, reason=reason)
 
 
+@pytest.mark.slow
 @needs_nvrtc(12)
 @pytest.mark.parametrize(
     ("module", "architecture"),
@@ -40,6 +41,7 @@ def test_kernels_keep_to_their_limits(module, architecture) -> None:
     assert not over, "; ".join(over)
 
 
+@pytest.mark.slow
 @needs_nvrtc(13)
 @pytest.mark.parametrize(
     "module", [module for module in MODULES if "extra" in str(module) or "moments-V3" in str(module)], ids=str
@@ -50,6 +52,7 @@ def test_kernels_compile_for_cuda_13(module) -> None:
     assert cubin[:4] == b"\x7fELF"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_kernels_compile_by_cupy() -> None:
     """With the options that CuPy adds itself."""

@@ -1,4 +1,4 @@
-"""The tests of the compiled engine again, with each instruction set of this processor and with 1 and 2 threads."""
+"""The compiled engine in processes of its own: each instruction set of this processor, threads, forks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def run(code: list[str], **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, *code], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_passes_with(level: str, threads: str) -> None:

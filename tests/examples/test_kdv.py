@@ -176,6 +176,7 @@ def test_samples_are_consecutive_points_of_one_trajectory() -> None:
     assert set(both.unique().tolist()) == set(u.unique().tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plateaus", [False, True])
 def test_stopped_training_resumes_to_the_same_result(
     fields: data.Fields, tmp_path: Path, plateaus: bool, monkeypatch: pytest.MonkeyPatch
@@ -203,6 +204,7 @@ def test_stopped_training_resumes_to_the_same_result(
     assert run("stopped", resume=True) == run("whole", resume=False)
 
 
+@pytest.mark.slow
 def test_the_program_writes_metrics_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["kdv.py", "--smoke", "--output", str(tmp_path)])
     kdv.main()

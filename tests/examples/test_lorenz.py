@@ -42,6 +42,7 @@ def run(output: Path, how: int, at: int, *more: str) -> subprocess.CompletedProc
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_as_if_it_had_run_through(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(whole, 0, 0).returncode == 0

@@ -200,6 +200,7 @@ def run(sst: ModuleType, monkeypatch: pytest.MonkeyPatch, output: Path, *argumen
     return json.loads((output / "metrics.json").read_text())["rmse"]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_same_forecasts(
     sst: ModuleType, data: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_run_resumes_to_the_same_forecasts(
     assert run(sst, monkeypatch, tmp_path / "stopped", "--data", "nino", "--resume") == whole
 
 
+@pytest.mark.slow
 def test_forecasts_of_the_noaa_file_leave_errors_and_a_map(
     sst: ModuleType, noaa: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_solver_that_met_its_limit_is_not_tried_again_and_resumed_cases_are_ke
     assert len(tried) == 8
 
 
+@pytest.mark.slow
 def test_all_solvers_train_to_the_same_error(lengths: ModuleType) -> None:
     setting = lengths.SETTINGS["smoke"]
     steps = [lengths.training(26, setting, solver, 0, "cpu")[0] for solver in ("ours", "smnn_cholesky")]

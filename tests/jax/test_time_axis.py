@@ -36,7 +36,12 @@ def close(actual, expected, factor=1e4):
 
 @pytest.mark.parametrize(
     ("T", "T_init", "kind"),
-    [(4, 1, AxisType.Auto), (12, 12, AxisType.Explicit), (16, 6, AxisType.Auto), (1024, 1, AxisType.Auto)],
+    [
+        (4, 1, AxisType.Auto),
+        pytest.param(12, 12, AxisType.Explicit, marks=pytest.mark.slow),
+        (16, 6, AxisType.Auto),
+        pytest.param(1024, 1, AxisType.Auto, marks=pytest.mark.slow),
+    ],
 )
 def test_solution_is_that_of_one_device(T, T_init, kind):
     """Chunks of one, an odd, an even and a large number of points; initial rows at one, at all, over a chunk's end."""
@@ -53,6 +58,7 @@ def arguments():
     return on_jax(make_arguments(batch=(2,), T=8, T_init=1))
 
 
+@pytest.mark.slow
 def test_derivatives_of_both_orders(arguments):
     """A Hessian-vector product has both modes in it; with respect to all inputs at once."""
 
@@ -72,6 +78,7 @@ def test_what_is_the_same_at_all_times(arguments):
         close(solve(**arguments, time_axis="t"), solve(**arguments))
 
 
+@pytest.mark.slow
 def test_only_separators_are_gathered():
     """What is gathered is as large as its D points are, whatever T; nothing else travels but one point per device."""
     sizes = []
@@ -104,6 +111,7 @@ def received(text):
     return {kind: sorted(sizes) for kind, sizes in found.items()}
 
 
+@pytest.mark.slow
 def test_inside_a_shard_map_over_the_batch(arguments):
     names = ("coefficients", "rhs")
     specs = {name: P("x") if name in names else P() for name in arguments}
@@ -113,6 +121,7 @@ def test_inside_a_shard_map_over_the_batch(arguments):
         close(jax.jit(f)(arguments), solve(**arguments))
 
 
+@pytest.mark.slow
 def test_singular_members_are_nan_on_all_devices(arguments):
     equation = jnp.ones((2, 8, 1)).at[1].set(0)
     arguments |= {"equation": equation, "initial": jnp.array([0.0, 1.0])}

@@ -35,11 +35,13 @@ def loss(arguments, **options):
     return jnp.sum(jnp.sin(solve(**arguments, **options)))
 
 
+@pytest.mark.slow
 def test_derivatives_to_second_order_in_both_modes(small):
     """With respect to all inputs at once, weights included."""
     check_grads(jax.jit(lambda x: solve(**x)), (small,), order=2, modes=("fwd", "rev"))
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_traced_engine(small):
     """A Hessian-vector product has both modes in it."""
 
@@ -172,6 +174,7 @@ class TestVmap:
         close(y[1, 2], f(b[1], u[2]))
 
 
+@pytest.mark.slow
 def test_vmap_of_forward_mode(small):
     """A mapped primal with a tangent that is not, and the other way round."""
     batch = {k: jnp.stack([x, 1.01 * x]) for k, x in small.items()}
@@ -197,6 +200,7 @@ def test_vmap_of_forward_mode(small):
         close(jax.vmap(jacobian)(batch[name]), jnp.stack([jacobian(x) for x in batch[name]]))
 
 
+@pytest.mark.slow
 def test_second_derivatives_through_a_scan(small):
     """Whatever the outer mode: a scan that was differentiated in reverse is differentiated again."""
 

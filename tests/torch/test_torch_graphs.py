@@ -72,6 +72,7 @@ def test_a_compiled_backward_pass_is_the_adjoint_of_the_engine(make: Any, monkey
     torch.testing.assert_close(value_and_gradients(compiled, inputs), value_and_gradients(model, inputs))
 
 
+@pytest.mark.slow
 def test_inductor(make: Any) -> None:
     compiled = torch.compile(model, fullgraph=True)
     inputs = make((3,), T=6, V=2, grad=True)
@@ -122,6 +123,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_transforms_inside_a_compiled_function(make: Any, transform: Any) -> None:
     c, b, u, s = make(T=3, R=1)
@@ -177,6 +179,7 @@ def test_export_with_dynamic_shapes_can_be_trained(make: Any, strict: bool) -> N
 
 
 # of opcheck itself, in PyTorch 2.15
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("name", ["least_squares", "normal_solve", "adjoint"])
@@ -224,6 +227,7 @@ def test_meta_tensors_follow_real_ones(make: Any) -> None:
         assert gradient.shape == x.shape
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_what_dynamo_traces_is_not_remembered_wrongly(make: Any) -> None:
     """A compiled function that factorizes comes first, and leaves its constants to all that follow."""

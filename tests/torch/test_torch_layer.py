@@ -201,6 +201,7 @@ def _data_parallel(rank: int, rendezvous: str, result: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_two_processes_are_one(tmp_path: Path) -> None:
     result = tmp_path / "gradients.pt"

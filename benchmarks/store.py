@@ -75,6 +75,6 @@ def idle(when: str = "before") -> None:
     """
     if (share := share_in_use()) > BUSY:
         raise SystemExit(
-            f"{100 * share:.0f} % of the processors are in use {when} measuring, more than the {100 * BUSY:.0f} % up to "
-            "which times mean something: nothing is saved. End what runs beside, or measure without --save."
+            f"{100 * share:.0f} % of the processors are in use {when} measuring, more than the {100 * BUSY:.0f} % up "
+            "to which times mean something: nothing is saved. End what runs beside, or measure without --save."
         )

@@ -46,8 +46,8 @@ than public names do; the changelog says so when they do.
 **Solving to a tolerance** (`docs/theory/collocation.md`)
 
 - `Equations`: a residual as users write it; adapters derive from it. `search`: the solution as found, without
-  derivatives; `solution_of`: as a function of time. `warn_unless_converged`, `check_inside`: what is said and refused.
-- `attached`, `Unknowns`: the same with derivatives.
+  derivatives; `refined`: on more intervals; `solution_of`: as a function of time. `warn_unless_converged`, `check_inside`: what is said and refused.
+- `attached`, `Frozen`, `Unknowns`: the same with derivatives.
 
 **Fits** (`docs/theory/fitting.md`)
 
@@ -116,8 +116,8 @@ from .nonlinear._march import MARCHING, OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
 from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
 from .trajectory._equations import Equations
-from .trajectory._implicit import Unknowns, attached
-from .trajectory._search import search
+from .trajectory._implicit import Frozen, Unknowns, attached
+from .trajectory._search import refined, search
 from .trajectory._solution import check_inside, solution_of
 from .trajectory._solve import warn_unless_converged
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
@@ -145,6 +145,7 @@ __all__ = [
     "Equations",
     "Factor",
     "FitRows",
+    "Frozen",
     "Linearization",
     "NonlinearProblem",
     "Observations",
@@ -203,6 +204,7 @@ __all__ = [
     "pivots",
     "product",
     "pulled_back",
+    "refined",
     "relative_change",
     "residual",
     "rounding_level",

@@ -12,6 +12,7 @@ from ._fitting import fit_ode
 from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._posterior import Posterior, log_evidence, posterior
 from ._solve import error_estimate, solve_ode
+from ._trajectory import Solution, solve
 
 _ffi.register()
 _jax.tree_util.register_dataclass(Weights, data_fields=["equation", "initial", "smoothness"], meta_fields=[])
@@ -26,6 +27,7 @@ __all__ = [
     "Posterior",
     "Scheme",
     "SingularSystemError",
+    "Solution",
     "Weights",
     "conditions",
     "error_estimate",
@@ -33,6 +35,7 @@ __all__ = [
     "fit_ode",
     "log_evidence",
     "posterior",
+    "solve",
     "solve_nonlinear_ode",
     "solve_ode",
     "wiener_weight",

@@ -129,6 +129,20 @@ def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, like:
     )
 
 
+def values_at_points(now: Unknowns, s: Array, *, space: Space, xp: Namespace) -> tuple[Array, Array]:
+    """y at the collocation points, (B, N k, V, R+1), and the jumps of the states, (B, N, M)."""
+    B, N = now.z.shape[:2]
+    features = space.features(xp, now.x[:, :-1], now.z, s)
+    y = xp.reshape(space.values(xp, space.at_points, features, s), (B, N * space.k, space.V, space.R + 1))
+    return y, now.x[:, 1:] - space.ends(xp, features, s)
+
+
+def corrected(A: Frozen, now: Unknowns, f: Array, d: Array, g: Array) -> Unknowns:
+    """u - A^-1 F(u), for residuals at u."""
+    step = A.step(f, d, g)
+    return Unknowns(now.x + step.x, now.z + step.z, now.p + step.p)
+
+
 def attached(
     run: Search,
     xp: Namespace,
@@ -137,6 +151,7 @@ def attached(
     conditions: Callable[[Array, Array], Array],
     times: Array,
     like: Array,
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
 ) -> tuple[Unknowns, Array]:
     """u_2 and the mesh, differentiable; B members.
 
@@ -144,6 +159,7 @@ def attached(
         residual: residual(t (B, n), y (B, n, V, R+1), constants (B, 1, p)) -> (B, n, Q), in the framework's arrays.
         conditions: conditions(states (B, times, M), constants (B, p)) -> (B, C), likewise.
         times: the caller's times.
+        compiled: makes of `values_at_points` and `corrected`, whose `space` and `xp` are static, faster functions.
     """
     found, problem = run.found, run.problem
     space, mesh = found.space, _sound(found.mesh, found.converged)
@@ -166,18 +182,15 @@ def attached(
         points = points + of(_nudge(mesh, space.k))
     points = xp.reshape(points, (B, N * space.k))
     member, index = (xp.asarray(i, device=device_of(like)) for i in (np.arange(B)[:, None], mesh.index))
+    values, correction = compiled(values_at_points), compiled(corrected)
 
-    def corrected(now: Unknowns) -> Unknowns:
-        features = space.features(xp, now.x[:, :-1], now.z, s)
-        y = xp.reshape(space.values(xp, space.at_points, features, s), (B, N * space.k, space.V, space.R + 1))
+    def step(now: Unknowns) -> Unknowns:
+        y, d = values(now, s, space=space, xp=xp)
         f = xp.reshape(residual(points, y, now.p[:, None]), (B, N, -1))
-        d = now.x[:, 1:] - space.ends(xp, features, s)
-        g = conditions(now.x[member, index], now.p)
-        step = A.step(f, d, g)
-        return Unknowns(now.x + step.x, now.z + step.z, now.p + step.p)
+        return correction(A, now, f, d, conditions(now.x[member, index], now.p))
 
     start = Unknowns(of(u.x), of(u.z), of(u.p))
-    return corrected(corrected(start)), t
+    return step(step(start)), t
 
 
 def _nudge(mesh: Mesh, k: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from ._discrete import Discrete, Mesh
 from ._equations import Conditions, Equations, as_floats
 from ._linear import Step, Structure
 from ._march import march
-from ._mesh import estimate
+from ._mesh import estimate, finer
 
-__all__ = ["Search", "search"]
+__all__ = ["Search", "refined", "search"]
 
 PROBED = 4
 """The highest derivative that is looked for where no order is given."""
@@ -106,6 +106,20 @@ def search(
             report=report,
         )
     return Search(problem, times, found, is_initial)
+
+
+def refined(run: Search, N: int) -> Search:
+    """The same solution on N intervals, of which some are parts of what they were."""
+    found = run.found
+    mesh, u, space = found.mesh, found.u, found.space
+    if mesh.N >= N:
+        return run
+    members = [finer(mesh, b, N) for b in range(len(mesh.t))]
+    new = Mesh(np.concatenate([m.t for m in members]), np.concatenate([m.index for m in members]))
+    i = space.interval(mesh.t, 0.5 * (new.t[:, 1:] + new.t[:, :-1]))
+    error = found.error[np.arange(len(i))[:, None], i]
+    x, z = space.moved(space, u.x, u.z, mesh.t, new.t)
+    return replace(run, found=replace(found, mesh=new, u=Step(x, z, u.p), error=error))
 
 
 def _checked_times(times: Any) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""`solve` for a residual on JAX arrays. The search looks at values, cut off from derivatives; those of what it finds are
-derived in `smnn_core.trajectory._implicit`."""
+"""`solve` for a residual on JAX arrays. The search looks at values, cut off from derivatives; those of what it finds
+are derived in `smnn_core.trajectory._implicit`."""
 
 from __future__ import annotations
 

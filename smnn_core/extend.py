@@ -45,8 +45,9 @@ than public names do; the changelog says so when they do.
 
 **Solving to a tolerance** (`docs/theory/collocation.md`)
 
-- `Equations`: a residual as users write it; adapters derive from it. `search`: the solution as found, without
-  derivatives; `refined`: on more intervals; `solution_of`: as a function of time. `warn_unless_converged`, `check_inside`: what is said and refused.
+- `Equations`: a residual as users write it; adapters derive from it.
+- `search`: the solution as found, without derivatives; `refined`: on more intervals; `solution_of`: as a function of
+  time. `warn_unless_converged`, `check_inside`: what is said and refused.
 - `attached`, `Frozen`, `Unknowns`: the same with derivatives.
 
 **Fits** (`docs/theory/fitting.md`)

@@ -16,6 +16,8 @@ from ._linear import Linear, Step
 
 __all__ = ["Newton", "newton", "robust_newton", "sizes"]
 
+ROUNDING = 30.0
+"""Steps of so many tolerances that nothing shortens are as short as the arithmetic can make them."""
 SHORTEST = 1e-5
 """The damping factor at which a member is given up."""
 
@@ -87,7 +89,7 @@ def newton(
         at, factor, ended, failed = _damped(
             problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance
         )
-        converged |= ended
+        converged |= ended | failed & (length < ROUNDING * tolerance)  # the rest is rounding
         active &= ~(ended | failed)
     return Newton(at.u, converged, iterations)
 

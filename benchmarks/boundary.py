@@ -7,15 +7,17 @@
 Writes benchmarks/results/boundary.md where the whole was run. Both solvers start from the straight line through the
 conditions; where ours fails, continuation in eps is tried and named. True errors are those of the variables between and
 on mesh points, relative to the largest value of each, against closed forms, or against our own solution at 1e-11, which
-`solve_bvp` started from it confirms or not: the table says how many. A problem that `solve_bvp` does not solve at one
-tolerance it is not asked to solve at a tighter one.
+`solve_bvp` started from it confirms or not: the table says how many. A run of more than `PATIENCE` seconds is a failure.
+A problem that `solve_bvp` does not solve at one tolerance it is not asked to solve at a tighter one.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -38,6 +40,8 @@ MAX_NODES = 10_000
 """of solve_bvp, ten times its default"""
 ROUNDING = 1e-13
 """Relative: errors below are compared with estimates as if they were this large"""
+PATIENCE = 30.0
+"""Seconds after which a problem counts as not solved"""
 REFERENCE = 1e-11
 """tolerance of solutions that others are compared with"""
 
@@ -89,8 +93,11 @@ class References:
     def confirm(problem: BoundaryProblem, solution: Any) -> float:
         y = solution(solution.t)
         states = np.stack([y[:, v, r] for v, r in problem.state_of])
-        with np.errstate(all="ignore"):
-            other = by_scipy(problem, 1e-9, mesh=solution.t, states=states, max_nodes=5 * MAX_NODES)
+        try:
+            with patience(PATIENCE), np.errstate(all="ignore"):
+                other = by_scipy(problem, 1e-9, mesh=solution.t, states=states, max_nodes=5 * MAX_NODES)
+        except TooLongError:
+            return np.nan
         if other.status:
             return np.nan
         t = between(solution.t)
@@ -99,9 +106,57 @@ class References:
         return float((np.abs(other.sol(t)[places] - mine).max(1) / np.abs(mine).max(1)).max())
 
 
-def ours(problem: BoundaryProblem, tolerance: float, **options: Any) -> Any:
+class TooLongError(Exception):
+    """A run has taken more than `PATIENCE` seconds."""
+
+
+@dataclass(frozen=True)
+class Unsolved:
+    """In place of a solution."""
+
+    reason: str
+    converged: bool = False
+    status: int = 3
+    x: tuple[float, ...] = ()
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Raises `TooLongError` in the body after so many seconds."""
+
+    def give_up(*_: Any) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def ours(problem: BoundaryProblem, tolerance: float, guess: Any = None) -> Any:
     """The solution, converged or not, without warnings."""
-    guess = options.pop("guess", None)
+    try:
+        with patience(PATIENCE):
+            return solution_of(problem, tolerance, guess)
+    except TooLongError:
+        return Unsolved(f"more than {PATIENCE:.0f} s")
+    except Exception as error:
+        return Unsolved(f"{type(error).__name__}: {error}")
+
+
+def peers(problem: BoundaryProblem, tolerance: float) -> Any:
+    """The result of solve_bvp."""
+    try:
+        with patience(PATIENCE), np.errstate(all="ignore"):
+            return by_scipy(problem, tolerance, max_nodes=MAX_NODES)
+    except TooLongError:
+        return Unsolved(f"more than {PATIENCE:.0f} s")
+
+
+def solution_of(problem: BoundaryProblem, tolerance: float, guess: Any) -> Any:
     times = np.array(problem.ends)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", smnn.ConvergenceWarning)
@@ -113,7 +168,6 @@ def ours(problem: BoundaryProblem, tolerance: float, **options: Any) -> Any:
             order=problem.order,
             constants=np.array(problem.constants) if problem.constants else None,
             guess=problem.guess if guess is None else guess,
-            **options,
         )
 
 
@@ -156,8 +210,7 @@ def measure(problem: BoundaryProblem, tolerance: float, references: References, 
     else:
         exact = problem.exact
     if peer:
-        with np.errstate(all="ignore"):
-            other, run.peer_seconds = timed(lambda: by_scipy(problem, tolerance, max_nodes=MAX_NODES))
+        other, run.peer_seconds = timed(lambda: peers(problem, tolerance))
         run.peer_solved, run.peer_nodes = other.status == 0, len(other.x)
         if run.peer_solved and exact is not None:
             t = between(other.x)
@@ -167,14 +220,15 @@ def measure(problem: BoundaryProblem, tolerance: float, references: References, 
 
 
 def continuation(problem: BoundaryProblem, tolerance: float) -> Any:
-    """The solution by way of larger eps, halved or taken a decade at a time; None where that fails, too."""
+    """The solution by way of larger eps, one or three steps a decade; None where that fails, too."""
     number = int(problem.name[1:])
+    begin = perf_counter()
     for steps in (1, 3):
         decades = np.log10(0.1 / problem.eps)
         solution = None
         for eps in 0.1 * 10.0 ** (-decades * np.arange(round(decades * steps) + 1) / max(round(decades * steps), 1)):
             solution = ours(problems.cash(number, float(eps)), tolerance, guess=solution)
-            if not solution.converged:
+            if not solution.converged or perf_counter() - begin > 2 * PATIENCE:
                 break
         if solution.converged:
             return solution

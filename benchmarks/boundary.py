@@ -7,7 +7,7 @@
 Writes benchmarks/results/boundary.md where the whole was run. Both solvers start from the straight line through the
 conditions; where ours fails, continuation in eps is tried and named. True errors are those of the variables between and
 on mesh points, relative to the largest value of each, against closed forms, or against our own solution at 1e-11, which
-`solve_bvp` started from it confirms or not: the table says how many. A run of more than `PATIENCE` seconds is a failure.
+`solve_bvp` started from it confirms or not: the table says how many. A run of more than `PATIENCE` seconds fails.
 A problem that `solve_bvp` does not solve at one tolerance it is not asked to solve at a tighter one.
 """
 

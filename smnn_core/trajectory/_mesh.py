@@ -102,7 +102,11 @@ def equidistributed(
     around = np.maximum(around, np.maximum(0.05 * mean, 1e-300))
     total = (around * steps).sum(axis=1)
     if N is None:
-        wanted = np.ceil(total.max() * safety ** (-1 / K.min()))
+        # of waves an interval adds more or less as it holds a crest or a zero, and cannot be longer for that: where the
+        # shares are equal but for this, their number follows from the largest
+        largest = (around * steps).max(axis=1) * mesh.N
+        total_or_largest = np.where(total > 0.5 * largest, largest, total)
+        wanted = np.ceil(total_or_largest.max() * safety ** (-1 / K.min()))
         N = int(np.clip(wanted, *limits))
     N = max(N, mesh.index.shape[1] - 1)
     t, index = zip(

@@ -69,6 +69,38 @@ def test_layers_are_found(eps, tolerance):
     assert s.largest_error[0] <= 10 * error + 1e-13
 
 
+def test_steps_of_the_size_of_rounding_have_converged():
+    """eps y'' = t y' + y + ..., y = cos πt: rounding of the states is above what Newton's method is asked for."""
+    eps = 1e-6
+
+    def residual(t, y):
+        cos, sin = np.cos(np.pi * t), np.sin(np.pi * t)
+        forcing = -(1 + eps * np.pi**2) * cos + np.pi * t * sin
+        f = eps * y[..., 0, 2] - t * y[..., 0, 1] - y[..., 0, 0] - forcing
+        return f[..., None], jacobian(t, 1, 3, e_00_2=eps, e_00_1=-t, e_00_0=-1.0)
+
+    s = smnn.solve(residual, [-1, 1], {-1: [[-1, nan]], 1: [[-1, nan]]}, tolerance=1e-8)
+    assert s.converged
+    assert s.iterations < 20
+    t = np.linspace(-1, 1, 301)
+    np.testing.assert_allclose(s(t)[:, 0, 0], np.cos(np.pi * t), atol=1e-8)
+
+
+def test_many_waves_end_in_few_meshes():
+    """eps^2 y'' = -(π/2)^2 y, 250 waves: intervals with a crest and with a zero add differently to the error."""
+    eps = 1 / 1001
+
+    def residual(t, y):
+        f = eps**2 * y[..., 0, 2] + np.pi**2 / 4 * y[..., 0, 0]
+        return f[..., None], jacobian(t, 1, 3, e_00_2=eps**2, e_00_0=np.pi**2 / 4)
+
+    s = smnn.solve(residual, [0, 1], {0: [[0, nan]], 1: [[np.sin(np.pi / 2 / eps), nan]]}, tolerance=1e-6)
+    assert s.converged
+    assert s.iterations < 40
+    t = np.linspace(0, 1, 3001)
+    np.testing.assert_allclose(s(t)[:, 0, 0], np.sin(np.pi / 2 * t / eps), atol=1e-6)
+
+
 @pytest.mark.parametrize("end", [10.0, -3.0])
 def test_initial_values_forwards_and_backwards(end):
     def residual(t, y):

@@ -156,7 +156,7 @@ class _Wrapper:
 
             basis = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
             with torch.no_grad():
-                out, slope = vmap(lambda v: jvp(values, (flat,), (v.expand(flat.shape),)), out_dims=(None, -1))(basis)
-            return tuple(x.detach().to("cpu", torch.float64).numpy() for x in (out, slope))
+                out, slope = vmap(lambda v: jvp(values, (flat,), (v.expand(flat.shape),)), out_dims=(None, 0))(basis)
+            return tuple(x.detach().to("cpu", torch.float64).numpy() for x in (out, slope.movedim(0, -1)))
 
         return called

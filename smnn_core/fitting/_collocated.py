@@ -53,6 +53,8 @@ class Evaluated:
     equations: Linear
     data: Linear
     deviations: Linear | None
+    outside: Array
+    """(M, n, m), bool: observables that are negative although they are compared by logarithms, which go on as lines"""
     initial: Array
     """(M, V, q)"""
     initial_slope: Array
@@ -175,6 +177,11 @@ class Discretization:
         return Discretization(*values)
 
     @property
+    def least(self) -> Array:
+        """The smallest datum of each observable, transformed, (m,)."""
+        return np.where(self.seen, self.values, np.inf).min((0, 1))
+
+    @property
     def N(self) -> int:
         return self.t.shape[1] - 1
 
@@ -187,7 +194,8 @@ class Discretization:
         y = at.reshape(M, N * self.k, V, q + 1) * size[:, None, :, None]
         f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1])
         y = evaluate(self.t, z, self.times, q + 1, self.where) * size[:, None, :, None]
-        h = self._scaled(model.observables(self.times, y, φ, self.who), y.shape[1])
+        h, outside = model.observables(self.times, y, φ, self.who, self.least)
+        h = self._scaled(h, y.shape[1])
         σ = None
         if model.noise is not None:
             σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1])
@@ -195,7 +203,7 @@ class Discretization:
         if model.initial is not None:
             u, U = model.initial_values(self.t[:, :1], φ, self.who)
             u, U = np.nan_to_num(u) / size[..., None], np.nan_to_num(U) / size[..., None, None]
-        return Evaluated(f, h, σ, np.array(u), np.array(U))
+        return Evaluated(f, h, σ, outside, np.array(u), np.array(U))
 
     def _scaled(self, x: Linear, n: int) -> Linear:
         """With derivatives in z = y / size, and all axes of their own."""
@@ -235,7 +243,9 @@ class Discretization:
         Q = f.value.shape[-1]
         weight = (w.equations[:, None] * self.quadrature[..., None]).reshape(M, N, k, Q)
         J = f.in_y.reshape(M, N, k, Q, V, -1) * weight[..., None, None]
-        c = sum(J[..., o, None] * self.E[:, :, :, None, None, o] for o in range(J.shape[-1]))
+        c = J[..., 0, None] * self.E[:, :, :, None, None, 0]
+        for o in range(1, J.shape[-1]):  # of y^(o) only unknowns from o on
+            c[..., o:] += J[..., o, None] * self.E[:, :, :, None, None, o, o:]
         c = c.reshape(M, N, k * Q, V, K)
         left = np.concatenate([f.value[..., None], f.in_φ], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
         parts = [(c, left.reshape(M, N, k * Q, 1 + p))]

@@ -11,12 +11,13 @@ Letters: S data sets, E experiments of each, M = S E members, p parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .._arrays import Array
 from ._collocated import Discretization, Evaluated, RowWeights
+from ._model import Linear
 from ._start_on_mesh import median
 from ._variable_projection import Estimate, estimate
 
@@ -38,6 +39,8 @@ HELD = 0.7
 """Weight, per root of the time scale, of rows that hold trajectories where they are while equations say little."""
 REACH = 1.0
 """How far parameters go in one step: of the largest value that they have had, or for logarithms e-fold."""
+NEWTON, FAR = 15, 1e4
+"""Steps of `simulate`; the largest value that is believed, in the size of the variable."""
 RIDGE, RIDGE_LOG = 3.0, 2.5
 """Deviation of the pull to where parameters started, in their size there or in logarithms."""
 FOLLOWED = (0, 2)
@@ -216,6 +219,43 @@ class GaussNewton:
             active &= s.level < len(LEVELS)
         s.level = np.minimum(s.level, len(LEVELS) - 1)
 
+    def simulate(self) -> None:
+        """Moves trajectories to solutions of the equations at the parameters of the start, where that succeeds.
+
+        For observables that are not finite where trajectories start, such as logarithms of what is 0 at first; all
+        initial values have to be known. Newton's method for all times at once, with shortened steps.
+        """
+        s, d = self.s, self.d
+        known = (d.exact.weights > 0).all((1, 2)).reshape(-1, self.E).all(1)
+        σ, _ = d.standard(self.e, RowWeights(np.ones((len(s.z), 1)), s.noise, np.zeros(len(s.z))))
+        poor = ~np.isfinite(np.where(d.seen, self.e.data.value / σ, 0.0)).all((1, 2))
+        poor |= (d.seen & self.e.outside).any((1, 2))
+        sets = np.flatnonzero(known & poor.reshape(-1, self.E).any(1))
+        if not len(sets):
+            return
+        i = self.members(sets)
+        alone = replace(d.take(i), seen=np.zeros_like(d.seen[i]))
+        s.level[sets] = FINAL
+        w, s.level[sets] = self.weights(sets), 0
+        φ, z = np.repeat(s.φ[sets], self.E, axis=0), s.z[i]
+        e = alone.evaluate(z, φ)
+        cost = np.add.reduce(alone.costs(z, e, w))
+        for _ in range(NEWTON):
+            step = alone.step(z, _tamed(e), w, columns=False).solutions[:, 0] - z
+            for ω in (1.0, *SHORTER):
+                trial = z + ω * np.nan_to_num(step)
+                new = alone.evaluate(trial, φ)
+                less = np.add.reduce(alone.costs(trial, new, w))
+                good = np.flatnonzero(less < cost)
+                z[good], cost[good] = trial[good], less[good]
+                e.put(good, new.take(good))
+                if len(good) == len(z):
+                    break
+        solved = (cost < 1.0) & (np.abs(z[..., 0]).max((1, 2)) < FAR)
+        own = np.flatnonzero(solved)
+        s.z[i[own]] = z[own]
+        self.e = d.evaluate(s.z, np.repeat(s.φ, self.E, axis=0))
+
     def follow(self) -> None:
         """Moves trajectories alone, at the parameters of the start: for variables that nobody observed."""
         s = self.s
@@ -251,7 +291,7 @@ class GaussNewton:
         shift = np.abs(s.φ[sets] - before_φ[sets]) / np.maximum(error, 1e-300)
         shift = np.where(s.held[sets] | (np.abs(s.φ[sets] - before_φ[sets]) <= 1e-10 * np.abs(s.φ[sets])), 0.0, shift)
         same = (shift < SAME).all(-1) & (change < SAME)
-        same &= (np.abs(before_error[sets] - error) < 2 * SAME * error).all(-1) | (error == 0).all(-1)
+        same &= (np.abs(before_error[sets] - error) <= 2 * SAME * error).all(-1)
         same |= self.refining & (change < SAME)
         total = np.abs(s.costs[sets]).sum(-1)
         light = s.costs[sets, 1] < 1e-3 + 1e-5 * total
@@ -391,6 +431,12 @@ class GaussNewton:
         new = np.repeat(np.repeat(new[:, None], E, axis=0).reshape(len(i), 1, m), n, axis=1)
         s.noise[i] = np.where(self.estimated, new, s.noise[i])
         return change.max(1)
+
+
+def _tamed(e: Evaluated) -> Evaluated:
+    """With zeros for observables that are not finite, whose rows have no weight."""
+    value, in_y, in_φ = (np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in e.data)
+    return replace(e, data=Linear(value, in_y, in_φ))
 
 
 def _finite(e: Evaluated) -> Array:

@@ -19,6 +19,9 @@ from ._parameters import Parameters
 
 __all__ = ["Linear", "Model"]
 
+BELOW = 1e-4
+"""Part of the smallest datum below which the logarithm of an observable goes on as a straight line."""
+
 
 class Linear(NamedTuple):
     """A value with its derivatives."""
@@ -51,8 +54,11 @@ class Model:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""
         return self._called("residual", self.residual, t, y, φ, who)
 
-    def observables(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
-        """h, transformed; its derivative in y has as many orders as it needs."""
+    def observables(self, t: Array, y: Array, φ: Array, who: Array, least: Array) -> tuple[Linear, Array]:
+        """h, transformed, and where it lies outside of what has a logarithm, (M, n, m).
+
+        Below `BELOW` times the smallest datum (m,) logarithms go on as straight lines.
+        """
         m = len(self.transforms)
         if self.observe is None:
             value, H = y[..., 0], np.eye(self.V)[None, None, :, :, None]
@@ -61,18 +67,22 @@ class Model:
             h = self._called("observe", self.observe, t, y, φ, who)
         if h.value.shape[-1] != m:
             raise ShapeError(f"observe gives {h.value.shape[-1]} observables, data has {m} columns.")
+        outside = np.zeros(h.value.shape, bool)
         if not any(self.transforms):
-            return h
+            return h, outside
         value, in_y, in_φ = h.value.copy(), np.broadcast_to(h.in_y, (*h.value.shape, *h.in_y.shape[-2:])).copy(), h.in_φ
         in_φ = in_φ.copy()
         for j, kind in enumerate(self.transforms):
             if kind is not None:
-                function, factor = TRANSFORMS[kind]
-                slope = factor / h.value[..., j]
-                value[..., j] = function(np.where(h.value[..., j] > 0, h.value[..., j], np.nan))
+                function, inverse, factor = TRANSFORMS[kind]
+                floor = BELOW * inverse(least[j]) if np.isfinite(least[j]) else BELOW
+                above = np.maximum(h.value[..., j], floor)
+                slope = factor / above
+                value[..., j] = function(above) + slope * (h.value[..., j] - above)
+                outside[..., j] = h.value[..., j] < floor
                 in_y[..., j, :, :] *= slope[..., None, None]
                 in_φ[..., j, :] *= slope[..., None]
-        return Linear(value, in_y, in_φ)
+        return Linear(value, in_y, in_φ), outside
 
     def deviations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """Standard deviations of the data, where a function gives them."""

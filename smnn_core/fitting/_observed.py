@@ -13,8 +13,11 @@ from .._errors import ArgumentError, ShapeError
 
 __all__ = ["Observed"]
 
-TRANSFORMS = {"log": (np.log, 1.0), "log10": (np.log10, 1 / np.log(10.0))}
-"""The function, and what its derivative is multiplied by: d log10 x = dx / (x ln 10)."""
+TRANSFORMS: dict[str, tuple[Any, Any, float]] = {
+    "log": (np.log, np.exp, 1.0),
+    "log10": (np.log10, lambda x: 10.0**x, 1 / np.log(10.0)),
+}
+"""The function, its inverse, and what the derivative is multiplied by: d log10 x = dx / (x ln 10)."""
 EXPERIMENT = "experiment"
 """The column of a data frame that tells experiments apart."""
 

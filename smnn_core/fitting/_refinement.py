@@ -60,6 +60,7 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
     options = {"E": E, "estimated": setting.observed.estimated, "report": report}
     iteration = GaussNewton(d, state, free=setting.free, **options)
     if setting.has_hidden:
+        iteration.simulate()
         iteration.follow()
     iteration.run(most)
     ends = Ends(d.t, state, np.full(S, np.nan), np.zeros(S, bool))

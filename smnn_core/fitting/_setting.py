@@ -15,7 +15,7 @@ from ._collocated import Discretization, Initial
 from ._gauss_newton import State
 from ._losses import Loss, loss_of
 from ._model import Model
-from ._observed import Observed
+from ._observed import TRANSFORMS, Observed
 from ._parameters import Parameters
 from ._start_on_mesh import first_mesh, median, noise_of_differences, sizes_of, through, time_scales
 
@@ -194,9 +194,9 @@ class Setting:
 
     def _back(self, columns: Array) -> Array:
         """Transformed data as values of the variables."""
-        inverse: dict[str | None, Callable[[Array], Array]]
-        inverse = {"log": np.exp, "log10": lambda x: 10.0**x, None: lambda x: x}
-        return np.stack([inverse[k](columns[..., j]) for j, k in enumerate(self.observed.transforms)], axis=-1)
+        kinds = enumerate(self.observed.transforms)
+        each = [columns[..., j] if k is None else TRANSFORMS[k][1](columns[..., j]) for j, k in kinds]
+        return np.stack(each, axis=-1)
 
 
 def _known(initial: Any, S: int, E: int, V: int, order: int) -> Initial:

@@ -267,6 +267,30 @@ def test_multiplicative_noise_by_logarithms():
     np.testing.assert_allclose(s.standard_errors, r.standard_errors, rtol=1e-5)
 
 
+def test_logarithms_of_what_is_zero_at_first():
+    """The trajectory from which a fit starts is that of the parameters there, where observables have no logarithm."""
+
+    def equations(t, y, θ):
+        (A, B), (a, b) = np.moveaxis(y[..., 0], -1, 0), (θ[..., i] for i in range(2))
+        f = y[..., 1] - np.stack([-a * A, a * A - b * B], -1)
+        J, P = np.zeros((*f.shape, 2, 2)), np.zeros((*f.shape, 2))
+        J[..., 0, 0, 1] = J[..., 1, 1, 1] = 1
+        J[..., 0, 0, 0], J[..., 1, 0, 0], J[..., 1, 1, 0] = a, -a, b
+        P[..., 0, 0], P[..., 1, 0], P[..., 1, 1] = A, -A, B
+        return f, J, P
+
+    def observe(t, y, θ):
+        return y[..., 1:, 0], np.array([[[[[0.0], [1.0]]]]]), np.zeros((*t.shape, 1, 2))
+
+    rng, t = np.random.default_rng(0), np.array([0.1, 0.5, 1, 2, 4, 8])
+    data = 1.5 / 1.3 * (np.exp(-0.2 * t) - np.exp(-1.5 * t)) * np.exp(0.1 * rng.standard_normal(6))
+    r = smnn.fit(
+        equations, t, data, [0.5, 0.1], observe=observe, noise=0.1, transform="log", initial=[1.0, 0.0], t0=0.0
+    )
+    assert r.converged
+    assert (np.abs(r.parameters - [1.5, 0.2]) < 3 * r.standard_errors).all()
+
+
 def test_priors_are_rows():
     rng, t = np.random.default_rng(0), np.linspace(0, 4, 10)
     data = np.exp(-1.3 * t) + 0.1 * rng.standard_normal(10)

@@ -99,6 +99,33 @@ def test_profile_is_the_minimum_over_all_else(data, log):
     assert low < r["k"] < high
 
 
+def test_profile_with_other_parameters_and_estimated_noise():
+    """Saturating growth, two parameters: the interval of the likelihood that scipy gives, by Student's t."""
+
+    def growth(t, y, θ):
+        value, slope, a, k = y[..., 0], y[..., 1], θ["a"][..., None], θ["k"][..., None]
+        J = np.stack([k + 0 * value, np.ones_like(value)], -1)[..., None, :]
+        return slope - a + k * value, J, np.stack([-np.ones_like(value), value], -1)
+
+    def shape(t, k, a):
+        return a / k * (1 - np.exp(-k * t))
+
+    x = shape(T, 1.3, 2.0) + 0.05 * np.random.default_rng(0).standard_normal(25)
+    r = smnn.fit(growth, T, x, {"a": 1.0, "k": 1.0}, initial=[0.0])
+    p = r.profile("k")
+
+    def squares(k):
+        one = shape(T, k, 1.0)
+        return ((one @ x / (one @ one) * one - x) ** 2).sum()
+
+    best = minimize_scalar(squares, (1.0, 1.5))
+    expected = [(squares(k) - best.fun) / (best.fun / 23) for k in p.values]
+    np.testing.assert_allclose(p.cost, expected, rtol=0.01, atol=1e-2)
+    low, high = p.interval()
+    assert (squares(high) - best.fun) / (best.fun / 23) == pytest.approx(2.0687**2, rel=0.03)
+    assert (squares(low) - best.fun) / (best.fun / 23) == pytest.approx(2.0687**2, rel=0.03)
+
+
 def test_profile_of_what_data_do_not_bound_is_open():
     """Saturation: the data say that the rate is fast, and nothing of how fast."""
     t = np.linspace(1, 3, 20)

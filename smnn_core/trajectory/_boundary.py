@@ -57,7 +57,7 @@ def solve_boundary(
     inner = max(1e-2 * tolerance, 1e-13)  # a step of that length leaves an error of its square
     iterations = 0
     while True:
-        run = robust_newton(problem, space, mesh, u, held, tolerance=inner, rounding=1e-2 * tolerance)
+        run = robust_newton(problem, space, mesh, u, held, tolerance=inner)
         iterations += run.iterations
         ok = run.converged
         found = estimate(problem, space, mesh, run.u) if ok.any() else None

@@ -64,15 +64,9 @@ def newton(
     held: np.ndarray,
     *,
     tolerance: float,
-    rounding: float = 0.0,
     most: int = 150,
 ) -> Newton:
-    """Newton's method from u for the members that are not held (B,); the others keep their u.
-
-    Args:
-        tolerance: the length of a step at which a member has converged.
-        rounding: the length below which a step that the next one does not shorten is taken for rounding: converged, too.
-    """
+    """Newton's method from u for the members that are not held (B,); the others keep their u."""
     active, converged = ~held, np.zeros(len(held), bool)
     at = problem.at(space, mesh, u)
     factor = np.ones(len(held))
@@ -93,7 +87,7 @@ def newton(
             if not active.any():
                 break
         at, factor, ended, failed = _damped(
-            problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance, rounding
+            problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance
         )
         converged |= ended | failed & (length < ROUNDING * tolerance)  # the rest is rounding
         active &= ~(ended | failed)
@@ -117,7 +111,6 @@ def _damped(
     factor: np.ndarray,
     active: np.ndarray,
     tolerance: float,
-    rounding: float,
 ) -> tuple[Iterate, np.ndarray, np.ndarray, np.ndarray]:
     """The next iterate, the factors to begin with there, and the members that have converged and failed."""
     open_, failed = active.copy(), np.zeros_like(active)
@@ -132,9 +125,7 @@ def _damped(
             bend = norm(simplified.plus(step, -(1 - factor)))
             h = 2 * bend / (factor**2 * length)
             fine = there.is_finite & (shorter <= (1 - factor / 4) * length)
-        noise = open_ & ~fine & there.is_finite & (length < rounding)
-        ended |= noise
-        accepted = open_ & (fine | noise)
+        accepted = open_ & fine
         best = there.where(accepted, best)
         ended_now = accepted & (factor == 1) & (shorter < tolerance)
         if ended_now.any():
@@ -209,11 +200,11 @@ def levenberg_marquardt(
 
 
 def robust_newton(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, rounding: float = 0.0
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float
 ) -> Newton:
     """Damped steps; where they end, limited ones from the start, and damped ones of Levenberg and Marquardt from the
     end of the first."""
-    run = newton(problem, space, mesh, u, held, tolerance=tolerance, rounding=rounding)
+    run = newton(problem, space, mesh, u, held, tolerance=tolerance)
     if (run.converged | held).all():
         return run
     again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)

@@ -40,7 +40,7 @@ MAX_NODES = 10_000
 """of solve_bvp, ten times its default"""
 ROUNDING = 1e-13
 """Relative: errors below are compared with estimates as if they were this large"""
-PATIENCE = 30.0
+PATIENCE = 15.0
 """Seconds after which a problem counts as not solved"""
 REFERENCE = 1e-11
 """tolerance of solutions that others are compared with"""

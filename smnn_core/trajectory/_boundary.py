@@ -57,7 +57,8 @@ def solve_boundary(
     inner = max(1e-2 * tolerance, 1e-13)  # a step of that length leaves an error of its square
     iterations = 0
     while True:
-        run = robust_newton(problem, space, mesh, u, held, tolerance=inner)
+        again = None if guessed.all() else lambda mesh=mesh: start(mesh)
+        run = robust_newton(problem, space, mesh, u, held, tolerance=inner, guess=again)
         iterations += run.iterations
         ok = run.converged
         found = estimate(problem, space, mesh, run.u) if ok.any() else None

@@ -6,6 +6,7 @@ Source: Deuflhard, Newton Methods for Nonlinear Problems, Springer 2004, section
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,11 +201,21 @@ def levenberg_marquardt(
 
 
 def robust_newton(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float
+    problem: Discrete,
+    space: Space,
+    mesh: Mesh,
+    u: Step,
+    held: np.ndarray,
+    *,
+    tolerance: float,
+    guess: Callable[[], Step] | None = None,
 ) -> Newton:
-    """Damped steps; where they end, limited ones from the start, and damped ones of Levenberg and Marquardt from the
-    end of the first."""
+    """Damped steps; where they end, others: damped ones from the first guess, since the solution of a mesh that was too
+    coarse may be a worse start, limited ones from u, and those of Levenberg and Marquardt from the end of the first.
+    """
     run = newton(problem, space, mesh, u, held, tolerance=tolerance)
+    if guess is not None and not (run.converged | held).all():
+        run = _both(run, newton(problem, space, mesh, guess(), held | run.converged, tolerance=tolerance))
     if (run.converged | held).all():
         return run
     again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)

@@ -101,6 +101,22 @@ def test_many_waves_end_in_few_meshes():
     np.testing.assert_allclose(s(t)[:, 0, 0], np.sin(np.pi / 2 * t / eps), atol=1e-6)
 
 
+@pytest.mark.parametrize(("left", "right", "eps"), [(1.0, 1.5, 1e-4), (0.0, 1.5, 1e-3)])
+def test_a_poor_solution_of_a_coarse_mesh_is_left_for_the_guess(left, right, eps):
+    """eps y'' = y - y y': the solution on 16 intervals is no start for Newton's method on the next mesh."""
+
+    def residual(t, y):
+        f = eps * y[..., 0, 2] - y[..., 0, 0] * (1 - y[..., 0, 1])
+        J = jacobian(t, 1, 3, e_00_2=eps, e_00_1=y[..., 0, 0], e_00_0=y[..., 0, 1] - 1)
+        return f[..., None], J
+
+    s = smnn.solve(residual, [0, 1], {0: [[left, nan]], 1: [[right, nan]]}, tolerance=1e-6)
+    assert s.converged
+    assert s.iterations < 600
+    t = np.linspace(0, 1, 9)[1:]
+    np.testing.assert_allclose(s(t)[:, 0, 0], t + 0.5, atol=1e-6)  # beyond the layer, where y' = 1
+
+
 @pytest.mark.parametrize("end", [10.0, -3.0])
 def test_initial_values_forwards_and_backwards(end):
     def residual(t, y):

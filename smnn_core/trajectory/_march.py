@@ -27,6 +27,10 @@ WINDOW = 16
 """Intervals of a window."""
 FIRST = 1e-6
 """The first step, as a part of the whole."""
+REMESHED = 2
+"""How often the intervals of a window are chosen again from what they add to the error."""
+FAINTEST = 1e-3
+"""Variables smaller than this part of the tolerance times what they have been count as if they were as large."""
 SHORTEST = 1e-15
 """Steps as short as this part of the time are given up."""
 
@@ -75,46 +79,52 @@ def march(
     *,
     tolerance: np.ndarray,
     absolute: float,
-    size: np.ndarray | None,
     most_intervals: int,
     report: Callable[..., None],
 ) -> Marched:
     """From the states x (B, M) at times[0] to times[-1].
 
     Args:
-        tolerance: (B,), of what each interval adds, relative to the size of each variable.
-        size: (B, V), sizes where they are known already, from a march before.
+        tolerance: (B,), of what each interval adds, relative to the size of each variable in its window.
     """
     B = len(x)
     m = _Members(space, times, x)
     size_x = np.abs(x)
-    size_v = np.zeros((B, space.V)) if size is None else size
+    size_v = np.zeros((B, space.V))
     p = np.zeros((B, 0))
     windows = total = 0
     while not (m.done | m.failed).all():
-        windows += 1
         active = ~(m.done | m.failed)
         goal = times[np.minimum(m.goal, len(times) - 1)]
         mesh = _window(m, goal, B)
         guess = _extrapolated(space, m, mesh)
-        solved, x_new, z_new = _newton(problem, space, mesh, guess, p, size_x, tolerance, absolute, active)
-        size_now = np.maximum(size_x, np.abs(x_new).max(axis=1))
-        ratio = _ratio(space, m, mesh, x_new, z_new, size_v, tolerance, absolute)
-        N = mesh.shape[1] - 1
+        for again in range(REMESHED + 1):
+            windows += 1
+            part = FAINTEST * tolerance[:, None]
+            solved, x_new, z_new = _newton(problem, space, mesh, guess, p, part * size_x, tolerance, absolute, active)
+            ratio = _ratio(space, m, mesh, x_new, z_new, part * size_v, tolerance, absolute)
+            N = mesh.shape[1] - 1
+            fine = ratio <= 1
+            count = np.where(fine.all(axis=1), N, np.argmin(fine, axis=1))
+            short = solved & active & (count < N // 2)
+            if again == REMESHED or not short.any():
+                break
+            new = _remeshed(mesh, ratio, space.k + 1)
+            x, z = space.moved(space, x_new, z_new, mesh, new)
+            mesh = np.where(short[:, None], new, mesh)
+            guess = Step(
+                np.where(short[:, None, None], x, x_new), np.where(short[:, None, None, None], z, z_new), guess.p
+            )
         s = np.diff(mesh)
         grow = np.clip(0.8 * ratio ** (-1 / (space.k + 1)), 0.2, 4.0)
-        fine = ratio <= 1
-        count = np.where(fine.all(axis=1), N, np.argmin(fine, axis=1))
         count = np.where(solved & active, count, 0)
         m.kept.append((mesh[:, :-1], x_new[:, :-1], z_new, count))
         total += count.max()
         b = np.arange(B)
         none = count == 0
         shorter = np.where(solved, s[:, 0] * np.minimum(grow[:, 0], 0.7), s[:, 0] / 4)
-        last = np.maximum(count - 1, 0)
-        after = np.where(
-            count == N, s[b, last] * grow[b, last], s[b, np.minimum(count, N - 1)] * grow[b, np.minimum(count, N - 1)]
-        )
+        last, next_ = np.maximum(count - 1, 0), np.minimum(count, N - 1)
+        after = np.where(count == N, s[b, last] * grow[b, last], s[b, next_] * grow[b, next_])
         m.h = np.where(active, np.where(none, shorter, after), m.h)
         m.grows = ~none & (count == N) & (grow[b, last] > 1.5)
         moved = active & ~none
@@ -127,11 +137,8 @@ def march(
         m.t = np.where(moved, mesh[b, count], m.t)
         if moved.any():
             keep = np.arange(N)[None, :] < count[:, None]
-            size_x = np.where(
-                moved[:, None],
-                np.maximum(size_x, np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)),
-                size_x,
-            )
+            largest = np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)
+            size_x = np.where(moved[:, None], np.maximum(size_x, largest), size_x)
             size_v = np.where(moved[:, None], np.maximum(size_v, _sizes(space, mesh, x_new, z_new, keep)), size_v)
         arrived = moved & (m.t == goal)
         if arrived.any():
@@ -139,9 +146,8 @@ def march(
             m.done |= arrived & (m.goal >= len(times))
             onward = arrived & ~m.done
             m.known &= ~onward  # what happens there ends the polynomial
-            m.h = np.where(onward, np.minimum(np.abs(m.h), 1e-2 * abs(times[-1] - times[0])) * np.sign(m.h) * 0.1, m.h)
+            m.h = np.where(onward, 0.1 * np.sign(m.h) * np.minimum(np.abs(m.h), 1e-2 * abs(times[-1] - times[0])), m.h)
         m.failed |= active & (np.abs(m.h) < SHORTEST * np.maximum(np.abs(m.t), abs(times[-1] - times[0]) * 1e-3))
-        del size_now
         if total > most_intervals:
             m.failed |= ~m.done
         report(intervals=int(total), time=float(m.t[np.argmin(np.abs(m.t - times[0]))]))
@@ -172,6 +178,21 @@ def _window(m: _Members, goal: np.ndarray, B: int) -> np.ndarray:
     scaled[:, -1] = m.t + way
     scaled[:, -1] = np.where(m.done | m.failed, scaled[:, -1], goal)
     return np.where(over[:, None], scaled, mesh)
+
+
+def _remeshed(mesh: np.ndarray, ratio: np.ndarray, K: int) -> np.ndarray:
+    """As many intervals from the same start, which add the same, less than what is allowed: (B, N+1)."""
+    N = mesh.shape[1] - 1
+    mass = np.clip(ratio, 1e-6, 1e12) ** (1 / K)
+    mass = np.maximum(mass, 0.3 * np.maximum(np.roll(mass, 1, 1), np.roll(mass, -1, 1)))
+    level = np.concatenate([np.zeros((len(mesh), 1)), np.cumsum(mass, axis=1)], axis=1)
+    reach = np.minimum(level[:, -1], 0.7 * N)
+    wanted = reach[:, None] * np.linspace(0, 1, N + 1)
+    i = np.clip((level[:, None, :] <= wanted[:, :, None]).sum(axis=2) - 1, 0, N - 1)
+    b = np.arange(len(mesh))[:, None]
+    new = mesh[b, i] + (wanted - level[b, i]) / mass[b, i] * np.diff(mesh)[b, i]
+    new[:, -1] = np.where(reach == level[:, -1], mesh[:, -1], new[:, -1])
+    return new
 
 
 def _extrapolated(space: Space, m: _Members, mesh: np.ndarray) -> Step:

@@ -543,7 +543,7 @@ def _marched(
     assert values is not None
     x = space.gather_states(np, values[:, 0])
     B = len(x)
-    local, size, windows, before = np.full(B, 0.1 * tolerance), None, 0, np.full(B, np.inf)
+    local, windows, before = np.full(B, 0.1 * tolerance), 0, np.full(B, np.inf)
     for attempt in range(4):
         run = march(
             problem,
@@ -552,13 +552,11 @@ def _marched(
             x,
             tolerance=local,
             absolute=absolute * 0.1,
-            size=size,
             most_intervals=most_intervals,
             report=report,
         )
         windows += run.windows
-        size = run.size
-        allowed = tolerance * size + absolute
+        allowed = tolerance * run.size + absolute
         found = estimate(problem, space, run.mesh, run.u, forward=True)
         with np.errstate(all="ignore"):
             ratio = (found.error / np.where(allowed > 0, allowed, 1e-300)[:, None]).max(axis=(1, 2))

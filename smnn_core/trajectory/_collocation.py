@@ -30,7 +30,7 @@ from numpy.polynomial import legendre
 
 from .._arrays import Array, Namespace, concat, device_of
 
-__all__ = ["Space", "gauss", "radau"]
+__all__ = ["Scale", "Space", "gauss", "radau"]
 
 
 @lru_cache(maxsize=32)
@@ -49,6 +49,30 @@ def radau(k: int) -> tuple[float, ...]:
         x = x - legendre.legval(x, series) / legendre.legval(x, legendre.legder(series))
     x[-1] = 1.0
     return tuple((x + 1) / 2)
+
+
+class Scale:
+    """The powers of steps s (...), each made once."""
+
+    def __init__(self, xp: Namespace, s: Array) -> None:
+        self.xp, self.s = xp, s
+        self._power: dict[int, Array] = {0: xp.ones_like(s), 1: s}
+        self._stacks: dict[tuple[int, ...], Array] = {}
+
+    @staticmethod
+    def of(xp: Namespace, s: Array | Scale) -> Scale:
+        return s if isinstance(s, Scale) else Scale(xp, s)
+
+    def powers(self, exponents: tuple[int, ...]) -> Array:
+        """s^e for each exponent: (*s.shape, number of exponents)."""
+        if exponents not in self._stacks:
+            self._stacks[exponents] = self.xp.stack([self._of(e) for e in exponents], axis=-1)
+        return self._stacks[exponents]
+
+    def _of(self, e: int) -> Array:
+        if e not in self._power:
+            self._power[e] = self._of(e - 1) * self.s if e > 0 else self._of(e + 1) / self.s
+        return self._power[e]
 
 
 @dataclass(frozen=True)
@@ -128,43 +152,62 @@ class Space:
 
     def gather_states(self, xp: Namespace, y: Array) -> Array:
         """The states (..., M) among derivatives by variable and order, (..., V, R or more)."""
+        if self.R == 1 and self._is_uniform:
+            return y[..., 0]
         width = y.shape[-1]
         index = xp.asarray(self.states[0] * width + self.states[1], device=device_of(y))
         return xp.take(xp.reshape(y, (*y.shape[:-2], self.V * width)), index, axis=-1)
 
-    def features(self, xp: Namespace, x: Array, z: Array, s: Array) -> Array:
-        """Φ, (..., N, V, max(R, 1) + k), of states (..., N, M) and stages (..., N, V, k); s (..., N)."""
-        o = self._powers(xp, s, range(max(self.R, 1)), s)
-        q = self._powers(xp, s, self.orders, s)
-        return concat(xp, [self.spread_states(xp, x) * o[..., None, :], z * q[..., None]], axis=-1)
+    @cached_property
+    def _derivatives(self) -> tuple[int, ...]:
+        """Exponents of s with which derivatives 0..R follow from what is in units of y."""
+        return tuple(range(0, -self.R - 1, -1))
 
-    def values(self, xp: Namespace, table: np.ndarray, features: Array, s: Array) -> Array:
+    def features(self, xp: Namespace, x: Array, z: Array, s: Array | Scale) -> Array:
+        """Φ, (..., N, V, max(R, 1) + k), of states (..., N, M) and stages (..., N, V, k); s (..., N)."""
+        scale, states = Scale.of(xp, s), self.spread_states(xp, x)
+        if self.R > 1:
+            states = states * scale.powers(tuple(range(self.R)))[..., None, :]
+        return concat(xp, [states, z * scale.powers(self.orders)[..., None]], axis=-1)
+
+    def values(self, xp: Namespace, table: np.ndarray, features: Array, s: Array | Scale) -> Array:
         """y and its derivatives at the n offsets of a table: (..., N, n, V, R+1)."""
         V, a, n, orders = table.shape
-        W = _constant(xp, table.reshape(V, a, n * orders), s)
+        scale = Scale.of(xp, s)
+        W = _constant(xp, table.reshape(V, a, n * orders), features)
         lead = features.shape[:-2]
-        if V > 1 and len(set(self.orders)) > 1:
-            flat = xp.permute_dims(xp.reshape(features, (-1, V, a)), (1, 0, 2))  # one product for each variable
-            y = xp.permute_dims(xp.matmul(flat, W), (1, 0, 2))
+        if V > 1 and not self._is_uniform:
+            flat = _permuted(xp, xp.reshape(features, (-1, V, a)), (1, 0, 2))  # one product for each variable
+            y = _permuted(xp, xp.matmul(flat, W), (1, 0, 2))
         else:
             y = xp.matmul(xp.reshape(features, (-1, a)), W[0])
-        y = xp.reshape(y, (*lead, V, n, orders)) * self._powers(xp, s, range(0, -orders, -1), s)[..., None, None, :]
-        return xp.moveaxis(y, -2, -3)
+        y = xp.reshape(y, (*lead, V, n, orders)) * scale.powers(self._derivatives)[..., None, None, :]
+        return _permuted(xp, y, (*range(y.ndim - 3), y.ndim - 2, y.ndim - 3, y.ndim - 1))
 
-    def ends(self, xp: Namespace, features: Array, s: Array) -> Array:
+    @cached_property
+    def _is_uniform(self) -> bool:
+        """Whether all variables have one order."""
+        return len(set(self.orders)) == 1
+
+    def ends(self, xp: Namespace, features: Array, s: Array | Scale) -> Array:
         """The states that the polynomials have at the ends of their intervals: (..., N, M)."""
         y = self.values(xp, self.at_end[:, :, None], features, s)[..., 0, :, :]
         return self.gather_states(xp, y)
 
-    def rows(self, J: np.ndarray, s: np.ndarray) -> np.ndarray:
+    def rows(self, J: np.ndarray, s: np.ndarray | Scale) -> np.ndarray:
         """How f at the points changes with Φ: (..., N, k, Q, V, max(R, 1) + k), for J (..., N, k, Q, V, R+1)."""
-        W = np.moveaxis(self.at_points, 1, -1)  # (V, k, R+1, a)
-        scaled = J * self._powers(np, s, range(0, -(self.R + 1), -1), s)[..., None, None, None, :]
-        if len(set(self.orders)) > 1:
+        W = self._rows_table
+        scaled = J * Scale.of(np, s).powers(self._derivatives)[..., None, None, None, :]
+        if not self._is_uniform:
             return np.matmul(scaled.swapaxes(-3, -2), W.swapaxes(0, 1)).swapaxes(-3, -2)
         lead = scaled.shape[:-4]
         k, Q, V, r = scaled.shape[-4:]
         return np.matmul(scaled.reshape(*lead, k, Q * V, r), W[0]).reshape(*lead, k, Q, V, W.shape[-1])
+
+    @cached_property
+    def _rows_table(self) -> np.ndarray:
+        """W at the collocation points as (V, k, R+1, a)."""
+        return np.ascontiguousarray(np.moveaxis(self.at_points, 1, -1))
 
     def moved(
         self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray
@@ -189,7 +232,7 @@ class Space:
         features = self.features(xp, x, z, s)
         W = self.weights(xp, θ)
         y = xp.matmul(W, features[..., None])[..., 0]
-        return y * self._powers(xp, s, range(0, -(self.R + 1), -1), s)[..., None, :]
+        return y * Scale.of(xp, s).powers(self._derivatives)[..., None, :]
 
     def weights(self, xp: Namespace, θ: Array) -> Array:
         """W at each θ: (*θ.shape, V, R+1, max(R, 1) + k)."""
@@ -219,18 +262,6 @@ class Space:
         found = np.stack([np.searchsorted(sign * a, sign * b, side="right") - 1 for a, b in zip(t, times, strict=True)])
         return np.clip(found, 0, t.shape[1] - 2)
 
-    @staticmethod
-    def _powers(xp: Namespace, s: Array, exponents: Sequence[int] | range, like: Array) -> Array:
-        """s^e for each exponent, by multiplication: (*s.shape, number of exponents)."""
-        table: dict[int, Array] = {0: xp.ones_like(s), 1: s}
-        for e in range(2, max([*exponents, 1]) + 1):
-            table[e] = table[e - 1] * s
-        if min(exponents, default=0) < 0:
-            table[-1] = 1 / s
-            for e in range(2, -min(exponents) + 1):
-                table[-e] = table[1 - e] * table[-1]
-        return xp.stack([table[e] for e in exponents], axis=-1)
-
 
 @lru_cache(maxsize=256)
 def _table(space: Space, at: tuple[float, ...]) -> np.ndarray:
@@ -242,6 +273,11 @@ def _table(space: Space, at: tuple[float, ...]) -> np.ndarray:
 def _constant(xp: Namespace, table: np.ndarray, like: Array) -> Array:
     """A table as an array like another; other libraries get a copy, since they may not take what is read-only."""
     return table if xp is np else xp.asarray(table.copy(), dtype=like.dtype, device=device_of(like))
+
+
+def _permuted(xp: Namespace, x: Array, axes: tuple[int, ...]) -> Array:
+    """`permute_dims`, which NumPy has from 2.0 on."""
+    return x.transpose(axes) if xp is np else xp.permute_dims(x, axes)
 
 
 def _legendre(xp: Namespace, u: Array, count: int) -> Array:

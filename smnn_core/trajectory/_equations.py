@@ -72,7 +72,9 @@ class Equations:
         self.check_f(f, y)
         Q = f.shape[-1]
         J = self._fit("J", _padded(J, orders), (n, Q, V, orders))
-        P = self._fit("P", rest[0], (n, Q, self.p)) if rest else np.zeros((n, Q, 0))
+        P = self._fit("P", rest[0], (n, Q, self.p)) if rest else np.zeros((*y.shape[:-3], n, Q, 0))
+        if f.shape[:-2] == y.shape[:-3] == J.shape[:-4] == P.shape[:-3]:
+            return f, J, P
         batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3], J.shape[:-4], P.shape[:-3])
         return (
             np.broadcast_to(f, (*batch, n, Q)),
@@ -121,7 +123,7 @@ class Equations:
         if x.ndim < len(core) or x.shape[1 - len(core) :] != core[1:] or x.shape[-len(core)] not in (1, core[0]):
             expected = f"(..., {core[0]} or 1, {', '.join(map(str, core[1:]))})"
             raise ShapeError(f"{self.signature}: {name} must have shape {expected}; got {x.shape}.")
-        return np.broadcast_to(x, (*x.shape[: -len(core)], *core))
+        return x if x.shape[-len(core)] == core[0] else np.broadcast_to(x, (*x.shape[: -len(core)], *core))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .._problem import UNIT, Problem, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
-from ._collocation import Space
+from ._collocation import Scale, Space
 
 __all__ = ["INCREMENTS", "ConditionRows", "Linear", "Step", "Structure"]
 
@@ -115,19 +115,22 @@ class Local:
         J: (B, N, k, Q, V, R+1); P: (B, N, k, Q, p); s: (B, N).
     """
 
-    def __init__(self, space: Space, J: np.ndarray, P: np.ndarray, s: np.ndarray) -> None:
-        self.space, self.s = space, s
+    def __init__(self, space: Space, J: np.ndarray, P: np.ndarray, s: np.ndarray | Scale) -> None:
+        scale = Scale.of(np, s)
+        self.space, self.scale, self.s = space, scale, scale.s
         B, N, k, Q, V, _ = J.shape
         width = max(space.R, 1)
-        C = space.rows(J, s)
+        C = space.rows(J, scale)
         C_z = C[..., width:].reshape(B, N, k * Q, V * k)
-        C_x = space.gather_states(np, C[..., :width]) * self._state_powers
-        self.C = np.concatenate([C_x, P], axis=-1).reshape(B, N, k * Q, space.M + P.shape[-1])
+        C_x = space.gather_states(np, C[..., :width])
+        if space.R > 1:
+            C_x = C_x * self._state_powers
+        self.C = (np.concatenate([C_x, P], axis=-1) if P.shape[-1] else C_x).reshape(B, N, k * Q, space.M + P.shape[-1])
         self.H, self.rest = _pseudo_inverse(C_z, self.C)
         self.HC = self.H @ self.C
         G = self._ends(-self.HC)
         self.Γ = G
-        self.Γ[..., : space.M] += _taylor(space, s)
+        self.Γ[..., : space.M] += _taylor(space, self.s)
 
     @cached_property
     def _state_powers(self) -> np.ndarray:
@@ -143,9 +146,8 @@ class Local:
         W = space.at_end[v, max(space.R, 1) :, o]  # (M, k)
         blocks = stages.reshape(*stages.shape[:2], space.V, space.k, stages.shape[-1])
         if space.R == 1 and space.M == space.V:
-            sums = np.matmul(W[0], blocks)
-        else:
-            sums = np.matmul(W[:, None, :], blocks[:, :, v])[..., 0, :]
+            return np.matmul(W[0], blocks)
+        sums = np.matmul(W[:, None, :], blocks[:, :, v])[..., 0, :]
         return sums / self._state_powers[..., 0, 0, :, None]
 
     def particular(self, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,15 +171,18 @@ class Local:
     def stages(self, particular: np.ndarray, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """δz, (B, N, V, k), for δx at the left ends (B, N, M) and δp (B, p)."""
         space = self.space
-        full = np.concatenate([x, np.broadcast_to(p[:, None], (*x.shape[:2], p.shape[-1]))], axis=-1)
+        full = x
+        if p.shape[-1]:
+            full = np.concatenate([x, np.broadcast_to(p[:, None], (*x.shape[:2], p.shape[-1]))], axis=-1)
         z = particular - (self.HC @ full[..., None])[..., 0]
-        q = np.stack([self.s**e for e in space.orders], axis=-1)
-        return z.reshape(*x.shape[:2], space.V, space.k) / q[..., None]
+        return z.reshape(*x.shape[:2], space.V, space.k) / self.scale.powers(space.orders)[..., None]
 
 
 def _taylor(space: Space, s: np.ndarray) -> np.ndarray:
     """How states at the ends follow from those at the starts where the stages are zero: (B, N, M, M)."""
     v, o = space.states
+    if space.R == 1:
+        return np.eye(space.M)
     e = np.where(v[:, None] == v, o - o[:, None], -1)
     factor = np.array([[0.0 if x < 0 else 1 / factorial(x) for x in row] for row in e]).reshape(e.shape)
     return s[..., None, None] ** np.maximum(e, 0) * factor

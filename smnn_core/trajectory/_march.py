@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._collocation import Space
+from ._collocation import Scale, Space
 from ._discrete import Discrete, Mesh
 from ._linear import Local, Step
 from ._mesh import constants_of_error, finer
@@ -201,15 +201,15 @@ def _extrapolated(space: Space, m: _Members, mesh: np.ndarray) -> Step:
     x = np.repeat(m.x[:, None], N + 1, axis=1)
     z = np.zeros((B, N, space.V, space.k))
     zero = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
-    if m.known.any():
-        ends = m.last_t + m.last_s
+    near = m.known[:, None] & (np.abs(mesh - m.last_t[:, None]) <= 2.5 * np.abs(m.last_s)[:, None])
+    z[:, :, zero] = m.last_z[:, None, zero, -1:]
+    if near[:, 1].any():
+        n = int(near.any(axis=0).sum())
+        ends = np.stack([m.last_t, m.last_t + m.last_s], axis=1)
         with np.errstate(all="ignore"):
-            px, pz = space.moved(space, m.last_x[:, None], m.last_z[:, None], np.stack([m.last_t, ends], axis=1), mesh)
-        near = m.known[:, None] & (np.abs(mesh - m.last_t[:, None]) <= 2.5 * np.abs(m.last_s)[:, None])
-        x = np.where(near[..., None], px, x)
-        z = np.where(near[:, 1:, None, None], pz, z)
-        held = m.last_z[:, zero, -1]
-        z[:, :, zero] = np.where(near[:, 1:, None, None], z[:, :, zero], held[:, None, :, None])
+            px, pz = space.moved(space, m.last_x[:, None], m.last_z[:, None], ends, mesh[:, :n])
+        x[:, :n] = np.where(near[:, :n, None], px, x[:, :n])
+        z[:, : n - 1] = np.where(near[:, 1:n, None, None], pz, z[:, : n - 1])
     x[:, 0] = m.x
     return Step(x, z, np.zeros((B, 0)))
 
@@ -226,8 +226,8 @@ def _newton(
     active: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which windows were solved, and their states and stages."""
-    s = np.diff(mesh)
-    B, N = s.shape
+    s = Scale(np, np.diff(mesh))
+    B, N = s.s.shape
     at_times = problem.times_of(space, mesh)
     x, z = u.x, u.z
     solved, lost = ~active, np.zeros(B, bool)

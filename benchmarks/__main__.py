@@ -94,7 +94,7 @@ def measure_roofline(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def plan(quick: bool, names: list[str], results: dict[str, Any]) -> list[tuple[str, str, Work]]:
-    """What to do: the section of the results it goes to, what to call it, and the work."""
+    """Steps of the program: section of the results, label, and the work."""
     cases = [case for case in CASES if case.name in names]
     problems = [(case, dtype) for case in cases for dtype in (["float64"] if quick else DTYPES)]
     work: list[tuple[str, str, Work]] = []

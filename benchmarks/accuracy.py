@@ -63,7 +63,7 @@ EQUATIONS = (
 
 
 def bound(equation: Equation, dtype: str) -> float:
-    """What the library must reach at T = 1000, s = 0.01."""
+    """Errors that the library must stay below at T = 1000, s = 0.01."""
     if dtype == "float64":
         return 1e-10
     return 1e-3 if equation.order == 2 else 1e-2

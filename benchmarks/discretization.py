@@ -1,4 +1,4 @@
-"""What a smoothness scheme costs: errors against closed forms, and the bias of coefficients fitted to exact data."""
+"""The price of a smoothness scheme: errors against closed forms, and the bias of coefficients fitted to exact data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the PyTorch adapter costs beside the solve: `python -m benchmarks.overhead_torch`.
+"""Time of the PyTorch adapter beside the solve: `python -m benchmarks.overhead_torch`.
 
 Forward + backward on a tiny problem, gradients with respect to all four inputs. Best of many short runs: the least that
 the machine takes, whatever else it is doing. The overhead is what remains when the engine's two calls, solve and

@@ -95,7 +95,7 @@ def flatness(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @cache
 def _extra_memory() -> float:
-    """What forward + backward takes, over the size of the inputs."""
+    """Memory of forward + backward, over the size of the inputs."""
     return memory.peak_ratio("smnn", SCALING, "float64") if memory.available() else 30.0
 
 

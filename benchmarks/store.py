@@ -20,7 +20,7 @@ STAT = Path("/proc/stat")
 
 
 def load(path: Path) -> Any:
-    """What `save` wrote."""
+    """The content that `save` wrote."""
     return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""What one would take instead of this library for a batch of linear ODEs: diffrax and torchdiffeq, timed beside it.
+"""Alternatives to this library for a batch of linear ODEs: diffrax and torchdiffeq, timed beside it.
 
 The task: y'' + d y' + k y = 0 with its own d and k per member of the batch, y at all time points, and the gradient of a
 loss on y with respect to d, k and the initial values. The alternatives choose their steps by a tolerance, ours by R: so

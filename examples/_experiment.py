@@ -1,4 +1,4 @@
-"""What the experiments share: their command line, training that survives an interruption, metrics and pictures.
+"""Common parts of the experiments: their command line, training that survives an interruption, metrics and pictures.
 
 An experiment writes into `examples/output/NAME/`: its pictures, `metrics.json` and, while it runs, checkpoints.
 """

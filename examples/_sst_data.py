@@ -50,7 +50,7 @@ class Record:
 
     @property
     def unit(self) -> str:
-        """What a step is called."""
+        """The name of a step."""
         return "month" if self.steps_per_year == 12 else "week"
 
     def season(self) -> np.ndarray:
@@ -255,7 +255,7 @@ class Samples:
         return np.arange(max(first, N_INITIAL), self.n_train - self.setting.horizon + 1)
 
     def take(self, origins: Tensor, places: Tensor, reconstruct: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What `Identifier.forward` takes at start dates (B,) for places (B, views), and the truth (B, views, T).
+        """Arguments of `Identifier.forward` at start dates (B,) for places (B, views), and the truth (B, views, T).
 
         The damped form encodes the window before the start. The published form encodes in training the very window that
         the solution covers (`reconstruct`), afterwards the one before it: for windows of whole years the same season.

@@ -100,7 +100,7 @@ def loss(model: MechanisticModel, noisy: Array) -> Array:
 
 
 class State:
-    """What changes in training, any pytree, as a part that `Training` can save."""
+    """The state that changes in training, any pytree, as a part that `Training` can save."""
 
     def __init__(self, tree: Any) -> None:
         self.tree = tree

@@ -65,7 +65,7 @@ STARTS = N_TIMES - SPAN + 1
 
 @dataclass(frozen=True)
 class Configuration:
-    """What differs between the sizes of a run."""
+    """Settings of a run, by its size."""
 
     n_train: int
     """trajectories"""
@@ -96,7 +96,7 @@ class Configuration:
         return Mechanistic(scale, self.n_networks, **looks, step_size=self.step_size, **network)
 
     def convolutional(self, scale: float) -> Convolutional:
-        """What it is compared with, untrained."""
+        """The untrained network that it is compared with."""
         network = {"width": self.convolutional_width, "kernel": self.kernel}
         return Convolutional(scale, self.n_networks, n_blocks=sum(self.n_blocks), **network)
 

@@ -57,7 +57,7 @@ PUBLISHED_ERROR = 7.8
 
 @dataclass(frozen=True)
 class Configuration:
-    """What differs between our run and the published one."""
+    """Settings that differ between our run and the published one."""
 
     scheme: Scheme
     width: int

@@ -50,7 +50,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and how long one case, a solver at a length, may take."""
+    """Settings of a run: the training, and the time that one case, a solver at a length, may take."""
 
     lengths: tuple[int, ...]
     windows: int

@@ -156,7 +156,7 @@ def forecast(models: Sequence[Identifier], samples: Samples) -> np.ndarray:
 
 
 def simple_forecasts(samples: Samples) -> dict[str, np.ndarray]:
-    """What the model is judged by, each (origins, horizon, N) in degrees C."""
+    """Forecasts by which the model is judged, each (origins, horizon, N) in degrees C."""
     s, origins = samples.setting, samples.origins
     cycle = at_origins(samples.climatology, origins, 0, s.horizon)
     now = samples.anomalies[origins - 1][:, None]

@@ -1,4 +1,4 @@
-"""What the array API standard leaves out, for any namespace: checks, broadcasting and sums over broadcast axes."""
+"""Functions that the standard leaves out, for any namespace: checks, broadcasting and sums over broadcast axes."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def has_zero(xp: Namespace, x: Array) -> bool:
 
 
 def device_of(x: Array) -> Any:
-    """Where new arrays that meet x belong; None leaves that to the library (x is of JAX, which knows)."""
+    """The device of new arrays that meet x; None leaves that to the library (x is of JAX, which knows)."""
     return None if compat.is_jax_array(x) else compat.device(x)
 
 

@@ -1,4 +1,4 @@
-"""What this installation can do."""
+"""The engines and libraries of this installation."""
 
 from __future__ import annotations
 

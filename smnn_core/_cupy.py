@@ -1,4 +1,4 @@
-"""What CuPy needs beside the array API: constants that stay on the device, streams and results of other libraries.
+"""Needs of CuPy beside the array API: constants that stay on the device, streams and results of other libraries.
 
 CuPy is imported by its users; nothing here imports it.
 """
@@ -22,7 +22,7 @@ Array = Any
 _constants: dict[tuple[Any, ...], Array] = {}
 """By device, dtype, shape and bytes: weights that are numbers, and the matrices of schemes."""
 _captured: dict[tuple[Any, ...], Array] = {}
-"""Those that CUDA graphs read, which know their addresses: they are never freed."""
+"""Constants that CUDA graphs read, which know their addresses: they are never freed."""
 MOST = 1024
 """So many are kept, for programs whose weights are other numbers at every call."""
 

@@ -377,7 +377,7 @@ MOST_KNOWN = 1024
 def _appearance(
     c: Array, s: Array, b: Array, u: Array, n_steps: int | None, scheme: Scheme, weights: Weights
 ) -> tuple[Any, ...] | None:
-    """What checking looks at, if all arrays are of NumPy and of one dtype; None where it must look closer."""
+    """The properties that are checked, if all arrays are of NumPy and of one dtype; None where it must look closer."""
     if not (type(c) is type(s) is type(b) is type(u) is np.ndarray) or type(scheme) is not Scheme:
         return None
     dtype = c.dtype

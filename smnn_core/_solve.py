@@ -206,7 +206,7 @@ def check_states(system: System, name: str, x: Array) -> None:
 
 
 class Residuals(NamedTuple):
-    """What the rows leave, A y - d, without weights."""
+    """The residuals of the rows, A y - d, without weights."""
 
     equation: Array
     """(..., T, Q)"""

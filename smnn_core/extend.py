@@ -1,4 +1,4 @@
-"""What adapters may use of the core, beside its public names.
+"""Names of the core for adapters, beside its public ones.
 
 An adapter offers the solver to a framework with automatic differentiation: its arrays, its derivatives, its compiler.
 `smnn_torch` and `smnn_jax` are written with the names of `smnn_core` and of this module alone. They change more often

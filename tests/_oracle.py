@@ -22,7 +22,7 @@ class Oracle:
     """(..., T, V, K): first-order bound on |dy| for relative perturbations of size 1 of W A and W d"""
 
     def tolerance(self, eps: float, factor: float = 10.0) -> np.ndarray:
-        """What a backward stable solver may be off by in arithmetic of precision eps, per entry of y."""
+        """The error that a backward stable solver may have in arithmetic of precision eps, per entry of y."""
         return factor * eps * self.sensitivity
 
 

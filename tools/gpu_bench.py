@@ -18,7 +18,7 @@ PUBLISHED_LIMIT = 20_000
 COALESCED = "wide, batch last"
 """The case whose inputs threads read side by side where they lie."""
 UNSTAGED = ", unstaged"
-"""What the names of cases end with that do without staging through shared memory, to say what it gains."""
+"""The end of the names of cases that do without staging through shared memory, to say what it gains."""
 
 
 POSTERIORS = (10_000, 1000, 1, 3), (1000, 1000, 3, 3), (1, 2000, 1, 3), (1, 100_000, 1, 3)
@@ -220,7 +220,7 @@ def copy_bandwidth(dtype: str, clock: Clock) -> float:
 
 
 def free_memory() -> None:
-    """What the last case took, of both libraries."""
+    """Peak memory of the last case, of both libraries."""
     sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
     if "torch" in sys.modules:
         sys.modules["torch"].cuda.empty_cache()

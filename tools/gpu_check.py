@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def steps() -> tuple[dict[str, Step], dict[str, Step]]:
-    """What is run before the benchmarks, and after them."""
+    """Commands before the benchmarks, and after them."""
 
     def check(name: str) -> list[str]:
         return [sys.executable, str(ROOT / "tools" / "gpu_device.py"), name]

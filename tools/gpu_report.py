@@ -1,4 +1,4 @@
-"""What `gpu_check.py` found, as Markdown and JSON."""
+"""Findings of `gpu_check.py`, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Results:
-    """What the report tells."""
+    """The findings of a report."""
 
     machine: dict[str, str] = field(default_factory=dict)
     tests: list[Row] = field(default_factory=list)

@@ -46,7 +46,7 @@ def disassembler() -> str:
 
 
 def disassembled(cubin: bytes) -> str:
-    """What nvdisasm writes."""
+    """The output of nvdisasm."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "module.cubin"
         file.write_bytes(cubin)

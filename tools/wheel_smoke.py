@@ -1,4 +1,4 @@
-"""What an installed wheel must do: solve y'' + 4y = 0 with the compiled engine, to its known solution and gradient."""
+"""A test of an installed wheel: solve y'' + 4y = 0 with the compiled engine, to its known solution and gradient."""
 
 import numpy as np
 

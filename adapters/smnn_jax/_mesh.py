@@ -1,4 +1,4 @@
-"""What the types of arrays say about the mesh of devices that they live on."""
+"""The mesh of devices of an array, read from its type."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ CORE_AXES = {
 
 @dataclass(frozen=True)
 class Static:
-    """What of a problem is known when tracing: hashable, so that it keys compilation."""
+    """The part of a problem that is known when tracing: hashable, so that it keys compilation."""
 
     n_steps: int
     n_initial_steps: int

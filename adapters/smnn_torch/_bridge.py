@@ -66,7 +66,7 @@ T_ = TypeVar("T_", Problem, System)
 
 
 class Statement(NamedTuple):
-    """What a caller says beside the tensors."""
+    """Options of a call, beside the tensors."""
 
     scheme: Scheme
     n_steps: int | None
@@ -90,7 +90,7 @@ class Kept(NamedTuple):
 
 
 class Keep:
-    """Where a solve leaves its factor for its derivatives.
+    """The place in which a solve leaves its factor for its derivatives.
 
     It passes through autograd and functorch as an argument that they do not look into. It stays empty where the factor
     is to be computed again (`Statement.recompute`).
@@ -202,7 +202,7 @@ def _with_factor(
 
 
 def _places(kept: Shape, now: Shape) -> tuple[int, ...] | None:
-    """Where the batch axes `kept` lie in `now`, which has axes of length 1 between them; None where it has not."""
+    """Positions of the batch axes `kept` in `now`, which has axes of length 1 between them; None where it has not."""
     places: list[int] = []
     rest = list(kept)
     for i in reversed(range(len(now))):

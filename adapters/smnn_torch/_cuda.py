@@ -22,7 +22,7 @@ __all__ = ["FLOATS", "current", "serves", "tensor", "view"]
 
 
 FLOATS = (torch.float32, torch.float64)
-"""What compiled engines compute in."""
+"""The dtypes of compiled engines."""
 
 
 def serves(given: Sequence[Any]) -> bool:

@@ -258,7 +258,7 @@ class MechanisticODE(WeightedModule):
             buffer.copy_(torch.tensor(self._constants[name], dtype=buffer.dtype, device="cpu"))
 
     def _center(self, name: str) -> Tensor:
-        """Where what is learned starts."""
+        """Start values of the learned parameters."""
         shape = self._learned_shape(name)
         if name == "coefficients":
             return self._start.expand(shape)

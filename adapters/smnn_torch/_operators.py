@@ -307,13 +307,13 @@ _NOTHING = torch.empty(0, device="cpu")
 
 
 def _kept(token: Tensor | None) -> Keep:
-    """What `_token` was given; hooks on saved tensors, such as `save_on_cpu`, may have made a copy without it."""
+    """The argument of `_token`; hooks on saved tensors, such as `save_on_cpu`, may have made a copy without it."""
     return getattr(token, "keep", None) or Keep()
 
 
 @contextmanager
 def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
-    """What `_saved` gives, without tangents, and with forward mode on for the transforms outside this one.
+    """The tensors of `_saved`, without tangents, and with forward mode on for the transforms outside this one.
 
     PyTorch runs jvp with forward mode off. A jvp of a jvp would then be zero, without a word: with it on, and the
     tangents of this level taken off the saved tensors, it is right.

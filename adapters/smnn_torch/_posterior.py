@@ -144,7 +144,7 @@ class Posterior(CorePosterior):
         return self._remembered("statistics", *self._lhs, self.problem.rhs, self.problem.initial_values)
 
     def _remembered(self, name: str, *tensors: Any) -> tuple[Tensor, ...]:
-        """What `name` says, remembered for each grad mode: what is found under `no_grad` has no derivatives."""
+        """The field `name`, remembered for each grad mode: what is found under `no_grad` has no derivatives."""
         key = name, torch.is_grad_enabled()
         if key not in self._known:
             self._known[key] = _moments(name, self._call, *tensors)
@@ -152,7 +152,7 @@ class Posterior(CorePosterior):
 
 
 class _Call:
-    """What the functions of one posterior share: the factor that gives its moments, once there is one, and statistics
+    """The state of one posterior: the factor that gives its moments, once there is one, and statistics
     with those gradients that were `moving` when they were asked for."""
 
     def __init__(self, how: Statement, keep: Keep) -> None:

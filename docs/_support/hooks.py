@@ -2,6 +2,7 @@
 
 - The examples on the pages may import the packages from the working tree, and `figures` from this folder.
 - README's examples run, and must print what README says. Its pictures are found from the home page, which includes it.
+- Examples are at most as wide as docs/ruff.toml says.
 - Formulas become MathML here, so that browsers show them without scripts, fonts or network.
 """
 
@@ -11,6 +12,7 @@ import html
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = tomllib.loads((ROOT / "docs" / "ruff.toml").read_text("utf-8"))
+WIDTH = SETTINGS["line-length"]
+FENCE = re.compile(r"\s*```(.*)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -32,6 +37,28 @@ def on_pre_build(**_: Any) -> None:
     from run_examples import run  # on the path only now
 
     run(ROOT / "README.md")
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> None:
+    """Lines of examples that readers would have to scroll for are an error."""
+    if too_wide := wide_lines(markdown, page.file.src_uri):
+        raise PluginError(
+            f"{page.file.src_uri}: wider than {WIDTH} characters, which are seen:\n" + "\n".join(too_wide)
+        )
+
+
+def wide_lines(markdown: str, page: str) -> list[str]:
+    """The lines of code that is shown, and of text in fences, that exceed the width."""
+    if page in SETTINGS.get("format", {}).get("exclude", ()):
+        return []
+    found, inside, shown = [], False, False
+    for line in markdown.splitlines():
+        if fence := FENCE.match(line):
+            inside = not inside
+            shown = inside and ('exec="true"' not in fence[1] or "source=" in fence[1])
+        elif shown and len(line) > WIDTH:
+            found.append(line)
+    return found
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:

@@ -9,7 +9,9 @@ u = cp.array([[[1.0, 0.0]]])  # y(0) = 1, y'(0) = 0
 
 y, vjp = smnn.solve_ode_vjp(c, b, u, cp.diff(t))
 g = cp.zeros_like(y)
-g[:, 0, 0] = 2 * y[:, 0, 0]  # of the sum of squares of y, without its derivatives
+g[:, 0, 0] = (
+    2 * y[:, 0, 0]
+)  # of the sum of squares of y, without its derivatives
 gradients = vjp(g)
 print(f"y(10) = {float(y[-1, 0, 0]):.4f}")
 print("gradient of c:", gradients.coefficients.round(2))

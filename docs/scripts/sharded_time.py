@@ -26,5 +26,11 @@ with jax.set_mesh(mesh):
     db, y = jax.block_until_ready(gradient(b, time_axis="time"))
 db_alone, y_alone = gradient(b)
 
-print(f"{mesh.size} devices; y {y.shape} in parts of {y.addressable_shards[0].data.shape}")
-print(f"against one device: y {np.abs(y - y_alone).max():.0e}, gradient {np.abs(db - db_alone).max():.0e}")
+print(
+    f"{mesh.size} devices; y {y.shape} in parts of "
+    f"{y.addressable_shards[0].data.shape}"
+)
+print(
+    f"against one device: y {np.abs(y - y_alone).max():.0e}, "
+    f"gradient {np.abs(db - db_alone).max():.0e}"
+)

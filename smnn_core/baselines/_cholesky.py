@@ -33,7 +33,7 @@ def smnn_cholesky(
     scheme: Scheme = TAYLOR,
     weights: Weights = Weights(),  # noqa: B008  (frozen)
 ) -> Array:
-    """What `smnn_core.solve_ode` computes, as published: block Cholesky on the normal equations, O(T) sequential steps.
+    """The solution of `solve_ode`, as published: block Cholesky on the normal equations, O(T) sequential steps.
 
     Arguments, result and errors are those of `smnn_core.solve_ode`, except where M is not positive definite in the
     arithmetic of the dtype, which happens long before the problem is singular: such batch members are NaN on torch

@@ -22,7 +22,7 @@ def dense_least_squares(
     scheme: Scheme = TAYLOR,
     weights: Weights = Weights(),  # noqa: B008  (frozen)
 ) -> Array:
-    """What `smnn_core.solve_ode` computes, by a dense QR: O(T^3) time, O(T^2) memory.
+    """The solution of `smnn_core.solve_ode`, by a dense QR: O(T^3) time, O(T^2) memory.
 
     Arguments, result and errors are those of `smnn_core.solve_ode`, except that a singular system raises the
     LinAlgError of the namespace, or gives non-finite or huge values.

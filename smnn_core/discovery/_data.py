@@ -1,4 +1,4 @@
-"""What `discover` learns from the data before it fits: deviations, noise, the unit of time; and the grid it solves on.
+"""Properties of the data before `discover` fits: deviations, noise, the unit of time; and the grid it solves on.
 
 Letters: B trajectories, T time points, V variables.
 """
@@ -151,7 +151,7 @@ def _check_count(seen: np.ndarray, where: str = "") -> None:
 
 
 def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], float]:
-    """What lies between gaps in which nothing was observed, of t, (B, T), and seen, (B, T, V); and how long a gap is.
+    """Pieces between gaps in which nothing was observed, of t, (B, T), and seen, (B, T, V); and how long a gap is.
 
     Neighbouring trajectories with the same gaps are taken together. Pieces of too few values are left out.
     """
@@ -270,7 +270,7 @@ class Grid:
     typical_step: float
     """the geometric mean of the steps, in units of `time`"""
     precision: float
-    """What other weights are multiplied by: the less noise, the less may the equations be violated. 1 for noise of 0.1
+    """A factor of the other weights: the less noise, the less may the equations be violated. 1 for noise of 0.1
     deviations and more, 10 for 0.01 and less"""
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a discovery warns of: why the equations found may be wrong."""
+"""Warnings of a discovery: reasons why the equations found may be wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VIOLATED = 0.04
 
 
 def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
-    """What a user should know before relying on the equations."""
+    """Reasons for doubt that a user should know before relying on the equations."""
     if search.o.unused:
         yield (
             f"{search.o.unused} values were not used: between gaps longer than {search.o.longest_gap:.3g} they are too "

@@ -29,7 +29,7 @@ class Library(ABC):
 
     @abstractmethod
     def names(self, variables: Sequence[str]) -> list[str]:
-        """What each term is called, for variables of these names."""
+        """The name of each term, for variables of these names."""
 
     @abstractmethod
     def evaluate(self, z: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What `discover` returns: equations with errors, to print, to simulate and to look at."""
+"""The result of `discover`: equations with errors, to print, to simulate and to look at."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Search:
             self.restore(best)
 
     def state(self) -> Search:
-        """What `restore` goes back to: no array is written into."""
+        """The state that `restore` goes back to: no array is written into."""
         state = copy(self)
         state.fit = copy(self.fit)
         return state

@@ -1,4 +1,4 @@
-"""What the core asks of an engine: two abstract base classes, and laws (`tests/engines/test_laws.py`).
+"""The contract of an engine: two abstract base classes, and laws (`tests/engines/test_laws.py`).
 
 An engine need only refuse, describe itself and factorize, and a factor solve in two ways. All else has a default made
 of these, which an engine overrides where it does more in one sweep.

@@ -548,7 +548,7 @@ def test_rows_that_start_with_zeros(V, T, K, all_orders, seed) -> None:
     st.integers(0, 2**32 - 1),
 )
 def test_zeros_and_weights_in_chunks(T, K, scheme, seed) -> None:
-    """What reaches the left separator of a chunk may be zero, or a rounding error, in some of its columns."""
+    """The row that reaches the left separator of a chunk may be zero, or a rounding error, in some of its columns."""
     rng = np.random.default_rng(seed)
     T_init = int(rng.choice([1, T]))
 
@@ -820,7 +820,7 @@ def test_members_that_refinement_does_not_converge_for_leave_the_others_as_they_
 
 
 def test_fourth_derivatives_at_short_steps_need_no_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What refines the residual changes y by more than y is wrong by; gradients use y as it was."""
+    """Refinement of the residual changes y by more than y is wrong by; gradients use y as it was."""
     T, K = 300, 5
     c = np.zeros((1, 1, 1, K))
     c[..., 0], c[..., 2] = 1.5, 1

@@ -1,4 +1,4 @@
-"""Whatever the compiled engine is given, it answers or raises: it never crashes the process."""
+"""Any input of the compiled engine has an answer or an error: it never crashes the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the compiled CPU engine is missing, the first solve says so, once, and `show_config` says why."""
+"""The compiled CPU engine is missing: the first solve says so, once, and `show_config` says why."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 SPECS = {"coefficients": P("x"), "rhs": P("x")}
 """The inputs with a batch axis."""
 REPLICATED = ("initial_values", "step_sizes", "equation", "initial", "smoothness")
-"""Those that are the same on every device."""
+"""Arguments that are the same on every device."""
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_vmap_over_the_sharded_axis(arguments):
 
 @pytest.mark.parametrize("rows", [slice(3, None), slice(1), slice(6)], ids=str)
 def test_a_batch_that_the_devices_cannot_share_evenly(arguments, rows):
-    """What XLA pads their shares with, zeros among it, is not solved."""
+    """The padding of their shares by XLA, zeros among it, is not solved."""
     m = mesh(AxisType.Auto)
     arguments["step_sizes"] = jnp.broadcast_to(arguments["step_sizes"], (8, *arguments["step_sizes"].shape))
 

@@ -21,7 +21,7 @@ ROOT = Path(smnn.__file__).parents[1]
 
 
 def run(program: str, **environment: str) -> str:
-    """What a program prints, in a new interpreter."""
+    """The output of a program, in a new interpreter."""
     paths = f"{ROOT}:{ROOT / 'adapters'}"
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)

@@ -80,7 +80,7 @@ def test_what_is_the_same_at_all_times(arguments):
 
 @pytest.mark.slow
 def test_only_separators_are_gathered():
-    """What is gathered is as large as its D points are, whatever T; nothing else travels but one point per device."""
+    """Gathered arrays are as large as their D points are, whatever T; nothing else travels but one point per device."""
     sizes = []
     for T in (8, 16):
         arguments = on_jax(make_arguments(batch=(2,), T=T, T_init=1))

@@ -60,7 +60,7 @@ def test_derivatives_in_float32(small):
 
 
 def test_zero_weights_remove_rows_from_derivatives_too(small):
-    """What is weighted by zero has no influence, whatever it says; its weight has no first-order influence."""
+    """A row of weight zero has no influence, whatever it says; its weight has no first-order influence."""
     small["equation"] = small["equation"].at[1].set(0)
     gradient = jax.jit(jax.grad(loss))(small)
     assert not gradient["rhs"][1].any()

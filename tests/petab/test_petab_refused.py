@@ -1,4 +1,4 @@
-"""What is not supported is refused by name."""
+"""Features that are not supported are refused by name."""
 
 from __future__ import annotations
 

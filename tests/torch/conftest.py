@@ -65,7 +65,7 @@ def weights() -> Problem:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What every solve that goes to an engine was given and gave: (problem, y, factor), in order."""
+    """The problem and the result of every solve that goes to an engine: (problem, y, factor), in order."""
     from smnn_torch import _bridge
 
     calls: list[Any] = []

@@ -1,4 +1,4 @@
-"""What differs on CUDA tensors, on a device where there is one; the same calls on the CPU elsewhere."""
+"""Differences on CUDA tensors, on a device where there is one; the same calls on the CPU elsewhere."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def train(rank, world):
             dist.all_reduce(total)
             if rank == 0:
                 print(
-                    f"step {step:3d}: loss {total.item() / world:.4f}, {world} processes",
+                    f"step {step:3d}: loss {total.item() / world:.4f}, "
+                    f"{world} processes",
                     flush=True,
                 )
 
@@ -61,9 +62,9 @@ def train(rank, world):
             flush=True,
         )
     dist.barrier()  # all have finished
-    # Not destroy_process_group: the destructor of the gloo group can wait, with
-    # the interpreter's lock, for a thread that waits for the lock. It is rare,
-    # and has nothing to do with this library.
+    # Not destroy_process_group: the destructor of the gloo group can wait,
+    # with the interpreter's lock, for a thread that waits for the lock. It is
+    # rare, and has nothing to do with this library.
     os._exit(0)
 
 

@@ -98,6 +98,8 @@ def test_the_tables_say_what_was_measured(monkeypatch):
     assert "2.00x (target: at most 1.3x) MISSED" in text
     ((*key, ratio), *_) = report.ratios(results)
     assert key == ["lorenz", "float64", "forward"]
+    (axes,) = report.draw_ratios(results).axes
+    assert [text.get_text().split()[0] for text in axes.texts] == [f"{r:.0f}x" for *_, r in report.ratios(results)]
     assert f"{ratio:.1f}x" in text
 
 
@@ -152,3 +154,18 @@ def test_times_of_a_busy_machine_are_not_saved(tmp_path, monkeypatch, busy, shar
             store.idle()
     else:
         store.idle()
+
+
+def test_lines_of_the_scaling_picture_have_one_colour_for_each_solver_and_their_names():
+    rows = [
+        {"solver": solver, "what": what, "batch": batch, "T": T, "nanoseconds": 10.0 * batch}
+        for solver in report.COLOURS
+        for what in report.DIRECTIONS
+        for batch in (1, 64)
+        for T in (1000, 10_000)
+    ]
+    (axes,) = report.draw_scaling({"scaling": rows}).axes
+    assert len({line.get_color() for line in axes.lines}) == len(report.COLOURS)
+    assert {text.get_text().strip() for text in axes.texts} == {
+        f"{s}, batch {b}" for s in report.COLOURS for b in (1, 64)
+    }

@@ -178,7 +178,7 @@ def test_mathematics_is_set(visit: Visit) -> None:
 
 
 def test_pictures_are_seen(visit: Visit) -> None:
-    page = visit.open("choosing.html")
+    page = visit.open("weights-order-steps.html")
     picture = page.locator(".figure svg").first
     picture.scroll_into_view_if_needed()
     box = picture.bounding_box()

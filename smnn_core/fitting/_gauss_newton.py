@@ -33,7 +33,7 @@ PATIENCE = 4
 """Steps at a level before the final ones."""
 ENOUGH, SETTLED, SAME = 0.3, 3e-3, 0.03
 """Movement in standard errors: below which a level is left, a fit stands still, two levels agree."""
-GAIN = 0.01
+GAIN = 1e-3
 """By which the cost may still decrease where a fit stands still."""
 HELD = 0.7
 """Weight, per root of the time scale, of rows that hold trajectories where they are while equations say little."""

@@ -55,6 +55,8 @@ class Evaluated:
     deviations: Linear | None
     outside: Array
     """(M, n, m), bool: observables that are negative although they are compared by logarithms, which go on as lines"""
+    rest: Linear | None
+    """equations of a steady state, (M, 1, Q)"""
     initial: Array
     """(M, V, q)"""
     initial_slope: Array
@@ -199,11 +201,16 @@ class Discretization:
         σ = None
         if model.noise is not None:
             σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1])
+        rest = None
+        if model.steady:
+            first = np.zeros((M, 1, V, q + 1))
+            first[..., :q] = z[:, :1, :, :q] * size[:, None, :, None]
+            rest = self._scaled(model.at_rest(self.t[:, :1], first, φ, self.who), 1)
         u, U = self.exact.values, np.zeros((*self.exact.values.shape, φ.shape[1]))
         if model.initial is not None:
             u, U = model.initial_values(self.t[:, :1], φ, self.who)
             u, U = np.nan_to_num(u) / size[..., None], np.nan_to_num(U) / size[..., None, None]
-        return Evaluated(f, h, σ, outside, np.array(u), np.array(U))
+        return Evaluated(f, h, σ, outside, rest, np.array(u), np.array(U))
 
     def _scaled(self, x: Linear, n: int) -> Linear:
         """With derivatives in z = y / size, and all axes of their own."""
@@ -231,6 +238,8 @@ class Discretization:
         with np.errstate(all="ignore"):
             f = e.equations.value * w.equations[:, None] * self.quadrature[..., None]
             equations = (f**2).sum((1, 2))
+            if e.rest is not None:
+                equations = equations + ((AT_REST * w.equations[:, None] * e.rest.value) ** 2).sum((1, 2))
         initial = (((z[:, 0, :, : self.model.q] - e.initial) * self.exact.weights) ** 2).sum((1, 2))
         data, equations, initial = (np.where(np.isfinite(x), x, np.inf) for x in (data, equations, initial))
         return data, equations, initial
@@ -249,6 +258,12 @@ class Discretization:
         c = c.reshape(M, N, k * Q, V, K)
         left = np.concatenate([f.value[..., None], f.in_φ], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
         parts = [(c, left.reshape(M, N, k * Q, 1 + p))]
+        if e.rest is not None:
+            scale = AT_REST * w.equations[..., None]
+            c, b = np.zeros((M, N, Q, V, K)), np.zeros((M, N, Q, 1 + p))
+            c[:, 0, :, :, 0] = e.rest.in_y[:, 0, :, :, 0] * scale
+            b[:, 0, :, :1], b[:, 0, :, 1:] = e.rest.value[:, 0, :, None] * scale, e.rest.in_φ[:, 0] * scale
+            parts.append((c, b))
         σ, r = self.standard(e, w)
         root = np.where(self.seen, np.sqrt(self.loss.weight(r)), 0.0)
         scale = np.where(self.seen, root / σ, 0.0)
@@ -343,6 +358,8 @@ class Discretization:
             return Step(Y, np.swapaxes(rows, 1, 2) @ rows, left)
 
 
+AT_REST = 10.0
+"""Weight of the equations of a steady state, relative to that of equations over a time scale."""
 SCORE = 8.0
 """Residuals count at most as one of three deviations where their noise is estimated along the way."""
 

@@ -36,6 +36,7 @@ def fit(
     noise: Any = None,
     initial: Any = None,
     inputs: Any = None,
+    steady: Any = None,
     bounds: tuple[Any, Any] | None = None,
     transform: Any = None,
     loss: str = "squares",
@@ -79,6 +80,8 @@ def fit(
         variables: how many variables, or their names; needed where `observe` is given and `initial` is not an array.
         inputs: what differs between experiments and is known: numbers (n_in,), or a function of times (n,) that gives
             (n, n_in), for each experiment. Callbacks then get them as u, (M, n, n_in).
+        steady: True: a steady state at the first time, derivatives vanish there (what is conserved is up to `initial`);
+            or the inputs, as for `inputs`, with which it was one before they changed.
         bounds: (lower, upper) of parameters given as an array.
         transform: "log" or "log10": logarithms of data and observables are compared, for noise that is multiplicative;
             one for all observables, or one for each.
@@ -131,6 +134,7 @@ def fit(
         noise=noise,
         initial=initial,
         inputs=inputs,
+        steady=steady,
         loss=loss,
         switches=switches,
         t0=t0,

@@ -120,8 +120,8 @@ class Fitted:
         covariance = np.where(failed[..., None], np.nan, covariance)
         priors = int((parameters.prior()[1] > 0).sum())
         softly = (np.isfinite(setting.known.weights) & (setting.known.weights > 0)).sum((1, 2, 3))
-        constants = setting.model.V * setting.model.q * setting.E - np.isinf(setting.known.weights).sum((1, 2, 3))
-        degrees = o.seen.sum((1, 2, 3)) + priors + softly - s.φ.shape[1] - constants
+        constants = setting.free + softly
+        degrees = (o.seen.sum((1, 2, 3)) + priors + softly - s.φ.shape[1] - constants).astype(int)
         errors = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0.0))
         none_left = o.estimated.any() & (degrees < 1)
         errors = np.where(s.held | failed | none_left[:, None], np.nan, errors)

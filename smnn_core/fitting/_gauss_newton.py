@@ -442,7 +442,7 @@ def _tamed(e: Evaluated) -> Evaluated:
 def _finite(e: Evaluated) -> Array:
     """Whether all values and derivatives of a member are finite, (M,)."""
     ok = np.ones(len(e.initial), bool)
-    for x in (e.equations, e.data, e.deviations):
+    for x in (e.equations, e.data, e.deviations, e.rest):
         if x is not None:
             for a in x:
                 ok &= np.isfinite(a).all(tuple(range(1, a.ndim)))

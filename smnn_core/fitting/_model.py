@@ -7,7 +7,7 @@ p parameters. Everything with derivatives in φ, the parameters as they are move
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,10 +49,22 @@ class Model:
     transforms: tuple[str | None, ...]
     V: int
     q: int
+    steady: bool = False
+    """whether derivatives vanish at the first time"""
+    steady_inputs: Sequence[Any] | None = None
+    """the inputs before the first time, where they are others"""
 
     def equations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""
         return self._called("residual", self.residual, t, y, φ, who)
+
+    def at_rest(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
+        """f at the first time t (M, 1), y (M, 1, V, q+1), without derivatives; with those in y alone."""
+        own = self if self.steady_inputs is None else replace(self, inputs=self.steady_inputs)
+        still = np.zeros_like(y)
+        still[..., 0] = y[..., 0]
+        f = own.equations(t, still, φ, who)
+        return Linear(f.value, f.in_y[..., :1], f.in_φ)
 
     def observables(self, t: Array, y: Array, φ: Array, who: Array, least: Array) -> tuple[Linear, Array]:
         """h, transformed, and where it lies outside of what has a logarithm, (M, n, m).

@@ -57,6 +57,7 @@ class Setting:
         noise: Any,
         initial: Any,
         inputs: Any,
+        steady: Any,
         loss: str,
         switches: Any,
         t0: Any,
@@ -79,6 +80,15 @@ class Setting:
         function = initial if callable(initial) else None
         sd = noise if callable(noise) else None
         model = Model(residual, observe, sd, function, parameters, inputs, observed.transforms, V, order)
+        if steady is not None and steady is not False:
+            before = None
+            if steady is not True:
+                before = list(steady) if observed.several else [steady]
+                if inputs is None or len(before) != E:
+                    raise ShapeError(
+                        f"steady has inputs of {len(before)} experiments, inputs {E if inputs else 'none'}."
+                    )
+            model = replace(model, steady=True, steady_inputs=before)
         span = observed.span(t0)
         if function is not None:
             start = np.broadcast_to(parameters.inner(parameters.start), (*observed.batch, parameters.p))
@@ -91,6 +101,8 @@ class Setting:
         else:
             known = _known(initial, S, E, V, order)
         size = _sizes(observed, observe, known.values, scale, V)
+        if model.steady and order > 1:
+            known.values[..., 1:], known.weights[..., 1:] = 0.0, np.inf
         if guess is not None and not callable(guess):
             numbers = np.asarray(guess, float)
             guess = lambda t: numbers  # noqa: E731
@@ -109,7 +121,7 @@ class Setting:
     @property
     def free(self) -> Array:
         """Initial values that nothing fixes, (S,)."""
-        return (self.known.weights == 0).sum((1, 2, 3)).astype(float)
+        return np.zeros(self.S) if self.model.steady else (self.known.weights == 0).sum((1, 2, 3)).astype(float)
 
     @property
     def has_hidden(self) -> bool:

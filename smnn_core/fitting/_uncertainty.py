@@ -123,7 +123,7 @@ class Linearized:
         if (precision == 0).any():
             without = [name for name, x in zip(parameters.names, precision, strict=True) if not x]
             raise ArgumentError(f"log_evidence needs a prior for every parameter; without one: {', '.join(without)}.")
-        if not np.isinf(self.setting.known.weights).all():
+        if not np.isinf(self.setting.known.weights).all() and not self.setting.model.steady:
             raise ArgumentError("log_evidence needs all initial values: exact ones, or a function of the parameters.")
         if self.setting.loss.name != "squares":
             raise ArgumentError(f"log_evidence needs a likelihood that is normal, not loss={self.setting.loss.name!r}.")

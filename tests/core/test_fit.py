@@ -219,6 +219,26 @@ def test_inputs_of_experiments():
     assert abs(r["k"] - 1.3) < 3 * r.standard_errors[0]
 
 
+def test_steady_state_before_a_step_of_the_input():
+    """Production u, decay k: y = u / k until the input jumps; nobody says where it begins."""
+
+    def produced(t, y, θ, u):
+        f, J, P = decay(t, y, θ)
+        return f - u, J, P
+
+    rng, t = np.random.default_rng(0), np.linspace(0, 4, 30)
+    data = 2 / 1.3 - (2 - 1) / 1.3 * np.exp(-1.3 * t) + 0.01 * rng.standard_normal(30)
+    free = smnn.fit(produced, t, data, {"k": 0.5}, noise=0.01, inputs=2.0)
+    r = smnn.fit(produced, t, data, {"k": 0.5}, noise=0.01, inputs=2.0, steady=1.0)
+    assert r.converged
+    assert r.degrees == free.degrees + 1
+    assert abs(r["k"] - 1.3) < 3 * r.standard_errors[0]
+    assert r.standard_errors[0] < 0.9 * free.standard_errors[0]
+    assert abs(r([0.0])[0, 0] - 1 / r["k"]) < 1e-5
+    still = smnn.fit(produced, t, 1 / 1.3 + 0 * t, {"k": 0.5}, noise=0.01, inputs=1.0, steady=True)
+    assert abs(still["k"] - 1.3) < 1e-4
+
+
 def test_observables_with_scale_and_offset():
     def observe(t, y, θ):
         h = θ["scale"][..., None] * y[..., :, 0] + θ["offset"][..., None]

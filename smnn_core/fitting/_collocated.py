@@ -192,7 +192,8 @@ class Discretization:
         model, size = self.model, self.size
         M, N, V, _ = z.shape
         q = model.q
-        at = z[:, :, None] @ np.swapaxes(self.E, -1, -2)  # (M, N, k, V, q+1)
+        at = z @ np.swapaxes(self.E.reshape(M, N, -1, z.shape[-1]), -1, -2)
+        at = np.moveaxis(at.reshape(M, N, V, self.k, q + 1), 2, 3)
         y = at.reshape(M, N * self.k, V, q + 1) * size[:, None, :, None]
         f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1])
         y = evaluate(self.t, z, self.times, q + 1, self.where) * size[:, None, :, None]
@@ -252,10 +253,8 @@ class Discretization:
         Q = f.value.shape[-1]
         weight = (w.equations[:, None] * self.quadrature[..., None]).reshape(M, N, k, Q)
         J = f.in_y.reshape(M, N, k, Q, V, -1) * weight[..., None, None]
-        c = J[..., 0, None] * self.E[:, :, :, None, None, 0]
-        for o in range(1, J.shape[-1]):  # of y^(o) only unknowns from o on
-            c[..., o:] += J[..., o, None] * self.E[:, :, :, None, None, o, o:]
-        c = c.reshape(M, N, k * Q, V, K)
+        orders = J.shape[-1]
+        c = (J.reshape(M, N, k, Q * V, orders) @ self.E[..., :orders, :]).reshape(M, N, k * Q, V, K)
         left = np.concatenate([f.value[..., None], f.in_φ], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
         parts = [(c, left.reshape(M, N, k * Q, 1 + p))]
         if e.rest is not None:

@@ -162,7 +162,7 @@ class Training:
         partial.replace(self.path)  # at once: an interruption leaves the old checkpoint or the new one
 
     def _load(self) -> None:
-        state = torch.load(self.path, map_location="cpu", weights_only=False)
+        state = torch.load(self.path, map_location="cpu", weights_only=True)  # (runs nothing that lies there)
         other = {k: v for k, v in state["configuration"].items() if self.configuration.get(k) != v}
         if other:
             raise SystemExit(f"{self.path} was left by a run with {other}: give the same arguments, or leave --resume.")

@@ -25,8 +25,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+import torch
 from _experiment import BLACK, BLUE, Training, command_line, save_metrics, save_picture
 from jax import Array
+from torch import Tensor
 
 import smnn_jax
 from smnn_jax import HERMITE
@@ -105,11 +107,11 @@ class State:
     def __init__(self, tree: Any) -> None:
         self.tree = tree
 
-    def state_dict(self) -> dict[str, list[np.ndarray]]:
-        return {"leaves": [np.asarray(x) for x in jax.tree.leaves(self.tree)]}
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return {"leaves": [torch.from_numpy(np.array(x)) for x in jax.tree.leaves(self.tree)]}
 
-    def load_state_dict(self, state: dict[str, list[np.ndarray]]) -> None:
-        leaves = [jnp.asarray(x) for x in state["leaves"]]
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        leaves = [jnp.asarray(x.numpy()) for x in state["leaves"]]
         self.tree = jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
 
 

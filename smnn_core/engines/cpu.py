@@ -82,6 +82,12 @@ def _small_pivot(w: np.ndarray) -> float:
 _DOUBLE = np.dtype(np.float64)
 
 
+OVERFLOW = (
+    "the result is not finite, of finite arguments: squares of rows overflow. coefficients reach {:.1e}, before they are "
+    "multiplied by weights.equation: divide equations with their right-hand sides, or all weights, by a common factor."
+)
+
+
 SMALL_PIVOT = 1e-9
 """That of systems whose smoothness rows have equal weights."""
 
@@ -155,6 +161,7 @@ class CpuFactor(MomentsFactor):
         smoothness = None if d.smoothness is None else d.smoothness @ triangular_rows(system.scheme, system.K)[1]
         y = _states(system, batch)
         _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
+        self._refuse_overflow(y[..., 0, 0, 0], d)
         y = self._masked(y)
         if self.has_small_pivots:
             y = _refined(system, d, y)
@@ -205,6 +212,9 @@ class CpuFactor(MomentsFactor):
             self.is_judged = True
             if small_pivot or 0 in batch:
                 self.undetermined = self._judged()
+        for x, core in zip(found[:5], cores, strict=False):
+            if x is not None:
+                self._refuse_overflow(x[(..., *(0,) * len(core))], d)
         return Moments.of(
             [x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)]
         )
@@ -216,6 +226,23 @@ class CpuFactor(MomentsFactor):
         zeros = (np.broadcast_to(np.zeros(()), shape) for shape in ((1, system.Q), initial))
         spec, y = _spec(system, system.batch, *zeros), _states(system, system.batch)
         return _eliminated(system, spec, system.batch, y, recompute=True).undetermined
+
+    def _refuse_overflow(self, x: np.ndarray, d: Rows | None) -> None:
+        """Looks at one number of each batch member, (...): what overflows makes all of them NaN.
+
+        Raises:
+            ArgumentError: where one is not finite, of arguments that are.
+        """
+        bad = ~np.isfinite(x)
+        if not bad.any():
+            return
+        bad &= self.system.is_finite
+        for given, rank in () if d is None else ((d.equation, 2), (d.initial, 3)):
+            bad &= np.isfinite(given).all(axis=tuple(range(-rank, 0)))
+        if self.undetermined is not None:
+            bad &= ~self.undetermined.any(axis=-1)
+        if bad.any():
+            raise ArgumentError(OVERFLOW.format(float(np.abs(self.system.coefficients).max())))
 
     def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
@@ -270,6 +297,7 @@ class CpuEngine(Engine):
         system, spec = problem.system, _spec_of(problem)
         y = _states(system, problem.batch)
         factor = _eliminated(system, spec, problem.batch, y, recompute)
+        factor._refuse_overflow(y[..., 0, 0, 0], problem.rows)
         y = factor._masked(y)
         if factor.has_small_pivots:
             y = _refined(system, problem.rows, y)

@@ -116,3 +116,41 @@ def test_the_error_can_be_pickled() -> None:
     error = smnn.SingularSystemError((1,), 2, ["a"])
     again = pickle.loads(pickle.dumps(error))
     assert (again.batch_index, again.time, again.causes, str(again)) == ((1,), 2, ("a",), str(error))
+
+
+@pytest.mark.parametrize("factor", [1e10, 1e15, 1e20, 1e40, 1e75, 1e140, 1e200])
+@pytest.mark.parametrize("engine", ["cpu", "array_api"])
+def test_equations_times_a_large_number_are_solved_or_refused(factor: float, engine: str) -> None:
+    """Heavy equations hold exactly, however heavy; where squares of rows overflow, that is said."""
+    rng = np.random.default_rng(0)
+    T, V = 41, 2
+    c = 0.3 * rng.uniform(-1, 1, (3, T, V, V, 4)) * [1, 1, 0, 0]
+    c[..., range(V), range(V), 1] += 1.5
+    b, u, s = rng.uniform(-1, 1, (T, V)), rng.uniform(-1, 1, (1, V, 1)), rng.uniform(0.1, 0.3, T - 1)
+    expected = smnn.solve_ode(1e8 * c, 1e8 * b, u, s, engine=engine)
+    calls = {
+        "solve_ode": lambda: smnn.solve_ode(factor * c, factor * b, u, s, engine=engine),
+        "factorize": lambda: smnn.factorize(
+            factor * c, s, n_initial_steps=1, n_initial_orders=1, engine=engine
+        ).solve(factor * b, u),
+        "posterior": lambda: smnn.posterior(factor * c, factor * b, u, s, scheme=smnn.HERMITE, engine=engine).mean,
+    }
+    for call in calls.values():
+        try:
+            y = call()
+        except smnn.ArgumentError as error:
+            assert "squares of rows overflow" in str(error)  # noqa: PT017 (either is right)
+            assert factor > 1e50
+            continue
+        np.testing.assert_allclose(y[..., :2], expected[..., :2], rtol=0, atol=1e-9 * np.abs(expected[..., :2]).max())
+
+
+def test_variances_of_rows_whose_squares_overflow_are_refused() -> None:
+    c, b, u, s = np.full((1, 1, 1, 2), 1e150), np.zeros((5, 1)), np.ones((1, 1, 1)), np.full(4, 0.1)
+    try:
+        p = smnn.posterior(c, b, u, s)
+        found = p.variance, p.log_determinant
+    except smnn.ArgumentError as error:
+        assert "squares of rows overflow" in str(error)  # noqa: PT017
+    else:
+        assert all(np.isfinite(x).all() for x in found)

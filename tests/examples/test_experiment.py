@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch")
+torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("matplotlib", reason="needs the extra `examples`")
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +85,20 @@ def test_a_run_without_resume_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert start(tmp_path).wait(60) == 0
     assert start(tmp_path).wait(60) == 0
     assert (tmp_path / "checkpoint.old").exists()
+
+
+class Planted:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.write_text, (self.path, "ran")
+
+
+def test_what_lies_in_the_place_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    torch.save({"configuration": Planted(tmp_path / "ran")}, tmp_path / "checkpoint.pt")
+    assert start(tmp_path, "--resume").wait(60) != 0
+    assert "weights_only" in (tmp_path / "said").read_text()
+    assert not (tmp_path / "ran").exists()

@@ -9,8 +9,9 @@ import array_api_compat as compat
 import array_api_compat.numpy as compat_numpy
 import numpy as np
 
-from ._arrays import Array, Namespace, broadcast_shapes, can_look, device_of
+from ._arrays import Array, Namespace, Shape, broadcast_shapes, can_look, common_namespace, device_of
 from ._errors import ArgumentError, ShapeError
+from ._validate import LARGEST_T, check_integer
 
 __all__ = ["conditions"]
 
@@ -57,12 +58,22 @@ def conditions(
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"values must map time indices to values, as {{0: 1.0, -1: 0.0}}; got {type(values).__name__}.")
+    sizes = {"n_steps": n_steps, "n_variables": n_variables, "n_orders": n_orders}
+    n_steps, n_variables, n_orders = (check_integer(k, n, least=1, most=LARGEST_T) for k, n in sizes.items())
+    if like is not None:
+        common_namespace({"like": like})
     xp = compat_numpy if like is None else compat.array_namespace(like)
     kind = {"dtype": np.float64} if like is None else {"dtype": like.dtype, "device": device_of(like)}
     u = xp.full((n_steps, n_variables, n_orders), float("nan"), **kind)
+    batches: dict[str, Shape] = {}
     for key, given in values.items():
         times = _times(key, n_steps)
-        x = given if compat.is_array_api_obj(given) and like is not None else xp.asarray(given, **kind)
+        try:
+            x = given if compat.is_array_api_obj(given) and like is not None else xp.asarray(given, **kind)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"values[{key!r}] must be numbers, or an array of them; {error}.") from None
+        batches[f"values[{key!r}]"] = tuple(x.shape[: max(0, x.ndim - 2 - (np.ndim(key) > 0))])
+        broadcast_shapes(batches)
         at_all, known = _at_all_times(xp, x, times, (n_steps, n_variables, n_orders), key)
         agree = ~known | xp.isnan(u) | (at_all == u)
         if can_look(agree) and not bool(xp.all(agree)):

@@ -208,7 +208,9 @@ class System:
         T_init, R_init = n_initial_steps, n_initial_orders
         check_integer("n_initial_steps", T_init)
         check_integer("n_initial_orders", R_init)
-        check_initial(T_init, R_init, T, K)
+        given_in = "initial_values" if "initial_values" in right_hand_side else None
+        names = given_in or "n_initial_steps", given_in or "n_initial_orders"
+        check_initial(T_init, R_init, T, K, names=names)
 
         device = device_of(coefficients)
         as_arrays = Weights(

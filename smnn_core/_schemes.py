@@ -47,6 +47,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from math import comb, factorial, isfinite
+from numbers import Real
 
 import numpy as np
 
@@ -92,6 +93,9 @@ class Scheme:
             raise SchemeError(
                 f"scheme {self.name!r}: the rule must be hashable ({error}): a function, or a frozen dataclass."
             ) from None
+        p = self.exponent
+        if not callable(p) and (isinstance(p, bool) or not isinstance(p, Real) or not isfinite(p)):
+            raise SchemeError(f"scheme {self.name!r}: exponent must be a finite number or a function of K; got {p!r}.")
 
     @staticmethod
     def from_matrices(
@@ -190,7 +194,10 @@ class _Always:
 
 def _checked(name: str, F: MatrixLike, G: MatrixLike) -> Matrices:
     """F and G as nested tuples; SchemeError unless they are matrices of one shape, finite and consistent."""
-    shapes = {np.shape(M) for M in (F, G)}
+    try:
+        shapes = {np.asarray(M, dtype=np.float64).shape for M in (F, G)}
+    except (TypeError, ValueError) as error:
+        raise SchemeError(f"scheme {name!r}: F and G must be matrices of numbers ({error}).") from None
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
         raise SchemeError(
             f"scheme {name!r}: F and G must be two matrices of the same shape (m, K); got {np.shape(F)} and "

@@ -58,12 +58,14 @@ def number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], n
     return T
 
 
-def check_integer(name: str, value: Any, alternative: str = "", *, least: int | None = None) -> int:
+def check_integer(
+    name: str, value: Any, alternative: str = "", *, least: int | None = None, most: int | None = None
+) -> int:
     """The value as an int.
 
     Raises:
         TypeError: if it is none, or a bool.
-        ArgumentError: if it is below the least.
+        ArgumentError: if it is below the least, or above the most.
     """
     try:
         number = index(value)
@@ -73,6 +75,8 @@ def check_integer(name: str, value: Any, alternative: str = "", *, least: int | 
         raise TypeError(f"{name} must be an integer{alternative}, got bool.")
     if least is not None and number < least:
         raise ArgumentError(f"{name} must be an integer from {least} on{alternative}; got {number}.")
+    if most is not None and number > most:
+        raise ArgumentError(f"{name} must be an integer up to {most}{alternative}; got {number}.")
     return number
 
 
@@ -80,11 +84,12 @@ def _from_steps(length: int) -> int:
     return 1 if length == 1 else length + 1
 
 
-def check_initial(T_init: int, R_init: int, T: int, K: int) -> None:
+def check_initial(T_init: int, R_init: int, T: int, K: int, *, names: tuple[str, str]) -> None:
+    """`names` are those of the arguments that T_init and R_init come from."""
     if not 0 <= T_init <= T:
-        raise ShapeError(f"initial values are given for T_init = {T_init} time points; expected 0 to T = {T}.")
+        raise ShapeError(f"{names[0]} is for T_init = {T_init} time points; expected 0 to T = {T}.")
     if not 0 <= R_init <= K:
-        raise ShapeError(f"initial values are given for R_init = {R_init} orders; expected 0 to R+1 = {K}.")
+        raise ShapeError(f"{names[1]} is for R_init = {R_init} orders; expected 0 to R+1 = {K}.")
 
 
 def batch_of(name: str, x: Array, core: Shape, n_broadcast: int | None = None) -> Shape:

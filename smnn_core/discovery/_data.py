@@ -31,6 +31,8 @@ Piece = tuple[slice, slice]
 """Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
 """Noise, in deviations of a variable, below which the discretisation is what limits the fit."""
+MOST_NOISE = 1e6
+"""Noise, in the same, above which there is nothing to find."""
 MOST_POINTS = 1 << 14
 """Time points of one solve: longer trajectories are cut into windows that share their coefficients only, many short
 ones are taken in turns, so that memory does not depend on the length times the number of terms."""
@@ -121,12 +123,21 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     t = np.concatenate([np.zeros_like(s[:, :1]), np.cumsum(s, axis=1)], axis=1)
     t = np.broadcast_to(t, (len(host), T))
     found = np.array([_noise(t, host[..., v], seen[..., v]) for v in range(V)]) if noise is None else noise
-    given = np.asarray(as_numpy(found), dtype=float)
+    try:
+        given = np.asarray(as_numpy(found) if compat.is_array_api_obj(found) else found, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"noise must be a number or numbers, one per variable; got {type(noise).__name__}.") from None
     if given.shape not in ((), (1,), (V,)):
         raise ShapeError(f"noise must be a number or have shape (V,) = ({V},), one per variable; got {given.shape}.")
     given = np.broadcast_to(given, (V,))
     if not (np.isfinite(given).all() and (given >= 0).all()):
         raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
+    if (given > MOST_NOISE * deviation).any():
+        v = int(np.argmax(given / deviation))
+        raise ArgumentError(
+            f"noise of {given[v]:.3g} is {given[v] / deviation[v]:.3g} times the deviation of variable {v} in data: "
+            "nothing else could be seen. noise is a standard deviation, in units of the data."
+        )
     least = np.maximum(given, LEAST_NOISE * deviation)
     unit = min(_unit_of_time(t, host[..., v], seen[..., v], deviation[v], given[v]) for v in range(V))
     pieces, longest = _pieces(t, seen, unit)

@@ -237,7 +237,12 @@ def functions(terms: Mapping[str, tuple[Function, Function]]) -> Library:
 
     Raises:
         TypeError: for a term that is no pair of functions.
+        ArgumentError: where there is no term.
     """
+    if not isinstance(terms, Mapping):
+        raise TypeError(f"terms must map names to pairs (function, derivative); got {type(terms).__name__}.")
+    if not terms:
+        raise ArgumentError("terms is empty: a library has at least one.")
     for name, pair in terms.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(callable, pair)):
             raise TypeError(f"term {name!r} must be a pair (function, derivative) of functions; got {pair!r}.")

@@ -83,8 +83,8 @@ _DOUBLE = np.dtype(np.float64)
 
 
 OVERFLOW = (
-    "the result is not finite, of finite arguments: squares of rows overflow. coefficients reach {:.1e}, before they are "
-    "multiplied by weights.equation: divide equations with their right-hand sides, or all weights, by a common factor."
+    "the result is not finite, of finite arguments: squares of rows overflow. coefficients reach {:.1e}, before they "
+    "are multiplied by weights.equation: divide equations with their right-hand sides, or all weights, by a factor."
 )
 
 

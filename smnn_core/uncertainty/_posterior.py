@@ -14,18 +14,19 @@ docs/theory/posterior.md.
 from __future__ import annotations
 
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-from .._arrays import Array, owned
+from .._arrays import Array, common_namespace, owned
 from .._constraints import without_weights
-from .._errors import ArgumentError
+from .._errors import ArgumentError, ShapeError
 from .._problem import UNIT, Problem, Rows, System, Weights, copy_with
 from .._schemes import WIENER, Scheme
 from .._solve import owned_system, refuse_autodiff, solve_problem
-from .._validate import check_integer
+from .._validate import LARGEST_T, check_integer
 from .._weighting import as_arrays, weighted_problem
 from ..engines._increments import increment_rows
 from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
@@ -162,7 +163,7 @@ class Posterior:
         Raises:
             ArgumentError: if size is no number of samples, or rng no `numpy.random.Generator`.
         """
-        check_integer("size, the number of samples,", size, least=1)
+        check_integer("size, the number of samples,", size, least=1, most=LARGEST_T)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise ArgumentError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}: default_rng(seed).")
         draw = np.random.default_rng() if rng is None else rng
@@ -206,6 +207,22 @@ class Posterior:
         return self._system.xp.broadcast_to(x, (*self.problem.batch, *x.shape[x.ndim - rank :]))
 
 
+LARGEST_ORDER = 1000
+"""Beyond, powers of steps are 0, 1 or infinite."""
+
+
+def _check_number_or_array(name: str, x: Any) -> None:
+    """
+    Raises:
+        TypeError: where it is neither.
+        DTypeError: for an array of other dtypes than float32 and float64.
+    """
+    if isinstance(x, bool) or not (isinstance(x, (int, float)) or compat.is_array_api_obj(x)):
+        raise TypeError(f"{name} must be a number or an array, got {type(x).__name__}.")
+    if not isinstance(x, (int, float)):
+        common_namespace({name: x})
+
+
 def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
     """weights.smoothness for a process whose derivative of order R is a Wiener process of known diffusion.
 
@@ -228,13 +245,18 @@ def wiener_weight(diffusion: Any, step_sizes: Any, order: int) -> Any:
     Source: Särkkä, Solin, Applied Stochastic Differential Equations, Cambridge 2019, section 6.2.
     """
     check_integer("order, R,", order, least=0)
+    for name, x in {"diffusion": diffusion, "step_sizes": step_sizes}.items():
+        _check_number_or_array(name, x)
     if isinstance(diffusion, (int, float)) and not diffusion > 0:
         raise ArgumentError(f"diffusion must be positive, got {diffusion}.")
-    p = order + 0.5
+    p = min(order, LARGEST_ORDER) + 0.5
     if isinstance(step_sizes, (int, float)):
-        if step_sizes == 0:
-            raise ArgumentError("step_sizes must not be zero.")
-        return 1 / (diffusion * abs(step_sizes) ** p)
+        spread = abs(step_sizes) ** p
+        if spread == 0 or not isfinite(spread):
+            raise ArgumentError(f"step_sizes to the power of order + 1/2 must be a number, not zero; got {step_sizes}.")
+        return 1 / (diffusion * spread)
+    if step_sizes.ndim == 0:
+        raise ShapeError("step_sizes must have shape (..., T-1 or 1), or be a number; got an array without axes.")
     xp = compat.array_namespace(step_sizes)
     size = xp.log(xp.abs(step_sizes))
     return xp.exp(-p * xp.mean(size, axis=-1, keepdims=True)) / diffusion

@@ -1,0 +1,173 @@
+"""Whatever a public function is given, it returns, or raises an error of the library that names the argument.
+
+The cases come from a table: functions with good arguments, and for each kind of argument a list of wrong values. A function
+joins by an entry in `FUNCTIONS`, an argument by its kind in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from _shapes import ERRORS
+
+import smnn_core as smnn
+
+T, V, K, Q = 6, 2, 3, 2
+ROOT = Path(smnn.__file__).parents[1]
+NAN = float("nan")
+
+
+class Callee(NamedTuple):
+    """A public function and arguments that it takes."""
+
+    function: Callable[..., Any]
+    good: dict[str, Any]
+
+
+def _problem() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    c = 0.3 * rng.uniform(-1, 1, (T, Q, V, K))
+    c[:, range(V), range(V), K - 1] += 1.5
+    return {
+        "coefficients": c,
+        "rhs": rng.uniform(-1, 1, (T, Q)),
+        "initial_values": np.ones((1, V, K - 1)),
+        "step_sizes": np.full(T - 1, 0.1),
+        "n_steps": T,
+        "scheme": smnn.HERMITE,
+        "weights": smnn.Weights(),
+    }
+
+
+PROBLEM = _problem()
+SOLVE = PROBLEM | {"engine": "auto", "check": False}
+LHS = {k: v for k, v in SOLVE.items() if k not in ("rhs", "initial_values")}
+
+
+def _vjp(g: Any) -> Any:
+    return smnn.solve_ode_vjp(**SOLVE)[1](g)
+
+
+def _factorization() -> smnn.Factorization:
+    return smnn.factorize(**LHS, n_initial_steps=1, n_initial_orders=K - 1)
+
+
+SERIES = np.stack([np.sin(0.1 * np.arange(60)), np.cos(0.1 * np.arange(60))], -1)
+FUNCTIONS = {
+    "solve_ode": Callee(smnn.solve_ode, SOLVE),
+    "solve_ode_vjp": Callee(smnn.solve_ode_vjp, SOLVE),
+    "vjp": Callee(_vjp, {"g": np.ones((T, V, K))}),
+    "factorize": Callee(smnn.factorize, LHS | {"n_initial_steps": 1, "n_initial_orders": K - 1}),
+    "Factorization.solve": Callee(
+        lambda **x: _factorization().solve(**x), {k: PROBLEM[k] for k in ("rhs", "initial_values")}
+    ),
+    "Factorization.normal_solve": Callee(lambda **x: _factorization().normal_solve(**x), {"g": np.ones((T, V, K))}),
+    "posterior": Callee(smnn.posterior, SOLVE | {"scheme": smnn.WIENER}),
+    "Posterior.sample": Callee(
+        lambda **x: smnn.posterior(**SOLVE).sample(**x), {"size": 2, "rng": np.random.default_rng(0)}
+    ),
+    "log_evidence": Callee(smnn.log_evidence, SOLVE | {"observed": False, "observed_equations": np.arange(T)[:, None] == 3}),
+    "error_estimate": Callee(smnn.error_estimate, SOLVE),
+    "residuals": Callee(
+        smnn.residuals, {"y": np.ones((T, V, K))} | {k: v for k, v in PROBLEM.items() if k != "weights"}
+    ),
+    "dense_system": Callee(smnn.dense_system, PROBLEM),
+    "conditions": Callee(
+        smnn.conditions, {"n_steps": T, "values": {0: 1.0, -1: 0.0}, "n_variables": 1, "n_orders": 1, "like": np.ones(1)}
+    ),
+    "wiener_weight": Callee(smnn.wiener_weight, {"diffusion": 1.0, "step_sizes": 0.1, "order": 2}),
+    "Scheme.from_matrices": Callee(
+        smnn.Scheme.from_matrices, dict(zip("FG", smnn.HERMITE.matrices(3), strict=True)) | {"exponent": 0.0}
+    ),
+    "functions": Callee(smnn.functions, {"terms": {"x": (lambda z: z[..., 0], lambda z: 0 * z + 1)}}),
+    "discover": Callee(smnn.discover, {"data": SERIES, "step_sizes": 0.1, "noise": 0.01}),
+}
+
+ARRAYS = [
+    None, "text", object(), [1.0], {}, 1j, np.float64(1.0), np.array("text"), np.array([None, 1.0]), np.ones((0,)),
+    np.ones(()), np.ones(3), np.ones((7, 7, 7, 7)), np.ones((5, 0, 0, 0)), np.ones((T, Q, V, K), complex),
+    np.ones((T, Q, V, K), int), np.ones((T, Q, V, K), np.float16), np.ones((T, Q, V, K), "float32"),
+    np.ones((T, Q, V, K), ">f8"), np.ma.ones((T, Q)), np.ones((T, Q), bool), np.zeros((2**12, 1, 1, 1)),
+]  # fmt: skip
+INTEGERS = ["6", 2.5, -1, True, [], np.array([6]), np.array(6.0), 10**30, -(10**30), NAN]
+MASKS = [None, "text", 1.0, np.ones(3, bool), np.ones((T, Q)), [True], np.ones((9, 9), bool)]
+KINDS: dict[str, list[Any]] = {
+    "array": ARRAYS,
+    "steps": [*ARRAYS, 0.0, 0, True, np.zeros(T - 1), np.arange(float(T))],
+    "integer": [None, *INTEGERS],
+    "integer or None": INTEGERS,
+    "scheme": [None, "hermite", 1, smnn.HERMITE.matrices(3), smnn.Scheme.from_matrices(*smnn.HERMITE.matrices(2))],
+    "weights": [
+        None, 1.0, {}, "text",
+        *(smnn.Weights(**{k: w}) for k in ("equation", "initial", "smoothness")
+          for w in (None, "text", 1j, [1.0], np.ones((9, 9)), np.ones(3, int), np.ones(3, np.float32), np.ones((0,)))),
+    ],
+    "engine": [None, 3, "gpu", b"cpu"],
+    "flag": [],
+    "mask": MASKS,
+    "mapping": [None, 3, [], "text", {"a": 1.0}, {0: "text"}, {0.5: 1.0}, {99: 1.0}, {0: None}, {(0, 0): 1.0},
+                {0: np.ones((3, 1, 1)), 1: np.ones((2, 1, 1))}, {0: np.ones((2, 2))}, {(0, "a"): 1.0}, {0: {}}, {0: 1j}],
+    "like": [1.0, "text", np.ones(1, int), np.ones(1, complex), [1.0], object()],
+    "generator": [3, "text", np.random.RandomState(0)],
+    "number": [None, "text", [], 1j, -1.0, 0.0, NAN, float("inf"), 1e300, {}, np.ones(3, int)],
+    "matrix": [None, "text", [], [[]], [[1.0]], [["a"]], np.ones((2, 2, 2)), np.full((3, 3), NAN), 1.0, [[1, 2], [3]], {}],
+    "exponent": [None, "text", [], np.ones(2), np.array(1.5), NAN, 1j],
+    "terms": [None, {}, [], {"x": 1}, {"x": (1, 2)}, "text"],
+}  # fmt: skip
+KIND_OF = {
+    "coefficients": "array", "rhs": "array", "initial_values": "array", "step_sizes": "steps", "g": "array", "y": "array",
+    "data": "array", "n_steps": "integer or None", "n_initial_steps": "integer", "n_initial_orders": "integer",
+    "scheme": "scheme", "weights": "weights", "engine": "engine", "check": "flag", "observed": "mask",
+    "observed_equations": "mask", "size": "integer", "rng": "generator", "values": "mapping", "n_variables": "integer",
+    "n_orders": "integer", "like": "like", "diffusion": "number", "noise": "number", "order": "integer", "F": "matrix",
+    "G": "matrix", "exponent": "exponent", "terms": "terms",
+}  # fmt: skip
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(name, argument, id=f"{name}-{argument}")
+        for name, callee in FUNCTIONS.items()
+        for argument in callee.good
+    ]
+
+
+def complaint(error: BaseException, argument: str) -> str | None:
+    """What is wrong with an error that a wrong argument has led to."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if not isinstance(error, (*ERRORS, smnn.EngineError, TypeError)):
+        return f"a {type(error).__name__} of no kind of the library"
+    if not Path(frame.filename).is_relative_to(ROOT) or "raise" not in (frame.line or ""):
+        return f"raised by {frame.filename}:{frame.lineno}, {frame.line}"
+    if isinstance(error, smnn.SingularSystemError):
+        return None
+    words = {argument, argument.removeprefix("n_initial_")}
+    return None if any(word in str(error) for word in words) else f"which does not name {argument}"
+
+
+@pytest.mark.parametrize(("name", "argument"), cases())
+def test_wrong_arguments_are_named(name: str, argument: str) -> None:
+    function, good = FUNCTIONS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function(**good)
+        wrong = []
+        for value in KINDS[KIND_OF[argument]]:
+            try:
+                function(**good | {argument: value})
+            except Exception as error:
+                if problem := complaint(error, argument):
+                    wrong.append(f"{argument}={_short(value)}: {type(error).__name__}: {error}\n    {problem}")
+    assert not wrong, "\n".join([f"{name}:", *wrong])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {value.dtype}"
+    return repr(value)[:80]

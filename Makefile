@@ -35,7 +35,7 @@ help:
 	@echo "make examples  every example, small, and a table of what they find"
 	@echo "make build     the compiled engine, warnings being errors, into smnn_core/engines"
 	@echo "make wheel-check  sdist and wheels, audited, each alone in a new environment"
-	@echo "make sanitize  the kernels under the sanitizers for addresses, undefined behaviour and threads"
+	@echo "make sanitize  the kernels and the public functions under the sanitizers for addresses, undefined behaviour and threads"
 	@echo "make aarch64   the kernels for aarch64, cross-compiled and emulated"
 	@echo "make clang     the kernels by Clang: run here, and compiled for macOS and Windows"
 	@echo "make clean     remove what the others made"
@@ -105,8 +105,8 @@ build: $(VENV)/.build
 wheel-check: $(VENV)/.release
 	PYTHON="$(abspath $(PY))" tools/wheel_check.sh
 
-sanitize:
-	tools/sanitize.sh
+sanitize: $(VENV)/.build $(VENV)/.torch
+	PYTHON="$(abspath $(PY))" PATH="$(abspath $(VENV))/bin:$$PATH" tools/sanitize.sh
 
 aarch64:
 	tools/aarch64.sh

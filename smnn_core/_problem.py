@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
 import array_api_compat as compat
@@ -106,6 +107,13 @@ class System:
     """The common batch shape of coefficients, step sizes and weights."""
     device: Any
     """The device of the arrays, None while they are traced, or lie on several devices."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy, which take no modules: the namespace by its name."""
+        return vars(self) | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, xp=import_module(state["xp"]))
 
     @property
     def dtype(self) -> Any:

@@ -46,6 +46,7 @@ from smnn_core.extend import (
 )
 
 from ._gauss_newton import GaussNewton, State, as_argument, data_movement, least_noise
+from ._once import once
 from ._posterior import posterior
 from ._residual import Residual, check_array
 from ._solve import solve_ode
@@ -321,7 +322,7 @@ def _with_derivatives(equations: Residual, t: Array, rows: FitRows, fit: GaussNe
         others = (as_argument(held, shared),)
     lin = stop_gradient(fit.at(at, held))
     lin = lin._replace(f=equations(t, at, *others), J=stand_in(jnp, ok, lin.J, 4))
-    new = rows.derivatives(lin, at, C, shared)
+    new = {name: once("fit_ode", x) for name, x in rows.derivatives(lin, at, C, shared).items()}
     cost = jnp.where(ok, new["cost"], jnp.nan)
     y = attached_step(jnp, stop_gradient, y, new["y"], ok)
     errors = covariance = None
@@ -338,11 +339,12 @@ def _last_step(equations: Residual, t: Array, rows: FitRows, fit: GaussNewton, s
     """One more step, with derivatives, and its cost."""
     before = stop_gradient(state.y)
     lin = stop_gradient(fit.at(before, None))._replace(f=equations(t, before))
-    y = rows.step(lin, before)
+    y = once("fit_ode", rows.step(lin, before))
     end = stop_gradient(y)
     left = rows.residuals(equations(t, end), end)
     converged = data_movement(rows, end - before) < TOLERANCE
-    return _fit(rows, y, None, None, None, left, rows.cost(left), state.iterations + 1, converged)
+    cost = once("fit_ode", rows.cost(left))
+    return _fit(rows, y, None, None, None, left, cost, state.iterations + 1, converged)
 
 
 def _fit(

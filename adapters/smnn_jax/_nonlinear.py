@@ -48,6 +48,7 @@ from smnn_core.extend import (
 )
 
 from ._newton import TracedProblem, march, newton_or_damped, whole
+from ._once import once
 from ._residual import Residual, check_array
 from ._solve import solve_ode
 
@@ -206,7 +207,7 @@ def _solve(
     at, J = stand_in(jnp, converged, y, 3), stand_in(jnp, converged, lin.J, 4)
     rhs = product(jnp, J, at) - equations(t, at)
     new = solve_ode(J, rhs, u, s, n_steps=T, scheme=scheme, weights=weights, engine=engine)
-    y = attached_step(jnp, stop_gradient, y, new, converged)
+    y = attached_step(jnp, stop_gradient, y, once("solve_nonlinear_ode", new), converged)
     given = jnp.sum(problem.weights.initial != 0, axis=(-3, -2, -1))
     orders = highest_derivatives(jnp, lin.J)
     return NonlinearSolution(y, t, converged, run.iterations, left), given, orders, explicit(jnp, run.y, lin.J, orders)

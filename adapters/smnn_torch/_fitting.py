@@ -34,6 +34,7 @@ from smnn_core.extend import (
 from ._bridge import tensor
 from ._layer import WeightedModule
 from ._nonlinear import as_steps, masks_as_numbers
+from ._once import once
 from ._residual import Residual, check_tensor, for_core, is_traced
 from ._solve import solve_ode
 
@@ -206,7 +207,7 @@ def _with_derivatives(equations: Residual, t: Tensor, rows: FitRows, fit: Fit, s
     result = {}
     for name, new in rows.derivatives(lin, y, C, shared).items():
         members = ok.any() if shared and name == "parameters" else ok
-        result[name] = attached_step(xp, Tensor.detach, getattr(fit, name), new, members)
+        result[name] = attached_step(xp, Tensor.detach, getattr(fit, name), once("fit_ode", new), members)
     return replace(fit, **result)
 
 
@@ -223,12 +224,12 @@ def _steps(equations: Residual, t: Tensor, given: _Given, guess: Tensor, steps: 
     move = (moved.detach() ** 2).sum((-3, -2, -1)) / count
     fields = as_fields(xp, tuple(move.shape), *rows.constants, has_order_axis=given.has_order_axis)
     return Fit(
-        y=y,
+        y=once("fit_ode", y),
         parameters=None,
         covariance=None,
         standard_errors=None,
         residuals=Residuals(*(x.detach() for x in left)),
-        cost=rows.cost(left),
+        cost=once("fit_ode", rows.cost(left)),
         iterations=torch.full(move.shape, steps, device=y.device),
         converged=move < TOLERANCE**2,
         **fields,

@@ -35,6 +35,7 @@ from smnn_core.extend import (
 )
 
 from ._bridge import tensor
+from ._once import once
 from ._residual import Residual, check_tensor, for_core, is_traced
 from ._solve import solve_ode
 
@@ -161,7 +162,7 @@ def _with_derivatives(
     lin = equations.linearize(t, at, graph=True)
     if partly:
         lin = lin._replace(J=stand_in(xp, converged, lin.J, 4))
-    new = _step(lin, at, u, s, weights, scheme, engine)
+    new = once("solve_nonlinear_ode", _step(lin, at, u, s, weights, scheme, engine))
     return attached_step(xp, Tensor.detach, y, new, converged)
 
 
@@ -205,7 +206,7 @@ def _traced(
     for _ in range(max_iterations - 1):
         lin = equations.linearize(problem.t, y)
         y = _step(lin, y, fixed_u, fixed_s, fixed_weights, scheme, engine).detach()
-    new = _step(equations.linearize(t, y, graph=True), y, u, s, weights, scheme, engine)
+    new = once("solve_nonlinear_ode", _step(equations.linearize(t, y, graph=True), y, u, s, weights, scheme, engine))
     # the error after a step of Newton's method is about the square of its relative change
     end = new.detach()
     small = relative_change(xp, rounding_level(problem, tolerance), y, end) <= tolerance**0.5

@@ -170,7 +170,8 @@ def reflect_back(
         rows = level.Q @ rows
         own = interleave(xp, own, rows[..., :mD, :], axis=-3)
         a, j = (rows[..., i : i + mC, :] for i in (mD, mD + mC))
-        coupling = xp.concat([interleave(xp, a, j, axis=-3), coupling[..., h:, :mC, :]], axis=-3)
+        beyond = pad(xp, coupling[..., h:, :mC, :], -2, 0, mC)
+        coupling = xp.concat([interleave(xp, a, j, axis=-3), beyond], axis=-3)
     return own, coupling
 
 
@@ -207,8 +208,8 @@ def _drop(xp: Namespace, couplings: Couplings) -> tuple[Couplings, Array]:
 
 
 def _largest(xp: Namespace, x: Array) -> Array:
-    """The largest entry of each column, (..., n)."""
-    return xp.max(xp.abs(x), axis=-2)
+    """The largest entry of each column, (..., n); 0 where there are no rows."""
+    return xp.max(xp.abs(pad(xp, x, -2, 0, 1)), axis=-2)
 
 
 def triangularise(system: System, rows: Array) -> tuple[Array, Array, Array, Array]:

@@ -150,6 +150,10 @@ class CpuFactor(MomentsFactor):
     is_judged: bool = True
     """whether `undetermined` is known; else the first moments see to it"""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: what the kernels kept stays behind, and is made again where it is wanted."""
+        return vars(self) | {"kept": None, "solved": None}
+
     @property
     def nbytes(self) -> int:
         """The memory that the factor keeps."""

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "scratch.hpp"
+
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
@@ -26,7 +28,11 @@ constexpr unsigned char UNTOUCHED = 0xA5;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
 // Blocks from this size on lie in huge pages.
 constexpr size_t LARGE_BLOCK = 4 * HUGE_PAGE;
+#if defined(SMNN_CHECKED)
+constexpr size_t KEPT_BLOCKS = 0;  // each is new
+#else
 constexpr size_t KEPT_BLOCKS = 16;
+#endif
 
 struct Block {
     void* data;
@@ -154,7 +160,7 @@ void* thread_scratch(size_t bytes) {
     };
     thread_local Scratch scratch;
     if (scratch.data) check_guards(scratch.data, scratch.used);
-    if (scratch.bytes < bytes) {
+    if (scratch.bytes < bytes || !KEPT_BLOCKS) {
         release(scratch.data, scratch.bytes);
         scratch.data = nullptr;
         scratch.bytes = 0;

@@ -147,11 +147,10 @@ class Gradient {
     }
     Gradient(const Gathered (&to)[SMOOTHNESS_RHS], int columns, int stride, P*& memory) : to_(to), columns_(columns) {
         for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            sums_[f] = {memory, stride};
             if (!wants(Field(f))) continue;
             const Index count = Index(to[f].entries) * stride;
-            for (Index i = 0; i < count; ++i) memory[i] = splat<P>(0);
-            memory += count;
+            sums_[f] = {take_from(memory, count), stride};
+            for (Index i = 0; i < count; ++i) sums_[f].data[i] = splat<P>(0);
         }
     }
     bool wants(Field f) const { return to_[f].data != nullptr; }
@@ -172,7 +171,7 @@ class Gradient {
    private:
     const Gathered (&to_)[SMOOTHNESS_RHS];
     const int columns_;
-    Matrix<P> sums_[SMOOTHNESS_RHS];
+    Matrix<P> sums_[SMOOTHNESS_RHS] = {};
 
     void write(const LaneIO<P>& io, Field f, Index T, int t, P* room) const {
         const int entries = to_[f].entries;
@@ -258,16 +257,11 @@ class CovariancePass {
     P *const factor_, *const checkpoints_;
     int first_ = 0, last_ = job_.T - 1;  // the points that are eliminated
 
-    P* take(Index packs) {
-        P* const at = memory_;
-        memory_ += packs;
-        return at;
-    }
+    P* take(Index packs) { return take_from(memory_, packs); }
     // (what lies behind rows is computed with: numbers like any others, no subnormal ones)
     static P* zeros(P*& memory, int count) {
-        P* const at = memory;
+        P* const at = take_from(memory, count);
         for (int i = 0; i < count; ++i) at[i] = splat<P>(0);
-        memory += count;
         return at;
     }
     static void copy(P* to, const P* from, int count) {

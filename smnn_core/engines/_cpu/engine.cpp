@@ -242,9 +242,7 @@ bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_
     const size_t scratch = kernels.scratch(plan.job, wanted);
     const bool is_small = double(groups) * problem.T * plan.job.n * plan.job.n < WORTH_THREADS;
     parallel_for(groups, is_small ? 1 : max_threads(), [&](Index group) {
-        if (scratch <= THREAD_SCRATCH) return kernels.run(plan.job, wanted, group, thread_scratch(scratch));
-        const Buffer room(scratch);
-        kernels.run(plan.job, wanted, group, room.data());
+        with_scratch(scratch, [&](void* memory) { kernels.run(plan.job, wanted, group, memory); });
     });
     return plan.any_undetermined();
 }

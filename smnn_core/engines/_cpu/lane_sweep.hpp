@@ -128,11 +128,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         workspace = take(this->workspace_packs());
     }
 
-    P* take(Index packs) {
-        P* at = memory;
-        memory += packs;
-        return at;
-    }
+    P* take(Index packs) { return take_from(memory, packs); }
 
     int last_segment() const { return (group.longest - 1) / segment; }
     int end_row(int k) const { return k < last_segment() ? first_row(k + 1) : rows_; }

@@ -400,6 +400,12 @@ void multiply(nb::handle a, nb::handle b, nb::handle c, int threads) {
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+    // types are registered once in a process: imported again, after someone removed it, the module is as it was
+    static PyObject* const first = Py_NewRef(m.ptr());
+    if (first != m.ptr()) {
+        if (PyDict_Update(PyModule_GetDict(m.ptr()), PyModule_GetDict(first)) != 0) throw nb::python_error();
+        return;
+    }
     // a factor that a global variable still holds at the end is no leak
     nb::set_leak_warnings(false);
     nb::module_::import_("atexit").attr("register")(nb::cpp_function(&wait_for_calls));

@@ -13,6 +13,7 @@
 #include "buffers.hpp"
 #include "engine.hpp"
 #include "isa_dispatch.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace smnn {
@@ -66,6 +67,15 @@ Division divide(Index batch, int T, int n, int W, int W_in_chunks) {
     }
     if (least * n * n < WORTH_THREADS) best.threads = 1;
     return best;
+}
+
+// work(memory), of at least that many bytes that nobody else has.
+template <class Work>
+void with_scratch(size_t bytes, Work work) {
+    bytes += SMNN_LEVEL::GAPS;
+    if (bytes <= THREAD_SCRATCH) return work(thread_scratch(bytes));
+    const Buffer room(bytes);
+    work(room.data());
 }
 
 // The axes of a field behind those of the batch.
@@ -191,16 +201,14 @@ class Plan {
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
         parallel_for(job.groups, threads, [&](Index group) {
-            if (scratch <= THREAD_SCRATCH) return kernels.run(job, phases, group, thread_scratch(scratch));
-            const Buffer room(scratch);
-            kernels.run(job, phases, group, room.data());
+            with_scratch(scratch, [&](void* memory) { kernels.run(job, phases, group, memory); });
         });
     }
     // The problem of the separators: that of a solve, or of M x = g for column c.
     void reduce() {
         const size_t scratch = kernels.reduce_scratch(job);
         parallel_for(job.batch * job.m, threads, [&](Index i) {
-            kernels.reduce(job, i / job.m, int(i % job.m), thread_scratch(scratch));
+            with_scratch(scratch, [&](void* memory) { kernels.reduce(job, i / job.m, int(i % job.m), memory); });
         });
     }
     void reduce_normal(int c) {
@@ -215,7 +223,7 @@ class Plan {
         job.groups = (job.lanes + kernels.lanes_in_chunks - 1) / kernels.lanes_in_chunks;
         const size_t scratch = kernels.pivot_test_scratch(job);
         parallel_for(job.groups, max_threads(), [&](Index group) {
-            kernels.pivot_test(job, group, thread_scratch(scratch));
+            with_scratch(scratch, [&](void* memory) { kernels.pivot_test(job, group, memory); });
         });
     }
 

@@ -49,9 +49,8 @@ struct GradientSink {
     GradientSink(
         const Job& job_, const Group<P>& group_, Field field, int count_, int times_, P*& memory, int points
     )
-        : job(job_), group(group_), out(job_.gradient[field]), count(count_), times(times_), sums(memory),
-          block(memory + count_) {
-        memory += Index(points + 1) * count;
+        : job(job_), group(group_), out(job_.gradient[field]), count(count_), times(times_), sums(take_from(memory, count_)),
+          block(take_from(memory, Index(points) * count_)) {
         for (int e = 0; e < count; ++e) sums[e] = splat<P>(0);
     }
 

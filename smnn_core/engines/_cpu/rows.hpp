@@ -111,11 +111,7 @@ class RowStager {
 
     SMNN_OUTLINE RowStager(const Job& job, const Group<P>& group, P*& memory, int points, int room)
         : job_(job), group_(group), b_column_(Index(room) * job.Q), u_column_(Index(points) * numbers_of(job, U)) {
-        const auto take = [&](Index packs) {
-            P* at = memory;
-            memory += packs;
-            return at;
-        };
+        const auto take = [&](Index packs) { return take_from(memory, packs); };
         for (int k = 0; k < 2; ++k) rhs_lanes_[k] = reinterpret_cast<LanePointers<P>*>(take(pointers(job)));
         for (int f = 0; f < ROW_FIELDS; ++f) {
             const Index size = size_of_field(job, f, points, room);

@@ -33,7 +33,8 @@ void pivot_test(const Job& job, Index g, void* scratch) {
     P* memory = static_cast<P*>(scratch);
     const RowStager<P> stager(job, group, memory, points, points);
     const SchemeRows<ScalarOf<P>> scheme{job.scheme_rows, job.scheme_norm2, 0};
-    PivotTest<P> pivots(size_of<Sized>(job), scheme, memory);
+    const Sized size = size_of<Sized>(job);
+    PivotTest<P> pivots(size, scheme, take_from(memory, PivotTest<P>::workspace(size)));
     for (int t0 = 0; t0 < job.T; t0 += points) {
         const int t1 = t0 + points < job.T ? t0 + points : job.T;
         const StagedRows<P> rows = stager.rows(t0, t1, false, t0);

@@ -5,6 +5,7 @@
 
 #include "../kernels/pack.hpp"
 #include "job.hpp"
+#include "scratch.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {

@@ -23,6 +23,19 @@
 #define SMNN_MOST_ORDERS 64
 #endif
 
+// A build with the address sanitizer checks what that does not see, too: the indices of pieces of one memory.
+#if defined(__SANITIZE_ADDRESS__)
+#define SMNN_CHECKED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SMNN_CHECKED
+#endif
+#endif
+
+#if defined(SMNN_CHECKED)
+extern "C" void __sanitizer_print_stack_trace();
+#endif
+
 namespace smnn {
 namespace SMNN_LEVEL {
 
@@ -196,8 +209,20 @@ struct Array {
 template <class P>
 struct Array<P, 0> {
     P* data;
+#if defined(SMNN_CHECKED)
+    int size;
+    SMNN_INLINE Array(P*& memory, int count) : data(memory), size(count) { memory += count; }
+    SMNN_INLINE P& operator[](int i) {
+        if (i < 0 || i >= size) {
+            __sanitizer_print_stack_trace();
+            __builtin_trap();
+        }
+        return data[i];
+    }
+#else
     SMNN_INLINE Array(P*& memory, int count) : data(memory) { memory += count; }
     SMNN_INLINE P& operator[](int i) { return data[i]; }
+#endif
     SMNN_INLINE operator P*() { return data; }
     SMNN_INLINE void load(const P* memory, int count) {
         for (int i = 0; i < count; ++i) data[i] = memory[i];

@@ -30,7 +30,7 @@ SMNN_OUTLINE void substitute_back(
     const Size& size, int t0, int t1, F f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
-    Array<P, Capacity<Size>::n * M> next_x(after, 0);
+    Array<P, Capacity<Size>::n * M> next_x(after, size.n * m);
     if constexpr (Size::fixed) next_x.load(after, size.n * m);
     for (int t = t1 - 1; t >= t0; --t) {
         const F ft = f + Index(t - t0) * at.entries();
@@ -76,7 +76,7 @@ SMNN_OUTLINE void substitute_forward(
 ) {
     const FactorLayout<Chunked> at{size.n, size.K};
     // (where sizes are compiled, what goes from point to point stays in registers)
-    Array<P, Capacity<Size>::n * M> given(before, 0), given_left(left, 0);
+    Array<P, Capacity<Size>::n * M> given(before, size.n * m), given_left(left, size.n * m);
     if constexpr (Size::fixed) {
         given.load(before, size.n * m);
         if constexpr (Chunked) given_left.load(left, size.n * m);

@@ -245,7 +245,7 @@ def functions(terms: Mapping[str, tuple[Function, Function]]) -> Library:
         raise ArgumentError("terms is empty: a library has at least one.")
     for name, pair in terms.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(callable, pair)):
-            raise TypeError(f"term {name!r} must be a pair (function, derivative) of functions; got {pair!r}.")
+            raise TypeError(f"in terms, {name!r} must be a pair (function, derivative) of functions; got {pair!r}.")
     return Functions(tuple((name, *pair) for name, pair in terms.items()))
 
 

@@ -1,7 +1,7 @@
 """Whatever a public function is given, it returns, or raises an error of the library that names the argument.
 
-The cases come from a table: functions with good arguments, and for each kind of argument a list of wrong values. A function
-joins by an entry in `FUNCTIONS`, an argument by its kind in `KINDS`.
+The cases come from a table: functions with good arguments, and for each kind of argument a list of wrong values. A
+function joins by an entry in `FUNCTIONS`, an argument by its kind in `KIND_OF`.
 """
 
 from __future__ import annotations
@@ -72,14 +72,17 @@ FUNCTIONS = {
     "Posterior.sample": Callee(
         lambda **x: smnn.posterior(**SOLVE).sample(**x), {"size": 2, "rng": np.random.default_rng(0)}
     ),
-    "log_evidence": Callee(smnn.log_evidence, SOLVE | {"observed": False, "observed_equations": np.arange(T)[:, None] == 3}),
+    "log_evidence": Callee(
+        smnn.log_evidence, SOLVE | {"observed": False, "observed_equations": np.arange(T)[:, None] == 3}
+    ),
     "error_estimate": Callee(smnn.error_estimate, SOLVE),
     "residuals": Callee(
         smnn.residuals, {"y": np.ones((T, V, K))} | {k: v for k, v in PROBLEM.items() if k != "weights"}
     ),
     "dense_system": Callee(smnn.dense_system, PROBLEM),
     "conditions": Callee(
-        smnn.conditions, {"n_steps": T, "values": {0: 1.0, -1: 0.0}, "n_variables": 1, "n_orders": 1, "like": np.ones(1)}
+        smnn.conditions,
+        {"n_steps": T, "values": {0: 1.0, -1: 0.0}, "n_variables": 1, "n_orders": 1, "like": np.ones(1)},
     ),
     "wiener_weight": Callee(smnn.wiener_weight, {"diffusion": 1.0, "step_sizes": 0.1, "order": 2}),
     "Scheme.from_matrices": Callee(
@@ -106,22 +109,25 @@ KINDS: dict[str, list[Any]] = {
     "weights": [
         None, 1.0, {}, "text",
         *(smnn.Weights(**{k: w}) for k in ("equation", "initial", "smoothness")
-          for w in (None, "text", 1j, [1.0], np.ones((9, 9)), np.ones(3, int), np.ones(3, np.float32), np.ones((0,)))),
+          for w in (None, "text", 1j, [1.0], np.ones((9, 9)), np.ones(3, int), np.ones(3, "float32"), np.ones(0))),
     ],
     "engine": [None, 3, "gpu", b"cpu"],
     "flag": [],
     "mask": MASKS,
     "mapping": [None, 3, [], "text", {"a": 1.0}, {0: "text"}, {0.5: 1.0}, {99: 1.0}, {0: None}, {(0, 0): 1.0},
-                {0: np.ones((3, 1, 1)), 1: np.ones((2, 1, 1))}, {0: np.ones((2, 2))}, {(0, "a"): 1.0}, {0: {}}, {0: 1j}],
+                {0: np.ones((3, 1, 1)), 1: np.ones((2, 1, 1))}, {0: np.ones((2, 2))}, {(0, "a"): 1.0}, {0: {}},
+                {0: 1j}],
     "like": [1.0, "text", np.ones(1, int), np.ones(1, complex), [1.0], object()],
     "generator": [3, "text", np.random.RandomState(0)],
     "number": [None, "text", [], 1j, -1.0, 0.0, NAN, float("inf"), 1e300, {}, np.ones(3, int)],
-    "matrix": [None, "text", [], [[]], [[1.0]], [["a"]], np.ones((2, 2, 2)), np.full((3, 3), NAN), 1.0, [[1, 2], [3]], {}],
+    "matrix": [None, "text", [], [[]], [[1.0]], [["a"]], np.ones((2, 2, 2)), np.full((3, 3), NAN), 1.0, [[1, 2], [3]],
+               {}],
     "exponent": [None, "text", [], np.ones(2), np.array(1.5), NAN, 1j],
     "terms": [None, {}, [], {"x": 1}, {"x": (1, 2)}, "text"],
 }  # fmt: skip
 KIND_OF = {
-    "coefficients": "array", "rhs": "array", "initial_values": "array", "step_sizes": "steps", "g": "array", "y": "array",
+    "coefficients": "array", "rhs": "array", "initial_values": "array", "step_sizes": "steps", "g": "array",
+    "y": "array",
     "data": "array", "n_steps": "integer or None", "n_initial_steps": "integer", "n_initial_orders": "integer",
     "scheme": "scheme", "weights": "weights", "engine": "engine", "check": "flag", "observed": "mask",
     "observed_equations": "mask", "size": "integer", "rng": "generator", "values": "mapping", "n_variables": "integer",
@@ -130,11 +136,39 @@ KIND_OF = {
 }  # fmt: skip
 
 
+def of_adapter(library: str, value: Any) -> Any:
+    """An argument with its arrays, those of weights too, as arrays of a library, where it has such."""
+    if isinstance(value, smnn.Weights):
+        return smnn.Weights(**{k: of_adapter(library, w) for k, w in vars(value).items()})
+    if type(value) is not np.ndarray or value.dtype.kind not in "fcbi" or not value.dtype.isnative:
+        return value
+    if library == "torch":
+        import torch
+
+        return torch.from_numpy(value)
+    import jax
+
+    return jax.numpy.asarray(value)
+
+
+ADAPTED = ["solve_ode", "error_estimate", "posterior", "log_evidence", "factorize"]
+
+
 def cases() -> list[Any]:
     return [
         pytest.param(name, argument, id=f"{name}-{argument}")
         for name, callee in FUNCTIONS.items()
         for argument in callee.good
+    ]
+
+
+def cases_of_adapters() -> list[Any]:
+    return [
+        pytest.param(library, name, argument, id=f"{library}-{name}-{argument}")
+        for library in ("torch", "jax")
+        for name in ADAPTED
+        if not (library == "jax" and name == "factorize")
+        for argument in FUNCTIONS[name].good
     ]
 
 
@@ -151,20 +185,36 @@ def complaint(error: BaseException, argument: str) -> str | None:
     return None if any(word in str(error) for word in words) else f"which does not name {argument}"
 
 
-@pytest.mark.parametrize(("name", "argument"), cases())
-def test_wrong_arguments_are_named(name: str, argument: str) -> None:
-    function, good = FUNCTIONS[name]
+def complaints(function: Callable[..., Any], good: dict[str, Any], argument: str, values: list[Any]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         function(**good)
         wrong = []
-        for value in KINDS[KIND_OF[argument]]:
+        for value in values:
             try:
                 function(**good | {argument: value})
             except Exception as error:
                 if problem := complaint(error, argument):
                     wrong.append(f"{argument}={_short(value)}: {type(error).__name__}: {error}\n    {problem}")
+    return wrong
+
+
+@pytest.mark.parametrize(("name", "argument"), cases())
+def test_wrong_arguments_are_named(name: str, argument: str) -> None:
+    function, good = FUNCTIONS[name]
+    wrong = complaints(function, good, argument, KINDS[KIND_OF[argument]])
     assert not wrong, "\n".join([f"{name}:", *wrong])
+
+
+@pytest.mark.parametrize(("library", "name", "argument"), cases_of_adapters())
+def test_wrong_arguments_of_adapters_are_named(library: str, name: str, argument: str) -> None:
+    """Arrays of NumPy are wrong here, and so are those of the library of the wrong dtype or shape."""
+    adapter = pytest.importorskip(f"smnn_{library}")
+    good = {k: of_adapter(library, v) for k, v in FUNCTIONS[name].good.items()}
+    values = KINDS[KIND_OF[argument]]
+    converted = [x for v in values if (x := of_adapter(library, v)) is not v]
+    wrong = complaints(getattr(adapter, name), good, argument, [*values, *converted])
+    assert not wrong, "\n".join([f"{adapter.__name__}.{name}:", *wrong])
 
 
 def _short(value: Any) -> str:

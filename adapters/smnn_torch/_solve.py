@@ -87,6 +87,7 @@ def stated(
 ) -> tuple[Statement, tuple[Any, ...], Tensor, Tensor]:
     """The arguments of a solution as those of its operator: how, with T_init and R_init, (c, s, weights), b and u."""
     names = "coefficients", "step_sizes", "rhs", "initial_values"
+    check_weights(weights)
     c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
     shape = u.shape
     T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
@@ -138,6 +139,7 @@ def factorize(
         ShapeError, DTypeError, NamespaceError, DeviceError, SchemeError, EngineError: as `solve_ode`.
         SingularSystemError: as `solve_ode`.
     """
+    check_weights(weights)
     c, s, *w = _checked(LHS[:2], (coefficients, step_sizes), weights)
     refuse_gradients((c, s, *w))
     lhs = c, s, *w[:2], _across_steps(scheme, c, s, w[2])

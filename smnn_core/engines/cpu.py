@@ -218,7 +218,8 @@ class CpuFactor(MomentsFactor):
                 self.undetermined = self._judged()
         for x, core in zip(found[:5], cores, strict=False):
             if x is not None:
-                self._refuse_overflow(x[(..., *(0,) * len(core))], d)
+                first: Any = (..., *(0,) * len(core))
+                self._refuse_overflow(x[first], d)
         return Moments.of(
             [x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)]
         )

@@ -130,9 +130,9 @@ def test_equations_times_a_large_number_are_solved_or_refused(factor: float, eng
     expected = smnn.solve_ode(1e8 * c, 1e8 * b, u, s, engine=engine)
     calls = {
         "solve_ode": lambda: smnn.solve_ode(factor * c, factor * b, u, s, engine=engine),
-        "factorize": lambda: smnn.factorize(
-            factor * c, s, n_initial_steps=1, n_initial_orders=1, engine=engine
-        ).solve(factor * b, u),
+        "factorize": lambda: smnn.factorize(factor * c, s, n_initial_steps=1, n_initial_orders=1, engine=engine).solve(
+            factor * b, u
+        ),
         "posterior": lambda: smnn.posterior(factor * c, factor * b, u, s, scheme=smnn.HERMITE, engine=engine).mean,
     }
     for call in calls.values():

@@ -83,6 +83,7 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks.overhead_torch
 	$(PY) -m benchmarks.compile_torch
 	$(PY) -m benchmarks.overhead_jax
+	$(PY) -m benchmarks.overhead_cuda
 
 # On such machines nothing can be installed as a rule: this uses $(PYTHON) as it is.
 OUT ?= benchmarks/results/gpu

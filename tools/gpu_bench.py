@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -61,7 +62,7 @@ def changed(**changes: Any) -> Iterator[None]:
     from smnn_core.engines import cuda
 
     before = cuda._device
-    cuda._device = lambda index: replace(before(index), **changes)
+    cuda._device = cache(lambda index: replace(before(index), **changes))
     try:
         yield
     finally:

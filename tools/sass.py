@@ -1,8 +1,9 @@
 """`python tools/sass.py [MODULE ...]`: what the compiler makes of the CUDA kernels, by counts of machine instructions.
 
 Of the modules of tests/cuda (names as in limits.json; all of them without an argument), for sm_90: registers, bytes of
-spills and of shared memory, all instructions, and those of the loop over points (that which works most) by kind. Needs
-NVRTC and nvdisasm (the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-nvdisasm); no device.
+spills and of shared memory, all instructions, and those of the loop over points by kind: the last of the loops that do
+at least half as much as any, since the first points have a loop of their own. Needs NVRTC and nvdisasm (the wheels
+nvidia-cuda-nvrtc-cu12 and nvidia-cuda-nvdisasm); no device.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def disassembled(cubin: bytes) -> str:
 
 
 def kernels(text: str) -> dict[str, tuple[list[str], list[str]]]:
-    """The first words of all instructions of each kernel, and of those of the loop that works most: see `KINDS`."""
+    """The first words of all instructions of each kernel, and of those of the loop over points: see `KINDS`."""
     _, *parts = _FUNCTION.split(text)
     return {name: _words(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -62,7 +63,7 @@ def kernels(text: str) -> dict[str, tuple[list[str], list[str]]]:
 def _words(body: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     labels: dict[str, int] = {}
-    loop, most = range(0), -1
+    loops: list[tuple[int, range]] = []
     for line in _LINE.finditer(body):
         if line["label"]:
             labels[line["label"]] = len(words)
@@ -72,8 +73,9 @@ def _words(body: str) -> tuple[list[str], list[str]]:
             target = re.search(r"\.L\w+", line["rest"])
             start = labels.get(target[0], len(words)) if target else len(words)
             work = sum(word in WORK for word in words[start:])
-            if start < len(words) and work > most:
-                loop, most = range(start, len(words)), work
+            loops.append((work, range(start, len(words))))
+    most = max((work for work, _ in loops), default=0)
+    loop = next((loop for work, loop in reversed(loops) if loop and 2 * work >= most), range(0))
     return words, [words[i] for i in loop]
 
 

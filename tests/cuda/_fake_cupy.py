@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from _emulator import check_addresses, library, raise_if
 from _fake_memory import MemoryPointer, UnownedMemory, live, pool, using_allocator
-from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, record, thread
+from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, pending, record, thread
 
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
@@ -81,6 +81,14 @@ def _arrays_in(x: Any) -> Iterator[ndarray]:
         yield from _arrays_in(list(x.values()))
 
 
+def _item(x: np.ndarray, key: Any) -> Any:
+    return x[key]
+
+
+VIEWS = _item, np.reshape, np.broadcast_to
+"""What looks at no numbers, if it is a view."""
+
+
 def _call(function: Callable[..., Any], args: Any, kwargs: Any, what: str = "kernel") -> Any:
     """A function of NumPy on CuPy's arrays: views stay views, all else is a kernel that writes to new memory."""
     given = list(_arrays_in((args, kwargs)))
@@ -89,6 +97,8 @@ def _call(function: Callable[..., Any], args: Any, kwargs: Any, what: str = "ker
     def run() -> Any:
         return function(*_bare(args), **_bare(kwargs))
 
+    if function not in VIEWS or not any(np.may_share_memory(run(), x.host) for x in given):
+        pending.finish()
     result = run()
     if outputs is not None:
         record.add(what, run)
@@ -173,12 +183,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> ndarray:
         if any(x.dtype == bool for x in _arrays_in(key)):
             record.host("read")
-        return _call(lambda x, k: x[k], (self, key), {})
+        return _call(_item, (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
         def run() -> None:
             self.host[_bare(key)] = _bare(value)
 
+        pending.finish()
         run()
         record.add("kernel", run)
 
@@ -186,6 +197,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.host)
 
     def __dlpack__(self, **options: Any) -> Any:
+        pending.finish()
         return self.host.__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any:
@@ -214,6 +226,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 def alloc(size: int) -> Any:
     """`cupy.cuda.alloc`."""
     memory = (thread.allocators or [pool])[-1](size)
+    pending.memory.append(memory.mem)
     record.add("allocate")
     if current().graph is not None:
         current().graph.memory.append(memory.mem)
@@ -300,7 +313,8 @@ class RawModule:
                 for piece in list(live):
                     piece.check()
 
-            run()
+            pending.memory += live  # (what is freed from now on may still be read)
+            pending.add(run)
             record.add(f"launch {name}", run)
 
         return launch
@@ -388,6 +402,7 @@ def replaced(version: int = 14) -> Iterator[ModuleType]:
         yield install(version)
     finally:
         engine._device = device
+        pending.finish()
         for stream in STREAMS.values():
             stream.graph = None
         for cached in caches:

@@ -26,6 +26,7 @@ class Record:
         self.add(what)
         if any(stream.graph is not None for stream in STREAMS.values()):
             raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what}")
+        pending.finish()
 
     def streams(self, *kinds: str) -> set[int]:
         return {stream for what, stream in self.events if not kinds or what.split(" ")[0] in kinds}
@@ -37,6 +38,36 @@ class Record:
 record = Record()
 
 
+class Pending:
+    """Kernels that were launched and have not run: a device is behind, and says what went wrong when it is waited for.
+
+    What they are to write holds NaN until then. CuPy's own functions run at once, after all that is pending; so does
+    what is pending at the end of a `with stream`, as other libraries read what was done there.
+    """
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.memory: list[Any] = []
+        """what they work on, which may be given back before they run: a pool keeps it"""
+        self.lock = threading.RLock()
+
+    def add(self, run: Callable[[], None]) -> None:
+        with self.lock:
+            self.work.append(run)
+
+    def finish(self) -> None:
+        """Runs them, in order."""
+        with self.lock:
+            work, self.work = self.work, []
+            memory, self.memory = self.memory, []
+            for run in work:
+                run()
+            del memory
+
+
+pending = Pending()
+
+
 class Graph:
     """What was captured. It keeps the memory that was allocated meanwhile, as PyTorch does."""
 
@@ -45,6 +76,7 @@ class Graph:
         self.memory: list[Any] = []
 
     def launch(self, stream: Stream | None = None) -> None:
+        pending.finish()
         for again in self.work:
             again()
 
@@ -64,6 +96,7 @@ class Stream:
 
     def __exit__(self, *error: object) -> None:
         thread.streams.pop()
+        pending.finish()
 
     def is_capturing(self) -> bool:
         return STREAMS[self.ptr].graph is not None

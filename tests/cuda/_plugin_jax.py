@@ -7,6 +7,7 @@ from typing import Any
 import _fake_cupy
 import jax
 import numpy as np
+from _fake_streams import pending
 
 _fake_cupy.install()
 register = jax.ffi.register_ffi_target
@@ -46,6 +47,7 @@ class Api:
         assert arguments.error
 
     def XLA_FFI_DeviceMemory_Free(self, arguments: Any) -> None:
+        pending.finish()  # (XLA's memory is used again in the order of the stream)
         assert self.given.pop(arguments.data).size == arguments.size
 
 

@@ -8,7 +8,9 @@
 #include <xmmintrin.h>
 #endif
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -96,6 +98,21 @@ struct Warp {
 };
 
 inline void __syncwarp(unsigned members = ~0u) { Warp::instance().barrier(members); }
+
+// As exact as the instructions of a device: 20 bits of 1 / x, and all but the last of 24. Numbers near the ends of the range
+// are zero or infinite.
+inline double reciprocal_estimate(double x) {
+    const double r = 1 / x;
+    if (std::fabs(r) < std::numeric_limits<double>::min()) return std::copysign(0., x);
+    long long bits;
+    std::memcpy(&bits, &r, sizeof(r));
+    bits &= ~0ll << 32;
+    double result;
+    std::memcpy(&result, &bits, sizeof(bits));
+    return std::fabs(x) < std::numeric_limits<double>::min() ? std::copysign(HUGE_VAL, x) : result;
+}
+inline float reciprocal_estimate(float x) { return 1 / x; }
+#define SMNN_RECIPROCAL_ESTIMATE reciprocal_estimate
 
 // (threads run one after the other)
 template <class Bits>

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import _fake_cupy
 import numpy as np
 import pytest
 from _emulator import COMPILER
@@ -154,10 +155,12 @@ def test_nothing_outlives_a_solve_but_what_is_returned(cupy: ModuleType, T: int,
     try:
         before = set(live)
         found = solve(arrays, g)
+        cupy.cuda.Device(0).synchronize()
         assert {x.memory for x in found} == set(live) - before
         y, vjp = smnn.solve_ode_vjp(*arrays, weights=WEIGHTS)
         vjp(g)
         del found, vjp
+        cupy.cuda.Device(0).synchronize()
         assert {y.memory} == set(live) - before
     finally:
         gc.enable()
@@ -185,7 +188,9 @@ def test_right_hand_sides_with_more_axes_than_kernels_serve(cupy: ModuleType, dt
     assert "6 batch axes; others go to array_api, and so do moments of more than 9 unknowns" in config
 
 
-@pytest.mark.parametrize(("K", "s"), [(3, 0.1), (4, 0.003), (5, 0.03)])
+@pytest.mark.parametrize(
+    ("K", "s"), [(3, 0.1), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((4, 0.003), (5, 0.03)))]
+)
 def test_float32_is_computed_in_float64(cupy: ModuleType, K: int, s: float) -> None:
     """As on a CPU: equal to the results of float64 for the same numbers, rounded once."""
     rng = np.random.default_rng(0)
@@ -229,3 +234,15 @@ def test_devices_that_kernels_do_not_compile_for_are_left_to_the_array_api_engin
     with pytest.raises(smnn.EngineError, match=r"of compute capability 7\.0 or more, and device 0 has 6\.1\."):
         smnn.solve_ode(*arrays, engine="cuda")
     assert "sm_61, left to array_api: kernels need sm_70" in smnn.show_config("dicts")["engines"]["cuda"]
+
+
+def test_results_are_there_when_the_device_is_waited_for(cupy: ModuleType, arrays: list[Any], monkeypatch: Any) -> None:
+    """And only then: the fake is as late as a device, and so are its errors."""
+    y = smnn.solve_ode(*arrays, scheme=smnn.TAYLOR)
+    assert np.isnan(y.host).all()
+    cupy.cuda.Device(0).synchronize()
+    assert np.isfinite(y.host).all()
+    monkeypatch.setattr(_fake_cupy, "library", lambda module: SimpleNamespace(launch=lambda *given: 2))
+    smnn.solve_ode(*arrays, scheme=smnn.TAYLOR)
+    with pytest.raises(AssertionError, match="smnn_sweep: threads of a warp wait for one that is done"):
+        cupy.cuda.Device(0).synchronize()

@@ -41,7 +41,9 @@ def solve_and_pull_back(arguments: tuple[np.ndarray, ...], grain: Grain, g: np.n
     return factor.adjoint(problem, y, g)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "order 2" else pytest.mark.slow) for name in CASES]
+)
 def test_gradients_have_the_digits_of_the_cpu_engine(name: str) -> None:
     arguments, bound = CASES[name]
     g, expected = adjoint.reference(arguments)

@@ -88,8 +88,8 @@ def test_any_batch_and_time_in_any_division_and_order_of_threads(
         (2, 2, 2, "custom", "float64"),
         (1, 3, 1, "taylor", "float32"),
         (3, 3, 3, "taylor", "float64"),
-        (4, 3, 5, "custom", "float64"),
-        (1, 5, 1, "hermite", "float64"),
+        pytest.param(4, 3, 5, "custom", "float64", marks=pytest.mark.slow),
+        pytest.param(1, 5, 1, "hermite", "float64", marks=pytest.mark.slow),
     ],
 )
 def test_sizes_schemes_and_dtypes(V, K, Q, scheme, dtype, grain) -> None:
@@ -101,7 +101,10 @@ def test_sizes_schemes_and_dtypes(V, K, Q, scheme, dtype, grain) -> None:
 
 
 @pytest.mark.parametrize("grain", [FINE, COARSE, WHOLE], ids=["fine", "coarse", "whole"])
-@pytest.mark.parametrize(("K", "Q", "scheme"), [(3, 2, "custom"), (3, 2, "collocation"), (4, 4, "collocation")])
+@pytest.mark.parametrize(
+    ("K", "Q", "scheme"),
+    [(3, 2, "custom"), (3, 2, "collocation"), pytest.param(4, 4, "collocation", marks=pytest.mark.slow)],
+)
 def test_teams_without_data_after_the_first_point(K, Q, scheme, grain) -> None:
     """Nothing that initial rows wait for stands between the last barrier of a step and the next one: more rows than K,
     and fewer (m = 2)."""

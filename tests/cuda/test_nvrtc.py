@@ -20,11 +20,18 @@ def needs_nvrtc(major: int) -> pytest.MarkDecorator:
     return pytest.mark.skipif(path(major) is None, reason=reason)
 
 
-@pytest.mark.slow
+IN_EVERY_RUN = "float64-V1K3Q1", "float64-V3K3Q3"
+"""A module of threads and one of teams; the others take minutes."""
+
+
 @needs_nvrtc(12)
 @pytest.mark.parametrize(
     ("module", "architecture"),
-    [(module, ARCHITECTURES[-1]) for module in MODULES] + [(MODULES[0], a) for a in ARCHITECTURES[:-1]],
+    [
+        pytest.param(module, a, marks=[] if str(module) in IN_EVERY_RUN and a == "sm_90" else pytest.mark.slow)
+        for module in MODULES
+        for a in (ARCHITECTURES if module is MODULES[0] else ARCHITECTURES[-1:])
+    ],
     ids=str,
 )
 def test_kernels_keep_to_their_limits(module, architecture) -> None:

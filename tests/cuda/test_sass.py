@@ -37,7 +37,16 @@ def sass(monkeypatch: pytest.MonkeyPatch):
     del sys.modules["sass"]
 
 
-def test_counts_all_instructions_and_those_of_the_loop_that_works_most(sass) -> None:
+def test_counts_all_instructions_and_those_of_the_loop_over_points(sass) -> None:
     found = sass.kernels(TEXT)
     assert found["smnn_back"] == (["LDC", "DFMA", "LDG", "BRA", "EXIT", *["IADD3"] * 3, "BRA"], ["DFMA", "LDG", "BRA"])
     assert found["smnn_sweep"] == (["EXIT"], [])
+
+
+def test_of_two_loops_that_work_the_last_counts(sass) -> None:
+    """The first points have a loop of their own, which does more: here one that does five thirds of the other."""
+    loop = "{label}:\n" + "        /*0000*/                   DMUL R2, R2, R4 ;\n" * 3 + "{more}"
+    loop += "        /*0010*/               @P1 BRA `({label}) ;\n"
+    more = "        /*0000*/                   DADD R2, R2, R4 ;\n" * 2
+    first, second = loop.format(label=".L_x_1", more=more), loop.format(label=".L_x_2", more="")
+    assert sass.kernels(f".text.smnn_sweep:\n{first}{second}")["smnn_sweep"][1] == ["DMUL"] * 3 + ["BRA"]

@@ -34,7 +34,7 @@ def largest_errors(order: int, span: float, seed: int) -> list[float]:
 
 
 @pytest.mark.parametrize("span", [1.0, 100.0])
-@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("order", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_solutions_are_about_as_exact_as_the_compiled_engines(order: int, span: float) -> None:
     """Up to a factor of 30 for an elimination of another kind, in another order."""
     if ENGINES["cpu"].refusal(Problem.build(*adjoint.problem(2, 3, np.full(9, 0.1))).system):

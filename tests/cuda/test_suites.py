@@ -26,6 +26,7 @@ def run(plugin: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_core() -> None:
     slow = "dense or direct_call or normal_matrix"  # problems of random sizes, each a module
@@ -37,6 +38,7 @@ def test_laws_of_engines() -> None:
     run("_plugin_cupy", "tests/engines/test_laws.py", "-k", "cuda")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_torch() -> None:
     run("_plugin_torch", "tests/torch/test_torch_device.py", "-k", "not compiled and not options")

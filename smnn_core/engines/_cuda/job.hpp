@@ -3,6 +3,12 @@
 
 #include "../kernels/base.hpp"
 
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define SMNN_COLD __device__ __noinline__
+#else
+#define SMNN_COLD
+#endif
+
 namespace smnn {
 namespace SMNN_LEVEL {
 
@@ -59,7 +65,8 @@ struct Systems {
         }
         return axes ? result + system * strides[0] : 0;
     }
-    SMNN_INLINE void mark(Index system, Index t) const {
+    // (a call: it is long, and hardly ever made)
+    SMNN_COLD void mark(Index system, Index t) const {
         bad[system] = 1;
         undetermined[offset(system, flag_strides) + t * flag_strides[MAX_AXES]] = 1;
     }

@@ -62,7 +62,9 @@ struct Points {
         using Entries = Array<T, own ? ENTRIES : 0>;
         using Column = Array<T, own ? n : 0>;
         Elimination<T, Size, Chunked, true, Team> state(size, scheme, carried, workspace, team);
-        for (int t = 0; t < longest; ++t) {
+        // The first point, and those with initial rows: a loop of their own, which leaves the other one short.
+        int t = 0;
+        for (const int first = job.T_init < longest ? job.T_init : longest; t < first || t == 0; ++t) {
             fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
             if (t >= lane.length) continue;
             if (t == 0) {
@@ -76,6 +78,16 @@ struct Points {
             }
             state.absorb_equations(rows, t);
             if (rows.has_initial(t)) absorb_initial_rows<true>(state, rows, t, &carried[0], &workspace[0]);
+        }
+        for (; t < longest; ++t) {
+            fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
+            if (t >= lane.length) continue;
+            T* at = room;
+            Entries f(at, ENTRIES);
+            Column z(at, n);
+            state.eliminate_point(rows, t, f, z);
+            keep(t - 1, f, z, team);
+            state.absorb_equations(rows, t);
         }
         if (lane.length == 0) return;
         if constexpr (Chunked) {

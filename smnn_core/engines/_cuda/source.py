@@ -44,9 +44,17 @@ def part_of(kernel: str) -> int:
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
-# NVRTC has the functions of <math.h>, under their own names alone.
-_BUILTINS = "".join(
-    f"#define __builtin_{name}{f} {name}{f}\n" for name in ("sqrt", "fabs", "copysign", "log") for f in ("", "f")
+# NVRTC has the functions of <math.h>, under their own names alone; estimates of reciprocals are instructions of PTX.
+_BUILTINS = (
+    "".join(
+        f"#define __builtin_{name}{f} {name}{f}\n" for name in ("sqrt", "fabs", "copysign", "log") for f in ("", "f")
+    )
+    + "".join(
+        f"__device__ __forceinline__ {T} reciprocal_estimate({T} x) {{\n"
+        f'    {T} r;\n    asm("rcp.approx.ftz.{bits} %0, %1;" : "={c}"(r) : "{c}"(x));\n    return r;\n}}\n'
+        for T, bits, c in (("double", "f64", "d"), ("float", "f32", "f"))
+    )
+    + "#define SMNN_RECIPROCAL_ESTIMATE reciprocal_estimate\n"
 )
 
 

@@ -4,7 +4,7 @@
     python -m benchmarks.boundary --quick    of each problem the largest and the smallest eps, at 1e-6
     python -m benchmarks.boundary --only T24 T31
 
-Writes benchmarks/results/boundary.md where the whole was run. Both solvers start from the straight line through the
+Writes benchmarks/results/boundary.md unless only some are chosen. Both solvers start from the straight line through the
 conditions; where ours fails, continuation in eps is tried and named. True errors are those of the variables between and
 on mesh points, relative to the largest value of each, against closed forms, or against our own solution at 1e-11, which
 `solve_bvp` started from it confirms or not: the table says how many. A run of more than `PATIENCE` seconds fails.
@@ -364,9 +364,9 @@ def confirmed(references: References) -> str:
     return line + (f"; apart: {', '.join(apart)}." if apart else ".")
 
 
-def markdown(tables: Iterable[Table], notes: str) -> str:
+def markdown(tables: Iterable[Table], notes: str, quick: bool) -> str:
     parts = [f"## {table.title}\n\n{table.markdown()}\n" for table in tables]
-    command = "`python -m benchmarks.boundary` prints what follows; `benchmarks/boundary.py` says what is measured.\n"
+    command = f"`python -m benchmarks.boundary{' --quick' if quick else ''}` prints what follows.\n"
     return "\n".join(["# Boundary-value problems to a tolerance\n", command, *parts, notes, ""])
 
 
@@ -397,8 +397,8 @@ def main() -> None:
     for table in tables:
         print(table.text(), end="\n\n")
     print(confirmed(references))
-    if not (arguments.only or arguments.quick or arguments.no_peer):
-        RESULTS.write_text(markdown(tables, confirmed(references)), encoding="utf-8")
+    if not (arguments.only or arguments.no_peer):
+        RESULTS.write_text(markdown(tables, confirmed(references), arguments.quick), encoding="utf-8")
 
 
 if __name__ == "__main__":

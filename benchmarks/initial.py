@@ -3,6 +3,8 @@
     python -m benchmarks.initial                 all problems
     python -m benchmarks.initial --quick         those of up to ten variables that take less than a second
     python -m benchmarks.initial --only HIRES    by the beginning of the name
+    python -m benchmarks.initial --gradients     times of gradients through PyTorch; --quick and --only as above
+    python -m benchmarks.initial --batch 1000    van der Pol's equation, μ = 1 to 1,000, with gradients, beside diffrax
     python -m benchmarks.initial --references    how far two methods of SciPy at 1e-13 and the references agree
 
 Writes benchmarks/results/initial.md where the whole was run. Each solver runs at tolerances from 1e-3 to 1e-13, the
@@ -33,6 +35,7 @@ from .initial_problems import (
     FLOATS,
     AlgebraicProblem,
     InitialProblem,
+    batch_field,
     initial_problems,
     pendulum,
     transistor_amplifier,
@@ -186,6 +189,107 @@ def algebraic(problem: AlgebraicProblem) -> dict[str, Curve]:
     return curves
 
 
+# ------------------------------------------------------------------------------------------------- batches, gradients
+
+
+def batch(members: int, tolerance: float = 1e-6) -> Table:
+    """Van der Pol's equation with μ from 1 to 1,000: y(2) of each, and the gradient of their sum by μ.
+
+    Ours through PyTorch with a mesh for each member; diffrax's Kvaerno5 under vmap and jit, compiled before.
+    """
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    import smnn_torch
+
+    jax.config.update("jax_enable_x64", True)
+    stiffness = np.geomspace(1, 1000, members)
+
+    def through_torch() -> tuple[Array, Array]:
+        μ = torch.tensor(stiffness, requires_grad=True)
+        solution = smnn_torch.solve(
+            lambda t, y: (y[..., 0, 2] - batch_field(y[..., 0, 0], y[..., 0, 1], μ[:, None]))[..., None],
+            torch.tensor([0.0, 2.0], dtype=torch.float64),
+            torch.tensor([[2.0, 0.0]], dtype=torch.float64).expand(members, 1, 2),
+            tolerance=tolerance,
+            order=2,
+        )
+        ends = solution(torch.tensor([2.0], dtype=torch.float64))[:, 0, 0, 0]
+        (gradient,) = torch.autograd.grad(ends.sum(), μ)
+        return ends.detach().numpy(), gradient.numpy()
+
+    def one(μ: Any) -> Any:
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, z, μ: jnp.stack([z[1], batch_field(z[0], z[1], μ)])),
+            diffrax.Kvaerno5(),
+            t0=0.0,
+            t1=2.0,
+            dt0=None,
+            y0=jnp.array([2.0, 0.0]),
+            args=μ,
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            max_steps=2**16,
+            throw=False,
+        ).ys[0, 0]
+
+    compiled = jax.jit(jax.vmap(jax.value_and_grad(one)))
+
+    def through_jax() -> tuple[Array, Array]:
+        ends, gradient = compiled(jnp.array(stiffness))
+        return np.asarray(ends), np.asarray(gradient)
+
+    through_jax()
+    rows, found = [], {}
+    for name, run in (("smnn_torch.solve", through_torch), ("Kvaerno5, vmap and jit", through_jax)):
+        begin = perf_counter()
+        found[name] = quiet(run)
+        rows.append((name, f"{perf_counter() - begin:.2f}"))
+    (mine, my_slopes), (theirs, their_slopes) = found.values()
+    both = np.isfinite(mine) & np.isfinite(theirs)
+    apart = (
+        np.abs(mine - theirs)[both].max(),
+        (np.abs(my_slopes - their_slopes) / np.abs(my_slopes).max())[both].max(),
+    )
+    notes = (
+        f"Solved: {np.isfinite(mine).sum()} and {np.isfinite(theirs).sum()}.",
+        f"Values differ by at most {apart[0]:.0e}, gradients by {apart[1]:.0e} of the largest.",
+    )
+    title = f"{members} van der Pol equations, μ = 1 to 1,000, with gradients, tolerance {tolerance:.0e}: seconds"
+    return Table(title, ("", "seconds"), tuple(rows), notes)
+
+
+def gradient_ratio(problem: InitialProblem, tolerance: float = 1e-6) -> tuple[str, str, str]:
+    """Name, seconds of a solution through PyTorch, and the time of a gradient by the initial values in solutions."""
+    import torch
+
+    import smnn_torch
+
+    V, R = problem.variables, problem.order
+
+    def residual(t: Any, y: Any) -> Any:
+        z = [y[..., v, r] for r in range(R) for v in range(V)]
+        return y[..., R] - torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, problem.field(t, z, torch))), -1)
+
+    start = torch.tensor(problem.conditions, requires_grad=True)
+    begin = perf_counter()
+    solution = quiet(
+        lambda: smnn_torch.solve(
+            residual, torch.tensor([0.0, problem.end], dtype=torch.float64), start, tolerance=tolerance, order=R
+        )
+    )
+    middle = perf_counter()
+    ends = solution(torch.tensor([problem.end], dtype=torch.float64))[0, :, 0]
+    torch.autograd.grad(ends.sum(), start)
+    return problem.name, f"{middle - begin:.2f}", f"{(perf_counter() - middle) / (middle - begin):.2f}"
+
+
+def gradient_table(problems: list[InitialProblem]) -> Table:
+    rows = tuple(gradient_ratio(problem) for problem in tqdm(problems, desc="gradients"))
+    return Table("Gradients through PyTorch, tolerance 1e-6", ("problem", "seconds", "gradient / solution"), rows)
+
+
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
@@ -260,7 +364,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="*", help="beginnings of names")
     parser.add_argument("--references", action="store_true")
+    parser.add_argument("--batch", type=int, metavar="MEMBERS", help="the batch with gradients, alone")
+    parser.add_argument("--gradients", action="store_true", help="times of gradients, alone")
     arguments = parser.parse_args()
+    if arguments.batch:
+        print(batch(arguments.batch).text())
+        return
     explicit = initial_problems()
     implicit = [pendulum(1), pendulum(2), pendulum(3), transistor_amplifier()]
     if arguments.only:
@@ -272,6 +381,9 @@ def main() -> None:
     if arguments.references:
         print(references(explicit).text())
         return
+    if arguments.gradients:
+        print(gradient_table(explicit).text())
+        return
     small = {p.name for p in explicit if len(p.start) <= 10} | {p.name for p in implicit}
     results: dict[str, dict[str, Curve]] = {}
     for problem in tqdm([*explicit, *implicit], desc="problems"):
@@ -280,6 +392,8 @@ def main() -> None:
         times = "; ".join(f"{name} " + ", ".join(cell(curve, aim) for aim in AIMS) for name, curve in curves.items())
         tqdm.write(f"{problem.name}, ms for errors of {AIMS}: {times}")
     tables = [figures(results, small), *(work_table(results, aim) for aim in AIMS), precision_table(results)]
+    if not (arguments.only or arguments.quick):
+        tables += [gradient_table([p for p in explicit if len(p.start) <= 10]), batch(1000)]
     for table in tables:
         print(table.text(), end="\n\n")
     if not (arguments.only or arguments.quick):

@@ -297,8 +297,11 @@ class ODEFit(WeightedModule):
         check_shapes(data, torch.as_tensor(steps), None, None, order=order, observed_orders=None)
         self.residual, self.order, self.weights = residual, order, weights
         self.options: dict[str, Any] = {"order": order, "scheme": scheme, "engine": engine}
+        if noise is None:
+            raise TypeError("noise must be a number or a tensor: training does not estimate it; got None.")
         for name, x in {"data": data, "step_sizes": steps, "noise": noise, "t0": t0}.items():
-            self.register_buffer(name, torch.as_tensor(x, dtype=data.dtype, device=data.device))
+            # a copy: load_state_dict writes into buffers
+            self.register_buffer(name, torch.as_tensor(x, dtype=data.dtype, device=data.device).clone())
         self.register_buffer("guess", data.new_full((*data.shape, order + 1), torch.nan))
 
     def forward(self, members: Any = None, *, weights: Weights | None = None, iterations: int = 1) -> Fit:

@@ -119,6 +119,7 @@ class Linearizer:
         return result
 
     def _call(self, t: Array, y: Array, parameters: Array | None) -> Linearization:
+        t = t + 0  # a copy, that the function may write to
         arguments = (t, y, parameters) if self.with_parameters else (t, y)
         try:
             result = self.function(*arguments)

@@ -508,3 +508,16 @@ def test_wrong_arguments_are_named(changes, error, message):
     arguments |= {"order": 2, **changes}
     with pytest.raises(error, match=message):
         smnn.solve_nonlinear_ode(**arguments)
+
+
+@pytest.mark.parametrize("method", ["march", "newton"])
+def test_a_function_that_writes_to_t_changes_nothing(method: str) -> None:
+    def decay(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        t *= 2
+        J = np.zeros((1, 1, 1, y.shape[-1]))
+        J[..., :2] = 1
+        return y[..., 0, 1:2] + y[..., 0, :1], J
+
+    found = smnn.solve_nonlinear_ode(decay, np.ones((1, 1, 1)), 0.1, order=3, n_steps=11, method=method)
+    np.testing.assert_allclose(found.t, np.linspace(0, 1, 11), rtol=1e-12)
+    np.testing.assert_allclose(found.y[:, 0, 0], np.exp(-found.t), atol=1e-4)

@@ -472,3 +472,17 @@ def test_a_solution_asks_for_no_gradient_where_nothing_does() -> None:
     assert not st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad
     k.requires_grad_()
     assert st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad
+
+
+def test_a_module_has_data_of_its_own() -> None:
+    """load_state_dict writes into the buffers, not into what they were made of."""
+    mine = torch.ones(3, 61, 1, dtype=torch.float64)
+    one, other = (st.ODEFit(lambda t, y: y[..., 1], x, 0.05, order=2, noise=0.1) for x in (mine, 5 * mine))
+    one.load_state_dict(other.state_dict())
+    assert (mine == 1).all()
+    assert (one.data == 5).all()
+
+
+def test_a_module_needs_the_noise() -> None:
+    with pytest.raises(TypeError, match="noise must be a number or a tensor"):
+        st.ODEFit(lambda t, y: y[..., 1], torch.ones(3, 61, 1), 0.05, order=2, noise=None)

@@ -259,6 +259,8 @@ def _condition_residuals(run: Any, conditions: Any, like: Array, x: Array, p: Ar
 class _Equations(Equations):
     """A residual on JAX arrays of a dtype, for the core."""
 
+    gives_derivatives = False
+
     def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
         super().__init__(function, p)
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"

@@ -236,6 +236,8 @@ def _condition_residuals(run: Any, conditions: Any, like: Tensor, x: Tensor, p: 
 class _Equations(Equations):
     """A residual on tensors, of the dtype and on the device of `like`, for the core."""
 
+    gives_derivatives = False
+
     def __init__(self, function: Callable[..., Any], p: int, like: Tensor) -> None:
         super().__init__(function, p)
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"

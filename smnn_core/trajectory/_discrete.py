@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._collocation import Space
+from ._collocation import Scale, Space
 from ._equations import Conditions, Equations
 from ._linear import ConditionRows, Linear, Local, Step, Structure
 
@@ -48,10 +48,10 @@ class Iterate:
     u: Step
     f: np.ndarray
     """(B, N, k, Q)"""
-    J: np.ndarray
-    """(B, N, k, Q, V, R+1)"""
-    P: np.ndarray
-    """(B, N, k, Q, p)"""
+    J: np.ndarray | None
+    """(B, N, k, Q, V, R+1); None where it was not asked for"""
+    P: np.ndarray | None
+    """(B, N, k, Q, p), likewise"""
     d: np.ndarray
     """(B, N, M): jumps of the states from interval to interval"""
     conditions: ConditionRows
@@ -71,12 +71,15 @@ class Iterate:
         def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
+        def both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+            return None if a is None or b is None else choose(a, b)
+
         mine, others = self.conditions, other.conditions
         return Iterate(
             self.u.where(mask, other.u),
             choose(self.f, other.f),
-            choose(self.J, other.J),
-            choose(self.P, other.P),
+            both(self.J, other.J),
+            both(self.P, other.P),
             choose(self.d, other.d),
             ConditionRows(choose(mine.g, others.g), choose(mine.G, others.G), choose(mine.G_p, others.G_p)),
         )
@@ -120,26 +123,27 @@ class Discrete:
             points[..., -1] = np.nextafter(t[:, 1:], t[:, :-1])
         return points.reshape(len(t), -1)
 
-    def at(self, space: Space, mesh: Mesh, u: Step) -> Iterate:
-        """Residuals and derivatives of all rows."""
-        s = mesh.s
-        B, N = s.shape
-        features = space.features(np, u.x[:, :-1], u.z, s)
-        y = space.values(np, space.at_points, features, s).reshape(B, N * space.k, space.V, space.R + 1)
-        f, J, P = self.linearize(self.times_of(space, mesh.t), y, u.p)
-        d = u.x[:, 1:] - space.ends(np, features, s)
+    def at(self, space: Space, mesh: Mesh, u: Step, *, derivatives: bool = True) -> Iterate:
+        """Residuals and derivatives of all rows; without `derivatives` those of the equations only where they come
+        along with f."""
+        scale = Scale(np, mesh.s)
+        B, N = scale.s.shape
+        features = space.features(np, u.x[:, :-1], u.z, scale)
+        y = space.values(np, space.at_points, features, scale).reshape(B, N * space.k, space.V, space.R + 1)
+        t, J, P = self.times_of(space, mesh.t), None, None
         per_interval = (B, N, space.k)
-        return Iterate(
-            u,
-            f.reshape(*per_interval, -1),
-            J.reshape(*per_interval, *J.shape[2:]),
-            P.reshape(*per_interval, *P.shape[2:]),
-            d,
-            self.condition_rows(space, mesh, u),
-        )
+        if derivatives or self.equations.gives_derivatives:
+            f, J, P = self.linearize(t, y, u.p)
+            J, P = (x.reshape(*per_interval, *x.shape[2:]) for x in (J, P))
+        else:
+            f = self.value(t, y, u.p)
+        d = u.x[:, 1:] - space.ends(np, features, scale)
+        return Iterate(u, f.reshape(*per_interval, -1), J, P, d, self.condition_rows(space, mesh, u))
 
     def linear(self, space: Space, mesh: Mesh, at: Iterate, size: np.ndarray) -> Linear:
-        """What is linear in the step from an iterate."""
+        """What is linear in the step from an iterate with derivatives."""
+        assert at.J is not None
+        assert at.P is not None
         local = Local(space, at.J, at.P, mesh.s)
         return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine)
 

@@ -40,6 +40,9 @@ class Equations:
         p: the number of constants, 0 where there are none.
     """
 
+    gives_derivatives = True
+    """whether f and its derivatives are computed together"""
+
     def __init__(self, function: Callable[..., Any], p: int = 0) -> None:
         if not callable(function):
             raise TypeError(f"residual must be a function, got {type(function).__name__}.")

@@ -61,6 +61,8 @@ def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: b
     there = Step(u.x, z, u.p)
     at = problem.at(higher, mesh, there)
     if forward:
+        assert at.J is not None
+        assert at.P is not None
         δ = _forward(higher, s, at.f, at.J, at.P, at.d)
     else:
         δ = problem.linear(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)

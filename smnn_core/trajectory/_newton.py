@@ -75,6 +75,8 @@ def newton(
     iterations = 0
     while active.any() and iterations < most:
         iterations += 1
+        if at.J is None:
+            at = problem.at(space, mesh, at.u)
         linear = problem.linear(space, mesh, at, sizes(space, at.u))
         step = linear.solve(at.f, at.d, at.conditions.g)
         norm = _Norm(space, at.u.plus(step))
@@ -119,7 +121,7 @@ def _damped(
     while open_.any():
         new = at.u.plus(step, np.where(open_, factor, 0.0))
         new = new.where(open_, best.u)
-        there = problem.at(space, mesh, new)
+        there = problem.at(space, mesh, new, derivatives=False)
         simplified = linear.solve(there.f, there.d, there.conditions.g)
         with np.errstate(all="ignore"):
             shorter = norm(simplified)

@@ -508,7 +508,7 @@ def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[i
     if hasattr(guess, "first_mesh"):
         return guess.first_mesh(times, B)
     n = len(times) - 1
-    counts = np.maximum(1, np.round(16 * np.abs(np.diff(times)) / abs(times[-1] - times[0]))).astype(int)
+    counts = np.maximum(1, np.round(8 * np.abs(np.diff(times)) / abs(times[-1] - times[0]))).astype(int)
     t = np.concatenate([np.linspace(times[i], times[i + 1], counts[i] + 1)[:-1] for i in range(n)] + [times[-1:]])
     index = np.concatenate([[0], np.cumsum(counts)])
     return Mesh(np.tile(t, (B, 1)), np.tile(index, (B, 1)))

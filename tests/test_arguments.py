@@ -58,6 +58,11 @@ def _factorization() -> smnn.Factorization:
     return smnn.factorize(**LHS, n_initial_steps=1, n_initial_orders=K - 1)
 
 
+def _decay(t: Any, y: Any) -> Any:
+    """y' = -y."""
+    return y[..., 1] + y[..., 0], np.broadcast_to([[[1.0, 1.0]]], (*t.shape, 1, 1, 2))
+
+
 SERIES = np.stack([np.sin(0.1 * np.arange(60)), np.cos(0.1 * np.arange(60))], -1)
 FUNCTIONS = {
     "solve_ode": Callee(smnn.solve_ode, SOLVE),
@@ -83,6 +88,22 @@ FUNCTIONS = {
     "conditions": Callee(
         smnn.conditions,
         {"n_steps": T, "values": {0: 1.0, -1: 0.0}, "n_variables": 1, "n_orders": 1, "like": np.ones(1)},
+    ),
+    "solve": Callee(
+        smnn.solve,
+        {
+            "residual": _decay,
+            "times": [0, 1],
+            "conditions": {0: [[1.0]]},
+            "tolerance": 1e-6,
+            "absolute": 0.0,
+            "order": 1,
+            "guess": None,
+            "mesh": None,
+            "points": None,
+            "max_intervals": 100,
+            "engine": "auto",
+        },
     ),
     "wiener_weight": Callee(smnn.wiener_weight, {"diffusion": 1.0, "step_sizes": 0.1, "order": 2}),
     "Scheme.from_matrices": Callee(
@@ -113,6 +134,14 @@ KINDS: dict[str, list[Any]] = {
     ],
     "engine": [None, 3, "gpu", b"cpu"],
     "flag": [],
+    "function": [None, 1.0, "text", [], lambda t, y: None, lambda t, y: "text", lambda t, y: y],
+    "times": [None, "text", [], [0], [1, 0], [0, 0], [0, NAN], [0, 1j], object(), {}, np.ones((2, 2)), [0,
+                 float("inf")]],
+    "tolerance": [None, "text", [], 0.0, -1.0, NAN, 1j, np.ones(2), True],
+    "at times": [None, 3, [], "text", {"a": 1.0}, {0: "text"}, {7: [[1.0]]}, {0: None}, {0: np.ones((2, 3))}, {0: {}},
+                 {0: 1j}, {NAN: 1.0}, {}],
+    "guess": ["text", 1j, {}, np.ones(3), np.ones((2, 2, 2)), lambda t: None],
+    "mesh": ["text", [], [0], [1, 0], [0, NAN], np.ones((2, 2)), {}, 1j],
     "mask": MASKS,
     "mapping": [None, 3, [], "text", {"a": 1.0}, {0: "text"}, {0.5: 1.0}, {99: 1.0}, {0: None}, {(0, 0): 1.0},
                 {0: np.ones((3, 1, 1)), 1: np.ones((2, 1, 1))}, {0: np.ones((2, 2))}, {(0, "a"): 1.0}, {0: {}},
@@ -126,6 +155,8 @@ KINDS: dict[str, list[Any]] = {
     "terms": [None, {}, [], {"x": 1}, {"x": (1, 2)}, "text"],
 }  # fmt: skip
 KIND_OF = {
+    "residual": "function", "times": "times", "conditions": "at times", "tolerance": "tolerance",
+    "absolute": "tolerance", "guess": "guess", "mesh": "mesh", "points": "integer or None", "max_intervals": "integer",
     "coefficients": "array", "rhs": "array", "initial_values": "array", "step_sizes": "steps", "g": "array",
     "y": "array",
     "data": "array", "n_steps": "integer or None", "n_initial_steps": "integer", "n_initial_orders": "integer",

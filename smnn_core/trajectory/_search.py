@@ -23,6 +23,8 @@ __all__ = ["Search", "refined", "search"]
 
 PROBED = 4
 """The highest derivative that is looked for where no order is given."""
+MOST_ORDERS = 64
+"""Orders of a variable, or points of an interval: polynomials of higher degree have no digits left."""
 LEAST_TOLERANCE = 1e-13
 
 
@@ -78,7 +80,7 @@ def search(
     problem = Discrete(equations, given, Structure(np.zeros((0, len(times)), bool)), batch, orders, engine)
     is_initial, structure = _structure(problem, orders, times, c)
     problem = Discrete(equations, given, structure, batch, orders, engine)
-    k = _number_of_points(tolerance) if points is None else check_integer("points", points, least=1)
+    k = _number_of_points(tolerance) if points is None else check_integer("points", points, least=1, most=MOST_ORDERS)
     with ProgressBar(progress, unit=" intervals") as bar:
 
         def report(*, intervals: int, **state: Any) -> None:
@@ -181,11 +183,11 @@ def _orders(equations: Equations, order: Any, V: int, times: np.ndarray, c: np.n
     """The order of each variable: as given, or the highest derivative that f depends on."""
     if order is not None:
         if isinstance(order, Sequence) and not isinstance(order, str):
-            orders = tuple(check_integer("order", q, " for each variable", least=0) for q in order)
+            orders = tuple(check_integer("order", q, " for each variable", least=0, most=MOST_ORDERS) for q in order)
             if len(orders) != V:
                 raise ShapeError(f"order has {len(orders)} numbers, and there are V = {V} variables.")
             return orders
-        return (check_integer("order", order, " or one for each variable", least=1),) * V
+        return (check_integer("order", order, " or one for each variable", least=1, most=MOST_ORDERS),) * V
     rng = np.random.default_rng(0)
     t = times[0] + (times[-1] - times[0]) * np.sort(rng.uniform(0.05, 0.95, 7))
     y = rng.uniform(0.3, 1.2, (*c.shape[:-1], 7, V, PROBED + 1))

@@ -162,11 +162,10 @@ class BlockEngine(Engine):
 
     def describe(self) -> str:
         """One line for `show_config`."""
-        if cpu._kernels is None:
-            return f"not available: {cpu._missing}"
-        return (
-            "available: blocked Householder reflections, NumPy arrays, made for more unknowns than the cpu engine takes"
-        )
+        of_cpu = cpu.CpuEngine().describe()
+        if not of_cpu.startswith("available"):
+            return of_cpu
+        return "available: blocked Householder reflections, NumPy arrays, for blocks larger than the cpu engine takes"
 
     def factorize(self, system: System) -> BlockFactor | RoundedFactor:
         """Eliminates all members."""

@@ -1,4 +1,4 @@
-"""The compiled engine in processes of its own: each instruction set of this processor, threads, forks."""
+"""The compiled engines in processes of their own: each instruction set of this processor, threads, forks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run(code: list[str], **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_passes_with(level: str, threads: str) -> None:
-    file = str(Path(__file__).with_name("test_cpu.py"))
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
+    files = [str(Path(__file__).with_name(name)) for name in ("test_cpu.py", "test_blocks.py")]
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
     result = run(arguments, SMNN_SIMD=level, OMP_NUM_THREADS=threads)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
 

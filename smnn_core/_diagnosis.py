@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._arrays import Array, as_numpy
 from ._problem import System
 
 __all__ = ["likely_causes"]
@@ -50,18 +49,7 @@ class _Member:
     """One member of a batch, in NumPy arrays of full size."""
 
     def __init__(self, system: System, index: tuple[int, ...]) -> None:
-        T, Q, V, K = system.n_steps, system.Q, system.V, system.K
-        T_init, R_init = system.n_initial_steps, system.n_initial_orders
-
-        def of(x: Array, *core: int) -> np.ndarray:
-            full: np.ndarray = np.broadcast_to(as_numpy(x), (*system.batch, *core))[index]
-            return full
-
-        w = system.weights
-        self.c = of(system.coefficients, T, Q, V, K)
-        self.s = of(system.step_sizes, T - 1)
-        self.equations = of(w.equation, T, Q) != 0
-        self.initial = of(w.initial, T_init, V, R_init) != 0
-        self.smoothness = of(w.smoothness, T - 1) != 0
+        self.c, self.s, *weights = system.member(index).values()
+        self.equations, self.initial, self.smoothness = (w != 0 for w in weights)
         self.present = ((self.c != 0) & self.equations[..., None, None]).any(axis=(0, 1))
         """(V, K): which derivatives of a variable stand in some equation"""

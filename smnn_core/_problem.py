@@ -19,6 +19,7 @@ from ._arrays import (
     Array,
     Namespace,
     Shape,
+    as_numpy,
     broadcast_shapes,
     can_look,
     common_namespace,
@@ -28,8 +29,9 @@ from ._arrays import (
     number,
 )
 from ._errors import ArgumentError, ShapeError
+from ._fields import FIELDS, Sizes, number_of_steps
 from ._schemes import TAYLOR, Scheme
-from ._validate import batch_of, check_initial, check_integer, check_rank, number_of_steps, show
+from ._validate import check_initial, check_integer, show
 
 __all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights", "copy_with"]
 
@@ -137,6 +139,25 @@ class System:
         return self.V * self.K
 
     @property
+    def sizes(self) -> Sizes:
+        """The lengths of all axes behind those of the batch."""
+        return Sizes(self.n_steps, self.Q, self.V, self.K, self.n_initial_steps, self.n_initial_orders)
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """The arrays by name, in the order of `FIELDS`."""
+        weights = {f"weights.{k}": x for k, x in vars(self.weights).items()}
+        return {"coefficients": self.coefficients, "step_sizes": self.step_sizes, **weights}
+
+    def member(self, index: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Those of one member of the batch, as NumPy arrays of full size."""
+
+        def full(name: str, x: Array) -> np.ndarray:
+            return np.broadcast_to(as_numpy(x), (*self.batch, *FIELDS[name].core(self.sizes)))
+
+        return {name: full(name, x)[index] for name, x in self.inputs.items()}
+
+    @property
     def smoothness_matrices(self) -> tuple[Array, Array]:
         """F and G of the scheme, (m, K), as arrays of the namespace, dtype and device of the problem."""
         F, G = (self.constant(M) for M in self.scheme.rows(self.K))
@@ -162,18 +183,16 @@ class System:
     @property
     def can_look(self) -> bool:
         """Whether values can be read at no cost: concrete arrays on a CPU."""
-        weights = self.weights
-        arrays = (self.coefficients, self.step_sizes, weights.equation, weights.initial, weights.smoothness)
-        return all(can_look(x) for x in arrays)
+        return all(can_look(x) for x in self.inputs.values())
 
     @property
     def is_finite(self) -> Array:
         """Which batch members have no infinite or undefined entry, bool, (*batch,)."""
-        xp, w = self.xp, self.weights
+        xp = self.xp
         finite = xp.ones(self.batch, dtype=xp.bool, device=self.device)
-        cores = (self.coefficients, 4), (self.step_sizes, 1), (w.equation, 2), (w.initial, 3), (w.smoothness, 1)
-        for x, rank in cores:
-            finite = finite & xp.all(xp.isfinite(x), axis=tuple(range(max(x.ndim - rank, 0), x.ndim)))
+        for name, x in self.inputs.items():
+            axes = tuple(range(max(x.ndim - FIELDS[name].rank, 0), x.ndim))
+            finite = finite & xp.all(xp.isfinite(x), axis=axes)
         return finite
 
     @staticmethod
@@ -200,18 +219,16 @@ class System:
             )
         check_weights(weights)
         right_hand_side = dict(right_hand_side or {})
-        arrays = {"coefficients": coefficients, "step_sizes": step_sizes, **right_hand_side}
+        arrays = {"coefficients": coefficients, **right_hand_side, "step_sizes": step_sizes}
         given = {f"weights.{k}": w for k, w in vars(weights).items() if not isinstance(w, (int, float))}
         xp = common_namespace({**arrays, **given})
 
-        check_rank("coefficients", coefficients, 4, "(..., T or 1, Q, V, R+1)")
-        check_rank("step_sizes", step_sizes, 1, "(..., T-1 or 1)")
-        if "rhs" in right_hand_side:
-            check_rank("rhs", right_hand_side["rhs"], 2, "(..., T or 1, Q)")
+        for name, x in arrays.items():
+            FIELDS[name].check_rank(x)
         if 0 in coefficients.shape[-3:]:
             raise ShapeError(f"coefficients {show(coefficients)} must have at least one equation, variable and order.")
-        T = number_of_steps(arrays, given, n_steps)
-        Q, V, K = coefficients.shape[-3:]
+        T = number_of_steps({**arrays, **given}, n_steps)
+        K = coefficients.shape[-1]
         scheme.rows(K)
         T_init, R_init = n_initial_steps, n_initial_orders
         check_integer("n_initial_steps", T_init)
@@ -236,17 +253,12 @@ class System:
             n_steps=T,
             n_initial_steps=T_init,
             n_initial_orders=R_init,
-            batch=broadcast_shapes(
-                {
-                    "coefficients": batch_of("coefficients", coefficients, (T, Q, V, K), 1),
-                    "step_sizes": batch_of("step_sizes", step_sizes, (T - 1,), 1),
-                    "weights.equation": batch_of("weights.equation", as_arrays.equation, (T, Q)),
-                    "weights.initial": batch_of("weights.initial", as_arrays.initial, (T_init, V, R_init)),
-                    "weights.smoothness": batch_of("weights.smoothness", as_arrays.smoothness, (T - 1,)),
-                }
-            ),
+            batch=(),
             device=device,
         )
+        sizes = system.sizes
+        batch = broadcast_shapes({name: FIELDS[name].batch(x, sizes) for name, x in system.inputs.items()})
+        system = copy_with(system, batch=batch)
         if values:
             system.check_values()
         return system
@@ -305,7 +317,7 @@ class Problem:
         Most problems look like one before them, and checking takes longer than solving a small one: what it finds out
         depends on shapes and numbers alone, and is remembered for NumPy arrays.
         """
-        arrays = coefficients, step_sizes, rhs, initial_values
+        arrays = coefficients, rhs, initial_values, step_sizes
         key = _appearance(*arrays, n_steps, scheme, weights)
         known = None if key is None else _known.get(key)
         if known is not None:
@@ -324,15 +336,15 @@ class Problem:
     @staticmethod
     def _checked(
         coefficients: Array,
-        step_sizes: Array,
         rhs: Array,
         initial_values: Array,
+        step_sizes: Array,
         n_steps: int | None,
         scheme: Scheme,
         weights: Weights,
     ) -> Problem:
         common_namespace({"coefficients": coefficients, "initial_values": initial_values})
-        check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        FIELDS["initial_values"].check_rank(initial_values)
         system = System.build(
             coefficients,
             step_sizes,
@@ -350,25 +362,20 @@ class Problem:
     def of(system: System, rhs: Array, initial_values: Array) -> Problem:
         """A right-hand side for a system that is checked already."""
         common_namespace({"coefficients": system.coefficients, "rhs": rhs, "initial_values": initial_values})
-        check_rank("rhs", rhs, 2, "(..., T or 1, Q)")
-        check_rank("initial_values", initial_values, 3, "(..., T_init, V, R_init)")
+        FIELDS["rhs"].check_rank(rhs)
+        FIELDS["initial_values"].check_rank(initial_values)
         return Problem._of(system, rhs, initial_values)
 
     @staticmethod
     def _of(system: System, rhs: Array, initial_values: Array) -> Problem:
         """Checks what is left: whether the shapes fit."""
-        T_init, R_init = system.n_initial_steps, system.n_initial_orders
-        batch = broadcast_shapes(
-            {
-                "left-hand side": system.batch,
-                "rhs": batch_of("rhs", rhs, (system.n_steps, system.Q), 1),
-                "initial_values": batch_of("initial_values", initial_values, (T_init, system.V, R_init), 0),
-            }
-        )
+        given = {"rhs": rhs, "initial_values": initial_values}
+        shapes = {name: FIELDS[name].batch(x, system.sizes) for name, x in given.items()}
+        batch = broadcast_shapes({"left-hand side": system.batch, **shapes})
         return Problem(system, rhs, initial_values, batch)
 
     def _with_arrays(
-        self, coefficients: Array, step_sizes: Array, rhs: Array, initial_values: Array, weights: Weights
+        self, coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, weights: Weights
     ) -> Problem:
         """The same problem for other arrays of the same shapes; weights that are numbers are those that it has."""
         own = self.system.weights
@@ -385,13 +392,13 @@ MOST_KNOWN = 1024
 
 
 def _appearance(
-    c: Array, s: Array, b: Array, u: Array, n_steps: int | None, scheme: Scheme, weights: Weights
+    c: Array, b: Array, u: Array, s: Array, n_steps: int | None, scheme: Scheme, weights: Weights
 ) -> tuple[Any, ...] | None:
     """The properties that are checked, if all arrays are of NumPy and of one dtype; None where it must look closer."""
-    if not (type(c) is type(s) is type(b) is type(u) is np.ndarray) or type(scheme) is not Scheme:
+    if not (type(c) is type(b) is type(u) is type(s) is np.ndarray) or type(scheme) is not Scheme:
         return None
     dtype = c.dtype
-    if not (dtype is s.dtype is b.dtype is u.dtype) or not (n_steps is None or type(n_steps) is int):
+    if not (dtype is b.dtype is u.dtype is s.dtype) or not (n_steps is None or type(n_steps) is int):
         return None
     of_weights: list[Any] | None = None
     if weights is not UNIT:
@@ -405,7 +412,7 @@ def _appearance(
                 of_weights.append(x)
             else:
                 return None
-    return scheme, n_steps, dtype, of_weights and tuple(of_weights), c.shape, s.shape, b.shape, u.shape
+    return scheme, n_steps, dtype, of_weights and tuple(of_weights), c.shape, b.shape, u.shape, s.shape
 
 
 def copy_with(x: _T, **changes: Any) -> _T:

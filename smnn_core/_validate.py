@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from operator import index
 from typing import Any
 
 from ._arrays import Array, Shape
 from ._errors import ArgumentError, ShapeError
-
-LARGEST_T = 2**31 - 1
-"""Time points are numbered by 32-bit integers."""
 
 
 def show(x: Array) -> str:
@@ -20,42 +16,6 @@ def show(x: Array) -> str:
 def check_rank(name: str, x: Array, rank: int, expected: str) -> None:
     if x.ndim < rank:
         raise ShapeError(f"{name} must have shape {expected}, at least {rank} axes; got {show(x)}.")
-
-
-def number_of_steps(arrays: Mapping[str, Array], weights: Mapping[str, Array], n_steps: int | None) -> int:
-    """T, from the first argument whose time axis is not 1, else from n_steps."""
-    lengths = {
-        "coefficients": arrays["coefficients"].shape[-4],
-        "rhs": arrays["rhs"].shape[-2] if "rhs" in arrays else 1,
-        "step_sizes": _from_steps(arrays["step_sizes"].shape[-1]),
-    }
-    if "weights.equation" in weights and weights["weights.equation"].ndim >= 2:
-        lengths["weights.equation"] = weights["weights.equation"].shape[-2]
-    if "weights.smoothness" in weights and weights["weights.smoothness"].ndim >= 1:
-        lengths["weights.smoothness"] = _from_steps(weights["weights.smoothness"].shape[-1])
-    known = {name: length for name, length in lengths.items() if length != 1}
-    if n_steps is not None:
-        check_integer("n_steps", n_steps, " or None")
-        known = {"n_steps": int(n_steps), **known}
-    if not known:
-        raise ArgumentError(
-            "the number of time points is not determined: every time axis has length 1. Pass n_steps=T."
-        )
-    first = next(iter(known))
-    T = known[first]
-    for name, length in known.items():
-        if length != T:
-            times = "step_sizes" in known and known["step_sizes"] == T + 1
-            raise ShapeError(
-                f"{name} implies T = {length} time points, {first} implies T = {T}: time axes must have length T "
-                "(T-1 for step_sizes and weights.smoothness) or 1."
-                + (" Are step_sizes the times? They must be their differences, such as numpy.diff(t)." if times else "")
-            )
-    if T > LARGEST_T:
-        raise ShapeError(f"{first} implies T = {T} time points; at most {LARGEST_T} can be numbered.")
-    if T < 2:
-        raise ShapeError(f"{first} implies T = {T} time points; at least 2 are needed.")
-    return T
 
 
 def check_integer(
@@ -78,10 +38,6 @@ def check_integer(
     if most is not None and number > most:
         raise ArgumentError(f"{name} must be an integer up to {most}{alternative}; got {number}.")
     return number
-
-
-def _from_steps(length: int) -> int:
-    return 1 if length == 1 else length + 1
 
 
 def check_initial(T_init: int, R_init: int, T: int, K: int, *, names: tuple[str, str]) -> None:

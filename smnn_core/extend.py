@@ -9,6 +9,7 @@ than public names do; the changelog says so when they do.
 - `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
 - `Rows`: one value for each row.
 - `UNIT`: the weights that are all 1.
+- `FIELDS`: the inputs of a problem by name, in order: their axes, and what they belong to.
 - `check_states`, `check_steps`, `check_weights`, `check_integer`: raise for what does not fit.
 - `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
@@ -79,6 +80,7 @@ from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, ow
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
+from ._fields import FIELDS
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
 from ._problem import UNIT, Problem, Rows, System, check_steps, check_weights
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
@@ -127,6 +129,7 @@ __all__ = [
     "ALL",
     "ANNEALING",
     "ENGINES",
+    "FIELDS",
     "GIVEN",
     "LATE",
     "LEAST_NOISE",

@@ -17,6 +17,7 @@ import numpy as np
 
 from smnn_core import HERMITE, TAYLOR, WIENER, Gradients, Scheme, Weights
 from smnn_core.extend import (
+    FIELDS,
     Problem,
     Rows,
     System,
@@ -30,10 +31,10 @@ Shape = tuple[int, ...]
 
 __all__ = ["CORE_AXES", "OPERATORS", "PROBLEM_AXES", "SYSTEM_AXES", "Static", "batch_shape", "result_shapes"]
 
-SYSTEM_AXES = (4, 1, 2, 3, 1)
+SYSTEM_AXES = tuple(field.rank for field in FIELDS.values() if field.is_of_lhs)
 """Core axes of coefficients, step sizes and the three weights."""
 
-PROBLEM_AXES = (*SYSTEM_AXES, 2, 3)
+PROBLEM_AXES = (*SYSTEM_AXES, *(field.rank for field in FIELDS.values() if not field.is_of_lhs))
 """Those, and of right-hand side and initial values."""
 
 CORE_AXES = {

@@ -13,14 +13,14 @@ from smnn_core import ArgumentError, ShapeError
 
 from ._least_squares import Inputs, least_squares
 from ._mesh import vary_together
-from ._operators import Static
+from ._operators import PROBLEM_AXES, Static
 
 Array = Any
 
 __all__ = ["check_time_axis", "split_least_squares"]
 
-TIME = Inputs(-4, -1, -2, -3, -1, -2, -3)
-"""The time axis of each input."""
+TIME = Inputs(*(-rank for rank in PROBLEM_AXES))
+"""The time axis of each input: the first behind those of the batch."""
 
 
 def check_time_axis(time_axis: str, n_steps: int) -> None:

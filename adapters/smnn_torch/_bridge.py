@@ -20,6 +20,7 @@ from torch import Tensor
 from smnn_core import Gradients, Scheme, Weights
 from smnn_core.extend import (
     ALL,
+    FIELDS,
     UNIT,
     ArrayEngine,
     Engine,
@@ -216,9 +217,9 @@ def _places(kept: Shape, now: Shape) -> tuple[int, ...] | None:
 
 def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
     """The batch shape of (c, s, w_e, w_i, w_s)."""
-    entries = zip(("c", "s", "w_e", "w_i", "w_s"), lhs, (4, 1, 2, 3, 1), strict=True)
+    entries = zip((field for field in FIELDS.values() if field.is_of_lhs), lhs, strict=True)
     return broadcast_shapes(
-        {name: tuple(x.shape[: max(x.ndim - rank, 0)]) for name, x, rank in entries if isinstance(x, Tensor)}
+        {field.name: tuple(x.shape[: max(x.ndim - field.rank, 0)]) for field, x in entries if isinstance(x, Tensor)}
     )
 
 

@@ -28,6 +28,7 @@ from torch.autograd import Function, forward_ad
 
 from smnn_core import Gradients, ShapeError, Weights
 from smnn_core.extend import (
+    FIELDS,
     Problem,
     System,
     least_squares_pullback,
@@ -43,6 +44,7 @@ from ._bridge import Keep, Statement, full_precision
 
 __all__ = [
     "LHS_RANKS",
+    "RHS_RANKS",
     "LeastSquares",
     "NormalSolve",
     "least_squares",
@@ -335,10 +337,10 @@ def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:
     return [bridge.tensor(x) if needed else None for x, needed in zip(gradients, ctx.needs_input_grad[2:], strict=True)]
 
 
-_WEIGHTS = {"weights.equation": 2, "weights.initial": 3, "weights.smoothness": 1}
-LHS_RANKS = {"coefficients": 4, "step_sizes": 1, **_WEIGHTS}
+LHS_RANKS = {name: field.rank for name, field in FIELDS.items() if field.is_of_lhs}
+RHS_RANKS = {name: field.rank for name, field in FIELDS.items() if not field.is_of_lhs}
 _RANKS = {
-    "least_squares": {**LHS_RANKS, "rhs": 2, "initial_values": 3, "smoothness": 3},
+    "least_squares": {**LHS_RANKS, **RHS_RANKS, "smoothness": 3},
     "normal_solve": {**LHS_RANKS, "g": 3},
 }
 """The arguments of the operators in order, and how many axes their rows have."""
@@ -358,7 +360,7 @@ def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None],
     result = []
     for (name, rank), x, dim in zip(ranks.items(), tensors, in_dims, strict=True):
         if dim is not None:
-            if have[name] < rank and name not in _WEIGHTS:
+            if have[name] < rank and not (name in FIELDS and FIELDS[name].is_weight):
                 raise ShapeError(f"{name} must have at least {rank} axes inside vmap; got {have[name]}.")
             x = x.movedim(dim, 0)
             x = x.reshape(x.shape[0], *(1,) * (batch + rank - have[name]), *x.shape[1:])

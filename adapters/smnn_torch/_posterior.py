@@ -35,7 +35,7 @@ from smnn_core.extend import (
 
 from . import _bridge as bridge
 from ._bridge import Keep, Statement
-from ._operators import LHS_RANKS, least_squares, system_of, with_batch_in_front
+from ._operators import LHS_RANKS, RHS_RANKS, least_squares, system_of, with_batch_in_front
 from ._solve import stated
 
 __all__ = ["Posterior", "log_evidence", "posterior"]
@@ -303,7 +303,7 @@ class _Pullback(Function):
 
 def _ranks(name: str) -> dict[str, int]:
     """The tensors of `_Moments` and how many axes their rows have."""
-    return LHS_RANKS | ({"rhs": 2, "initial_values": 3} if name == "statistics" else {})
+    return LHS_RANKS | (RHS_RANKS if name == "statistics" else {})
 
 
 def _are_same(given: Sequence[Any], tensors: Sequence[Any]) -> bool:

@@ -29,6 +29,7 @@ from functools import cached_property
 import numpy as np
 
 from .._arrays import Array, sum_to_shape
+from .._fields import FIELDS
 from .._problem import Gradients, System, Weights
 from ._block_sweep import Reflections, Sweep, scheme_rows
 
@@ -77,11 +78,8 @@ class BlockSelectedInverse:
     def pullback(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
         """The gradients with respect to the system, from those of `blocks` and of `log_determinant`; None is zero."""
         system, batch = self.system, self.system.batch
-        T, Q, V, K, n = system.n_steps, system.Q, system.V, system.K, system.n
-        given = system.n_initial_steps, V, system.n_initial_orders
-        dc, dw, du, ds, dv = (
-            np.full((*batch, *core), np.nan) for core in ((T, Q, V, K), (T, Q), given, (T - 1,), (T - 1,))
-        )
+        T, n, inputs = system.n_steps, system.n, system.inputs
+        found = [np.full((*batch, *FIELDS[name].core(system.sizes)), np.nan) for name in inputs]
 
         def member(x: Array | None, index: tuple[int, ...], *core: int) -> np.ndarray:
             return np.zeros(core) if x is None else np.broadcast_to(x, (*batch, *core))[index]
@@ -92,14 +90,11 @@ class BlockSelectedInverse:
             of_rows = _rows_times(
                 sweep, (H + np.swapaxes(H, -1, -2)) / 2, L / 2, float(member(d_log_determinant, index))
             )
-            dc[index], dw[index], du[index], ds[index], dv[index] = _gradients(system, index, *of_rows)
-
-        def gradient(x: np.ndarray, like: Array) -> np.ndarray:
-            return sum_to_shape(system.xp, 2 * x, like.shape)
-
-        w = system.weights
-        weights = Weights(gradient(dw, w.equation), gradient(du, w.initial), gradient(dv, w.smoothness))
-        return Gradients(gradient(dc, system.coefficients), None, None, gradient(ds, system.step_sizes), weights)
+            for to, x in zip(found, _gradients(system, index, *of_rows), strict=True):
+                to[index] = 2 * x
+        shapes = (x.shape for x in inputs.values())
+        c, s, *w = (sum_to_shape(system.xp, x, shape) for x, shape in zip(found, shapes, strict=True))
+        return Gradients(c, None, None, s, Weights(*w))
 
 
 def _by_variable(sweep: Sweep) -> np.ndarray:
@@ -186,22 +181,18 @@ def _rows_times(sweep: Sweep, H: np.ndarray, L: np.ndarray, g: float) -> tuple[n
 def _gradients(
     system: System, index: tuple[int, ...], equation: np.ndarray, initial: np.ndarray, coupling: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Of coefficients, and the weights of equations and of initial values, steps, and smoothness weights: <B Π, dB>."""
-    T, Q, V, K = system.n_steps, system.Q, system.V, system.K
-
-    def member(x: Array, *core: int) -> np.ndarray:
-        return np.broadcast_to(x, (*system.batch, *core))[index]
-
-    c, w = member(system.coefficients, T, Q, V, K), member(system.weights.equation, T, Q)
-    s, v = (member(x, T - 1)[:, None] for x in (system.step_sizes, system.weights.smoothness))
+    """<B Π, dB> for each number of the system, in the order of its inputs."""
+    c, s, w, _, v = system.member(index).values()
+    T, Q, V, K = c.shape
+    s, v = s[:, None], v[:, None]
     equation = np.swapaxes(equation.reshape(T, Q, K, V), -1, -2)
     of_entries = np.einsum("trvo,ro->to", coupling, scheme_rows(system)[0])
     of_powers = of_entries[:, :K] + of_entries[:, K:]
     o = np.arange(K)
     return (
         w[..., None, None] * equation,
+        np.sum(v * of_powers[:, 1:] * o[1:] * s ** (o[1:] - 1), axis=-1),
         np.sum(equation * c, axis=(-2, -1)),
         initial,
-        np.sum(v * of_powers[:, 1:] * o[1:] * s ** (o[1:] - 1), axis=-1),
         np.sum(of_powers * s**o, axis=-1),
     )

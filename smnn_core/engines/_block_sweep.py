@@ -77,16 +77,12 @@ class Entries(NamedTuple):
     @staticmethod
     def of(system: System, index: tuple[int, ...]) -> Entries:
         """Those of a batch member."""
-        T, Q, V, K, w = system.n_steps, system.Q, system.V, system.K, system.weights
-
-        def member(x: np.ndarray, *core: int) -> np.ndarray:
-            return np.broadcast_to(x, (*system.batch, *core))[index]
-
-        c = member(system.coefficients, T, Q, V, K) * member(w.equation, T, Q)[..., None, None]
-        p = member(w.smoothness, T - 1)[:, None] * member(system.step_sizes, T - 1)[:, None] ** np.arange(K)
+        c, s, w_equation, w_initial, w_smoothness = system.member(index).values()
+        T, Q, V, K = c.shape
+        c = c * w_equation[..., None, None]
+        p = w_smoothness[:, None] * s[:, None] ** np.arange(K)
         smoothness = scheme_rows(system)[0] * np.tile(p, 2)[:, None, :]
-        initial = member(w.initial, system.n_initial_steps, V, system.n_initial_orders)
-        return Entries(np.swapaxes(c, -1, -2).reshape(T, Q, V * K), initial, smoothness[..., None])
+        return Entries(np.swapaxes(c, -1, -2).reshape(T, Q, V * K), w_initial, smoothness[..., None])
 
     def perturbed(self, run: int) -> Entries:
         """Random relative errors in every entry, as in `_pivots`."""

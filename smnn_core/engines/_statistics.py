@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _constraints as rows
 from .._arrays import Array, Namespace, Shape, sum_to_shape
+from .._fields import FIELDS
 from .._problem import Gradients, Problem, Rows, System, Weights
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:
-    """Gradients, or which of them are wanted, one after another in the order of the public functions, which is that
-    of the fields of the kernels (`_cpu/job.hpp`, `_cuda/layout.py`)."""
+    """Gradients, or which of them are wanted, one after another in the order of `FIELDS`, which is that of the kernels,
+    too (`_cpu/job.hpp`, `_cuda/job.hpp`)."""
     *fields, w = gradients
     return *fields, w.equation, w.initial, w.smoothness
 
@@ -36,16 +37,16 @@ def inputs_by_field(system: System, rhs: Array = None, initial_values: Array = N
     return by_field(Gradients(system.coefficients, rhs, initial_values, system.step_sizes, system.weights))
 
 
-RANKS = 4, 2, 3, 1, 2, 3, 1
+RANKS = tuple(field.rank for field in FIELDS.values())
 """Axes of inputs and their gradients behind those of the batch, in the order of `by_field`."""
 
-ALL = from_fields([True] * 7)
+ALL = from_fields([True] * len(FIELDS))
 """Every gradient is wanted."""
 
-NONE = from_fields([None] * 7)
+NONE = from_fields([None] * len(FIELDS))
 """And none."""
 
-OF_LHS = from_fields([True, False, False, True, True, True, True])
+OF_LHS = from_fields(field.is_of_lhs for field in FIELDS.values())
 """Those of log det M."""
 
 

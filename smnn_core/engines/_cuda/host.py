@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._arrays import Array, Shape, broadcast_shapes, sum_to_shape
+from ..._fields import FIELDS as INPUTS
+from ..._fields import Sizes
 from ..._problem import Gradients, Problem, Rows, System
 from ..._schemes import Scheme, triangular_rows
 from .._interface import ALL, by_field, from_fields, inputs_by_field
@@ -108,10 +110,10 @@ def constants(scheme: Scheme, K: int) -> Constants:
 
 def cores(system: Signature) -> tuple[Shape, ...]:
     """The axes of each of `FIELDS` after those of the batch: time, and what a point has."""
-    T, V, K, Q = system.n_steps, system.V, system.K, system.Q
-    initial = (system.n_initial_steps, V, system.n_initial_orders)
+    T, V, K = system.n_steps, system.V, system.K
+    sizes = Sizes(T, system.Q, V, K, system.n_initial_steps, system.n_initial_orders)
     states = [(T, V, K)] * len(STATES)
-    return (T, Q, V, K), (T, Q), initial, (T - 1,), (T, Q), initial, (T - 1,), (T - 1, V, 2 * K), *states
+    return *(field.core(sizes) for field in INPUTS.values()), (T - 1, V, 2 * K), *states
 
 
 def specialization(system: Signature, chunked: bool) -> Specialization:

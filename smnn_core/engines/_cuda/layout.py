@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._arrays import Shape
+from ..._fields import FIELDS as INPUTS
 
 if TYPE_CHECKING:
     from .plan import Place
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
 STATES = "y", "g", "total", "given", "rest"
-FIELDS = (
-    "coefficients", "rhs", "initial_values", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness",
-    "smoothness", *STATES,
-)  # fmt: skip
+FIELDS = (*INPUTS, "smoothness", *STATES)
 """The arrays of a problem and of its adjoint, in the order of `Field`."""
-N_GRADIENTS = 7
+N_GRADIENTS = len(INPUTS)
 """The first of them have gradients."""
 
 _pointer, _index, _int = np.uint64, np.int64, np.int32

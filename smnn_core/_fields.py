@@ -12,12 +12,9 @@ from typing import NamedTuple
 
 from ._arrays import Array, Shape
 from ._errors import ArgumentError, ShapeError
-from ._validate import batch_of, check_integer, check_rank
+from ._validate import LARGEST_T, batch_of, check_integer, check_rank
 
 __all__ = ["FIELDS", "Field", "Sizes", "number_of_steps"]
-
-LARGEST_T = 2**31 - 1
-"""Time points are numbered by 32-bit integers."""
 
 
 class Sizes(NamedTuple):

@@ -8,6 +8,9 @@ from typing import Any
 from ._arrays import Array, Shape
 from ._errors import ArgumentError, ShapeError
 
+LARGEST_T = 2**31 - 1
+"""Time points are numbered by 32-bit integers."""
+
 
 def show(x: Array) -> str:
     return f"of shape {tuple(x.shape)}"

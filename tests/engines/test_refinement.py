@@ -63,6 +63,13 @@ def test_short_steps_and_spare_orders(engine: str) -> None:
     assert np.all(np.abs(y - expected).max(axis=0) <= (np.linalg.cond(A) * np.finfo(np.float64).eps) ** 2 * size)
 
 
+@pytest.mark.parametrize("name", list(adjoint.PROBLEMS))
+def test_gradients_keep_nine_digits(name: str) -> None:
+    """The table of the page on the derivative; W A λ, which squares the condition number, has no digit in some rows."""
+    found = adjoint.errors(adjoint.PROBLEMS[name]())
+    assert max(found[engine] for engine in adjoint.ENGINES if engine in ("array_api", *ENGINES)) < adjoint.BOUND
+
+
 def test_derivatives_of_a_constant_are_no_reason_to_warn() -> None:
     c = np.zeros((1, 1, 1, 4))
     c[..., 1] = 1

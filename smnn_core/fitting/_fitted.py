@@ -318,6 +318,8 @@ class Fitted:
                 lines.append(f"  .. and {len(values) - SHOWN} more")
         if self.starts is not None:
             lines.append(f"  {self.starts}")
+        elif self._setting.has_hidden and p:
+            lines.append("  from one start, with variables that nobody observed: starts=20 shows other minima")
         if self._setting.observed.estimated.any() and not self.batch:
             pairs = zip(self._setting.observed.names, self.noise, strict=True)
             lines.append("  noise (estimated): " + ", ".join(f"{n} {x:.3g}" for n, x in pairs))

@@ -32,9 +32,12 @@ NOISE_FROM = 2
 PATIENCE = 4
 """Steps at a level before the final ones."""
 ENOUGH, SETTLED, SAME = 0.3, 3e-3, 0.03
-"""Movement in standard errors: below which a level is left, a fit stands still, two levels agree."""
-GAIN = 1e-3
-"""By which the cost may still decrease where a fit stands still."""
+"""Movement in standard errors: below which a level is left, a fit stands still, two fits agree."""
+BEFORE = 0.3
+"""Movement from a level to the one ten times as heavy: a hundredth of it is left to go, since a finite weight has an effect
+in proportion to its inverse square."""
+GAIN, LIGHT = 1e-3, 0.01
+"""By which the cost may still decrease where a fit stands still; what equations may cost at the end."""
 HELD = 0.7
 """Weight, per root of the time scale, of rows that hold trajectories where they are while equations say little."""
 REACH = 1.0
@@ -290,11 +293,11 @@ class GaussNewton:
         error = np.sqrt(np.maximum(np.diagonal(s.covariance[sets], axis1=1, axis2=2), 0.0))
         shift = np.abs(s.φ[sets] - before_φ[sets]) / np.maximum(error, 1e-300)
         shift = np.where(s.held[sets] | (np.abs(s.φ[sets] - before_φ[sets]) <= 1e-10 * np.abs(s.φ[sets])), 0.0, shift)
-        same = (shift < SAME).all(-1) & (change < SAME)
-        same &= (np.abs(before_error[sets] - error) <= 2 * SAME * error).all(-1)
+        same = (shift < BEFORE).all(-1) & (change < SAME)
+        same &= (np.abs(before_error[sets] - error) <= 2 * BEFORE * error).all(-1)
         same |= self.refining & (change < SAME)
         total = np.abs(s.costs[sets]).sum(-1)
-        light = s.costs[sets, 1] < 1e-3 + 1e-5 * total
+        light = s.costs[sets, 1] < LIGHT + 1e-5 * total
         settled = (move[sets] < SETTLED) | (stuck[sets] & (move[sets] < SAME))
         end = same & light & settled & (s.level[sets] >= FINAL)
         s.converged[sets[end]] = True

@@ -34,8 +34,8 @@ PATIENCE = 4
 ENOUGH, SETTLED, SAME = 0.3, 3e-3, 0.03
 """Movement in standard errors: below which a level is left, a fit stands still, two fits agree."""
 BEFORE = 0.3
-"""Movement from a level to the one ten times as heavy: a hundredth of it is left to go, since a finite weight has an effect
-in proportion to its inverse square."""
+"""Movement from a level to the one ten times as heavy: a hundredth of it is left to go, since the effect of a finite
+weight goes down with its square."""
 GAIN, LIGHT = 1e-3, 0.01
 """By which the cost may still decrease where a fit stands still; what equations may cost at the end."""
 HELD = 0.7

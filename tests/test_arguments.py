@@ -182,7 +182,10 @@ def of_adapter(library: str, value: Any) -> Any:
     return jax.numpy.asarray(value)
 
 
-ADAPTED = ["solve_ode", "error_estimate", "posterior", "log_evidence", "factorize"]
+ADAPTED = {
+    "torch": ["solve_ode", "error_estimate", "posterior", "log_evidence", "factorize"],
+    "jax": ["solve_ode", "posterior"],
+}
 
 
 def cases() -> list[Any]:
@@ -196,9 +199,8 @@ def cases() -> list[Any]:
 def cases_of_adapters() -> list[Any]:
     return [
         pytest.param(library, name, argument, id=f"{library}-{name}-{argument}")
-        for library in ("torch", "jax")
-        for name in ADAPTED
-        if not (library == "jax" and name == "factorize")
+        for library, names in ADAPTED.items()
+        for name in names
         for argument in FUNCTIONS[name].good
     ]
 

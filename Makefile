@@ -78,6 +78,8 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.precision
 	$(PY) -m benchmarks.nonlinear
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.boundary
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.initial
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
 	$(PY) -m benchmarks.posterior --save
 	$(PY) -m benchmarks.overhead_torch

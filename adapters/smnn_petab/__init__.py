@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from ._errors import UnsupportedError
 from ._problem import Problem, load
+from ._result import Fit, Starts
 
-__all__ = ["Problem", "UnsupportedError", "load"]
+__all__ = ["Fit", "Problem", "Starts", "UnsupportedError", "load"]

@@ -7,6 +7,7 @@ they are q = q_e(θ), and the states start from x0_e(θ), so that one function s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from ._sbml import Model
 from ._tables import Tables, Values, check_value
 
 __all__ = ["Equations", "Setting", "equations_of"]
+
+Differentiated = Callable[[Any, Any, Any], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ class Equations:
     settings: tuple[Setting, ...]
     before: tuple[Setting | None, ...]
 
+    @property
+    def moving(self) -> np.ndarray:
+        """Which parameters rates or initial values depend on, (p,), bool: others do not move the trajectories."""
+        names: set[sp.Symbol] = set()
+        in_rates = {*self.inputs} & set().union(*(r.free_symbols for r in self.rates))
+        for setting in (*self.settings, *(b for b in self.before if b is not None)):
+            values = dict(zip(self.inputs, setting.inputs, strict=True))
+            names |= set().union(*(values[s].free_symbols for s in in_rates))
+            names |= set().union(*(v.free_symbols for v in setting.initial if v is not None))
+        return np.array([s in names for s in self.parameters])
+
     def function(self, expressions: Sequence[Any], modules: str = "numpy") -> Callable[[Any, Any, Any], list[Any]]:
         """A function of t, x and q: a list with one array for each expression; x and q are sequences of arrays."""
         f = compile_function([[TIME], self.states, self.inputs], expressions, modules)
@@ -63,27 +77,57 @@ class Equations:
         """A function of θ, a sequence of arrays: a list with one array for each expression."""
         return compile_function([self.parameters], expressions, modules)
 
-    @cached_property
-    def values_and_derivatives(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Functions (t, x, q) -> (value, derivatives by x, derivatives by q) of the rates, and of observables and noise
-        one after the other, as NumPy arrays of shape (m,), (m, n) and (m, number of inputs)."""
-        return self._differentiated(self.rates), self._differentiated((*self.observables, *self.noise))
+    def setting_function(self, setting: Setting) -> Callable[[Any], tuple[np.ndarray, ...]]:
+        """θ (p, ...) -> q (number of inputs, ...), ∂q/∂θ (number of inputs, p, ...), x0 (n, ...), ∂x0/∂θ (n, p, ...) on
+        NumPy arrays; x0 is NaN where the equilibration before decides."""
+        names, number = self.parameters, len(setting.inputs)
+        expressions = [*setting.inputs, *(sp.nan if v is None else v for v in setting.initial)]
+        derivatives = [sp.diff(e, s) for e in expressions for s in names]
+        f, size = self.of_parameters([*expressions, *derivatives]), len(expressions)
 
-    def _differentiated(self, expressions: Sequence[Any]) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        m, n, q = len(expressions), len(self.states), len(self.inputs)
+        def evaluate(θ: Any) -> tuple[np.ndarray, ...]:
+            values = np.stack([np.broadcast_to(v, np.shape(θ)[1:]) for v in f(θ)]).astype(float)
+            value, slope = values[:size], values[size:].reshape(size, len(names), *values.shape[1:])
+            return value[:number], slope[:number], value[number:], slope[number:]
+
+        return evaluate
+
+    @cached_property
+    def differentiated(self) -> tuple[Differentiated, Differentiated, Differentiated]:
+        """Rates, observables and noise with their derivatives, on NumPy arrays."""
+        return self.differentiate(self.rates), self.differentiate(self.observables), self.differentiate(self.noise)
+
+    def differentiate(self, expressions: Sequence[Any]) -> Differentiated:
+        """A function (t, x, q) -> (values, derivatives by x, derivatives by q) of shapes (..., m), (..., m, n) and
+        (..., m, number of inputs), for NumPy arrays t (...), x (n, ...) and q (number of inputs, ...)."""
+        m, n, number = len(expressions), len(self.states), len(self.inputs)
         names = (*self.states, *self.inputs)
         derivatives = [(i, j, sp.diff(e, s)) for i, e in enumerate(expressions) for j, s in enumerate(names)]
         derivatives = [d for d in derivatives if d[2] != 0]
         rows, columns = (np.array([d[k] for d in derivatives], int) for k in (0, 1))
-        f = self.function([*expressions, *(d[2] for d in derivatives)])
+        every = [*expressions, *(d[2] for d in derivatives)]
+        on_arrays, on_numbers = self.function(every), self.function(every, "math")
 
-        def evaluate(t: float, x: Any, inputs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            values = np.array(f(t, x, inputs), float)
-            J = np.zeros((m, n + q))
-            J[rows, columns] = values[m:]
-            return values[:m], J[:, :n], J[:, n:]
+        def evaluate(t: Any, x: Any, q: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            shape = np.shape(t)
+            if shape:
+                values = np.stack([np.broadcast_to(v, shape) for v in on_arrays(t, x, q)], -1)
+            else:  # Python's numbers are several times faster than NumPy's
+                values = np.array(_numbers(on_numbers, len(every), t, x, q))
+            J = np.zeros((*shape, m, n + number))
+            J[..., rows, columns] = values[..., m:]
+            return values[..., :m], J[..., :n], J[..., n:]
 
         return evaluate
+
+
+def _numbers(function: Callable[..., list[Any]], size: int, t: float, x: np.ndarray, q: np.ndarray) -> list[float]:
+    """A function's values at one point, NaN where Python raises errors or leaves the real numbers."""
+    try:
+        values = function(float(t), x.tolist(), q.tolist())
+        return values if not any(isinstance(v, complex) for v in values) else [math.nan] * size
+    except (ArithmeticError, ValueError):
+        return [math.nan] * size
 
 
 def equations_of(model: Model, tables: Tables) -> Equations:

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import sympy as sp
 from scipy.integrate import solve_ivp
 
-from ._equations import Equations, Setting
+from ._equations import Equations
 from ._tables import Parameter, Tables
 
 __all__ = ["Objective"]
@@ -33,31 +32,56 @@ OFFSET = 50.0
 """c of the rows of σ: σ may be as small as exp(-25)."""
 
 
+class Terms(NamedTuple):
+    """The observations, N of them, and P priors at some parameters; derivatives are by θ."""
+
+    r: np.ndarray
+    """(N,): (g(m) - g(h)) / σ"""
+    σ: np.ndarray
+    """(N,)"""
+    jacobian: np.ndarray
+    """(N,): log g'(m)"""
+    dh: np.ndarray
+    """(N, p): of g(h), over σ"""
+    dσ: np.ndarray
+    """(N, p): of log σ"""
+    prior: np.ndarray
+    """(P,): distance from the mean in standard deviations"""
+    dprior: np.ndarray
+    """(P, p)"""
+    constant: float
+    """of priors"""
+
+    @property
+    def value(self) -> float:
+        """The objective; infinite where it is not a number."""
+        with np.errstate(all="ignore"):
+            likelihood = (0.5 * self.r**2 + np.log(self.σ) + 0.5 * math.log(2 * math.pi) - self.jacobian).sum()
+            total = float(likelihood + 0.5 * self.prior @ self.prior + self.constant)
+        return total if math.isfinite(total) else math.inf
+
+    def newton(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (p,) and expected second derivatives (p, p) of the objective by θ.
+
+        The curvature of log σ is 2 for residuals of one deviation, as expected, and 1 + r² for those that are far off.
+        """
+        r, dh, dσ = self.r[:, None], self.dh, self.dσ
+        gradient = (-r * dh + (1 - r**2) * dσ).sum(0) + self.prior @ self.dprior
+        return gradient, dh.T @ dh + dσ.T @ ((1 + r**2) * dσ) + self.dprior.T @ self.dprior
+
+
 class Objective:
     """The objective as a function of parameters on their scales (lin, log, log10), with derivatives."""
 
     def __init__(self, equations: Equations, tables: Tables) -> None:
         self.equations, self.tables = equations, tables
-        self.rates, self.observed = equations.values_and_derivatives
+        self.rates, self.observed, self.noise = equations.differentiated
+        self._units = np.array([{"lin": 0.0, "log": 1.0, "log10": LN10}[c.transformation] for c in tables.columns])
+        self._constant = sum(p.prior_constant for p in tables.parameters)
         self._settings = [
-            (self._setting(s), None if b is None else self._setting(b))
+            (equations.setting_function(s), None if b is None else equations.setting_function(b))
             for s, b in zip(equations.settings, equations.before, strict=True)
         ]
-
-    def _setting(self, setting: Setting) -> Callable[[Any], tuple[np.ndarray, ...]]:
-        """θ -> (q, ∂q/∂θ, x0, ∂x0/∂θ); x0 is NaN where None was said."""
-        names = self.equations.parameters
-        expressions = [*setting.inputs, *(sp.nan if v is None else v for v in setting.initial)]
-        derivatives = [sp.diff(e, s) for e in expressions for s in names]
-        f, number = self.equations.of_parameters([*expressions, *derivatives]), len(setting.inputs)
-
-        def evaluate(θ: Any) -> tuple[np.ndarray, ...]:
-            values = np.array(f(θ), float)
-            size = len(expressions)
-            value, slope = values[:size], values[size:].reshape(size, len(names))
-            return value[:number], slope[:number], value[number:], slope[number:]
-
-        return evaluate
 
     def scaled(self, parameters: Mapping[str, float]) -> np.ndarray:
         """Values on the scales of the parameters."""
@@ -76,15 +100,9 @@ class Objective:
         """The objective at parameters on their scales; infinity where the integration fails."""
         θ, _ = self.unscaled(x)
         try:
-            parts = [self._terms(e, θ, rtol, False) for e in range(len(self._settings))]
+            return self.terms(θ, self.trajectories(θ, rtol, False)).value
         except ArithmeticError:
             return math.inf
-        cost = sum(
-            0.5 * r @ r + (np.log(σ) + 0.5 * math.log(2 * math.pi) - jacobian).sum() for r, σ, jacobian, *_ in parts
-        )
-        residuals = self._prior_rows(θ)[0]
-        total = float(cost) + 0.5 * float(residuals @ residuals) + sum(p.prior_constant for p in self.tables.parameters)
-        return total if math.isfinite(total) else math.inf
 
     def rows(self, x: np.ndarray, rtol: float = 1e-8) -> tuple[np.ndarray, np.ndarray]:
         """Rows whose sum of squares, halved, is the objective up to a constant, and their derivatives by x.
@@ -93,51 +111,68 @@ class Objective:
             ArithmeticError: the integration failed, or a row is not finite.
         """
         θ, slope = self.unscaled(x)
-        rows, derivatives = [], []
-        for e in range(len(self._settings)):
-            r, σ, _, dr, dσ = self._terms(e, θ, rtol, True)
-            with np.errstate(all="ignore"):  # of σ beyond exp(-25), refused below
-                σ_row = np.sqrt(2 * np.log(σ) + OFFSET)
-            rows += [r, σ_row]
-            derivatives += [dr, dσ / (σ * σ_row)[:, None]]
-        prior, prior_slope = self._prior_rows(θ)
-        rows, derivatives = [*rows, prior], [*derivatives, prior_slope]
-        result = np.concatenate(rows), np.concatenate(derivatives) * slope
-        if not all(np.isfinite(a).all() for a in result):
+        t = self.terms(θ, self.trajectories(θ, rtol, True))
+        with np.errstate(all="ignore"):  # of σ beyond exp(-25), refused below
+            σ_row = np.sqrt(2 * np.log(t.σ) + OFFSET)
+            rows = np.concatenate([t.r, σ_row, t.prior])
+            derivatives = np.concatenate([-t.dh - t.r[:, None] * t.dσ, t.dσ / σ_row[:, None], t.dprior]) * slope
+        if not (np.isfinite(rows).all() and np.isfinite(derivatives).all()):
             raise ArithmeticError("a row or a derivative is not finite")
-        return result
+        return rows, derivatives
 
-    def _terms(self, experiment: int, θ: np.ndarray, rtol: float, derivatives: bool) -> tuple[np.ndarray, ...]:
-        """(g(m) - g(h)) / σ, σ and log g'(m) of the observations of an experiment, and derivatives by θ."""
+    def trajectories(self, θ: np.ndarray, rtol: float, derivatives: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """x (times, n) and S (times, n, p) of each experiment; S has no columns without `derivatives`.
+
+        Raises:
+            ArithmeticError: the integration failed.
+        """
+        return [self.simulate(e, θ, rtol, derivatives) for e in range(len(self._settings))]
+
+    def terms(self, θ: np.ndarray, trajectories: list[tuple[np.ndarray, np.ndarray]]) -> Terms:
+        """The observations at trajectories."""
+        parts = zip(*(self._terms(e, θ, *xS) for e, xS in enumerate(trajectories)), strict=True)
+        r, σ, jacobian, dh, dσ = (np.concatenate(x) for x in parts)
+        return Terms(r, σ, jacobian, dh, dσ, *self._prior_rows(θ), self._constant)
+
+    def _terms(self, experiment: int, θ: np.ndarray, x: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, ...]:
+        """r, σ, log g', dh and dσ of `Terms`, of an experiment."""
         e = self.tables.experiments[experiment]
-        x, S, q, dq = self._simulate(experiment, θ, rtol, derivatives)
-        number = len(self.tables.columns)
-        parts = []
+        seen = np.isfinite(e.data)
         with np.errstate(all="ignore"):
-            for i, t in enumerate(e.times):
-                at = np.flatnonzero(np.isfinite(e.data[i]))
-                values, by_x, by_q = self.observed(t, x[i], q)
-                slopes = by_x @ S[i] + by_q @ dq if derivatives else np.zeros((2 * number, 0))
-                σ = np.where(np.isnan(e.noise[i]), values[number:], e.noise[i])
-                dσ = np.where(np.isnan(e.noise[i])[:, None], slopes[number:], 0.0)
-                for j in map(int, at):
-                    parts.append(self._term(j, e.data[i, j], values[j], σ[j], slopes[j], dσ[j]))
-        r, σ, jacobian, dr, dσ = (np.array([p[k] for p in parts]) for k in range(5))
-        return r, σ, jacobian, dr, dσ
+            q, dq, *_ = self._settings[experiment][0](θ)
+            inputs = np.broadcast_to(q[:, None], (len(q), len(e.times)))
+            h, dh, σ, dσ = (
+                part[seen]
+                for function in (self.observed, self.noise)
+                for part in self._with_derivatives(function(e.times, x.T, inputs), S, dq)
+            )
+            given = e.noise[seen]
+            σ, dσ = np.where(np.isnan(given), σ, given), np.where(np.isnan(given)[:, None], dσ, 0.0)
+            m, unit = e.data[seen], np.broadcast_to(self._units, seen.shape)[seen]
+            log = unit > 0
+            factor = np.where(log, h * unit, 1.0)  # d h / d g(h)
+            difference = np.where(log, np.log(m / h) / np.where(log, unit, 1.0), m - h)
+            jacobian = np.where(log, -np.log(np.where(log, m * unit, 1.0)), 0.0)
+            return difference / σ, σ, jacobian, dh / (factor * σ)[:, None], dσ / σ[:, None]
 
-    def _term(self, column: int, m: float, h: Any, σ: Any, dh: np.ndarray, dσ: np.ndarray) -> tuple[Any, ...]:
-        kind = self.tables.columns[column].transformation
-        factor = LN10 if kind == "log10" else 1.0
-        if kind == "lin":
-            difference, jacobian = m - h, 0.0
-        else:
-            difference, jacobian = (np.log(m) - np.log(h)) / factor, -math.log(m * factor)
-            dh = dh / (h * factor)
-        r = difference / σ
-        return r, σ, jacobian, -dh / σ - r / σ * dσ, dσ
+    @staticmethod
+    def _with_derivatives(
+        value: tuple[np.ndarray, ...], S: np.ndarray, dq: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values and derivatives by θ: at fixed states where S has no columns."""
+        values, by_x, by_q = value
+        through_inputs = by_q @ dq
+        return values, by_x @ S + through_inputs if S.shape[-1] else through_inputs
 
-    def _simulate(self, experiment: int, θ: np.ndarray, rtol: float, derivatives: bool) -> tuple[np.ndarray, ...]:
-        """x (times, n), S (times, n, p), q, ∂q/∂θ of an experiment."""
+    def simulate(
+        self, experiment: int, θ: np.ndarray, rtol: float, derivatives: bool, times: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x (times, n) and S (times, n, p) of an experiment, at the times of its data or others, ascending from 0 on.
+
+        Raises:
+            ArithmeticError: the integration failed.
+        """
+        times = self.tables.experiments[experiment].times if times is None else times
         simulation, equilibration = self._settings[experiment]
         with np.errstate(all="ignore"):
             q, dq, x0, S0 = simulation(θ)
@@ -146,8 +181,7 @@ class Objective:
             taken = np.isnan(x0)
             x0, S0 = np.where(taken, x_before, x0), np.where(taken[:, None], S_before, S0)
         switches = self.equations.settings[experiment].switches
-        x, S = self._integrate(x0, S0, q, dq, self.tables.experiments[experiment].times, switches, rtol, derivatives)
-        return x, S, q, dq
+        return self._integrate(x0, S0, q, dq, times, switches, rtol, derivatives)
 
     def _steady_state(
         self, setting: tuple[np.ndarray, ...], rtol: float, derivatives: bool
@@ -181,6 +215,8 @@ class Objective:
     ) -> tuple[np.ndarray, np.ndarray]:
         """x and S at times, from 0 on, in pieces between switching times."""
         n, p = len(x0), S0.shape[1] if derivatives else 0
+        if not np.isfinite(x0).all():
+            raise ArithmeticError("an initial value is not finite")
         state = np.concatenate([x0[:, None], S0[:, :p]], 1).T.ravel()  # block after block: x, then columns of S
         found = np.empty((len(times), state.size))
         ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
@@ -213,9 +249,10 @@ class Objective:
             packed[i - j + n - 1, j] = J
             return np.tile(packed, (1, 1 + p))
 
-        atol = np.full(state.size, 1e-2 * rtol)
+        tolerance, atol = np.full(state.size, rtol), np.full(state.size, 1e-2 * rtol)
         if p:  # sensitivities have scales of their own, and do not decide about the accuracy of the states
-            atol[n:] = 1e-2 * rtol + rtol * np.abs(state[n:])
+            tolerance[n:] = min(1e-3, 1e2 * rtol)
+            atol[n:] = 1e-2 * tolerance[n:]
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
             solution = solve_ivp(
                 right,
@@ -223,7 +260,7 @@ class Objective:
                 state,
                 method="LSODA",
                 t_eval=at,
-                rtol=rtol,
+                rtol=tolerance,
                 atol=atol,
                 jac=band,
                 lband=n - 1,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import petab.v1 as petab
 import yaml
 
 from ._equations import Equations, equations_of
 from ._errors import UnsupportedError
+from ._fit import fit
 from ._objective import Objective
+from ._picture import plot
+from ._result import Fit
 from ._sbml import Model, read_model
+from ._simulation import collocated
 from ._tables import Tables, read_tables
+from ._torch import torch_residual
 
 __all__ = ["Problem", "load"]
 
@@ -73,13 +80,42 @@ class Problem:
         """The objective by numerical integration of the initial-value problems, independent of the fit."""
         return Objective(self.equations, self.tables)
 
-    def objective(self, parameters: Mapping[str, float] | None = None) -> float:
-        """The negative logarithm of the likelihood, plus that of the priors if there are any.
+    def fit(
+        self, starts: int = 100, *, seed: int = 0, relax: bool = True, seconds: float = 30.0, progress: bool = False
+    ) -> Fit:
+        """Finds the parameters from starts drawn within their bounds.
 
-        By `scipy.integrate.solve_ivp` (LSODA, relative tolerance 1e-10), independent of the fit.
+        In three stages: `smnn_core.fit` for all starts as one batch, which lets trajectories follow the data under
+        light equations that grow heavy; from each end, and from each start, the minimum of the integrated equations'
+        `objective`, of which the lower counts; from the best of all, the same with single parameters at the other end
+        of their ranges, as long as that finds something lower.
+
+        Args:
+            starts: how many; a Latin hypercube on the scales of the parameters.
+            seed: of the draws.
+            relax: False leaves out the first stage, as is done with equilibrations.
+            seconds: of processor time that a minimisation of the second stage, and the third as a whole, may take.
+            progress: show progress bars (tqdm, where it is installed).
+
+        Returns:
+            `Fit`: the best parameters, their errors, the table of starts, pictures.
+
+        Raises:
+            UnsupportedError: a prior is on another kind of scale than its parameter.
+            ArithmeticError: no start could be integrated.
+
+        Warns:
+            ConvergenceWarning: if the best start has not converged.
+        """
+        return fit(self, starts, seed=seed, relax=relax, seconds=seconds, progress=progress)
+
+    def objective(self, parameters: Mapping[str, float] | None = None, *, solver: str = "scipy") -> float:
+        """The negative logarithm of the likelihood, plus that of the priors if there are any.
 
         Args:
             parameters: values on the linear scale; those not given are nominal.
+            solver: "scipy", `scipy.integrate.solve_ivp` (LSODA, relative tolerance 1e-10), or "smnn", `smnn_core.solve`
+                (tolerance 1e-7): two integrations that have nothing in common.
 
         Returns:
             The value; infinity where the integration fails or a value is not finite.
@@ -88,4 +124,31 @@ class Problem:
         unknown = values.keys() - self.nominal.keys()
         if unknown:
             raise ValueError(f"parameters has {', '.join(sorted(unknown))}; estimated are {', '.join(self.nominal)}.")
+        if solver == "smnn":
+            return collocated(self.likelihood, np.array([values[p.name] for p in self.tables.parameters]))
+        if solver != "scipy":
+            raise ValueError(f'solver must be "scipy" or "smnn", got {solver!r}.')
         return self.likelihood.value(self.likelihood.scaled(values))
+
+    def residual(self, experiment: int = 0) -> Callable[..., Any]:
+        """The equations in an experiment on PyTorch's tensors, for `smnn_torch.solve` and `smnn_torch.fit`, and to be
+        built upon: another term, a network.
+
+        Args:
+            experiment: its number in `tables.experiments`.
+
+        Returns:
+            (t, y, θ) -> (..., T, V): x' minus the rates, for t (..., T), y (..., T, V, 2) in the order of
+            `model.states` and θ, a mapping of the estimated parameters to numbers or tensors (...), on the linear
+            scale.
+        """
+        return torch_residual(self.equations, experiment)
+
+    def plot(self, parameters: Mapping[str, float] | None = None, axes: Any = None) -> Any:
+        """A picture of data and observables at parameters, with bands of one standard deviation; returns the axes.
+
+        Args:
+            parameters: values on the linear scale; those not given are nominal.
+            axes: of Matplotlib, as many as observables; None: new ones.
+        """
+        return plot(self, {**self.nominal, **(parameters or {})}, axes)

@@ -31,7 +31,7 @@ class Rows:
     """Rows and their derivatives at the last point, so that `least_squares` may ask for them one after the other."""
 
     def __init__(self, problem: smnn_petab.Problem, limit: float) -> None:
-        self.objective, self.until = problem.likelihood, time.perf_counter() + limit
+        self.objective, self.until = problem.likelihood, time.process_time() + limit
         self.at: bytes | None = None
         self.last: tuple[np.ndarray, np.ndarray] | None = None
         self.best = (np.inf, np.empty(0))
@@ -39,7 +39,7 @@ class Rows:
     def evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and derivatives; rows of NaN, for which `least_squares` shortens its step, where integration fails."""
         if self.at != x.tobytes():
-            if time.perf_counter() > self.until:
+            if time.process_time() > self.until:
                 raise TookTooLong
             self.at = x.tobytes()
             try:
@@ -76,7 +76,7 @@ def shoot(problem: smnn_petab.Problem, starts: np.ndarray, limit: float = 60.0) 
         ]
     )
     for x in starts:
-        began = time.perf_counter()
+        began = time.process_time()
         rows = Rows(problem, limit)
         try:
             inside = np.clip(x, *bounds)
@@ -85,4 +85,4 @@ def shoot(problem: smnn_petab.Problem, starts: np.ndarray, limit: float = 60.0) 
         except (ArithmeticError, TookTooLong):
             pass
         objective = problem.likelihood.value(rows.best[1]) if np.isfinite(rows.best[0]) else np.inf
-        yield End(objective, time.perf_counter() - began)
+        yield End(objective, time.process_time() - began)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-MISSING = [name for name in ("torch", "jax", "matplotlib", "diffrax", "torchdiffeq") if find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs torch, jax and the extra `examples`: no {MISSING}")
+NEEDED = ("torch", "jax", "matplotlib", "diffrax", "torchdiffeq", "petab")
+MISSING = [name for name in NEEDED if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs torch, jax, the extras `examples`, `petab`: no {MISSING}")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[!_]*.py"))

@@ -1,0 +1,167 @@
+"""A fit of a PEtab problem from many starts, in three stages.
+
+1. `smnn_core.fit`: trajectories and parameters together, under equations that are light at first and grow heavy, all
+   starts as one batch. Starts that integration would lead into some nearby minimum, or that cannot be integrated, come
+   near the data here; hidden states are followed less well.
+2. From each end, and from each start itself, the objective of the integrated equations is minimised, so that what is
+   reported is its minimum whatever the first stage did (`_shooting`). The lower of both is the end of a start.
+3. From the best end, each parameter is mirrored in the middle of its limits, and the objective minimised again, as long
+   as that finds lower ends: rates that ended at one of their bounds often belong at the other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import smnn_core as smnn
+
+from ._callbacks import Callbacks
+from ._errors import UnsupportedError
+from ._result import SAME, Fit, Starts
+from ._shooting import Minimum, errors, minimise
+from ._tables import Parameter
+
+if TYPE_CHECKING:
+    from ._problem import Problem
+
+__all__ = ["fit", "relaxed"]
+
+Array = np.ndarray
+STEPS = 10
+"""Of the first stage at each weight of the equations."""
+
+
+def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> smnn.Fitted:
+    """The first stage: `smnn_core.fit` with the arguments of a problem."""
+    equations, experiments, columns = problem.equations, problem.tables.experiments, problem.tables.columns
+    callbacks = Callbacks(equations)
+    by_formula = any(c.noise is not None for c in columns)
+    switches = [list(s.switches) for s in equations.settings]
+    return smnn.fit(
+        callbacks.residual,
+        [e.times for e in experiments],
+        [e.data for e in experiments],
+        {p.name: _parameter(p) for p in problem.tables.parameters},
+        observe=callbacks.observe,
+        variables=[str(s) for s in equations.states],
+        noise=callbacks.noise if by_formula else [np.where(np.isnan(e.noise), 1.0, e.noise) for e in experiments],
+        initial=callbacks.initial,
+        inputs=[np.array([float(i)]) for i in range(len(experiments))],
+        transform=[None if c.transformation == "lin" else c.transformation for c in columns],
+        switches=switches if any(switches) else None,
+        t0=0.0,
+        starts=starts,
+        seed=seed,
+        **options,
+    )
+
+
+def _parameter(p: Parameter) -> smnn.Parameter:
+    """A parameter as `smnn_core.fit` takes it, with natural logarithms."""
+    log, prior = p.scale != "lin", p.prior
+    if prior is not None and log != (p.prior_scale != "lin"):
+        raise UnsupportedError(
+            f"parameter {p.name} is on the scale {p.scale} and its prior on the scale {p.prior_scale}: a fit needs "
+            "both linear, or both logarithmic."
+        )
+    if prior is not None and log:
+        unit = math.log(10) if p.prior_scale == "log10" else 1.0
+        prior = math.exp(prior[0] * unit), prior[1] * unit
+    low, high = (float(v) if p.scale == "lin" else (10.0**v if p.scale == "log10" else math.exp(v)) for v in p.start)
+    return smnn.Parameter(lower=max(low, p.lower), upper=min(high, p.upper), log=log, prior=prior)
+
+
+def fit(
+    problem: Problem, starts: int, *, seed: int = 0, relax: bool = True, seconds: float = 30.0, progress: bool = False
+) -> Fit:
+    """See `Problem.fit`."""
+    objective, began = problem.likelihood, time.process_time()
+    x0 = _drawn(problem, starts, seed)
+    first, shared = [x0], 0.0
+    hidden = any(b is not None for b in problem.equations.before)  # initial values that only an equilibration knows
+    if relax and not hidden:
+        with warnings.catch_warnings():  # the second stage decides
+            warnings.simplefilter("ignore", smnn.ConvergenceWarning)
+            warnings.simplefilter("ignore", smnn.MisfitWarning)
+            table = relaxed(problem, max(starts, 2), seed, max_iterations=STEPS, progress=progress).starts
+        assert table is not None  # of more than one start
+        shared = (time.process_time() - began) / starts
+        first = [_scaled(problem, table.parameters[:starts]), _scaled(problem, table.start[:starts])]
+    relaxed_value, ends, used = np.full(starts, math.nan), [], []
+    for i in _counted(range(starts), progress):
+        began = time.process_time()
+        tried = [minimise(objective, x[i], seconds=seconds) for x in first if np.isfinite(x[i]).all()]
+        if len(first) == 2:
+            relaxed_value[i] = objective.value(first[0][i], 1e-6) if np.isfinite(first[0][i]).all() else math.inf
+        ends.append(min(tried, key=lambda m: m.value))
+        used.append(time.process_time() - began + shared)
+    values = np.array([objective.value(m.x) for m in ends])
+    if not np.isfinite(values).any():
+        raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
+    best = _mirrored(problem, ends[int(values.argmin())], seconds)
+    if not best.converged:
+        warnings.warn(
+            f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "
+            "seconds= may find a better end.",
+            smnn.ConvergenceWarning,
+            stacklevel=3,
+        )
+    names = [p.name for p in problem.tables.parameters]
+    return Fit(
+        parameters=dict(zip(names, objective.unscaled(best.x)[0].tolist(), strict=True)),
+        standard_errors=dict(zip(names, errors(objective, best.x).tolist(), strict=True)),
+        objective=objective.value(best.x),
+        converged=best.converged,
+        starts=Starts(
+            values,
+            relaxed_value,
+            np.array([objective.unscaled(m.x)[0] for m in ends]),
+            np.array([m.converged for m in ends]),
+            np.array([m.evaluations for m in ends]),
+            np.array(used),
+        ),
+        problem=problem,
+    )
+
+
+def _mirrored(problem: Problem, best: Minimum, seconds: float) -> Minimum:
+    """The third stage, for at most `seconds` of processor time."""
+    objective, until = problem.likelihood, time.process_time() + seconds
+    low, high = np.array([p.start for p in problem.tables.parameters]).T
+    todo = list(np.flatnonzero(objective.equations.moving))
+    while todo and time.process_time() < until:
+        x, j = best.x.copy(), todo.pop(0)
+        x[j] = low[j] + high[j] - x[j]
+        new = minimise(objective, x, seconds=until - time.process_time())
+        if new.value < best.value - SAME:
+            best, todo = new, [i for i in np.flatnonzero(objective.equations.moving) if i != j]
+    return best
+
+
+def _drawn(problem: Problem, starts: int, seed: int) -> Array:
+    """Starts on the scales of the parameters, a Latin hypercube within the limits of starts, (starts, p)."""
+    rng = np.random.default_rng(seed)
+    low, high = np.array([p.start for p in problem.tables.parameters]).T
+    u = np.stack([(rng.permutation(starts) + rng.random(starts)) / starts for _ in low], -1)
+    return low + u * (high - low)
+
+
+def _scaled(problem: Problem, θ: Array) -> Array:
+    """(starts, p) of values on the linear scale; NaN stays NaN."""
+    names = [p.name for p in problem.tables.parameters]
+    return np.array([problem.likelihood.scaled(dict(zip(names, row, strict=True))) for row in θ])
+
+
+def _counted(items: Iterable[int], progress: bool) -> Iterable[int]:
+    """Items with a progress bar."""
+    if not progress:
+        return items
+    from tqdm.auto import tqdm
+
+    return tqdm(items, desc="integrated", unit="start")

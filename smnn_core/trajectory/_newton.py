@@ -17,6 +17,8 @@ from ._linear import Linear, Step
 
 __all__ = ["Newton", "newton", "robust_newton", "sizes"]
 
+FINE = 512
+"""Intervals from which on only damped steps are tried: what needs others is found on coarser meshes, at less cost."""
 ROUNDING = 30.0
 """Steps of so many tolerances that nothing shortens are as short as the arithmetic can make them."""
 SHORTEST = 1e-5
@@ -213,12 +215,13 @@ def robust_newton(
     guess: Callable[[], Step] | None = None,
 ) -> Newton:
     """Damped steps; where they end, others: damped ones from the first guess, since the solution of a mesh that was too
-    coarse may be a worse start, limited ones from u, and those of Levenberg and Marquardt from the end of the first.
+    coarse may be a worse start, and, on meshes that are not fine yet, limited ones from u, and those of Levenberg and
+    Marquardt from the end of the first.
     """
     run = newton(problem, space, mesh, u, held, tolerance=tolerance)
     if guess is not None and not (run.converged | held).all():
         run = _both(run, newton(problem, space, mesh, guess(), held | run.converged, tolerance=tolerance))
-    if (run.converged | held).all():
+    if (run.converged | held).all() or mesh.N > FINE:
         return run
     again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)
     run = _both(run, again)

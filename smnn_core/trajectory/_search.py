@@ -80,7 +80,11 @@ def search(
     problem = Discrete(equations, given, Structure(np.zeros((0, len(times)), bool)), batch, orders, engine)
     is_initial, structure = _structure(problem, orders, times, c)
     problem = Discrete(equations, given, structure, batch, orders, engine)
-    k = _number_of_points(tolerance) if points is None else check_integer("points", points, least=1, most=MOST_ORDERS)
+    k = (
+        _number_of_points(tolerance, is_initial, V)
+        if points is None
+        else check_integer("points", points, least=1, most=MOST_ORDERS)
+    )
     with ProgressBar(progress, unit=" intervals") as bar:
 
         def report(*, intervals: int, **state: Any) -> None:
@@ -516,19 +520,13 @@ def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[i
     return Mesh(np.tile(t, (B, 1)), np.tile(index, (B, 1)))
 
 
-def _number_of_points(tolerance: float) -> int:
-    """More points for smaller tolerances: fewer, longer intervals."""
-    return (
-        3
-        if tolerance >= 1e-3
-        else 4
-        if tolerance >= 1e-6
-        else 5
-        if tolerance >= 1e-8
-        else 6
-        if tolerance >= 1e-10
-        else 7
-    )
+def _number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
+    """More points for smaller tolerances: fewer, longer intervals. A march, whose windows cost much beside their
+    algebra, takes more as long as there are few variables."""
+    if is_initial and V <= 10:
+        return 6 if tolerance >= 1e-8 else 8
+    limits = (1e-3, 1e-6, 1e-8, 1e-10)
+    return 3 + sum(tolerance < limit for limit in limits)
 
 
 def _marched(
@@ -546,7 +544,7 @@ def _marched(
     x = space.gather_states(np, values[:, 0])
     B = len(x)
     local, windows, before = np.full(B, 0.1 * tolerance), 0, np.full(B, np.inf)
-    for attempt in range(4):
+    for attempt in range(6):
         run = march(
             problem,
             space,
@@ -564,12 +562,12 @@ def _marched(
             ratio = (found.error / np.where(allowed > 0, allowed, 1e-300)[:, None]).max(axis=(1, 2))
         ratio = np.where(run.finished, ratio, 0.0)
         good = run.finished & (ratio <= 1)
-        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE) & (ratio < 0.5 * before)
-        if not repeat.any() or attempt == 3:
+        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE) & (ratio < 0.8 * before)
+        if not repeat.any() or attempt == 5:
             break
         before = ratio
         with np.errstate(all="ignore"):
-            local = np.where(repeat, np.maximum(local * np.maximum(0.3 / ratio, 1e-5), LEAST_TOLERANCE), local)
+            local = np.where(repeat, np.maximum(local * np.maximum(0.3 / ratio, 1e-2), LEAST_TOLERANCE), local)
     reasons = []
     for b in range(B):
         if good[b]:
@@ -578,7 +576,8 @@ def _marched(
             reasons.append(
                 f"the estimate of the global error is {ratio[b] * tolerance:.1e} of the size of the variables, above "
                 f"the "
-                "tolerance: the equations amplify the errors of float64 arithmetic by more than that"
+                "tolerance, and shorter steps do not help: f is not smooth, or the equations amplify what rounding "
+                "leaves"
             )
         else:
             reasons.append(

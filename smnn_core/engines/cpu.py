@@ -5,8 +5,7 @@ the batch alone does not fill the lanes, time is divided into chunks that are el
 between them form a small problem of the same form. This module lays out the call and leaves the work to `_kernels`.
 
 All arithmetic is float64. float32 is a type of storage: inputs are widened, results are rounded once, and gradients
-start from the solution before it was rounded. Systems whose rows differ so much in size that the refinement of the
-adjoint does not converge get their gradients from the array API engine.
+start from the solution before it was rounded.
 
 The factor is kept only where that is cheaper than eliminating again: where it stays in caches, or where kernels are
 not compiled for the size of the blocks, and take longer than memory. Results are the same from run to run for a given
@@ -30,7 +29,6 @@ from .._constraints import residual
 from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import triangular_rows
-from ._careful import replace_unrefined
 from ._increments import increment_rows
 from ._interface import ALL, RANKS, Engine, by_field, from_fields, inputs_by_field
 from ._moments import Moments, MomentsFactor, are_compiled
@@ -180,25 +178,18 @@ class CpuFactor(MomentsFactor):
         x = _states(self.system, batch)
         return x, _kernels.normal_solve(_spec(self.system, batch), self.kept, _wide(g), x)
 
-    def adjoint(
-        self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL, *, recompute: bool = False
-    ) -> Gradients:
-        """Normal solve, and contraction into all gradients, or those wanted."""
-        solved = self.solved
+    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
+        """The gradients that are wanted, from multipliers of the rows; eliminates again, for the tape of rotations."""
+        solved, kept = self.solved, self.kept
         if solved is None or solved.problem is not problem:
-            solved = Solved(problem, _spec_of(problem), None)
+            solved, kept = Solved(problem, _spec_of(problem), None), None  # (what is kept depends on right-hand sides)
         if y.dtype != _DOUBLE:
             y = _solution(solved.spec, problem) if solved.y is None else solved.y
         inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
         gradients = [_empty(x.shape) if take else None for x, take in zip(inputs, by_field(wanted), strict=True)]
 
-        def contract(g: np.ndarray) -> Any:
-            return _kernels.adjoint(solved.spec, self.kept, _wide(y), _wide(g), tuple(gradients), recompute)
-
-        small_pivot, change = contract(g)
+        small_pivot = _kernels.adjoint(solved.spec, kept, _wide(y), _wide(g), tuple(gradients))
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
-        if change is not None:
-            replace_unrefined(problem, _wide(g), gradients, change, undetermined, contract, CpuEngine().factorize)
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result
@@ -333,8 +324,8 @@ class CpuEngine(Engine):
         recompute: bool = False,
     ) -> Gradients:
         """The gradients from dL/dy = g, where no factor was kept."""
-        del eliminated
-        return CpuFactor(problem.system).adjoint(problem, y, g, wanted, recompute=recompute)
+        del eliminated, recompute
+        return CpuFactor(problem.system).adjoint(problem, y, g, wanted)
 
 
 def _eliminated(system: System, spec: Any, batch: Shape, y: np.ndarray | None, recompute: bool = False) -> CpuFactor:

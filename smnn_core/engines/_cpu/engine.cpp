@@ -12,9 +12,6 @@ namespace {
 
 // A factor up to this size is kept whole, whatever the size of the inputs.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// Where lanes stay in the second level of cache, a factor larger than this is recomputed faster than it is written and read back:
-// it would not stay there from one call to the next.
-constexpr size_t NEAR_BYTES = size_t(2) << 20;
 // What a call needs beside factor, solution and gradients, as a rule, with the pages of its code.
 constexpr double ELSE_BYTES = 400e3;
 
@@ -23,9 +20,20 @@ bool is_short(const Plan& plan) {
     return !plan.chunked() && plan.kernels.sizes(plan.job, 0).segments == 1;
 }
 
+// Says whether checkpoints of all segments and rotations of separators are kept.
+void set_taped(Plan& plan, bool taped) {
+    plan.job.taped = taped;
+    plan.job.separator_entries = plan.kernels.separator_entries(plan.job);
+}
+
+// Bytes of what is kept of separators.
+size_t reduced_bytes(const Plan& plan) {
+    return size_t(plan.job.batch * plan.job.m * plan.job.C * plan.job.separator_entries) * plan.item();
+}
+
 // The buffers of one call, beyond those of the factor.
 struct Work {
-    Buffer z, checkpoints, ends, passed, reduced, separators, rough;
+    Buffer z, checkpoints, ends, passed, reduced, separators, multipliers, rough;
 
     Work(Plan& plan, bool with_factor) {
         const Sizes sizes = plan.kernels.sizes(plan.job, 0);
@@ -36,20 +44,26 @@ struct Work {
             plan.job.z = z.data();
         }
         if (!plan.chunked()) return;
-        checkpoints = Buffer(groups * sizes.checkpoints);
+        if (!plan.job.checkpoints) {
+            checkpoints = Buffer(groups * sizes.checkpoints);
+            plan.job.checkpoints = checkpoints.data();
+        }
         ends = Buffer(groups * sizes.ends);
         passed = Buffer(groups * sizes.passed);
         const size_t column = size_t(plan.job.batch) * size_t(plan.job.C * plan.job.n) * plan.item();
         separators = Buffer(column * size_t(columns));
-        if (plan.job.contracts) std::memset(separators.data(), 0, column * size_t(columns));
+        if (plan.job.contracts) {
+            std::memset(separators.data(), 0, column * size_t(columns));
+            multipliers = Buffer(column * size_t(2 * MULTIPLIERS));
+            plan.job.multipliers = multipliers.data();
+        }
         rough = Buffer(size_t(plan.job.batch));
         std::memset(rough.data(), 0, size_t(plan.job.batch));
         plan.job.rough = static_cast<unsigned char*>(rough.data());
         if (!plan.job.reduced) {
-            reduced = Buffer(column * size_t(plan.job.m * 2 * plan.job.n));
+            reduced = Buffer(reduced_bytes(plan));
             plan.job.reduced = reduced.data();
         }
-        plan.job.checkpoints = checkpoints.data();
         plan.job.ends = ends.data();
         plan.job.passed = passed.data();
         plan.job.separators = separators.data();
@@ -60,23 +74,27 @@ void use(Plan& plan, const Factor& factor) {
     plan.job.n_recomputed = factor.n_recomputed;
     plan.job.factor = factor.factor.data();
     plan.job.reduced = factor.reduced.data();
+    plan.job.separator_entries = factor.separator_entries;
+    if (!plan.job.taped) return;
+    plan.job.checkpoints = factor.checkpoints.data();
 }
 
-// How much of a factor is kept. ALL: it is the result. SOME: as much as leaves the memory of a solve and its adjoint below six
-// times that of inputs which vary with batch and time. NONE: nothing.
+// How much of a factor is kept. ALL: it is the result. SOME: of lanes in several segments, as much as leaves the memory of a
+// solve and its adjoint below six times that of inputs which vary with batch and time. NONE: nothing.
 enum class Keep { ALL, SOME, NONE };
 
 // Segments, the first ones, that are recomputed rather than kept.
 int segments_to_recompute(const Plan& plan, const Sizes& whole, Keep keep) {
     const Job& job = plan.job;
-    const size_t bytes = size_t(job.groups) * whole.factor;
-    const size_t most_kept = is_short(plan) ? NEAR_BYTES : plan.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
-    if (keep == Keep::NONE || (keep == Keep::SOME && bytes > most_kept)) return whole.segments;
+    const size_t bytes = size_t(job.groups) * whole.factor, most_kept = plan.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
+    if (keep == Keep::NONE || (keep == Keep::SOME && (is_short(plan) || bytes > most_kept))) return whole.segments;
     if (keep == Keep::ALL || bytes <= SMALL_BYTES) return 0;
     // numbers per time point: six times the inputs, less the gradients, the solution, and what an adjoint keeps of chunks;
     // and some memory for all else
-    const int inputs = job.Q * job.n + job.Q + 1, allowed = 5 * inputs - job.n - (plan.chunked() ? ADJOINT_COLUMNS : 1) * job.n;
-    const double all = double(job.groups) * double(whole.factor), most = all * allowed / whole.entries;
+    const int inputs = job.Q * job.n + job.Q + 1;
+    const int of_adjoint = plan.chunked() ? ADJOINT_COLUMNS * job.n + MULTIPLIERS * (job.Q + job.n) : job.n;
+    const int allowed = 5 * inputs - job.n - of_adjoint;
+    const double all = double(bytes), most = all * allowed / whole.entries;
     // (lanes in several segments need room for one of them besides, and for the code that recomputes)
     const double fraction = whole.segments > 1 ? 0.3 : 0.15;
     const double by_inputs = (most - std::min(fraction * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
@@ -94,16 +112,18 @@ std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
     const int recomputed = plan.job.n_recomputed = segments_to_recompute(plan, whole, keep);
     if (recomputed == whole.segments) return nullptr;
     auto factor = std::make_shared<Factor>();
-    const size_t bytes = size_t(plan.job.groups) * plan.kernels.sizes(plan.job, 0).factor;
+    const Sizes kept = plan.kernels.sizes(plan.job, 0);
+    const size_t groups = size_t(plan.job.groups);
     factor->batch = plan.problem.batch;
     factor->C = plan.job.C;
     factor->n_recomputed = recomputed;
-    factor->factor = Buffer(bytes);
-    factor->bytes = bytes;
+    factor->factor = Buffer(groups * kept.factor);
+    factor->separator_entries = plan.job.separator_entries;
+    if (plan.job.taped) factor->checkpoints = Buffer(groups * kept.checkpoints);
+    factor->bytes = groups * (kept.factor + (plan.job.taped ? kept.checkpoints : 0));
     if (plan.chunked()) {
-        const size_t reduced = size_t(plan.job.batch * plan.job.m) * size_t(plan.job.C * 2 * plan.job.n * plan.job.n) * plan.item();
-        factor->reduced = Buffer(reduced);
-        factor->bytes += reduced;
+        factor->reduced = Buffer(reduced_bytes(plan));
+        factor->bytes += reduced_bytes(plan);
     }
     return factor;
 }
@@ -113,13 +133,15 @@ const Factor* fitting(const Factor* factor, const ProblemSpec& problem) {
 }
 
 // λ = M^-1 g, written where job.x says and, for the adjoint, contracted into gradients.
-void solve_normal(Plan& plan, const Factor* factor, bool contract, Keep keep) {
+void solve_normal(Plan& plan, const Factor* factor, bool contract) {
     if (plan.job.batch == 0) return;
     std::shared_ptr<Factor> own;
-    int phases = FORWARD | BACK | (contract ? RESIDUAL | REFINE | CONTRACT : 0);
-    plan.job.contracts = contract;
+    int phases = FORWARD | BACK | (contract ? REFINE | CONTRACT : 0);
+    plan.job.contracts = plan.job.has_rhs = contract;
+    set_taped(plan, contract);
+    plan.job.has_checkpoints = contract && factor;
     if (!factor) {
-        own = make_factor(plan, is_short(plan) ? Keep::NONE : keep);
+        own = make_factor(plan, contract || is_short(plan) ? Keep::NONE : Keep::SOME);
         phases |= SWEEP;
     }
     if (!factor) factor = own.get();
@@ -132,30 +154,11 @@ void solve_normal(Plan& plan, const Factor* factor, bool contract, Keep keep) {
     plan.run(phases & (SWEEP | FORWARD));
     if (phases & SWEEP) plan.reduce();
     plan.reduce_normal(0);
-    plan.run(phases & (BACK | RESIDUAL));
+    plan.run(BACK);
     if (!contract) return;
     plan.run(REFINE);
-    for (int c = 1; c < ADJOINT_COLUMNS; ++c) plan.reduce_normal(c);
+    plan.reduce_normal(1);
     plan.run(CONTRACT);
-}
-
-// What refinement has changed, of each system; empty where that is little.
-std::vector<double> changes_of(const Job& job) {
-    std::vector<double> changes(size_t(job.batch));
-    bool any_large = false;
-    for (Index i = 0; i < job.batch; ++i) {
-        double largest[SIZES] = {};
-        for (Index k = 0; k < job.C * SIZES; ++k) {
-            double& to = largest[k % SIZES];
-            to = std::max(to, job.sizes[i * job.C * SIZES + k]);
-        }
-        const auto ratio = [&](SizeOf of) { return largest[SIZES_OF_CHANGES + of] / largest[of]; };
-        const double of_rows = std::fmax(std::fmax(ratio(SIZE_IN_EQUATIONS), ratio(SIZE_IN_STEPS)), 1);
-        changes[size_t(i)] = ratio(SIZE_OF_LAMBDA) * of_rows;  // (not a number where nothing was refined)
-        any_large = any_large || changes[size_t(i)] > LARGEST_CHANGE;
-    }
-    if (!any_large) changes.clear();
-    return changes;
 }
 
 }  // namespace
@@ -165,7 +168,9 @@ Solved solve(const ProblemSpec& problem, void* y, bool recompute) {
     if (plan.job.batch == 0) return plan.solved(nullptr);
     plan.job.has_rhs = y != nullptr;
     plan.job.x = y;
+    set_taped(plan, y && !recompute && plan.job.m == 1);
     auto factor = make_factor(plan, !y ? Keep::ALL : recompute ? Keep::NONE : Keep::SOME);
+    if (!factor) set_taped(plan, false);
     if (factor) use(plan, *factor);
     Work work(plan, factor != nullptr);
     const auto run = [&] {
@@ -190,14 +195,13 @@ bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& 
     Plan plan(problem, factor ? factor->C : 0);
     plan.set_input(G, g);
     plan.job.x = x;
-    solve_normal(plan, factor, false, Keep::SOME);
+    solve_normal(plan, factor, false);
     return plan.any_undetermined();
 }
 
-Pulled adjoint(
-    const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients, bool recompute
-) {
+bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients) {
     factor = fitting(factor, problem);
+    if (factor && !factor->checkpoints.data()) factor = nullptr;
     Plan plan(problem, factor ? factor->C : 0);
     plan.set_input(Y, y);
     plan.set_input(G, g);
@@ -206,11 +210,9 @@ Pulled adjoint(
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {
         if (gradients[size_t(f)].data) out.emplace_back(plan, Field(f), gradients[size_t(f)]);
     }
-    std::vector<double> sizes(size_t(plan.job.lanes) * SIZES);
-    plan.job.sizes = sizes.data();
-    solve_normal(plan, factor, true, recompute ? Keep::NONE : Keep::SOME);
+    solve_normal(plan, factor, true);
     for (GradientOf& gradient : out) gradient.finish();
-    return {plan.any_undetermined(), changes_of(plan.job)};
+    return plan.any_undetermined();
 }
 
 namespace {

@@ -35,6 +35,8 @@ struct Factor {
     std::vector<Index> batch;
     int C, n_recomputed;
     Buffer factor, reduced;
+    Index separator_entries;
+    Buffer checkpoints;  // for an adjoint, of the right-hand side that it was made with
     size_t bytes;
 };
 
@@ -56,19 +58,8 @@ bool find_undetermined(const ProblemSpec& problem, unsigned char* undetermined);
 // x = M^-1 g, (batch, T, V, K) contiguous. Returns whether some pivot is small, where it eliminates to find out.
 bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& g, void* x);
 
-struct Pulled {
-    bool any_small_pivot;  // as `normal_solve` returns it
-    // (batch): what one step of refinement leaves of an error of λ, times that of the products with the rows, where it is above
-    // their size. Where it is more than LARGEST_CHANGE, as with equations in units in which they are 1e8 times larger than the
-    // other rows, one step is not enough: gradients may be wrong in all digits. Empty where all are below.
-    std::vector<double> changes;
-};
-constexpr double LARGEST_CHANGE = 1e-8;
-
-// The gradients of L, from y and g = dL/dy.
-Pulled adjoint(
-    const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients, bool recompute
-);
+// The gradients of L, from y and g = dL/dy, and what a solve of the same problem has kept. Returns as `normal_solve`.
+bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients);
 
 // Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, those of no data excepted:
 // they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. Returns

@@ -21,7 +21,7 @@ template <class P, class Size>
 constexpr Kernels kernels() {
     using One = Native<1>;
     return {Lanes<P>::count,     Lanes<One>::count,  Size::fixed,        sizes<P, One, Size>,        run<P, One, Size>,
-            pivot_test_scratch<One>, pivot_test<One>, reduce_scratch<One>, reduce_system<One>,
+            separator_entries,     pivot_test_scratch<One>, pivot_test<One>, reduce_scratch<One>, reduce_system<One>,
             reduce_system_normal<One>};
 }
 

@@ -39,25 +39,22 @@ struct Output {
     Gather gather = Gather::NONE;
 };
 
-// What is done with a group of lanes, in this order; chunks take the phases of an adjoint in separate runs.
+// Phases of a group of lanes, in this order; chunks take those of an adjoint in separate runs.
 //
 //     SWEEP | FORWARD    elimination, R^T w = g
-//     BACK               R x = z, or R λ = w
-//     RESIDUAL           rest = g - (W A)^T W (A x - d) of x = λ and (with g = 0) of x = y
-//     REFINE             where that is not small: R^T w = rest of both
-//     CONTRACT           and R x = w, which refine λ and the products of both; gradients
-enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, RESIDUAL = 8, REFINE = 16, CONTRACT = 32 };
+//     BACK               R x = z, or R λ = w; of an adjoint also v = Q w and its residual
+//     REFINE             where that is not small: R^T w = residual
+//     CONTRACT           and R x = w, Q w, which refine λ and v; gradients
+enum Phase { SWEEP = 1, FORWARD = 2, BACK = 4, REFINE = 8, CONTRACT = 16 };
 
-// The columns of an adjoint: λ, and the two that refine λ and y.
-constexpr int ADJOINT_COLUMNS = 3;
+// The columns of an adjoint: λ, and what refines it.
+constexpr int ADJOINT_COLUMNS = 2;
+// Sets of multipliers of the rows (kernels/tape.hpp): v, and the residual.
+constexpr int MULTIPLIERS = 2;
 
 // What a chunk passes to the problem of the separators for every column, n numbers each: what its points subtract from g at
 // its last point and at the left separator, and the parts of `rest` there.
 enum Passed { BEFORE, LEFT, REST, REST_LEFT, PASSED };
-
-// Of an adjoint that refines: the largest magnitudes of the numbers of a lane, and of what was added to them. Zero where nothing
-// was. (A chunk of a system is a lane.)
-enum SizeOf { SIZE_OF_LAMBDA, SIZE_IN_EQUATIONS, SIZE_IN_STEPS, SIZES_OF_CHANGES, SIZES = 2 * SIZES_OF_CHANGES };
 
 struct Job {
     // sizes
@@ -77,6 +74,9 @@ struct Job {
     const Index* column_repeat;  // (n_repeats)
     bool has_rhs;            // sweep with right-hand side
     bool contracts;          // this is an adjoint
+    bool taped;              // this is an adjoint, or one will follow: checkpoints of all segments, rotations of separators
+    bool has_checkpoints;    // those of a solve before
+    Index separator_entries; // numbers that are kept of a separator
     int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but recomputed
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
@@ -91,17 +91,17 @@ struct Job {
     unsigned char* undetermined;  // bool, (batch, T); null: it is enough to know whether there are any
     int* any_undetermined;
     int* any_zero_step;
-    double* sizes;               // (lanes, SIZES): see `SizeOf`
 
     // Buffers that outlive a run of a group; null: its scratch memory. In packs, group after group.
     void* factor;            // (groups, points kept, entries)
-    void* checkpoints;       // (groups, n_recomputed, ...): what the sweep carries into those segments
-    void* z;                 // (groups, ..): z, then w, then x; see LaneSweep::z_at
+    void* checkpoints;       // (groups, segments, ...): what the sweep carries into those that are eliminated again
+    void* z;                 // (groups, ..): z, then w, then x; see LaneSweep::z_at. Of an adjoint: multipliers, too
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
-    unsigned char* rough;    // (batch): set where chunks find that λ and y of a system are to be refined
-    void* reduced;           // (batch, m, C, 2, n, n)
+    unsigned char* rough;    // (batch): set where chunks find that multipliers of a system are to be refined
+    void* reduced;           // (batch, m, C, separator_entries)
     void* separators;        // (batch, columns, C, n); columns: m, or those of an adjoint
+    void* multipliers;       // (batch, MULTIPLIERS, C, 2, n): of the rows that chunks leave, their own and the boundary's
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
@@ -122,11 +122,12 @@ struct Kernels {
     bool are_fast;               // recomputing takes less time than a factor that is read from memory
     Sizes (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index group, void* scratch);
+    Index (*separator_entries)(const Job&);  // numbers that are kept of a separator
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     size_t (*reduce_scratch)(const Job&);
     void (*reduce)(const Job&, Index system, int c, void* scratch);  // separators := R^-1 z, of right-hand side c
-    void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c
+    void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c, and multipliers
 };
 
 // The gradient of a field, (batch, time, entries), of numbers that inputs may share within a system: time is 1, or entries are

@@ -40,25 +40,32 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         const bool again = !(phases & SWEEP);
         for (int k = 0; k <= last; ++k) {
             const bool is_here = again && (k >= job.n_recomputed || (!Chunked && k == recomputed));
-            if (k < job.n_recomputed) {
+            if (this->has_checkpoint(k)) {
                 P *const at = checkpoint(k), *const from = has_checkpoints ? at : carried;
                 if (!is_here) copy(has_checkpoints ? carried : at, from, state_entries);
-                if (phases & FORWARD) copy(checkpoint(k) + state_entries, before, job.n * columns);
+                if ((phases & FORWARD) && !job.contracts) copy(checkpoint(k) + state_entries, before, job.n * columns);
             }
             const bool keep = (phases & FORWARD) || k >= job.n_recomputed || (!Chunked && k == last);
-            if (!is_here) this->template sweep_segment<Chunked>(k, carried, job.has_rhs, keep, again);
+            // (the last segment of an undivided lane is there on the way back)
+            const bool taped = job.contracts && !Chunked && k == last && k < job.n_recomputed;
+            const bool with_rhs = job.has_rhs && (taped || !has_checkpoints);
+            if (!is_here) this->template sweep_segment<Chunked>(k, carried, with_rhs, keep, taped, again);
             if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
         }
         if (phases & FORWARD) end_forward();
     }
 
-    // The factor of a segment that was not kept, and z or, in a solve of M x = g, w.
+    // The factor of a segment that was not kept, and z or, in a solve of M x = g, w; of an adjoint, the tape.
     SMNN_OUTLINE void recompute(int k) {
         go(-segment);
+        if (job.contracts) {
+            copy(Chunked ? saved : carried, checkpoint(k), state_entries);
+            return this->template sweep_segment<Chunked>(k, Chunked ? saved : carried, true, true, true, true);
+        }
         const CarriedLayout<Chunked> at{job.n, job.m};
         P *const state = Chunked ? saved : carried, *const from = checkpoint(k);
         copy(state, from, state_entries);
-        copy(before, from + state_entries, job.n * columns);
+        if (!job.has_rhs) copy(before, from + state_entries, job.n * columns);
         if constexpr (Chunked) {
             for (int c = first_column; !job.has_rhs && c < end_column; ++c) {
                 join_to_before(from, left + c * job.n, before + c * job.n);
@@ -70,7 +77,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
                 }
             }
         }
-        this->template sweep_segment<false>(k, state, job.has_rhs, true, true);
+        this->template sweep_segment<false>(k, state, job.has_rhs, true, false, true);
         if (!job.has_rhs) forward<false>(k, first_row(k), end_row(k));
     }
 
@@ -112,9 +119,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     SMNN_OUTLINE void forward(int k, int c, Int<M> m, int t0, int end) {
         P *const before_ = before + c * job.n, *const left_sum_ = left_sum + c * job.n, *const saved_ = workspace;
         const auto right_hand_side = [&](int from, int to) -> const P* {
-            if (c > 0) return rest_at(c, from);
-            if (!job.contracts) return stage_g(from, to, z_at(k, from));
-            return on_the_way_back ? rest_at(1, from) : stage_g(from, to);
+            return c > 0 ? rest_at(from) : stage_g(from, to, job.contracts ? rest_at(from) : z_at(k, from));
         };
         while (t0 < end) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -126,9 +131,9 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
             }
             const P* const g_now = right_hand_side(t0, t1);
             P* const f = factor_at(k, t0);
-            if (k >= job.n_recomputed) touch(f, Index(t1 - t0) * this->factor_entries, false);
+            if (this->is_kept(k)) touch(f, Index(t1 - t0) * this->factor_entries, false);
             substitute_forward<P, Size, InChunk>(
-                size, t0, t1, f, g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(k, c), m
+                size, t0, t1, f, g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(k), m
             );
             if (partial) {
                 keep_where_shorter(t0 + 1, before_, saved_, job.n * m);
@@ -138,10 +143,9 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // Stages g of the points from .. to-1. That of an adjoint becomes the residual of λ in its place.
-    P* stage_g(int from, int to, P* at = nullptr) {
+    // Stages g of the points from .. to-1. That of an adjoint becomes the residual of v in its place.
+    P* stage_g(int from, int to, P* at) {
         const Input& in = job.in[G];
-        at = at ? at : rest_at(1, from);
         stage(job, in, LanePointers<P>(job, in, group), from, to, stager.next_block, at);
         spread(in, to - from, at);
         return at;
@@ -181,19 +185,21 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // From the last segment to the first. then(k) finds x in the place of z, for the points of segment k and the one before
-    // it. x is written to job.x, if that is not null.
-    template <class Then>
-    SMNN_OUTLINE void back(Then then) {
+    // From the last segment to the first. first(k) finds the factor of segment k, then(k) x in the place of z, for the points
+    // of segment k and the one before it. x is written to job.x, if that is not null.
+    template <class First, class Then>
+    SMNN_OUTLINE void back(First first, Then then) {
         go(-segment);
-        if (Chunked || recomputed != last_segment()) recomputed = -1;  // (that of a chunk has columns at the separator)
+        // (that of a chunk has columns at the separator)
+        if (Chunked || recomputed != last_segment() || (job.contracts && !this->has_tape)) recomputed = -1;
         for (int c = first_column; c < end_column; ++c) {
             set_zero(after + c * job.n);
             set_zero(left + c * job.n);
             if (Chunked) separator(-1, left + c * job.n, c);
         }
         for (int k = last_segment(); k >= 0; --k) {
-            if (k < job.n_recomputed && k != recomputed) recompute(k);
+            if (!this->is_kept(k) && k != recomputed) recompute(k);
+            first(k);
             each_pair([&](int c, auto m) { back_columns(k, c, m, left + c * job.n, after + c * job.n); });
             then(k);
         }
@@ -239,11 +245,11 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         P* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
-        if (k >= job.n_recomputed) touch(f, Index(t1 - t0) * this->factor_entries, true);
-        if (Chunked && k >= job.n_recomputed) {
-            substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
+        if (this->is_kept(k)) touch(f, Index(t1 - t0) * this->factor_entries, true);
+        if (Chunked && (job.contracts || k >= job.n_recomputed)) {
+            substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k), m);
         } else {
-            substitute_back<P, Size, false>(size, t0, t1, f, x, left_x, after_x, x, z_step(k, c), m);
+            substitute_back<P, Size, false>(size, t0, t1, f, x, left_x, after_x, x, z_step(k), m);
         }
     }
 };

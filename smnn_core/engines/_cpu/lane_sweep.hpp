@@ -5,6 +5,8 @@
 // again from there, the last one first. That is more arithmetic, and a small part of the memory. Rows are staged block by block.
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels/sweep.hpp"
 #include "rows.hpp"
 
@@ -20,7 +22,8 @@ struct Segments {
     Size size;
     const int columns;
     const int factor_entries, carried_entries;  // packs of the factor of a point, and of the state of a sweep
-    const int state_entries;                    // packs of that state in a checkpoint, which has no boundary of a chunk
+    const int tape_entries, initial_entries;    // packs of the tape of a point, and of its initial rows
+    const int state_entries;                    // packs of that state in a checkpoint: of a solve, without a chunk's boundary
     const int points;                           // of a block
     const int longest;                          // points of the longest lane
     const int segment, n_segments;              // points of a segment
@@ -31,7 +34,9 @@ struct Segments {
           columns(columns_of(job_)),
           factor_entries(FactorLayout<Chunked>{job_.n, job_.K}.entries()),
           carried_entries(CarriedLayout<Chunked>{job_.n, job_.m}.entries()),
-          state_entries(Chunked ? CarriedLayout<true>{job_.n, job_.m}.boundary() : carried_entries),
+          tape_entries(tape().point()),
+          initial_entries(job_.V * job_.R_init * tape().initial_row()),
+          state_entries(Chunked && !job_.taped ? CarriedLayout<true>{job_.n, job_.m}.boundary() : carried_entries),
           points(block_points<P>(job_)),
           longest(job_.T / job_.C + (job_.T % job_.C > 0)),
           segment(points_of_segment()),
@@ -43,14 +48,29 @@ struct Segments {
     // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
     Index points_of_z() const { return job.contracts ? longest : points_kept(); }
     // Points of a segment that is recomputed, and the one before it.
-    Index recomputed_points() const { return job.n_recomputed > 0 ? segment + 1 : 0; }
-    Index z_packs() const { return points_of_z() * columns * job.n; }
+    Index recomputed_points() const { return job.contracts || job.n_recomputed > 0 ? segment + 1 : 0; }
+    // Packs of the multipliers of a row of each point, for both sets.
+    Index products_packs() const {
+        return MULTIPLIERS * (longest * (job.Q + step_rows(size)) + initial_points() * job.V * job.R_init);
+    }
+    Index z_packs() const { return points_of_z() * columns * job.n + (job.contracts ? products_packs() : 0); }
+    // Points of a lane, the first ones, that may have initial rows.
+    Index initial_points() const { return job.T_init < longest ? job.T_init : longest; }
+    // Packs of the tape of as many points from the first one on, of which `initial` have initial rows. (Those of the first
+    // point of an undivided lane are not on the tape.)
+    Index tape_offset(Index count, Index initial) const {
+        const Index of_rows = (count < initial ? count : initial) - !Chunked;
+        return count * tape_entries + (of_rows > 0 ? of_rows : 0) * initial_entries;
+    }
+    Index recomputed_tape_packs() const {
+        const Index initial = initial_points() < segment ? initial_points() : segment;
+        return job.contracts ? segment * tape_entries + initial * initial_entries : 0;
+    }
     // The state at the start of a segment (of the first one of a chunk: behind its first point), and `before`.
-    int checkpoint_entries() const { return state_entries + columns * job.n; }
-    Index checkpoint_packs() const { return Index(job.n_recomputed) * checkpoint_entries(); }
-    // Whether the rows of all points are staged once, and stay where they are.
-    bool stays() const { return job.contracts && !Chunked && n_segments == 1; }
-    int staged_points() const { return stays() && longest > points ? longest : points; }
+    int checkpoint_entries() const { return state_entries + (job.taped ? 0 : columns * job.n); }
+    Index checkpoint_packs() const { return Index(job.taped ? n_segments : job.n_recomputed) * checkpoint_entries(); }
+    // Points whose rows stay staged: of an adjoint those of the segment that is eliminated.
+    int staged_points() const { return job.contracts && segment > points ? segment : points; }
     int workspace_packs() const {
         const int sweep = State<P, Size, Chunked, Alone>::workspace(size.K, size.n, size.rows, size.m);
         return sweep > 8 * job.n ? sweep : 8 * job.n;
@@ -59,7 +79,8 @@ struct Segments {
     // more: packs of scratch beside those of a LanePass.
     Sizes sizes(Index more) const {
         Index packs = RowStager<P>::memory(job, points, staged_points()) + 2 * carried_entries + workspace_packs() + more;
-        packs += recomputed_points() * (factor_entries + job.n * columns) + 4 * job.n * columns;
+        packs += recomputed_points() * (factor_entries + (job.contracts ? 0 : job.n * columns)) + 4 * job.n * columns;
+        if (job.contracts) packs += recomputed_tape_packs() + (points + 1) * job.n;
         if (!job.checkpoints) packs += checkpoint_packs();
         if (!job.z) packs += z_packs();
         const size_t pack = sizeof(P);
@@ -78,6 +99,9 @@ struct Segments {
     }
 
    private:
+    TapeLayout<Chunked> tape() const {
+        return {job.n, int(absorbed_rows(size)), first_absorbed(size) > 0};
+    }
     int points_of_segment() const {
         const Index point = Index(sizeof(P)) * factor_entries;
         if (!Chunked && longest * point <= CACHED_BYTES) return longest;
@@ -92,7 +116,7 @@ template <class P, class Size, bool Chunked>
 struct LaneSweep : Segments<P, Size, Chunked> {
     using Base = Segments<P, Size, Chunked>;
     using Base::job, Base::size, Base::columns, Base::carried_entries, Base::state_entries, Base::points, Base::segment;
-    using Base::first_row, Base::stays;
+    using Base::first_row;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
@@ -102,11 +126,12 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     P* memory;
     RowStager<P> stager;
     P *factor, *z;          // of the segments that are kept
-    P *recomputed_factor, *recomputed_z;  // of segment `recomputed`, -1: none
+    P *recomputed_factor, *recomputed_tape, *recomputed_z;  // of segment `recomputed`, -1: none
+    P* unused_z;            // of an adjoint, which takes no solution from its right-hand sides
     int recomputed = -1;
+    bool has_tape = false;  // of that segment
     P *carried, *saved, *workspace, *checkpoints;
-    bool has_checkpoints = false;
-    bool lhs_is_there = false;     // left-hand sides of all points are staged
+    bool has_checkpoints;
     bool on_the_way_back = false;  // the next segment is the one before
 
     LaneSweep(const Job& job_, Index group_, void* scratch)
@@ -115,11 +140,14 @@ struct LaneSweep : Segments<P, Size, Chunked> {
           rows_(group.longest - Chunked),
           common_rows(group.shortest - Chunked),
           memory(static_cast<P*>(scratch)),
-          stager(job_, group, memory, points, this->staged_points()) {
+          stager(job_, group, memory, points, this->staged_points()),
+          has_checkpoints(job_.has_checkpoints) {
         factor = static_cast<P*>(job.factor);
         if (factor) factor += group_ * this->points_kept() * this->factor_entries;
         recomputed_factor = take(this->recomputed_points() * this->factor_entries);
-        recomputed_z = take(this->recomputed_points() * job.n * columns);
+        recomputed_tape = job.contracts ? take(this->recomputed_tape_packs()) : nullptr;
+        unused_z = job.contracts ? take((points + 1) * job.n) : nullptr;
+        recomputed_z = job.contracts ? nullptr : take(this->recomputed_points() * job.n * columns);
         z = job.z ? static_cast<P*>(job.z) + group_ * this->z_packs() : take(this->z_packs());
         checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * this->checkpoint_packs()
                                       : take(this->checkpoint_packs());
@@ -135,22 +163,30 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
     // The factor of point t, which is in segment k, and z of column c.
     P* factor_at(int k, int t) const {
-        if (k < job.n_recomputed) return recomputed_factor + Index(t - first_row(k)) * entries_of(k);
+        if (!is_kept(k)) return recomputed_factor + Index(t - first_row(k)) * entries_of(k);
         return factor + Index(t - first_row(job.n_recomputed)) * this->factor_entries;
     }
+    // The tape of segment k, which is recomputed, up to point t.
+    P* tape_at(int k, int t) const {
+        const Index left = job.T_init - group.first_start, initial = left < 0 ? 0 : left < this->longest ? left : this->longest;
+        return recomputed_tape + this->tape_offset(t, initial) - this->tape_offset(k * segment, initial);
+    }
     int entries_of(int k) const {
-        const bool is_plain = Chunked && on_the_way_back && k < job.n_recomputed;
+        const bool is_plain = Chunked && on_the_way_back && !job.contracts && k < job.n_recomputed;
         return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : this->factor_entries;
     }
     P* z_at(int k, int t, int c = 0) const {
-        if (is_recomputed(k, c)) return recomputed_z + c * z_step(k, c) + Index(t - first_row(k)) * job.n;
-        return z + c * z_step(k, c) + Index(t - (job.contracts ? 0 : first_row(job.n_recomputed))) * job.n;
+        if (job.contracts) return z + c * z_step(k) + Index(t) * job.n;
+        if (is_recomputed(k)) return recomputed_z + c * z_step(k) + Index(t - first_row(k)) * job.n;
+        return z + c * z_step(k) + Index(t - first_row(job.n_recomputed)) * job.n;
     }
-    bool is_recomputed(int k, int c) const { return k < job.n_recomputed && !(job.contracts && c == 0); }
+    // Whether the factor of segment k is there all the time. (On its way back an adjoint eliminates all segments again.)
+    bool is_kept(int k) const { return k >= job.n_recomputed && !(job.contracts && on_the_way_back); }
+    bool is_recomputed(int k) const { return k < job.n_recomputed && !job.contracts; }
     // The distance from z of one column to that of the next.
-    Index z_step(int k, int c) const { return (is_recomputed(k, c) ? this->recomputed_points() : this->points_of_z()) * job.n; }
-    // The right-hand sides of columns 1 and 2 of an adjoint: residuals.
-    P* rest_at(int c, int t) const { return z + (c * this->points_of_z() + t) * job.n; }
+    Index z_step(int k) const { return (is_recomputed(k) ? this->recomputed_points() : this->points_of_z()) * job.n; }
+    // g of an adjoint, then its residual.
+    P* rest_at(int t) const { return z + (this->points_of_z() + t) * job.n; }
 
     SchemeRows<T> scheme() const {
         return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
@@ -170,35 +206,42 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         stager.next_block = this->longest > points ? next : 0;
     }
 
+    bool has_checkpoint(int k) const { return job.taped || k < job.n_recomputed; }
     P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
     static void copy(P* to, const P* from, int count) {
         for (int i = 0; i < count; ++i) to[i] = from[i];
     }
 
+    // The first point whose rows stay staged beside those of point t0.
+    int staged_from(int t0) const { return job.contracts ? t0 / segment * segment : t0; }
     template <bool Rhs>
     StagedRows<P> staged(int t0, int t1) const {
-        StagedRows<P> rows = stager.rows(t0, t1, Rhs, stays() ? 0 : t0);
+        StagedRows<P> rows = stager.rows(t0, t1, Rhs, staged_from(t0));
         rows.marks = !on_the_way_back;
         return rows;
     }
 
     // Elimination of segment k. InChunk: with columns at the left separator. keep: final rows go to the factor (without
-    // right-hand sides they always do). again: the segment was eliminated before.
+    // right-hand sides they always do); taped: and rotations to the tape. again: the segment was eliminated before.
     template <bool InChunk>
-    void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool again) {
+    void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool taped, bool again) {
         if constexpr (InChunk == Chunked) {
-            if (!keep) return sweep_segment<InChunk, true, false>(k, state, again);
+            if (!keep) return sweep_segment<InChunk, true, false>(k, state, again, NoTape());
+            if (taped) return sweep_segment<InChunk, true, true>(k, state, again, Tape<P>{tape_at(k, k * segment)});
         }
-        with_rhs ? sweep_segment<InChunk, true, true>(k, state, again) : sweep_segment<InChunk, false, true>(k, state, again);
+        with_rhs ? sweep_segment<InChunk, true, true>(k, state, again, NoTape())
+                 : sweep_segment<InChunk, false, true>(k, state, again, NoTape());
     }
 
-    template <bool InChunk, bool Rhs, bool Keep>
-    SMNN_OUTLINE void sweep_segment(int k, P* state, bool again) {
+    template <bool InChunk, bool Rhs, bool Keep, class TapeOf>
+    SMNN_OUTLINE void sweep_segment(int k, P* state, bool again, TapeOf rotations) {
         const SchemeRows<T> constants = scheme();
         const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
-        if (Keep && k < job.n_recomputed) recomputed = k;
-        lhs_is_there = stays();
-        if constexpr (!Size::fixed) size.z_step = z_step(k, 0);
+        if (Keep && !is_kept(k)) {
+            recomputed = k;
+            has_tape = !std::is_same_v<TapeOf, NoTape>;
+        }
+        if constexpr (!Size::fixed) size.z_step = z_step(k);
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -212,27 +255,30 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             // the first rows that a block makes final are those of the point before it
             const Index skip = t0 > 0 ? 0 : 1;
             P* const f = factor_at(k, before_) - skip * entries;
-            P* const fz = z_at(k, before_) - skip * job.n;
+            P* const fz = z_of_rows(k, before_) - skip * job.n;
             const auto part = [&](int from, int to) {
                 const Index done = from - t0;
-                sweep<P, Size, InChunk, Rhs, Keep>(
-                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n
+                rotations = sweep<P, Size, InChunk, Rhs, Keep>(
+                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n, rotations
                 );
             };
             const int from = Chunked && t0 == 0 ? 1 : t0;
             if (InChunk && t0 == 0) {
                 // the checkpoint of the first segment of a chunk is behind its first point
                 part(0, 1);
-                if (k < job.n_recomputed) copy(checkpoint(k), state, state_entries);
+                if (has_checkpoint(k) && !has_checkpoints) copy(checkpoint(k), state, state_entries);
             }
             part(from, t1);
             if (partial) keep_where_shorter(t0, state, saved, carried_entries);
             if (!Chunked && t1 == group.longest) {
-                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, factor_at(k, t1 - 1), z_at(k, t1 - 1));
+                P *const last_f = factor_at(k, t1 - 1), *const last_z = z_of_rows(k, t1 - 1);
+                finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, last_f, last_z);
             }
             t0 = t1;
         }
     }
+    // Where right-hand sides of final rows go, of point t on.
+    P* z_of_rows(int k, int t) const { return job.contracts ? unused_z : z_at(k, t); }
     void set_zero(P* to) const {
         for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
     }

@@ -218,9 +218,7 @@ bool normal_solve(const Problem& problem, std::shared_ptr<Factor> factor, nb::ha
     return without_lock([&] { return smnn::normal_solve(problem.spec, factor.get(), in.view, to); });
 }
 
-nb::tuple adjoint(
-    const Problem& problem, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients, bool recompute
-) {
+bool adjoint(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients) {
     Held in_y, in_g;
     in_y.hold(y, false);
     in_g.hold(g, false);
@@ -231,12 +229,7 @@ nb::tuple adjoint(
         const View& like = problem.spec.arrays[f];
         if (held[f].hold_result(gradients[f], {like.shape, like.shape + like.rank})) out[f] = held[f].view;
     }
-    const smnn::Pulled pulled =
-        without_lock([&] { return smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out, recompute); });
-    if (pulled.changes.empty()) return nb::make_tuple(pulled.any_small_pivot, nb::none());
-    const auto changes = empty({problem.spec.batch.begin(), problem.spec.batch.end()}, true);
-    std::copy(pulled.changes.begin(), pulled.changes.end(), static_cast<double*>(changes.data()));
-    return nb::make_tuple(pulled.any_small_pivot, changes);
+    return without_lock([&] { return smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out); });
 }
 
 // The gradients to write, by field, None where they are not wanted: (batch..., as many numbers as the field has, or fewer).
@@ -425,9 +418,7 @@ NB_MODULE(_kernels, m) {
     m.def("solve", &solve, "problem"_a, "y"_a.none(), "recompute"_a = false);
     m.def("find_undetermined", &find_undetermined, "problem"_a, "undetermined"_a);
     m.def("normal_solve", &normal_solve, "problem"_a, "factor"_a.none(), "g"_a, "x"_a);
-    m.def(
-        "adjoint", &adjoint, "problem"_a, "factor"_a.none(), "y"_a, "g"_a, "gradients"_a, "recompute"_a = false
-    );
+    m.def("adjoint", &adjoint, "problem"_a, "factor"_a.none(), "y"_a, "g"_a, "gradients"_a);
     m.def(
         "covariance", &covariance, "problem"_a, "increments"_a, "results"_a, "of_determinant"_a, "of_minimum"_a
     );

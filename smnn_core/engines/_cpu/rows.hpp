@@ -126,10 +126,10 @@ class RowStager {
     // The first number of a field, of a lane.
     const ScalarOf<P>* first(Field f, int l) const { return lanes_[f].at[l]; }
 
-    // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. `.._is_there`: staged by an earlier
-    // call.
+    // Points t0 .. t1-1 with the steps into them, where those from `origin` on have room. lhs_is_there: staged by an
+    // earlier call.
     SMNN_OUTLINE StagedRows<P> rows(
-        int t0, int t1, bool with_rhs, int origin, bool lhs_is_there = false, bool rhs_is_there = false
+        int t0, int t1, bool with_rhs, int origin, bool lhs_is_there = false, bool with_coefficients = true
     ) const {
         poll();
         StagedRows<P> r;
@@ -145,14 +145,15 @@ class RowStager {
         r.u_column = u_column_;
         if (!with_rhs || !job_.in[SMOOTHNESS_RHS].data) r.at[SMOOTHNESS_RHS] = nullptr;
         if (!lhs_is_there) {
-            for (Field f : {C, W_EQUATION}) stage(job_, job_.in[f], lanes_[f], t0, t1, next_block, r.at[f]);
+            if (with_coefficients) stage(job_, job_.in[C], lanes_[C], t0, t1, next_block, r.at[C]);
+            stage(job_, job_.in[W_EQUATION], lanes_[W_EQUATION], t0, t1, next_block, r.at[W_EQUATION]);
             // step number t - 1 leads into t; a block that starts at 0 has no step into its first point but the separator's
             const int skip = t0 == 0, first = t0 - 1 + skip, last = t1 - 1;
             for (Field f : {S, W_SMOOTHNESS}) {
                 if (last > first) stage(job_, job_.in[f], lanes_[f], first, last, next_block, r.at[f] + skip * r.step[f]);
             }
         }
-        for (int i = 0; with_rhs && !rhs_is_there && i < job_.m; ++i) {
+        for (int i = 0; with_rhs && i < job_.m; ++i) {
             P* const to = r.at[B] + i * b_column_;
             if (job_.in[B].data) {
                 stage(job_, job_.in[B], rhs_lanes_[0][i], t0, t1, next_block, to);

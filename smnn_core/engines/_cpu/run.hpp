@@ -2,6 +2,8 @@
 // reduced problem of the separators.
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels/chain.hpp"
 #include "../kernels/pivots.hpp"
 #include "adjoint.hpp"
@@ -13,8 +15,7 @@ template <class P, class Size, bool Chunked>
 void run_group(const Job& job, int phases, Index group, void* scratch) {
     Adjoint<P, Size, Chunked> lanes(job, group, scratch);
     if (phases & (SWEEP | FORWARD)) lanes.eliminate(phases);
-    if (phases & BACK) lanes.back([](int) {});
-    if (phases & RESIDUAL) lanes.find_residuals();
+    if (phases & BACK) job.contracts ? lanes.find_multipliers() : lanes.back([](int) {}, [](int) {});
     if (phases & REFINE) lanes.refine();
     if (phases & CONTRACT) lanes.contract();
 }
@@ -64,25 +65,31 @@ SMNN_INLINE Index separator_point(const Job& job, int k) {
     return (k + 1) * Index(job.T / job.C) + (extra > 0 ? extra : 0) - 1;
 }
 
+// Numbers of what is kept of a separator: its factor and, behind it, the tape of the step to the next one.
+inline Index separator_entries(const Job& job) {
+    return 2 * Index(job.n) * job.n + (job.taped ? chain_tape_entries(job.n) : 0);
+}
+
 // x := R^-1 x
 template <class T>
-void separators_back(int n, int C, const T* factor, T* x) {
+void separators_back(const Job& job, const T* factor, T* x) {
+    const int n = job.n;
     const T none[LARGEST] = {};
-    for (int k = C - 1; k >= 0; --k) {
-        const T* next = k + 1 < C ? x + (k + 1) * n : none;
-        chain_back<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, next, nullptr, x + k * n);
+    for (int k = job.C - 1; k >= 0; --k) {
+        const T* next = k + 1 < job.C ? x + (k + 1) * n : none;
+        chain_back<T, false>(n, factor + k * job.separator_entries, x + k * n, next, nullptr, x + k * n);
     }
 }
 
-template <class T>
-using Chain = ChainSweep<T, int, 0, false>;
+template <class T, class Tape>
+using Chain = ChainSweep<T, int, 0, false, Alone, Tape>;
 
 template <class P>
 size_t reduce_scratch(const Job& job) {
-    return size_t(Chain<ScalarOf<P>>::packs(job.n)) * sizeof(ScalarOf<P>);
+    return size_t(Chain<ScalarOf<P>, NoTape>::packs(job.n)) * sizeof(ScalarOf<P>);
 }
 
-template <class P>
+template <class P, class Tape>
 void reduce_system(const Job& job, Index system, int c, void* scratch) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
@@ -99,18 +106,42 @@ void reduce_system(const Job& job, Index system, int c, void* scratch) {
             return at[e].get(l);
         };
     };
-    T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * 2 * n * n;
+    T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * job.separator_entries;
     T* x = static_cast<T*>(job.separators) + (system * columns_of(job) + c) * C * n;
-    Chain<T> sweep(n, static_cast<T*>(scratch));
+    Chain<T, Tape> sweep(n, static_cast<T*>(scratch));
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
         poll();
-        T *f = factor + Index(k) * 2 * n * n, *z = x + k * n;
+        T *f = factor + k * job.separator_entries, *z = x + k * n;
+        if constexpr (!std::is_same_v<Tape, NoTape>) sweep.tape.at = f + 2 * n * n;
         const bool bad =
             k + 1 < C ? sweep.advance(item(k + 1), T(job.tolerance2), f, z) : sweep.finish(T(job.tolerance2), f, z);
         if (bad) StagedRows<P>::mark(job, system, int(separator_point(job, k)));
     }
-    separators_back(n, C, factor, x);
+    separators_back(job, factor, x);
+}
+template <class P>
+void reduce_system(const Job& job, Index system, int c, void* scratch) {
+    if (job.taped) return reduce_system<P, Tape<ScalarOf<P>>>(job, system, c, scratch);
+    reduce_system<P, NoTape>(job, system, c, scratch);
+}
+
+// Multipliers of the rows that chunks have left: Q R^-T g, from w of R^T D^-1 w = g, or (without w) those of the residual.
+template <class T>
+void unwind_separators(const Job& job, Index system, int set, const T* factor, const T* w) {
+    const int n = job.n, C = job.C;
+    const Index entries = job.separator_entries;
+    T* const to = static_cast<T*>(job.multipliers) + (system * MULTIPLIERS + set) * C * 2 * n;
+    ChainUnwinding<T, LARGEST> way{n, {nullptr}, w == nullptr, {}};
+    T top[LARGEST];
+    for (int j = 0; j < n; ++j) top[j] = w ? w[(C - 1) * n + j] * factor[(C - 1) * entries + j * n + j] : T(0);
+    for (int k = C - 2; k >= 0; --k) {
+        const T* const f = factor + k * entries;
+        way.tape.at = const_cast<T*>(f) + entries;
+        T* const item = to + (k + 1) * 2 * n;
+        way.step(f, w ? w + k * n : nullptr, top, item, item + n);
+    }
+    for (int j = 0; j < n; ++j) to[j] = top[j], to[n + j] = T(0);
 }
 
 template <class P>
@@ -123,7 +154,7 @@ void reduce_system_normal(const Job& job, Index system, int c) {
         const Index lane_ = system * C + k;
         return static_cast<const P*>(job.passed)[((lane_ / W * columns + c) * PASSED + which) * n + j].get(int(lane_ % W));
     };
-    const T* factor = static_cast<const T*>(job.reduced) + system * C * 2 * n * n;
+    const T* factor = static_cast<const T*>(job.reduced) + system * C * job.separator_entries;
     T* x = static_cast<T*>(job.separators) + (system * columns + c) * C * n;
     const Input& in = job.in[G];
     const T* const g = static_cast<const T*>(in.data) + offset_in_batch(job, in, system);
@@ -136,9 +167,11 @@ void reduce_system_normal(const Job& job, Index system, int c) {
             sum -= passed(k, BEFORE, j) + (more ? passed(k + 1, LEFT, j) : 0);
             x[k * n + j] = sum - before[j];
         }
-        chain_forward<T, false>(n, factor + Index(k) * 2 * n * n, x + k * n, before, nullptr);
+        chain_forward<T, false>(n, factor + k * job.separator_entries, x + k * n, before, nullptr);
     }
-    separators_back(n, C, factor, x);
+    if (job.contracts) unwind_separators<T>(job, system, 0, factor, x);
+    if (job.contracts && c == 0) unwind_separators<T>(job, system, 1, factor, nullptr);
+    separators_back(job, factor, x);
 }
 
 }  // namespace SMNN_LEVEL

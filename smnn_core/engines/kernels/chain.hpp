@@ -12,6 +12,7 @@
 #pragma once
 
 #include "factor.hpp"
+#include "tape.hpp"
 #include "team.hpp"
 
 namespace smnn {
@@ -23,7 +24,7 @@ constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 
 // N: the capacity of arrays. n: the same number, as Int<N> where loops are to be unrolled, else as an int. A thread has
 // arrays of its own or, N being 0, the memory that it is given: packs(n). A team shares that memory: ROOM and that of f and z.
-template <class P, class Count, int N, bool Chunked, class Team = Alone>
+template <class P, class Count, int N, bool Chunked, class Team = Alone, class Tape = NoTape>
 struct ChainSweep {
     static constexpr int rows_of(int n) { return n * ((Chunked ? 3 : 2) * n + 1); }
     static constexpr int boundary_of(int n) { return Chunked ? n * (n + 1) : 1; }
@@ -39,6 +40,7 @@ struct ChainSweep {
     Piece<BOUNDARY> boundary;
     Piece<N> norm2, boundary_norm2, weight, factor;
     P* const room;  // of teams, for rotations
+    Tape tape{};
 
     SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {})
         : n(n_),
@@ -90,6 +92,7 @@ struct ChainSweep {
         each_row([&](auto j) SMNN_LAMBDA { norm2[j] += item(at.boundary_norm2() + j); });
         absorb(triangle, columns(), below);
         absorb_into_boundary();
+        leave_rows();
         // and those that couple it to the next one;
         set_below(item, at.own(), at.z(), [&](auto i, auto j, P* row) SMNN_LAMBDA {
             row[j] = item(at.spike() + i * n + j);
@@ -109,6 +112,7 @@ struct ChainSweep {
         });
         absorb(triangle, columns(), below);
         absorb_into_boundary();
+        leave_rows();
         return bad;
     }
 
@@ -194,6 +198,7 @@ struct ChainSweep {
             team.absorb(
                 room, Int<0>(), n, [&](auto i) SMNN_LAMBDA { return x[i * columns() + j]; }, pivot, inverse, weight, factor,
                 [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    tape.push(rotation);
                     team.share(next(j), count, [&](auto k) SMNN_LAMBDA {
                         rotation(rows[j * count + k], x[i * columns() + k]);
                     });
@@ -208,6 +213,7 @@ struct ChainSweep {
         const auto square = [&](auto i) SMNN_LAMBDA { return weight[i] * factor[i] * (x[i * columns() + j] * x[i * columns() + j]); };
         repeat_from(Int<1>(), n, [&](auto i) SMNN_LAMBDA {
             const auto mask = splat<P>(T(16)) * square(Int<0>()) < square(i);
+            tape.push(select(mask, splat<P>(1), splat<P>(0)));
             if (!any(mask)) return;
             team.sync();
             team.share(j, count, [&](auto k) SMNN_LAMBDA { swap_lanes(mask, x[k], x[i * columns() + k]); });
@@ -220,6 +226,57 @@ struct ChainSweep {
     }
     SMNN_INLINE void absorb_into_boundary() {
         if constexpr (Chunked) absorb(boundary, next(n), below + left());
+    }
+    // Right-hand sides of rows that have no entries any more.
+    SMNN_INLINE void leave_rows() {
+        repeat(n, [&](auto i) SMNN_LAMBDA { tape.push(weight[i] * factor[i] * below[i * columns() + rhs()]); });
+    }
+};
+
+// Numbers on the tape of the step from a separator to the next, of a chain that is not divided.
+constexpr int chain_tape_entries(int n) { return 3 * (n * (n - 1) + 2 * n * n) + 2 * n; }
+
+// The way back through the tape of such a chain (see tape.hpp), with one set of multipliers; `has_rest`: of
+// the residual, else of R^-T g.
+template <class T, int N>
+struct ChainUnwinding {
+    const int n;
+    Tape<T> tape;
+    const bool has_rest;
+    T below[N];
+
+    // From the triangle of a separator (n) to that of the one before it, whose final rows f and w are given; the multipliers
+    // of the rows of the item that couples both go to own and boundary (n).
+    void step(const T* f, const T* w, T* top, T* own, T* boundary) {
+        leave();
+        absorb_back(top);
+        for (int i = 0; i < n; ++i) {
+            top[i] = w ? w[i] * f[i * n + i] : T(0);
+        }
+        absorb_back(top);
+        for (int i = 0; i < n; ++i) own[i] = below[i];
+        leave();
+        absorb_back(top);
+        for (int i = 0; i < n; ++i) boundary[i] = below[i];
+    }
+
+   private:
+    void leave() {
+        for (int i = n - 1; i >= 0; --i) {
+            const T rest = tape.pop();
+            below[i] = has_rest ? -rest : T(0);
+        }
+    }
+    // The last rows that were taken into a triangle.
+    void absorb_back(T* top) {
+        for (int j = n - 1; j >= 0; --j) {
+            for (int i = n - 1; i >= 0; --i) {
+                const T g = tape.pop(), eb = tape.pop(), kept = top[j];
+                top[j] -= g * below[i];
+                below[i] += eb * kept;
+            }
+            for (int i = n - 1; i >= 1; --i) swap_lanes(tape.pop() != T(0), below[0], below[i]);
+        }
     }
 };
 

@@ -5,13 +5,16 @@
 #pragma once
 
 #include "state.hpp"
+#include "tape.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
 // One initial row `w y[column] = rhs` into the state, which lies in memory; rhs (m) and row (2 n) are overwritten.
-template <class P, bool Chunked, bool Rhs, class Team>
-SMNN_OUTLINE void absorb_initial_row(int n, int m, int column, P w, P* rhs, P* carried, P* row, const Team& team) {
+template <class P, bool Chunked, bool Rhs, class Team, class Tape>
+SMNN_OUTLINE Tape absorb_initial_row(
+    int n, int m, int column, P w, P* rhs, P* carried, P* row, const Team& team, Tape tape
+) {
     const CarriedLayout<Chunked> at{n, m};
     P weight = splat<P>(1), factor = weight;
     team.share(0, 2 * n, [&](int j) { row[j] = j == column ? w : splat<P>(0); });
@@ -22,6 +25,7 @@ SMNN_OUTLINE void absorb_initial_row(int n, int m, int column, P w, P* rhs, P* c
             P* const top = triangle + j * n;
             P pivot = top[j], inverse = reciprocal(pivot);
             const Rotation<P> rotation(x[j], pivot, inverse, weight, factor);
+            tape.push(rotation);
             team.share(j + 1, n, [&](int k) { rotation(top[k], x[k]); });
             team.share(0, columns, [&](int k) { rotation(more[j * n + k], x_more[k]); });
             for (int c = 0; Rhs && team.leads() && c < m; ++c) rotation(z[j * m + c], rhs[c]);
@@ -29,16 +33,19 @@ SMNN_OUTLINE void absorb_initial_row(int n, int m, int column, P w, P* rhs, P* c
             if (team.leads()) top[j] = pivot;
         }
     };
+    tape.skip(2 * column);
     absorb(row, column, carried + at.own(), carried + at.spike(), row + n, Chunked ? n : 0, carried + at.z());
     if constexpr (Chunked) absorb(row + n, 0, carried + at.boundary(), nullptr, nullptr, 0, carried + at.boundary_z());
+    if constexpr (Rhs) tape.push(weight * factor * rhs[0]);
     if (team.leads()) carried[at.norm2() + column] += w * w;
     team.sync();
+    return tape;
 }
 
 // Those of point t.
-template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows>
+template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows, class Tape = NoTape>
 SMNN_INLINE void absorb_initial_rows(
-    State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace
+    State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace, Tape&& tape = {}
 ) {
     if (!Chunked && t == 0) return;  // (they are among the rows that the sweep starts with)
     const Size& size = state.size;
@@ -48,7 +55,9 @@ SMNN_INLINE void absorb_initial_rows(
         for (int r = 0; r < rows.n_initial_orders(); ++r) {
             const P w = rows.w_initial(t, v, r);
             for (int c = 0; Rhs && c < size.m; ++c) rhs[c] = w * rows.u(t, v, r, c);
-            absorb_initial_row<P, Chunked, Rhs>(size.n, size.m, v * size.K + r, w, rhs, carried, workspace, state.team);
+            tape = absorb_initial_row<P, Chunked, Rhs>(
+                size.n, size.m, v * size.K + r, w, rhs, carried, workspace, state.team, tape
+            );
         }
     }
     state.load(carried);

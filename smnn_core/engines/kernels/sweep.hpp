@@ -26,7 +26,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class P, class Size, bool Chunked, bool Rhs, class Team = Alone>
+template <class P, class Size, bool Chunked, bool Rhs, class Team = Alone, class Tape = NoTape>
 struct Elimination : State<P, Size, Chunked, Team> {
     using Base = State<P, Size, Chunked, Team>;
     using Base::boundary, Base::boundary_norm2, Base::boundary_z, Base::inverse, Base::norm2, Base::norm2_next, Base::own;
@@ -35,6 +35,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
     using T = typename Lanes<P>::Scalar;
 
     const SchemeRows<T>& scheme;
+    Tape tape{};
 
     SMNN_INLINE Elimination(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Team team_ = {})
         : Base(size_, carried, workspace, team_), scheme(scheme_) {}
@@ -83,6 +84,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 },
                 [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
                     const auto j = plus(round, i);
+                    tape.push(rotation);
                     team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
                         rotation(own[j * size.n + k], x_own[i * size.n + k]);
                     });
@@ -128,6 +130,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 room, first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { return x_next[i * size.n + j]; },
                 own[j * size.n + j], inverse[j], x_weight, x_factor,
                 [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    tape.push(rotation);
                     team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
                         rotation(own[j * size.n + k], x_next[i * size.n + k]);
                     });
@@ -136,6 +139,11 @@ struct Elimination : State<P, Size, Chunked, Team> {
             );
         });
         if constexpr (Chunked) absorb_into_boundary();
+        if constexpr (Rhs) {
+            repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA {
+                tape.push(x_weight[i] * x_factor[i] * x_z[i * size.m]);
+            });
+        }
     }
 
     // The final rows of the last point, which has no next one.
@@ -260,6 +268,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
     template <class J>
     SMNN_INLINE void take_row(J j) {
         const P a = x_next[j * size.n + j], ea = rounded(x_weight[j] * a * x_factor[j]);
+        tape.push(ea);
         own[j * size.n + j] = ea * a + splat<P>(EMPTY<T>);
         inverse[j] = reciprocal(own[j * size.n + j]);
         repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = ea * x_next[j * size.n + k]; });
@@ -287,13 +296,20 @@ struct Elimination : State<P, Size, Chunked, Team> {
             P norm2_of_row = zero;
             repeat(size.n, [&](auto k) SMNN_LAMBDA { norm2_of_row += x_spike[i * size.n + k] * x_spike[i * size.n + k]; });
             const auto is_nothing = x_weight[i] * x_factor[i] * norm2_of_row <= splat<P>(EMPTY<T>);
-            x_weight[i] = select(is_nothing, zero, x_weight[i]);
+            repeat(size.n, [&](auto k) SMNN_LAMBDA {
+                x_spike[i * size.n + k] = select(is_nothing, zero, x_spike[i * size.n + k]);
+            });
         });
         team.sync();
-        P weights = zero;
-        repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { weights += x_weight[i]; });
-        team.sync();  // (before the return as well: what comes next sets the weights of other rows)
-        if (!any(weights != zero)) return;
+        P norm2_of_rows = zero;
+        repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA {
+            repeat(size.n, [&](auto k) SMNN_LAMBDA { norm2_of_rows += x_spike[i * size.n + k] * x_spike[i * size.n + k]; });
+        });
+        team.sync();  // (before the return as well: what comes next sets other rows)
+        if (!any(norm2_of_rows != zero)) {
+            tape.skip(2 * size.n * absorbed_rows(size));
+            return tape.push(zero);
+        }
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             P& pivot = boundary[j * size.n + j];
             P inverse_of_pivot = reciprocal(pivot);
@@ -301,6 +317,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 room, first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA { return x_spike[i * size.n + j]; }, pivot,
                 inverse_of_pivot, x_weight, x_factor,
                 [&](auto i, const Rotation<P>& rotation) SMNN_LAMBDA {
+                    tape.push(rotation);
                     team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA {
                         rotation(boundary[j * size.n + k], x_spike[i * size.n + k]);
                     });
@@ -308,30 +325,34 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 }
             );
         });
+        tape.push(splat<P>(1));
     }
 };
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
-// be kept.
-template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows>
-SMNN_OUTLINE void sweep(
+// be kept. Rotations go to the tape, whose new end is returned.
+template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Tape>
+SMNN_OUTLINE Tape sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
-    P* workspace, P* f, P* f_z
+    P* workspace, P* f, P* f_z, Tape tape
 ) {
-    Elimination<P, Size, Chunked, Rhs> state(size, scheme, carried, workspace);
+    Elimination<P, Size, Chunked, Rhs, Alone, Tape> state(size, scheme, carried, workspace);
+    state.tape = tape;
     const FactorLayout<Chunked> at{size.n, size.K};
     state.load(carried);  // (before the first point, whatever there is)
     for (int t = t0; t < t1; ++t) {
         if (t == 0) {
             state.start(rows);
+            state.tape.skip(size.n * (size.n + 1));  // (there is no step)
         } else {
             state.template eliminate_point<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
         }
         state.absorb_equations(rows, t);
-        if (rows.has_initial(t)) absorb_initial_rows<Rhs>(state, rows, t, carried, workspace);
+        if (rows.has_initial(t)) absorb_initial_rows<Rhs>(state, rows, t, carried, workspace, state.tape);
     }
     state.save(carried);
+    return state.tape;
 }
 
 // The final rows of the last point of a system that is not divided into chunks.

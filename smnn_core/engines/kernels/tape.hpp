@@ -1,0 +1,265 @@
+// The tape of an elimination: its rotations in their order, which are Q. What a sweep writes is read from the end.
+//
+// With rotations (rotate.hpp) top' = top + eb row, row' = row - g top. Multipliers v of rows, with sum over rows of v row the
+// same before and after, go the other way:
+//
+//     v_top = v_top' - g v_row',    v_row = v_row' + eb v_top'        (both of after)
+//
+// From v_top = w / d at the final rows of every point, R^T D^-1 w = g, and zeros at rows that are left without entries, they
+// lead to v = Q R^-T g: multipliers of the rows of the problem, (W A)^T v = g. From zeros at final rows, and -e z at rows of
+// weight e whose right-hand side z is left, they lead to the residual W (A y - d). Nothing cancels, as it does in W A λ.
+#pragma once
+
+#include "factor.hpp"
+#include "gradient.hpp"
+#include "rotate.hpp"
+
+namespace smnn {
+namespace SMNN_LEVEL {
+
+// Of a sweep whose rotations are not kept.
+struct NoTape {
+    template <class P>
+    SMNN_INLINE void push(const P&) {}
+    template <class P>
+    SMNN_INLINE void push(const Rotation<P>&) {}
+    SMNN_INLINE void skip(int) {}
+};
+
+template <class P>
+struct Tape {
+    P* at;  // the end of what is written
+
+    SMNN_INLINE void push(const P& x) { *at++ = x; }
+    SMNN_INLINE void push(const Rotation<P>& rotation) {
+        push(rotation.eb);
+        push(rotation.g);
+    }
+    SMNN_INLINE void skip(int count) { at += count; }
+    SMNN_INLINE P pop() { return *--at; }
+};
+
+// Numbers on the tape. Of a point: the step into it, its equations, what is left of their right-hand sides, and (chunked)
+// whether they reach the left separator. Of an initial row, which may be at any point (see initial.hpp): itself.
+template <bool Chunked>
+struct TapeLayout {
+    int n, absorbed;  // rows that are absorbed into the triangle of a point
+    bool takes;       // whether the scheme's rows become the triangle
+
+    SMNN_INLINE constexpr int point() const {
+        return n * (n + 1) + (takes ? n : 0) + (Chunked ? 2 : 1) * 2 * n * absorbed + absorbed + Chunked;
+    }
+    SMNN_INLINE constexpr int initial_row() const { return (Chunked ? 2 : 1) * 2 * n + 1; }
+};
+
+// The number of rows from `first_absorbed` on.
+template <class Size>
+SMNN_INLINE auto absorbed_rows(const Size& size) {
+    if constexpr (Size::fixed) {
+        constexpr int first = decltype(Size::extra)::value == 0 ? decltype(Size::n)::value : 0;
+        return Int<decltype(Size::rows)::value - first>();
+    } else {
+        return size.rows - first_absorbed(size);
+    }
+}
+
+// f(N-1, M-1), f(N-1, M-2), ..
+template <class N, class M, class F>
+SMNN_INLINE void repeat_down(N count, M inner, F f) {
+    repeat_down(count, [&](auto j) SMNN_LAMBDA { repeat_down(inner, [&](auto i) SMNN_LAMBDA { f(j, i); }); });
+}
+
+// Products of the rows of a block with vectors, as multipliers divided by weights: `equation` (points, Q), `step`
+// (points, n + extra), `initial` (points, V R_init), each `.._step` apart from vector to vector.
+template <class P>
+struct RowProducts {
+    P *equation, *step, *initial;
+    Index equation_step, step_step, initial_step;
+};
+
+// The way back of one lane through blocks of points.
+//
+// Fresh: with two sets of multipliers, Q R^-T g and those of the residual, which has no final rows; they are set. Otherwise
+// with Q R^-T g alone, which is added to what is there, times `factor`.
+template <class P, class Size, bool Chunked, bool Fresh>
+struct Unwinding {
+    static constexpr int M = Fresh ? 2 : 1;  // sets of multipliers
+    using Cap = Capacity<Size>;
+    template <int N>
+    using Piece = Array<P, N>;
+
+    const Size& size;
+    Tape<P> tape;
+    // multipliers (M, ..): of the triangle of a point, of that of the boundary (chunked), of rows below the triangle
+    Piece<Cap::n * M> top;
+    Piece<Chunked ? Cap::n * M : 0> boundary;
+    Piece<Cap::rows * M> below;
+
+    SMNN_INLINE static constexpr int carried_entries(int n) { return (Chunked ? 2 : 1) * M * n; }
+    SMNN_INLINE static constexpr int workspace(int rows) { return M * rows; }
+
+    // carried (triangle: (M, n), boundary: (M, n)): between blocks
+    SMNN_INLINE Unwinding(const Size& size_, P* end, P* carried, P* workspace)
+        : size(size_),
+          tape{end},
+          top(carried, M * size_.n),
+          boundary(carried, Chunked ? M * size_.n : 0),
+          below(workspace, M * size_.rows) {}
+
+    SMNN_INLINE void load(const P* memory) {
+        if constexpr (Size::fixed) {
+            top.load(memory, 0);
+            if constexpr (Chunked) boundary.load(memory + M * size.n, 0);
+        }
+    }
+    SMNN_INLINE void save(P* memory) const {
+        if constexpr (Size::fixed) {
+            top.save(memory, 0);
+            if constexpr (Chunked) boundary.save(memory + M * size.n, 0);
+        }
+    }
+
+    // The last rotation, between row j of `upper` and row i below.
+    template <class Upper, class J, class I>
+    SMNN_INLINE void rotate_back(Upper& upper, J j, I i) {
+        const P g = tape.pop(), eb = tape.pop();
+        repeat(Int<M>(), [&](auto c) SMNN_LAMBDA {
+            P &v_top = upper[c * size.n + j], &v_row = below[c * size.rows + i];
+            const P kept = v_top;
+            v_top -= g * v_row;
+            v_row += eb * kept;
+        });
+    }
+    // Multipliers of row i that is left.
+    template <class I>
+    SMNN_INLINE void leave(I i) {
+        const P rest = tape.pop();
+        below[i] = splat<P>(0);
+        if constexpr (Fresh) below[size.rows + i] = -rest;
+    }
+
+    // Equations of a point; its triangle becomes the scheme's rows, where it was made of these.
+    SMNN_INLINE void unwind_equations() {
+        const auto first = first_absorbed(size);
+        const auto count = absorbed_rows(size);
+        repeat_down(count, [&](auto i) SMNN_LAMBDA { leave(plus(first, i)); });
+        if constexpr (Chunked) {
+            if (any(tape.pop() != splat<P>(0))) {
+                repeat_down(size.n, count, [&](auto j, auto i) SMNN_LAMBDA { rotate_back(boundary, j, plus(first, i)); });
+            } else {
+                tape.skip(-2 * size.n * count);
+            }
+        }
+        repeat_down(size.n, count, [&](auto j, auto i) SMNN_LAMBDA { rotate_back(top, j, plus(first, i)); });
+        if (first == 0) return;
+        repeat_down(size.n, [&](auto j) SMNN_LAMBDA {
+            const P ea = tape.pop();
+            repeat(Int<M>(), [&](auto c) SMNN_LAMBDA { below[c * size.rows + j] = ea * top[c * size.n + j]; });
+        });
+    }
+
+    // The step into a point, from the final rows f of the point before, and w of R^T D^-1 w = g there.
+    SMNN_INLINE void unwind_step(const P* f, const P* w) {
+        const FactorLayout<Chunked> at{size.n, size.K};
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            top[j] = w[j] * f[at.row(j)];
+            if constexpr (Fresh) top[size.n + j] = splat<P>(0);
+        });
+        repeat_down(size.n, [&](auto round) SMNN_LAMBDA {
+            repeat_down(next(columns_after(size, round)), [&](auto i) SMNN_LAMBDA { rotate_back(top, plus(round, i), i); });
+        });
+    }
+};
+
+// 1 / w, zero where w is.
+template <class P>
+SMNN_INLINE P inverse_weight(const P& w) {
+    const auto none = w == splat<P>(0);
+    return select(none, splat<P>(0), reciprocal(select(none, splat<P>(1), w)));
+}
+
+// An initial row of column `column`, of carried multipliers (see `Unwinding`); row (M): those of the row.
+template <class P, bool Chunked, bool Fresh>
+SMNN_OUTLINE Tape<P> unwind_initial_row(int n, int column, Tape<P> tape, P* carried, P* row) {
+    constexpr int M = Fresh ? 2 : 1;
+    const P rest = tape.pop();
+    row[0] = splat<P>(0);
+    if constexpr (Fresh) row[1] = -rest;
+    const auto rotate_back = [&](P* upper) SMNN_LAMBDA {
+        const P g = tape.pop(), eb = tape.pop();
+        for (int c = 0; c < M; ++c) {
+            const P kept = upper[c * n];
+            upper[c * n] -= g * row[c];
+            row[c] += eb * kept;
+        }
+    };
+    for (int j = n - 1; Chunked && j >= 0; --j) rotate_back(carried + M * n + j);
+    for (int j = n - 1; j >= column; --j) rotate_back(carried + j);
+    tape.skip(-2 * column);
+    return tape;
+}
+
+// The points t1-1 .. t0. `end`: of the tape of point t1-1. f and w: of point t0-1 on; to: of point t0 on.
+template <class P, class Size, bool Chunked, bool Fresh, class Rows>
+SMNN_OUTLINE void unwind(
+    const Size& size, const Rows& rows, int t0, int t1, P* end, const P* f, const P* w, const P& factor,
+    P* carried, P* workspace, const RowProducts<P>& to
+) {
+    Unwinding<P, Size, Chunked, Fresh> way(size, end, carried, workspace);
+    way.load(carried);
+    const int entries = FactorLayout<Chunked>{size.n, size.K}.entries(), initial_orders = rows.n_initial_orders();
+    const auto put = [&](P& x, const P& v) SMNN_LAMBDA {
+        if (Fresh) {
+            x = v;
+        } else {
+            x += factor * v;
+        }
+    };
+    for (int t = t1 - 1; t >= t0; --t) {
+        const int i = t - t0;
+        const bool has_initial = rows.has_initial(t);
+        if (has_initial && (Chunked || t > 0)) {
+            way.save(carried);
+            for (int e = size.V * initial_orders - 1; e >= 0; --e) {
+                const int v = e / initial_orders, r = e % initial_orders;
+                P row[Fresh ? 2 : 1];
+                way.tape = unwind_initial_row<P, Chunked, Fresh>(size.n, v * size.K + r, way.tape, carried, row);
+                const P inverse = inverse_weight(rows.w_initial(t, v, r));
+                P* const x = to.initial + Index(i) * size.V * initial_orders + e;
+                for (int c = 0; c < way.M; ++c) put(x[c * to.initial_step], inverse * row[c]);
+            }
+            way.load(carried);
+        }
+        way.unwind_equations();
+        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+            const P inverse = inverse_weight(rows.w_equation(t, q));
+            const int row = size.n + size.extra + q;
+            repeat(Int<Fresh ? 2 : 1>(), [&](auto c) SMNN_LAMBDA {
+                put(to.equation[c * to.equation_step + i * size.Q + q], inverse * way.below[c * size.rows + row]);
+            });
+        });
+        if (t > 0) way.unwind_step(f + Index(i) * entries, w + Index(i) * size.n);
+        const P inverse = t > 0 || Chunked ? inverse_weight(rows.w_smoothness(t)) : splat<P>(0);
+        P* const step = to.step + Index(i) * step_rows(size);
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int at = size.extra == 0 ? int(j) : int(j) + int(j) / size.K * size.K;
+            repeat(Int<Fresh ? 2 : 1>(), [&](auto c) SMNN_LAMBDA {
+                put(step[c * to.step_step + at], inverse * way.below[c * size.rows + j]);
+                if (size.extra > 0) put(step[c * to.step_step + at + size.K], inverse * way.below[c * size.rows + size.n + j]);
+            });
+        });
+        if (!Chunked && t == 0 && has_initial) {
+            for (int e = 0; e < size.V * initial_orders; ++e) {
+                const int v = e / initial_orders, r = e % initial_orders;
+                const P of_row = inverse_weight(rows.w_initial(0, v, r));
+                for (int c = 0; c < way.M; ++c) {
+                    put(to.initial[c * to.initial_step + e], of_row * way.below[c * size.rows + v * size.K + r]);
+                }
+            }
+        }
+    }
+    way.save(carried);
+}
+
+}  // namespace SMNN_LEVEL
+}  // namespace smnn

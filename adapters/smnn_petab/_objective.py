@@ -28,6 +28,8 @@ from ._tables import Parameter, Tables
 __all__ = ["Objective"]
 
 LN10 = math.log(10.0)
+MOST_CALLS = 50_000
+"""Evaluations of the rates between two switches: solutions that end in finite time take steps without end."""
 OFFSET = 50.0
 """c of the rows of σ: σ may be as small as exp(-25)."""
 
@@ -236,7 +238,13 @@ class Objective:
         """The state and its sensitivities at times between two switches, (times, (1 + p) n)."""
         margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
 
+        calls = 0
+
         def right(t: float, z: np.ndarray) -> np.ndarray:
+            nonlocal calls
+            calls += 1
+            if calls > MOST_CALLS:
+                raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
             Z = z.reshape(1 + p, n)
             f, J, P = self.rates(min(max(t, start + margin), end - margin), Z[0], q)
             return np.concatenate([f[None], Z[1:] @ J.T + (P @ dq).T]).ravel() if p else f

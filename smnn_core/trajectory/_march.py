@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._collocation import Scale, Space
+from ._collocation import Space
 from ._discrete import Discrete, Mesh
-from ._linear import Local, Step
+from ._linear import Step
 from ._mesh import constants_of_error, finer
+from ._window import window
 
 __all__ = ["Marched", "march"]
 
@@ -226,34 +227,30 @@ def _newton(
     active: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which windows were solved, and their states and stages."""
-    s = Scale(np, np.diff(mesh))
-    B, N = s.s.shape
+    algebra = window(space, np.diff(mesh), problem.equations.Q)
     at_times = problem.times_of(space, mesh)
-    x, z = u.x, u.z
+    x, z = np.ascontiguousarray(u.x), np.ascontiguousarray(u.z)
+    B = len(mesh)
     solved, lost = ~active, np.zeros(B, bool)
     before = np.full(B, np.inf)
     zero = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
-    local, age, fresh = None, 0, 0
+    stale, age, fresh = True, 0, 0
     limit = 1e-2 * tolerance
     while not (solved | lost).all() and fresh < 7:
-        features = space.features(np, x[:, :-1], z, s)
-        y = space.values(np, space.at_points, features, s).reshape(B, N * space.k, space.V, space.R + 1)
-        if local is None:
-            f, J, P = problem.linearize(at_times, y, p)
-            if not (np.isfinite(J).all() and np.isfinite(f).all()):
+        y, d = algebra.values(x, z)
+        if stale:
+            f, J, _ = problem.linearize(at_times, y, p)
+            finite = np.isfinite(J).all() and np.isfinite(f).all()
+            if not finite:
                 bad = ~(np.isfinite(J).reshape(B, -1).all(axis=1) & np.isfinite(f).reshape(B, -1).all(axis=1))
                 lost |= bad & ~solved
                 J, f = np.nan_to_num(J), np.nan_to_num(f)
-            shape = (B, N, space.k)
-            local = Local(space, J.reshape(*shape, *J.shape[2:]), P.reshape(*shape, *P.shape[2:]), s)
-            age, fresh = 0, fresh + 1
+            algebra.eliminate(J)
+            stale, age, fresh = False, 0, fresh + 1
         else:
             f = problem.value(at_times, y, p)
-        f = f.reshape(B, N, space.k, -1)
-        particular, γ = local.particular(f)
         with np.errstate(all="ignore"):
-            dx = local.forward(γ - (x[:, 1:] - space.ends(np, features, s)))
-            dz = local.stages(particular, dx[:, :-1], p)
+            dx, dz = algebra.advance(f, d)
             sizes = np.maximum(np.abs(x + dx).max(axis=1), size)
             weight = np.where(sizes > 0, sizes, 1e-300) + (absolute / tolerance)[:, None]
             change = (np.abs(dx) / weight[:, None]).max(axis=(1, 2), initial=0.0)
@@ -277,7 +274,7 @@ def _newton(
         if age > 1 and (rate[going] > 2.0).any() and fresh >= 3:
             lost |= going & (rate > 2.0)
         if (age >= 2 and (rate[going] > 0.3).any()) or age >= 5:
-            local = None
+            stale = True
             before = np.where(going, np.inf, before)
         else:
             before = change

@@ -9,7 +9,9 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import smnn_core as smnn
+from smnn_core.engines import collocation as compiled
 from smnn_core.trajectory._collocation import Space, gauss, radau
+from smnn_core.trajectory._window import CompiledWindow, Window
 
 nan = np.nan
 
@@ -348,3 +350,22 @@ def test_times_outside_are_refused_and_callbacks_may_write():
 def test_float32_in_float32_out():
     s = smnn.solve(decay, np.array([0, 1], np.float32), np.array([[1]], np.float32))
     assert s.y.dtype == s([0.5]).dtype == np.float32
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize("orders", [(1,), (2,), (1, 1, 1), (2, 0, 1), (3, 1)])
+def test_compiled_windows_are_those_of_numpy(orders):
+    space, rng = Space(radau(4), orders), np.random.default_rng(0)
+    B, N, V = 2, 5, len(orders)
+    s = rng.uniform(0.1, 2.0, (B, N))
+    x, z = rng.standard_normal((B, N + 1, space.M)), rng.standard_normal((B, N, V, space.k))
+    J = rng.standard_normal((B, N * space.k, V, V, space.R + 1))
+    f = rng.standard_normal((B, N * space.k, V))
+    plain, fast = Window(space, s), CompiledWindow(space, s)
+    for one, other in zip(plain.values(x, z), fast.values(x, z), strict=True):
+        assert np.allclose(one, other, rtol=1e-11, atol=1e-11)
+    d = plain.values(x, z)[1]
+    for w in (plain, fast):
+        w.eliminate(J)
+    for one, other in zip(plain.advance(f, d), fast.advance(f, d), strict=True):
+        assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())

@@ -392,6 +392,8 @@ void multiply(nb::handle a, nb::handle b, nb::handle c, int threads) {
 
 }  // namespace
 
+void bind_windows(nb::module_&);  // windows.cpp
+
 NB_MODULE(_kernels, m) {
     // types are registered once in a process: imported again, after someone removed it, the module is as it was
     static PyObject* const first = Py_NewRef(m.ptr());
@@ -409,6 +411,7 @@ NB_MODULE(_kernels, m) {
     (void)registered;
 #endif
     m.doc() = "Compiled kernels of the CPU engine; smnn_core.engines.cpu is their interface.";
+    bind_windows(m);
     nb::class_<Factor>(m, "Factor").def_ro("nbytes", &Factor::bytes);
     nb::class_<Problem>(m, "Problem")
         .def(

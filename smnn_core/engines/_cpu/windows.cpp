@@ -1,0 +1,90 @@
+// Python's view of windows.hpp: contiguous NumPy arrays, whose sizes are checked here.
+#include "windows.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+namespace nb = nanobind;
+
+namespace {
+
+using Numbers = nb::ndarray<double, nb::c_contig, nb::device::cpu>;
+using Constants = nb::ndarray<const double, nb::c_contig, nb::device::cpu>;
+using Integers = nb::ndarray<int, nb::c_contig, nb::device::cpu>;
+
+void require(const char* name, size_t found, int64_t expected) {
+    if (found != size_t(expected)) throw nb::value_error(name);
+}
+
+smnn::Window window(const Integers& q, const Integers& first, const Constants& s, const Constants& W, const Constants& E) {
+    if (s.ndim() != 2 || W.ndim() != 4 || E.ndim() != 3) throw nb::value_error("another number of axes than is expected");
+    const int64_t V = int64_t(W.shape(0)), k = int64_t(W.shape(2)), R = int64_t(W.shape(3)) - 1;
+    smnn::Window w{int64_t(s.shape(0)), int64_t(s.shape(1)), V, k, 0, R, q.data(), first.data(), s.data(), W.data(), E.data()};
+    require("q", q.size(), V);
+    require("first", first.size(), V);
+    require("W", W.size(), V * w.a() * k * (R + 1));
+    require("E", E.size(), V * w.a() * (R + 1));
+    for (int64_t v = 0; v < V; ++v) {
+        if (q.data()[v] < 0 || q.data()[v] > R || first.data()[v] != w.M) throw nb::value_error("orders");
+        w.M += q.data()[v];
+    }
+    return w;
+}
+
+void values(Integers q, Integers first, Constants s, Constants W, Constants E, Constants x, Constants z, Numbers y, Numbers d) {
+    const smnn::Window w = window(q, first, s, W, E);
+    require("x", x.size(), w.B * (w.N + 1) * w.M);
+    require("z", z.size(), w.B * w.N * w.V * w.k);
+    require("y", y.size(), w.B * w.N * w.k * w.V * (w.R + 1));
+    require("d", d.size(), w.B * w.N * w.M);
+    nb::gil_scoped_release release;
+    smnn::window_values(w, x.data(), z.data(), y.data(), d.data());
+}
+
+void eliminate(
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants J, Numbers lu, Numbers scale, Integers order,
+    Numbers HC, Numbers G
+) {
+    const smnn::Window w = window(q, first, s, W, E);
+    const int64_t n = w.V * w.k, count = w.B * w.N;
+    require("J", J.size(), count * n * w.V * (w.R + 1));
+    require("lu", lu.size(), count * n * n);
+    require("scale", scale.size(), count * n);
+    require("order", order.size(), count * n);
+    require("HC", HC.size(), count * n * w.M);
+    require("G", G.size(), count * w.M * w.M);
+    nb::gil_scoped_release release;
+    smnn::window_eliminate(w, J.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
+}
+
+void advance(
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants lu, Constants scale, Integers order,
+    Constants HC, Constants G, Constants f, Constants d, Numbers dx, Numbers dz
+) {
+    const smnn::Window w = window(q, first, s, W, E);
+    const int64_t n = w.V * w.k, count = w.B * w.N;
+    require("lu", lu.size(), count * n * n);
+    require("scale", scale.size(), count * n);
+    require("order", order.size(), count * n);
+    require("HC", HC.size(), count * n * w.M);
+    require("G", G.size(), count * w.M * w.M);
+    require("f", f.size(), count * n);
+    require("d", d.size(), count * w.M);
+    require("dx", dx.size(), w.B * (w.N + 1) * w.M);
+    require("dz", dz.size(), count * n);
+    for (size_t i = 0; i < order.size(); ++i) {
+        if (order.data()[i] < 0 || order.data()[i] >= n) throw nb::value_error("order");
+    }
+    nb::gil_scoped_release release;
+    smnn::window_advance(
+        w, lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
+    );
+}
+
+}  // namespace
+
+void bind_windows(nb::module_& m) {
+    m.def("window_values", &values);
+    m.def("window_eliminate", &eliminate);
+    m.def("window_advance", &advance);
+}

@@ -1,0 +1,90 @@
+"""The linear algebra of a window: B members, N intervals, first states given, as many equations as variables.
+
+`Window` says it in NumPy, for every number of equations; `CompiledWindow` does the same in compiled loops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engines import collocation as compiled
+from ._collocation import Scale, Space
+from ._linear import Local
+
+__all__ = ["CompiledWindow", "Window", "window"]
+
+
+class Window:
+    """
+    Args:
+        s: (B, N), the steps.
+    """
+
+    def __init__(self, space: Space, s: np.ndarray) -> None:
+        self.space, self.scale = space, Scale(np, s)
+        self.local: Local | None = None
+
+    def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """y at the points, (B, N k, V, R+1), and the jumps of the states, (B, N, M); x (B, N+1, M), z (B, N, V, k)."""
+        space, (B, N) = self.space, self.scale.s.shape
+        features = space.features(np, x[:, :-1], z, self.scale)
+        y = space.values(np, space.at_points, features, self.scale)
+        return y.reshape(B, N * space.k, space.V, space.R + 1), x[:, 1:] - space.ends(np, features, self.scale)
+
+    def eliminate(self, J: np.ndarray) -> None:
+        """Takes J, (B, N k, Q, V, R+1), as the left-hand side of steps to come."""
+        B, N = self.scale.s.shape
+        J = J.reshape(B, N, self.space.k, *J.shape[2:])
+        self.local = Local(self.space, J, np.zeros((*J.shape[:4], 0)), self.scale)
+
+    def advance(self, f: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Steps dx (B, N+1, M), which begin with zero, and dz (B, N, V, k), for f (B, N k, Q) and jumps d."""
+        assert self.local is not None
+        B, N = self.scale.s.shape
+        particular, γ = self.local.particular(f.reshape(B, N, self.space.k, -1))
+        dx = self.local.forward(γ - d)
+        return dx, self.local.stages(particular, dx[:, :-1], np.zeros((B, 0)))
+
+
+class CompiledWindow(Window):
+    """The same in compiled loops, for as many equations as variables."""
+
+    def __init__(self, space: Space, s: np.ndarray) -> None:
+        super().__init__(space, s)
+        q = np.array(space.orders, np.intc)
+        first = np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc)
+        self._given = (q, first, np.ascontiguousarray(s), space.at_points, np.ascontiguousarray(space.at_end))
+        B, N = s.shape
+        n, M = space.V * space.k, space.M
+        self._y = np.empty((B, N * space.k, space.V, space.R + 1))
+        self._factor = (
+            np.empty((B, N, n, n)),
+            np.empty((B, N, n)),
+            np.empty((B, N, n), np.intc),
+            np.empty((B, N, n, M)),
+            np.empty((B, N, M, M)),
+        )
+
+    def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y, d = np.empty_like(self._y), np.empty((*z.shape[:2], x.shape[-1]))
+        compiled.values(*self._given, x, z, y, d)
+        return y, d
+
+    def eliminate(self, J: np.ndarray) -> None:
+        compiled.eliminate(*self._given, np.ascontiguousarray(J), *self._factor)
+
+    def advance(self, f: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (B, N), space = d.shape[:2], self.space
+        dx, dz = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
+        compiled.advance(*self._given, *self._factor, np.ascontiguousarray(f), d, dx, dz)
+        return dx, dz
+
+
+LARGEST = 40
+"""Stages of an interval up to which compiled loops are faster than LAPACK."""
+
+
+def window(space: Space, s: np.ndarray, Q: int | None) -> Window:
+    """The faster of the two."""
+    fits = compiled.is_compiled and space.V == Q and space.V * space.k <= LARGEST
+    return CompiledWindow(space, s) if fits else Window(space, s)

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import smnn_core as smnn
+from smnn_core import ConvergenceWarning, Fitted, MisfitWarning
+from smnn_core import Parameter as FitParameter
+from smnn_core import fit as fit_core
 
 from ._callbacks import Callbacks
 from ._errors import UnsupportedError
@@ -37,13 +39,13 @@ STEPS = 10
 """Of the first stage at each weight of the equations."""
 
 
-def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> smnn.Fitted:
+def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> Fitted:
     """The first stage: `smnn_core.fit` with the arguments of a problem."""
     equations, experiments, columns = problem.equations, problem.tables.experiments, problem.tables.columns
     callbacks = Callbacks(equations)
     by_formula = any(c.noise is not None for c in columns)
     switches = [list(s.switches) for s in equations.settings]
-    return smnn.fit(
+    return fit_core(
         callbacks.residual,
         [e.times for e in experiments],
         [e.data for e in experiments],
@@ -62,7 +64,7 @@ def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> smnn.Fi
     )
 
 
-def _parameter(p: Parameter) -> smnn.Parameter:
+def _parameter(p: Parameter) -> FitParameter:
     """A parameter as `smnn_core.fit` takes it, with natural logarithms."""
     log, prior = p.scale != "lin", p.prior
     if prior is not None and log != (p.prior_scale != "lin"):
@@ -74,7 +76,7 @@ def _parameter(p: Parameter) -> smnn.Parameter:
         unit = math.log(10) if p.prior_scale == "log10" else 1.0
         prior = math.exp(prior[0] * unit), prior[1] * unit
     low, high = (float(v) if p.scale == "lin" else (10.0**v if p.scale == "log10" else math.exp(v)) for v in p.start)
-    return smnn.Parameter(lower=max(low, p.lower), upper=min(high, p.upper), log=log, prior=prior)
+    return FitParameter(lower=max(low, p.lower), upper=min(high, p.upper), log=log, prior=prior)
 
 
 def fit(
@@ -87,8 +89,8 @@ def fit(
     hidden = any(b is not None for b in problem.equations.before)  # initial values that only an equilibration knows
     if relax and not hidden:
         with warnings.catch_warnings():  # the second stage decides
-            warnings.simplefilter("ignore", smnn.ConvergenceWarning)
-            warnings.simplefilter("ignore", smnn.MisfitWarning)
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", MisfitWarning)
             table = relaxed(problem, max(starts, 2), seed, max_iterations=STEPS, progress=progress).starts
         assert table is not None  # of more than one start
         shared = (time.process_time() - began) / starts
@@ -109,7 +111,7 @@ def fit(
         warnings.warn(
             f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "
             "seconds= may find a better end.",
-            smnn.ConvergenceWarning,
+            ConvergenceWarning,
             stacklevel=3,
         )
     names = [p.name for p in problem.tables.parameters]

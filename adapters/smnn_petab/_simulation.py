@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import smnn_core as smnn
+from smnn_core import ConvergenceWarning, solve
 
 from ._errors import UnsupportedError
 from ._objective import Objective
@@ -35,8 +35,8 @@ def collocated(objective: Objective, θ: Array, tolerance: float = 1e-7) -> floa
         if end > 0:
             marks = [0.0, *(s for s in setting.switches if 0 < s < end), end]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", smnn.ConvergenceWarning)
-                solution = smnn.solve(_residual(objective, q), marks, x0[:, None], tolerance=tolerance, order=1)
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                solution = solve(_residual(objective, q), marks, x0[:, None], tolerance=tolerance, order=1)
             if not np.all(solution.converged):
                 return math.inf
             x = solution(experiment.times)[..., 0]

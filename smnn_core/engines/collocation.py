@@ -1,5 +1,5 @@
-"""Compiled windows of a march (`smnn_core/trajectory/_window.py`): values at the points, stages eliminated, states swept
-forward. The kernels are in `_cpu/windows.hpp`; None stands in for them where the engine could not be compiled."""
+"""Compiled windows of a march (`smnn_core/trajectory/_window.py`): values at the points, stages eliminated, states
+swept forward. The kernels are in `_cpu/windows.hpp`; None stands in for them where the engine could not be compiled."""
 
 from __future__ import annotations
 

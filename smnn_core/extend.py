@@ -48,8 +48,9 @@ than public names do; the changelog says so when they do.
 
 - `Equations`: a residual as users write it; adapters derive from it.
 - `search`: the solution as found, without derivatives; `refined`: on more intervals; `solution_of`: as a function of
-  time. `warn_unless_converged`, `check_inside`: what is said and refused.
-- `attached`, `Frozen`, `Unknowns`: the same with derivatives.
+  time. `warn_unless_converged`: what is said.
+- `differentiable`, `DifferentiableSolution`: the same with derivatives, by steps of the `Frozen` problem from the
+  `Unknowns` found.
 
 **Fits** (`docs/theory/fitting.md`)
 
@@ -118,10 +119,11 @@ from .nonlinear._linearize import Linearization, Residual, product
 from .nonlinear._march import MARCHING, OVERLAP, carried_weights, taylor
 from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
 from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
+from .trajectory._differentiable import DifferentiableSolution, differentiable
 from .trajectory._equations import Equations
-from .trajectory._implicit import Frozen, Unknowns, attached
+from .trajectory._implicit import Frozen, Unknowns
 from .trajectory._search import refined, search
-from .trajectory._solution import check_inside, solution_of
+from .trajectory._solution import solution_of
 from .trajectory._solve import warn_unless_converged
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 
@@ -145,6 +147,7 @@ __all__ = [
     "TOLERANCE",
     "UNIT",
     "ArrayEngine",
+    "DifferentiableSolution",
     "Engine",
     "Equations",
     "Factor",
@@ -166,12 +169,10 @@ __all__ = [
     "apply_transpose",
     "as_arrays",
     "as_fields",
-    "attached",
     "attached_step",
     "broadcast_shapes",
     "can_look",
     "carried_weights",
-    "check_inside",
     "check_integer",
     "check_shapes",
     "check_states",
@@ -186,6 +187,7 @@ __all__ = [
     "cost",
     "device_of",
     "difference_noise",
+    "differentiable",
     "eliminate",
     "error_estimate_with",
     "estimate",

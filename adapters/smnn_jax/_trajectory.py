@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ from jax.lax import stop_gradient
 from smnn_core import ArgumentError, NamespaceError
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
+    DifferentiableSolution,
     Equations,
     Frozen,
     Unknowns,
-    attached,
-    check_inside,
+    differentiable,
     refined,
     search,
     solution_of,
@@ -58,73 +58,25 @@ def _inside(x: Array, z: Array, s: Array, θ: Array, *, space: Any) -> Array:
     return space.inside(jnp, x, z, s, θ)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Solution:
-    """A solution of `solve`: call it with times to have y and its derivatives there, differentiable.
+class Solution(DifferentiableSolution):
+    """A solution of `solve` in JAX arrays: call it with times (n,) or (..., n) to have y and its derivatives there,
+    (..., n, V, R+1), differentiable in all that went in and in the times.
 
-    Shapes: (...) the batch, N intervals, V variables, R the highest order, p constants.
+    It has `t` (..., N+1) and `y` (..., N+1, V, R+1) on the mesh, `constants` (..., p), `error` (..., N, V),
+    `largest_error` (..., V), `converged`, `reason`, `iterations`, `orders` and `plot()`, as `smnn_core.Solution`, and
+    as `values` that one: the same on NumPy arrays, without derivatives.
     """
 
-    t: Array
-    """(..., N+1): the mesh, differentiable by `times`"""
-    constants: Array
-    """(..., p): the constants that were solved for, differentiable"""
-    error: Array
-    """(..., N, V): an estimate of the largest error of each variable on each interval, global, in units of y"""
-    converged: Array
-    """bool, (...): whether the estimate is below the tolerance"""
-    reason: Any
-    """Why it ended, in a sentence; of a batch a list of them"""
-    iterations: int
-    """Linear problems solved on a whole mesh, or windows of a march"""
-    values: CoreSolution
-    """The same on NumPy arrays, without derivatives: a first guess of another `solve`, pictures"""
-    _states: Array = field(repr=False)
-    _stages: Array = field(repr=False)
+    xp: ClassVar[Any] = jnp
 
-    @property
-    def y(self) -> Array:
-        """(..., N+1, V, R+1): y and its derivatives on the mesh, differentiable."""
-        return self(self.t)
+    def _like(self, times: Any) -> Array:
+        return jnp.asarray(times, dtype=self.t.dtype)
 
-    @property
-    def orders(self) -> tuple[int, ...]:
-        """The order of each variable in the equations; 0: algebraic."""
-        return self.values.orders
+    def _numbers(self, x: Array) -> np.ndarray:
+        return np.asarray(_values("times", x))
 
-    @property
-    def largest_error(self) -> Array:
-        """The largest of `error` over intervals: (..., V)."""
-        return jnp.max(self.error, axis=-2)
-
-    def __call__(self, times: Any) -> Array:
-        """y and its derivatives 0..R at times (n,) or (..., n): (..., n, V, R+1), differentiable in times as well.
-
-        Raises:
-            ArgumentError: for times beyond the ends.
-        """
-        batch = self.t.shape[:-1]
-        τ = jnp.asarray(times, dtype=self.t.dtype)
-        scalar = τ.ndim == 0
-        τ = jnp.atleast_1d(τ)
-        τ = jnp.broadcast_to(τ, (*np.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1]))
-        B = int(np.prod(batch))
-        fixed, mesh = _values("times", τ).reshape(B, -1), np.asarray(self.values.t, float).reshape(B, -1)
-        check_inside(fixed, np.asarray(self.values.t).reshape(B, -1))
-        space = self.values._space
-        i, member = space.interval(mesh, fixed), np.arange(B)[:, None]
-        t, x, z = (a.reshape(B, *a.shape[len(batch) :]) for a in (self.t, self._states, self._stages))
-        s = t[member, i + 1] - t[member, i]
-        y = _inside(x[member, i], z[member, i], s, (τ.reshape(B, -1) - t[member, i]) / s, space=space)
-        y = y.reshape(*τ.shape, *y.shape[-2:])
-        return y[..., 0, :, :] if scalar else y
-
-    def __repr__(self) -> str:
-        return repr(self.values)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
-        return self.values.plot(axes)
+    def _inside(self, space: Any, x: Array, z: Array, s: Array, θ: Array) -> Array:
+        return _inside(x, z, s, θ, space=space)
 
 
 def solve(
@@ -198,62 +150,19 @@ def solve(
         run = refined(run, max(16, 1 << (run.found.mesh.N - 1).bit_length()))
     values = solution_of(run, np.dtype(like.dtype))
     warn_unless_converged(values.converged, values.reason)
-    return _with_derivatives(run, values, equations, times, conditions, engine, like)
-
-
-def _with_derivatives(
-    run: Any, values: CoreSolution, equations: _Equations, times: Any, conditions: Any, engine: str, like: Array
-) -> Solution:
-    """The solution as JAX arrays that follow what goes in."""
-    problem, B = run.problem, len(run.found.converged)
-
-    def of(x: Any) -> Array:
-        return jnp.asarray(np.asarray(x), dtype=like.dtype)
-
-    def residual(t: Array, y: Array, c: Array) -> Array:
-        arguments = (t, y, c)[: 3 if equations.p else 2]
-        f = equations.function(*(a.reshape(*problem.batch, *a.shape[1:]) for a in arguments))
-        return jnp.broadcast_to(f, (*problem.batch, *f.shape[-2:])).reshape(B, *f.shape[-2:])
-
-    t, x, z, p = (of(a) for a in (values.t, values._states, values._stages, values.constants))
-    converged = jnp.asarray(values.converged)
-    if values.converged.any():
-        given = partial(_condition_residuals, run, conditions, like)
-        moving = jnp.asarray(times, dtype=like.dtype)
-        now, mesh = attached(run, jnp, _solver(engine), residual, given, moving, like, _compiled)
-        t, x, z, p = (
-            _follow(a, b.reshape(a.shape), converged)
-            for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True)
-        )
-    return Solution(t, p, of(values.error), converged, values.reason, values.iterations, values, x, z)
-
-
-def _follow(value: Array, new: Array, converged: Array) -> Array:
-    """The value with the derivatives of another array, in members that have converged."""
-    mask = converged.reshape(*converged.shape, *(1,) * (value.ndim - converged.ndim))
-    return value + jnp.where(mask, new - stop_gradient(new), jnp.zeros_like(new))
-
-
-def _condition_residuals(run: Any, conditions: Any, like: Array, x: Array, p: Array) -> Array:
-    """The conditions on the states (B, n, M) and constants (B, p): (B, C), with derivatives by what they hold."""
-    problem, space = run.problem, run.found.space
-    y = space.spread_states(jnp, x)
-    if problem.conditions.values is None:
-        arguments = [y.reshape(*problem.batch, *y.shape[1:])]
-        if problem.conditions.takes_constants:
-            arguments.append(p.reshape(*problem.batch, *p.shape[1:]))
-        g = conditions(*arguments)
-        return jnp.broadcast_to(g, (*problem.batch, g.shape[-1])).reshape(len(x), -1)
-    given = conditions if isinstance(conditions, Mapping) else {float(run.times[0]): conditions}
-    stated = np.isfinite(problem.conditions.values[0])
-    columns = []
-    for i in np.flatnonzero(stated.any(axis=(1, 2))):
-        time = min(given, key=lambda key: abs(float(key) - run.times[i]))
-        value = jnp.asarray(given[time], dtype=like.dtype)
-        value = jnp.broadcast_to(value, (*problem.batch, *value.shape[-2:])).reshape(len(x), *value.shape[-2:])
-        v, o = np.nonzero(stated[i])
-        columns.append(y[:, int(i), v, o] - value[:, v, o])
-    return jnp.concatenate(columns, axis=-1)
+    return differentiable(
+        Solution,
+        run,
+        values,
+        residual,
+        jnp.asarray(times, dtype=like.dtype),
+        conditions,
+        like,
+        asarray=partial(jnp.asarray, dtype=like.dtype),
+        constant=stop_gradient,
+        solve_ode=_solver(engine),
+        compiled=_compiled,
+    )
 
 
 class _Equations(Equations):

@@ -3,10 +3,10 @@ derived in `smnn_core.trajectory._implicit`."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -16,81 +16,36 @@ from torch.func import jvp, vmap
 
 from smnn_core import ArgumentError, NamespaceError
 from smnn_core import Solution as CoreSolution
-from smnn_core.extend import Equations, Unknowns, attached, check_inside, search, solution_of, warn_unless_converged
+from smnn_core.extend import (
+    DifferentiableSolution,
+    Equations,
+    differentiable,
+    search,
+    solution_of,
+    warn_unless_converged,
+)
 
 from ._solve import solve_ode
 
 __all__ = ["Solution", "solve"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Solution:
-    """A solution of `solve`: call it with times to have y and its derivatives there, differentiable.
+class Solution(DifferentiableSolution):
+    """A solution of `solve` in tensors: call it with times (n,) or (..., n) to have y and its derivatives there, (...,
+    n, V, R+1), differentiable in all that went in and in the times.
 
-    Shapes: (...) the batch, N intervals, V variables, R the highest order, p constants.
+    It has `t` (..., N+1) and `y` (..., N+1, V, R+1) on the mesh, `constants` (..., p), `error` (..., N, V),
+    `largest_error` (..., V), `converged`, `reason`, `iterations`, `orders` and `plot()`, as `smnn_core.Solution`, and
+    as `values` that one: the same on NumPy arrays, without derivatives.
     """
 
-    t: Tensor
-    """(..., N+1): the mesh, differentiable by `times`"""
-    constants: Tensor
-    """(..., p): the constants that were solved for, differentiable"""
-    error: Tensor
-    """(..., N, V): an estimate of the largest error of each variable on each interval, global, in units of y"""
-    converged: Tensor
-    """bool, (...): whether the estimate is below the tolerance"""
-    reason: Any
-    """Why it ended, in a sentence; of a batch a list of them"""
-    iterations: int
-    """Linear problems solved on a whole mesh, or windows of a march"""
-    values: CoreSolution
-    """The same on NumPy arrays, without derivatives: a first guess of another `solve`, pictures"""
-    _states: Tensor = field(repr=False)
-    _stages: Tensor = field(repr=False)
+    xp: ClassVar[Any] = xp
 
-    @property
-    def y(self) -> Tensor:
-        """(..., N+1, V, R+1): y and its derivatives on the mesh, differentiable."""
-        return self(self.t)
+    def _like(self, times: Any) -> Tensor:
+        return torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
 
-    @property
-    def orders(self) -> tuple[int, ...]:
-        """The order of each variable in the equations; 0: algebraic."""
-        return self.values.orders
-
-    @property
-    def largest_error(self) -> Tensor:
-        """The largest of `error` over intervals: (..., V)."""
-        return self.error.amax(dim=-2)
-
-    def __call__(self, times: Any) -> Tensor:
-        """y and its derivatives 0..R at times (n,) or (..., n): (..., n, V, R+1), differentiable in times as well.
-
-        Raises:
-            ArgumentError: for times beyond the ends.
-        """
-        batch = self.t.shape[:-1]
-        τ = torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
-        scalar = τ.ndim == 0
-        τ = torch.atleast_1d(τ)
-        τ = τ.expand(*torch.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1])
-        B = max(batch.numel(), 1)
-        fixed, mesh = _values(τ).reshape(B, -1), np.asarray(self.values.t, float).reshape(B, -1)
-        check_inside(fixed, np.asarray(self.values.t).reshape(B, -1))
-        space = self.values._space
-        i = torch.as_tensor(space.interval(mesh, fixed), device=τ.device)
-        member = torch.arange(B, device=τ.device)[:, None]
-        t, x, z = (a.reshape(B, *a.shape[len(batch) :]) for a in (self.t, self._states, self._stages))
-        s = t[member, i + 1] - t[member, i]
-        y = space.inside(xp, x[member, i], z[member, i], s, (τ.reshape(B, -1) - t[member, i]) / s)
-        y = y.reshape(*τ.shape, *y.shape[-2:])
-        return y[..., 0, :, :] if scalar else y
-
-    def __repr__(self) -> str:
-        return repr(self.values)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
-        return self.values.plot(axes)
+    def _numbers(self, x: Tensor) -> np.ndarray:
+        return np.asarray(_values(x))
 
 
 def solve(
@@ -168,69 +123,20 @@ def solve(
         )
         values = solution_of(run, np.dtype(str(like.dtype).removeprefix("torch.")))
     warn_unless_converged(values.converged, values.reason)
-    return _with_derivatives(run, values, equations, times, conditions, engine, like)
-
-
-def _with_derivatives(
-    run: Any, values: CoreSolution, equations: _Equations, times: Any, conditions: Any, engine: str, like: Tensor
-) -> Solution:
-    """The solution as tensors, which follow what goes in where derivatives are wanted."""
-
-    def of(x: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(x), device=like.device, dtype=like.dtype)
-
-    t, x, z, p = (of(a) for a in (values.t, values._states, values._stages, values.constants))
-    converged = torch.as_tensor(np.asarray(values.converged), device=like.device)
-    moves = torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
-    if moves and bool(converged.any()):
-        problem = run.problem
-        B = len(run.found.converged)
-
-        def residual(t: Tensor, y: Tensor, c: Tensor) -> Tensor:
-            arguments = (t, y, c)[: 3 if equations.p else 2]
-            f = equations.function(*(a.reshape(*problem.batch, *a.shape[1:]) for a in arguments))
-            return f.expand(*problem.batch, *f.shape[-2:]).reshape(B, *f.shape[-2:])
-
-        given = partial(_condition_residuals, run, conditions, like)
-        solver = partial(solve_ode, engine=engine)
-        moving = times if isinstance(times, Tensor) else of(_values(times))
-        now, mesh = attached(run, xp, solver, residual, given, moving.to(like.dtype), like)
-        t, x, z, p = (
-            _follow(a, b.reshape(a.shape), converged) for a, b in zip((t, x, z, p), (mesh, *_parts(now)), strict=True)
-        )
-    return Solution(t, p, of(values.error), converged, values.reason, values.iterations, values, x, z)
-
-
-def _parts(now: Unknowns) -> tuple[Tensor, Tensor, Tensor]:
-    return now.x, now.z, now.p
-
-
-def _follow(value: Tensor, new: Tensor, converged: Tensor) -> Tensor:
-    """The value with the derivatives of another tensor, in members that have converged."""
-    mask = converged.reshape(*converged.shape, *(1,) * (value.ndim - converged.ndim))
-    return value + torch.where(mask, new - new.detach(), torch.zeros_like(new))
-
-
-def _condition_residuals(run: Any, conditions: Any, like: Tensor, x: Tensor, p: Tensor) -> Tensor:
-    """The conditions on the states (B, n, M) and constants (B, p): (B, C), with derivatives by what they hold."""
-    problem, space = run.problem, run.found.space
-    y = space.spread_states(xp, x)
-    if problem.conditions.values is None:
-        arguments = [y.reshape(*problem.batch, *y.shape[1:])]
-        if problem.conditions.takes_constants:
-            arguments.append(p.reshape(*problem.batch, *p.shape[1:]))
-        g = conditions(*arguments)
-        return g.expand(*problem.batch, g.shape[-1]).reshape(len(x), -1)
-    given = conditions if isinstance(conditions, Mapping) else {float(run.times[0]): conditions}
-    stated = np.isfinite(problem.conditions.values[0])
-    columns = []
-    for i in np.flatnonzero(stated.any(axis=(1, 2))):
-        time = min(given, key=lambda key: abs(float(key) - run.times[i]))
-        value = torch.as_tensor(given[time], dtype=like.dtype, device=like.device)
-        value = value.expand(*problem.batch, *value.shape[-2:]).reshape(len(x), *value.shape[-2:])
-        v, o = (torch.as_tensor(a, device=x.device) for a in np.nonzero(stated[i]))
-        columns.append(y[:, int(i), v, o] - value[:, v, o])
-    return torch.cat(columns, dim=-1)
+    moving = times if isinstance(times, Tensor) else torch.as_tensor(_values(times))
+    return differentiable(
+        Solution,
+        run,
+        values,
+        residual,
+        moving.to(like),
+        conditions,
+        like,
+        asarray=partial(torch.as_tensor, dtype=like.dtype, device=like.device),
+        constant=Tensor.detach,
+        solve_ode=partial(solve_ode, engine=engine),
+        follow=torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None,
+    )
 
 
 class _Equations(Equations):
@@ -359,8 +265,6 @@ def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
         basis = torch.eye(size, dtype=Y.dtype, device=Y.device).reshape(-1, *Y.shape[-3:])
         G = vmap(lambda v: jvp(lambda y: function(y, *c), (Y,), (v.expand(Y.shape),))[1], out_dims=-1)(basis)
         return _values(g), _values(G.reshape(*G.shape[:-1], *Y.shape[-3:]))
-
-    import inspect
 
     takes = equations.p and sum(
         a.default is inspect.Parameter.empty for a in inspect.signature(conditions).parameters.values()

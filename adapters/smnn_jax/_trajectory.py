@@ -84,7 +84,7 @@ def solve(
     times: Any,
     conditions: Any,
     *,
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     absolute: float = 0.0,
     order: int | Sequence[int] | None = None,
     constants: Any = None,
@@ -110,7 +110,8 @@ def solve(
         conditions: values (..., V, order) at the first time, NaN where nothing is given; or {time: such values}; or a
             function of the states at all times, (..., n, V, order) -> (..., C), and of the constants, if it has two
             arguments.
-        tolerance: of the largest error of each variable, relative to its largest value.
+        tolerance: of the largest error of each variable, relative to its largest value: 1e-6 where nothing is said,
+        1e-4 in float32.
         constants: (..., p), a first guess of constants to be solved for.
 
     The other arguments, and what is raised and warned of, are as for `smnn_core.solve`; guess may be a solution of this
@@ -173,7 +174,7 @@ class _Equations(Equations):
     def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
         super().__init__(function, p)
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
-        self.dtype = dtype
+        self.dtype, self.eps = dtype, float(jnp.finfo(dtype).eps)
 
     def arrays(self, *given: np.ndarray) -> list[Array]:
         return [jnp.asarray(x, dtype=self.dtype) for x in given]

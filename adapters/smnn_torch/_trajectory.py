@@ -53,7 +53,7 @@ def solve(
     times: Tensor | Sequence[float],
     conditions: Any,
     *,
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     absolute: float = 0.0,
     order: int | Sequence[int] | None = None,
     constants: Tensor | Sequence[float] | None = None,
@@ -79,7 +79,8 @@ def solve(
         conditions: values (..., V, order) at the first time, NaN where nothing is given; or {time: such values}; or a
             function of the states at all times, (..., n, V, order) -> (..., C), and of the constants, if it has two
             arguments.
-        tolerance: of the largest error of each variable, relative to its largest value.
+        tolerance: of the largest error of each variable, relative to its largest value: 1e-6 where nothing is said,
+        1e-4 in float32.
         constants: (..., p), a first guess of constants to be solved for.
 
     The other arguments, and what is raised and warned of, are as for `smnn_core.solve`; guess may be a solution of this
@@ -147,7 +148,7 @@ class _Equations(Equations):
     def __init__(self, function: Callable[..., Any], p: int, like: Tensor) -> None:
         super().__init__(function, p)
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
-        self.like = like
+        self.like, self.eps = like, torch.finfo(like.dtype).eps
 
     def tensors(self, *arrays: np.ndarray) -> list[Tensor]:
         return [torch.tensor(x, dtype=self.like.dtype, device=self.like.device) for x in arrays]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._errors import ArgumentError
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
@@ -51,6 +52,7 @@ def solve_boundary(
     """
     B = len(mesh.t)
     u, held = start(mesh), np.zeros(B, bool)
+    _check_start(problem, space, mesh, u)
     error = np.full((B, mesh.N, space.V), np.inf)
     guessed = np.ones(B, bool)
     reasons = ["not solved"] * B
@@ -93,6 +95,22 @@ def solve_boundary(
         new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
         halved = failed
         u, error, mesh, guessed = _carried(space, mesh, new, u, error, held, halved, guessed & ~ok, start)
+
+
+def _check_start(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> None:
+    """
+    Raises:
+        ArgumentError: if the residual is defined for no member where the iteration starts.
+    """
+    at = problem.at(space, mesh, u, derivatives=False)
+    if at.is_finite.any():
+        return
+    bad = np.argwhere(~np.isfinite(at.f[0]))
+    where = "in the conditions"
+    if len(bad):
+        n, j, q = (int(i) for i in bad[0])
+        where = f"in equation {q} at t = {mesh.t[0, n] + mesh.s[0, n] * space.points[j]:.6g}"
+    raise ArgumentError(f"the residual is not finite at the first guess, {where}: give a guess at which it is defined.")
 
 
 def _size_of_variables(space: Space, u: Step, mesh: Mesh) -> np.ndarray:

@@ -42,6 +42,8 @@ class Equations:
 
     gives_derivatives = True
     """whether f and its derivatives are computed together"""
+    eps: float = float(np.finfo(np.float64).eps)
+    """the rounding of f"""
 
     def __init__(self, function: Callable[..., Any], p: int = 0) -> None:
         if not callable(function):

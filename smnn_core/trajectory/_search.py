@@ -44,7 +44,7 @@ def search(
     times: Any,
     conditions: Any,
     *,
-    tolerance: float,
+    tolerance: float | None,
     absolute: float,
     order: int | Sequence[int] | None,
     constants: Any,
@@ -57,7 +57,7 @@ def search(
 ) -> Search:
     """Solves on NumPy arrays; arguments as for `solve`, the guess a function, an array or something with `at`."""
     times = _checked_times(times)
-    tolerance, absolute = _checked_tolerance(tolerance, absolute)
+    tolerance, absolute = _checked_tolerance(tolerance, absolute, equations.eps)
     check_integer("max_intervals", most_intervals, least=1)
     c = np.zeros((0,)) if constants is None else as_floats("constants", constants)
     if c.ndim < 1 or (constants is not None and c.shape[-1] == 0) or not np.isfinite(c).all():
@@ -85,7 +85,7 @@ def search(
         if points is None
         else check_integer("points", points, least=1, most=MOST_ORDERS)
     )
-    with ProgressBar(progress, unit=" intervals") as bar:
+    with ProgressBar(progress, unit=" solves") as bar:
 
         def report(*, intervals: int, **state: Any) -> None:
             bar.step(intervals=intervals, **{name: f"{value:.3g}" for name, value in state.items()})
@@ -144,13 +144,17 @@ def _checked_times(times: Any) -> np.ndarray:
     return t
 
 
-def _checked_tolerance(tolerance: Any, absolute: Any) -> tuple[float, float]:
+def _checked_tolerance(tolerance: Any, absolute: Any, eps: float) -> tuple[float, float]:
+    if tolerance is None:
+        tolerance = 1e-6 if eps < 1e-10 else 1e-4
     for name, x in (("tolerance", tolerance), ("absolute", absolute)):
         if isinstance(x, bool) or not isinstance(x, (int, float, np.floating, np.integer)):
             raise TypeError(f"{name} must be a number, got {type(x).__name__}.")
-    if not LEAST_TOLERANCE <= tolerance < 1:
+    least = max(LEAST_TOLERANCE, 50 * eps)
+    if not least <= tolerance < 1:
         raise ArgumentError(
-            f"tolerance must lie between {LEAST_TOLERANCE:g}, which is as much as float64 arithmetic gives, and 1; got "
+            f"tolerance must lie between {least:.1g}, which is as much as the arithmetic of the residual gives, and "
+            f"1; got "
             f"{tolerance!r}. It is relative to the largest value of each variable."
         )
     if not 0 <= absolute < np.inf:

@@ -21,7 +21,7 @@ def solve(
     times: Any,
     conditions: Any,
     *,
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     absolute: float = 0.0,
     order: int | Sequence[int] | None = None,
     constants: Any = None,
@@ -51,7 +51,7 @@ def solve(
             function of the states at all `times`, (..., n, V, order) -> residuals (..., C), and of the constants, if it
             has two arguments. It may return their derivatives (..., C, n, V, order) as well; else these are
             differences.
-        tolerance: of the largest error of each variable, relative to its largest value.
+        tolerance: of the largest error of each variable, relative to its largest value: 1e-6 where nothing is said.
         constants: (..., p), a first guess of constants to be solved for: a period, an eigenvalue, a parameter. Each
             needs one more condition.
 

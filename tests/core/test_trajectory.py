@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -330,6 +331,20 @@ def test_bad_input_is_refused_by_name(change, error, match):
     arguments = {"residual": decay, "times": [0, 1], "conditions": [[1.0]], "order": 1} | change
     with pytest.raises(error, match=match):
         smnn.solve(**arguments)
+
+
+def test_a_start_at_which_nothing_is_defined():
+    def residual(t, y):
+        with np.errstate(all="ignore"):
+            return y[..., 2] - np.log(y[..., 0] - 5), jacobian(t, 1, 3, e_00_2=1.0, e_00_0=-1 / (y[..., 0, 0] - 5))
+
+    with pytest.raises(smnn.ArgumentError, match="not finite at the first guess, in equation 0 at t = 0"):
+        smnn.solve(residual, [0, 1], {0: [[1.0, nan]], 1: [[1.0, nan]]}, order=2)
+
+
+def test_solutions_can_be_pickled():
+    s = smnn.solve(decay, [0, 1], [[1.0]])
+    assert np.array_equal(pickle.loads(pickle.dumps(s))([0.5]), s([0.5]))
 
 
 def test_times_outside_are_refused_and_callbacks_may_write():

@@ -149,3 +149,5 @@ def test_what_cannot_be_done_is_said():
         smnn_torch.solve(lambda t, y: y[..., 1].numpy(), [0, 1], torch.ones(1, 1))
     with pytest.raises(smnn.ArgumentError, match="no derivative in y"):
         smnn_torch.solve(lambda t, y: y[..., 1].detach(), [0, 1], torch.ones(1, 1))
+    with pytest.raises(smnn.ArgumentError, match="tolerance must lie between 6e-06"):
+        smnn_torch.solve(lambda t, y: y[..., 1], [0, 1], torch.ones(1, 1, dtype=torch.float32), tolerance=1e-7)

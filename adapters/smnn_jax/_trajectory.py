@@ -111,7 +111,7 @@ def solve(
             function of the states at all times, (..., n, V, order) -> (..., C), and of the constants, if it has two
             arguments.
         tolerance: of the largest error of each variable, relative to its largest value: 1e-6 where nothing is said,
-        1e-4 in float32.
+            1e-4 in float32.
         constants: (..., p), a first guess of constants to be solved for.
 
     The other arguments, and what is raised and warned of, are as for `smnn_core.solve`; guess may be a solution of this

@@ -44,10 +44,10 @@ demo: $(VENV)/.torch $(VENV)/.examples
 	$(PY) examples/discover.py --system Lorenz --noise 0.1
 	$(PY) examples/lorenz.py
 
-test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+test: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab $(VENV)/.examples
 	$(PY) -m pytest -n $(WORKERS) $(LIMIT) --ignore tests/docs -m "not slow"
 
-test-slow: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+test-slow: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab $(VENV)/.examples
 	$(PY) -m pytest -n $(WORKERS) $(LIMIT_SLOW) --ignore tests/docs -m slow
 
 test-all: test test-slow
@@ -64,13 +64,13 @@ format: $(VENV)/.lint
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
+docs: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 test-docs: docs $(VENV)/.test
 	$(PY) -m pytest -n 0 tests/docs
 
-docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax
+docs-serve: $(VENV)/.docs $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
@@ -98,7 +98,7 @@ gpu-pack:
 
 # SIZE=--smoke: seconds, to see that everything runs.
 SIZE ?= --quick
-examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.examples
+examples: $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab $(VENV)/.examples
 	set -e; for example in examples/[!_]*.py; do echo "== $$example"; $(PY) $$example $(SIZE); done
 	$(PY) tools/examples_table.py
 

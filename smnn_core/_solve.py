@@ -293,6 +293,7 @@ def solve_with(engine: Engine, problem: Problem, *, check: bool, recompute: bool
         problem.system.check_values()
     y, factor = engine.solve_problem(problem, recompute=recompute)
     raise_if_singular(problem.system, factor.undetermined, check)
+    factor.refuse_overflow(y, problem.rows)
     return y, factor
 
 

@@ -47,6 +47,12 @@ class Factor(ABC):
         Laws: it is symmetric, and M normal_solve(g) = g up to rounding.
         """
 
+    def refuse_overflow(self, y: Array, d: Rows) -> None:  # noqa: B027 (engines whose arithmetic does not square rows)
+        """
+        Raises:
+            ArgumentError: where a solution y is undefined since squares of rows overflow, though all rows are finite.
+        """
+
     def adjoint_rows(self, g: Array) -> Rows:
         """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.
 

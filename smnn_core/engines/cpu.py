@@ -163,7 +163,7 @@ class CpuFactor(MomentsFactor):
         smoothness = None if d.smoothness is None else d.smoothness @ triangular_rows(system.scheme, system.K)[1]
         y = _states(system, batch)
         _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
-        self._refuse_overflow(y[..., 0, 0, 0], d)
+        self.refuse_overflow(y, d)
         y = self._masked(y)
         if self.has_small_pivots:
             y = _refined(system, d, y)
@@ -223,13 +223,12 @@ class CpuFactor(MomentsFactor):
         spec, y = _spec(system, system.batch, *zeros), _states(system, system.batch)
         return _eliminated(system, spec, system.batch, y, recompute=True).undetermined
 
-    def _refuse_overflow(self, x: np.ndarray, d: Rows | None) -> None:
-        """Looks at one number of each batch member, (...): what overflows makes all of them NaN.
+    def refuse_overflow(self, y: np.ndarray, d: Rows) -> None:
+        self._refuse_overflow(y[..., 0, 0, 0], d)
 
-        Raises:
-            ArgumentError: where one is not finite, of arguments that are.
-        """
-        bad = ~np.isfinite(x)
+    def _refuse_overflow(self, x: np.ndarray, d: Rows | None) -> None:
+        """Looks at one number of each batch member, (...): what overflows makes all of them NaN."""
+        bad = np.isnan(x)
         if not bad.any():
             return
         bad &= self.system.is_finite
@@ -293,7 +292,6 @@ class CpuEngine(Engine):
         system, spec = problem.system, _spec_of(problem)
         y = _states(system, problem.batch)
         factor = _eliminated(system, spec, problem.batch, y, recompute)
-        factor._refuse_overflow(y[..., 0, 0, 0], problem.rows)
         y = factor._masked(y)
         if factor.has_small_pivots:
             y = _refined(system, problem.rows, y)

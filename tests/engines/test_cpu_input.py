@@ -107,7 +107,7 @@ def test_is_chosen_for_numpy_arrays_by_itself() -> None:
 def test_leaves_very_large_blocks_to_the_other_engine() -> None:
     V = cpu._kernels.LARGEST // 2 + 1
     system = system_of(np.ones((3, 1, V, 2)))
-    assert select("auto", system).name == "array_api"
+    assert select("auto", system).name == "blocks"
     with pytest.raises(smnn.EngineError, match=f"up to {cpu._kernels.LARGEST} unknowns per time point"):
         select("cpu", system)
 

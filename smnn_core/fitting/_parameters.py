@@ -23,7 +23,8 @@ class Parameter:
 
     Args:
         start: where iterations begin; None: the mean of the prior, or else the middle of the bounds.
-        lower, upper: bounds, both may be infinite.
+        lower: the lower bound, may be infinite.
+        upper: the upper bound, likewise.
         log: its logarithm is what iterations move and what is normally distributed: for what is positive.
         prior: (mean, deviation) of a normal prior; with `log` of the logarithm, where the mean is given as the value
             itself (the median) and the deviation as that of the natural logarithm.

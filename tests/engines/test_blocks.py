@@ -72,16 +72,21 @@ def test_rows_that_begin_with_zeros_are_left_out_until_then() -> None:
 
 
 def test_light_rows_keep_their_digits_beside_heavy_ones() -> None:
-    """Rows of weights 1 to 1e30 in any order: the error of each is a part of its own size, M n eps at most."""
-    rng = np.random.default_rng(1)
-    weight = 10.0 ** rng.permutation(np.linspace(0, 30, 60))
-    A = weight[:, None] * rng.normal(size=(60, 30))
-    found = A.copy()
-    q = Reflections(found, np.zeros(60), None, 1)
-    R = np.zeros_like(A)
-    R[q.pivots] = q.R
-    error = np.abs(q.rotate(R, back=True) - A).max(axis=1)
-    assert np.all(error <= A.size * EPS * np.abs(A).max(axis=1))
+    """Rows of weights 1 to 1e30 in any order: the error of each is a part of its own size, M n eps times the growth of
+    its elements on the way (Cox, Higham, BIT 38 (1998) 34): none as a rule, a few times in rare orders of the rows."""
+    errors = []
+    for seed in range(11):
+        rng = np.random.default_rng(seed)
+        weight = 10.0 ** rng.permutation(np.linspace(0, 30, 60))
+        A = weight[:, None] * rng.normal(size=(60, 30))
+        found = A.copy()
+        q = Reflections(found, np.zeros(60), None, 1)
+        R = np.zeros_like(A)
+        R[q.pivots] = q.R
+        size = A.size * EPS * np.abs(A).max(axis=1)
+        errors.append((np.abs(q.rotate(R, back=True) - A).max(axis=1) / size).max())
+    assert np.median(errors) <= 1
+    assert max(errors) <= 10
 
 
 @pytest.mark.parametrize(

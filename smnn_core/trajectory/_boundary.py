@@ -16,6 +16,9 @@ from ._newton import robust_newton
 
 __all__ = ["Found", "solve_boundary"]
 
+MARGIN = 0.7
+"""The part of the tolerance that the estimate may reach: it is right within some tens of per cent."""
+
 
 @dataclass
 class Found:
@@ -72,7 +75,7 @@ def solve_boundary(
         with np.errstate(all="ignore"):
             ratio = np.where(np.isfinite(error), error, np.inf).max(axis=1) / np.where(allowed > 0, allowed, 1e-300)
             ratio = ratio.max(axis=1)
-        good = ok & (ratio <= 1)
+        good = ok & (ratio <= MARGIN)
         for b in np.flatnonzero(good & ~held):
             reasons[b] = "solved: the estimate of the error is below the tolerance"
         held = held | good

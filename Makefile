@@ -79,6 +79,7 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks.precision
 	$(PY) -m benchmarks.nonlinear
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.boundary
+	$(PY) -m benchmarks.boundary_batch
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.initial
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
 	$(PY) -m benchmarks.posterior --save

@@ -23,7 +23,6 @@ from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
 from .discovery import Discovery, Library, discover, fourier, functions, polynomials
 from .fitting import Fit, Fitted, Parameter, fit, fit_ode
-from .nonlinear import NonlinearGradients, NonlinearSolution, solve_nonlinear_ode
 from .trajectory import Solution, solve
 from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
@@ -47,8 +46,6 @@ __all__ = [
     "Library",
     "MisfitWarning",
     "NamespaceError",
-    "NonlinearGradients",
-    "NonlinearSolution",
     "Parameter",
     "Posterior",
     "Residuals",
@@ -73,7 +70,6 @@ __all__ = [
     "residuals",
     "show_config",
     "solve",
-    "solve_nonlinear_ode",
     "solve_ode",
     "solve_ode_vjp",
     "wiener_weight",

@@ -34,16 +34,6 @@ than public names do; the changelog says so when they do.
   of.
 - `SECOND_ORDER`: why derivatives end there.
 
-**Nonlinear equations** (`docs/theory/nonlinear.md`)
-
-- `Residual`, `Linearization`, `product`: a residual as users write it, with its derivatives at one y, and J y.
-- `NonlinearProblem`, `nonlinear_problem`, `checked_stop`: what is given.
-- `cost`, `relative_change`, `rounding_level`, `solves`: Newton's method, and what it may end at.
-- `MARCHING`, `OVERLAP`, `carried_weights`, `taylor`, `constant_guess`, `times`: where it starts, and how it goes
-  from window to window.
-- `highest_derivatives`, `explicit`, `constants_left_open`: what is said where too few values are given.
-- `attached_step`, `stand_in`: derivatives of a solution by one more step from it.
-
 **Solving to a tolerance** (`docs/theory/collocation.md`)
 
 - `Equations`: a residual as users write it; adapters derive from it.
@@ -57,7 +47,8 @@ than public names do; the changelog says so when they do.
 - `Observations`, `check_shapes`, `check_values`, `common_batch`, `pair_of_bounds`, `checked_bounds`: what is given.
 - `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
   noise.
-- `FitRows`, `estimate`: one step by variable projection.
+- `Residual`, `Linearization`, `product`, `times`: a residual as users write it, with its derivatives at one y, and J y.
+- `FitRows`, `estimate`: one step by variable projection; `attached_step`, `stand_in`: derivatives by one more.
 - `has_parameters`: whether callbacks of `fit` get parameters.
 - `as_fields`: noise, weights and scale as a `Fit` has them.
 - `warn_of_misfit`, `warn_of_undetermined`: what is said of the end.
@@ -67,7 +58,6 @@ than public names do; the changelog says so when they do.
 **Arrays of any library**
 
 - `Shape`, `broadcast_shapes`, `sum_to_shape`: broadcasting, and its adjoint.
-- `pad_to`: zeros behind initial values.
 - `can_look`, `is_tracer`, `device_of`, `owned`: what is known of an array, and a copy of it.
 - `on_stream`: CuPy works on a stream of the framework, in memory of its allocator.
 - `itemsize_of_results`: of what is allocated now, where that is what a call returns, as a rule; else 0.
@@ -77,7 +67,7 @@ than public names do; the changelog says so when they do.
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 """
 
-from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, pad_to, sum_to_shape
+from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, product, sum_to_shape
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
@@ -112,13 +102,9 @@ from .fitting._problem import check_shapes, check_values, checked_bounds, common
 from .fitting._result import as_fields
 from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
 from .fitting._variable_projection import estimate
-from .nonlinear._arguments import checked_stop, nonlinear_problem, times
-from .nonlinear._implicit import FitRows, stand_in
+from .nonlinear._implicit import FitRows, stand_in, times
 from .nonlinear._implicit import attached as attached_step
-from .nonlinear._linearize import Linearization, Residual, product
-from .nonlinear._march import MARCHING, OVERLAP, carried_weights, taylor
-from .nonlinear._newton import NonlinearProblem, cost, relative_change, rounding_level
-from .nonlinear._solve import constant_guess, constants_left_open, explicit, highest_derivatives, solves
+from .nonlinear._linearize import Linearization, Residual
 from .trajectory._differentiable import DifferentiableSolution, differentiable
 from .trajectory._equations import Equations
 from .trajectory._implicit import Frozen, Unknowns
@@ -136,10 +122,8 @@ __all__ = [
     "LATE",
     "LEAST_NOISE",
     "LIGHT_HERMITE",
-    "MARCHING",
     "NONE",
     "NOISE_FROM",
-    "OVERLAP",
     "REFERENCE",
     "SECOND_ORDER",
     "SMOOTHNESS",
@@ -154,7 +138,6 @@ __all__ = [
     "FitRows",
     "Frozen",
     "Linearization",
-    "NonlinearProblem",
     "Observations",
     "Problem",
     "Residual",
@@ -172,7 +155,6 @@ __all__ = [
     "attached_step",
     "broadcast_shapes",
     "can_look",
-    "carried_weights",
     "check_integer",
     "check_shapes",
     "check_states",
@@ -180,11 +162,7 @@ __all__ = [
     "check_values",
     "check_weights",
     "checked_bounds",
-    "checked_stop",
     "common_batch",
-    "constant_guess",
-    "constants_left_open",
-    "cost",
     "device_of",
     "difference_noise",
     "differentiable",
@@ -192,40 +170,32 @@ __all__ = [
     "error_estimate_with",
     "estimate",
     "evidence_with",
-    "explicit",
     "has_parameters",
-    "highest_derivatives",
     "increments",
     "is_tracer",
     "least_squares_pullback",
-    "nonlinear_problem",
     "normal_pullback",
     "normal_pushforward",
     "odd_even",
     "itemsize_of_results",
     "on_stream",
     "owned",
-    "pad_to",
     "pair_of_bounds",
     "pivots",
     "product",
     "pulled_back",
     "refined",
-    "relative_change",
     "residual",
-    "rounding_level",
     "search",
     "select",
     "smooth",
     "solve_pushforward",
     "solve_with",
     "solution_of",
-    "solves",
     "spread",
     "stand_in",
     "statistics_of",
     "sum_to_shape",
-    "taylor",
     "time_scale",
     "times",
     "warn_of_misfit",

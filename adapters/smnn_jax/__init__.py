@@ -9,7 +9,6 @@ from smnn_core import HERMITE, TAYLOR, WIENER, Fit, Scheme, SingularSystemError,
 from . import _ffi
 from ._fit import fit
 from ._fitting import fit_ode
-from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._posterior import Posterior, log_evidence, posterior
 from ._solve import error_estimate, solve_ode
 from ._trajectory import Solution, solve
@@ -23,7 +22,6 @@ __all__ = [
     "TAYLOR",
     "WIENER",
     "Fit",
-    "NonlinearSolution",
     "Posterior",
     "Scheme",
     "SingularSystemError",
@@ -36,7 +34,6 @@ __all__ = [
     "log_evidence",
     "posterior",
     "solve",
-    "solve_nonlinear_ode",
     "solve_ode",
     "wiener_weight",
 ]

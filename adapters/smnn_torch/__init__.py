@@ -16,7 +16,6 @@ from smnn_core import (
 from ._fit import fit
 from ._fitting import ODEFit, fit_ode
 from ._layer import ODE, MechanisticODE
-from ._nonlinear import NonlinearSolution, solve_nonlinear_ode
 from ._posterior import Posterior, log_evidence, posterior
 from ._published import ode_forward
 from ._solve import Factorization, error_estimate, factorize, solve_ode
@@ -30,7 +29,6 @@ __all__ = [
     "Factorization",
     "Fit",
     "MechanisticODE",
-    "NonlinearSolution",
     "ODEFit",
     "Posterior",
     "Scheme",
@@ -47,7 +45,6 @@ __all__ = [
     "posterior",
     "residuals",
     "solve",
-    "solve_nonlinear_ode",
     "solve_ode",
     "wiener_weight",
 ]

@@ -33,7 +33,6 @@ from smnn_core.extend import (
 
 from ._bridge import tensor
 from ._layer import WeightedModule
-from ._nonlinear import as_steps, masks_as_numbers
 from ._once import once
 from ._residual import Residual, check_tensor, for_core, is_traced
 from ._solve import solve_ode
@@ -341,3 +340,18 @@ class ODEFit(WeightedModule):
             return x
         own = 0 < x.ndim == self.data.ndim + missing and x.shape[0] == self.data.shape[0]
         return x[index] if own else x
+
+
+def as_steps(step_sizes: Tensor | float, like: Tensor) -> Tensor:
+    """A step size that is a number as a tensor of one step."""
+    if isinstance(step_sizes, (int, float)) and not isinstance(step_sizes, bool):
+        return like.new_full((1,), float(step_sizes))
+    return step_sizes
+
+
+def masks_as_numbers(weights: Weights, like: Tensor) -> Weights:
+    """Weights of bool as 0 and 1."""
+    if not isinstance(weights, Weights):
+        return weights
+    values = vars(weights).values()
+    return Weights(*(w.to(like.dtype) if isinstance(w, Tensor) and w.dtype is torch.bool else w for w in values))

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._arrays import Array, as_numpy, device_of
+from .._arrays import Array, as_numpy, device_of, product
 from .._problem import Problem, Weights
 from .._schemes import HERMITE
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
 from ..fitting._variable_projection import LinearFit, project
-from ..nonlinear._linearize import product
 from ._data import Grid
 from ._libraries import Library
 from ._term_selection import Quadratic

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import as_numpy, common_namespace, device_of
+from .._arrays import as_numpy
 from .._errors import ArgumentError, ConvergenceWarning
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 SHOWN = 2000
 """Time points that are drawn."""
-FINER = 4
-"""Steps of the simulation for one of the data."""
+PICTURED = 1e-3
+"""The tolerance of the simulation that is drawn."""
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
@@ -59,14 +59,11 @@ def draw(found: Discovery, member: int) -> Any:
 
 def _simulated(found: Discovery, y: np.ndarray, t: np.ndarray) -> np.ndarray | None:
     """y from the start of the fit, (T, V); None where it cannot be solved."""
+    start = y[0, :, 0] if found.order == 1 else y[0, :, : found.order]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        start = y[0, :, : found.order]
-        steps = np.repeat(np.diff(t) / FINER, FINER)
-        xp, kind = common_namespace({"y": found.y}), {"dtype": found.y.dtype, "device": device_of(found.y)}
-        arguments = (xp.asarray(x, **kind) for x in (start[:, 0] if found.order == 1 else start, steps))
-        simulated = as_numpy(found.simulate(*arguments).y)
-    return simulated[::FINER, :, 0] if np.isfinite(simulated[FINER]).all() else None
+        simulated = found.simulate(start, t[[0, -1]], tolerance=PICTURED)(t)[..., 0]
+    return simulated if np.isfinite(simulated).any() else None
 
 
 def _coefficients(found: Discovery, ax: Any) -> None:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, common_namespace, device_of
+from .._arrays import Array, as_numpy, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
-from ..nonlinear._solution import NonlinearSolution
-from ..nonlinear._solve import solve_nonlinear_ode
+from ..trajectory import Solution, solve
 from ._libraries import Library
 
 __all__ = ["Discovery", "Stage", "number_with_error"]
@@ -51,8 +50,6 @@ class Discovery:
     """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data; NaN in gaps"""
     t: Array
     """(..., T): the times"""
-    step_sizes: Array
-    """(..., T-1): their differences, which have more digits where t0 is large"""
     noise: np.ndarray
     """(V,): standard deviations of the data, as given or estimated, at least 1e-4 of a variable's deviation"""
     misfit: float
@@ -95,7 +92,7 @@ class Discovery:
         return "\n".join(lines)
 
     def linearize(self, t: Array, y: Array) -> tuple[Array, Array]:
-        """f = y^(order) - Θ ξ and its derivatives, as `solve_nonlinear_ode` and `fit_ode` take them."""
+        """f = y^(order) - Θ ξ and its derivatives, as `solve` takes them."""
         xp = common_namespace({"y": y})
         V, r = y.shape[-2], self.order
         xi = xp.asarray(self.coefficients, dtype=y.dtype, device=device_of(y))
@@ -106,38 +103,39 @@ class Discovery:
         rest = [xp.zeros_like(one)] * (y.shape[-1] - r - 1)
         return y[..., r] - theta @ xi, xp.stack([*parts, one, *rest], axis=-1)
 
-    def simulate(
-        self, initial_values: Array | None = None, step_sizes: Any = None, n_steps: int | None = None, **options: Any
-    ) -> NonlinearSolution:
-        """Solves the equations found, by `solve_nonlinear_ode`, which takes the options.
+    def simulate(self, initial_values: Array | None = None, times: Any = None, **options: Any) -> Solution:
+        """Solves the equations found, by `solve`, which takes the options: a function of time, on NumPy arrays.
 
-        The steps of the data may be too long for that, where nothing but the start is given: look at `converged`.
+        Where the equations amplify errors, as chaotic ones do, a tolerance of 1e-3 is as much as coefficients deserve.
 
         Args:
-            initial_values: (..., V), or (..., V, 2) for order = 2: y and y'; where the fit starts, if not given.
-            step_sizes: a number or (..., T-1 or 1); those of the data, if not given.
-            n_steps: T, for steps that are all the same; that of the data, if not given.
+            initial_values: (..., V), or (..., V, 2) for order = 2: y and y' at the first time; where the fit starts, if
+                not given.
+            times: (n,), the ends, in units of time; from the first time of the data to the last, if not given.
 
         Raises:
-            ShapeError, ArgumentError: and those of `solve_nonlinear_ode`.
+            ShapeError: for initial values of another shape.
+            ArgumentError: where the trajectories begin or end at different times, and none are given; where nothing was
+                observed near the first time, and no initial values are given. And those of `solve`.
         """
-        given = {} if initial_values is None else {"initial_values": initial_values}
-        xp = common_namespace({"y": self.y, **given})
         V, r = self.y.shape[-2], self.order
-        u = self.y[..., 0, :, :r] if initial_values is None else initial_values
-        if initial_values is None and bool(xp.any(xp.isnan(u))):
-            raise ArgumentError("nothing was observed near the first time: give initial_values.")
-        core = (V,) if r == 1 and initial_values is not None else (V, r)
-        if tuple(u.shape[-len(core) :]) != core:
-            raise ShapeError(f"initial_values must have shape (..., {str(core)[1:]}; got {tuple(u.shape)}.")
-        u = u[..., None] if len(core) == 1 else u
-        if step_sizes is None:
-            step_sizes = self.step_sizes
-        elif isinstance(step_sizes, (int, float)):
-            count = (self.t.shape[-1] if n_steps is None else n_steps) - 1
-            step_sizes = xp.full((count,), float(step_sizes), dtype=u.dtype, device=device_of(u))
-        options = {"order": r + 2, **options}
-        return solve_nonlinear_ode(self.linearize, u[..., None, :, :], step_sizes, n_steps=n_steps, **options)
+        if initial_values is None:
+            u = as_numpy(self.y)[..., 0, :, :r].astype(np.float64)
+            if np.isnan(u).any():
+                raise ArgumentError("nothing was observed near the first time: give initial_values.")
+        else:
+            common_namespace({"initial_values": initial_values})
+            u, core = as_numpy(initial_values).astype(np.float64), (V,) if r == 1 else (V, r)
+            if u.shape[-len(core) :] != core:
+                expected = ", ".join(map(str, core))
+                raise ShapeError(f"initial_values must have shape (..., {expected}); got {u.shape}.")
+            u = u[..., None] if r == 1 else u
+        if times is None:
+            ends = np.unique(as_numpy(self.t)[..., [0, -1]].reshape(-1, 2).astype(np.float64), axis=0)
+            if len(ends) > 1:
+                raise ArgumentError("the trajectories begin or end at different times: give times, the ends.")
+            times = ends[0]
+        return solve(self.linearize, times, u, **{"order": r, **options})
 
     def plot(self, member: int = 0) -> Any:
         """Data, trajectory and a simulation from its start; the coefficients with their errors. A matplotlib figure.

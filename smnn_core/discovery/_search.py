@@ -309,7 +309,7 @@ class Search:
         of_others = np.reshape(np.sqrt(self.inflation) * of_others, shape)
         steps = xp.concat([xp.zeros_like(o.steps[:, :1]), o.steps], axis=-1)
         t = t0 + xp.cumulative_sum(steps, axis=-1)
-        t, steps = (xp.reshape(x, (*(o.batch if x.shape[0] > 1 else ()), -1)) for x in (t, o.steps))
+        t = xp.reshape(t, (*(o.batch if t.shape[0] > 1 else ()), -1))
         return Discovery(
             coefficients=self.fit.xi,
             standard_errors=errors,
@@ -319,7 +319,6 @@ class Search:
             exponents=self.library.exponents(V * self.order),
             y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
             t=xp.astype(t, like.dtype),
-            step_sizes=xp.astype(steps, like.dtype),
             noise=self.noise,
             misfit=max(self.cost / self.dof, 0.0),  # rounding, where data are exact
             converged=self.converged,

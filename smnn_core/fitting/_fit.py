@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .._arrays import Array, Namespace
+from .._arrays import Array, Namespace, product
 from .._errors import ConvergenceWarning, MisfitWarning
 from .._problem import Weights
 from .._progress import ProgressBar
 from .._schemes import HERMITE, Scheme
 from .._solve import residuals
-from ..nonlinear._linearize import product
 from ._iteration import ANNEALING, GIVEN, LATE, LIGHT_HERMITE, TOLERANCE, Iteration, Stage
 from ._problem import FitProblem
 from ._result import Fit, as_fields

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Namespace, device_of
+from .._arrays import Array, Namespace, device_of, product
 from .._problem import Problem, Weights
 from .._schemes import HERMITE, Scheme
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
-from ..nonlinear._linearize import product
 from ._problem import FitProblem
 from ._start import Observations, difference_noise, smooth, time_scale
 from ._variable_projection import LinearFit, estimate, project

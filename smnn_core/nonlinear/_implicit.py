@@ -24,14 +24,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .._arrays import Array, Namespace, device_of, powers, size
+from .._arrays import Array, Namespace, concat, device_of, powers, product, size
 from .._problem import Weights
 from .._schemes import Scheme
 from .._solve import Residuals
 from .._weighting import across_steps
-from ._linearize import Linearization, product
+from ._linearize import Linearization
 
-__all__ = ["FitRows", "attached", "stand_in"]
+__all__ = ["FitRows", "attached", "stand_in", "times"]
+
+
+def times(xp: Namespace, t0: Any, s: Array) -> Array:
+    """t0 and the sums of the steps: (..., T)."""
+    first = xp.asarray(t0, dtype=s.dtype, device=device_of(s)) if isinstance(t0, (int, float)) else t0
+    sums = xp.cumulative_sum(s, axis=-1)
+    return first[..., None] + concat(xp, [xp.zeros_like(s[..., :1]), sums], axis=-1)
 
 
 def stand_in(xp: Namespace, ok: Array, x: Array, rank: int) -> Array:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer
+from .._arrays import Array, Namespace, broadcast_shapes, common_namespace, device_of, is_tracer, product
 from .._errors import ArgumentError, ShapeError
 
-__all__ = ["Linearization", "Linearizer", "Residual", "product"]
+__all__ = ["Linearization", "Linearizer", "Residual"]
 
 
 class Linearization(NamedTuple):
@@ -70,14 +70,6 @@ class Residual:
             )
         _check_number_of_equations(f, y)
         return f
-
-
-def product(xp: Namespace, J: Array, y: Array) -> Array:
-    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
-    n = J.shape[-2] * J.shape[-1]
-    rows = xp.reshape(J, (*J.shape[:-2], n))
-    column = xp.reshape(y, (*y.shape[:-2], n, 1))
-    return (rows @ column)[..., 0]
 
 
 class Linearizer:

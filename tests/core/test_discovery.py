@@ -149,7 +149,7 @@ def test_steps_broadcast_over_trajectories(shape):
     expected = smnn.discover(data, STEP, library=LINEAR)
     found = smnn.discover(data, np.full(shape, STEP), library=LINEAR)
     np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-6)
-    assert found.simulate().y.shape == (2, 3, 80, 2, 4)
+    assert found.simulate()(found.t).shape == (2, 3, 80, 2, 2)
 
 
 @pytest.mark.parametrize("missing", ["NaN", "one long step"])
@@ -306,17 +306,29 @@ def test_simulation_solves_the_equations_found():
     found = smnn.discover(rotation(300, 0.02), STEP, library=LINEAR)
     with pytest.raises(smnn.NamespaceError, match="initial_values must be an array"):
         found.simulate([0.0, 2.0])
-    again = found.simulate()
-    assert again.y.shape == (300, 2, 4)
-    np.testing.assert_allclose(again.y[..., 0], rotation(300, 0.0), atol=0.1)
-    other = found.simulate(np.array([0.0, 2.0]), 0.01, 101)
-    np.testing.assert_allclose(other.y[-1, :, 0], [2 * np.sin(2.0), 2 * np.cos(2.0)], atol=0.05)
+    again = found.simulate()(found.t)
+    assert again.shape == (300, 2, 2)
+    np.testing.assert_allclose(again[..., 0], rotation(300, 0.0), atol=0.1)
+    other = found.simulate(np.array([0.0, 2.0]), [0.0, 1.0], tolerance=1e-9)
+    np.testing.assert_allclose(other(1.0)[:, 0], [2 * np.sin(2.0), 2 * np.cos(2.0)], atol=0.05)
+    rate = np.einsum("kv,tk->tv", found.coefficients, np.pad(other.y[..., 0], ((0, 0), (1, 0)), constant_values=1))
+    np.testing.assert_allclose(other.y[..., 1], rate, atol=1e-8)
+    with pytest.raises(smnn.ShapeError, match=r"initial_values must have shape \(\.\.\., 2\)"):
+        found.simulate(np.zeros((2, 3)))
 
 
-def test_simulation_takes_the_steps_of_the_data_however_late_they_are():
-    data = rotation(300, 0.02).astype(np.float32)
-    early, late = (smnn.discover(data, STEP, library=LINEAR, t0=t0).simulate() for t0 in (0.0, 1e6))
-    np.testing.assert_array_equal(early.y, late.y)
+def test_simulations_of_trajectories_with_other_ends_need_times():
+    data = np.stack([rotation(80, 0.05, t=step * np.arange(80)) for step in (STEP, 2 * STEP)])
+    found = smnn.discover(data, np.array([[STEP], [2 * STEP]]), noise=0.05, library=LINEAR)
+    with pytest.raises(smnn.ArgumentError, match="different times"):
+        found.simulate()
+    assert found.simulate(times=[0.0, 3.0])(3.0).shape == (2, 2, 2)
+
+
+def test_simulation_goes_over_the_times_of_the_data_however_late_they_are():
+    data = rotation(300, 0.02)
+    early, late = (smnn.discover(data, STEP, library=LINEAR, t0=t0) for t0 in (0.0, 1e6))
+    np.testing.assert_allclose(late.simulate()(late.t), early.simulate()(early.t), atol=1e-5)
 
 
 def test_printing():

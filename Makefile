@@ -77,7 +77,6 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.precision
-	$(PY) -m benchmarks.nonlinear
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.boundary
 	$(PY) -m benchmarks.boundary_batch
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.initial

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from .nonlinear_problems import matrix
-
 Array = np.ndarray
 LinearizeWithParameters = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
 
@@ -56,6 +54,11 @@ class FittingProblem:
 def integrate(field: Callable[[float, Array], Any], initial: Array, t: Array) -> Array:
     """x at the times, (T, V), to eleven digits."""
     return solve_ivp(field, (t[0], t[-1]), initial, t_eval=t, method="DOP853", rtol=1e-11, atol=1e-11).y.T
+
+
+def matrix(y: Array, Q: int) -> Array:
+    """A Jacobian of zeros for y (..., T, V, K)."""
+    return np.zeros((*y.shape[:-2], Q, *y.shape[-2:]))
 
 
 def decay(t: Array, y: Array, k: Array) -> tuple[Array, Array, Array]:

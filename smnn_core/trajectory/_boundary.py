@@ -33,6 +33,13 @@ class Found:
     """(B,)"""
     reasons: list[str]
     iterations: int
+    met: np.ndarray | None = None
+    """(B,): members whose rows are met on this mesh, where those are others than have converged"""
+
+    @property
+    def followed(self) -> np.ndarray:
+        """Members that have derivatives, (B,)."""
+        return self.converged if self.met is None else self.met
 
 
 def solve_boundary(
@@ -87,7 +94,7 @@ def solve_boundary(
                     if ok[b]
                     else "Newton's method did not converge on the mesh that was given"
                 )
-            return Found(space, mesh, u, error, ok | held, reasons, iterations)
+            return Found(space, mesh, u, error, held, reasons, iterations, met=ok | held)
         if held.all():
             return Found(space, mesh, u, error, held, reasons, iterations)
         if most_intervals < 2 * mesh.N and not (ok & ~held).any():

@@ -142,18 +142,19 @@ def differentiable(
         given = (t, y, c) if problem.p else (t, y)
         return members(residual(*map(shaped, given)), 2)
 
-    def followed(value: Array, new: Array, converged: Array) -> Array:
-        """The value with the derivatives of another array, in members that have converged."""
+    def followed(value: Array, new: Array) -> Array:
+        """The value with the derivatives of another array, in members that have them."""
         new = xp.reshape(new, value.shape)
-        mask = xp.reshape(converged, (*converged.shape, *(1,) * (value.ndim - converged.ndim)))
+        mask = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
         return value + xp.where(mask, new - constant(new), xp.zeros_like(new))
 
     t, x, z, p = (asarray(np.asarray(a)) for a in (values.t, values._states, values._stages, values.constants))
     converged = xp.asarray(np.asarray(values.converged), device=device_of(like))
-    if follow and run.found.converged.any():
+    ok = xp.asarray(np.asarray(problem.shaped(run.found.followed)), device=device_of(like))
+    if follow and run.found.followed.any():
         given = _condition_residuals(xp, run, conditions, asarray, members, shaped)
         now, mesh = attached(run, xp, solve_ode, equations, given, times, like, compiled)
-        t, x, z, p = (followed(a, b, converged) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True))
+        t, x, z, p = (followed(a, b) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True))
     return kind(t, p, asarray(values.error), converged, values.reason, values.iterations, values, x, z)
 
 

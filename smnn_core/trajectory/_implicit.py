@@ -162,11 +162,11 @@ def attached(
         compiled: makes of `values_at_points` and `corrected`, whose `space` and `xp` are static, faster functions.
     """
     found, problem = run.found, run.problem
-    space, mesh = found.space, _sound(found.mesh, found.converged)
+    space, mesh = found.space, _sound(found.mesh, found.followed)
     u = found.u
-    if not found.converged.all() and found.converged.any():
-        first = int(np.argmax(found.converged))
-        chosen = np.where(found.converged, np.arange(len(found.converged)), first)
+    ok = found.followed
+    if not ok.all() and ok.any():
+        chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
         u = type(u)(u.x[chosen], u.z[chosen], u.p[chosen])
     linear = problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u))
     A = frozen(xp, solve_ode, linear, like)

@@ -38,6 +38,10 @@ INCREMENTS = Scheme.from_matrices(
 """What ties points together whose second unknown is the increment to the next."""
 
 
+ROUNDING = 1e-13
+"""What is left of rows of size 1 that depend on others."""
+
+
 @dataclass(frozen=True)
 class Structure:
     """At which of the n times each condition looks: `touches` is (conditions, n), bool."""
@@ -199,6 +203,7 @@ def _pseudo_inverse(C_z: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, tuple[n
     left = np.swapaxes(U, -1, -2) * ρ[..., None, :]
     E = C * ρ[..., None] - U @ (left @ C)
     Q, upper = np.linalg.qr(E)
+    upper[np.abs(upper).max(axis=-1, initial=0.0) < ROUNDING] = 0.0  # of equations that say the same
     T = np.swapaxes(Q, -1, -2) * ρ[..., None, :] - (np.swapaxes(Q, -1, -2) @ U) @ left
     return _inverse(R) @ left, (upper, T)
 

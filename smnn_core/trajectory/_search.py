@@ -26,6 +26,8 @@ PROBED = 4
 MOST_ORDERS = 64
 """Orders of a variable, or points of an interval: polynomials of higher degree have no digits left."""
 LEAST_TOLERANCE = 1e-13
+CONTRADICTION = 1e-3
+"""The part of its terms, or ten tolerances, that equations may leave where they are more than variables."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def search(
         if is_initial and mesh is None and guess is None:
             space = Space(radau(max(k, 2)), orders)
             found = _marched(problem, space, times, tolerance, absolute, most_intervals, report)
-            return Search(problem, times, found, True)
+            return Search(problem, times, without_contradictions(problem, found, tolerance), True)
         space = Space(radau(max(k, 2)) if is_initial else gauss(k), orders)
         first = _first_mesh(mesh, guess, times, B, batch)
 
@@ -111,7 +113,32 @@ def search(
             most_intervals=max(most_intervals, first.N),
             report=report,
         )
-    return Search(problem, times, found, is_initial)
+    return Search(problem, times, without_contradictions(problem, found, tolerance), is_initial)
+
+
+def without_contradictions(problem: Discrete, found: Found, tolerance: float) -> Found:
+    """Members whose equations, more than variables, are met by compromise alone have not converged."""
+    space, mesh = found.space, found.mesh
+    assert problem.equations.Q is not None
+    if problem.equations.Q == space.V or not found.converged.any():
+        return found
+    at = problem.at(space, mesh, found.u)
+    assert at.J is not None
+    features = space.features(np, found.u.x[:, :-1], found.u.z, mesh.s)
+    y = space.values(np, space.at_points, features, mesh.s)[..., None, :, :]
+    with np.errstate(all="ignore"):
+        terms = np.abs(at.J * y).sum(axis=(-2, -1)).max(axis=(1, 2))  # (B, Q)
+        left = np.abs(at.f).max(axis=(1, 2))
+    allowed = max(CONTRADICTION, 10 * tolerance) * terms
+    bad = found.converged & (left > allowed).any(axis=1)
+    reasons = list(found.reasons)
+    for b in np.flatnonzero(bad):
+        q = int(np.argmax(left[b] - allowed[b]))
+        reasons[b] = (
+            f"the equations, more than variables, contradict each other: the best compromise leaves {left[b, q]:.1e} "
+            f"of equation {q}, whose terms are {terms[b, q]:.1e}"
+        )
+    return replace(found, converged=found.converged & ~bad, reasons=reasons)
 
 
 def refined(run: Search, N: int) -> Search:

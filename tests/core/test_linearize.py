@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from smnn_core import ArgumentError, DTypeError, NamespaceError, ShapeError
-from smnn_core.nonlinear._linearize import Linearizer, product
+from smnn_core._arrays import product
+from smnn_core.nonlinear._linearize import Linearizer
 
 T, V, K = 12, 2, 3
 t, y = np.linspace(0, 1, T), np.random.default_rng(0).standard_normal((T, V, K))

@@ -322,6 +322,7 @@ def decay(t, y):
         ({"residual": 3}, TypeError, "residual must be a function"),
         ({"residual": lambda t, y: y[..., 0, 1:2]}, TypeError, "tuple of 2"),
         ({"residual": lambda t, y: (y[..., 0, 1], decay(t, y)[1])}, smnn.ShapeError, "residual must return f"),
+        ({"residual": lambda t, y: (y[..., 0, 1:2] + t, decay(t, y)[1])}, smnn.ShapeError, r"Q = \d+ .* Write t"),
         ({"residual": lambda t, y: (y[..., 0, 1:2].mean(-2, keepdims=True) + 0 * y[..., 0, :1], decay(t, y)[1])},
          smnn.ArgumentError, "at another time"),
         ({"constants": [nan]}, smnn.ArgumentError, "constants"),

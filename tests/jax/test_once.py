@@ -19,30 +19,11 @@ def plain(q):
     return once("plain", jnp.sin(q) * q.sum())[0]
 
 
-def nonlinear(q):
-    """y' = -q_0 y^2 - q_1 y, y(0) = q_2."""
-    solution = smnn_jax.solve_nonlinear_ode(
-        lambda t, y: y[..., 1] + q[0] * y[..., 0] ** 2 + q[1] * y[..., 0],
-        q[2].reshape(1, 1, 1),
-        h,
-        n_steps=T,
-        order=4,
-        guess=jnp.ones((T, 1, 5), q.dtype),
-        method="newton",
-    )
-    return solution.y[-1, 0, 0]
-
-
 def test_second_derivatives_are_refused():
     seconds = [jax.hessian, lambda f: jax.jacrev(jax.jacrev(f)), lambda f: jax.jacfwd(jax.jacfwd(f))]
     for transform in (*seconds, lambda f: jax.jit(jax.jacrev(jax.jacfwd(f)))):
         with pytest.raises(smnn.ArgumentError, match="plain has first derivatives alone"):
             transform(plain)(q)
-
-
-def test_of_a_solution():
-    with pytest.raises(smnn.ArgumentError, match="solve_nonlinear_ode has first derivatives alone"):
-        jax.hessian(nonlinear)(q)
 
 
 def test_a_step_of_a_fit():

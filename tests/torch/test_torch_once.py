@@ -21,20 +21,6 @@ def plain(q: Tensor) -> Tensor:
     return once("plain", torch.sin(q) * q.sum())[0]
 
 
-def nonlinear(q: Tensor) -> Tensor:
-    """y' = -q_0 y^2 - q_1 y, y(0) = q_2."""
-    solution = st.solve_nonlinear_ode(
-        lambda t, y: y[..., 1] + q[0] * y[..., 0] ** 2 + q[1] * y[..., 0],
-        q[2].reshape(1, 1, 1),
-        h,
-        n_steps=T,
-        order=4,
-        guess=torch.ones(T, 1, 5, dtype=torch.float64),
-        method="newton",
-    )
-    return solution.y[-1, 0, 0]
-
-
 def cost(q: Tensor) -> Tensor:
     data = torch.exp(-q[1].detach() * h * torch.arange(T, dtype=torch.float64))[:, None]
     return st.fit_ode(lambda t, y: y[..., 1] + q[0] * y[..., 0], data, h, order=2, noise=0.1).cost
@@ -47,12 +33,7 @@ def test_second_derivatives_are_refused() -> None:
             transform(plain)(q)
 
 
-def test_of_a_solution() -> None:
-    with pytest.raises(smnn.ArgumentError, match="solve_nonlinear_ode has first derivatives alone"):
-        hessian(nonlinear)(q)
-
-
-@pytest.mark.parametrize("f", [plain, nonlinear, cost])
+@pytest.mark.parametrize("f", [plain, cost])
 @pytest.mark.parametrize("power", [1, 2])
 def test_second_derivatives_are_refused_where_graphs_are_kept(f: Any, power: int) -> None:
     x = q.clone().requires_grad_()

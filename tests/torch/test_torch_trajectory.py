@@ -127,6 +127,65 @@ def test_networks_in_the_residual_and_a_batch():
     assert abs((ends[0] - ends[1]) / 2e-2 - analytic) < 2e-2 * abs(analytic)
 
 
+def test_gradcheck_of_everything_that_enters():
+    """On a mesh that was given, so that differences are those of one function."""
+    net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)).to(f64)
+    names = [name for name, _ in net.named_parameters()]
+    mesh = torch.linspace(0, 1, 5, dtype=f64)
+
+    def values(start, scale, *parameters):
+        held = dict(zip(names, parameters, strict=True))
+
+        def residual(t, y):
+            push = torch.func.functional_call(net, held, y[..., 0])
+            return y[..., 1] + push + scale[:, None, None] * torch.sin(t)[..., None] * y[..., 0]
+
+        return smnn_torch.solve(residual, [0, 1], start, mesh=mesh, order=1).y
+
+    start = torch.tensor([[[1.0]], [[0.5]]], dtype=f64)
+    inputs = [x.detach().clone().requires_grad_() for x in (start, start[:, 0, 0], *net.parameters())]
+    assert torch.autograd.gradcheck(values, inputs, eps=1e-5, atol=1e-7)
+
+
+def test_gradients_change_no_value_and_are_asked_for_where_something_does():
+    k = torch.tensor(1.0, dtype=f64)
+
+    def at_end(k):
+        return smnn_torch.solve(lambda t, y: y[..., 1] + k * y[..., 0] ** 2, [0, 1], torch.ones(1, 1, dtype=f64))(1.0)
+
+    plain, followed = at_end(k), at_end(k.clone().requires_grad_())
+    assert not plain.requires_grad
+    assert followed.requires_grad
+    assert torch.equal(plain, followed)
+
+
+def test_a_closure_may_have_more_members_than_the_arguments():
+    k = torch.tensor([1.0, 2.0], dtype=f64)
+    start = torch.ones(1, 1, dtype=f64)
+    s = smnn_torch.solve(lambda t, y: y[..., 1] + k[:, None, None] * y[..., 0] ** 2, [0, 1], start)
+    assert torch.allclose(s(1.0)[:, 0, 0], 1 / (1 + k), atol=1e-6)
+
+
+def test_a_mesh_too_coarse_for_the_tolerance_has_derivatives_all_the_same():
+    def at_end(k):
+        with pytest.warns(smnn.ConvergenceWarning, match="above the tolerance"):
+            s = smnn_torch.solve(
+                lambda t, y: y[..., 1] + k * y[..., 0] ** 2,
+                [0, 1],
+                torch.ones(1, 1, dtype=f64),
+                mesh=torch.linspace(0, 1, 3, dtype=f64),
+                points=2,
+                tolerance=1e-10,
+            )
+        assert not s.converged
+        return s.y[-1, 0, 0]
+
+    k = torch.tensor(1.0, dtype=f64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(at_end(k), k)
+    difference = (at_end(k.detach() + 1e-4) - at_end(k.detach() - 1e-4)) / 2e-4
+    assert abs(gradient - difference) < 1e-7
+
+
 def test_members_that_fail_have_no_part_in_derivatives():
     k = torch.tensor([[0.5], [2.0]], dtype=f64, requires_grad=True)
     with pytest.warns(smnn.ConvergenceWarning):
@@ -149,5 +208,7 @@ def test_what_cannot_be_done_is_said():
         smnn_torch.solve(lambda t, y: y[..., 1].numpy(), [0, 1], torch.ones(1, 1))
     with pytest.raises(smnn.ArgumentError, match="no derivative in y"):
         smnn_torch.solve(lambda t, y: y[..., 1].detach(), [0, 1], torch.ones(1, 1))
+    with torch.inference_mode(), pytest.raises(smnn.ArgumentError, match="no derivative in y"):
+        smnn_torch.solve(lambda t, y: y[..., 1], [0, 1], torch.ones(1, 1))
     with pytest.raises(smnn.ArgumentError, match="tolerance must lie between 6e-06"):
         smnn_torch.solve(lambda t, y: y[..., 1], [0, 1], torch.ones(1, 1, dtype=torch.float32), tolerance=1e-7)

@@ -1,4 +1,4 @@
-"""Nonlinear equations and fits in JAX: under jit, vmap and grad, with closures that are traced."""
+"""Fits in JAX: under jit, vmap and grad, with closures that are traced."""
 
 from __future__ import annotations
 
@@ -17,113 +17,12 @@ import smnn_jax as sj
 Array = Any
 
 
-def solve(k: Array, start: Array = 1.0, **options: Any) -> sj.NonlinearSolution:
-    """y' + k y^2 = 0: y = 1 / (1 / y(0) + k t)."""
-    u = jnp.reshape(jnp.asarray(start, jnp.float64), (*jnp.shape(start), 1, 1, 1))
-    options = {"n_steps": 51, "order": 3} | options
-    return sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + k * y[..., 0] ** 2, u, 0.02, **options)
-
-
 def decay(t: Array, y: Array, k: Array) -> Array:
     return y[..., 1] + k * y[..., 0]
 
 
 def decays(T: int = 41) -> Array:
     return 3 * jnp.exp(-1.3 * 0.05 * jnp.arange(T))[:, None]
-
-
-def test_derivatives_under_jit_and_vmap_are_those_of_the_solution() -> None:
-    def end(k: Array, start: Array) -> Array:
-        return solve(k, start, window=20).y[-1, 0, 0]
-
-    k, start = jnp.array([1.5, 1.0]), jnp.array([1.0, 0.5])
-    value, slopes = jax.jit(jax.vmap(jax.value_and_grad(end, (0, 1))))(k, start)
-    exact, expected = jax.vmap(jax.value_and_grad(lambda k, u: 1 / (1 / u + k), (0, 1)))(k, start)
-    np.testing.assert_allclose(value, exact, rtol=1e-6)
-    np.testing.assert_allclose(slopes, expected, rtol=1e-5)
-
-
-def test_what_fails_says_so_and_contaminates_no_shared_gradient() -> None:
-    """y' = y^2 from 10 blows up at t = 0.1."""
-    start = jnp.array([0.5, 10.0, 0.4])
-
-    def total(k: Array) -> tuple[Array, Array]:
-        r = solve(k, start)
-        return jnp.sum(r.y[jnp.array([0, 2]), -1, 0, 0]), r.converged
-
-    gradient, converged = jax.jit(jax.grad(total, has_aux=True))(-1.0)
-    np.testing.assert_array_equal(converged, [True, False, True])
-    np.testing.assert_allclose(gradient, np.sum(-1 / (1 / start[jnp.array([0, 2])] - 1) ** 2), rtol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::smnn_core.ConvergenceWarning")
-def test_outside_of_jit_a_missing_initial_velocity_is_a_warning() -> None:
-    def solve(u):
-        return sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.sin(y[..., 0]), u, 0.1, n_steps=31, order=4)
-
-    with pytest.warns(
-        smnn.AccuracyWarning, match=r"fewer values are given \(1\) than equations of order 2 have constants \(2\)"
-    ):
-        solve(jnp.ones((1, 1, 1)))
-    solve(jnp.ones((1, 1, 2)))
-
-
-def test_outside_of_jit_what_fails_is_a_warning_too() -> None:
-    with pytest.warns(smnn.ConvergenceWarning, match="1 of 1"):
-        solve(-1.0, 10.0, n_steps=11)
-
-
-def test_boundary_values_by_damped_newton() -> None:
-    """Bratu's problem y'' + exp(y) = 0, whose lower solution has the maximum 0.1405392."""
-    u = jnp.full((101, 1, 1), jnp.nan).at[0].set(0.0).at[-1].set(0.0)
-    r = jax.jit(lambda u: sj.solve_nonlinear_ode(lambda t, y: y[..., 2] + jnp.exp(y[..., 0]), u, 0.01, order=3))(u)
-    assert r.converged
-    np.testing.assert_allclose(r.y[50, 0, 0], 0.1405392, rtol=1e-6)
-
-
-def test_equations_that_contradict_each_other_are_not_reported_as_solved() -> None:
-    """y^2 = 1 and y^2 = 4: Newton's method converges to their compromise; beside data that is what is asked for."""
-    u = jnp.full((2, 21, 1, 1), jnp.nan).at[0].set(1.58)
-    guess = jnp.zeros((21, 1, 3)).at[..., 0].set(1.4)
-
-    def residual(t: Array, y: Array) -> Array:
-        return jnp.concatenate([y[..., 0] ** 2 - 1, y[..., 0] ** 2 - 4], -1)
-
-    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2"):
-        r = sj.solve_nonlinear_ode(residual, u, 0.05, order=2, method="newton", guess=guess)
-    np.testing.assert_array_equal(r.converged, [True, False])
-
-
-def test_float32_where_float64_is_on() -> None:
-    u = jnp.ones((1, 1, 1), jnp.float32)
-    r = sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0] ** 2, u, 0.02, n_steps=11, order=3)
-    assert r.converged
-    assert r.y.dtype == jnp.float32
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"order": 0}, smnn.ArgumentError, "order, the highest"),
-        ({"initial_values": jnp.ones((1, 1, 4))}, smnn.ShapeError, "R_init = 4"),
-        ({"initial_values": jnp.ones((0, 1, 1, 1))}, smnn.ShapeError, "hold no member"),
-        ({"guess": jnp.ones((5, 1, 2))}, smnn.ShapeError, "guess must have shape"),
-        ({"step_sizes": jnp.zeros(4)}, smnn.ArgumentError, "step_sizes contains a zero"),
-        ({"tolerance": 0.0}, smnn.ArgumentError, "tolerance must lie between"),
-        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
-        ({"window": 0}, smnn.ArgumentError, "window"),
-        ({"method": "shoot"}, smnn.ArgumentError, "method must be one of"),
-        ({"weights": 1.0}, TypeError, "weights must be Weights"),
-    ],
-)
-def test_arguments_are_checked_as_by_the_core(changes: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"initial_values": jnp.ones((1, 1, 1)), "step_sizes": 0.1, "n_steps": 5, "order": 2} | changes
-    with pytest.raises(error, match=message):
-        sj.solve_nonlinear_ode(decaying, **arguments)
-
-
-def decaying(t: Array, y: Array) -> Array:
-    return y[..., 1] + y[..., 0]
 
 
 def noisy_decays(members: int) -> Array:
@@ -256,13 +155,6 @@ def test_a_network_is_trained_with_the_guess_of_the_step_before() -> None:
 
 
 def test_errors_name_what_is_wrong() -> None:
-    u = jnp.ones((1, 1, 1))
-    with pytest.raises(smnn.ShapeError, match="residual must return the residuals at each time point"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], u, 0.1, n_steps=5, order=2)
-    with pytest.raises(smnn.ShapeError, match="Q = 9 equations"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 1] + t, u, 0.1, n_steps=9, order=2)
-    with pytest.raises(smnn.ArgumentError, match="method='march' solves initial-value problems"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], jnp.ones((3, 1, 1)), 0.1, n_steps=5, order=2, method="march")
     with pytest.raises(smnn.ArgumentError, match="start values of parameters must lie within"):
         sj.fit_ode(decay, decays(), 0.1, jnp.ones(1), order=2, bounds=(2.0, 3.0))
     with pytest.raises(smnn.ShapeError, match=r"the lower bound must be a number or have shape"):
@@ -275,12 +167,6 @@ def test_errors_name_what_is_wrong() -> None:
         sj.fit_ode(decay, jnp.ones((11, 1)), jnp.linspace(0, 1, 11), jnp.ones(1), order=2, noise=0.1)
     with pytest.raises(smnn.NamespaceError, match=r"parameters must be a jax\.Array, got list"):
         sj.fit_ode(decay, decays(), 0.1, [1.0], order=2, noise=0.1)
-    with pytest.raises(smnn.DTypeError, match="initial_values has dtype int"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u.astype(int), 0.1, n_steps=5, order=2)
-    with pytest.raises(smnn.ShapeError, match="initial_values must have shape"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u[0], 0.1, n_steps=5, order=2)
-    with pytest.raises(smnn.ArgumentError, match="Pass n_steps=T"):
-        sj.solve_nonlinear_ode(lambda t, y: y[..., 1], u, 0.1, order=2)
 
 
 @pytest.mark.parametrize(

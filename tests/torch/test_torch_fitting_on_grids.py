@@ -1,4 +1,4 @@
-"""Nonlinear equations and fits on tensors: their derivatives against closed forms and differences, networks inside."""
+"""Fits on tensors: their derivatives against closed forms and differences, networks inside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacfwd, vmap
 
 import smnn_core as smnn
 import smnn_torch as st
@@ -23,11 +22,6 @@ def reciprocal(k: Tensor) -> Any:
     return lambda t, y: y[..., 1] + k * y[..., 0] ** 2
 
 
-def solve(k: Tensor, start: Tensor | None = None, n_steps: int = 51, **options: Any) -> st.NonlinearSolution:
-    start = torch.ones(1, 1, 1, dtype=EXACT) if start is None else start
-    return st.solve_nonlinear_ode(reciprocal(k), start, 0.02, n_steps=n_steps, order=3, **options)
-
-
 def decay(t: Tensor, y: Tensor, k: Tensor) -> Tensor:
     return y[..., 1] + k * y[..., 0]
 
@@ -39,133 +33,6 @@ def decays(T: int = 41) -> Tensor:
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).to(EXACT)
-
-
-@pytest.mark.parametrize("method", ["march", "newton"])
-def test_derivatives_are_those_of_the_solution(method: str) -> None:
-    k, start = (torch.tensor(1.5, dtype=EXACT, requires_grad=True) for _ in range(2))
-    y = solve(k, start.reshape(1, 1, 1), method=method).y[-1, 0, 0]
-    dk, dstart = torch.autograd.grad(y, (k, start))
-    exact = 1 / (1 / start + k)
-    expected = torch.autograd.grad(exact, (k, start))
-    torch.testing.assert_close(y, exact, rtol=1e-6, atol=0)
-    torch.testing.assert_close((dk, dstart), expected, rtol=1e-5, atol=0)
-
-
-def test_gradcheck_of_everything_that_enters() -> None:
-    net = network()
-    names = [name for name, _ in net.named_parameters()]
-    g = torch.Generator().manual_seed(1)
-    s = 0.02 + 0.005 * torch.rand(9, generator=g, dtype=EXACT)
-    start = torch.tensor([1.0, 0.5], dtype=EXACT).reshape(2, 1, 1, 1)
-    w = torch.rand(9, generator=g, dtype=EXACT) + 0.5
-
-    def values(start: Tensor, s: Tensor, w: Tensor, *parameters: Tensor) -> Tensor:
-        held = dict(zip(names, parameters, strict=True))
-
-        def residual(t: Tensor, y: Tensor) -> Tensor:
-            return y[..., 1] + functional_call(net, held, y[..., 0]) + torch.sin(t)[..., None] * y[..., 0]
-
-        return st.solve_nonlinear_ode(residual, start, s, order=4, weights=st.Weights(smoothness=w)).y[..., :2]
-
-    inputs = [x.detach().clone().requires_grad_() for x in (start, s, w, *net.parameters())]
-    assert torch.autograd.gradcheck(values, inputs, rtol=1e-3, atol=1e-5)
-
-
-def test_gradients_change_no_value() -> None:
-    k = torch.tensor(1.0, dtype=EXACT)
-    torch.testing.assert_close(solve(k).y, solve(k.clone().requires_grad_()).y, rtol=0, atol=0)
-
-
-def test_what_fails_contaminates_no_shared_gradient() -> None:
-    """y' = y^2 from 10 blows up at t = 0.1."""
-    k, start = torch.tensor(-1.0, dtype=EXACT, requires_grad=True), torch.tensor([0.5, 10.0, 0.4], dtype=EXACT)
-    with pytest.warns(smnn.ConvergenceWarning, match="1 of 3"):
-        r = solve(k, start.reshape(3, 1, 1, 1), method="march")
-    assert r.converged.tolist() == [True, False, True]
-    (together,) = torch.autograd.grad(r.y[[0, 2], -1].sum(), k)
-    alone = solve(k, start[[0, 2]].reshape(2, 1, 1, 1)).y[:, -1].sum()
-    torch.testing.assert_close(together, torch.autograd.grad(alone, k)[0], rtol=1e-6, atol=1e-9)
-
-
-def test_a_closure_may_have_more_members_than_the_arguments() -> None:
-    k = torch.tensor([1.0, 2.0], dtype=EXACT)
-    r = solve(k[:, None, None])
-    torch.testing.assert_close(r.y[:, -1, 0, 0], 1 / (1 + k), rtol=1e-6, atol=0)
-
-
-def test_residuals_are_those_of_the_result() -> None:
-    r = solve(torch.tensor(1.0, dtype=EXACT))
-    torch.testing.assert_close(r.residuals.equation, r.y[..., 1] + r.y[..., 0] ** 2, rtol=0, atol=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_compiled_with_a_fixed_number_of_iterations() -> None:
-    k = torch.tensor(1.0, dtype=EXACT, requires_grad=True)
-
-    def end(k: Tensor) -> tuple[Tensor, Tensor]:
-        r = solve(k, n_steps=6, method="newton", max_iterations=3)
-        return r.y[-1, 0, 0], r.converged
-
-    compiled, converged = torch.compile(end, fullgraph=True, backend="aot_eager")(k)
-    assert bool(converged)
-    eager = end(k)[0]
-    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=0)
-    gradients = [torch.autograd.grad(y, k)[0] for y in (compiled, eager)]
-    torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
-
-
-def test_transforms_of_torch_func() -> None:
-    k = torch.tensor([1.0, 2.0], dtype=EXACT)
-
-    def end(k: Tensor) -> Tensor:
-        return solve(k, method="newton", max_iterations=8).y[-1, 0, 0]
-
-    torch.testing.assert_close(vmap(end)(k), 1 / (1 + k), rtol=1e-6, atol=0)
-    torch.testing.assert_close(vmap(jacfwd(end))(k), -1 / (1 + k) ** 2, rtol=1e-5, atol=0)
-
-
-def test_too_few_traced_iterations_are_reported() -> None:
-    def converged(k: Tensor) -> Tensor:
-        return solve(k, method="newton", max_iterations=2).converged
-
-    assert not vmap(converged)(torch.tensor([3.0], dtype=EXACT)).any()
-
-
-def test_traced_equations_that_contradict_each_other_are_not_reported_as_solved() -> None:
-    """y^2 = 1 and y^2 = 4: Newton's method converges to their compromise."""
-
-    def converged(guess: Tensor) -> Tensor:
-        def residual(t: Tensor, y: Tensor) -> Tensor:
-            return torch.cat([y[..., 0] ** 2 - 1, y[..., 0] ** 2 - 4], -1)
-
-        start = torch.full((1, 1, 1), torch.nan, dtype=EXACT)
-        return st.solve_nonlinear_ode(residual, start, 0.05, order=2, method="newton", guess=guess).converged
-
-    guess = torch.zeros(1, 11, 1, 3, dtype=EXACT)
-    guess[..., 0] = 1.4
-    assert not vmap(converged)(guess).any()
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"order": True}, TypeError, "order, the highest derivative carried, must be an integer"),
-        ({"order": 0}, smnn.ArgumentError, "order, the highest"),
-        ({"max_iterations": 0}, smnn.ArgumentError, "max_iterations"),
-        ({"tolerance": 0.0}, smnn.ArgumentError, "tolerance must lie between"),
-        ({"method": "shoot"}, smnn.ArgumentError, "method must be one of"),
-        ({"weights": 1.0}, TypeError, "weights must be Weights"),
-        ({"guess": torch.zeros(5, 1, 2, dtype=EXACT)}, smnn.ShapeError, "guess must have shape"),
-    ],
-)
-def test_traced_arguments_are_checked(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    def end(u: Tensor) -> Tensor:
-        options_ = {"n_steps": 5, "order": 2, "method": "newton"} | options
-        return st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0], u, 0.1, **options_).y
-
-    with pytest.raises(error, match=message):
-        vmap(end)(torch.ones(2, 1, 1, 1, dtype=EXACT))
 
 
 def test_a_fit_is_that_of_the_core() -> None:
@@ -349,18 +216,6 @@ def test_weights_of_a_module_follow_it_and_its_members() -> None:
     assert "weight_smoothness" not in dict(fit.named_parameters())
 
 
-def test_what_a_residual_must_return() -> None:
-    arguments, options = (torch.ones(1, 1, 1), 0.1), {"n_steps": 5, "order": 2}
-    with pytest.raises(smnn.ShapeError, match=r"residual must return the residuals at each time point, \(..., T, Q\)"):
-        st.solve_nonlinear_ode(lambda t, y: y[..., 0, 1], *arguments, **options)
-    with pytest.raises(smnn.ShapeError, match=r"Q = \d+ equations .* Write t"):
-        st.solve_nonlinear_ode(lambda t, y: y[..., 1] + t, arguments[0], 0.1, n_steps=9, order=2)
-    with pytest.raises(TypeError, match=r"residual must return a torch\.Tensor"):
-        st.solve_nonlinear_ode(lambda t, y: 1.0, *arguments, **options)
-    with pytest.raises(smnn.ArgumentError, match="depends on y at another"):
-        st.solve_nonlinear_ode(lambda t, y: y[..., 1] + y[..., 0].mean(-2, True), *arguments, **options)
-
-
 def test_noise_of_each_variable_may_be_any_sequence() -> None:
     t = 0.1 * torch.arange(21, dtype=torch.float64)[:, None]
     data = torch.exp(-t) * torch.tensor([1.0, 2.0]) + 0.01 * torch.cos(9 * t)
@@ -437,7 +292,7 @@ def test_what_arguments_must_be() -> None:
     def residual(t: Tensor, y: Tensor, *_: Tensor) -> Tensor:
         return y[..., 1] + y[..., 0]
 
-    data, start = torch.ones(11, 1), torch.ones(1, 1, 1)
+    data = torch.ones(11, 1)
     for wrong, message in ((data[:, 0], "data must have shape"), (data.tolist(), "data must be a torch.Tensor")):
         for fit in (st.fit_ode, st.ODEFit):
             with pytest.raises((smnn.ShapeError, smnn.NamespaceError), match=message):
@@ -445,33 +300,6 @@ def test_what_arguments_must_be() -> None:
     for fit in (st.fit_ode, st.ODEFit):
         with pytest.raises(smnn.ShapeError, match="Are step_sizes the times"):
             fit(residual, data, torch.linspace(0, 1, 11), order=2, noise=0.1)
-    with pytest.raises(smnn.NamespaceError, match=r"initial_values must be a torch\.Tensor"):
-        st.solve_nonlinear_ode(residual, start.numpy(), 0.1, n_steps=5, order=2)
-    with pytest.raises(smnn.ArgumentError, match="Pass n_steps=T"):
-        st.solve_nonlinear_ode(residual, start, 0.1, order=2)
-
-
-def test_residuals_without_derivatives_are_refused() -> None:
-    def residual(t: Tensor, y: Tensor) -> Tensor:
-        return y[..., 1] + y[..., 0]
-
-    start = torch.ones(1, 1, 1)
-    with pytest.raises(smnn.ArgumentError, match=r"no derivative in y: .* detach\(\)"):
-        st.solve_nonlinear_ode(lambda t, y: residual(t, y).detach(), start, 0.1, n_steps=5, order=2)
-    with torch.inference_mode(), pytest.raises(smnn.ArgumentError, match="no derivative in y"):
-        st.solve_nonlinear_ode(residual, start, 0.1, n_steps=5, order=2)
-
-
-def test_a_solution_asks_for_no_gradient_where_nothing_does() -> None:
-    start = torch.ones(1, 1, 1, dtype=torch.float64)
-    k = torch.tensor(1.0, dtype=torch.float64)
-
-    def residual(t: Tensor, y: Tensor) -> Tensor:
-        return y[..., 1] + k * y[..., 0] ** 2
-
-    assert not st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad
-    k.requires_grad_()
-    assert st.solve_nonlinear_ode(residual, start, 0.01, n_steps=11, order=2).y.requires_grad
 
 
 def test_a_module_has_data_of_its_own() -> None:

@@ -10,7 +10,7 @@ than public names do; the changelog says so when they do.
 - `Rows`: one value for each row.
 - `UNIT`: the weights that are all 1.
 - `FIELDS`: the inputs of a problem by name, in order: their axes, and what they belong to.
-- `check_states`, `check_steps`, `check_weights`, `check_integer`: raise for what does not fit.
+- `check_states`, `check_weights`, `check_integer`: raise for what does not fit.
 - `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
 **Solving** (`docs/adding-an-engine.md` has the contract of engines)
@@ -73,7 +73,7 @@ from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
-from ._problem import UNIT, Problem, Rows, System, check_steps, check_weights
+from ._problem import UNIT, Problem, Rows, System, check_weights
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
@@ -158,7 +158,6 @@ __all__ = [
     "check_integer",
     "check_shapes",
     "check_states",
-    "check_steps",
     "check_values",
     "check_weights",
     "checked_bounds",

@@ -144,5 +144,5 @@ def without_weights(system: System, x: Rows) -> Rows:
     return Rows(
         divided(x.equation, w.equation),
         divided(x.initial, w.initial),
-        divided(x.smoothness, w.smoothness[..., None, None]),
+        None if x.smoothness is None else divided(x.smoothness, w.smoothness[..., None, None]),
     )

@@ -101,11 +101,7 @@ class ChunkFactor:
         g, g_δ = _gather(self.axis, g, -3), _gather(self.axis, g_δ, -3)
         w_separators, g, _ = elimination.substitute_transposed(jnp, self.separators, g, g_δ)
         w_last = jnp.matrix_transpose(self.last.R_inverse) @ g
-        z, z_separators = (
-            [level.R_inverse @ x for level, x in zip(levels, w, strict=True)]
-            for levels, w in ((self.levels, w), (self.separators, w_separators))
-        )
-        return self._substitute_back(z, z_separators, self.last.R_inverse @ w_last)
+        return self._substitute_back(w, w_separators, self.last.R_inverse @ w_last)
 
     def _substitute_back(self, z: list[Array], z_separators: list[Array], first: Array) -> Array:
         x, δ = elimination.substitute_back(jnp, self.separators, z_separators, first, jnp.zeros_like(first))

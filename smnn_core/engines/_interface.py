@@ -1,7 +1,7 @@
 """The contract of an engine: two abstract base classes, and laws (`tests/engines/test_laws.py`).
 
-An engine need only refuse, describe itself and factorize, and a factor solve in two ways. All else has a default made
-of these, which an engine overrides where it does more in one sweep.
+An engine need only refuse, describe itself and factorize, and a factor solve the augmented system once. All else has a
+default made of these, which an engine overrides where it does more in one sweep.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from .. import _gradient
-from .._constraints import apply, apply_transpose, weighted
+from .._constraints import apply, weighted, without_weights
 from .._problem import Gradients, Problem, Rows, System
-from ._refinement import change_of_rows, refined
+from ._refinement import least_squares, refined_multipliers
 from ._statistics import ALL, NONE, RANKS, Statistics, by_field, from_fields, inputs_by_field, statistics_by_pullback
 
 __all__ = ["ALL", "NONE", "RANKS", "Engine", "Factor", "by_field", "from_fields", "inputs_by_field"]
@@ -34,18 +34,26 @@ class Factor(ABC):
     of their batch members are NaN."""
 
     @abstractmethod
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v, weighted rows, and y, (*batch, T, V, K), with v + W A y = f and (W A)^T v = g; None is zero.
+
+        With W A = Q R and z = Q^T f - R^-T g these are y = R^-1 z and v = f - Q z, not refined: all that a factor is
+        asked for follows. Rows and g broadcast; not both are None.
+        """
+
     def solve(self, d: Rows) -> Array:
         """argmin_y |W (A y - d)|, for rows d that broadcast; (*batch, T, V, K).
 
         Law: solve(d) = normal_solve(A^T W^2 d) up to rounding.
         """
+        return least_squares(self, weighted(self.system.weights, d))[1]
 
-    @abstractmethod
     def normal_solve(self, g: Array) -> Array:
-        """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, K).
+        """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, K), not refined.
 
         Laws: it is symmetric, and M normal_solve(g) = g up to rounding.
         """
+        return -self.solve_augmented(None, g)[1]
 
     def refuse_overflow(self, y: Array, d: Rows) -> None:  # noqa: B027 (engines whose arithmetic does not square rows)
         """
@@ -56,28 +64,13 @@ class Factor(ABC):
     def adjoint_rows(self, g: Array) -> Rows:
         """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.
 
-        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding. Refined until that changes nothing, by
-        v += (W A)^+^T (g - (W A)^T v).
+        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding.
         """
-        return Rows(*refined(self.system, *self._refinement_of_rows(g)))
+        return refined_multipliers(self, g)
 
-    def _refinement_of_rows(self, g: Array) -> tuple[Callable[..., tuple[Array, ...]], Callable[..., Array]]:
-        """What `refined` wants: a correction of the rows v, and its size beside theirs."""
-        system = self.system
-
-        def solve(v: tuple[Array, ...] | None) -> tuple[Array, ...]:
-            return self._adjoint_rows(
-                g if v is None else g - apply_transpose(system, weighted(system.weights, Rows(*v)))
-            )
-
-        def change(v: tuple[Array, ...], dv: tuple[Array, ...]) -> Array:
-            return change_of_rows(system.xp, Rows(*v), Rows(*dv))
-
-        return solve, change
-
-    def _adjoint_rows(self, g: Array) -> Rows:
-        """The same without refinement; from Q, where it is at hand, it has more digits than from M^-1."""
-        return weighted(self.system.weights, apply(self.system, self.normal_solve(g)))
+    def residual_rows(self, d: Rows) -> Rows:
+        """W (d - A y) at the minimum, without the rounding of y. Law: W (d - A solve(d)) up to rounding."""
+        return least_squares(self, weighted(self.system.weights, d))[0]
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """The gradients of L with respect to all inputs of y = solve(problem.rows), from g = dL/dy.
@@ -86,10 +79,6 @@ class Factor(ABC):
         """
         del wanted
         return _gradient.solve_pullback(problem, self, y, g)
-
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum, without the rounding of y. Law: W (d - A solve(d)) up to rounding."""
-        return self._by_array_api.residual_rows(d)
 
     def sum_of_squares(self, d: Rows) -> Array:
         """|W (d - A y)|^2 at the minimum, (*batch,). Law: that of residual_rows(d) up to rounding."""
@@ -117,6 +106,19 @@ class Factor(ABC):
         from .array_api import ArrayEngine  # (which derives from this module)
 
         return ArrayEngine().factorize(system)
+
+
+def augmented_by_solves(
+    factor: Any, solve: Callable[[Rows], Array], normal_solve: Callable[[Array], Array], f: Rows | None, g: Array | None
+) -> tuple[Rows, Array]:
+    """`solve_augmented` of a system without Q at hand, from its two solves."""
+    system = factor.system
+    parts = [] if f is None else [solve(without_weights(system, f))]
+    if g is not None:
+        parts.append(-normal_solve(g))
+    y = sum(parts[1:], start=parts[0])
+    fitted = weighted(system.weights, apply(system, y))
+    return Rows(*(-b if x is None else x - b for x, b in zip(f or 3 * (None,), fitted, strict=True))), y
 
 
 class Engine(ABC):

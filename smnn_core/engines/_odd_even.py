@@ -98,7 +98,7 @@ def reflect(
 ) -> tuple[list[Array], Array, Array]:
     """Q^T applied to right-hand sides (..., P, rows, columns) of own rows and couplings, level by level.
 
-    Returns R^-1 z, z the right-hand sides of the eliminated points, and those of the first point and its coupling.
+    Returns those of the eliminated points, and those of the first point and its coupling.
     """
     z = []
     for level in levels:
@@ -107,7 +107,7 @@ def reflect(
         a, j = (coupling[..., i : 2 * h : 2, :, :] for i in (0, 1))
         rows = pad(xp, xp.concat([own[..., 1::2, :, :], a, j], axis=-2), -2, 0, n)
         rows = xp.matrix_transpose(level.Q) @ rows
-        z.append(level.R_inverse @ rows[..., :n, :])
+        z.append(rows[..., :n, :])
         coupling = _next(xp, h, coupling, rows[..., n:, :])
         own = own[..., ::2, :, :]
     return z, own, coupling
@@ -116,14 +116,14 @@ def reflect(
 def substitute_back(
     xp: Namespace, levels: Sequence[Level], z: Sequence[Array], x: Array, δ: Array
 ) -> tuple[Array, Array]:
-    """x at all points, and increments, from R^-1 z, x at the first point and the increment to the one beyond the last.
+    """x at all points, and increments, from z, x at the first point and the increment to the one beyond the last.
 
     Increments are carried from level to level: as differences of x they would have lost the digits that x shares.
     """
-    for level, e in zip(reversed(levels), reversed(z), strict=True):
-        h = e.shape[-3]
+    for level, z_j in zip(reversed(levels), reversed(z), strict=True):
+        h = z_j.shape[-3]
         x_a, δ_b = x[..., :h, :, :], δ[..., :h, :, :]
-        e = e - level.E @ δ_b - level.G @ x_a
+        e = level.R_inverse @ z_j - level.E @ δ_b - level.G @ x_a
         x = interleave(xp, x, level.Phi_a @ x_a + e, axis=-3)
         both = interleave(xp, e, δ_b - level.Phi_j @ e, axis=-3) + level.dropped @ x[..., : 2 * h, :, :]
         δ = xp.concat([both, δ[..., h:, :, :]], axis=-3)

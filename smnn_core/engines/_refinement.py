@@ -1,4 +1,19 @@
-"""Iterative refinement: a result is corrected by what the same solver makes of its residual, until that is small."""
+"""Iterative refinement of what a factor solves.
+
+Elimination mixes rows of very different sizes, by their weights or by powers of short steps. What a result leaves of
+its equation is computed row by row, and a correction from it has the digits that light rows have lost to heavy ones.
+
+Least squares are the augmented system
+
+    v + W A y = f,    (W A)^T v = 0,
+
+whose equations have corrections of their own: y is corrected by what is left of the first, until that is small, and v
+is what remains of it; then both are corrected once by what rounding leaves of the second, which is that of heavy rows
+that contradict one another. Multipliers of rows, v in the range of W A with (W A)^T v = g, are corrected by what is
+left of that. Source: Björck, BIT 7 (1967) 257, who corrects both at once: where steps are very short that does
+not converge. There the last correction is made of the rounding of (W A)^T v itself, and it is left out: it
+would come again.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +22,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from typing import Protocol
 
 import array_api_compat as compat
 
 from .._arrays import Array, Namespace
+from .._constraints import apply, apply_transpose, weighted
 from .._errors import AccuracyWarning
 from .._problem import Rows, System, Weights
 
@@ -21,62 +38,131 @@ SETTLED = 1e-9
 SETTLING = 1e-3
 """A correction above this, after all refinements, is that of a singular system: these grow by a constant each time, so
 that the last correction is about a fifth. Well-conditioned pivots shrink corrections by ten or more each time."""
+COMES_AGAIN = 0.1
+"""A correction that has more than this part of its size when it is computed once more is made of rounding errors."""
 UNSETTLED = 1e-2
 """A last correction above this is told."""
 
 
-def refined(
-    system: System,
-    solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
-    change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
-    *,
-    always: bool = True,
-) -> tuple[Array, ...]:
-    """As `refine`, without the size of the last correction: an `AccuracyWarning` where that is not small."""
-    x, sizes = refine(system, solve, change, always=always)
-    if sizes is not None and bool(system.xp.any(sizes > UNSETTLED)):
-        warnings.warn(
-            f"iterative refinement still changes the result by {float(system.xp.max(sizes)):.0e} of itself, as a rule "
-            "in its highest derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives "
-            "(a smaller R) or steps that differ less will help.",
-            AccuracyWarning,
-            stacklevel=2,
-        )
-    return x
+class Solver(Protocol):
+    """What is refined: a factor."""
+
+    system: System
+
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v and y with v + W A y = f and (W A)^T v = g; None is zero."""
 
 
-def refine(
-    system: System,
-    solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
-    change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
-    *,
-    always: bool = True,
-) -> tuple[tuple[Array, ...], Array | None]:
-    """solve(None), a tuple of arrays, corrected by what solve makes of itself until that is small.
-
-    `change(x, dx)` is the size of a correction dx beside that of x, by batch member; each member is corrected as often
-    as it takes itself, whatever the others do: once at least, or, unless `always`, only where the correction is not
-    small. Returns the size of the last correction of each member, too: None where values cannot be looked at.
-    """
+def least_squares(factor: Solver, f: Rows) -> tuple[Rows, Array]:
+    """v = f - W A y and y at the minimum of |v|, both refined."""
+    system = factor.system
     xp = system.xp
-    x = solve(None)
-    looks = system.can_look and any(0 not in part.shape for part in x)
+    y = refined_solution(factor, f)
+    v, dy = factor.solve_augmented(rows_left(system, f, y), None)
+    y = y + dy
+    if not system.can_look or 0 in y.shape:
+        return v, y
+    dv, dy = _of_heavy_rows(factor, v)
+    size = change_of_solution(system, y, dy)
+    is_kept = size <= SETTLED**2
+    if bool(xp.any(size > SETTLED**2)):
+        _, again = _of_heavy_rows(factor, _sum(v, dv))
+        is_kept = is_kept | (change_of_solution(system, y, again) < COMES_AGAIN * size)
+    v = Rows(*(xp.where(members(is_kept, a), a + b, a) for a, b in zip(v, dv, strict=True)))
+    return v, xp.where(members(is_kept, y), y + dy, y)
+
+
+def _of_heavy_rows(factor: Solver, v: Rows) -> tuple[Rows, Array]:
+    """The corrections of v and y by what is left of (W A)^T v = 0."""
+    return factor.solve_augmented(None, -_transpose(factor.system, v))
+
+
+def refined_solution(factor: Solver, f: Rows, *, always: bool = True) -> Array:
+    """y at the minimum of |f - W A y|; an `AccuracyWarning` where the last correction is not small."""
+    _, y, sizes = refine_solution(factor, f, always=always)
+    _tell(factor.system.xp, sizes)
+    return y
+
+
+def refine_solution(factor: Solver, f: Rows, *, always: bool = True) -> tuple[Rows, Array, Array | None]:
+    """v, y and the size of the last correction of y, by batch member: None where values cannot be looked at."""
+    system = factor.system
+
+    def correct(v: Rows, y: Array) -> tuple[Rows, Array, Callable[[], Array]]:
+        del v
+        v, dy = factor.solve_augmented(rows_left(system, f, y), None)
+        return v, y + dy, lambda: change_of_solution(system, y, dy)
+
+    return _refine(system, factor.solve_augmented(f, None), correct, always=always)
+
+
+def rows_left(system: System, f: Rows, y: Array) -> Rows:
+    """f - W A y; None is zero."""
+    fitted = weighted(system.weights, apply(system, y))
+    return Rows(*(-b if a is None else a - b for a, b in zip(f, fitted, strict=True)))
+
+
+def refined_multipliers(factor: Solver, g: Array) -> Rows:
+    """v in the range of W A with (W A)^T v = g."""
+    system = factor.system
+
+    def correct(v: Rows, y: Array) -> tuple[Rows, Array, Callable[[], Array]]:
+        dv, dy = factor.solve_augmented(None, g - _transpose(system, v))
+        return _sum(v, dv), y + dy, lambda: change_of_rows(system.xp, v, dv)
+
+    v, _, sizes = _refine(system, factor.solve_augmented(None, g), correct)
+    _tell(system.xp, sizes)
+    return v
+
+
+def _refine(
+    system: System,
+    x: tuple[Rows, Array],
+    correct: Callable[[Rows, Array], tuple[Rows, Array, Callable[[], Array]]],
+    *,
+    always: bool = True,
+) -> tuple[Rows, Array, Array | None]:
+    """Corrects each batch member as often as it takes itself, whatever the others do: once at least, or, unless
+    `always`, only where the correction is not small. Returns the size of the last correction of each member, too."""
+    xp = system.xp
+    v, y = x
+    looks = system.can_look and 0 not in y.shape
     sizes = active = None
     for _ in range(REFINEMENTS if looks else 2):
-        dx = solve(x)
+        v_next, y_next, size = correct(v, y)
         if looks:
-            sizes = change(x, dx)
+            sizes = size()
             if active is None and not always:
                 active = sizes > SETTLED
         if active is not None:
-            mask = xp.astype(active, system.dtype)
-            dx = tuple(xp.reshape(mask, (*mask.shape, *(1,) * (a.ndim - mask.ndim))) * a for a in dx)
-        x = tuple(a + b for a, b in zip(x, dx, strict=True))
+            y_next = xp.where(members(active, y), y_next, y)
+            v_next = Rows(*(xp.where(members(active, a), b, a) for a, b in zip(v, v_next, strict=True)))
+        v, y = v_next, y_next
         if sizes is not None:
             active = sizes > SETTLED
             if not bool(xp.any(active)):
                 break
-    return x, sizes
+    return v, y, sizes
+
+
+def _tell(xp: Namespace, sizes: Array | None) -> None:
+    if sizes is not None and bool(xp.any(sizes > UNSETTLED)):
+        warnings.warn(
+            f"iterative refinement still changes the result by {float(xp.max(sizes)):.0e} of itself, as a rule in its "
+            "highest derivatives: the system is too ill-conditioned for these to be trusted. Fewer derivatives (a "
+            "smaller R) or steps that differ less will help.",
+            AccuracyWarning,
+            stacklevel=2,
+        )
+
+
+def _transpose(system: System, v: Rows) -> Array:
+    """(W A)^T v."""
+    return apply_transpose(system, weighted(system.weights, v))
+
+
+def _sum(v: Rows, dv: Rows) -> Rows:
+    return Rows(*(a + b for a, b in zip(v, dv, strict=True)))
 
 
 def widened(system: System) -> System:
@@ -90,6 +176,11 @@ def widened(system: System) -> System:
         xp.astype(x, xp.float64) for x in (system.coefficients, system.step_sizes, *vars(system.weights).values())
     )
     return replace(system, coefficients=c, step_sizes=s, weights=Weights(*w))
+
+
+def members(mask: Array, x: Array) -> Array:
+    """A mask of batch members with axes of length one for the others of x, (*batch, ...)."""
+    return mask[(..., *(None,) * (x.ndim - mask.ndim))]
 
 
 def change_of_solution(system: System, y: Array, dy: Array) -> Array:
@@ -115,19 +206,20 @@ def change_of_solution(system: System, y: Array, dy: Array) -> Array:
 
 def change_of_rows(xp: Namespace, v: Rows, dv: Rows) -> Array:
     """The largest |dv| beside the largest |v|, (*batch,)."""
-    cores = {"equation": 2, "initial": 3, "smoothness": 3}
-    large, small = (
-        reduce(
-            xp.maximum,
-            [
-                _largest(xp, x, tuple(range(-core, 0)))
-                for name, core in cores.items()
-                if 0 not in (x := getattr(rows, name)).shape
-            ],
-        )
-        for rows in (v, dv)
-    )
+    large, small = (_largest_row(xp, rows) for rows in (v, dv))
     return small / xp.where(large == 0, xp.ones_like(large), large)
+
+
+def _largest_row(xp: Namespace, rows: Rows) -> Array:
+    cores = {"equation": 2, "initial": 3, "smoothness": 3}
+    return reduce(
+        xp.maximum,
+        [
+            _largest(xp, x, tuple(range(-core, 0)))
+            for name, core in cores.items()
+            if 0 not in (x := getattr(rows, name)).shape
+        ],
+    )
 
 
 def _largest(xp: Namespace, x: Array, axes: tuple[int, ...]) -> Array:

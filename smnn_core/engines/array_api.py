@@ -6,10 +6,9 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
-from .._constraints import residual, weighted
+from .._constraints import weighted
 from .._problem import Rows, System
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
 from ._interface import Engine, Factor
@@ -26,7 +25,7 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import REFINEMENTS, SETTLING, change_of_solution, refined, widened
+from ._refinement import SETTLING, members, refine_solution, widened
 from ._rounded import RoundedFactor
 from ._selected_inverse import SelectedInverse
 
@@ -41,83 +40,46 @@ class ArrayFactor(Factor):
     """the one point that is left; its E and G are empty"""
     undetermined: Array
 
-    def solve(self, d: Rows) -> Array:
-        """argmin_y |W (A y - d)|, with iterative refinement.
-
-        Elimination mixes rows, so that the rows of higher order, small by s^r, are perturbed by eps |y|. The residual
-        is computed row by row, without mixing: a correction gains two digits where derivatives are high and steps are
-        small.
-        """
-
-        def change(y: tuple[Array, ...], dy: tuple[Array, ...]) -> Array:
-            return change_of_solution(self.system, y[0], dy[0])
-
-        return refined(self.system, lambda y: (self.correct(d, None if y is None else y[0]),), change)[0]
-
-    def correct(self, d: Rows, y: Array | None) -> Array:
-        """argmin_x |W (A x - (d - A y))|: what is missing in y, None for zero."""
-        return self._solve(d if y is None else residual(self.system, d, y))
-
-    def _solve(self, d: Rows) -> Array:
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v and y with v + W A y = f and (W A)^T v = g."""
         system, xp, n = self.system, self.system.xp, self.system.n
-        columns, own, coupling = _right_hand_side(system, d)
+        rows, shapes = None, {"system": system.batch}
+        if f is not None:
+            rows = stack_rows(system, f)
+            shapes |= {"rhs": tuple(rows[0].shape[:-2]), "smoothness": tuple(rows[1].shape[:-2])}
+        if g is not None:
+            shapes["g"] = tuple(g.shape[:-3])
+        columns = _Columns(xp, system.batch, broadcast_shapes(shapes))
         levels, last = columns.factor(self)
-        z, own, coupling = reflect(xp, n, levels, own, coupling)
-        rows = xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling)
-        return self._substitute_back(columns, levels, z, last.R_inverse @ rows[..., :n, :])
 
-    def normal_solve(self, g: Array) -> Array:
-        xp = self.system.xp
-        batch = broadcast_shapes({"system": self.system.batch, "g": tuple(g.shape[:-3])})
-        columns = _Columns(xp, self.system.batch, batch)
-        levels, last = columns.factor(self)
-        w, w_last = self._transposed(levels, last, columns.gather(flatten(xp, g), 2))
-        z = [level.R_inverse @ x for level, x in zip(levels, w, strict=True)]
-        return self._substitute_back(columns, levels, z, last.R_inverse @ w_last)
+        # z = Q^T f - R^-T g, of the eliminated points and of the last
+        z: list[Array] = []
+        z_last = system.constant(0)
+        if rows is not None:
+            z, own, coupling = reflect(xp, n, levels, *(columns.gather(x, 2) for x in rows))
+            z_last = (xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling))[..., :n, :]
+        if g is not None:
+            w, g_last, _ = substitute_transposed(xp, levels, columns.gather(flatten(xp, g), 2))
+            z = [a - b for a, b in zip(z, w, strict=True)] if z else [-b for b in w]
+            z_last = z_last - xp.matrix_transpose(last.R_inverse) @ g_last
 
-    def _adjoint_rows(self, g: Array) -> Rows:
-        """Q R^-T g, for g of shape (..., T, V, K)."""
-        system, xp = self.system, self.system.xp
-        batch = broadcast_shapes({"system": system.batch, "g": tuple(g.shape[:-3])})
-        columns = _Columns(xp, system.batch, batch)
-        levels, last = columns.factor(self)
-        w, w_last = self._transposed(levels, last, columns.gather(flatten(xp, g), 2))
-        own, coupling = reflect_back(xp, levels, last, w, w_last, system.Q + system.V * system.n_initial_orders)
-        bad = xp.any(self.undetermined, axis=-1)[..., None, None]
-        own, coupling = (
-            xp.where(bad, system.constant(xp.nan), columns.scatter(x))
-            for x in (own, coupling[..., : system.n_steps - 1, :, :])
+        first = last.R_inverse @ z_last
+        y, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
+        own, coupling = reflect_back(xp, levels, last, z, z_last, system.Q + system.V * system.n_initial_orders)
+        fitted = unstack_rows(system, columns.scatter(own), columns.scatter(coupling[..., : system.n_steps - 1, :, :]))
+        bad, nan = xp.broadcast_to(xp.any(self.undetermined, axis=-1), columns.batch), system.constant(xp.nan)
+        v = Rows(
+            *(
+                xp.where(members(bad, x), nan, -x if a is None else a - x)
+                for a, x in zip(f or 3 * (None,), fitted, strict=True)
+            )
         )
-        return unstack_rows(system, own, coupling)
-
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum: W d less its part in the range of W A, from Q, without the rounding of y."""
-        system, xp, n = self.system, self.system.xp, self.system.n
-        columns, own, coupling = _right_hand_side(system, d)
-        levels, last = columns.factor(self)
-        one = xp.eye(n, dtype=system.dtype, device=system.device)
-        z, rest, beyond = reflect(xp, n, [replace(x, R_inverse=one) for x in levels], own, coupling)
-        z_last = (xp.matrix_transpose(last.Q) @ last_rows(xp, n, rest, beyond))[..., :n, :]
-        own_fitted, fitted = reflect_back(xp, levels, last, z, z_last, own.shape[-2])
-        own, coupling = own - own_fitted, coupling - fitted[..., : system.n_steps - 1, :, :]
-        return unstack_rows(system, columns.scatter(own), columns.scatter(coupling))
+        y = unflatten(system, columns.scatter(y))
+        return v, xp.where(members(bad, y), nan, y)
 
     def selected_inverse(self) -> SelectedInverse:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""
         return SelectedInverse(self.system, self.levels, self.last, self.undetermined)
-
-    def _transposed(self, levels: list[Level], last: Level, g: Array) -> tuple[list[Array], Array]:
-        """R^-T g, of the eliminated points and of the last."""
-        w, g, _ = substitute_transposed(self.system.xp, levels, g)
-        return w, self.system.xp.matrix_transpose(last.R_inverse) @ g
-
-    def _substitute_back(self, columns: _Columns, levels: list[Level], z: list[Array], first: Array) -> Array:
-        """R x = z level by level, from x at the first point; NaN for undetermined members, (*batch, T, V, K)."""
-        system, xp = self.system, self.system.xp
-        x, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
-        x = unflatten(system, columns.scatter(x))
-        bad = xp.any(self.undetermined, axis=-1)[..., None, None, None]
-        return xp.where(bad, system.constant(xp.nan), x)
 
 
 class ArrayEngine(Engine):
@@ -166,9 +128,8 @@ def _by_time(xp: Namespace, flags: list[Array]) -> Array:
     return all_of_them
 
 
-def _is_solved(factor: Any) -> Array:
-    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors. Of any
-    factor that has `correct`."""
+def _is_solved(factor: Factor) -> Array:
+    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
     system, xp = factor.system, factor.system.xp
 
     def wave(*shape: int) -> Array:
@@ -176,27 +137,14 @@ def _is_solved(factor: Any) -> Array:
 
     T = system.n_steps
     d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
-    y = dy = factor.correct(d, None)
-    for _ in range(REFINEMENTS):
-        dy = factor.correct(d, y)
-        y = y + dy
-    return change_of_solution(system, y, dy) <= SETTLING
+    sizes: Array = refine_solution(factor, weighted(system.weights, d))[2]
+    return sizes <= SETTLING
 
 
 def _eliminated(system: System, own: Array, couplings: Couplings) -> list[Level]:
     """All levels, that of the one point that is left behind the others."""
     levels, own, couplings = eliminate(system, own, couplings)
     return [*levels, eliminate_last(system, own, couplings)]
-
-
-def _right_hand_side(system: System, d: Rows) -> tuple[_Columns, Array, Array]:
-    """W d as own rows (..., T, mD, columns) and couplings (..., T-1, mC, columns), and how columns were gathered."""
-    own, coupling = stack_rows(system, weighted(system.weights, d))
-    batch = broadcast_shapes(
-        {"system": system.batch, "rhs": tuple(own.shape[:-2]), "smoothness": tuple(coupling.shape[:-2])}
-    )
-    columns = _Columns(system.xp, system.batch, batch)
-    return columns, columns.gather(own, 2), columns.gather(coupling, 2)
 
 
 class _Columns:

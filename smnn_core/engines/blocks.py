@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
-from .._constraints import residual, weighted
 from .._problem import Rows, System
 from . import cpu
 from ._block_moments import BlockSelectedInverse
 from ._block_sweep import Entries, Sweep, scheme_rows
 from ._interface import Engine, Factor
 from ._pivots import LARGEST_CHANGE, RUNS, SMALL
-from ._refinement import change_of_solution, refined, widened
+from ._refinement import widened
 from ._rounded import RoundedFactor
 from .array_api import _is_solved
 
@@ -41,31 +40,25 @@ class BlockFactor(Factor):
         """The memory that the factor keeps."""
         return sum(sweep.nbytes for sweep in self.sweeps.values())
 
-    def solve(self, d: Rows) -> Array:
-        """argmin_y |W (A y - d)|, with iterative refinement: the residual is computed row by row, without mixing."""
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v and y with v + W A y = f and (W A)^T v = g."""
+        system = self.system
+        T, V, R_init, n, U = system.n_steps, system.V, system.n_initial_orders, system.n, scheme_rows(system)[1]
+        given = ([] if f is None else self._rows(f)) + ([] if g is None else [self._from_states(g)])
 
-        def change(y: tuple[Array, ...], dy: tuple[Array, ...]) -> Array:
-            return change_of_solution(self.system, y[0], dy[0])
+        def solve(sweep: Sweep, *x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            w: Any = 0 if g is None else sweep.substitute_transposed(x[-1])
+            z = -w if f is None else sweep.rotate(*x[:2]) - w
+            own, coupling = sweep.rotate_back(z)
+            return own, coupling, sweep.substitute(z)
 
-        return refined(self.system, lambda y: (self.correct(d, None if y is None else y[0]),), change)[0]
-
-    def correct(self, d: Rows, y: Array | None) -> Array:
-        """argmin_x |W (A x - (d - A y))|: what is missing in y, None for zero."""
-        d = d if y is None else residual(self.system, d, y)
-        return self._states(self._rows(d), lambda sweep, own, coupling: sweep.substitute(sweep.rotate(own, coupling)))
-
-    def normal_solve(self, g: Array) -> Array:
-        return self._states([self._from_states(g)], lambda sweep, g: sweep.substitute(sweep.substitute_transposed(g)))
-
-    def _adjoint_rows(self, g: Array) -> Rows:
-        """Q R^-T g."""
-        return self._in_rows([self._from_states(g)], lambda sweep, g: sweep.rotate_back(sweep.substitute_transposed(g)))
-
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum: W d less its part in the range of W A, from Q, without the rounding of y."""
-        fitted = self._in_rows(self._rows(d), lambda sweep, *rows: sweep.rotate_back(sweep.rotate(*rows)))
-        d = weighted(self.system.weights, d)
-        return Rows(*(-x if y is None else y - x for x, y in zip(fitted, d, strict=True)))
+        cores = [(T, system.Q + V * R_init), (T - 1, V * U.shape[1]), (T, n)]
+        own, coupling, y = self._for_members(given, cores, solve)
+        initial = own[..., : system.n_initial_steps, system.Q :]
+        coupling = np.swapaxes(coupling.reshape(*coupling.shape[:-1], U.shape[1], V), -1, -2) @ U.T
+        fitted = own[..., : system.Q], initial.reshape(*initial.shape[:-1], V, R_init), coupling
+        v = Rows(*(-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True)))
+        return v, np.ascontiguousarray(np.swapaxes(y.reshape(*y.shape[:-1], system.K, V), -1, -2))
 
     def selected_inverse(self) -> BlockSelectedInverse:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""
@@ -75,9 +68,9 @@ class BlockFactor(Factor):
     def _factorized(system: System) -> Factor:
         return BlockEngine().factorize(system)
 
-    def _rows(self, d: Rows) -> list[np.ndarray]:
-        """W d as (..., T, own rows) and (..., T-1, coupling rows)."""
-        system, (equation, initial, smoothness) = self.system, weighted(self.system.weights, d)
+    def _rows(self, f: Rows) -> list[np.ndarray]:
+        """Weighted rows as (..., T, own rows) and (..., T-1, coupling rows)."""
+        system, (equation, initial, smoothness) = self.system, f
         T, T_init, V = system.n_steps, system.n_initial_steps, system.V
         n_initial = V * system.n_initial_orders
         batch = np.broadcast_shapes(equation.shape[:-2], initial.shape[:-3])
@@ -93,22 +86,6 @@ class BlockFactor(Factor):
     def _from_states(self, x: Array) -> np.ndarray:
         """(..., T, V, K) as (..., T, n) ordered by derivative."""
         return np.swapaxes(x, -1, -2).reshape(*x.shape[:-2], self.system.n)
-
-    def _states(self, given: list[np.ndarray], f: Callable[..., np.ndarray]) -> np.ndarray:
-        """f of each sweep and of what is given for it, (..., T, entries), as columns; (*batch, T, V, K)."""
-        system = self.system
-        (x,) = self._for_members(given, [(system.n_steps, system.n)], lambda *a: (f(*a),))
-        return np.ascontiguousarray(np.swapaxes(x.reshape(*x.shape[:-1], system.K, system.V), -1, -2))
-
-    def _in_rows(self, given: list[np.ndarray], f: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Rows:
-        """The same for f that gives own rows and coupling rows."""
-        system, U = self.system, scheme_rows(self.system)[1]
-        T, V, R_init = system.n_steps, system.V, system.n_initial_orders
-        cores = [(T, system.Q + V * R_init), (T - 1, V * U.shape[1])]
-        own, coupling = self._for_members(given, cores, f)
-        initial = own[..., : system.n_initial_steps, system.Q :]
-        coupling = np.swapaxes(coupling.reshape(*coupling.shape[:-1], U.shape[1], V), -1, -2) @ U.T
-        return Rows(own[..., : system.Q], initial.reshape(*initial.shape[:-1], V, R_init), coupling)
 
     def _for_members(
         self, given: list[np.ndarray], cores: Sequence[Shape], f: Callable[..., tuple[np.ndarray, ...]]

@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes
-from .._constraints import residual
+from .._constraints import weighted
 from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import triangular_rows
 from ._increments import increment_rows
-from ._interface import ALL, RANKS, Engine, by_field, from_fields, inputs_by_field
+from ._interface import ALL, RANKS, Engine, augmented_by_solves, by_field, from_fields, inputs_by_field
 from ._moments import Moments, MomentsFactor, are_compiled
-from ._refinement import change_of_solution, refined, widened
+from ._refinement import refined_solution, widened
 
 _kernels: Any
 try:
@@ -166,8 +166,12 @@ class CpuFactor(MomentsFactor):
         self.refuse_overflow(y, d)
         y = self._masked(y)
         if self.has_small_pivots:
-            y = _refined(system, d, y)
+            y = _refined(system, d, self.undetermined)
         return _rounded(y, system.dtype)
+
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v and y with v + W A y = f and (W A)^T v = g."""
+        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def normal_solve(self, g: Array) -> np.ndarray:
         return _rounded(self._masked(self._normal_solve(g)[0]), self.system.dtype)
@@ -294,7 +298,7 @@ class CpuEngine(Engine):
         factor = _eliminated(system, spec, problem.batch, y, recompute)
         y = factor._masked(y)
         if factor.has_small_pivots:
-            y = _refined(system, problem.rows, y)
+            y = _refined(system, problem.rows, factor.undetermined)
         factor.solved = Solved(problem, spec, None if recompute or system.dtype == _DOUBLE else y)
         return _rounded(y, system.dtype), factor
 
@@ -336,19 +340,11 @@ def _eliminated(system: System, spec: Any, batch: Shape, y: np.ndarray | None, r
     return CpuFactor(system, _undetermined(system) if small_pivot else None, kept, small_pivot)
 
 
-def _refined(system: System, d: Rows, y: np.ndarray) -> np.ndarray:
-    """y, in float64, corrected until corrections are small, of a system that has small pivots."""
-    system, d = widened(system), Rows(*map(_wide, d))
-    factor = CpuFactor(system)
-
-    def solve(x: tuple[Array, ...] | None) -> tuple[Array, ...]:
-        return (y if x is None else factor.solve(residual(system, d, x[0])),)
-
-    def change(x: tuple[Array, ...], dx: tuple[Array, ...]) -> Array:
-        return change_of_solution(system, x[0], dx[0])
-
-    result: np.ndarray = refined(system, solve, change, always=False)[0]
-    return result
+def _refined(system: System, d: Rows, undetermined: np.ndarray | None) -> np.ndarray:
+    """The solution in float64, corrected until corrections are small, of a system that has small pivots."""
+    system, d = widened(system), Rows(*(None if x is None else _wide(x) for x in d))
+    y: np.ndarray = refined_solution(CpuFactor(system, undetermined), weighted(system.weights, d), always=False)
+    return y
 
 
 def _solution(spec: Any, problem: Problem) -> np.ndarray:

@@ -50,7 +50,7 @@ from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.plan import Pieces, Plan, plans_of
 from ._cuda.source import NVRTC_OPTIONS, Module, part_of
-from ._interface import ALL, Engine, Factor
+from ._interface import ALL, Engine, Factor, augmented_by_solves
 from ._moments import Moments, MomentsFactor
 from ._refinement import widened
 from ._rounded import RoundedFactor, widened_problem
@@ -219,6 +219,10 @@ class CudaFactor(MomentsFactor):
             return other.normal_solve(g)
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.normal_solve(g)
+
+    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """v and y with v + W A y = f and (W A)^T v = g."""
+        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""

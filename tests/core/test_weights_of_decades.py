@@ -42,12 +42,6 @@ def worst(T_init: int, scheme: Any, engine: str) -> float:
 @pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 @pytest.mark.parametrize("T_init", [1, 2, 5])
 @pytest.mark.parametrize("scheme", [smnn.HERMITE, smnn.WIENER], ids=lambda scheme: scheme.name)
-def test_of_the_compiled_engine(T_init: int, scheme: smnn.Scheme) -> None:
-    assert worst(T_init, scheme, "cpu") < 1e-12
-
-
-@pytest.mark.parametrize("scheme", [smnn.HERMITE, smnn.WIENER], ids=lambda scheme: scheme.name)
-@pytest.mark.xfail(strict=True, reason="reflections of rows that are sorted once are not stable row by row")
-def test_of_the_array_api_engine(scheme: smnn.Scheme) -> None:
-    """Heavy rows that contradict one another leave their rounding errors in light ones."""
-    assert max(worst(T_init, scheme, "array_api") for T_init in (2, 5)) < 1e-12
+@pytest.mark.parametrize("engine", ["cpu", "blocks", "array_api"])
+def test_every_engine(engine: str, T_init: int, scheme: smnn.Scheme) -> None:
+    assert worst(T_init, scheme, engine) < 1e-12

@@ -34,10 +34,8 @@ class Factor(MomentsFactor):
         self.system, self.device = system, Emulator(Grain(lanes=lanes), **options)
         self.undetermined = ArrayEngine().factorize(system).undetermined
 
-    def solve(self, d: Rows) -> Any:
+    def solve_augmented(self, f: Rows | None, g: Any) -> Any:
         raise NotImplementedError
-
-    normal_solve = solve  # type: ignore[assignment]
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
         return moments.moments(self.device, self.system, self.undetermined, wanted, d)

@@ -21,20 +21,27 @@ EPS = float(np.finfo(np.float64).eps)
 
 @dataclass
 class PlainFactor(Factor):
-    """The two methods that a factor must have, by dense QR."""
+    """The one method that a factor must have, by dense QR."""
 
     system: System
     undetermined: np.ndarray | None
+    Q: np.ndarray
     R: np.ndarray
 
-    def solve(self, d: Rows) -> np.ndarray:
-        W = self.system.weights
-        return self.normal_solve(apply_transpose(self.system, weighted(W, d, 2)))
-
-    def normal_solve(self, g: np.ndarray) -> np.ndarray:
-        flat = g.reshape(*g.shape[:-3], -1, 1)
-        x = np.linalg.solve(self.R, np.linalg.solve(np.swapaxes(self.R, -1, -2), flat))
-        return x.reshape(*x.shape[:-2], *g.shape[-3:])
+    def solve_augmented(self, f: Rows | None, g: np.ndarray | None) -> tuple[Rows, np.ndarray]:
+        s = self.system
+        initial = (s.n_initial_steps, s.V, s.n_initial_orders)
+        cores = (s.n_steps, s.Q), initial, (s.n_steps - 1, s.V, len(s.smoothness_matrices[0]))
+        d = [np.zeros(core) if x is None else x for x, core in zip(f or 3 * (None,), cores, strict=True)]
+        d = [np.broadcast_to(x, (*x.shape[: x.ndim - len(core)], *core)) for x, core in zip(d, cores, strict=True)]
+        batch = np.broadcast_shapes(s.batch, *(x.shape[: -len(core)] for x, core in zip(d, cores, strict=True)))
+        z = np.swapaxes(self.Q, -1, -2) @ flat(Rows(*d), batch)[..., None]
+        if g is not None:
+            z = z - np.linalg.solve(np.swapaxes(self.R, -1, -2), g.reshape(*g.shape[:-3], -1, 1))
+        y = np.linalg.solve(self.R, z)
+        fitted = np.split((self.Q @ z)[..., 0], np.cumsum([np.prod(core) for core in cores])[:-1], axis=-1)
+        v = Rows(*(a - x.reshape(*x.shape[:-1], *core) for a, x, core in zip(d, fitted, cores, strict=True)))
+        return v, y.reshape(*y.shape[:-2], s.n_steps, s.V, s.K)
 
 
 class Plain(Engine):
@@ -51,10 +58,10 @@ class Plain(Engine):
     def factorize(self, system: System) -> Factor:
         A = dense(system)
         finite = np.isfinite(A).all(axis=(-2, -1))[..., None, None]
-        R = np.linalg.qr(np.where(finite, A, np.eye(*A.shape[-2:])))[1]
+        Q, R = np.linalg.qr(np.where(finite, A, np.eye(*A.shape[-2:])))
         open_ = np.abs(np.diagonal(R, axis1=-2, axis2=-1)).min(-1) <= 100 * EPS * np.abs(R).max(axis=(-2, -1))
         undetermined = np.broadcast_to(open_[..., None], (*system.batch, system.n_steps))
-        return PlainFactor(system, undetermined, np.where(finite & ~open_[..., None, None], R, np.nan * R))
+        return PlainFactor(system, undetermined, Q, np.where(finite & ~open_[..., None, None], R, np.nan * R))
 
 
 def flat(rows: Rows, batch: tuple[int, ...]) -> np.ndarray:

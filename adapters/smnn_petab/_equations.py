@@ -82,12 +82,18 @@ class Equations:
         NumPy arrays; x0 is NaN where the equilibration before decides."""
         names, number = self.parameters, len(setting.inputs)
         expressions = [*setting.inputs, *(sp.nan if v is None else v for v in setting.initial)]
-        derivatives = [sp.diff(e, s) for e in expressions for s in names]
-        f, size = self.of_parameters([*expressions, *derivatives]), len(expressions)
+        size = len(expressions)
+        derivatives = {(i, j): sp.diff(e, s) for i, e in enumerate(expressions) for j, s in enumerate(names)}
+        derivatives = {at: d for at, d in derivatives.items() if d != 0}
+        f = self.of_parameters([*expressions, *derivatives.values()])
 
         def evaluate(θ: Any) -> tuple[np.ndarray, ...]:
-            values = np.stack([np.broadcast_to(v, np.shape(θ)[1:]) for v in f(θ)]).astype(float)
-            value, slope = values[:size], values[size:].reshape(size, len(names), *values.shape[1:])
+            values, rest = f(θ), np.shape(θ)[1:]
+            value, slope = np.empty((size, *rest)), np.zeros((size, len(names), *rest))
+            for i, v in enumerate(values[:size]):
+                value[i] = v
+            for at, v in zip(derivatives, values[size:], strict=True):
+                slope[at] = v
             return value[:number], slope[:number], value[number:], slope[number:]
 
         return evaluate
@@ -104,30 +110,27 @@ class Equations:
         names = (*self.states, *self.inputs)
         derivatives = [(i, j, sp.diff(e, s)) for i, e in enumerate(expressions) for j, s in enumerate(names)]
         derivatives = [d for d in derivatives if d[2] != 0]
-        rows, columns = (np.array([d[k] for d in derivatives], int) for k in (0, 1))
+        at = np.array([i * (n + number) + j for i, j, _ in derivatives], int)
         every = [*expressions, *(d[2] for d in derivatives)]
         on_arrays, on_numbers = self.function(every), self.function(every, "math")
 
         def evaluate(t: Any, x: Any, q: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             shape = np.shape(t)
+            values = np.empty((*shape, len(every)))
             if shape:
-                values = np.stack([np.broadcast_to(v, shape) for v in on_arrays(t, x, q)], -1)
+                for i, v in enumerate(on_arrays(t, x, q)):
+                    values[..., i] = v
             else:  # Python's numbers are several times faster than NumPy's
-                values = np.array(_numbers(on_numbers, len(every), t, x, q))
-            J = np.zeros((*shape, m, n + number))
-            J[..., rows, columns] = values[..., m:]
+                try:
+                    values[:] = on_numbers(float(t), x.tolist(), q.tolist())
+                except (ArithmeticError, ValueError, TypeError):  # TypeError: a complex number
+                    values[:] = math.nan
+            J = np.zeros((*shape, m * (n + number)))
+            J[..., at] = values[..., m:]
+            J = J.reshape(*shape, m, n + number)
             return values[..., :m], J[..., :n], J[..., n:]
 
         return evaluate
-
-
-def _numbers(function: Callable[..., list[Any]], size: int, t: float, x: np.ndarray, q: np.ndarray) -> list[float]:
-    """A function's values at one point, NaN where Python raises errors or leaves the real numbers."""
-    try:
-        values = function(float(t), x.tolist(), q.tolist())
-        return values if not any(isinstance(v, complex) for v in values) else [math.nan] * size
-    except (ArithmeticError, ValueError):
-        return [math.nan] * size
 
 
 def equations_of(model: Model, tables: Tables) -> Equations:

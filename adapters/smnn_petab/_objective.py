@@ -79,6 +79,7 @@ class Objective:
         self.equations, self.tables = equations, tables
         self.rates, self.observed, self.noise = equations.differentiated
         self._units = np.array([{"lin": 0.0, "log": 1.0, "log10": LN10}[c.transformation] for c in tables.columns])
+        self._moving = np.flatnonzero(equations.moving)
         self._constant = sum(p.prior_constant for p in tables.parameters)
         self._settings = [
             (equations.setting_function(s), None if b is None else equations.setting_function(b))
@@ -215,11 +216,12 @@ class Objective:
         rtol: float,
         derivatives: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """x and S at times, from 0 on, in pieces between switching times."""
-        n, p = len(x0), S0.shape[1] if derivatives else 0
+        """x and S at times, from 0 on, in pieces between switching times; S is 0 for parameters that move nothing."""
+        moving = self._moving if derivatives else self._moving[:0]
+        n, p = len(x0), len(moving)
         if not np.isfinite(x0).all():
             raise ArithmeticError("an initial value is not finite")
-        state = np.concatenate([x0[:, None], S0[:, :p]], 1).T.ravel()  # block after block: x, then columns of S
+        state = np.concatenate([x0[:, None], S0[:, moving]], 1).T.ravel()  # block after block: x, then columns of S
         found = np.empty((len(times), state.size))
         ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
         found[times == 0] = state
@@ -227,10 +229,12 @@ class Objective:
             inside = (times > start) & (times <= end)
             if end > start:
                 at = np.unique([*times[inside], end])
-                solution = self._piece(state, q, dq, start, end, at, n, p, rtol)
+                solution = self._piece(state, q, dq[:, moving], start, end, at, n, p, rtol)
                 found[inside], state = solution[np.isin(at, times[inside])], solution[-1]
         parts = found.reshape(len(times), 1 + p, n)
-        return parts[:, 0], np.moveaxis(parts[:, 1:], 1, 2)
+        S = np.zeros((len(times), n, S0.shape[1] if derivatives else 0))
+        S[..., moving] = np.moveaxis(parts[:, 1:], 1, 2)
+        return parts[:, 0], S
 
     def _piece(
         self, state: np.ndarray, q: Any, dq: Any, start: float, end: float, at: np.ndarray, n: int, p: int, rtol: float
@@ -245,9 +249,14 @@ class Objective:
             calls += 1
             if calls > MOST_CALLS:
                 raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
-            Z = z.reshape(1 + p, n)
-            f, J, P = self.rates(min(max(t, start + margin), end - margin), Z[0], q)
-            return np.concatenate([f[None], Z[1:] @ J.T + (P @ dq).T]).ravel() if p else f
+            t = min(max(t, start + margin), end - margin)
+            if not p:
+                return self.rates(t, z, q)[0]
+            Z, right = z.reshape(1 + p, n), np.empty((1 + p, n))
+            right[0], J, P = self.rates(t, Z[0], q)
+            np.matmul(Z[1:], J.T, out=right[1:])
+            right[1:] += (P @ dq).T
+            return right.ravel()
 
         def band(t: float, z: np.ndarray) -> np.ndarray:
             """J[i, j] of each block at [i - j + n - 1, block n + j]."""

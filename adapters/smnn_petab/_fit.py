@@ -1,12 +1,12 @@
-"""A fit of a PEtab problem from many starts, in three stages.
+"""A fit of a PEtab problem from many starts.
 
-1. `smnn_core.fit`: trajectories and parameters together, under equations that are light at first and grow heavy, all
-   starts as one batch. Starts that integration would lead into some nearby minimum, or that cannot be integrated, come
-   near the data here; hidden states are followed less well.
-2. From each end, and from each start itself, the objective of the integrated equations is minimised, so that what is
-   reported is its minimum whatever the first stage did (`_shooting`). The lower of both is the end of a start.
-3. From the best end, each parameter is mirrored in the middle of its limits, and the objective minimised again, as long
-   as that finds lower ends: rates that ended at one of their bounds often belong at the other.
+From each start the objective of the integrated equations is minimised (`_shooting`). Then rate after rate, those first
+that lie farthest from the middle of their limits, is mirrored in it and the objective minimised again, as long as that
+finds lower ends: a model has other minima where a step is slow in place of fast, and rates that ended at one of their
+bounds often belong at the other. Searches that do not come down to the end at hand are given up early.
+
+On request, `smnn_core.fit` comes first: trajectories and parameters together, under equations that are light at first
+and grow heavy, all starts as one batch. Starts that cannot be integrated come near the data there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,11 +38,15 @@ __all__ = ["fit", "relaxed"]
 
 Array = np.ndarray
 STEPS = 10
-"""Of the first stage at each weight of the equations."""
+"""Of `smnn_core.fit` at each weight of the equations."""
+COARSE = 1e-2
+"""Decrease of the objective that is not worth a step of a start; the best end is minimised further."""
+DRAWS = 30
+"""Starts that are drawn in place of one where no parameter matters, or no integration succeeds."""
 
 
 def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> Fitted:
-    """The first stage: `smnn_core.fit` with the arguments of a problem."""
+    """`smnn_core.fit` with the arguments of a problem."""
     equations, experiments, columns = problem.equations, problem.tables.experiments, problem.tables.columns
     callbacks = Callbacks(equations)
     by_formula = any(c.noise is not None for c in columns)
@@ -80,33 +86,32 @@ def _parameter(p: Parameter) -> FitParameter:
 
 
 def fit(
-    problem: Problem, starts: int, *, seed: int = 0, relax: bool = True, seconds: float = 30.0, progress: bool = False
+    problem: Problem, starts: int, *, seed: int = 0, relax: bool = False, seconds: float = 10.0, progress: bool = False
 ) -> Fit:
     """See `Problem.fit`."""
     objective, began = problem.likelihood, time.process_time()
-    x0 = _drawn(problem, starts, seed)
-    first, shared = [x0], 0.0
+    rng = np.random.default_rng(seed)
+    first, shared = [_drawn(problem, starts, rng)], 0.0
     hidden = any(b is not None for b in problem.equations.before)  # initial values that only an equilibration knows
     if relax and not hidden:
-        with warnings.catch_warnings():  # the second stage decides
+        with warnings.catch_warnings():  # the integrated equations decide
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", MisfitWarning)
             table = relaxed(problem, max(starts, 2), seed, max_iterations=STEPS, progress=progress).starts
         assert table is not None  # of more than one start
         shared = (time.process_time() - began) / starts
-        first = [_scaled(problem, table.parameters[:starts]), _scaled(problem, table.start[:starts])]
+        first.append(_scaled(problem, table.parameters[:starts]))
     relaxed_value, ends, used = np.full(starts, math.nan), [], []
     for i in _counted(range(starts), progress):
         began = time.process_time()
-        tried = [minimise(objective, x[i], seconds=seconds) for x in first if np.isfinite(x[i]).all()]
         if len(first) == 2:
-            relaxed_value[i] = objective.value(first[0][i], 1e-6) if np.isfinite(first[0][i]).all() else math.inf
-        ends.append(min(tried, key=lambda m: m.value))
+            relaxed_value[i] = objective.value(first[1][i], 1e-6) if np.isfinite(first[1][i]).all() else math.inf
+        ends.append(_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, rng))
         used.append(time.process_time() - began + shared)
     values = np.array([objective.value(m.x) for m in ends])
     if not np.isfinite(values).any():
         raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
-    best = _mirrored(problem, ends[int(values.argmin())], seconds)
+    best = minimise(objective, ends[int(values.argmin())].x, seconds=seconds)
     if not best.converged:
         warnings.warn(
             f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "
@@ -132,23 +137,39 @@ def fit(
     )
 
 
-def _mirrored(problem: Problem, best: Minimum, seconds: float) -> Minimum:
-    """The third stage, for at most `seconds` of processor time."""
+def _searched(problem: Problem, first: list[Array], seconds: float, rng: np.random.Generator) -> Minimum:
+    """The end of one start: the lowest minimum that mirrors lead to, in at most `seconds` of processor time."""
     objective, until = problem.likelihood, time.process_time() + seconds
     low, high = np.array([p.start for p in problem.tables.parameters]).T
-    todo = list(np.flatnonzero(objective.equations.moving))
-    while todo and time.process_time() < until:
-        x, j = best.x.copy(), todo.pop(0)
-        x[j] = low[j] + high[j] - x[j]
-        new = minimise(objective, x, seconds=until - time.process_time())
+    moving = np.flatnonzero(objective.equations.moving)
+    best, evaluations, todo = Minimum(first[0], math.inf, 0, False, True), 0, deque(first)
+    tried: set[int] = set()
+    draws = 0
+    while todo and (not evaluations or time.process_time() < until):
+        left = until - time.process_time()
+        new = minimise(objective, todo.popleft(), below=best.value, enough=COARSE, seconds=left, rtol=1e-5)
+        evaluations += new.evaluations
         if new.value < best.value - SAME:
-            best, todo = new, [i for i in np.flatnonzero(objective.equations.moving) if i != j]
-    return best
+            tried = set()
+        if new.value < best.value:
+            best = new
+        if todo:
+            continue
+        if best.flat and draws < DRAWS:
+            draws += 1
+            todo.append(low + rng.random(len(low)) * (high - low))
+            continue
+        away = np.abs(best.x - (low + high) / 2) / (high - low)
+        for j in sorted(set(moving.tolist()) - tried, key=lambda j: -away[j])[:1]:
+            tried.add(j)
+            x = best.x.copy()
+            x[j] = low[j] + high[j] - x[j]
+            todo.append(x)
+    return replace(best, evaluations=evaluations)
 
 
-def _drawn(problem: Problem, starts: int, seed: int) -> Array:
+def _drawn(problem: Problem, starts: int, rng: np.random.Generator) -> Array:
     """Starts on the scales of the parameters, a Latin hypercube within the limits of starts, (starts, p)."""
-    rng = np.random.default_rng(seed)
     low, high = np.array([p.start for p in problem.tables.parameters]).T
     u = np.stack([(rng.permutation(starts) + rng.random(starts)) / starts for _ in low], -1)
     return low + u * (high - low)

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.integrate import solve_ivp
+from scipy.integrate import odeint
 
 from ._equations import Equations
 from ._tables import Parameter, Tables
@@ -271,21 +271,23 @@ class Objective:
             tolerance[n:] = min(1e-3, 1e2 * rtol)
             atol[n:] = 1e-2 * tolerance[n:]
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
-            solution = solve_ivp(
+            solution, report = odeint(
                 right,
-                (start, end),
                 state,
-                method="LSODA",
-                t_eval=at,
+                np.concatenate([[start], at]),
+                Dfun=band,
+                ml=n - 1,
+                mu=n - 1,
                 rtol=tolerance,
                 atol=atol,
-                jac=band,
-                lband=n - 1,
-                uband=n - 1,
+                tcrit=[end],
+                mxstep=MOST_CALLS,
+                tfirst=True,
+                full_output=True,
             )
-        if not solution.success or not np.isfinite(solution.y).all():
-            raise ArithmeticError(f"integration failed: {solution.message}")
-        return solution.y.T
+        if report["message"] != "Integration successful." or not np.isfinite(solution).all():
+            raise ArithmeticError(f"integration failed: {report['message']}")
+        return solution[1:]
 
     def _prior_rows(self, θ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(g(θ) - mean) / sd of normal priors, and their derivatives by θ."""

@@ -29,6 +29,10 @@ CREDIBLE = 1e-3
 """Radius below which a small decrease says nothing of the distance to a minimum."""
 ENOUGH = 1e-5
 """Decrease of the objective that is not worth a step."""
+INSENSITIVE = 1e-3
+"""Second derivative of the objective by a parameter that does not matter: an error of 30 e-folds."""
+GIVEN = 6
+"""Evaluations in which a search for something lower has to halve the distance."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Minimum:
     value: float
     evaluations: int
     converged: bool
+    flat: bool
+    """whether no parameter that moves trajectories matters: a plateau, or where integration fails"""
 
 
 @dataclass
@@ -110,11 +116,21 @@ class _Problem:
 
 
 def minimise(
-    objective: Objective, x: Array, *, most: int = 100, seconds: float = math.inf, rtol: float = 1e-6
+    objective: Objective,
+    x: Array,
+    *,
+    below: float = math.inf,
+    enough: float = ENOUGH,
+    most: int = 100,
+    seconds: float = math.inf,
+    rtol: float = 1e-6,
 ) -> Minimum:
     """The minimum near parameters x, on their scales.
 
     Args:
+        below: what the minimum is wanted for: the search is given up where `GIVEN` evaluations do not halve the
+            distance to that value.
+        enough: decrease of the objective that is not worth a step.
         most: evaluations with sensitivities.
         seconds: of processor time, after which the best point so far is returned.
         rtol: of the integration.
@@ -127,12 +143,17 @@ def minimise(
     try:
         point = problem.at(z)
     except ArithmeticError:
-        return Minimum(np.asarray(x), math.inf, problem.evaluations, False)
+        return Minimum(np.asarray(x), math.inf, problem.evaluations, False, True)
+    mark = point.value - below
     while problem.evaluations < most and time.process_time() < until and math.isfinite(point.value):
         step, predicted = _step(problem, point, radius)
-        if predicted < ENOUGH or radius < SMALLEST:
-            converged = predicted < ENOUGH and radius >= CREDIBLE
+        if predicted < enough or radius < SMALLEST:
+            converged = predicted < enough and radius >= CREDIBLE
             break
+        if problem.evaluations % GIVEN == 0:
+            if point.value - below > max(0.5 * mark, 0.0):
+                break
+            mark = point.value - below
         try:
             new = problem.at(np.clip(point.z + step, problem.low, problem.high))
             gain = point.value - new.value
@@ -144,7 +165,9 @@ def minimise(
             radius = min(LARGEST, 2 * radius)
         if gain > 0:
             point = new
-    return Minimum(point.z * problem.unit, point.value, problem.evaluations, converged)
+    matters = point.curvature.diagonal()[~problem.inner]
+    flat = not math.isfinite(point.value) or matters.max(initial=0.0) < INSENSITIVE
+    return Minimum(point.z * problem.unit, point.value, problem.evaluations, converged, flat)
 
 
 def errors(objective: Objective, x: Array, rtol: float = 1e-8) -> Array:

@@ -26,7 +26,6 @@ from smnn_core import Parameter as FitParameter
 from smnn_core import fit as fit_core
 
 from ._callbacks import Callbacks
-from ._errors import UnsupportedError
 from ._result import SAME, Fit, Starts
 from ._shooting import Minimum, errors, minimise
 from ._tables import Parameter
@@ -72,17 +71,12 @@ def relaxed(problem: Problem, starts: int, seed: int, **options: Any) -> Fitted:
 
 def _parameter(p: Parameter) -> FitParameter:
     """A parameter as `smnn_core.fit` takes it, with natural logarithms."""
-    log, prior = p.scale != "lin", p.prior
-    if prior is not None and log != (p.prior_scale != "lin"):
-        raise UnsupportedError(
-            f"parameter {p.name} is on the scale {p.scale} and its prior on the scale {p.prior_scale}: a fit needs "
-            "both linear, or both logarithmic."
-        )
-    if prior is not None and log:
+    log, prior, of_log = p.scale != "lin", p.prior, p.prior_scale != "lin"
+    if prior is not None and of_log:
         unit = math.log(10) if p.prior_scale == "log10" else 1.0
         prior = math.exp(prior[0] * unit), prior[1] * unit
     low, high = (float(v) if p.scale == "lin" else (10.0**v if p.scale == "log10" else math.exp(v)) for v in p.start)
-    return FitParameter(lower=max(low, p.lower), upper=min(high, p.upper), log=log, prior=prior)
+    return FitParameter(lower=max(low, p.lower), upper=min(high, p.upper), log=log, prior=prior, prior_log=of_log)
 
 
 def fit(
@@ -111,7 +105,7 @@ def fit(
     values = np.array([objective.value(m.x) for m in ends])
     if not np.isfinite(values).any():
         raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
-    best = minimise(objective, ends[int(values.argmin())].x, seconds=seconds)
+    best = minimise(objective, ends[int(values.argmin())].x, seconds=seconds, rtol=1e-8)
     if not best.converged:
         warnings.warn(
             f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "

@@ -81,27 +81,25 @@ class Problem:
         return Objective(self.equations, self.tables)
 
     def fit(
-        self, starts: int = 100, *, seed: int = 0, relax: bool = True, seconds: float = 30.0, progress: bool = False
+        self, starts: int = 100, *, seed: int = 0, relax: bool = False, seconds: float = 10.0, progress: bool = False
     ) -> Fit:
         """Finds the parameters from starts drawn within their bounds.
 
-        In three stages: `smnn_core.fit` for all starts as one batch, which lets trajectories follow the data under
-        light equations that grow heavy; from each end, and from each start, the minimum of the integrated equations'
-        `objective`, of which the lower counts; from the best of all, the same with single parameters at the other end
-        of their ranges, as long as that finds something lower.
+        From each start the objective of the integrated equations is minimised, then again from its end with single
+        rates at the other end of their ranges, as long as that finds something lower.
 
         Args:
             starts: how many; a Latin hypercube on the scales of the parameters.
             seed: of the draws.
-            relax: False leaves out the first stage, as is done with equilibrations.
-            seconds: of processor time that a minimisation of the second stage, and the third as a whole, may take.
+            relax: each start is also minimised from where `smnn_core.fit` leads, which lets trajectories follow the
+                data under light equations that grow heavy; not where equilibrations come before experiments.
+            seconds: of processor time that a start may take.
             progress: show progress bars (tqdm, where it is installed).
 
         Returns:
             `Fit`: the best parameters, their errors, the table of starts, pictures.
 
         Raises:
-            UnsupportedError: a prior is on another kind of scale than its parameter.
             ArithmeticError: no start could be integrated.
 
         Warns:

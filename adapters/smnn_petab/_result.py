@@ -24,7 +24,7 @@ class Starts:
     objective: Array
     """(n,): infinite where the equations could not be integrated anywhere on the way"""
     relaxed: Array
-    """(n,): the objective where the first stage, relaxed equations, ended; NaN where it was left out"""
+    """(n,): the objective where `smnn_core.fit` ended; NaN without `relax`"""
     parameters: Array
     """(n, p): on the linear scale"""
     converged: Array
@@ -32,7 +32,7 @@ class Starts:
     evaluations: Array
     """(n,): integrations with sensitivities"""
     seconds: Array
-    """(n,): of processor time; the first stage is shared out equally"""
+    """(n,): of processor time; that of `smnn_core.fit` is shared out equally"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,10 @@ class Fit:
             axes: of Matplotlib; None: new ones.
         """
         axes = _axes(axes)
-        for values, label in ((self.starts.relaxed, "relaxed equations"), (self.starts.objective, "then integrated")):
+        for values, label in (
+            (self.starts.relaxed, "relaxed equations"),
+            (self.starts.objective, "integrated equations"),
+        ):
             above = np.sort(values[np.isfinite(values)]) - self.objective
             if len(above):
                 axes.plot(np.arange(1, len(above) + 1), np.maximum(above, 1e-3), "o-", markersize=3, label=label)

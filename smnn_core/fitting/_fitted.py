@@ -118,7 +118,7 @@ class Fitted:
             s.covariance = sandwich(setting, ends)
         covariance = s.covariance * slope[:, :, None] * slope[:, None]
         covariance = np.where(failed[..., None], np.nan, covariance)
-        priors = int((parameters.prior()[1] > 0).sum())
+        priors = int(parameters.has_prior.sum())
         softly = (np.isfinite(setting.known.weights) & (setting.known.weights > 0)).sum((1, 2, 3))
         constants = setting.free + softly
         degrees = (o.seen.sum((1, 2, 3)) + priors + softly - s.φ.shape[1] - constants).astype(int)

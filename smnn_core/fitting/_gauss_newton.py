@@ -125,7 +125,6 @@ class GaussNewton:
         self.d, self.s, self.E, self.estimated, self.free, self.report = d, state, E, estimated, free, report
         self.S = len(state.φ)
         self.refining = refining
-        self.prior = d.model.parameters.prior()
         self.e = d.evaluate(state.z, np.repeat(state.φ, E, axis=0))
         if not state.equation_size.size:
             state.equation_size = self._equation_size(self.e)
@@ -178,16 +177,18 @@ class GaussNewton:
     def costs(self, sets: Array, z: Array, φ: Array, e: Evaluated, w: RowWeights, d: Discretization) -> Array:
         """(len(sets), 4): of data, equations, initial values, priors."""
         parts = [x.reshape(-1, self.E).sum(1) for x in d.costs(z, e, w)]
-        priors = sum((((φ - mean) * precision) ** 2).sum(-1) for mean, precision in (self.prior, self._ridge(sets)))
+        priors = sum((row**2).sum(-1) for row, _ in self._priors(sets, φ))
         return np.stack([*parts, priors], axis=-1)
 
-    def _ridge(self, sets: Array) -> tuple[Array, Array]:
-        """Mean and inverse deviation of a weak pull to where parameters started, while equations say little."""
+    def _priors(self, sets: Array, φ: Array) -> tuple[tuple[Array, Array], ...]:
+        """Rows and their slopes in φ, (len(sets), p) each: of priors, and of a weak pull to where parameters started,
+        while equations say little."""
         first = self.s.first[sets]
         size = np.where(self.log, RIDGE_LOG, RIDGE * np.where(first == 0, 1.0, np.abs(first)))
         early = self.s.level[sets] < FINAL
         unknown = (first == 0) & ~self.log
-        return first, np.where(early[:, None] & ~unknown, 1 / size, 0.0)
+        pull = np.where(early[:, None] & ~unknown, 1 / size, 0.0)
+        return self.d.model.parameters.prior(φ), ((φ - first) * pull, pull)
 
     def run(self, most: int) -> None:
         """Iterates until every set has converged, failed, or taken `most` steps at the final levels."""
@@ -322,10 +323,10 @@ class GaussNewton:
         s.failed[sets[~sound]] = True
         gram = np.where(sound[:, None, None], gram, np.eye(1 + p))
         j = np.arange(p)
-        for mean, precision in (self.prior, self._ridge(sets)):
-            gram[:, 1 + j, 1 + j] += precision**2
-            gram[:, 0, 1 + j] += precision**2 * (φ - mean)
-            gram[:, 1 + j, 0] += precision**2 * (φ - mean)
+        for row, slope in self._priors(sets, φ):
+            gram[:, 1 + j, 1 + j] += slope**2
+            gram[:, 0, 1 + j] += slope * row
+            gram[:, 1 + j, 0] += slope * row
         found = self._estimate(gram, φ, sets, damping[sets])
         s.covariance[sets], s.held[sets], s.determined[sets] = found.covariance, found.held, found.determined
         δ = np.where(sound[:, None], found.change, 0.0)

@@ -28,6 +28,7 @@ class Parameter:
         log: its logarithm is what iterations move and what is normally distributed: for what is positive.
         prior: (mean, deviation) of a normal prior; with `log` of the logarithm, where the mean is given as the value
             itself (the median) and the deviation as that of the natural logarithm.
+        prior_log: whether the prior is of the logarithm; None: as `log` says.
 
     Raises:
         ArgumentError: for values that contradict each other.
@@ -38,6 +39,7 @@ class Parameter:
     upper: float = np.inf
     log: bool = False
     prior: tuple[float, float] | None = None
+    prior_log: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.lower < self.upper:
@@ -46,13 +48,23 @@ class Parameter:
             raise ArgumentError(f"Parameter: log=True needs positive values, got upper = {self.upper:g}.")
         if self.prior is not None and not (len(self.prior) == 2 and self.prior[1] > 0):
             raise ArgumentError(f"Parameter: prior must be (mean, deviation > 0), got {self.prior}.")
-        if self.log and self.prior is not None and self.prior[0] <= 0:
-            raise ArgumentError(f"Parameter: log=True needs a prior with a positive mean, got {self.prior[0]:g}.")
+        if self.of_log and self.prior is not None and self.prior[0] <= 0:
+            raise ArgumentError(
+                f"Parameter: a prior of the logarithm needs a positive mean, got {self.prior[0]:g}; prior_log=False "
+                "is a prior of the value itself."
+            )
+        if self.of_log and not self.log and self.prior is not None and self.lower <= 0:
+            raise ArgumentError(f"Parameter: prior_log=True needs a positive lower bound, got {self.lower:g}.")
         start = self.first
         if not self.lower <= start <= self.upper:
             raise ArgumentError(f"Parameter: start = {start:g} is not within [{self.lower:g}, {self.upper:g}].")
         if self.log and start <= 0:
             raise ArgumentError(f"Parameter: log=True needs a positive start, got {start:g}.")
+
+    @property
+    def of_log(self) -> bool:
+        """Whether the prior is of the logarithm."""
+        return self.log if self.prior_log is None else self.prior_log
 
     @property
     def first(self) -> float:
@@ -140,11 +152,28 @@ class Parameters:
         lower, upper = (np.array([getattr(x, side) for x in self.given], float) for side in ("lower", "upper"))
         return self.inner(lower), self.inner(upper)
 
-    def prior(self) -> tuple[Array, Array]:
-        """Mean and 1 / deviation of φ, (p,) each; 0 and 0 where there is none."""
-        mean = self.inner(np.array([x.prior[0] if x.prior else 1.0 for x in self.given], float))
-        has = np.array([x.prior is not None for x in self.given], bool)
-        return np.where(has, mean, 0.0), np.array([1 / x.prior[1] if x.prior else 0.0 for x in self.given], float)
+    @property
+    def has_prior(self) -> Array:
+        """(p,), bool."""
+        return np.array([x.prior is not None for x in self.given], bool)
+
+    def prior(self, φ: Array) -> tuple[Array, Array]:
+        """Rows of priors at φ (..., p), (g(φ) - g(mean)) / deviation, and their derivatives; 0 where there is none.
+
+        g is θ or log θ, what the prior is normal in: the identity in φ, or exp or log of it.
+        """
+        rows, slopes = np.zeros(φ.shape), np.zeros(φ.shape)
+        for j, x in enumerate(self.given):
+            if x.prior is not None:
+                own, (mean, deviation) = φ[..., j], x.prior
+                g, slope = own, np.ones_like(own)
+                if x.log and not x.of_log:
+                    g = slope = np.exp(own)
+                elif x.of_log and not x.log:
+                    g, slope = np.log(own), 1 / own
+                rows[..., j] = (g - (np.log(mean) if x.of_log else mean)) / deviation
+                slopes[..., j] = slope / deviation
+        return rows, slopes
 
     def for_callback(self, φ: Array) -> Any:
         """The values as callbacks get them for φ (M, p): (M, 1, p), or a dict of (M, 1)."""
@@ -157,13 +186,16 @@ class Parameters:
         Within bounds a Latin hypercube: each of n slices of each parameter is met once.
         """
         low, high = self.bounds()
-        mean, precision = self.prior()
         φ = np.empty((n, self.p))
         middle = self.inner(np.array([x.first for x in self.given], float))
         for j, x in enumerate(self.given):
             u = (rng.permutation(n) + rng.random(n)) / n
             if x.prior is not None:
-                φ[:, j] = np.clip(mean[j] + rng.standard_normal(n) / precision[j], low[j], high[j])
+                mean, deviation = x.prior
+                g = (np.log(mean) if x.of_log else mean) + deviation * rng.standard_normal(n)
+                if x.of_log != x.log:
+                    g = np.exp(g) if x.of_log else np.log(np.maximum(g, 1e-3 * deviation))
+                φ[:, j] = np.clip(g, low[j], high[j])
             elif np.isfinite(low[j]) and np.isfinite(high[j]):
                 φ[:, j] = low[j] + u * (high[j] - low[j])
             elif x.log:

@@ -72,14 +72,18 @@ class Linearized:
         M, n, m = self.iteration.d.seen.shape
         return n, m * (1 if self.setting.model.noise is None else 2), M
 
+    @property
+    def prior_slopes(self) -> Array:
+        """Derivatives of the rows of priors in φ, (p,)."""
+        return self.setting.model.parameters.prior(self.ends.state.φ[0])[1]
+
     def responses(self, data: Array, initial: Array, priors: Array) -> tuple[Array, Array]:
         """What shifts of data (M, n, rows, X), initial values (M, V, q, X) and priors (p, X) by so many standard
         deviations change: z (M, N, V, K, X) and φ (p, X)."""
         d, p = self.iteration.d, self.inverse.shape[0]
         step = d.step(self.ends.state.z, self.iteration.e, self.weights, shifts=(data, initial))
         gram = step.gram.sum(0)
-        _, precision = self.iteration.prior
-        δ = -self.inverse @ (gram[1 : 1 + p, 1 + p :] - precision[:, None] * priors)
+        δ = -self.inverse @ (gram[1 : 1 + p, 1 + p :] - self.prior_slopes[:, None] * priors)
         Y = np.moveaxis(step.solutions, 1, -1)
         return Y[..., 1 + p :] + np.einsum("mnvkp,px->mnvkx", Y[..., 1 : 1 + p], δ), δ
 
@@ -89,7 +93,7 @@ class Linearized:
         rows = self.shape[1]
         soft = (d.exact.weights > 0) & np.isfinite(self.setting.known.weights.reshape(d.exact.weights.shape))
         seen = np.tile(d.seen, (1, 1, rows // d.seen.shape[-1]))
-        has_prior = self.iteration.prior[1] > 0
+        has_prior = self.setting.model.parameters.has_prior
         count = int(seen.sum() + soft.sum() + has_prior.sum())
         if count > MOST_SHIFTS:
             return self.random_shifts(MOST_SHIFTS, np.random.default_rng(0), 1 / np.sqrt(MOST_SHIFTS))
@@ -119,9 +123,8 @@ class Linearized:
     def log_evidence(self) -> float:
         """log ∫ p(data | θ) p(θ) dθ by Laplace's approximation in φ."""
         parameters, s, i = self.setting.model.parameters, self.ends.state, self.iteration
-        _, precision = i.prior
-        if (precision == 0).any():
-            without = [name for name, x in zip(parameters.names, precision, strict=True) if not x]
+        if not parameters.has_prior.all():
+            without = [name for name, x in zip(parameters.names, parameters.has_prior, strict=True) if not x]
             raise ArgumentError(f"log_evidence needs a prior for every parameter; without one: {', '.join(without)}.")
         if not np.isinf(self.setting.known.weights).all() and not self.setting.model.steady:
             raise ArgumentError("log_evidence needs all initial values: exact ones, or a function of the parameters.")
@@ -132,7 +135,7 @@ class Linearized:
         log_σ = np.where(seen, np.log(σ), 0.0).sum()
         squares = s.costs.sum() - (2 * log_σ if self.setting.model.noise is not None else 0.0)
         likelihood = -squares / 2 - log_σ - seen.sum() / 2 * np.log(2 * np.pi)
-        return float(likelihood + np.log(precision).sum() + np.linalg.slogdet(self.inverse)[1] / 2)
+        return float(likelihood + np.log(self.prior_slopes).sum() + np.linalg.slogdet(self.inverse)[1] / 2)
 
 
 def sandwich(setting: Setting, ends: Ends) -> Array:

@@ -321,6 +321,19 @@ def test_priors_are_rows():
     assert r.costs["priors"] == pytest.approx(((r["k"] - 2) / 0.05) ** 2)
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("of_log", [False, True])
+def test_priors_of_values_and_of_logarithms(log, of_log):
+    t, data, mean, deviation = np.arange(1.0, 6.0), np.full(5, 0.3), 0.2, 0.1
+    prior = smnn.Parameter(1.0, lower=1e-3, log=log, prior=(mean, deviation), prior_log=of_log)
+    r = smnn.fit(decay, t, data, {"k": prior}, noise=0.5, initial=[1.0], t0=0.0)
+    k = np.linspace(0.05, 1.0, 200_001)
+    pull = np.log(k / mean) if of_log else k - mean
+    cost = (((np.exp(-k[:, None] * t) - data) / 0.5) ** 2).sum(-1) + (pull / deviation) ** 2
+    assert r["k"] == pytest.approx(k[cost.argmin()], abs=1e-4)
+    assert r.cost == pytest.approx(cost.min(), abs=1e-5)
+
+
 def test_bounds_hold():
     t = np.linspace(0, 4, 30)
     r = smnn.fit(decay, t, np.exp(-1.3 * t), {"k": smnn.Parameter(0.5, upper=1.0)}, noise=0.2)
@@ -455,6 +468,8 @@ def test_errors_name_the_argument(changes, error, message):
         ({"lower": 0.0}, "two finite bounds"),
         ({"start": -1.0, "log": True}, "positive start"),
         ({"start": 1.0, "prior": (1.0, 0.0)}, "prior must be"),
+        ({"start": 1.0, "log": True, "prior": (-1.0, 1.0)}, "prior_log=False"),
+        ({"start": 1.0, "prior": (1.0, 1.0), "prior_log": True}, "positive lower bound"),
     ],
 )
 def test_parameters_that_contradict_themselves(given, message):

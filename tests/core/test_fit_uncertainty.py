@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -140,16 +142,16 @@ def test_profile_of_what_data_do_not_bound_is_open():
 def test_evidence_is_the_integral():
     t = np.array([0.5, 1.0, 2.0])
     x = np.array([0.52, 0.275, 0.072])
-    for log in (False, True):
-        prior = smnn.Parameter(prior=(1.0, 0.3), log=log)
+    for log, of_log in product((False, True), repeat=2):
+        prior = smnn.Parameter(prior=(1.0, 0.3), lower=1e-3, log=log, prior_log=of_log)
         r = smnn.fit(decay, t, x, {"k": prior}, noise=0.005, initial=[1.0], t0=0.0)
 
-        def density(φ, log=log):
-            k = np.exp(φ) if log else φ
-            prior = np.exp(-(((φ - (0.0 if log else 1.0)) / 0.3) ** 2) / 2) / (0.3 * np.sqrt(2 * np.pi))
+        def density(g, of_log=of_log):
+            k = np.exp(g) if of_log else g
+            prior = np.exp(-(((g - (0.0 if of_log else 1.0)) / 0.3) ** 2) / 2) / (0.3 * np.sqrt(2 * np.pi))
             return prior * np.prod(np.exp(-(((x - np.exp(-k * t)) / 0.005) ** 2) / 2) / (0.005 * np.sqrt(2 * np.pi)))
 
-        middle = np.log(r["k"]) if log else r["k"]
+        middle = np.log(r["k"]) if of_log else r["k"]
         total, _ = quad(density, middle - 0.5, middle + 0.5, points=[middle])
         assert r.log_evidence == pytest.approx(np.log(total), abs=0.01)
 

@@ -57,8 +57,8 @@ def test_two_integrations_agree(chain: smnn_petab.Problem) -> None:
         chain.objective(solver="euler")
 
 
-def test_a_minimum_of_the_first_stage_is_one_of_the_second(chain: smnn_petab.Problem) -> None:
-    starts = chain.fit(starts=4).starts
+def test_a_minimum_of_relaxed_equations_is_one_of_the_integrated(chain: smnn_petab.Problem) -> None:
+    starts = chain.fit(starts=4, relax=True).starts
     near = np.isfinite(starts.relaxed) & (starts.relaxed < starts.objective.min() + 0.1)
     assert near.any()
     np.testing.assert_allclose(starts.objective[near], starts.objective.min(), atol=1e-3)
@@ -90,7 +90,25 @@ def test_priors_pull(write: Writer) -> None:
     assert fit.standard_errors["k"] == pytest.approx(0.1, rel=1e-3)
 
 
-def test_equilibrations_are_fitted_by_the_second_stage_alone(write: Writer) -> None:
+@pytest.mark.parametrize("relax", [True, False])
+def test_priors_on_another_scale_than_the_parameter(write: Writer, relax: bool) -> None:
+    text = sbml({"A": 2.0}, [({"A": 1}, {}, "k * A")], {"k": 1.0})
+    header = f"{PARAMETERS} objectivePriorType objectivePriorParameters"
+    problem = write(
+        text,
+        [MEASUREMENTS, "a c0 0.7 1 0.3"],
+        [header, "k log10 0.001 1000 1 1 normal 0.5;0.1"],
+        [OBSERVABLES, "a A noiseParameter1_a lin"],
+    )
+    fit = problem.fit(starts=3, relax=relax)
+    k = np.linspace(0.3, 1.0, 70_001)
+    best = k[(((2 * np.exp(-k) - 0.7) / 0.3) ** 2 + ((k - 0.5) / 0.1) ** 2).argmin()]
+    assert fit.parameters["k"] == pytest.approx(best, rel=1e-3)
+    if relax:
+        np.testing.assert_allclose(fit.starts.relaxed, fit.objective, atol=1e-3)
+
+
+def test_equilibrations_are_fitted_by_integration_alone(write: Writer) -> None:
     text = sbml({"A": 1.0}, [({}, {"A": 1}, "s"), ({"A": 1}, {}, "k * A")], {"k": 0.5, "s": 0.0})
     header = "observableId preequilibrationConditionId simulationConditionId measurement time noiseParameters"
     rows = [header, *(f"a before after {6 * np.exp(-0.5 * t)} {t} 0.1" for t in range(5))]
@@ -101,7 +119,7 @@ def test_equilibrations_are_fitted_by_the_second_stage_alone(write: Writer) -> N
         [OBSERVABLES, "a A noiseParameter1_a lin"],
         ["conditionId s", "before 3", "after 0"],
     )
-    fit = problem.fit(starts=3)
+    fit = problem.fit(starts=3, relax=True)
     assert fit.parameters["k"] == pytest.approx(0.5, rel=1e-3)
     assert np.isnan(fit.starts.relaxed).all()
 
@@ -116,7 +134,7 @@ def test_pictures(chain: smnn_petab.Problem) -> None:
     matplotlib.use("Agg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", smnn.ConvergenceWarning)
-        fit = chain.fit(starts=4)
+        fit = chain.fit(starts=4, relax=True)
     assert len(fit.waterfall().lines) == 3
     axes = fit.plot()
     assert axes[0, 0].get_title() == "b"

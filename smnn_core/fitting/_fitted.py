@@ -12,6 +12,7 @@ from .._arrays import Array
 from .._errors import ArgumentError
 from ._collocation import evaluate
 from ._result import _with_error
+from ._start_on_mesh import sizes_of, squares_of_differences
 from ._starts import Starts
 from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, sandwich
 
@@ -27,6 +28,8 @@ SHOWN = 8
 """Members of a batch that are printed."""
 DEVIATIONS = 5.0
 """By which the cost may exceed its expectation without a warning."""
+SMALLEST = 1e-4
+"""Residuals that are no matter where data have no noise, relative to the size of the data."""
 
 
 def _as_it_is(function: Any, name: str) -> Any:
@@ -379,6 +382,17 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
                 "the equations do not explain the data, the fit is in a wrong minimum (give starts=, other start "
                 "values or bounds), or the noise is larger. Standard errors are too small by that factor at least.",
             )
+    rough, excess = _noise_beyond_differences(setting, ends)
+    rough &= ok[:, None]
+    if rough.any() and setting.loss.name == "squares":
+        names = [name for name, x in zip(setting.observed.names, rough.any(0), strict=True) if x]
+        yield (
+            "misfit",
+            f"{int(rough.any(1).sum())} of {S} fits leave up to {np.sqrt(excess[rough].max()):.3g} times as much of "
+            f"{', '.join(names)} as neighbouring observations differ from each other by: the equations do not explain "
+            "the data, or the fit is in a wrong minimum (give starts=, other start values or bounds). Noise and "
+            "standard errors that are estimated from such residuals mean nothing.",
+        )
     stuck = ok & ~(s.costs[:, 1] < 1 + 0.01 * np.abs(cost))
     if stuck.any() and not (least and (stuck & poor).sum() == stuck.sum()):
         yield (
@@ -386,3 +400,27 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
             f"{int(stuck.sum())} of {S} fits do not meet their equations: these cost {s.costs[stuck, 1].max():.3g} "
             "where nearly 0 is expected.",
         )
+
+
+def _noise_beyond_differences(setting: Setting, ends: Ends) -> tuple[Array, Array]:
+    """Where the variance of residuals exceeds that of differences between neighbouring observations by more than five
+    deviations, and the ratio of both, (S, m) each: of observables whose noise is not known.
+
+    Relative variances of both estimates from n observations are 2 / n and 3.9 / n; that of their ratio is no larger
+    than the sum, as they are positively correlated; its cube root is nearly normal (Wilson, Hilferty, PNAS 17 (1931)
+    684). Data that bend between neighbours only enlarge the differences.
+    """
+    o, d = setting.observed, setting.discretization(ends.t)
+    S, E, n, m = o.values.shape
+    times, values, seen = (x.reshape(S * E, *x.shape[2:]) for x in (o.times, o.values, o.seen))
+    φ = np.repeat(ends.state.φ, E, axis=0)
+    h = d.evaluate(ends.state.z, φ).data.value
+    left = np.where(seen, h - values, 0.0).reshape(S, E * n, m)
+    total, number = (x.reshape(S, E, m).sum(1) for x in squares_of_differences(times, values, seen))
+    unknown = np.ones(m, bool) if setting.model.noise is not None else o.estimated
+    with np.errstate(all="ignore"):
+        residuals = (left**2).sum(1) / seen.reshape(S, E * n, m).sum(1)
+        size = sizes_of(values.reshape(left.shape), seen.reshape(left.shape))
+        total = np.maximum(total, number * (SMALLEST * size) ** 2)
+        ratio = np.where(total > 0, residuals * number / total, 1.0)
+        return unknown & (ratio > (1 + DEVIATIONS / 3 * np.sqrt(5.9 / np.maximum(number, 1))) ** 3), ratio

@@ -11,7 +11,15 @@ from .._arrays import Array
 from ._collocation import with_points
 from ._start import Observations, difference_noise
 
-__all__ = ["first_mesh", "median", "noise_of_differences", "sizes_of", "through", "time_scales"]
+__all__ = [
+    "first_mesh",
+    "median",
+    "noise_of_differences",
+    "sizes_of",
+    "squares_of_differences",
+    "through",
+    "time_scales",
+]
 
 FEWEST, FULL, MOST = 16, 64, 4000
 """Intervals: at least; as many as there are times up to here, half as many beyond; at most."""
@@ -60,6 +68,25 @@ def noise_of_differences(times: Array, values: Array, seen: Array) -> Array:
     M = len(t)
     noise = difference_noise(Observations(np, x[..., None], there[..., None], t, np.ones((M, 1))))[..., 0]
     return np.where(seen.sum(1) > 2, noise, np.nan)
+
+
+def squares_of_differences(times: Array, values: Array, seen: Array) -> tuple[Array, Array]:
+    """Sums of squares of differences to lines between neighbours in units of the noise, and their numbers, (M, m) each.
+
+    Their mean is the variance of the noise, or more where the data bend between neighbours. Source: Gasser, Sroka,
+    Jennen-Steinmetz, Biometrika 73 (1986) 625.
+    """
+    M, _, m = values.shape
+    total, number = np.zeros((M, m)), np.zeros((M, m))
+    for i, j in np.ndindex(M, m):
+        order = np.flatnonzero(seen[i, :, j])
+        order = order[np.argsort(times[i, order], kind="stable")]
+        t, x = times[i, order], values[i, order, j]
+        span = t[2:] - t[:-2]
+        a = np.where(span > 0, (t[2:] - t[1:-1]) / np.where(span > 0, span, 1.0), 0.5)
+        total[i, j] = ((a * x[:-2] + (1 - a) * x[2:] - x[1:-1]) ** 2 / (a**2 + (1 - a) ** 2 + 1)).sum()
+        number[i, j] = max(len(x) - 2, 0)
+    return total, number
 
 
 def through(t: Array, times: Array, values: Array, seen: Array, default: Array) -> Array:

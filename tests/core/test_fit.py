@@ -391,6 +391,17 @@ def test_misfit_in_whatever_row_warns():
         smnn.fit(decay, t, np.exp(-1.3 * t), [1.0], noise=0.05, initial=([5.0], 0.3))
 
 
+def test_a_misfit_that_passes_for_noise_warns():
+    t, rng = np.linspace(0, 20, 101), np.random.default_rng(0)
+    data = np.stack([np.exp(-0.3 * t) + 0.2 * np.sin(t), np.exp(-0.3 * t)])[..., None]
+    data += 0.02 * rng.standard_normal(data.shape)
+    with pytest.warns(smnn.MisfitWarning, match=r"1 of 2 fits leave up to [\d.]+ times as much of y\[0\]"):
+        smnn.fit(decay, t, data, [1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smnn.fit(decay, t, data[1], [1.0])
+
+
 def test_a_member_that_fails_leaves_others_alone():
     t = np.linspace(0, 3, 61)
     data = np.stack([np.exp(-1.3 * t), np.exp(-1.3 * t), np.exp(-1.3 * t)])[..., None]

@@ -34,11 +34,14 @@ class Factor(ABC):
     of their batch members are NaN."""
 
     @abstractmethod
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v, weighted rows, and y, (*batch, T, V, K), with v + W A y = f and (W A)^T v = g; None is zero.
 
         With W A = Q R and z = Q^T f - R^-T g these are y = R^-1 z and v = f - Q z, not refined: all that a factor is
-        asked for follows. Rows and g broadcast; not both are None.
+        asked for follows. Rows and g broadcast; not both are None. v may be None unless `rows` are wanted, and y unless
+        `states` are.
         """
 
     def solve(self, d: Rows) -> Array:
@@ -53,7 +56,7 @@ class Factor(ABC):
 
         Laws: it is symmetric, and M normal_solve(g) = g up to rounding.
         """
-        return -self.solve_augmented(None, g)[1]
+        return -self.solve_augmented(None, g, rows=False)[1]
 
     def refuse_overflow(self, y: Array, d: Rows) -> None:  # noqa: B027 (engines whose arithmetic does not square rows)
         """

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol
 
 import array_api_compat as compat
 
@@ -38,6 +38,8 @@ SETTLED = 1e-9
 SETTLING = 1e-3
 """A correction above this, after all refinements, is that of a singular system: these grow by a constant each time, so
 that the last correction is about a fifth. Well-conditioned pivots shrink corrections by ten or more each time."""
+TINY = 1e-12
+"""A correction of this size can be taken whatever it is made of."""
 COMES_AGAIN = 0.1
 """A correction that has more than this part of its size when it is computed once more is made of rounding errors."""
 UNSETTLED = 1e-2
@@ -49,7 +51,9 @@ class Solver(Protocol):
 
     system: System
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g; None is zero."""
 
 
@@ -64,8 +68,8 @@ def least_squares(factor: Solver, f: Rows) -> tuple[Rows, Array]:
         return v, y
     dv, dy = _of_heavy_rows(factor, v)
     size = change_of_solution(system, y, dy)
-    is_kept = size <= SETTLED**2
-    if bool(xp.any(size > SETTLED**2)):
+    is_kept = size <= TINY
+    if bool(xp.any(size > TINY)):
         _, again = _of_heavy_rows(factor, _sum(v, dv))
         is_kept = is_kept | (change_of_solution(system, y, again) < COMES_AGAIN * size)
     v = Rows(*(xp.where(members(is_kept, a), a + b, a) for a, b in zip(v, dv, strict=True)))
@@ -79,70 +83,73 @@ def _of_heavy_rows(factor: Solver, v: Rows) -> tuple[Rows, Array]:
 
 def refined_solution(factor: Solver, f: Rows, *, always: bool = True) -> Array:
     """y at the minimum of |f - W A y|; an `AccuracyWarning` where the last correction is not small."""
-    _, y, sizes = refine_solution(factor, f, always=always)
+    y, sizes = refine_solution(factor, f, always=always)
     _tell(factor.system.xp, sizes)
     return y
 
 
-def refine_solution(factor: Solver, f: Rows, *, always: bool = True) -> tuple[Rows, Array, Array | None]:
-    """v, y and the size of the last correction of y, by batch member: None where values cannot be looked at."""
+def refine_solution(factor: Solver, f: Rows, *, always: bool = True) -> tuple[Array, Array | None]:
+    """The same, and the size of the last correction, by batch member: None where values cannot be looked at."""
     system = factor.system
 
-    def correct(v: Rows, y: Array) -> tuple[Rows, Array, Callable[[], Array]]:
-        del v
-        v, dy = factor.solve_augmented(rows_left(system, f, y), None)
-        return v, y + dy, lambda: change_of_solution(system, y, dy)
+    def solve(x: tuple[Array, ...] | None) -> tuple[Array, ...]:
+        return (factor.solve_augmented(f if x is None else rows_left(system, f, x[0]), None, rows=False)[1],)
 
-    return _refine(system, factor.solve_augmented(f, None), correct, always=always)
-
-
-def rows_left(system: System, f: Rows, y: Array) -> Rows:
-    """f - W A y; None is zero."""
-    fitted = weighted(system.weights, apply(system, y))
-    return Rows(*(-b if a is None else a - b for a, b in zip(f, fitted, strict=True)))
+    (y,), sizes = _refine(system, solve, lambda y, dy: change_of_solution(system, y[0], dy[0]), always=always)
+    return y, sizes
 
 
 def refined_multipliers(factor: Solver, g: Array) -> Rows:
     """v in the range of W A with (W A)^T v = g."""
     system = factor.system
 
-    def correct(v: Rows, y: Array) -> tuple[Rows, Array, Callable[[], Array]]:
-        dv, dy = factor.solve_augmented(None, g - _transpose(system, v))
-        return _sum(v, dv), y + dy, lambda: change_of_rows(system.xp, v, dv)
+    def solve(v: tuple[Array, ...] | None) -> tuple[Array, ...]:
+        left = g if v is None else g - _transpose(system, Rows(*v))
+        rows: Rows = factor.solve_augmented(None, left, states=False)[0]
+        return rows
 
-    v, _, sizes = _refine(system, factor.solve_augmented(None, g), correct)
+    v, sizes = _refine(system, solve, lambda v, dv: change_of_rows(system.xp, Rows(*v), Rows(*dv)))
     _tell(system.xp, sizes)
-    return v
+    return Rows(*v)
 
 
 def _refine(
     system: System,
-    x: tuple[Rows, Array],
-    correct: Callable[[Rows, Array], tuple[Rows, Array, Callable[[], Array]]],
+    solve: Callable[[tuple[Array, ...] | None], tuple[Array, ...]],
+    change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
     *,
     always: bool = True,
-) -> tuple[Rows, Array, Array | None]:
-    """Corrects each batch member as often as it takes itself, whatever the others do: once at least, or, unless
-    `always`, only where the correction is not small. Returns the size of the last correction of each member, too."""
+) -> tuple[tuple[Array, ...], Array | None]:
+    """solve(None), corrected by what solve makes of itself until `change`, the size of a correction, is small.
+
+    Each batch member is corrected as often as it takes itself, whatever the others do: once at least, or, unless
+    `always`, only where the correction is not small. Returns the size of the last correction of each member, too.
+    """
     xp = system.xp
-    v, y = x
-    looks = system.can_look and 0 not in y.shape
+    x = solve(None)
+    looks = system.can_look and any(0 not in part.shape for part in x)
     sizes = active = None
     for _ in range(REFINEMENTS if looks else 2):
-        v_next, y_next, size = correct(v, y)
+        dx = solve(x)
         if looks:
-            sizes = size()
+            sizes = change(x, dx)
             if active is None and not always:
                 active = sizes > SETTLED
-        if active is not None:
-            y_next = xp.where(members(active, y), y_next, y)
-            v_next = Rows(*(xp.where(members(active, a), b, a) for a, b in zip(v, v_next, strict=True)))
-        v, y = v_next, y_next
+        if active is None:
+            x = tuple(a + b for a, b in zip(x, dx, strict=True))
+        else:
+            x = tuple(xp.where(members(active, a), a + b, a) for a, b in zip(x, dx, strict=True))
         if sizes is not None:
             active = sizes > SETTLED
             if not bool(xp.any(active)):
                 break
-    return v, y, sizes
+    return x, sizes
+
+
+def rows_left(system: System, f: Rows, y: Array) -> Rows:
+    """f - W A y; None is zero."""
+    fitted = weighted(system.weights, apply(system, y))
+    return Rows(*(-b if a is None else a - b for a, b in zip(f, fitted, strict=True)))
 
 
 def _tell(xp: Namespace, sizes: Array | None) -> None:

@@ -33,11 +33,14 @@ class RoundedFactor(Factor):
         """The memory that the factor keeps."""
         return int(self.wide.nbytes)
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
         f = None if f is None else _widened_rows(self.system, f)
-        v, y = self.wide.solve_augmented(f, None if g is None else _wide(self.system, g))
-        return Rows(*map(self._rounded, v)), self._rounded(y)
+        g = None if g is None else _wide(self.system, g)
+        v, y = self.wide.solve_augmented(f, g, rows=rows, states=states)
+        return Rows(*map(self._rounded, v)) if rows else None, self._rounded(y) if states else None
 
     def solve(self, d: Rows) -> Array:
         return self._rounded(self.wide.solve(_widened_rows(self.system, d)))

@@ -6,6 +6,7 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
 from .._constraints import weighted
@@ -40,13 +41,15 @@ class ArrayFactor(Factor):
     """the one point that is left; its E and G are empty"""
     undetermined: Array
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
         system, xp, n = self.system, self.system.xp, self.system.n
-        rows, shapes = None, {"system": system.batch}
+        stacked, shapes = None, {"system": system.batch}
         if f is not None:
-            rows = stack_rows(system, f)
-            shapes |= {"rhs": tuple(rows[0].shape[:-2]), "smoothness": tuple(rows[1].shape[:-2])}
+            stacked = stack_rows(system, f)
+            shapes |= {"rhs": tuple(stacked[0].shape[:-2]), "smoothness": tuple(stacked[1].shape[:-2])}
         if g is not None:
             shapes["g"] = tuple(g.shape[:-3])
         columns = _Columns(xp, system.batch, broadcast_shapes(shapes))
@@ -55,27 +58,28 @@ class ArrayFactor(Factor):
         # z = Q^T f - R^-T g, of the eliminated points and of the last
         z: list[Array] = []
         z_last = system.constant(0)
-        if rows is not None:
-            z, own, coupling = reflect(xp, n, levels, *(columns.gather(x, 2) for x in rows))
+        if stacked is not None:
+            z, own, coupling = reflect(xp, n, levels, *(columns.gather(x, 2) for x in stacked))
             z_last = (xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling))[..., :n, :]
         if g is not None:
             w, g_last, _ = substitute_transposed(xp, levels, columns.gather(flatten(xp, g), 2))
             z = [a - b for a, b in zip(z, w, strict=True)] if z else [-b for b in w]
             z_last = z_last - xp.matrix_transpose(last.R_inverse) @ g_last
 
-        first = last.R_inverse @ z_last
-        y, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
-        own, coupling = reflect_back(xp, levels, last, z, z_last, system.Q + system.V * system.n_initial_orders)
-        fitted = unstack_rows(system, columns.scatter(own), columns.scatter(coupling[..., : system.n_steps - 1, :, :]))
+        v = y = None
         bad, nan = xp.broadcast_to(xp.any(self.undetermined, axis=-1), columns.batch), system.constant(xp.nan)
-        v = Rows(
-            *(
-                xp.where(members(bad, x), nan, -x if a is None else a - x)
-                for a, x in zip(f or 3 * (None,), fitted, strict=True)
-            )
-        )
-        y = unflatten(system, columns.scatter(y))
-        return v, xp.where(members(bad, y), nan, y)
+        if states:
+            first = last.R_inverse @ z_last
+            y, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
+            y = unflatten(system, columns.scatter(y))
+            y = xp.where(members(bad, y), nan, y)
+        if rows:
+            own, coupling = reflect_back(xp, levels, last, z, z_last, system.Q + system.V * system.n_initial_orders)
+            coupling = coupling[..., : system.n_steps - 1, :, :]
+            fitted = unstack_rows(system, columns.scatter(own), columns.scatter(coupling))
+            left = (-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True))
+            v = Rows(*(xp.where(members(bad, x), nan, x) for x in left))
+        return v, y
 
     def selected_inverse(self) -> SelectedInverse:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""
@@ -137,7 +141,7 @@ def _is_solved(factor: Factor) -> Array:
 
     T = system.n_steps
     d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
-    sizes: Array = refine_solution(factor, weighted(system.weights, d))[2]
+    sizes: Array = refine_solution(factor, weighted(system.weights, d))[1]
     return sizes <= SETTLING
 
 

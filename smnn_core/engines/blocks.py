@@ -40,25 +40,32 @@ class BlockFactor(Factor):
         """The memory that the factor keeps."""
         return sum(sweep.nbytes for sweep in self.sweeps.values())
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
         system = self.system
         T, V, R_init, n, U = system.n_steps, system.V, system.n_initial_orders, system.n, scheme_rows(system)[1]
         given = ([] if f is None else self._rows(f)) + ([] if g is None else [self._from_states(g)])
 
-        def solve(sweep: Sweep, *x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def solve(sweep: Sweep, *x: np.ndarray) -> tuple[np.ndarray, ...]:
             w: Any = 0 if g is None else sweep.substitute_transposed(x[-1])
             z = -w if f is None else sweep.rotate(*x[:2]) - w
-            own, coupling = sweep.rotate_back(z)
-            return own, coupling, sweep.substitute(z)
+            return (*(sweep.rotate_back(z) if rows else ()), *([sweep.substitute(z)] if states else ()))
 
-        cores = [(T, system.Q + V * R_init), (T - 1, V * U.shape[1]), (T, n)]
-        own, coupling, y = self._for_members(given, cores, solve)
-        initial = own[..., : system.n_initial_steps, system.Q :]
-        coupling = np.swapaxes(coupling.reshape(*coupling.shape[:-1], U.shape[1], V), -1, -2) @ U.T
-        fitted = own[..., : system.Q], initial.reshape(*initial.shape[:-1], V, R_init), coupling
-        v = Rows(*(-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True)))
-        return v, np.ascontiguousarray(np.swapaxes(y.reshape(*y.shape[:-1], system.K, V), -1, -2))
+        cores = [(T, system.Q + V * R_init), (T - 1, V * U.shape[1])] if rows else []
+        found = self._for_members(given, cores + ([(T, n)] if states else []), solve)
+        v = y = None
+        if states:
+            y = found.pop()
+            y = np.ascontiguousarray(np.swapaxes(y.reshape(*y.shape[:-1], system.K, V), -1, -2))
+        if rows:
+            own, coupling = found
+            initial = own[..., : system.n_initial_steps, system.Q :]
+            coupling = np.swapaxes(coupling.reshape(*coupling.shape[:-1], U.shape[1], V), -1, -2) @ U.T
+            fitted = own[..., : system.Q], initial.reshape(*initial.shape[:-1], V, R_init), coupling
+            v = Rows(*(-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True)))
+        return v, y
 
     def selected_inverse(self) -> BlockSelectedInverse:
         """The blocks of M^-1 in and beside the diagonal, and log det M."""

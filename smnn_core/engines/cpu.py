@@ -169,8 +169,11 @@ class CpuFactor(MomentsFactor):
             y = _refined(system, d, self.undetermined)
         return _rounded(y, system.dtype)
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
+        del rows, states
         return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def normal_solve(self, g: Array) -> np.ndarray:

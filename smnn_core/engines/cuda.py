@@ -220,8 +220,11 @@ class CudaFactor(MomentsFactor):
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.normal_solve(g)
 
-    def solve_augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
+        del rows, states
         return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:

@@ -34,7 +34,7 @@ class Factor(MomentsFactor):
         self.system, self.device = system, Emulator(Grain(lanes=lanes), **options)
         self.undetermined = ArrayEngine().factorize(system).undetermined
 
-    def solve_augmented(self, f: Rows | None, g: Any) -> Any:
+    def solve_augmented(self, f: Rows | None, g: Any, **wanted: bool) -> Any:
         raise NotImplementedError
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:

@@ -28,7 +28,7 @@ class PlainFactor(Factor):
     Q: np.ndarray
     R: np.ndarray
 
-    def solve_augmented(self, f: Rows | None, g: np.ndarray | None) -> tuple[Rows, np.ndarray]:
+    def solve_augmented(self, f: Rows | None, g: np.ndarray | None, **wanted: bool) -> tuple[Rows, np.ndarray]:
         s = self.system
         initial = (s.n_initial_steps, s.V, s.n_initial_orders)
         cores = (s.n_steps, s.Q), initial, (s.n_steps - 1, s.V, len(s.smoothness_matrices[0]))

@@ -150,7 +150,7 @@ class System:
         return {"coefficients": self.coefficients, "step_sizes": self.step_sizes, **weights}
 
     def member(self, index: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Those of one member of the batch, as NumPy arrays of full size."""
+        """The inputs of one member of the batch, as NumPy arrays of full size."""
 
         def full(name: str, x: Array) -> np.ndarray:
             return np.broadcast_to(as_numpy(x), (*self.batch, *FIELDS[name].core(self.sizes)))

@@ -35,7 +35,7 @@ SYSTEM_AXES = tuple(field.rank for field in FIELDS.values() if field.is_of_lhs)
 """Core axes of coefficients, step sizes and the three weights."""
 
 PROBLEM_AXES = (*SYSTEM_AXES, *(field.rank for field in FIELDS.values() if not field.is_of_lhs))
-"""Those, and of right-hand side and initial values."""
+"""The same, with right-hand side and initial values."""
 
 CORE_AXES = {
     "least_squares": PROBLEM_AXES,

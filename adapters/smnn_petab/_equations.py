@@ -27,7 +27,7 @@ Differentiated = Callable[[Any, Any, Any], tuple[np.ndarray, np.ndarray, np.ndar
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment, or the equilibration before it, makes of the equations.
+    """The equations of an experiment, or of the equilibration before it.
 
     Attributes:
         inputs: values of q, formulas of θ.

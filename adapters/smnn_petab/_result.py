@@ -19,7 +19,7 @@ SAME = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Starts:
-    """Where each start led, in the order of the draws."""
+    """The end of each start, in the order of the draws."""
 
     objective: Array
     """(n,): infinite where the equations could not be integrated anywhere on the way"""

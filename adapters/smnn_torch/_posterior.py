@@ -191,7 +191,7 @@ def _gradients(in_order: Sequence[Any]) -> Gradients:
 
 
 def _statistics(call: _Call, tensors: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
-    """Those of the tensors, where these have values."""
+    """The statistics of the tensors, where these have values."""
     if call.factor is None and call.keep.kept is None:
         return bridge.statistics(call.how, tensors[:5], tensors[5], tensors[6], wanted)
     factor = call.prepare(tensors[:5])

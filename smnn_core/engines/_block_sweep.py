@@ -76,7 +76,7 @@ class Entries(NamedTuple):
 
     @staticmethod
     def of(system: System, index: tuple[int, ...]) -> Entries:
-        """Those of a batch member."""
+        """The entries of one batch member."""
         c, s, w_equation, w_initial, w_smoothness = system.member(index).values()
         T, Q, V, K = c.shape
         c = c * w_equation[..., None, None]

@@ -47,7 +47,7 @@ UNSETTLED = 1e-2
 
 
 class Solver(Protocol):
-    """What is refined: a factor."""
+    """A factor, whose solves are refined."""
 
     system: System
 

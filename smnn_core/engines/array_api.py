@@ -125,7 +125,7 @@ def _factorize(system: System) -> ArrayFactor:
 
 
 def _by_time(xp: Namespace, flags: list[Array]) -> Array:
-    """What is known of the points of each level, the last first, in the order of time."""
+    """Flags of the points of each level, the last first, in the order of time."""
     *points, all_of_them = flags
     for eliminated in reversed(points):
         all_of_them = interleave(xp, all_of_them, eliminated, axis=all_of_them.ndim - 1)

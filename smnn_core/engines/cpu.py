@@ -135,7 +135,7 @@ class Solved(NamedTuple):
 
 @dataclass(eq=False)
 class CpuFactor(MomentsFactor):
-    """What kernels kept of a system, if anything."""
+    """A system, with the part of its factor that kernels kept, if any."""
 
     system: System
     undetermined: np.ndarray | None = None
@@ -202,7 +202,7 @@ class CpuFactor(MomentsFactor):
         return result
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
+        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
         system = self.system
         batch = system.batch if d is None else system.batch_with(d)
         spec = _spec(system, batch) if d is None else _spec(system, batch, d.equation, d.initial)

@@ -236,7 +236,7 @@ class CudaFactor(MomentsFactor):
             return self.factor.adjoint(problem, y, g, wanted)
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
+        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
         system = widened(self.system)
         if d is not None and system is not self.system:
             d = Rows(*(None if x is None else system.xp.astype(x, system.dtype) for x in d))

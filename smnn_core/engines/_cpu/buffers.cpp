@@ -64,7 +64,7 @@ void* allocate(size_t bytes) {
     return behind(all, GUARD);
 }
 
-// What `allocate` gave for that many bytes.
+// Gives back a block of that many bytes, which `allocate` gave.
 void release(void* data, size_t bytes) noexcept {
     if (data) ::operator delete(before(data), std::align_val_t(alignment(bytes)));
 }

@@ -28,7 +28,7 @@ constexpr size_t GUARD = 64;
 void put_guard(void* at);
 void check_guard(const void* at) noexcept;
 
-// What the pool keeps at most: a sixteenth of the machine's memory, where that is known.
+// The most memory that the pool keeps: a sixteenth of the machine's memory, where that is known.
 size_t pool_bytes();
 
 // At least that much memory for the calling thread alone, until its next call.

@@ -12,7 +12,7 @@ namespace {
 
 // A factor up to this size is kept whole, whatever the size of the inputs.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// What a call needs beside factor, solution and gradients, as a rule, with the pages of its code.
+// The memory that a call needs beside factor, solution and gradients, as a rule, with the pages of its code.
 constexpr double ELSE_BYTES = 400e3;
 
 // Whether undivided lanes are one segment, which stays in the second level of cache.

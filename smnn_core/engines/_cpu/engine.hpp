@@ -1,4 +1,4 @@
-// What the compiled engine does with a problem in arrays of any strides.
+// The calls of the compiled engine, for problems in arrays of any strides.
 #pragma once
 
 #include <array>
@@ -30,7 +30,7 @@ struct ProblemSpec {
 // Of the fields of a problem: arrays of their shapes, contiguous. No data: not wanted.
 using Gradients = std::array<View, SMOOTHNESS_RHS>;
 
-// What elimination leaves for later solves, of the systems of one batch.
+// The factors of the systems of one batch, for later solves.
 struct Factor {
     std::vector<Index> batch;
     int C, n_recomputed;

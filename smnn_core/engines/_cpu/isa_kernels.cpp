@@ -32,7 +32,7 @@ constexpr int MAX_LANES = 16;
 using One = Native<1>;
 using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECTORS : 1>;
 
-// Those of a group, in `found` where the sizes are among them.
+// The kernels of a group, in `found` where the sizes are among them.
 bool find_small(int V, int K, int Q, Kernels& found);
 bool find_large(int V, int K, int Q, Kernels& found);
 CovarianceKernels find_covariances(const Job& job, bool one_by_one);

@@ -52,8 +52,8 @@ constexpr int ADJOINT_COLUMNS = 2;
 // Sets of multipliers of the rows (kernels/tape.hpp): v, and the residual.
 constexpr int MULTIPLIERS = 2;
 
-// What a chunk passes to the problem of the separators for every column, n numbers each: what its points subtract from g at
-// its last point and at the left separator, and the parts of `rest` there.
+// The vectors (n) that a chunk passes to the problem of the separators for every column: the parts that its points subtract
+// from g at its last point and at the left separator, and those of `rest` there.
 enum Passed { BEFORE, LEFT, REST, REST_LEFT, PASSED };
 
 struct Job {

@@ -159,7 +159,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // What a lane passes to the separators (see `Passed`).
+    // The numbers that a lane passes to the separators (see `Passed`).
     P* passed(int c, int which) const {
         return static_cast<P*>(job.passed) + ((group.number * columns + c) * PASSED + which) * job.n;
     }

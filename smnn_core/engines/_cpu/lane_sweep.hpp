@@ -277,7 +277,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             t0 = t1;
         }
     }
-    // Where right-hand sides of final rows go, of point t on.
+    // The place of the right-hand sides of final rows, of point t on.
     P* z_of_rows(int k, int t) const { return job.contracts ? unused_z : z_at(k, t); }
     void set_zero(P* to) const {
         for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);

@@ -18,7 +18,7 @@ struct Triangle {
     MatrixView R, E;
 };
 
-// What is done with a strip of the columns of a matrix, `columns` of them from `first` on.
+// A function of a strip of the columns of a matrix, `columns` of them from `first` on.
 struct StripKernels {
     int columns;
 

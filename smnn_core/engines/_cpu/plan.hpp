@@ -24,7 +24,7 @@ namespace {
 constexpr double CHUNKED_COST = 2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
-// What is larger than this does not stay in caches from one call to the next.
+// The size above which arrays do not stay in caches from one call to the next.
 constexpr size_t FAR_BYTES = size_t(8) << 20;
 
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.

@@ -1,4 +1,4 @@
-// What the engine calls of one instruction set: groups of lanes through the phases of a job, and the
+// The functions that the engine calls of one instruction set: groups of lanes through the phases of a job, and the
 // reduced problem of the separators.
 #pragma once
 

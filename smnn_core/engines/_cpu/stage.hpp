@@ -52,7 +52,7 @@ SMNN_INLINE Index number_in_batch(const Job& job, Index system, int c) {
     return job.column_lhs[k] + job.column_repeat[r < job.n_repeats ? r : job.n_repeats - 1];
 }
 
-// Where the first number of a member of the batch lies.
+// The address of the first number of a member of the batch.
 SMNN_INLINE Index offset_in_batch(const Job& job, const Input& in, Index number) {
     Index offset = 0;
     for (int axis = in.shared ? -1 : job.n_batch_axes - 1; axis > 0; --axis) {
@@ -62,7 +62,7 @@ SMNN_INLINE Index offset_in_batch(const Job& job, const Input& in, Index number)
     return in.shared ? 0 : offset + number * in.batch[0];
 }
 
-// Where an array lies for each lane: its first point.
+// The address of an array for each lane: that of its first point.
 template <class P>
 struct LanePointers {
     static constexpr int W = Lanes<P>::count;

@@ -93,7 +93,7 @@ class Loop {
         }
     }
 
-    // What is left for the thread of this number.
+    // The items that are left for the thread of this number.
     void run(int number) {
         [[maybe_unused]] const SubnormalsToZero guard{};
         current = call_;

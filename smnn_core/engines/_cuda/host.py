@@ -68,7 +68,7 @@ class Signature(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What elimination leaves for later solves, of the systems of one batch."""
+    """The factors of the systems of one batch, for later solves."""
 
     batch: Shape
     sizes: tuple[int, ...]

@@ -25,7 +25,7 @@ enum Side { OF_Y, OF_LAMBDA, SIDES };
 // the right-hand sides of what refines.
 enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y, G, TOTAL, GIVEN, REST, FIELDS };
 
-// What `refine` says of a side of each system: how large its weighted products are by kind of rows, what was added to the
+// The report of `refine` on a side of each system: how large its weighted products are by kind of rows, what was added to the
 // first two last, and how large y or λ is.
 enum SizeOfSide { EQUATIONS, STEPS, INITIAL, ADDED, SOLUTION = ADDED + 2, SIZES };
 
@@ -80,7 +80,7 @@ template <class T>
 constexpr T SETTLED = T(sizeof(T) == 8 ? 0x1p-26 : 0x1.6a09e6p-12);
 constexpr double LOST = 1e-2;
 
-// Whether what was added to the products of a side last is above a limit.
+// True where the last change of the products of a side is above a limit.
 template <class T>
 SMNN_INLINE bool exceeds(const void* sizes, Index count, Index system, int side, T limit) {
     const auto size = [&](int of, int i) { return static_cast<const T*>(sizes)[(of * SIZES + i) * count + system]; };

@@ -99,7 +99,7 @@ struct Staged {
     }
 };
 
-// Where the results of a lane go, `count` numbers for each of `times` points or steps of a row (a system, or a side of it);
+// The place of the results of a lane, `count` numbers for each of `times` points or steps of a row (a system, or a side of it);
 // or, over time, for the lane as a whole.
 template <class T, class Count, class TileOf>
 struct Place {

@@ -36,7 +36,7 @@ Layout = tuple[Shape, tuple[int, ...]]
 
 
 class Device(Protocol):
-    """What launches kernels, and the memory they work on."""
+    """A device: it launches kernels, and has the memory that they work on."""
 
     @property
     def xp(self) -> Namespace: ...
@@ -77,7 +77,7 @@ class Place:
 
     @property
     def address(self) -> int:
-        """What stands for the address in jobs."""
+        """The number that stands for the address in jobs."""
         return (self.number + 1 << _BITS) + self.offset
 
     def part(self, shape: Shape, itemsize: int, offset: int) -> Place:
@@ -117,7 +117,7 @@ class Pieces(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a run leaves, in the order in which it was laid out."""
+    """The results of a run, in the order in which they were laid out."""
 
     results: list[Array]
     zeros: list[Array]
@@ -187,7 +187,7 @@ class Planner:
         self._pointers.append(pointers_of(job.dtype))
 
     def plan(self, value: Any) -> Plan:
-        """What was laid out."""
+        """The arrays that were laid out."""
         memory = self._memory
         by_kind = sorted(range(len(memory)), key=lambda number: memory[number][0])
         arrays = {kind: [x[1:] for x in memory if x[0] is kind] for kind in Kind}

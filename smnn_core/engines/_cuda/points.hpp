@@ -1,4 +1,4 @@
-// What one lane does with its points: elimination, the two substitutions, refinement, contraction into gradients.
+// The work of one lane on its points: elimination, the two substitutions, refinement, contraction into gradients.
 #pragma once
 
 #include "../kernels/gradient.hpp"
@@ -34,10 +34,10 @@ struct Points {
         if constexpr (Memory::any) memory.lanes.enter(row(), lane.start, lane.length);
     }
 
-    // What is kept of a point, as the compiler knows it, or does not (see Dimensions).
+    // The part of a point that is kept, as the compiler knows it, or does not (see Dimensions).
     SMNN_INLINE int entries() const { return FactorLayout<Chunked>{size.n, size.K}.entries(); }
     SMNN_INLINE int carried_entries() const { return CarriedLayout<Chunked>{size.n}.entries(); }
-    // Where a point of this lane lies in it, and in what each side has of its own.
+    // The offset of a point of this lane in it, and in the arrays that each side has of its own.
     SMNN_INLINE Index at(int t, int count) const { return Index(t) * count * lanes + lane.number; }
     SMNN_INLINE Index slot() const { return lane.side * lanes + lane.number; }
     SMNN_INLINE Index of_slot(int t, int count) const { return Index(t) * count * job.slots + slot(); }
@@ -47,7 +47,7 @@ struct Points {
         return all.sizes && !exceeds<T>(all.sizes, all.count, lane.system, lane.side, SETTLED<T>);
     }
 
-    // What a lane is swept in. A thread has arrays of its own instead, a team this much of shared memory.
+    // The memory that a lane is swept in. A thread has arrays of its own instead, a team this much of shared memory.
     static constexpr int WORKSPACE = D::unrolled ? 2 * n + 1 : State<T, Size, Chunked, Alone>::workspace(K, n, D::rows, 1);
     static constexpr int ROOM = CARRIED + WORKSPACE + ENTRIES + n;
 
@@ -184,7 +184,7 @@ struct Points {
         const T* from = static_cast<const T*>(job.separators) + (slot() + which) * size.n;
         for (int j = 0; j < size.n; ++j) x[j] = there ? from[j] : T(0);
     }
-    // What does not change with refinement, or of a side that is settled.
+    // The parts that do not change with refinement, or of a side that is settled.
     SMNN_INLINE void keep_sizes() const {
         if (!job.systems.sizes || lane.chunk > 0) return;
         for (int i = 0; i < SIZES; ++i) {
@@ -257,7 +257,7 @@ struct Trailing {
     }
 };
 
-// What one side of a lane knows of the sizes of its products.
+// The sizes of the products of one side of a lane, as far as they are known.
 template <class T>
 struct Sizes {
     T largest[SIZES] = {};
@@ -283,7 +283,7 @@ struct Sizes {
 //     total += x,     a += A x - d,     rest = g - A^T W^2 a,
 //
 // where a are the products that are kept, d and g are there for y and for λ, and rest is the right-hand side of what refines.
-// What the step into a chunk adds to rest at the separator on its left is not there, but goes into the next solve.
+// The part that the step into a chunk adds to `rest` at the separator on its left is not in it: it goes into the next solve.
 // The rows of initial values are a = y + its change - u. At first, total and a are zero, and total stays so for y.
 template <class T, class D, bool Chunked, class Memory>
 SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {

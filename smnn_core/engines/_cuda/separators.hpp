@@ -37,7 +37,7 @@ struct Separators {
           slots(items * job_.all_sides),
           first_slot(side * items + first) {}
     SMNN_INLINE int chunks() const { return Chunked ? job.sizes[number + 1] : 1; }
-    // Where this lane lies in what the level above has of each side.
+    // The offset of this lane in the arrays that the level above has for each side.
     SMNN_INLINE Index slot_above() const { return first_slot / items * lanes + lane.number; }
 
     // `room`: shared memory for a team, ROOM numbers.

@@ -6,8 +6,8 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// What a module is compiled for. Unrolled code grows with n^3: where it does not stay in registers anyway, loops whose
-// bounds the compiler does not know (Sized, from the numbers in the job) take its place, in arrays of the same
+// The sizes that a module is compiled for. Unrolled code grows with n^3: where it does not stay in registers anyway, loops
+// whose bounds the compiler does not know (Sized, from the numbers in the job) take its place, in arrays of the same
 // capacity.
 template <int V_, int K_, int Q_, bool Extra, bool Unrolled>
 struct Dimensions {

@@ -60,7 +60,7 @@ _BUILTINS = (
 
 @dataclass(frozen=True)
 class Specialization:
-    """What a module is compiled for."""
+    """The sizes and the kind of work that a module is compiled for."""
 
     dtype: str
     V: int
@@ -175,7 +175,7 @@ class MomentsModule:
 
     @property
     def source(self) -> str:
-        """What NVRTC compiles."""
+        """The source text for NVRTC."""
         return _BUILTINS + "".join(f"#define {k} {v}\n" for k, v in self.defines.items()) + kernels("moments.cu")
 
     def __str__(self) -> str:

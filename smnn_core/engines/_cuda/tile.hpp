@@ -24,7 +24,7 @@ struct TileSizes {
     TileSize c, b, w_equation, s, y, g, total, totals, given, x;
 };
 
-// What the threads of a warp know of each other's lanes.
+// The lanes of a warp, as all of its threads know them.
 struct WarpLanes {
     Index row[WARP];  // see `Place`
     int start[WARP], length[WARP];  // length 0: no lane
@@ -101,7 +101,7 @@ struct Tile<T, 0, Pitch, Count, Before> {
 
 using NoTile = Tile<void, 0, 0, 0>;
 
-// What one warp shares.
+// The shared memory of one warp.
 template <class T, class D, class Sizes>
 struct WarpMemory {
     static constexpr TileSizes sizes = Sizes::sizes;
@@ -122,7 +122,7 @@ struct WarpMemory {
     Tile<T, sizes.x.points, sizes.x.pitch, D::n> x;
 };
 
-// Where the lane of this thread keeps point t: in the slot of a tile, or in place.
+// The place of point t of this thread's lane: in the slot of a tile, or in place.
 template <class TileOf>
 SMNN_INLINE int slot_of(Index staged, int t) {
     if constexpr (TileOf::points > 0) {

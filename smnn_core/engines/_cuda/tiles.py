@@ -1,4 +1,4 @@
-"""What is staged through shared memory, and how many points at a time: the sizes of the tiles of `tile.hpp`.
+"""The sizes of the tiles of `tile.hpp`: the arrays staged through shared memory, and the number of points at a time.
 
 Threads side by side serve lanes side by side. Where the numbers of one lane lie in one line, what such threads read
 lies far apart, and each of them makes the memory fetch a sector of its own. Such a field is copied by the threads of a
@@ -27,7 +27,7 @@ SHARED = 48 << 10
 BANKS = 128
 """Bytes that shared memory moves at a time: a number for each thread of a warp, or of half a warp in float64."""
 TILES = ("coefficients", "rhs", "weights.equation", "step_sizes", "y", "g", "total", "totals", "given", "x")
-"""What may be staged, in the order of `TileSizes`. `totals` are two tiles, of both sides."""
+"""The arrays that may be staged, in the order of `TileSizes`. `totals` are two tiles, of both sides."""
 OTHERS = {"total": "totals", "rest": "g"}
 """The tiles of fields that have none of their own name in a kernel."""
 STAGED = {

@@ -1,4 +1,4 @@
-// What every kernel header builds on: the namespace of this build, qualifiers, loops that unroll where sizes are known.
+// The base of every kernel header: the namespace of this build, qualifiers, loops that unroll where sizes are known.
 //
 // The headers here include nothing but each other, so that a C++ compiler and NVRTC read the same source. They are
 // compiled several times over, once per instruction set: SMNN_LEVEL names the namespace of one such build, so that code

@@ -136,7 +136,7 @@ struct ChainSweep {
         return bad_any;
     }
 
-    // What the chunk leaves, an item of the next chain: put(e, x).
+    // The rest of the chunk, an item of the next chain: put(e, x).
     template <class Put>
     SMNN_INLINE void leave(Put put) {
         static_assert(Chunked, "a chain that is not divided leaves nothing");

@@ -1,4 +1,4 @@
-// What elimination leaves of a point, and how its pieces lie in memory.
+// The factor of a point, and how its pieces lie in memory.
 //
 // Point t of a chunk becomes n rows
 //

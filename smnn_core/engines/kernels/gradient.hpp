@@ -147,7 +147,7 @@ SMNN_OUTLINE void subtract_transposed(
     }
 }
 
-// Where the gradients of a block of points, and of the steps into them, go.
+// The place of the gradients of a block of points, and of the steps into them.
 template <class P>
 struct BlockGradients {
     P* c;             // (points, Q, n)

@@ -42,7 +42,7 @@ SMNN_OUTLINE Tape absorb_initial_row(
     return tape;
 }
 
-// Those of point t.
+// The initial rows of point t.
 template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows, class Tape = NoTape>
 SMNN_INLINE void absorb_initial_rows(
     State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace, Tape&& tape = {}

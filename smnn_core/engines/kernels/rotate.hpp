@@ -24,7 +24,7 @@ namespace SMNN_LEVEL {
 
 template <class T>
 constexpr T EMPTY = T(sizeof(T) == 8 ? 1e-200 : 1e-30);
-// What is added to the squared norm of a column: beside that of one without entries, a pivot of EMPTY is small.
+// The number that is added to the squared norm of a column: beside that of one without entries, a pivot of EMPTY is small.
 template <class T>
 constexpr T EMPTY_COLUMN = T(sizeof(T) == 8 ? 1e-160 : 1e-15);
 

@@ -1,6 +1,6 @@
-// What a sweep works on: the state that it carries from point to point, and rows below the triangle.
+// The working memory of a sweep: the state that it carries from point to point, and rows below the triangle.
 //
-// Where sizes are compiled, and a thread or pack works alone, all of it are numbers of their own, as far as possible in
+// If sizes are compiled, and a thread or pack works alone, all of it are numbers of their own, as far as possible in
 // registers. Else they lie in memory, the state where it is carried.
 #pragma once
 

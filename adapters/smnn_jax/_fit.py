@@ -30,6 +30,7 @@ def fit(
     observe: Callable[..., Any] | None = None,
     noise: Any = None,
     initial: Any = None,
+    jumps: Any = None,
     **options: Any,
 ) -> Fitted:
     """Fits parameters of f(t, y, y', θ) = 0 to data: `smnn_core.fit` for callbacks on JAX arrays that return values.
@@ -41,6 +42,7 @@ def fit(
         observe: (t, y, θ[, u]) -> (..., m), what is observed; None: the variables.
         noise: numbers, arrays, None (estimated) or (t, y, θ[, u]) -> (..., m).
         initial: numbers or (θ[, u]) -> (..., V), see `smnn_core.fit`.
+        jumps: (times, numbers or (θ[, u]) -> (..., n, V), or (..., V) where all are alike), see `smnn_core.fit`.
 
     The other arguments are those of `smnn_core.fit`. Callbacks get float64 where JAX has it enabled, else float32,
     whose rounding parameters then feel; all other arithmetic is float64, and the result holds NumPy arrays. The
@@ -61,6 +63,8 @@ def fit(
     def function(f: Callable[..., Any], name: str) -> Callable[..., tuple[np.ndarray, ...]]:
         return _function(f, name, given)
 
+    if isinstance(jumps, tuple) and len(jumps) == 2 and callable(jumps[1]):
+        jumps = jumps[0], _initial(jumps[1])
     result = core_fit(
         function(residual, "residual"),
         _plain(times),
@@ -70,6 +74,7 @@ def fit(
         observe=None if observe is None else function(observe, "observe"),
         noise=function(noise, "noise") if callable(noise) else _plain(noise),
         initial=_initial(initial) if callable(initial) else _plain(initial),
+        jumps=_plain(jumps),
         **{name: _plain(x) for name, x in options.items()},
     )
     return replace(result, _wrap=function)

@@ -32,6 +32,7 @@ def fit(
     observe: Callable[..., Tensor] | None = None,
     noise: Any = None,
     initial: Any = None,
+    jumps: Any = None,
     **options: Any,
 ) -> Fitted:
     """Fits parameters of f(t, y, y', θ) = 0 to data: `smnn_core.fit` for callbacks on tensors that return values alone.
@@ -43,6 +44,7 @@ def fit(
         observe: (t, y, θ[, u]) -> (M, n, m), what is observed; None: the variables.
         noise: numbers, tensors, None (estimated) or (t, y, θ[, u]) -> (M, n, m).
         initial: numbers or (θ[, u]) -> (M, V), see `smnn_core.fit`.
+        jumps: (times, numbers or (θ[, u]) -> (M, n, V), or (M, V) where all are alike), see `smnn_core.fit`.
 
     The other arguments are those of `smnn_core.fit`. Callbacks get the dtype of `data` where it is a tensor, else
     float64; all other arithmetic is float64, and the result holds NumPy arrays.
@@ -58,6 +60,8 @@ def fit(
     first = data[0] if isinstance(data, (list, tuple)) and len(data) else data
     dtype, device = (first.dtype, first.device) if isinstance(first, Tensor) else (torch.float64, torch.device("cpu"))
     wrap = _Wrapper(dtype, device, has_parameters(parameters))
+    if isinstance(jumps, tuple) and len(jumps) == 2 and callable(jumps[1]):
+        jumps = jumps[0], wrap.initial(jumps[1])
     result = core_fit(
         wrap.function(residual, "residual"),
         _plain(times),
@@ -67,6 +71,7 @@ def fit(
         observe=None if observe is None else wrap.function(observe, "observe"),
         noise=wrap.function(noise, "noise") if callable(noise) else _plain(noise),
         initial=wrap.initial(initial) if callable(initial) else _plain(initial),
+        jumps=_plain(jumps),
         **{name: _plain(x) for name, x in options.items()},
     )
     return replace(result, _wrap=wrap.function)

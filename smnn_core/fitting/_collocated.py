@@ -87,6 +87,15 @@ def _put(x: Any, members: Array, new: Any) -> None:
         x[members] = new
 
 
+class Jumps(NamedTuple):
+    """Which of n jumps lie behind points, as numbers 0 and 1: z is continuous, and y is z and what jumps have added."""
+
+    of_intervals: Array
+    """(M, N k, n): behind collocation points"""
+    of_data: Array
+    """(M, times, n): behind observations; those at the time of a jump are of before it"""
+
+
 class RowWeights(NamedTuple):
     """What rows are multiplied by."""
 
@@ -140,6 +149,7 @@ class Discretization:
     """(M, n): the interval of each observation"""
     slots: Array
     """(M, N, D): which observations lie in each interval, n for none"""
+    jumps: Jumps | None = None
 
     @staticmethod
     def of(
@@ -162,8 +172,14 @@ class Discretization:
         quadrature = np.sqrt(s[..., None] * w).reshape(M, N * k)
         where = interval(t, times)
         slots = _slots(where, seen.any(-1), N)
+        jumps = None
+        if model.jump_times is not None:
+            at = model.jump_times[who][:, None]
+            middle = (t[:, :-1] + t[:, 1:]) / 2
+            behind = (np.repeat(middle, k, axis=1)[..., None] > at, times[..., None] > at)
+            jumps = Jumps(*(x.astype(float) for x in behind))
         return Discretization(
-            model, k, t, times, values, seen, who, size, exact, loss, x, E, quadrature, where, slots
+            model, k, t, times, values, seen, who, size, exact, loss, x, E, quadrature, where, slots, jumps
         )  # fmt: skip
 
     def take(self, members: Array) -> Discretization:
@@ -173,8 +189,8 @@ class Discretization:
             x = getattr(self, f.name)
             if isinstance(x, np.ndarray):
                 x = x[members]
-            elif isinstance(x, Initial):
-                x = Initial(*(a[members] for a in x))
+            elif isinstance(x, (Initial, Jumps)):
+                x = type(x)(*(a[members] for a in x))
             values.append(x)
         return Discretization(*values)
 
@@ -195,13 +211,16 @@ class Discretization:
         at = z @ np.swapaxes(self.E.reshape(M, N, -1, z.shape[-1]), -1, -2)
         at = np.moveaxis(at.reshape(M, N, V, self.k, q + 1), 2, 3)
         y = at.reshape(M, N * self.k, V, q + 1) * size[:, None, :, None]
-        f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1])
+        jumped = model.jumped(φ, self.who) if self.jumps is not None else None
+        y, shift = _shifted(y, jumped, None if self.jumps is None else self.jumps.of_intervals)
+        f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1], shift)
         y = evaluate(self.t, z, self.times, q + 1, self.where) * size[:, None, :, None]
+        y, shift = _shifted(y, jumped, None if self.jumps is None else self.jumps.of_data)
         h, outside = model.observables(self.times, y, φ, self.who, self.least)
-        h = self._scaled(h, y.shape[1])
+        h = self._scaled(h, y.shape[1], shift)
         σ = None
         if model.noise is not None:
-            σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1])
+            σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1], shift)
         rest = None
         if model.steady:
             first = np.zeros((M, 1, V, q + 1))
@@ -213,9 +232,15 @@ class Discretization:
             u, U = np.nan_to_num(u) / size[..., None], np.nan_to_num(U) / size[..., None, None]
         return Evaluated(f, h, σ, outside, rest, np.array(u), np.array(U))
 
-    def _scaled(self, x: Linear, n: int) -> Linear:
-        """With derivatives in z = y / size, and all axes of their own."""
+    def _scaled(self, x: Linear, n: int, shift: Array | None = None) -> Linear:
+        """With derivatives in z, of which y = size z and what jumps have added, and all axes of their own.
+
+        Args:
+            shift: (M, n, V, p), derivatives in φ of what jumps have added.
+        """
         M, rows = len(self.t), x.value.shape[-1]
+        if shift is not None:
+            x = x._replace(in_φ=x.in_φ + x.in_y[..., 0] @ shift)
         in_y = x.in_y * self.size[:, None, None, :, None]
         in_y = np.array(np.broadcast_to(in_y, (M, n, rows, *in_y.shape[-2:])))
         return Linear(np.array(x.value), in_y, np.array(x.in_φ))
@@ -355,6 +380,16 @@ class Discretization:
             first = (Y[:, :, : u.shape[2], :, :q] - u) * weight[:, None]
             rows = np.concatenate([left.reshape(M, -1, C), np.moveaxis(first, 1, -1).reshape(M, -1, C)], axis=1)
             return Step(Y, np.swapaxes(rows, 1, 2) @ rows, left)
+
+
+def _shifted(y: Array, jumped: tuple[Array, Array] | None, behind: Array | None) -> tuple[Array, Array | None]:
+    """y (M, n, V, q+1) with the jumps that lie behind its points, and derivatives of these in φ, (M, n, V, p)."""
+    if jumped is None or behind is None:
+        return y, None
+    value, slope = jumped
+    y = y.copy()
+    y[..., 0] += behind @ value
+    return y, np.einsum("mnj,mjvp->mnvp", behind, slope)
 
 
 AT_REST = 10.0

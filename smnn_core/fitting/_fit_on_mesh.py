@@ -41,6 +41,7 @@ def fit(
     transform: Any = None,
     loss: str = "squares",
     switches: Any = None,
+    jumps: Any = None,
     t0: Any = None,
     guess: Any = None,
     scale: Any = None,
@@ -87,6 +88,10 @@ def fit(
             one for all observables, or one for each.
         loss: "squares", "student" (t distribution of 4 degrees of freedom) or "huber", for data with outliers.
         switches: times at which something jumps in the equations, one list or one for each experiment: mesh points.
+        jumps: (times, changes): what is added to y at times behind the first, such as doses: numbers (n, V) or (V,), or
+            a function (θ[, u]) -> (values (M, n, V), ∂values/∂θ (M, n, V, p)), both without n where all are alike;
+            experiments may have lists of their own of times and of numbers. Observations at the time of a jump are of
+            before it.
         t0: the first time, where y starts; None: of the first observation.
         guess: (V,), or a function of times (n,) that gives (n, V): trajectories to start from; NaN for none.
         scale: (V,): the size of each variable, where neither data nor initial values say it.
@@ -137,6 +142,7 @@ def fit(
         steady=steady,
         loss=loss,
         switches=switches,
+        jumps=jumps,
         t0=t0,
         guess=guess,
         scale=scale,

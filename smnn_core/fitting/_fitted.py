@@ -64,7 +64,9 @@ class Samples:
     def __call__(self, times: Any, *, experiment: int = 0) -> Array:
         """The variables at times (n,): (draws, n, V)."""
         x = np.atleast_1d(np.asarray(times, float))
-        return np.moveaxis(self._linearized.at(x, self._z, experiment, 1)[:, :, 0], -1, 0)
+        y = np.moveaxis(self._linearized.at(x, self._z, experiment, 1)[:, :, 0], -1, 0)
+        φ = self._linearized.setting.model.parameters.inner(self.parameters)
+        return y + self._linearized.setting.jumped(np.broadcast_to(x, (len(φ), len(x))), φ, experiment)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,7 @@ class Fitted:
         if (x < e.t[i, :1]).any() or (x > e.t[i, -1:]).any():
             raise ArgumentError(f"times must lie within [{e.t[i].min():g}, {e.t[i].max():g}], where data were fitted.")
         y = evaluate(e.t[i], e.state.z[i], x, orders or 1) * s.size[:, None, :, None]
+        y[..., 0] += s.jumped(x, e.state.φ, experiment)
         y = y.reshape((*s.observed.batch, *np.shape(times), *y.shape[2:]))
         return y if orders else y[..., 0]
 

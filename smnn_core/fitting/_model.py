@@ -53,6 +53,27 @@ class Model:
     """whether derivatives vanish at the first time"""
     steady_inputs: Sequence[Any] | None = None
     """the inputs before the first time, where they are others"""
+    jumps: Any = None
+    """what is added to y at `jump_times`: numbers (E, n, V), or a function of the parameters (and inputs)"""
+    jump_times: Array | None = None
+    """(E, n), NaN where there are fewer"""
+
+    def jumped(self, φ: Array, who: Array) -> tuple[Array, Array]:
+        """What is added to y at each jump, (M, n, V), and its derivatives in φ, (M, n, V, p)."""
+        assert self.jump_times is not None
+        (M, p), n = φ.shape, self.jump_times.shape[1]
+        if not callable(self.jumps):
+            return self.jumps[who], np.zeros((M, n, self.V, p))
+        u = self._inputs(np.zeros((M, 1)), who)
+        result = self.jumps(*((self.parameters.for_callback(φ),) if p else ()), *(() if u is None else (u,)))
+        value, slope = result if isinstance(result, tuple) else (result, np.zeros(()))
+        value, slope = np.asarray(value, float), np.asarray(slope, float)
+        if value.ndim == 2:  # (M, V): all jumps are alike
+            value, slope = value[:, None], slope[:, None] if slope.ndim else slope
+        if value.shape[-1:] != (self.V,) or value.shape[-2] not in (1, n):
+            raise ShapeError(f"jumps must give {(M, n, self.V)} for {M} members; got shape {value.shape}.")
+        value, slope = np.broadcast_to(value, (M, n, self.V)), np.broadcast_to(slope, (M, n, self.V, p))
+        return value, slope * self.parameters.slope(φ)[:, None, None, :]
 
     def equations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""

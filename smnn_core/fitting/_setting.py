@@ -60,6 +60,7 @@ class Setting:
         steady: Any,
         loss: str,
         switches: Any,
+        jumps: Any,
         t0: Any,
         guess: Any,
         scale: Any,
@@ -90,6 +91,11 @@ class Setting:
                     )
             model = replace(model, steady=True, steady_inputs=before)
         span = observed.span(t0)
+        marks = _switches(switches, observed.several, E)
+        if jumps is not None:
+            at, changes = _jumps(jumps, observed.several, E, V, span)
+            model = replace(model, jumps=changes, jump_times=at)
+            marks = at if marks is None else np.concatenate([marks, at], axis=1)
         if function is not None:
             start = np.broadcast_to(parameters.inner(parameters.start), (*observed.batch, parameters.p))
             φ = np.repeat(start.reshape(S, -1), E, axis=0)
@@ -107,7 +113,6 @@ class Setting:
             numbers = np.asarray(guess, float)
             guess = lambda t: numbers  # noqa: E731
         known = Initial(np.nan_to_num(known.values), known.weights)
-        marks = _switches(switches, observed.several, E)
         return Setting(model, observed, span, size, known, loss_of(loss), guess, marks, tolerance)
 
     @property
@@ -166,11 +171,14 @@ class Setting:
         τ = time_scales(t, columns, seen.any(1))
         size = np.repeat(self.size, E, axis=0)
         y = np.repeat(np.where(np.isfinite(first), first, 0.0)[:, None, :], t.shape[1], axis=1)
+        jumped = np.concatenate([self.jumped(t[e::E], φ, e)[:, None] for e in range(E)], axis=1).reshape(
+            M, t.shape[1], V
+        )
         if self.model.observe is None:
-            y = np.where(seen.any(1)[:, None], self._back(columns), y)
+            y = np.where(seen.any(1)[:, None], self._back(columns) - jumped, y)
         if self.guess is not None:
             guess = np.stack([np.broadcast_to(np.asarray(self.guess(x), float), (len(x), V)) for x in t])
-            y = np.where(np.isfinite(guess), guess, y)
+            y = np.where(np.isfinite(guess), guess - jumped, y)
         z = np.zeros((M, t.shape[1] - 1, V, POINTS + q))
         z[..., 0] = y[:, :-1] / size[:, None]
         z[..., 1] = np.diff(y, axis=1) / np.diff(t)[..., None] / size[:, None]
@@ -194,6 +202,13 @@ class Setting:
             lower=np.tile(lower, (S, 1)), upper=np.tile(upper, (S, 1)),
         )  # fmt: skip
         return d, state
+
+    def jumped(self, times: Array, φ: Array, experiment: int) -> Array:
+        """What jumps have added to y of an experiment at times (n_sets, n) for φ (n_sets, p): (n_sets, n, V)."""
+        if self.model.jump_times is None:
+            return np.zeros((*times.shape, self.model.V))
+        added, _ = self.model.jumped(φ, np.full(len(φ), experiment))
+        return (times[..., None] > self.model.jump_times[experiment]).astype(float) @ added
 
     def _first_values(self, t: Array, φ: Array) -> Array:
         """y at the first time as far as it is known at φ, (M, V), NaN elsewhere."""
@@ -258,16 +273,42 @@ def _variables(variables: Any, observe: Any, m: int, initial: Any, scale: Any, o
     raise ArgumentError("variables: how many (or their names) must be given where observe= is.")
 
 
-def _switches(switches: Any, several: bool, E: int) -> Array | None:
+def _switches(switches: Any, several: bool, E: int, name: str = "switches") -> Array | None:
     """(E, n), NaN where there are fewer."""
     if switches is None:
         return None
     each = list(switches) if several and np.ndim(switches[0]) else [switches] * E
     rows = [np.atleast_1d(np.asarray(x, float)) for x in each]
+    if len(rows) != E:
+        raise ShapeError(f"{name} has {len(rows)} experiments, data {E}.")
     marks = np.full((E, max(len(x) for x in rows)), np.nan)
     for e, x in enumerate(rows):
         marks[e, : len(x)] = x
     return marks
+
+
+def _jumps(jumps: Any, several: bool, E: int, V: int, span: Array) -> tuple[Array, Any]:
+    """Times (E, n), NaN where there are fewer, and changes (E, n, V) or a function."""
+    if not isinstance(jumps, tuple) or len(jumps) != 2:
+        raise ArgumentError("jumps must be (times, changes): numbers (n, V), or a function of the parameters.")
+    times, changes = jumps
+    at = _switches(times, several, E, "jumps, their times,")
+    assert at is not None
+    if (at <= span[:, :, :1].max(0)).any():
+        raise ArgumentError(
+            "jumps must lie behind the first time: what is added there belongs into initial=; t0= sets an earlier one."
+        )
+    if callable(changes):
+        return at, changes
+    each = list(changes) if several and np.ndim(changes[0]) > 1 else [changes] * E
+    added = np.zeros((*at.shape, V))
+    for e, x in enumerate(each):
+        n = int(np.isfinite(at[e]).sum())
+        try:
+            added[e, :n] = np.broadcast_to(np.asarray(x, float), (n, V))
+        except ValueError:
+            raise ShapeError(f"jumps must add ({n}, {V}) numbers, or ({V},); got {np.shape(x)}.") from None
+    return at, added
 
 
 def _sizes(observed: Observed, observe: Any, known: Array, scale: Any, V: int) -> Array:

@@ -33,7 +33,7 @@ def first_mesh(span: Array, times: Array, there: Array, fixed: Array | None, at_
     distinct = [np.unique(t[ok]) for t, ok in zip(times, there, strict=True)]
     most = max(len(x) for x in distinct)
     N = max(at_least, min(most, FULL) + max(most - FULL, 0) // 2)
-    N = min(N, MOST)
+    N = max(min(N, MOST), 0 if fixed is None else 2 * fixed.shape[1])
     meshes = []
     for (a, b), x in zip(span, distinct, strict=True):
         middles = (x[1:] + x[:-1]) / 2

@@ -337,6 +337,11 @@ def prediction(linearized: Linearized, times: Array, function: Any, experiment: 
     state = linearized.ends.state
     y = linearized.at(times, state.z[..., None], experiment, q + 1)[..., 0]
     dy = linearized.at(times, z, experiment, q + 1)
+    if model.jump_times is not None:
+        added, slope = (x[0] for x in model.jumped(state.φ[:1], np.array([experiment])))
+        behind = (times[:, None] > model.jump_times[experiment]).astype(float)
+        y[..., 0] += behind @ added
+        dy[:, :, 0] += np.einsum("nj,jvp,px->nvx", behind, slope, φ)
     if function is None:
         return y[..., 0], np.sqrt((dy[:, :, 0] ** 2).sum(-1))
     h = observed(model, function, times, y, state.φ[0], experiment)

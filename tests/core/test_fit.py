@@ -239,6 +239,72 @@ def test_steady_state_before_a_step_of_the_input():
     assert abs(still["k"] - 1.3) < 1e-4
 
 
+def doses(t, k, volume, times, amounts):
+    """Concentration after injections into one compartment; of before the dose at its time."""
+    t, at = np.asarray(t)[:, None], np.asarray(times)
+    return (np.where((t > at) | ((t == at) & (at == 0)), np.exp(-k * (t - at)), 0.0) * amounts).sum(-1) / volume
+
+
+def dosed(amounts):
+    """The doses behind the first, divided by the volume."""
+
+    def changes(θ):
+        volume = θ["volume"][..., None]
+        value = np.asarray(amounts)[:, None] / volume
+        return value, np.stack([0 * value, -value / volume], -1)
+
+    return changes
+
+
+def eliminated(t, y, θ):
+    f, J, P = decay(t, y, θ)
+    return f, J, np.concatenate([P, 0 * P], -1)
+
+
+def injected(θ):
+    value = 100 / θ["volume"]
+    return value, np.stack([0 * value, -value / θ["volume"]], -1)
+
+
+def test_doses_are_jumps_by_a_function_of_parameters():
+    rng, times, amounts = np.random.default_rng(0), [6.0, 12.5, 18.0], [100.0, 50.0, 100.0]
+    t = np.sort(np.concatenate([rng.uniform(0.2, 24, 17), [12.5]]))
+
+    def curve(t, k, volume):
+        return doses(t, k, volume, [0.0, *times], [100.0, *amounts])
+
+    data = curve(t, 0.3, 30.0) + 0.05 * rng.standard_normal(18)
+    best, covariance = curve_fit(curve, t, data, [0.3, 30.0], sigma=np.full(18, 0.05), absolute_sigma=True)
+    error = np.sqrt(covariance.diagonal())
+    start = {"k": smnn.Parameter(1.0, lower=0.0), "volume": smnn.Parameter(10.0, log=True)}
+    r = smnn.fit(
+        eliminated, t, data, start, noise=0.05, t0=0.0, initial=injected, variables=1, jumps=(times, dosed(amounts))
+    )
+    assert r.converged
+    assert (np.abs(r.parameters - best) < 0.02 * error).all()
+    np.testing.assert_allclose(r.standard_errors, error, rtol=0.01)
+    x = np.array([0.0, 3.0, 6.0, 6.001, 12.5, 12.51, 24.0])
+    np.testing.assert_allclose(r(x[:-1])[:, 0], curve(x[:-1], *r.parameters), atol=2e-4)
+    draws = r.sample(2000)
+    band, spread = r.predict(x[:-1]).error[:, 0], draws(x[:-1])[..., 0].std(0)
+    slopes = np.stack([(curve(x, *(r.parameters + h)) - curve(x, *(r.parameters - h))) for h in np.diag(error)], -1)
+    exact = np.sqrt(np.einsum("ni,ij,nj->n", slopes / (2 * error), covariance, slopes / (2 * error)))
+    np.testing.assert_allclose(band, exact[:-1], rtol=0.03)
+    np.testing.assert_allclose(spread, exact[:-1], rtol=0.15)
+
+
+def test_jumps_by_numbers_differ_between_experiments():
+    t, rng = np.linspace(0, 10, 21), np.random.default_rng(1)
+    given = [([2.1], [[1.0]]), ([4.0, 7.3], [[0.5], [2.0]])]
+    data = [doses(t, 0.5, 1.0, [0.0, *at], [1.0, *np.ravel(x)]) + 0.01 * rng.standard_normal(21) for at, x in given]
+    r = smnn.fit(decay, [t, t], data, [1.0], noise=0.01, jumps=([at for at, _ in given], [x for _, x in given]))
+    assert r.converged
+    assert abs(r.parameters[0] - 0.5) < 4 * r.standard_errors[0] < 0.02
+    assert r(np.array([2.11]), experiment=0)[0, 0] - r(np.array([2.1]), experiment=0)[0, 0] > 0.9
+    same = smnn.fit(decay, t, data[0], [1.0], noise=0.01, jumps=([2.1], [1.0]))
+    assert abs(same.parameters[0] - 0.5) < 4 * same.standard_errors[0]
+
+
 def test_observables_with_scale_and_offset():
     def observe(t, y, θ):
         h = θ["scale"][..., None] * y[..., :, 0] + θ["offset"][..., None]
@@ -463,6 +529,10 @@ def test_prints_names_errors_and_what_was_warned_of():
         ({"t0": 0.5}, smnn.ArgumentError, "t0"),
         ({"starts": 0}, smnn.ArgumentError, "starts"),
         ({"observe": lambda *x: x}, smnn.ArgumentError, "variables"),
+        ({"jumps": [0.5]}, smnn.ArgumentError, r"jumps must be \(times, changes\)"),
+        ({"jumps": ([0.0], [1.0])}, smnn.ArgumentError, "jumps must lie behind the first time"),
+        ({"jumps": ([0.5], [[1.0, 2.0]])}, smnn.ShapeError, r"jumps must add \(1, 1\)"),
+        ({"jumps": ([0.5], lambda θ: np.ones((1, 1, 2)))}, smnn.ShapeError, r"jumps must give \(1, 1, 1\)"),
     ],
 )
 def test_errors_name_the_argument(changes, error, message):

@@ -57,3 +57,24 @@ def test_it_says_that_it_cannot_be_traced() -> None:
 def test_a_residual_that_is_no_array_is_refused() -> None:
     with pytest.raises(smnn.ArgumentError, match="residual must return an array"):
         sj.fit(lambda t, y, k: None, [0.0, 1.0], [1.0, 2.0], [1.0])
+
+
+def test_doses_by_a_function_of_a_parameter() -> None:
+    t = np.linspace(0.5, 10, 20)
+    at, amounts = np.array([4.2, 7.0]), np.array([100.0, 50.0])
+    data = (
+        4 * np.exp(-0.4 * t) + (np.where(t[:, None] > at, np.exp(-0.4 * (t[:, None] - at)), 0.0) * amounts).sum(-1) / 25
+    )
+    r = sj.fit(
+        lambda t, y, θ: y[..., 1] + θ["k"][..., None] * y[..., 0],
+        t,
+        data,
+        {"k": 1.0, "volume": 10.0},
+        noise=0.01,
+        t0=0.0,
+        initial=lambda θ: 100 / θ["volume"][..., None],
+        jumps=(at, lambda θ: (amounts / θ["volume"][..., None])[..., None]),
+        variables=1,
+    )
+    assert r.converged
+    np.testing.assert_allclose(r.parameters, [0.4, 25.0], rtol=1e-4)

@@ -149,3 +149,21 @@ def test_equations_that_are_not_finite_along_the_way():
 def test_a_residual_that_is_no_tensor_is_refused():
     with pytest.raises(smnn.ArgumentError, match="residual must return a tensor"):
         st.fit(lambda t, y, k: None, [0.0, 1.0], [1.0, 2.0], [1.0])
+
+
+def test_doses_by_a_function_of_a_parameter():
+    t = np.linspace(0.5, 10, 20)
+    data = 100 / 25 * (np.exp(-0.4 * t) + np.where(t > 4.2, np.exp(-0.4 * (t - 4.2)), 0.0))
+    r = st.fit(
+        lambda t, y, θ: y[..., 1] + θ["k"][..., None] * y[..., 0],
+        t,
+        data,
+        {"k": 1.0, "volume": 10.0},
+        noise=0.01,
+        t0=0.0,
+        initial=lambda θ: 100 / θ["volume"],
+        jumps=([4.2], lambda θ: 100 / θ["volume"]),
+        variables=1,
+    )
+    assert r.converged
+    np.testing.assert_allclose(r.parameters, [0.4, 25.0], rtol=1e-5)

@@ -5,7 +5,7 @@ Letters: B trajectories, T time points, V variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -25,8 +25,10 @@ from .._arrays import (
 from .._arrays import size as size_of
 from .._errors import ArgumentError, NamespaceError, ShapeError
 
-__all__ = ["Grid", "Observations", "observe"]
+__all__ = ["Grid", "Inputs", "Observations", "observe"]
 
+Inputs = Callable[[np.ndarray], np.ndarray]
+"""Known functions of time: times (..., n) -> (..., n, U)."""
 Piece = tuple[slice, slice]
 """Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
@@ -39,6 +41,9 @@ ones are taken in turns, so that memory does not depend on the length times the 
 LONG, TYPICAL = 4.0, 8.0
 """A gap is not solved across that is longer than so many units of time, and than so many times the typical time between
 points."""
+NEAREST = 1e-4
+"""Of the median step: times that are nearer to one another are moved apart to that. Weights of smoothness rows grow
+with shorter steps, and rows across much shorter ones would ask for digits that float64 does not have."""
 LEAST_POINTS, LEAST_VALUES = 5, 2
 """Of a trajectory or of what lies between gaps; and values of each variable there."""
 
@@ -70,6 +75,32 @@ class Observations:
     """what is longer is solved in pieces"""
     unused: int
     """values of pieces that are too short"""
+    moved: int
+    """times that were moved, since they were too near to the one before"""
+    inputs: Inputs | None
+    t0: float
+    """the first time"""
+
+    def inputs_at(self, t: np.ndarray) -> np.ndarray:
+        """Of all trajectories, (B or 1, n, U), at times t, (B or 1, n), since the first."""
+        if self.inputs is None:
+            return np.zeros((1, t.shape[-1], 0))
+        if not callable(self.inputs):
+            raise TypeError(
+                f"inputs must be a function of time, (n,) -> (n, U); got {type(self.inputs).__name__}. Of values at "
+                "the times of the data, give an interpolant, such as scipy.interpolate.CubicSpline(t, u)."
+            )
+        t = self.t0 + t
+        n = t.shape[-1]
+        t = t.reshape(*self.batch, n) if len(t) > 1 else t[0]
+        u = np.asarray(self.inputs(t), dtype=float)
+        if u.ndim < 2 or u.shape[-2] != n or u.shape[:-2] not in ((), self.batch):
+            expected = f"({', '.join(map(str, (*t.shape, 'U')))})"
+            raise ShapeError(
+                f"inputs must return one row of U numbers for each time, {expected} for times of shape {t.shape}; got "
+                f"{u.shape}."
+            )
+        return u.reshape(-1, n, u.shape[-1])
 
     @property
     def starts(self) -> int:
@@ -90,7 +121,7 @@ class Observations:
         return as_numpy(self.observed).sum((0, 1))
 
 
-def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
+def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = None, t0: float = 0.0) -> Observations:
     """Checks the data and estimates what is not given.
 
     Raises:
@@ -121,6 +152,10 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
     if (constant := deviation <= rounding).any():
         raise ArgumentError(f"variable {int(np.argmax(constant))} is constant: leave it out of data.")
     t = np.concatenate([np.zeros_like(s[:, :1]), np.cumsum(s, axis=1)], axis=1)
+    if moved := int((s < NEAREST * np.median(s)).sum()):
+        apart = NEAREST * np.median(s) * np.arange(T)
+        t = np.maximum.accumulate(t - apart, axis=1) + apart
+        steps = xp.asarray(np.diff(t, axis=1), device=device_of(values))
     t = np.broadcast_to(t, (len(host), T))
     found = np.array([_noise(t, host[..., v], seen[..., v]) for v in range(V)]) if noise is None else noise
     try:
@@ -148,7 +183,21 @@ def observe(data: Array, step_sizes: Any, noise: Any) -> Observations:
         _check_count(seen & used[..., None], f", {unused} others being too few between gaps longer than {longest:.3g},")
         observed = observed & xp.asarray(used, device=device_of(values))[..., None]
     return Observations(
-        xp, values, observed, steps, tuple(batch), deviation, unit, least, noise is None, pieces, longest, unused
+        xp=xp,
+        values=values,
+        observed=observed,
+        steps=steps,
+        batch=tuple(batch),
+        deviation=deviation,
+        time=unit,
+        noise=least,
+        estimated=noise is None,
+        pieces=pieces,
+        longest_gap=longest,
+        unused=unused,
+        moved=moved,
+        inputs=inputs,
+        t0=t0,
     )
 
 
@@ -278,6 +327,8 @@ class Grid:
     """(B, T', V): one over the noise, in the same unit; 0 where nothing was observed"""
     steps: Array
     """(B or 1, T'-1), in units of `time`"""
+    inputs: Array
+    """(B or 1, T', U)"""
     typical_step: float
     """the geometric mean of the steps, in units of `time`"""
     precision: float
@@ -313,6 +364,7 @@ class Grid:
             values=on_grid(o.values / to_device(o.deviation)),
             weights=on_grid(xp.astype(o.observed, xp.float64) * to_device(o.deviation / noise)),
             steps=to_device(divided),
+            inputs=to_device(o.inputs_at(np.pad(np.cumsum(divided * o.time, axis=1), ((0, 0), (1, 0))))),
             typical_step=float(np.exp(np.mean(np.log(divided[np.repeat(solved, counts, axis=1)])))),
             precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0)),
         )
@@ -328,6 +380,11 @@ class Grid:
             for first in range(members.start, members.stop, most):
                 for window in pairwise(edges):
                     yield slice(first, min(first + most, members.stop)), slice(*window)
+
+    def inputs_of(self, members: slice, times: slice) -> Array:
+        """(some or 1, points, U)."""
+        inputs = self.inputs[members, ...] if self.inputs.shape[0] > 1 else self.inputs
+        return inputs[:, times, :]
 
     def steps_of(self, members: slice, times: slice) -> Array:
         """(some or 1, points - 1)."""

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from .._arrays import Array
+import numpy as np
+
+from .._arrays import Array, as_numpy, device_of
 from .._errors import ArgumentError, DiscoveryWarning
 from .._progress import ProgressBar
 from .._validate import check_integer
-from ._data import Observations, observe
+from ._data import Inputs, Observations, observe
 from ._doubt import reasons_for_doubt
 from ._libraries import Library, polynomials
-from ._result import Discovery
+from ._result import Discovery, arguments
 from ._search import Search
 
 __all__ = ["discover"]
@@ -29,6 +31,7 @@ def discover(
     noise: Any = None,
     library: Library | None = None,
     order: int = 1,
+    inputs: Inputs | None = None,
     significance: float = 4.0,
     weights: Sequence[float] = WEIGHTS,
     names: Sequence[str] | None = None,
@@ -52,11 +55,14 @@ def discover(
             variable's deviation it is taken as that.
         library: the terms, functions of y, or of y and y' where order = 2; `polynomials(2)` if not given.
         order: 1 for y' = Θ(y) ξ, 2 for y'' = Θ(y, y') ξ.
+        inputs: known functions of time that terms of the library may contain, such as a force or a temperature: times
+            (n,), or (..., n) where trajectories have steps of their own, as NumPy arrays -> (..., n, U). They come
+            behind the variables: y' = Θ(y, u) ξ. Of what was measured, an interpolant.
         significance: how many standard errors a coefficient must be away from 0.
         weights: of the equations, ascending: in units of one over the deviation of the derivatives; terms are
             eliminated at the last but one.
-        names: of the variables, x, y, z, w if not given.
-        t0: the time of the first point, for pictures.
+        names: of the variables, x, y, z, w if not given; and of the inputs behind them, u if not given.
+        t0: the time of the first point, for inputs and pictures.
         engine: as for `solve_ode`.
         progress: shows a progress bar, where tqdm is installed.
 
@@ -68,8 +74,8 @@ def discover(
 
     Warns:
         DiscoveryWarning: if the fit did not converge, if it leaves more than the noise, if the steps are too long for
-            the equations, if a term is nearly as significant as asked for, or hardly more, or if values between gaps
-            are too few to be used.
+            the equations, if a term is nearly as significant as asked for, or hardly more, if values between gaps
+            are too few to be used, or if times nearly coincide, which are moved apart.
 
     Source: elimination by significance is classical (Draper, Smith, Applied Regression Analysis, chapter 15); sparse
     regression for equations is Brunton, Proctor, Kutz, PNAS 113 (2016) 3932, who regress on differentiated data.
@@ -79,7 +85,7 @@ def discover(
     >>> smnn.discover(data, 0.05, library=smnn.polynomials(1)).equations  # doctest: +SKIP
     ["x' = 1.0002(12) y", "y' = -0.9996(12) x"]
     """
-    o = observe(data, step_sizes, noise)
+    o = observe(data, step_sizes, noise, inputs, float(t0))
     library = polynomials(2) if library is None else library
     weights = tuple(float(w) for w in weights)
     if check_integer("order", order) not in (1, 2):
@@ -88,8 +94,9 @@ def discover(
         raise ArgumentError(f"weights must be at least two positive numbers in ascending order; got {weights}.")
     if not significance > 0:
         raise ArgumentError(f"significance must be positive; got {significance}.")
-    variables = _variables(names, data.shape[-1])
-    _check_library(library, o, order)
+    U = o.inputs_at(np.zeros((1, 1))).shape[-1]
+    variables, of_inputs = _names(names, data.shape[-1], U)
+    _check_library(library, o, order, arguments(variables, of_inputs, order))
     with ProgressBar(progress, desc="discover", unit="step") as bar:
         search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))
         try:
@@ -99,26 +106,35 @@ def discover(
                 "the fit is not determined, or diverges: data of all variables at about the same times are needed, and "
                 "library terms that stay finite near them."
             ) from None
-    result = search.result(variables, t0, data)
+    result = search.result(variables, of_inputs, data)
     for message in reasons_for_doubt(search, result):
         warnings.warn(message, DiscoveryWarning, stacklevel=2)
     return result
 
 
-def _variables(names: Sequence[str] | None, V: int) -> list[str]:
-    if names is None:
-        return ["x", "y", "z", "w"][:V] if V <= 4 else [f"x{v + 1}" for v in range(V)]
-    if len(names) != V or len(set(names)) != V:
-        raise ArgumentError(f"names must be {V} different names, one per variable; got {list(names)}.")
-    return list(names)
+def _names(names: Sequence[str] | None, V: int, U: int) -> tuple[list[str], list[str]]:
+    """Of variables and of inputs."""
+    variables = ["x", "y", "z", "w"][:V] if V <= 4 else [f"x{v + 1}" for v in range(V)]
+    inputs = ["u"] if U == 1 else [f"u{j + 1}" for j in range(U)]
+    if names is not None:
+        if len(names) not in (V, V + U) or len(set(names)) != len(names):
+            behind = f", or {V + U}, with those of the {U} inputs behind them" if U else ""
+            raise ArgumentError(f"names must be {V} different names, one per variable{behind}; got {list(names)}.")
+        variables, inputs = list(names[:V]), list(names[V:]) or inputs
+    return variables, inputs
 
 
-def _check_library(library: Library, o: Observations, order: int) -> None:
+def _check_library(library: Library, o: Observations, order: int, names: list[str]) -> None:
     if not isinstance(library, Library):
         raise TypeError(f"library must be a Library, such as smnn.polynomials(2); got {type(library).__name__}.")
     xp = o.xp
     seen = xp.astype(o.observed, xp.float64)
     mean = xp.sum(seen * o.values, axis=(0, 1)) / xp.sum(seen, axis=(0, 1))
-    rows = xp.reshape(xp.where(o.observed, o.values, mean), (-1, o.values.shape[-1]))
-    rows = rows[:: max(1, rows.shape[0] // 64), :]
-    library.check(xp.concat([rows / o.time**k for k in range(order)], axis=-1))
+    B, T, _ = o.values.shape
+    t = np.pad(np.cumsum(as_numpy(o.steps), axis=1), ((0, 0), (1, 0)))
+    inputs = o.inputs_at(t)
+    inputs = xp.asarray(np.broadcast_to(inputs, (B, T, inputs.shape[-1])), device=device_of(o.values))
+    y = xp.where(o.observed, o.values, mean)
+    z = xp.concat([*(y / o.time**k for k in range(order)), inputs], axis=-1)
+    z = xp.reshape(z, (B * T, z.shape[-1]))
+    library.check(z[:: max(1, B * T // 64), :], names)

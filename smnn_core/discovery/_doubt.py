@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._data import LEAST_NOISE, LEAST_POINTS, LEAST_VALUES
+from ._data import LEAST_NOISE, LEAST_POINTS, LEAST_VALUES, NEAREST
 from ._result import Discovery
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
         yield (
             f"{search.o.unused} values were not used: between gaps longer than {search.o.longest_gap:.3g} they are too "
             f"few, less than {LEAST_POINTS} points or {LEAST_VALUES} values of a variable."
+        )
+    if search.o.moved:
+        yield (
+            f"{search.o.moved} times are nearer than {NEAREST:g} of the median step to the one before: they were moved "
+            "apart to that. Merge what was measured at one time."
         )
     if not result.converged:
         yield "the coefficients were still moving when the fit ended: more data or a smaller library may help."

@@ -1,7 +1,8 @@
 """The joint fit of trajectory and coefficients that `discover` repeats: Gauss-Newton steps by variable projection.
 
 The unknowns are y in units of each variable's deviation and of the unit of time (see `_data`), and the
-coefficients ξ, (terms, V), in the user's units: y^(o) = Θ(z) ξ with z = y, or (y, y') for o = 2.
+coefficients ξ, (terms, V), in the user's units: y^(o) = Θ(z) ξ with z = (y, u), or (y, y', u) for o = 2, where u are
+inputs.
 """
 
 from __future__ import annotations
@@ -92,7 +93,11 @@ class JointFit:
         y = self.y[members, times, ...]
         V, r = y.shape[2], self.order
         units = xp.concat([self._host(o.deviation / o.time**k) for k in range(r)])
-        theta, slopes = self.library.evaluate(xp.concat([y[..., k] for k in range(r)], axis=-1) * units)
+        z = xp.concat([y[..., k] for k in range(r)], axis=-1) * units
+        inputs = self.grid.inputs_of(members, times)
+        inputs = xp.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
+        theta, slopes = self.library.evaluate(xp.concat([z, inputs], axis=-1))
+        slopes = slopes[..., : r * V]
         unit = o.time**r / o.deviation
         jacobian = xp.matrix_transpose(xp.matrix_transpose(slopes) @ self._host(self.xi * unit)) * units
         c = xp.zeros((*y.shape[:2], V, V, self.K), dtype=xp.float64, device=device_of(y))

@@ -45,8 +45,11 @@ class Library(ABC):
     def __mul__(self, other: Library) -> Library:
         return Product((self, other))
 
-    def check(self, z: Array) -> None:
+    def check(self, z: Array, variables: Sequence[str] | None = None) -> None:
         """Compares shapes with what they should be, and derivatives with differences, at the points z, (points, D).
+
+        Args:
+            variables: their names in errors, z0, z1, ... if not given.
 
         Raises:
             ShapeError: if values or derivatives do not have the shapes above.
@@ -54,7 +57,7 @@ class Library(ABC):
                 values are the same at all points.
         """
         D = z.shape[-1]
-        names = self.names([f"z{i}" for i in range(D)])
+        names = self.names([f"z{i}" for i in range(D)] if variables is None else variables)
         values, derivatives = (as_numpy(x) for x in self.evaluate(z))
         for x, expected in ((values, (len(names),)), (derivatives, (len(names), D))):
             if x.shape[1:] != expected or len(x) != z.shape[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from .._arrays import Array, as_numpy, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
 from ..trajectory import Solution, solve
+from ._data import Inputs
 from ._libraries import Library
 
 __all__ = ["Discovery", "Stage", "number_with_error"]
@@ -45,7 +47,7 @@ class Discovery:
     terms: list[str]
     """what the terms are called"""
     exponents: np.ndarray | None
-    """(terms, V), integers, where all terms are monomials; (terms, 2 V) for order = 2"""
+    """(terms, V), integers, where all terms are monomials; (terms, 2 V) for order = 2; and U columns more for inputs"""
     y: Array
     """(..., T, V, R+1): the trajectory with its derivatives, R = order + 1, at the times of the data; NaN in gaps"""
     t: Array
@@ -63,6 +65,8 @@ class Discovery:
     variables: list[str]
     order: int
     library: Library = field(repr=False)
+    inputs: Inputs | None = field(repr=False)
+    """as given"""
     data: Array = field(repr=False)
     """as given"""
 
@@ -96,7 +100,11 @@ class Discovery:
         xp = common_namespace({"y": y})
         V, r = y.shape[-2], self.order
         xi = xp.asarray(self.coefficients, dtype=y.dtype, device=device_of(y))
-        theta, slopes = self.library.evaluate(xp.concat([y[..., k] for k in range(r)], axis=-1))
+        z = [y[..., k] for k in range(r)]
+        if self.inputs is not None:
+            u = xp.asarray(self.inputs(as_numpy(t)), dtype=y.dtype, device=device_of(y))
+            z.append(xp.broadcast_to(u, (*y.shape[:-2], u.shape[-1])))
+        theta, slopes = self.library.evaluate(xp.concat(z, axis=-1))
         right = xp.matrix_transpose(xp.matrix_transpose(slopes) @ xi)
         parts = [-right[..., k * V : (k + 1) * V] for k in range(r)]
         one = xp.broadcast_to(xp.eye(V, dtype=y.dtype, device=device_of(y)), parts[0].shape)
@@ -146,6 +154,11 @@ class Discovery:
         from ._picture import draw
 
         return draw(self, member)
+
+
+def arguments(variables: Sequence[str], inputs: Sequence[str], order: int) -> list[str]:
+    """The names of what a library is a function of: variables, for order = 2 their derivatives, inputs."""
+    return [*variables, *(f"{name}'" for name in variables if order == 2), *inputs]
 
 
 def number_with_error(value: float, error: float) -> str:

@@ -18,7 +18,7 @@ from .._arrays import Array
 from ._data import LEAST_NOISE, Grid, Observations
 from ._joint_fit import JointFit
 from ._libraries import Library
-from ._result import Discovery, Stage
+from ._result import Discovery, Stage, arguments
 from ._term_selection import Quadratic
 
 __all__ = ["Search"]
@@ -74,7 +74,8 @@ class Search:
     def run(self) -> None:
         """All terms; the sets of terms that this suggests; the best of them, revised."""
         V = self.o.values.shape[-1]
-        self.terms = self.library.names([f"z{i}" for i in range(V * self.order)])
+        U = self.o.inputs_at(np.zeros((1, 1))).shape[-1]
+        self.terms = self.library.names([f"z{i}" for i in range(V * self.order + U)])
         self.all = np.argwhere(np.ones((len(self.terms), V), dtype=bool))
         self.noise = self.o.noise
         self.start(np.zeros((len(self.terms), V)), self.weights[:-1])
@@ -297,18 +298,17 @@ class Search:
             if self.converged:
                 break
 
-    def result(self, variables: list[str], t0: float, like: Array) -> Discovery:
+    def result(self, variables: list[str], inputs: list[str], like: Array) -> Discovery:
         o, xp = self.o, self.o.xp
-        names = variables if self.order == 1 else [*variables, *(f"{name}'" for name in variables)]
+        names = arguments(variables, inputs, self.order)
         shape = self.fit.xi.shape
-        V = shape[1]
         covariance = self.inflation * self.covariance
         errors = np.full(shape, np.inf)
         errors[tuple(self.active.T)] = np.sqrt(np.diagonal(covariance))
         _, of_others = self.everything.others(sorted(self.chosen))
         of_others = np.reshape(np.sqrt(self.inflation) * of_others, shape)
         steps = xp.concat([xp.zeros_like(o.steps[:, :1]), o.steps], axis=-1)
-        t = t0 + xp.cumulative_sum(steps, axis=-1)
+        t = o.t0 + xp.cumulative_sum(steps, axis=-1)
         t = xp.reshape(t, (*(o.batch if t.shape[0] > 1 else ()), -1))
         return Discovery(
             coefficients=self.fit.xi,
@@ -316,7 +316,7 @@ class Search:
             detectable=self.significance * np.minimum(errors, of_others),
             covariance=covariance,
             terms=self.library.names(names),
-            exponents=self.library.exponents(V * self.order),
+            exponents=self.library.exponents(len(names)),
             y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
             t=xp.astype(t, like.dtype),
             noise=self.noise,
@@ -327,6 +327,7 @@ class Search:
             variables=variables,
             order=self.order,
             library=self.library,
+            inputs=o.inputs,
             data=like,
         )
 

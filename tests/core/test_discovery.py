@@ -414,6 +414,64 @@ def test_pure_noise_warns():
     assert "library cannot describe them" in said(data, STEP)
 
 
+def driven(t: np.ndarray, noise: float) -> np.ndarray:
+    """y' = -y + 2 u with u = sin(3 t), y(0) = 1, (..., n, 1)."""
+    y = (np.exp(-t) * 1.6) + 0.2 * np.sin(3 * t) - 0.6 * np.cos(3 * t)
+    return y[..., None] + noise * np.random.default_rng(0).normal(size=(*t.shape, 1))
+
+
+def test_known_inputs_enter_the_library():
+    def drive(t):
+        return np.sin(3 * t)[..., None]
+
+    t = 5.0 + 0.05 * np.arange(300)
+    found = smnn.discover(driven(t, 0.01), 0.05, library=smnn.polynomials(2), inputs=drive, t0=5.0, names=["y", "u"])
+    assert found.terms == ["1", "y", "u", "y^2", "y u", "u^2"]
+    np.testing.assert_array_equal(found.coefficients[:, 0] != 0, [False, True, True, False, False, False])
+    assert np.all(abs(found.coefficients[1:3, 0] - [-1, 2]) < 4 * found.standard_errors[1:3, 0])
+    simulated = found.simulate(driven(t[:1], 0)[0], tolerance=1e-6)(t)[:, 0, 0]
+    np.testing.assert_allclose(simulated, driven(t, 0)[:, 0], atol=0.02)
+
+
+def test_trajectories_with_steps_of_their_own_have_inputs_at_their_times():
+    rng = np.random.default_rng(0)
+    steps = rng.uniform(0.02, 0.08, (2, 199))
+    t = np.pad(np.cumsum(steps, axis=1), ((0, 0), (1, 0)))
+    shapes = []
+
+    def drive(t):
+        shapes.append(np.shape(t))
+        return np.sin(3 * t)[..., None]
+
+    found = smnn.discover(driven(t, 0.01), steps, library=LINEAR, inputs=drive)
+    assert (2, 200) in shapes
+    np.testing.assert_allclose(found.coefficients[:, 0], [0, -1, 2], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (np.zeros((20, 1)), TypeError, "inputs must be a function of time"),
+        (lambda t: np.zeros(t.shape), smnn.ShapeError, r"inputs must return one row of U numbers"),
+        (lambda t: np.full((*t.shape, 1), np.nan), smnn.ArgumentError, "'u' is not finite"),
+        (lambda t: np.ones((*t.shape, 1)), smnn.ArgumentError, "'1' and 'u' have the same values"),
+    ],
+)
+def test_inputs_are_checked(inputs, error, message):
+    with pytest.raises(error, match=message):
+        smnn.discover(rotation(20, 0.1), STEP, library=LINEAR, inputs=inputs)
+
+
+def test_times_that_nearly_coincide_are_moved_apart_and_that_is_said():
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.uniform(0, 20, 400))
+    t[[50, 120, 121, 300]] = t[[49, 119, 120, 299]] + 1e-7
+    with pytest.warns(smnn.DiscoveryWarning, match="times are nearer than 0.0001 of the median step"):
+        found = smnn.discover(rotation(400, 0.05, t=t), np.diff(t), library=LINEAR)
+    np.testing.assert_array_equal(found.coefficients != 0, TRUE != 0)
+    np.testing.assert_allclose(found.coefficients, TRUE, atol=0.03)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -194,15 +194,15 @@ class Space:
         y = self.values(xp, self.at_end[:, :, None], features, s)[..., 0, :, :]
         return self.gather_states(xp, y)
 
-    def rows(self, J: np.ndarray, s: np.ndarray | Scale) -> np.ndarray:
+    def rows(self, J: Array, s: np.ndarray | Scale) -> Array:
         """How f at the points changes with Φ: (..., N, k, Q, V, max(R, 1) + k), for J (..., N, k, Q, V, R+1)."""
         W = self._rows_table
         scaled = J * Scale.of(np, s).powers(self._derivatives)[..., None, None, None, :]
         if not self._is_uniform:
-            return np.matmul(scaled.swapaxes(-3, -2), W.swapaxes(0, 1)).swapaxes(-3, -2)
+            return (scaled.swapaxes(-3, -2) @ W.swapaxes(0, 1)).swapaxes(-3, -2)
         lead = scaled.shape[:-4]
         k, Q, V, r = scaled.shape[-4:]
-        return np.matmul(scaled.reshape(*lead, k, Q * V, r), W[0]).reshape(*lead, k, Q, V, W.shape[-1])
+        return (scaled.reshape(*lead, k, Q * V, r) @ W[0]).reshape(*lead, k, Q, V, W.shape[-1])
 
     @cached_property
     def _rows_table(self) -> np.ndarray:

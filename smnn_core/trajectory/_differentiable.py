@@ -168,7 +168,7 @@ def _condition_residuals(
 ) -> Callable[[Array, Array], Array]:
     """The conditions on states (B, n, M) and constants (B, p): residuals (B, C) with derivatives by what they hold."""
     problem, space = run.problem, run.found.space
-    stated = problem.conditions.values
+    values = problem.conditions.values
 
     def by_function(x: Array, p: Array) -> Array:
         y = space.spread_states(xp, x)
@@ -179,7 +179,7 @@ def _condition_residuals(
         del p
         y = space.spread_states(xp, x)
         given = conditions if isinstance(conditions, Mapping) else {float(run.times[0]): conditions}
-        pattern = np.isfinite(stated[0])  # type: ignore[index]
+        pattern = problem.conditions.stated
         columns = []
         for i in np.flatnonzero(pattern.any(axis=(1, 2))):
             value = members(asarray(given[min(given, key=lambda time: abs(float(time) - run.times[i]))]), 2)
@@ -187,4 +187,4 @@ def _condition_residuals(
             columns.append(y[:, int(i), v, o] - value[:, v, o])
         return concat(xp, columns, axis=-1)
 
-    return by_function if stated is None else by_values
+    return by_function if values is None else by_values

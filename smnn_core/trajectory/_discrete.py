@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._arrays import Array
+from ._arithmetic import NUMPY, Arithmetic, namespace_of
 from ._collocation import Scale, Space
 from ._equations import Conditions, Equations
 from ._linear import ConditionRows, Linear, Local, Step, Structure
@@ -46,32 +48,32 @@ class Iterate:
     """Residuals at an iterate, with the derivatives of the equations."""
 
     u: Step
-    f: np.ndarray
+    f: Array
     """(B, N, k, Q)"""
-    J: np.ndarray | None
+    J: Array | None
     """(B, N, k, Q, V, R+1); None where it was not asked for"""
-    P: np.ndarray | None
+    P: Array | None
     """(B, N, k, Q, p), likewise"""
-    d: np.ndarray
+    d: Array
     """(B, N, M): jumps of the states from interval to interval"""
     conditions: ConditionRows
 
     @property
-    def is_finite(self) -> np.ndarray:
+    def is_finite(self) -> Array:
         """Members without an undefined residual, (B,)."""
-        return (
-            np.isfinite(self.f).all(axis=(1, 2, 3))
-            & np.isfinite(self.d).all(axis=(1, 2))
-            & np.isfinite(self.conditions.g).all(axis=1)
-        )
+        xp = namespace_of(self.f)
+        parts = self.f, self.d, self.conditions.g
+        f, d, g = (xp.all(xp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in parts)
+        return f & d & g
 
-    def where(self, mask: np.ndarray, other: Iterate) -> Iterate:
+    def where(self, mask: Array, other: Iterate) -> Iterate:
         """self in the members of the mask, other elsewhere."""
+        xp = namespace_of(mask)
 
-        def choose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return np.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+        def choose(a: Array, b: Array) -> Array:
+            return xp.where(xp.reshape(mask, (-1, *(1,) * (a.ndim - 1))), a, b)
 
-        def both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+        def both(a: Array | None, b: Array | None) -> Array | None:
             return None if a is None or b is None else choose(a, b)
 
         mine, others = self.conditions, other.conditions
@@ -96,21 +98,22 @@ class Discrete:
     """the caller's shape of the batch, of B members"""
     orders: tuple[int, ...]
     engine: str = "auto"
+    arithmetic: Arithmetic = NUMPY
 
     @property
     def p(self) -> int:
         return self.equations.p
 
-    def shaped(self, x: np.ndarray) -> np.ndarray:
+    def shaped(self, x: Array) -> Array:
         """(B, ...) in the caller's batch shape."""
         return x.reshape((*self.batch, *x.shape[1:]))
 
-    def linearize(self, t: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def linearize(self, t: np.ndarray, y: Array, p: Array) -> tuple[Array, Array, Array]:
         """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p)."""
         results = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
         return tuple(x.reshape(len(t), *x.shape[len(self.batch) :]) for x in results)  # type: ignore[return-value]
 
-    def value(self, t: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def value(self, t: np.ndarray, y: Array, p: Array) -> Array:
         """f alone."""
         f = self.equations.value(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
         return f.reshape(len(t), *f.shape[len(self.batch) :])
@@ -126,10 +129,10 @@ class Discrete:
     def at(self, space: Space, mesh: Mesh, u: Step, *, derivatives: bool = True) -> Iterate:
         """Residuals and derivatives of all rows; without `derivatives` those of the equations only where they come
         along with f."""
-        scale = Scale(np, mesh.s)
+        xp, scale = self.arithmetic.xp, Scale(np, mesh.s)
         B, N = scale.s.shape
-        features = space.features(np, u.x[:, :-1], u.z, scale)
-        y = space.values(np, space.at_points, features, scale).reshape(B, N * space.k, space.V, space.R + 1)
+        features = space.features(xp, u.x[:, :-1], u.z, scale)
+        y = space.values(xp, space.at_points, features, scale).reshape(B, N * space.k, space.V, space.R + 1)
         t, J, P = self.times_of(space, mesh.t), None, None
         per_interval = (B, N, space.k)
         if derivatives or self.equations.gives_derivatives:
@@ -137,33 +140,33 @@ class Discrete:
             J, P = (x.reshape(*per_interval, *x.shape[2:]) for x in (J, P))
         else:
             f = self.value(t, y, u.p)
-        d = u.x[:, 1:] - space.ends(np, features, scale)
+        d = u.x[:, 1:] - space.ends(xp, features, scale)
         return Iterate(u, f.reshape(*per_interval, -1), J, P, d, self.condition_rows(space, mesh, u))
 
-    def linear(self, space: Space, mesh: Mesh, at: Iterate, size: np.ndarray) -> Linear:
+    def linear(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear:
         """What is linear in the step from an iterate with derivatives."""
         assert at.J is not None
         assert at.P is not None
-        local = Local(space, at.J, at.P, mesh.s)
-        return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine)
+        local = Local(space, at.J, at.P, mesh.s, self.arithmetic)
+        return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine, self.arithmetic)
 
     def condition_rows(self, space: Space, mesh: Mesh, u: Step) -> ConditionRows:
         """The conditions at an iterate."""
-        B, n = mesh.index.shape
+        xp, (B, n) = self.arithmetic.xp, mesh.index.shape
         x = u.x[np.arange(B)[:, None], mesh.index]  # (B, n, M)
         if self.conditions.values is not None:
             given = self.conditions.values  # (B, n, V, R)
-            rows = np.argwhere(np.isfinite(given[0]))
+            rows = np.argwhere(self.conditions.stated)
             state = {pair: i for i, pair in enumerate(zip(*map(list, space.states), strict=True))}
             columns = np.array([state[v, o] for _, v, o in rows.tolist()], int)
             g = x[:, rows[:, 0], columns] - given[:, rows[:, 0], rows[:, 1], rows[:, 2]]
             G = np.zeros((B, len(rows), n, space.M))
             G[:, np.arange(len(rows)), rows[:, 0], columns] = 1.0
             return ConditionRows(g, G, np.zeros((B, len(rows), self.p)))
-        y = space.spread_states(np, x)
+        y = space.spread_states(xp, x)
         g, G, G_p = self.conditions.evaluate(self.shaped(y), self.shaped(u.p))
         C = g.shape[-1]
-        g = np.broadcast_to(g, (*self.batch, C)).reshape(B, C)
-        G = np.broadcast_to(G, (*self.batch, *G.shape[-4:])).reshape(B, *G.shape[-4:])
-        G_p = np.broadcast_to(G_p, (*self.batch, *G_p.shape[-2:])).reshape(B, C, self.p)
-        return ConditionRows(g, space.gather_states(np, G), G_p)
+        g = xp.broadcast_to(g, (*self.batch, C)).reshape(B, C)
+        G = xp.broadcast_to(G, (*self.batch, *G.shape[-4:])).reshape(B, *G.shape[-4:])
+        G_p = xp.broadcast_to(G_p, (*self.batch, *G_p.shape[-2:])).reshape(B, C, self.p)
+        return ConditionRows(g, space.gather_states(xp, G), G_p)

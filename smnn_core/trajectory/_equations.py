@@ -140,9 +140,16 @@ class Conditions:
         function: function(y[, constants]) for y (..., n, V, R) -> (..., C), or (residuals, (..., C, n, V, R)); or None.
     """
 
-    values: np.ndarray | None
+    values: Any
     function: Callable[..., Any] | None
     takes_constants: bool = False
+    pattern: np.ndarray | None = None
+    """(n, V, R), bool: which values are given, where the values do not say it"""
+
+    @property
+    def stated(self) -> np.ndarray:
+        """Which values are given, (n, V, R), the same in all members."""
+        return np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0]) if self.pattern is None else self.pattern
 
     @staticmethod
     def of(conditions: Any, times: np.ndarray, has_constants: bool) -> Conditions:

@@ -24,7 +24,8 @@ import numpy as np
 from .._arrays import Array, Namespace, concat, device_of
 from ._collocation import Space
 from ._discrete import Mesh
-from ._linear import INCREMENTS, Linear
+from ._arithmetic import INCREMENTS
+from ._linear import Linear
 from ._newton import sizes
 from ._search import Search
 

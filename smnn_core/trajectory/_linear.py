@@ -21,25 +21,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import factorial
+from typing import Any
 
 import numpy as np
 
-from .._problem import UNIT, Problem, Weights
-from .._schemes import Scheme
-from .._solve import solve_without_raising
-from .._weighting import weighted_problem
+from .._arrays import Array, concat
+from ._arithmetic import NUMPY, Arithmetic, namespace_of
 from ._collocation import Scale, Space
 
-__all__ = ["INCREMENTS", "ConditionRows", "Linear", "Step", "Structure"]
+__all__ = ["ConditionRows", "Linear", "Local", "Step", "Structure"]
 
-INCREMENTS = Scheme.from_matrices(
-    [[1.0, 1.0]], [[-1.0, 0.0]], name="increments", citation="x[t] + (x[t+1] - x[t]) = x[t+1]"
-)
-"""What ties points together whose second unknown is the increment to the next."""
-
-
-ROUNDING = 1e-13
-"""What is left of rows of size 1 that depend on others."""
+ROUNDING = 500
+"""How many roundings of rows of size 1 are what is left of rows that depend on others."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,10 @@ class Structure:
 class ConditionRows:
     """Conditions at one iterate: g, (B, C), and its derivatives by the states at n times and by the constants."""
 
-    g: np.ndarray
-    G: np.ndarray
+    g: Array
+    G: Array
     """(B, C, n, M)"""
-    G_p: np.ndarray
+    G_p: Array
     """(B, C, p)"""
 
 
@@ -90,25 +83,26 @@ class ConditionRows:
 class Step:
     """A change, or a state, of the unknowns: states x (B, N+1, M), stages z (B, N, V, k), constants p (B, p)."""
 
-    x: np.ndarray
-    z: np.ndarray
-    p: np.ndarray
+    x: Array
+    z: Array
+    p: Array
 
-    def plus(self, other: Step, factor: np.ndarray | float = 1.0) -> Step:
+    def plus(self, other: Step, factor: Any = 1.0) -> Step:
         """self + factor * other, with one factor or (B,) of them."""
-        a = np.asarray(factor)
+        a = np.asarray(factor) if isinstance(factor, float) else factor
         return Step(
             self.x + a[..., None, None] * other.x,
             self.z + a[..., None, None, None] * other.z,
             self.p + a[..., None] * other.p,
         )
 
-    def where(self, mask: np.ndarray, other: Step) -> Step:
+    def where(self, mask: Array, other: Step) -> Step:
         """self in the members of the mask (B,), other elsewhere."""
+        xp = namespace_of(mask)
         return Step(
-            np.where(mask[:, None, None], self.x, other.x),
-            np.where(mask[:, None, None, None], self.z, other.z),
-            np.where(mask[:, None], self.p, other.p),
+            xp.where(mask[:, None, None], self.x, other.x),
+            xp.where(mask[:, None, None, None], self.z, other.z),
+            xp.where(mask[:, None], self.p, other.p),
         )
 
 
@@ -119,22 +113,25 @@ class Local:
         J: (B, N, k, Q, V, R+1); P: (B, N, k, Q, p); s: (B, N).
     """
 
-    def __init__(self, space: Space, J: np.ndarray, P: np.ndarray, s: np.ndarray | Scale) -> None:
-        scale = Scale.of(np, s)
-        self.space, self.scale, self.s = space, scale, scale.s
+    def __init__(
+        self, space: Space, J: Array, P: Array, s: np.ndarray | Scale, arithmetic: Arithmetic = NUMPY
+    ) -> None:
+        xp, scale = arithmetic.xp, Scale.of(np, s)
+        self.space, self.scale, self.s, self.xp = space, scale, scale.s, xp
         B, N, k, Q, V, _ = J.shape
         width = max(space.R, 1)
         C = space.rows(J, scale)
         C_z = C[..., width:].reshape(B, N, k * Q, V * k)
-        C_x = space.gather_states(np, C[..., :width])
+        C_x = space.gather_states(xp, C[..., :width])
         if space.R > 1:
             C_x = C_x * self._state_powers
-        self.C = (np.concatenate([C_x, P], axis=-1) if P.shape[-1] else C_x).reshape(B, N, k * Q, space.M + P.shape[-1])
-        self.H, self.rest = _pseudo_inverse(C_z, self.C)
+        C = concat(xp, [C_x, P], axis=-1) if P.shape[-1] else C_x
+        self.C = C.reshape(B, N, k * Q, space.M + P.shape[-1])
+        self.H, self.rest = _pseudo_inverse(arithmetic, C_z, self.C)
         self.HC = self.H @ self.C
-        G = self._ends(-self.HC)
-        self.Γ = G
-        self.Γ[..., : space.M] += _taylor(space, self.s)
+        Γ, taylor = self._ends(-self.HC), _taylor(space, self.s)
+        M = space.M
+        self.Γ = concat(xp, [Γ[..., :M] + taylor, Γ[..., M:]], axis=-1) if P.shape[-1] else Γ + taylor
 
     @cached_property
     def _state_powers(self) -> np.ndarray:
@@ -143,18 +140,18 @@ class Local:
             *self.s.shape, 1, 1, self.space.M
         )
 
-    def _ends(self, stages: np.ndarray) -> np.ndarray:
+    def _ends(self, stages: Array) -> Array:
         """What stages (B, N, V k, columns), in units of y, add to the states at the ends: (B, N, M, columns)."""
         space = self.space
         v, o = space.states
         W = space.at_end[v, max(space.R, 1) :, o]  # (M, k)
         blocks = stages.reshape(*stages.shape[:2], space.V, space.k, stages.shape[-1])
         if space.R == 1 and space.M == space.V:
-            return np.matmul(W[0], blocks)
-        sums = np.matmul(W[:, None, :], blocks[:, :, v])[..., 0, :]
+            return W[0] @ blocks
+        sums = (W[:, None, :] @ blocks[:, :, v])[..., 0, :]
         return sums / self._state_powers[..., 0, 0, :, None]
 
-    def particular(self, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def particular(self, f: Array) -> tuple[Array, Array]:
         """-H f, (B, N, V k), and what it adds at the ends, (B, N, M); f (B, N, k, Q)."""
         stages = -(self.H @ f.reshape(*f.shape[:2], -1, 1))
         return stages[..., 0], self._ends(stages)[..., 0]
@@ -172,12 +169,12 @@ class Local:
             x[:, n + 1] = (self.Γ[:, n, :, :M] @ x[:, n, :, None])[..., 0] + γ[:, n]
         return x
 
-    def stages(self, particular: np.ndarray, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def stages(self, particular: Array, x: Array, p: Array) -> Array:
         """δz, (B, N, V, k), for δx at the left ends (B, N, M) and δp (B, p)."""
-        space = self.space
+        xp, space = self.xp, self.space
         full = x
         if p.shape[-1]:
-            full = np.concatenate([x, np.broadcast_to(p[:, None], (*x.shape[:2], p.shape[-1]))], axis=-1)
+            full = concat(xp, [x, xp.broadcast_to(p[:, None], (*x.shape[:2], p.shape[-1]))], axis=-1)
         z = particular - (self.HC @ full[..., None])[..., 0]
         return z.reshape(*x.shape[:2], space.V, space.k) / self.scale.powers(space.orders)[..., None]
 
@@ -192,34 +189,26 @@ def _taylor(space: Space, s: np.ndarray) -> np.ndarray:
     return s[..., None, None] ** np.maximum(e, 0) * factor
 
 
-def _pseudo_inverse(C_z: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+def _pseudo_inverse(arithmetic: Arithmetic, C_z: Array, C: Array) -> tuple[Array, tuple[Array, Array] | None]:
     """H, and where C_z has more rows than columns the rows E δ(x, p) = -T f that it leaves, as (E, T)."""
-    size = np.maximum(np.abs(C_z).max(axis=-1), np.abs(C).max(axis=-1, initial=0.0))
-    ρ = 1 / np.where(size > 0, size, 1.0)
+    xp = arithmetic.xp
+
+    def transposed(A: Array) -> Array:
+        return xp.moveaxis(A, -1, -2)
+
+    size = xp.max(xp.abs(C_z), axis=-1)
+    size = xp.maximum(size, xp.max(xp.abs(C), axis=-1)) if C.shape[-1] else size
+    ρ = 1 / xp.where(size > 0, size, xp.ones_like(size))
     scaled = C_z * ρ[..., None]
     if C_z.shape[-2] == C_z.shape[-1]:
-        return _inverse(scaled) * ρ[..., None, :], None
-    U, R = np.linalg.qr(scaled)
-    left = np.swapaxes(U, -1, -2) * ρ[..., None, :]
+        return arithmetic.inverse(scaled) * ρ[..., None, :], None
+    U, R = xp.linalg.qr(scaled)
+    left = transposed(U) * ρ[..., None, :]
     E = C * ρ[..., None] - U @ (left @ C)
-    Q, upper = np.linalg.qr(E)
-    upper[np.abs(upper).max(axis=-1, initial=0.0) < ROUNDING] = 0.0  # of equations that say the same
-    T = np.swapaxes(Q, -1, -2) * ρ[..., None, :] - (np.swapaxes(Q, -1, -2) @ U) @ left
-    return _inverse(R) @ left, (upper, T)
-
-
-def _inverse(A: np.ndarray) -> np.ndarray:
-    """The inverses, NaN where a matrix is singular or not finite."""
-    try:
-        return np.linalg.inv(A)
-    except np.linalg.LinAlgError:
-        inverse = np.full_like(A, np.nan)
-        for i in np.ndindex(A.shape[:-2]):
-            try:
-                inverse[i] = np.linalg.inv(A[i])
-            except np.linalg.LinAlgError:
-                continue
-        return inverse
+    Q, upper = xp.linalg.qr(E)
+    T = transposed(Q) * ρ[..., None, :] - (transposed(Q) @ U) @ left
+    said_before = xp.max(xp.abs(upper), axis=-1, keepdims=True) < ROUNDING * float(xp.finfo(C.dtype).eps)
+    return arithmetic.inverse(R) @ left, (xp.where(said_before, xp.zeros_like(upper), upper), T)
 
 
 class Linear:
@@ -236,64 +225,76 @@ class Linear:
         conditions: ConditionRows,
         structure: Structure,
         index: np.ndarray,
-        size: np.ndarray,
+        size: Array,
         engine: str = "auto",
+        arithmetic: Arithmetic = NUMPY,
     ) -> None:
         self.local, self.structure, self.index, self.engine = local, structure, index, engine
-        Γ = local.Γ
+        self.arithmetic = arithmetic
+        xp, Γ = arithmetic.xp, local.Γ
         B, N, M, inner = Γ.shape
         self.M, self.p = M, inner - M
         carried = structure.carried
         m = self.m = inner + M * len(carried)
-        self.size = np.concatenate([size, *[size[:, :M]] * len(carried)], axis=-1)
-        D = self.size
-        own, first, extra = structure.slots(M)
-        self.own, self.first = own, first
-        beside = m + (inner if local.rest is not None else 0)
-        self.beside = beside
-        c = np.zeros((B, N + 1, beside + extra, m, 2))
-        j = np.arange(m)
-        c[:, :, j, j, 1] = 1.0
-        A = Γ * (D[:, None, None, :inner] / D[:, None, :M, None])
-        c[:, :N, :M, :inner, 0] = -A
-        i = np.arange(M)
-        c[:, :N, i, i, 0] += 1.0
-        if local.rest is not None:
-            c[:, :N, m : m + inner, :inner, 0] = local.rest[0] * D[:, None, None, :inner]
-        member = np.arange(B)
-        for a, (time, slot) in enumerate(zip(carried, first, strict=True)):  # x(time) - carried = 0
-            at = index[:, time]
-            for k in range(M):
-                row = beside + slot + k
-                c[member, at, row, k, 0] = 1.0
-                c[member, at, row, inner + a * M + k, 0] = -1.0
-        for row, (time, slot) in enumerate(zip(structure.home, own, strict=True)):
-            at = index[:, time]
-            c[member, at, beside + slot, :M, 0] = conditions.G[:, row, time] * D[:, :M]
-            c[member, at, beside + slot, M:inner, 0] = conditions.G_p[:, row] * D[:, M:inner]
-            for a, other in enumerate(carried):
-                if other != time and structure.touches[row, other]:
-                    part = slice(inner + a * M, inner + (a + 1) * M)
-                    c[member, at, beside + slot, part, 0] = conditions.G[:, row, other] * D[:, :M]
-        size_of_row = np.abs(c).max(axis=(-1, -2))
-        self.scale = 1 / np.where(size_of_row > 0, size_of_row, 1.0)
-        self.coefficients = c * self.scale[..., None, None]
+        D = self.size = concat(xp, [size, *[size[:, :M]] * len(carried)], axis=-1) if carried else size
+        self.own, first, extra = structure.slots(M)
+        self.beside = m + (inner if local.rest is not None else 0)
 
-    def right_hand_side(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def zeros(*shape: int) -> Array:
+            return xp.zeros(shape, dtype=Γ.dtype)
+
+        rows = [np.eye(M, inner) - Γ * (D[:, None, None, :inner] / D[:, None, :M, None]), zeros(B, N, m - M, inner)]
+        if local.rest is not None:
+            rows.append(local.rest[0] * D[:, None, None, :inner])
+        rows.append(zeros(B, N, extra, inner))
+        c = concat(xp, rows, axis=-2)
+        if m > inner:
+            c = concat(xp, [c, zeros(*c.shape[:-1], m - inner)], axis=-1)
+        c = concat(xp, [c, zeros(B, 1, *c.shape[2:])], axis=1)
+        c = arithmetic.put(c, self._places, self._condition_rows(conditions) * D[:, None, :])
+        for a, time in enumerate(carried):  # x(time) - carried = 0
+            k = np.arange(M)
+            at, row = index[:, time, None], self.beside + first[a] + k
+            for column, value in ((k, 1.0), (inner + a * M + k, -1.0)):
+                c = arithmetic.put(c, (np.arange(B)[:, None], at, row, column), value)
+        increments = np.eye(self.beside + extra, m)
+        size_of_row = xp.maximum(xp.max(xp.abs(c), axis=-1), np.max(increments, axis=-1))
+        self.scale = 1 / xp.where(size_of_row > 0, size_of_row, xp.ones_like(size_of_row))
+        self.coefficients = xp.stack([c * self.scale[..., None], increments * self.scale[..., None]], axis=-1)
+
+    @property
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Member, point and row of each condition, for (B, N+1, rows)."""
+        B = len(self.index)
+        return np.arange(B)[:, None], self.index[:, self.structure.home], self.beside + self.own
+
+    def _condition_rows(self, conditions: ConditionRows) -> Array:
+        """The conditions in terms of the unknowns of their points: (B, C, m)."""
+        xp, home, touches = self.arithmetic.xp, self.structure.home, self.structure.touches
+        each = np.arange(len(home))
+        parts = [conditions.G[:, each, home], conditions.G_p]
+        for other in self.structure.carried:
+            seen = touches[:, other] & (home != other)
+            parts.append(conditions.G[:, :, other] * seen[:, None])
+        return concat(xp, parts, axis=-1)
+
+    def right_hand_side(self, f: Array, d: Array, g: Array) -> tuple[Array, Array]:
         """What the rows that couple in time leave, (B, N+1, rows), and -H f, (B, N, V k)."""
         local, M, m = self.local, self.M, self.m
-        B, N = f.shape[:2]
+        xp, (B, N) = self.arithmetic.xp, f.shape[:2]
         particular, γ = local.particular(f)
-        b = np.zeros(self.coefficients.shape[:3])
-        b[:, :N, :M] = (γ - d) / self.size[:, None, :M]
-        if local.rest is not None:
-            b[:, :N, m : m + M + self.p] = -(local.rest[1] @ f.reshape(B, N, -1, 1))[..., 0]
-        member = np.arange(B)
-        for row, (time, slot) in enumerate(zip(self.structure.home, self.own, strict=True)):
-            b[member, self.index[:, time], self.beside + slot] = -g[:, row]
-        return b * self.scale, particular
 
-    def merit(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> np.ndarray:
+        def zeros(*shape: int) -> Array:
+            return xp.zeros(shape, dtype=d.dtype)
+
+        parts = [(γ - d) / self.size[:, None, :M], zeros(B, N, m - M)]
+        if local.rest is not None:
+            parts.append(-(local.rest[1] @ f.reshape(B, N, -1, 1))[..., 0])
+        parts.append(zeros(B, N, self.coefficients.shape[2] - self.beside))
+        b = concat(xp, [concat(xp, parts, axis=-1), zeros(B, 1, self.coefficients.shape[2])], axis=1)
+        return self.arithmetic.put(b, self._places, -g) * self.scale, particular
+
+    def merit(self, f: Array, d: Array, g: Array) -> Array:
         """The size of residuals in terms of what they would move: states, in units of their sizes, and stages; (B,)."""
         b, particular = self.right_hand_side(f, d, g)
         space = self.local.space
@@ -303,31 +304,14 @@ class Linear:
         stages = particular.reshape(*particular.shape[:2], space.V, space.k) / largest[:, None, :, None]
         return np.sqrt((b**2).sum(axis=(1, 2)) + (stages**2).sum(axis=(1, 2, 3)) / space.k)
 
-    def solve(self, f: np.ndarray, d: np.ndarray, g: np.ndarray, damping: np.ndarray | None = None) -> Step:
+    def solve(self, f: Array, d: Array, g: Array, damping: Array | None = None) -> Step:
         """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none.
 
         Args:
             damping: (B,): weights with which the states, in units of their sizes, are kept where they are.
         """
-        M, m = self.M, self.m
+        M, N = self.M, f.shape[1]
         b, particular = self.right_hand_side(f, d, g)
-        N = f.shape[1]
-        u, weights = _NOTHING(m), UNIT
-        if damping is not None:
-            u = np.zeros((N + 1, m, 1))
-            weights = Weights(initial=np.broadcast_to(damping[:, None, None, None], (len(f), N + 1, m, 1)))
-        problem = Problem.build(
-            self.coefficients, b, u, _UNIT_STEP, n_steps=N + 1, scheme=INCREMENTS, weights=weights, values=False
-        )
-        y = solve_without_raising(weighted_problem(problem), engine=self.engine)[0][..., 0]
-        y = y * self.size[:, None]
+        y = self.arithmetic.solve(self.coefficients, b, damping, self.engine)[..., 0] * self.size[:, None]
         x, p = y[..., :M], y[:, 0, M : M + self.p]
         return Step(x, self.local.stages(particular, x[:, :N], p), p)
-
-
-_UNIT_STEP = np.ones(1)
-
-
-def _NOTHING(m: int) -> np.ndarray:
-    """No initial values."""
-    return np.zeros((0, m, 1))

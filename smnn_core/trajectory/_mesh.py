@@ -20,6 +20,7 @@ from math import factorial
 
 import numpy as np
 
+from .._arrays import Array
 from ._collocation import Space, gauss, radau
 from ._discrete import Discrete, Mesh
 from ._linear import Local, Step
@@ -30,11 +31,11 @@ __all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "fin
 
 @dataclass(frozen=True)
 class Estimate:
-    error: np.ndarray
+    error: Array
     """(B, N, V): the largest difference of each variable on each interval"""
-    local: np.ndarray
+    local: Array
     """(B, N, V): what each interval adds"""
-    constants: np.ndarray
+    constants: Array
     """(B, p)"""
 
 
@@ -54,10 +55,9 @@ def constants_of_error(space: Space) -> np.ndarray:
 
 def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
     """The error of a solution; `forward` where all conditions stand at the first time."""
-    higher, s = one_point_more(space), mesh.s
-    v = np.arange(space.V)
-    y = space.values(np, space.table(higher.points), space.features(np, u.x[:, :-1], u.z, s), s)
-    z = np.swapaxes(y[..., v, list(space.orders)], -1, -2)
+    xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.s
+    y = space.values(xp, space.table(higher.points), space.features(xp, u.x[:, :-1], u.z, s), s)
+    z = xp.moveaxis(y[..., np.arange(space.V), np.array(space.orders)], -1, -2)
     there = Step(u.x, z, u.p)
     at = problem.at(higher, mesh, there)
     if forward:
@@ -67,12 +67,12 @@ def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: b
     else:
         δ = problem.linear(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
     offsets = np.linspace(0, 1, space.k + 4)
-    features = higher.features(np, δ.x[:, :-1], δ.z, s)
-    error = np.abs(higher.values(np, higher.table(offsets), features, s)[..., 0]).max(axis=2)
+    features = higher.features(xp, δ.x[:, :-1], δ.z, s)
+    error = xp.max(xp.abs(higher.values(xp, higher.table(offsets), features, s)[..., 0]), axis=2)
     top = (z + δ.z) @ higher.leading  # s^k y^(q+k)
     q = np.array(space.orders)
-    local = constants_of_error(space) * np.abs(s[..., None] ** q * top)
-    return Estimate(error, local, np.abs(δ.p))
+    local = constants_of_error(space) * xp.abs(s[..., None] ** q * top)
+    return Estimate(error, local, xp.abs(δ.p))
 
 
 def _forward(space: Space, s: np.ndarray, f: np.ndarray, J: np.ndarray, P: np.ndarray, d: np.ndarray) -> Step:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._arrays import Array, concat
+from ._arithmetic import namespace_of
 from ._collocation import Space
 from ._discrete import Discrete, Iterate, Mesh
 from ._linear import Linear, Step
@@ -30,33 +33,36 @@ class Newton:
     """Where Newton's method ended."""
 
     u: Step
-    converged: np.ndarray
+    converged: Array
     """(B,)"""
-    iterations: int
+    iterations: Any
 
 
-def sizes(space: Space, u: Step, absolute: float = 0.0) -> np.ndarray:
+def sizes(space: Space, u: Step, absolute: float = 0.0) -> Array:
     """The largest value of each state over the mesh, and the constants: (B, M + p); 1 where there are zeros alone."""
-    x = np.abs(u.x).max(axis=1)
-    size = np.concatenate([x, np.abs(u.p)], axis=-1)
-    return np.where(size > absolute, size, np.where(absolute > 0, absolute, 1.0))
+    xp = namespace_of(u.x)
+    size = concat(xp, [xp.max(xp.abs(u.x), axis=1), xp.abs(u.p)], axis=-1)
+    return xp.where(size > absolute, size, (absolute if absolute > 0 else 1.0) * xp.ones_like(size))
 
 
 class _Norm:
     """The root mean square of a step in units of sizes, (B,); algebraic variables count by their stages."""
 
     def __init__(self, space: Space, u: Step) -> None:
-        size = sizes(space, u)
-        self.x, self.p = size[:, None, : space.M], size[:, space.M :]
+        xp, size = namespace_of(u.x), sizes(space, u)
+        self.xp, self.x, self.p = xp, size[:, None, : space.M], size[:, space.M :]
         self.algebraic = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
-        z = np.abs(u.z[:, :, self.algebraic]).max(axis=(1, 3), initial=0.0)
-        self.z = np.where(z > 0, z, 1.0)[:, None, :, None]
+        if len(self.algebraic):
+            z = xp.max(xp.abs(u.z[:, :, self.algebraic]), axis=(1, 3))
+            self.z = xp.where(z > 0, z, xp.ones_like(z))[:, None, :, None]
 
-    def __call__(self, d: Step) -> np.ndarray:
-        parts = [(d.x / self.x) ** 2, (d.p / self.p)[:, None] ** 2, (d.z[:, :, self.algebraic] / self.z) ** 2]
-        with np.errstate(all="ignore"):
-            total = sum(p.reshape(len(p), -1).sum(axis=1) for p in parts)
-            return np.sqrt(total / max(sum(p[0].size for p in parts), 1))
+    def __call__(self, d: Step) -> Array:
+        parts = [(d.x / self.x) ** 2, (d.p / self.p) ** 2]
+        if len(self.algebraic):
+            parts.append((d.z[:, :, self.algebraic] / self.z) ** 2)
+        total = sum(self.xp.sum(part, axis=tuple(range(1, part.ndim))) for part in parts)
+        count = sum(int(np.prod(part.shape[1:])) for part in parts)
+        return self.xp.sqrt(total / max(count, 1))
 
 
 def newton(
@@ -64,44 +70,67 @@ def newton(
     space: Space,
     mesh: Mesh,
     u: Step,
-    held: np.ndarray,
+    held: Array,
     *,
     tolerance: float,
     most: int = 150,
 ) -> Newton:
-    """Newton's method from u for the members that are not held (B,); the others keep their u."""
-    active, converged = ~held, np.zeros(len(held), bool)
-    at = problem.at(space, mesh, u)
-    factor = np.ones(len(held))
-    active &= at.is_finite
-    iterations = 0
-    while active.any() and iterations < most:
-        iterations += 1
-        if at.J is None:
-            at = problem.at(space, mesh, at.u)
+    """Newton's method from u for the members that are not held (B,); the others keep their u. Traceable."""
+    xp = problem.arithmetic.xp
+    at = problem.at(space, mesh, u, derivatives=False)
+    start = _Progress(at, xp.ones(held.shape, dtype=u.x.dtype), ~held & at.is_finite, xp.zeros_like(held), 0)
+
+    def going(now: _Progress) -> Array:
+        return xp.any(now.active) & (now.iterations < most)
+
+    def advance(now: _Progress) -> _Progress:
+        at = now.at if now.at.J is not None else problem.at(space, mesh, now.at.u)
         linear = problem.linear(space, mesh, at, sizes(space, at.u))
         step = linear.solve(at.f, at.d, at.conditions.g)
         norm = _Norm(space, at.u.plus(step))
         length = norm(step)
-        active &= np.isfinite(length)
+        active = now.active & xp.isfinite(length)
         done = active & (length < tolerance)
-        if done.any():
-            at = _moved(at, done, at.u.plus(step))
-            converged |= done
-            active &= ~done
-            if not active.any():
-                break
-        at, factor, ended, failed = _damped(
-            problem, space, mesh, at, linear, step, length, norm, factor, active, tolerance
+        moved = _moved(now.at, done, at.u.plus(step))
+        active = active & ~done
+        tried = _damped(problem, space, mesh, moved, linear, step, length, norm, now.factor, active, tolerance)
+        failed = active & tried.failed
+        ended = done | tried.ended | (failed & (length < ROUNDING * tolerance))  # the rest is rounding
+        return _Progress(
+            tried.best, tried.next_factor, active & ~(tried.ended | failed), now.converged | ended, now.iterations + 1
         )
-        converged |= ended | failed & (length < ROUNDING * tolerance)  # the rest is rounding
-        active &= ~(ended | failed)
-    return Newton(at.u, converged, iterations)
+
+    with np.errstate(all="ignore"):
+        end = problem.arithmetic.loop(going, advance, start)
+    return Newton(end.at.u, end.converged, end.iterations)
 
 
-def _moved(at: Iterate, mask: np.ndarray, u: Step) -> Iterate:
+class _Progress(NamedTuple):
+    """Where the iteration stands; without derivatives at `at`, unless they come along with f."""
+
+    at: Iterate
+    factor: Array
+    """(B,): of the step that is tried first"""
+    active: Array
+    converged: Array
+    iterations: Any
+
+
+def _moved(at: Iterate, mask: Array, u: Step) -> Iterate:
     """The iterate with other unknowns in the members of the mask; their residuals are not looked at again."""
     return Iterate(u.where(mask, at.u), at.f, at.J, at.P, at.d, at.conditions)
+
+
+class _Tried(NamedTuple):
+    """Steps of lengths that were tried, of those members that are open."""
+
+    best: Iterate
+    factor: Array
+    next_factor: Array
+    """with which the next step begins"""
+    open: Array
+    ended: Array
+    failed: Array
 
 
 def _damped(
@@ -111,39 +140,37 @@ def _damped(
     at: Iterate,
     linear: Linear,
     step: Step,
-    length: np.ndarray,
+    length: Array,
     norm: _Norm,
-    factor: np.ndarray,
-    active: np.ndarray,
+    factor: Array,
+    active: Array,
     tolerance: float,
-) -> tuple[Iterate, np.ndarray, np.ndarray, np.ndarray]:
-    """The next iterate, the factors to begin with there, and the members that have converged and failed."""
-    open_, failed = active.copy(), np.zeros_like(active)
-    best, next_factor, ended = at, factor.copy(), np.zeros_like(active)
-    while open_.any():
-        new = at.u.plus(step, np.where(open_, factor, 0.0))
-        new = new.where(open_, best.u)
+) -> _Tried:
+    """Shortens the step of each active member until it is accepted, or too short."""
+    xp = problem.arithmetic.xp
+    one, none = xp.ones_like(factor), xp.zeros_like(active)
+
+    def advance(now: _Tried) -> _Tried:
+        factor = now.factor
+        new = at.u.plus(step, xp.where(now.open, factor, xp.zeros_like(factor))).where(now.open, now.best.u)
         there = problem.at(space, mesh, new, derivatives=False)
         simplified = linear.solve(there.f, there.d, there.conditions.g)
-        with np.errstate(all="ignore"):
-            shorter = norm(simplified)
-            bend = norm(simplified.plus(step, -(1 - factor)))
-            h = 2 * bend / (factor**2 * length)
-            fine = there.is_finite & (shorter <= (1 - factor / 4) * length)
-        accepted = open_ & fine
-        best = there.where(accepted, best)
-        ended_now = accepted & (factor == 1) & (shorter < tolerance)
-        if ended_now.any():
-            best = _moved(best, ended_now, best.u.plus(simplified))
-            ended |= ended_now
-        next_factor = np.where(accepted, np.minimum(1.0, 1 / np.maximum(h, 1e-300)), next_factor)
-        open_ &= ~accepted
-        shrunk = np.where(np.isfinite(h), np.minimum(1 / np.maximum(h, 1e-300), factor / 2), factor / 2)
-        factor = np.where(open_, shrunk, factor)
-        given_up = open_ & (factor < SHORTEST)
-        failed |= given_up
-        open_ &= ~given_up
-    return best, np.where(failed, 1.0, next_factor), ended, failed
+        shorter = norm(simplified)
+        h = 2 * norm(simplified.plus(step, -(1 - factor))) / (factor**2 * length)
+        allowed = 1 / xp.where(h > 1e-300, h, 1e-300 * one)  # by the curvature
+        accepted = now.open & there.is_finite & (shorter <= (1 - factor / 4) * length)
+        ended = accepted & (factor == 1) & (shorter < tolerance)
+        best = there.where(accepted, now.best)
+        best = _moved(best, ended, best.u.plus(simplified))
+        next_factor = xp.where(accepted, xp.minimum(one, allowed), now.next_factor)
+        still = now.open & ~accepted
+        shrunk = xp.where(xp.isfinite(h), xp.minimum(allowed, factor / 2), factor / 2)
+        factor = xp.where(still, shrunk, factor)
+        given_up = still & (factor < SHORTEST)
+        return _Tried(best, factor, next_factor, still & ~given_up, now.ended | ended, now.failed | given_up)
+
+    end = problem.arithmetic.loop(lambda now: xp.any(now.open), advance, _Tried(at, factor, factor, active, none, none))
+    return end._replace(next_factor=xp.where(end.failed, one, end.next_factor))
 
 
 def limited(

@@ -279,7 +279,7 @@ def _structure(problem: Discrete, orders: tuple[int, ...], times: np.ndarray, c:
     n, B = len(times), len(c)
     mesh = Mesh(np.broadcast_to(times, (B, n)), np.broadcast_to(np.arange(n), (B, n)))
     if problem.conditions.values is not None:
-        stated = np.argwhere(np.isfinite(problem.conditions.values[0]))
+        stated = np.argwhere(problem.conditions.stated)
         touches = stated[:, :1] == np.arange(n)
     else:
         touches = np.zeros((0, n), bool)

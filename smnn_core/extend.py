@@ -105,10 +105,11 @@ from .fitting._variable_projection import estimate
 from .nonlinear._implicit import FitRows, stand_in, times
 from .nonlinear._implicit import attached as attached_step
 from .nonlinear._linearize import Linearization, Residual
-from .trajectory._differentiable import DifferentiableSolution, differentiable
-from .trajectory._equations import Equations
-from .trajectory._implicit import Frozen, Unknowns
-from .trajectory._search import refined, search
+from .trajectory._arithmetic import INCREMENTS, Arithmetic
+from .trajectory._differentiable import DifferentiableSolution, differentiable, differentiable_on_mesh
+from .trajectory._equations import Conditions, Equations
+from .trajectory._on_mesh import TREES, solve_on_mesh
+from .trajectory._search import checked_times, refined, search
 from .trajectory._solution import solution_of
 from .trajectory._solve import warn_unless_converged
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of

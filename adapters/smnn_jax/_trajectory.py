@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
 import jax
@@ -17,14 +17,20 @@ from jax.lax import stop_gradient
 from smnn_core import ArgumentError, NamespaceError
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
+    INCREMENTS,
+    TREES,
+    Arithmetic,
+    Conditions,
     DifferentiableSolution,
     Equations,
-    Frozen,
-    Unknowns,
+    checked_times,
     differentiable,
+    differentiable_on_mesh,
+    is_tracer,
     refined,
     search,
     solution_of,
+    solve_on_mesh,
     warn_unless_converged,
 )
 
@@ -35,9 +41,26 @@ Array = Any
 __all__ = ["Solution", "solve"]
 
 
-for _class, _static in ((Unknowns, ()), (Frozen, ("xp", "solve_ode", "space"))):
+for _class, _static in TREES.items():
     _names = [f.name for f in fields(_class) if f.name not in _static]
     jax.tree_util.register_dataclass(_class, data_fields=_names, meta_fields=list(_static))
+
+
+def _linear_solution(coefficients: Array, b: Array, damping: None, engine: str) -> Array:
+    del damping  # of Levenberg and Marquardt, who are not called
+    none = jnp.zeros((0, coefficients.shape[-2], 1), b.dtype)
+    return solve_ode(
+        coefficients, b, none, jnp.ones(1, b.dtype), n_steps=b.shape[-2], scheme=INCREMENTS, engine=engine
+    )
+
+
+TRACED = Arithmetic(
+    xp=jnp,
+    inverse=jnp.linalg.inv,
+    put=lambda x, index, values: x.at[index].set(values),
+    loop=jax.lax.while_loop,
+    solve=_linear_solution,
+)
 
 
 @cache
@@ -72,8 +95,9 @@ class Solution(DifferentiableSolution):
     def _like(self, times: Any) -> Array:
         return jnp.asarray(times, dtype=self.t.dtype)
 
-    def _numbers(self, x: Array) -> np.ndarray:
-        return np.asarray(_values("times", x))
+    def _numbers(self, x: Array) -> np.ndarray | None:
+        x = stop_gradient(x)
+        return None if is_tracer(x) else np.asarray(x, np.float64)
 
     def _inside(self, space: Any, x: Array, z: Array, s: Array, θ: Array) -> Array:
         return _inside(x, z, s, θ, space=space)
@@ -129,28 +153,45 @@ def solve(
         >>> print(jax.grad(end)(1.0).round(3))
         -0.25
     """
-    like = jnp.zeros((), jnp.result_type(float, *_arrays((times, conditions, constants))))
+    given = times, conditions, constants
+    like = jnp.zeros((), jnp.result_type(float, *_arrays(given)))
+    options = {"tolerance": tolerance, "absolute": absolute, "order": order, "points": points, "engine": engine}
+    try:
+        return _searched(
+            residual, *given, like, guess=guess, mesh=mesh, most_intervals=max_intervals, progress=progress, **options
+        )
+    except _TracedError as error:
+        if mesh is None:
+            raise ArgumentError(str(error)) from None
+    return _on_mesh(residual, *given, like, guess=guess, mesh=mesh, **options)
+
+
+def _integers_or_like(like: Array, x: np.ndarray) -> Array:
+    return jnp.asarray(x, like.dtype if x.dtype.kind == "f" else None)
+
+
+def _searched(
+    residual: Callable[..., Array], times: Any, conditions: Any, constants: Any, like: Array, **options: Any
+) -> Solution:
+    """By values."""
     p = 0 if constants is None else jnp.shape(constants)[-1]
     equations = _Equations(residual, p, like.dtype)
+    mesh = options["mesh"]
     run = search(
         equations,
         _values("times", times),
         _conditions_of_core(conditions, equations),
-        tolerance=tolerance,
-        absolute=absolute,
-        order=order,
-        constants=None if constants is None else _values("constants", constants),
-        guess=_guess_of_core(guess, equations),
-        mesh=None if mesh is None else _values("mesh", mesh),
-        points=points,
-        most_intervals=max_intervals,
-        engine=engine,
-        progress=progress,
+        **options
+        | {
+            "constants": None if constants is None else _values("constants", constants),
+            "guess": _guess_of_core(options["guess"], equations),
+            "mesh": None if mesh is None else _values("mesh", mesh),
+        },
     )
     if mesh is None:  # of the few numbers of intervals for which operations are compiled
         run = refined(run, max(16, 1 << (run.found.mesh.N - 1).bit_length()))
     values = solution_of(run, np.dtype(like.dtype))
-    warn_unless_converged(values.converged, values.reason)
+    warn_unless_converged(values.converged, values.reason, stacklevel=4)
     return differentiable(
         Solution,
         run,
@@ -158,12 +199,62 @@ def solve(
         residual,
         jnp.asarray(times, dtype=like.dtype),
         conditions,
-        like,
         asarray=partial(jnp.asarray, dtype=like.dtype),
         constant=stop_gradient,
-        solve_ode=_solver(engine),
+        of=partial(_integers_or_like, like),
+        solve_ode=_solver(options["engine"]),
         compiled=_compiled,
     )
+
+
+def _on_mesh(
+    residual: Callable[..., Array], times: Any, conditions: Any, constants: Any, like: Array, **options: Any
+) -> Solution:
+    """By a loop of the program."""
+    wide = jnp.result_type(float)  # the dtype of the algebra
+    fixed = checked_times(_values("times", times))
+    c = jnp.zeros(0, wide) if constants is None else jnp.asarray(constants, wide)
+    p = c.shape[-1]
+    equations = _TracedEquations(residual, p, like.dtype)
+    takes_constants = p > 0 and callable(conditions) and _takes_two(conditions)
+    guess = options["guess"]
+
+    def shape_of_f(shape: tuple[int, ...]) -> tuple[int, ...]:
+        given = [jax.ShapeDtypeStruct(x, like.dtype) for x in (shape[:-2], shape, (*shape[:-3], 1, p))]
+        return tuple(jax.eval_shape(residual, *given[: 3 if p else 2]).shape)
+
+    run = solve_on_mesh(
+        equations,
+        fixed,
+        _TracedConditions(None, conditions, takes_constants) if callable(conditions) else _stated(conditions, fixed),
+        shape_of_f,
+        TRACED,
+        _solver(options["engine"]),
+        **options
+        | {
+            "mesh": _values("mesh", options["mesh"]),
+            "constants": stop_gradient(c),
+            "guess": stop_gradient(guess) if is_tracer(guess) else _guess_of_core(guess, equations),
+        },
+    )
+    return differentiable_on_mesh(
+        Solution,
+        run,
+        fixed,
+        residual,
+        conditions,
+        asarray=partial(jnp.asarray, dtype=like.dtype),
+        constant=stop_gradient,
+        of=partial(_integers_or_like, jnp.zeros((), wide)),
+    )
+
+
+def _as_arrays(dtype: Any, *given: np.ndarray) -> list[Array]:
+    return [jnp.asarray(x, dtype=dtype) for x in given]
+
+
+class _TracedError(ArgumentError):
+    """There are no values to look at."""
 
 
 class _Equations(Equations):
@@ -176,14 +267,11 @@ class _Equations(Equations):
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
         self.dtype, self.eps = dtype, float(jnp.finfo(dtype).eps)
 
-    def arrays(self, *given: np.ndarray) -> list[Array]:
-        return [jnp.asarray(x, dtype=self.dtype) for x in given]
-
     def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
         self.calls += 1
         n = y.shape[-3]
         t, y = _filled(t, y)
-        f = _values("residual", self._checked(self.arrays(*(t, y, constants)[: 3 if self.p else 2])))[..., :n, :]
+        f = _values("residual", self._checked(_as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])))[..., :n, :]
         return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
 
     def linearize(
@@ -193,20 +281,19 @@ class _Equations(Equations):
         used = y.shape[-3]
         t, y = _filled(t, y)
         n = y.shape[-3]
-        τ, Y, *c = self.arrays(*(t, y, constants)[: 3 if self.p else 2])
+        τ, Y, *c = _as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])
         probe = jax.eval_shape(lambda *a: self._checked(a), τ, Y, *c)
         batch = np.broadcast_shapes(probe.shape[:-2], y.shape[:-3])
         Y = jnp.broadcast_to(Y, (*batch, *y.shape[-3:]))
         others = [jnp.broadcast_to(x, (*batch, n, self.p)) for x in c]
-        f, pull = jax.vjp(lambda *a: jnp.broadcast_to(self._checked((τ, *a)), (*batch, *probe.shape[-2:])), Y, *others)
-        Q = f.shape[-1]
-        unit = jnp.eye(Q, dtype=f.dtype).reshape(Q, *(1,) * (f.ndim - 1), Q)
-        J, *P = jax.vmap(pull, out_axes=len(batch) + 1)(jnp.broadcast_to(unit, (Q, *f.shape)))
+        f, J, *P = _with_derivatives(
+            lambda *a: jnp.broadcast_to(self._checked((τ, *a)), (*batch, *probe.shape[-2:])), Y, *others
+        )
         f, J, *P = (_values("residual", x) for x in (f, J, *P))
         return (
             f[..., :used, :],
             J[..., :used, :, :, :],
-            P[0][..., :used, :, :] if P else np.zeros((*batch, used, Q, 0)),
+            P[0][..., :used, :, :] if P else np.zeros((*batch, used, f.shape[-1], 0)),
         )
 
     def _checked(self, arguments: Sequence[Array]) -> Array:
@@ -215,6 +302,112 @@ class _Equations(Equations):
             raise NamespaceError(f"residual must return a jax.Array, (..., n, Q), got {type(f).__name__}.")
         self.check_f(f, arguments[1])
         return f
+
+
+def _with_derivatives(function: Callable[..., Array], *arguments: Array) -> tuple[Array, ...]:
+    """f, (..., n, Q), and its derivatives by each argument (..., n, core axes), (..., n, Q, core axes)."""
+    f, pull = jax.vjp(function, *arguments)
+    Q = f.shape[-1]
+    unit = jnp.eye(Q, dtype=f.dtype).reshape(Q, *(1,) * (f.ndim - 1), Q)
+    return f, *jax.vmap(pull, out_axes=f.ndim - 1)(jnp.broadcast_to(unit, (Q, *f.shape)))
+
+
+class _Frozen:
+    """A function of arrays, without derivatives in what it closes over: loops that stop by values have no reverse
+    mode."""
+
+    def __init__(self, function: Callable[..., Array]) -> None:
+        self.function = function
+        self.converted: dict[Any, Callable[..., Array]] = {}
+
+    def __call__(self, *arguments: Array) -> Array:
+        shapes = tuple((x.shape, x.dtype) for x in arguments)
+        if shapes not in self.converted:
+            example = [jax.ShapeDtypeStruct(*x) for x in shapes]
+            function, held = jax.closure_convert(self.function, *example)
+            held = stop_gradient(held)
+            self.converted[shapes] = lambda *a: function(*a, *held)
+        return self.converted[shapes](*arguments)
+
+
+class _TracedEquations(Equations):
+    """A residual on JAX arrays, for loops of the program; the algebra may have more digits than the residual."""
+
+    gives_derivatives = False
+
+    def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
+        super().__init__(function, p)
+        self.dtype, self.eps = dtype, float(jnp.finfo(dtype).eps)
+        self.frozen = _Frozen(self._checked)
+
+    def _checked(self, *arguments: Array) -> Array:
+        f = self.called(arguments)
+        if not isinstance(f, jax.Array):
+            raise NamespaceError(f"residual must return a jax.Array, (..., n, Q), got {type(f).__name__}.")
+        self.check_f(f, arguments[1])
+        return jnp.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], arguments[1].shape[:-3]), *f.shape[-2:]))
+
+    def _given(self, t: Array, y: Array, constants: Array) -> list[Array]:
+        given = [t, y] if self.p == 0 else [t, y, jnp.broadcast_to(constants, (*y.shape[:-2], self.p))]
+        return _as_arrays(self.dtype, *given)
+
+    def value(self, t: Array, y: Array, constants: Array) -> Array:
+        return self.frozen(*self._given(t, y, constants)).astype(y.dtype)
+
+    def linearize(self, t: Array, y: Array, constants: Array) -> tuple[Array, Array, Array]:
+        t, Y, *others = self._given(t, y, constants)
+        f, J, *P = _with_derivatives(lambda *a: self.frozen(t, *a), Y, *others)
+        f, J, *P = (x.astype(y.dtype) for x in (f, J, *P))
+        return f, J, P[0] if P else jnp.zeros((*f.shape, 0), y.dtype)
+
+
+class _TracedConditions(Conditions):
+    """A function of JAX arrays, for loops of the program."""
+
+    @cached_property
+    def frozen(self) -> _Frozen:
+        return _Frozen(self.function)
+
+    def evaluate(self, y: Array, constants: Array) -> tuple[Array, Array, Array]:
+        both = (y, constants) if self.takes_constants else (y,)
+        g = self.frozen(*both)
+
+        def derivative(x: Array, core: int, function: Callable[[Array], Array]) -> Array:
+            shape = x.shape[x.ndim - core :]
+            basis = jnp.eye(int(np.prod(shape)), dtype=x.dtype).reshape(-1, *shape)
+            G = jax.vmap(lambda v: jax.jvp(function, (x,), (jnp.broadcast_to(v, x.shape),))[1], out_axes=-1)(basis)
+            return G.reshape(*G.shape[:-1], *shape)
+
+        G = derivative(y, 3, lambda y: self.frozen(y, *both[1:]))
+        if not self.takes_constants:
+            return g, G, jnp.zeros((*g.shape, constants.shape[-1]), g.dtype)
+        return g, G, derivative(constants, 1, lambda c: self.frozen(y, c))
+
+    def count(self, shape: tuple[int, ...], constants: Array) -> int:
+        y = jax.ShapeDtypeStruct(shape, constants.dtype)
+        return int(jax.eval_shape(self.function, *((y, constants) if self.takes_constants else (y,))).shape[-1])
+
+
+def _stated(conditions: Any, times: np.ndarray) -> Conditions:
+    """Values of conditions, which may be traced, and which of them are given."""
+    by_time = conditions if isinstance(conditions, Mapping) else {float(times[0]): conditions}
+    pattern = {time: np.where(_is_given(x), 0.0, np.nan) for time, x in by_time.items()}
+    cores = {time: x.reshape(-1, *x.shape[-2:])[0] if x.ndim > 2 else x for time, x in pattern.items()}
+    stated = np.isfinite(Conditions.of(cores, times, False).values)
+    arrays = {int(np.argmin(np.abs(times - float(time)))): jnp.asarray(x) for time, x in by_time.items()}
+    batch = np.broadcast_shapes(*(x.shape[:-2] for x in arrays.values()))
+    shape = (*batch, *stated.shape[1:])
+    none = jnp.zeros(shape, jnp.result_type(float))
+    values = jnp.stack([jnp.broadcast_to(arrays[i], shape) if i in arrays else none for i in range(len(times))], -3)
+    return Conditions(jnp.where(stated, stop_gradient(values).astype(none.dtype), 0.0), None, pattern=stated)
+
+
+def _is_given(x: Any) -> np.ndarray:
+    """Which numbers are not NaN; those that are traced are taken as given."""
+    if isinstance(x, (list, tuple)):
+        return np.array([_is_given(entry) for entry in x])
+    x = stop_gradient(x) if isinstance(x, jax.Array) else x
+    return np.ones(x.shape, bool) if is_tracer(x) else ~np.isnan(np.asarray(x, np.float64))
 
 
 def _filled(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -232,13 +425,18 @@ def _values(name: str, x: Any) -> Any:
     Raises:
         ArgumentError: under jit and vmap, where there are none.
     """
+    if isinstance(x, (list, tuple, int, float)):
+        try:
+            return np.asarray(x, dtype=np.float64)
+        except jax.errors.TracerArrayConversionError:  # numbers among which some are traced
+            x = jnp.asarray(x)
     if not isinstance(x, jax.Array):
-        return np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, int, float)) else x
+        return x
     x = stop_gradient(x)
     if isinstance(x, jax.core.Tracer):
-        raise ArgumentError(
-            f"solve chooses a mesh by values, which {name} has none of under jit and vmap: call it outside of them; a "
-            "batch is given as batch axes."
+        raise _TracedError(
+            f"solve chooses a mesh by values, which {name} has none of under jit and vmap: give mesh= (times and mesh "
+            "by numbers), or call it outside of them; a batch is given as batch axes."
         )
     return np.asarray(x, dtype=np.float64)
 
@@ -257,7 +455,7 @@ def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
         return _values("conditions", conditions)
 
     def of_arrays(y: np.ndarray, *constants: np.ndarray) -> Any:
-        Y, *c = equations.arrays(y, *constants)
+        Y, *c = _as_arrays(equations.dtype, y, *constants)
         g = conditions(Y, *c)
         basis = jnp.eye(int(np.prod(Y.shape[-3:])), dtype=Y.dtype).reshape(-1, *Y.shape[-3:])
 
@@ -267,15 +465,24 @@ def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
         G = jax.vmap(column, out_axes=-1)(basis)
         return _values("conditions", g), _values("conditions", G.reshape(*G.shape[:-1], *Y.shape[-3:]))
 
-    required = [a for a in inspect.signature(conditions).parameters.values() if a.default is inspect.Parameter.empty]
-    if equations.p and len(required) >= 2:
+    if equations.p and _takes_two(conditions):
         return lambda y, constants: of_arrays(y, constants)
     return lambda y: of_arrays(y)
+
+
+def _takes_two(conditions: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(conditions).parameters.values()
+    return sum(a.default is inspect.Parameter.empty for a in parameters) >= 2
 
 
 def _guess_of_core(guess: Any, equations: _Equations) -> Any:
     if isinstance(guess, Solution):
         return guess.values
     if callable(guess) and not isinstance(guess, CoreSolution):
-        return lambda t: _values("guess", guess(equations.arrays(t)[0]))
+
+        def of_values(t: np.ndarray) -> np.ndarray:
+            with jax.ensure_compile_time_eval():
+                return np.asarray(_values("guess", guess(jnp.asarray(t, equations.dtype))))
+
+        return of_values
     return guess if guess is None or isinstance(guess, CoreSolution) else _values("guess", guess)

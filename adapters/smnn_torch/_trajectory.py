@@ -132,12 +132,17 @@ def solve(
         residual,
         moving.to(like),
         conditions,
-        like,
         asarray=partial(torch.as_tensor, dtype=like.dtype, device=like.device),
         constant=Tensor.detach,
+        of=partial(_tensor_of, like),
         solve_ode=partial(solve_ode, engine=engine),
         follow=torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None,
     )
+
+
+def _tensor_of(like: Tensor, x: np.ndarray) -> Tensor:
+    x = torch.as_tensor(np.ascontiguousarray(x), device=like.device)
+    return x.to(like.dtype) if x.is_floating_point() else x
 
 
 class _Equations(Equations):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._arrays import Array
 from .._errors import ArgumentError
+from ._arithmetic import namespace_of
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
@@ -66,7 +68,7 @@ def solve_boundary(
     error = np.full((B, mesh.N, space.V), np.inf)
     guessed = np.ones(B, bool)
     reasons = ["not solved"] * B
-    inner = max(1e-2 * tolerance, 1e-13)  # a step of that length leaves an error of its square
+    inner = inner_tolerance(tolerance)
     iterations = 0
     while True:
         again = None if guessed.all() else lambda mesh=mesh: start(mesh)
@@ -78,7 +80,7 @@ def solve_boundary(
         if found is not None:
             new_error = np.where(ok[:, None, None], found.error, error)
             error = np.where(held[:, None, None], error, new_error)
-        allowed = tolerance * _size_of_variables(space, u, mesh) + absolute
+        allowed = tolerance * size_of_variables(space, u, mesh) + absolute
         with np.errstate(all="ignore"):
             ratio = np.where(np.isfinite(error), error, np.inf).max(axis=1) / np.where(allowed > 0, allowed, 1e-300)
             ratio = ratio.max(axis=1)
@@ -123,10 +125,16 @@ def _check_start(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> None:
     raise ArgumentError(f"the residual is not finite at the first guess, {where}: give a guess at which it is defined.")
 
 
-def _size_of_variables(space: Space, u: Step, mesh: Mesh) -> np.ndarray:
+def inner_tolerance(tolerance: float) -> float:
+    """Of Newton's method: a step of that length leaves an error of its square."""
+    return max(1e-2 * tolerance, 1e-13)
+
+
+def size_of_variables(space: Space, u: Step, mesh: Mesh) -> Array:
     """The largest |y| of each variable, (B, V)."""
-    y = space.values(np, space.table((0.0, 0.5, 1.0)), space.features(np, u.x[:, :-1], u.z, mesh.s), mesh.s)
-    return np.abs(y[..., 0]).max(axis=(1, 2))
+    xp = namespace_of(u.x)
+    y = space.values(xp, space.table((0.0, 0.5, 1.0)), space.features(xp, u.x[:, :-1], u.z, mesh.s), mesh.s)
+    return xp.max(xp.abs(y[..., 0]), axis=(1, 2))
 
 
 def _given_up(

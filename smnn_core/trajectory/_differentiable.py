@@ -10,12 +10,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from .._arrays import Array, Namespace, concat, device_of
+from .._errors import ArgumentError
 from ._collocation import Space
-from ._implicit import attached
+from ._discrete import Discrete
+from ._implicit import Unknowns, attached, two_steps
+from ._on_mesh import OnMesh
 from ._search import Search
 from ._solution import Solution, check_inside
 
-__all__ = ["DifferentiableSolution", "differentiable"]
+__all__ = ["DifferentiableSolution", "differentiable", "differentiable_on_mesh"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,12 +38,14 @@ class DifferentiableSolution:
     """bool, (...): whether the estimate is below the tolerance"""
     reason: Any
     """Why it ended, in a sentence; of a batch a list of them"""
-    iterations: int
+    iterations: Any
     """Linear problems solved on a whole mesh, or windows of a march"""
-    values: Solution
-    """The same on NumPy arrays, without derivatives: a first guess of another `solve`, pictures"""
+    _values: Solution | None = field(repr=False)
     _states: Any = field(repr=False)
     _stages: Any = field(repr=False)
+    _space: Space = field(repr=False)
+    _mesh: np.ndarray = field(repr=False)
+    """(members, N+1): the values of t"""
     xp: ClassVar[Any]
     """The namespace of the arrays"""
 
@@ -49,11 +54,22 @@ class DifferentiableSolution:
         """Times as an array like t."""
 
     @abstractmethod
-    def _numbers(self, x: Array) -> np.ndarray:
-        """The values of an array."""
+    def _numbers(self, x: Array) -> np.ndarray | None:
+        """The values of an array, for all members; None where it is traced."""
 
     def _inside(self, space: Space, x: Array, z: Array, s: Array, θ: Array) -> Array:
         return space.inside(self.xp, x, z, s, θ)
+
+    @property
+    def values(self) -> Solution:
+        """The same on NumPy arrays, without derivatives: a first guess of another `solve`, pictures.
+
+        Raises:
+            ArgumentError: of what is traced (`jit`, `vmap`), which has none.
+        """
+        if self._values is None:
+            raise ArgumentError("a solution found under jit or vmap has no values of its own: look at it outside.")
+        return self._values
 
     @property
     def y(self) -> Any:
@@ -63,7 +79,7 @@ class DifferentiableSolution:
     @property
     def orders(self) -> tuple[int, ...]:
         """The order of each variable in the equations; 0: algebraic."""
-        return self.values.orders
+        return self._space.orders
 
     @property
     def largest_error(self) -> Any:
@@ -81,19 +97,35 @@ class DifferentiableSolution:
         τ = xp.reshape(τ, (1,)) if scalar else τ
         τ = xp.broadcast_to(τ, (*np.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1]))
         B, n = int(np.prod(batch)), τ.shape[-1]
-        mesh = np.asarray(self.values.t, np.float64).reshape(B, -1)
-        fixed = self._numbers(τ).reshape(B, n)
-        check_inside(fixed, np.asarray(self.values.t).reshape(B, -1))
-        space = self.values._space
-        i, member = (xp.asarray(k, device=device_of(τ)) for k in (space.interval(mesh, fixed), np.arange(B)[:, None]))
+        member, flat = xp.arange(B, device=device_of(τ))[:, None], xp.reshape(τ, (B, n))
         t, x, z = (xp.reshape(a, (B, *a.shape[len(batch) :])) for a in (self.t, self._states, self._stages))
+        i = self._intervals(flat)
         s = t[member, i + 1] - t[member, i]
-        y = self._inside(space, x[member, i], z[member, i], s, (xp.reshape(τ, (B, n)) - t[member, i]) / s)
+        y = self._inside(self._space, x[member, i], z[member, i], s, (flat - t[member, i]) / s)
         y = xp.reshape(y, (*τ.shape, *y.shape[-2:]))
+        solved = xp.all(xp.isfinite(self.error), axis=(-2, -1))
+        y = xp.where(xp.reshape(solved, (*batch, 1, 1, 1)), y, xp.nan)
         return y[..., 0, :, :] if scalar else y
 
+    def _intervals(self, τ: Array) -> Array:
+        """The intervals in which times (B, n) lie, (B, n)."""
+        xp, mesh, fixed = self.xp, self._mesh, self._numbers(τ)
+        if fixed is None:  # the last one whose start is not behind; traced times beyond the ends are not seen
+            sign = 1.0 if mesh[0, -1] > mesh[0, 0] else -1.0
+            starts = xp.asarray(sign * mesh[:, None, 1:-1], dtype=τ.dtype)
+            return xp.sum(xp.astype(starts <= sign * τ[..., None], xp.int32), axis=-1)
+        fixed = fixed.reshape(len(mesh), -1)
+        check_inside(fixed, mesh)
+        return self._integers(self._space.interval(mesh, fixed))
+
+    def _integers(self, i: np.ndarray) -> Array:
+        """Integers for all members as an array of the framework."""
+        return self.xp.asarray(i, device=device_of(self.t))
+
     def __repr__(self) -> str:
-        return repr(self.values)
+        if self._values is not None:
+            return repr(self._values)
+        return f"Solution(orders {self.orders}, {self._mesh.shape[1] - 1} intervals, {self.reason})"
 
     def plot(self, axes: Any = None) -> Any:
         """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
@@ -103,6 +135,64 @@ class DifferentiableSolution:
 _S = TypeVar("_S", bound=DifferentiableSolution)
 
 
+@dataclass(frozen=True)
+class Statement:
+    """What was to be solved, in arrays of a framework."""
+
+    xp: Namespace
+    problem: Discrete
+    space: Space
+    times: np.ndarray
+    residual: Callable[..., Array]
+    """the caller's"""
+    conditions: Any
+    """the caller's"""
+    asarray: Callable[[Any], Array]
+    """numbers as an array of the framework, whose arrays keep their derivatives"""
+    constant: Callable[[Array], Array]
+    """cuts an array off from derivatives"""
+    of: Callable[[np.ndarray], Array]
+    """arrays of floats and integers for all members as those of the framework"""
+
+    def members(self, x: Array, core: int) -> Array:
+        """(..., core axes) for all members, (B, core axes)."""
+        shape, batch = tuple(x.shape[x.ndim - core :]), self.problem.batch
+        return self.xp.reshape(self.xp.broadcast_to(x, (*batch, *shape)), (int(np.prod(batch)), *shape))
+
+    def shaped(self, x: Array) -> Array:
+        return self.xp.reshape(x, (*self.problem.batch, *x.shape[1:]))
+
+    def equations(self, t: Array, y: Array, c: Array) -> Array:
+        """The residuals (B, n, Q)."""
+        given = (t, y, c) if self.problem.p else (t, y)
+        return self.members(self.residual(*map(self.shaped, given)), 2)
+
+    def followed(self, ok: Array, value: Array, new: Array) -> Array:
+        """The value with the derivatives of another array, in members that have them, (...)."""
+        xp, new = self.xp, self.xp.reshape(new, value.shape)
+        mask = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
+        return value + xp.where(mask, new - self.constant(new), xp.zeros_like(new))
+
+    def condition_residuals(self, x: Array, p: Array) -> Array:
+        """The conditions on states (B, n, M) and constants (B, p), (B, C), with derivatives by what they hold."""
+        xp, given = self.xp, self.problem.conditions
+        y = self.space.spread_states(xp, x)
+        if given.values is None:
+            arguments = (y, p) if given.takes_constants else (y,)
+            return self.members(self.conditions(*map(self.shaped, arguments)), 1)
+        by_time = self.conditions if isinstance(self.conditions, Mapping) else {float(self.times[0]): self.conditions}
+        columns = []
+        for i in np.flatnonzero(given.stated.any(axis=(1, 2))):
+            nearest = min(by_time, key=lambda time: abs(float(time) - self.times[i]))
+            value = self.members(self.asarray(by_time[nearest]), 2)
+            v, o = (xp.asarray(k, device=device_of(x)) for k in np.nonzero(given.stated[i]))
+            columns.append(y[:, int(i), v, o] - value[:, v, o])
+        return concat(xp, columns, axis=-1)
+
+
+Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
 def differentiable(
     kind: type[_S],
     run: Search,
@@ -110,81 +200,66 @@ def differentiable(
     residual: Callable[..., Array],
     times: Array,
     conditions: Any,
-    like: Array,
     *,
     asarray: Callable[[Any], Array],
     constant: Callable[[Array], Array],
+    of: Callable[[np.ndarray], Array],
     solve_ode: Callable[..., Array],
     follow: bool = True,
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+    compiled: Compiled = lambda function: function,
 ) -> _S:
     """What a search found, as a solution of an adapter's kind.
 
     Args:
-        residual: the caller's, in arrays of the framework.
-        times: the caller's, likewise.
-        like: an array of the dtype and on the device of the result.
-        asarray: numbers as an array like `like`; arrays of the framework keep their derivatives.
-        constant: cuts an array off from derivatives.
+        times: the caller's, in arrays of the framework.
         follow: whether derivatives are wanted.
+        compiled: makes faster functions; see `_implicit.attached`.
+        residual, conditions, asarray, constant, of: see `Statement`.
     """
-    xp, problem, B = kind.xp, run.problem, len(run.found.converged)
-
-    def members(x: Array, core: int) -> Array:
-        """(..., core axes) for all members, (B, core axes)."""
-        shape = tuple(x.shape[x.ndim - core :])
-        return xp.reshape(xp.broadcast_to(x, (*problem.batch, *shape)), (B, *shape))
-
-    def shaped(x: Array) -> Array:
-        return xp.reshape(x, (*problem.batch, *x.shape[1:]))
-
-    def equations(t: Array, y: Array, c: Array) -> Array:
-        given = (t, y, c) if problem.p else (t, y)
-        return members(residual(*map(shaped, given)), 2)
-
-    def followed(value: Array, new: Array) -> Array:
-        """The value with the derivatives of another array, in members that have them."""
-        new = xp.reshape(new, value.shape)
-        mask = xp.reshape(ok, (*ok.shape, *(1,) * (value.ndim - ok.ndim)))
-        return value + xp.where(mask, new - constant(new), xp.zeros_like(new))
-
+    xp, problem, ok = kind.xp, run.problem, run.found.followed
+    stated = Statement(
+        xp, problem, run.found.space, run.times, residual, conditions, asarray, constant, of
+    )
     t, x, z, p = (asarray(np.asarray(a)) for a in (values.t, values._states, values._stages, values.constants))
-    converged = xp.asarray(np.asarray(values.converged), device=device_of(like))
-    ok = xp.asarray(np.asarray(problem.shaped(run.found.followed)), device=device_of(like))
-    if follow and run.found.followed.any():
-        given = _condition_residuals(xp, run, conditions, asarray, members, shaped)
-        now, mesh = attached(run, xp, solve_ode, equations, given, times, like, compiled)
-        t, x, z, p = (followed(a, b) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True))
-    return kind(t, p, asarray(values.error), converged, values.reason, values.iterations, values, x, z)
+    if follow and ok.any():
+        now, mesh = attached(
+            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, of, compiled
+        )
+        mask = of(problem.shaped(ok))
+        t, x, z, p = (
+            stated.followed(mask, a, b) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True)
+        )
+    mesh = np.asarray(values.t, np.float64).reshape(len(ok), -1)
+    converged, error = of(np.asarray(values.converged)), asarray(values.error)
+    return kind(t, p, error, converged, values.reason, values.iterations, values, x, z, values._space, mesh)
 
 
-def _condition_residuals(
-    xp: Namespace,
-    run: Search,
+def differentiable_on_mesh(
+    kind: type[_S],
+    run: OnMesh,
+    times: np.ndarray,
+    residual: Callable[..., Array],
     conditions: Any,
+    *,
     asarray: Callable[[Any], Array],
-    members: Callable[[Array, int], Array],
-    shaped: Callable[[Array], Array],
-) -> Callable[[Array, Array], Array]:
-    """The conditions on states (B, n, M) and constants (B, p): residuals (B, C) with derivatives by what they hold."""
-    problem, space = run.problem, run.found.space
-    values = problem.conditions.values
+    constant: Callable[[Array], Array],
+    of: Callable[[np.ndarray], Array],
+) -> _S:
+    """What Newton's method found on a mesh that was given, without looking at values; arguments as above."""
+    xp, problem, space, mesh = kind.xp, run.problem, run.space, run.mesh
+    stated = Statement(xp, problem, space, times, residual, conditions, asarray, constant, of)
+    start, t = Unknowns(run.near.x, run.near.z, run.near.p), of(mesh.t)
+    now = two_steps(
+        run.A, space, mesh, start, t, stated.equations, stated.condition_residuals, of, lambda function: function
+    )
 
-    def by_function(x: Array, p: Array) -> Array:
-        y = space.spread_states(xp, x)
-        arguments = (y, p) if problem.conditions.takes_constants else (y,)
-        return members(conditions(*map(shaped, arguments)), 1)
+    def of_members(value: Array, new: Array) -> Array:
+        mask = xp.reshape(run.met, (-1, *(1,) * (value.ndim - 1)))
+        value = stated.followed(run.met, xp.where(mask, value, xp.nan), new)
+        return asarray(stated.shaped(value))
 
-    def by_values(x: Array, p: Array) -> Array:
-        del p
-        y = space.spread_states(xp, x)
-        given = conditions if isinstance(conditions, Mapping) else {float(run.times[0]): conditions}
-        pattern = problem.conditions.stated
-        columns = []
-        for i in np.flatnonzero(pattern.any(axis=(1, 2))):
-            value = members(asarray(given[min(given, key=lambda time: abs(float(time) - run.times[i]))]), 2)
-            v, o = (xp.asarray(k, device=device_of(x)) for k in np.nonzero(pattern[i]))
-            columns.append(y[:, int(i), v, o] - value[:, v, o])
-        return concat(xp, columns, axis=-1)
-
-    return by_function if values is None else by_values
+    x, z, p = (of_members(a, b) for a, b in zip((run.u.x, run.u.z, run.u.p), (now.x, now.z, now.p), strict=True))
+    error, converged = (stated.shaped(a) for a in (run.error, run.converged))
+    reason = "traced, on the mesh that was given: `converged` says which members were solved"
+    t = asarray(stated.shaped(t))
+    return kind(t, p, asarray(error), converged, reason, run.iterations, None, x, z, space, mesh.t)

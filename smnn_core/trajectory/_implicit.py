@@ -96,8 +96,10 @@ class Frozen:
         return Unknowns(x, z / q[..., None], full[:, 0, M:])
 
 
-def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, like: Array) -> Frozen:
-    """The linearised problem in arrays of the framework, of the dtype and device of `like`."""
+def frozen(
+    xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, of: Callable[[Array], Array]
+) -> Frozen:
+    """The linearised problem in arrays of the framework, which `of` makes."""
     local = linear.local
     space = local.space
     B, N = local.s.shape
@@ -110,9 +112,6 @@ def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, like:
     v, o = space.states
     ends = np.zeros((B, N, space.M, space.V, space.k))
     ends[:, :, np.arange(space.M), v] = space.at_end[v, max(space.R, 1) :, o] / local.s[..., None, None] ** o[:, None]
-
-    def of(x: np.ndarray) -> Array:
-        return xp.asarray(np.ascontiguousarray(x), dtype=like.dtype, device=device_of(like))
 
     return Frozen(
         xp,
@@ -151,7 +150,7 @@ def attached(
     residual: Callable[..., Array],
     conditions: Callable[[Array, Array], Array],
     times: Array,
-    like: Array,
+    of: Callable[[np.ndarray], Array],
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
 ) -> tuple[Unknowns, Array]:
     """u_2 and the mesh, differentiable; B members.
@@ -160,6 +159,7 @@ def attached(
         residual: residual(t (B, n), y (B, n, V, R+1), constants (B, 1, p)) -> (B, n, Q), in the framework's arrays.
         conditions: conditions(states (B, times, M), constants (B, p)) -> (B, C), likewise.
         times: the caller's times.
+        of: makes arrays of the framework, of floats and of integers.
         compiled: makes of `values_at_points` and `corrected`, whose `space` and `xp` are static, faster functions.
     """
     found, problem = run.found, run.problem
@@ -170,19 +170,32 @@ def attached(
         chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
         u = type(u)(u.x[chosen], u.z[chosen], u.p[chosen])
     linear = problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u))
-    A = frozen(xp, solve_ode, linear, like)
-
-    def of(x: np.ndarray) -> Array:
-        return xp.asarray(x, dtype=like.dtype, device=device_of(like))
-
+    A = frozen(xp, solve_ode, linear, of)
     t = _moving(xp, mesh, run.times, times, of)
+    start = Unknowns(of(u.x), of(u.z), of(u.p))
+    return two_steps(A, space, mesh, start, t, residual, conditions, of, compiled), t
+
+
+def two_steps(
+    A: Frozen,
+    space: Space,
+    mesh: Mesh,
+    start: Unknowns,
+    t: Array,
+    residual: Callable[..., Array],
+    conditions: Callable[[Array, Array], Array],
+    of: Callable[[np.ndarray], Array],
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> Unknowns:
+    """u_2 from u* = start; t, (B, N+1), has the values of the mesh."""
+    xp = A.xp
     s = t[:, 1:] - t[:, :-1]
-    B, N = mesh.s.shape
-    points = t[:, :-1, None] + s[..., None] * of(np.asarray(space.points))
+    B, N = s.shape
+    points = t[:, :-1, None] + s[..., None] * of(np.broadcast_to(np.asarray(space.points), (*mesh.s.shape, space.k)))
     if space.points[-1] == 1.0:
         points = points + of(_nudge(mesh, space.k))
     points = xp.reshape(points, (B, N * space.k))
-    member, index = (xp.asarray(i, device=device_of(like)) for i in (np.arange(B)[:, None], mesh.index))
+    member, index = xp.arange(B, device=device_of(t))[:, None], of(mesh.index)
     values, correction = compiled(values_at_points), compiled(corrected)
 
     def step(now: Unknowns) -> Unknowns:
@@ -190,8 +203,7 @@ def attached(
         f = xp.reshape(residual(points, y, now.p[:, None]), (B, N, -1))
         return correction(A, now, f, d, conditions(now.x[member, index], now.p))
 
-    start = Unknowns(of(u.x), of(u.z), of(u.p))
-    return step(step(start)), t
+    return step(step(start))
 
 
 def _nudge(mesh: Mesh, k: int) -> np.ndarray:
@@ -214,5 +226,5 @@ def _moving(xp: Namespace, mesh: Mesh, fixed: np.ndarray, times: Array, of: Call
     sign = np.sign(fixed[-1] - fixed[0])
     i = np.clip(np.searchsorted(sign * fixed, sign * mesh.t, side="right") - 1, 0, len(fixed) - 2)
     part = of((mesh.t - fixed[i]) / (fixed[i + 1] - fixed[i]))
-    left, right = (times[xp.asarray(j, device=device_of(times))] for j in (i, i + 1))
+    left, right = (times[of(j)] for j in (i, i + 1))
     return left + part * (right - left)

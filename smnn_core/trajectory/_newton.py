@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, concat
-from ._arithmetic import namespace_of
+from ._arithmetic import NUMPY, namespace_of
 from ._collocation import Space
 from ._discrete import Discrete, Iterate, Mesh
 from ._linear import Linear, Step
@@ -78,12 +78,12 @@ def newton(
     """Newton's method from u for the members that are not held (B,); the others keep their u. Traceable."""
     xp = problem.arithmetic.xp
     at = problem.at(space, mesh, u, derivatives=False)
-    start = _Progress(at, xp.ones(held.shape, dtype=u.x.dtype), ~held & at.is_finite, xp.zeros_like(held), 0)
+    start = Progress(at, xp.ones(held.shape, dtype=u.x.dtype), ~held & at.is_finite, xp.zeros_like(held), 0)
 
-    def going(now: _Progress) -> Array:
+    def going(now: Progress) -> Array:
         return xp.any(now.active) & (now.iterations < most)
 
-    def advance(now: _Progress) -> _Progress:
+    def advance(now: Progress) -> Progress:
         at = now.at if now.at.J is not None else problem.at(space, mesh, now.at.u)
         linear = problem.linear(space, mesh, at, sizes(space, at.u))
         step = linear.solve(at.f, at.d, at.conditions.g)
@@ -96,7 +96,7 @@ def newton(
         tried = _damped(problem, space, mesh, moved, linear, step, length, norm, now.factor, active, tolerance)
         failed = active & tried.failed
         ended = done | tried.ended | (failed & (length < ROUNDING * tolerance))  # the rest is rounding
-        return _Progress(
+        return Progress(
             tried.best, tried.next_factor, active & ~(tried.ended | failed), now.converged | ended, now.iterations + 1
         )
 
@@ -105,7 +105,7 @@ def newton(
     return Newton(end.at.u, end.converged, end.iterations)
 
 
-class _Progress(NamedTuple):
+class Progress(NamedTuple):
     """Where the iteration stands; without derivatives at `at`, unless they come along with f."""
 
     at: Iterate
@@ -121,7 +121,7 @@ def _moved(at: Iterate, mask: Array, u: Step) -> Iterate:
     return Iterate(u.where(mask, at.u), at.f, at.J, at.P, at.d, at.conditions)
 
 
-class _Tried(NamedTuple):
+class Tried(NamedTuple):
     """Steps of lengths that were tried, of those members that are open."""
 
     best: Iterate
@@ -145,12 +145,12 @@ def _damped(
     factor: Array,
     active: Array,
     tolerance: float,
-) -> _Tried:
+) -> Tried:
     """Shortens the step of each active member until it is accepted, or too short."""
     xp = problem.arithmetic.xp
     one, none = xp.ones_like(factor), xp.zeros_like(active)
 
-    def advance(now: _Tried) -> _Tried:
+    def advance(now: Tried) -> Tried:
         factor = now.factor
         new = at.u.plus(step, xp.where(now.open, factor, xp.zeros_like(factor))).where(now.open, now.best.u)
         there = problem.at(space, mesh, new, derivatives=False)
@@ -167,30 +167,35 @@ def _damped(
         shrunk = xp.where(xp.isfinite(h), xp.minimum(allowed, factor / 2), factor / 2)
         factor = xp.where(still, shrunk, factor)
         given_up = still & (factor < SHORTEST)
-        return _Tried(best, factor, next_factor, still & ~given_up, now.ended | ended, now.failed | given_up)
+        return Tried(best, factor, next_factor, still & ~given_up, now.ended | ended, now.failed | given_up)
 
-    end = problem.arithmetic.loop(lambda now: xp.any(now.open), advance, _Tried(at, factor, factor, active, none, none))
+    end = problem.arithmetic.loop(lambda now: xp.any(now.open), advance, Tried(at, factor, factor, active, none, none))
     return end._replace(next_factor=xp.where(end.failed, one, end.next_factor))
 
 
 def limited(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 80
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: Array, *, tolerance: float, most: int = 80
 ) -> Newton:
     """Newton's method with steps of at most a twentieth of the size of the unknowns, whatever becomes of the residuals:
-    it gets past points where the left-hand side is nearly singular, at which monotone methods end."""
-    active, converged = ~held, np.zeros(len(held), bool)
-    iterations = 0
-    while active.any() and iterations < most:
-        iterations += 1
+    it gets past points where the left-hand side is nearly singular, at which monotone methods end. Traceable."""
+    xp = problem.arithmetic.xp
+
+    def going(now: tuple[Any, ...]) -> Array:
+        return xp.any(now[1]) & (now[3] < most)
+
+    def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
+        u, active, converged, iterations = now
         at = problem.at(space, mesh, u)
-        active &= at.is_finite
         step = problem.linear(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
         length = _Norm(space, u.plus(step))(step)
-        active &= np.isfinite(length)
-        with np.errstate(all="ignore"):
-            u = u.plus(step, np.minimum(1.0, 0.05 / np.maximum(length, 1e-300))).where(active, u)
-        converged |= active & (length < tolerance)
-        active &= ~converged
+        active = active & at.is_finite & xp.isfinite(length)
+        shortened = 0.05 / xp.where(length > 1e-300, length, 1e-300 * xp.ones_like(length))
+        u = u.plus(step, xp.minimum(xp.ones_like(length), shortened)).where(active, u)
+        done = active & (length < tolerance)
+        return u, active & ~done, converged | done, iterations + 1
+
+    with np.errstate(all="ignore"):
+        u, _, converged, iterations = problem.arithmetic.loop(going, advance, (u, ~held, xp.zeros_like(held), 0))
     return Newton(u, converged, iterations)
 
 
@@ -243,16 +248,17 @@ def robust_newton(
 ) -> Newton:
     """Damped steps; where they end, others: damped ones from the first guess, since the solution of a mesh that was too
     coarse may be a worse start, and, on meshes that are not fine yet, limited ones from u, and those of Levenberg and
-    Marquardt from the end of the first.
+    Marquardt from the end of the first. Traceable, without the last.
     """
+    looks = problem.arithmetic is NUMPY
     run = newton(problem, space, mesh, u, held, tolerance=tolerance)
     if guess is not None and not (run.converged | held).all():
         run = _both(run, newton(problem, space, mesh, guess(), held | run.converged, tolerance=tolerance))
-    if (run.converged | held).all() or mesh.N > FINE:
+    if (looks and (run.converged | held).all()) or mesh.N > FINE:
         return run
     again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)
     run = _both(run, again)
-    if (run.converged | held).all():
+    if not looks or (run.converged | held).all():
         return run
     return _both(run, levenberg_marquardt(problem, space, mesh, run.u, held | run.converged, tolerance=tolerance))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import Array, Namespace, concat, is_tracer
 from .._errors import ArgumentError, ShapeError
 from .._progress import ProgressBar
 from .._validate import check_integer
@@ -58,14 +59,14 @@ def search(
     progress: bool,
 ) -> Search:
     """Solves on NumPy arrays; arguments as for `solve`, the guess a function, an array or something with `at`."""
-    times = _checked_times(times)
-    tolerance, absolute = _checked_tolerance(tolerance, absolute, equations.eps)
+    times = checked_times(times)
+    tolerance, absolute = checked_tolerance(tolerance, absolute, equations.eps)
     check_integer("max_intervals", most_intervals, least=1)
     c = np.zeros((0,)) if constants is None else as_floats("constants", constants)
     if c.ndim < 1 or (constants is not None and c.shape[-1] == 0) or not np.isfinite(c).all():
         raise ArgumentError(f"constants must be finite numbers of shape (..., p), p >= 1; got shape {c.shape}.")
     given = Conditions.of(conditions, times, constants is not None)
-    V = _number_of_variables(given, order, guess, times)
+    V = number_of_variables(given, order, guess, times)
     orders = _orders(equations, order, V, times, c)
     R = max(orders)
     if R == 0:
@@ -73,7 +74,7 @@ def search(
             "the residual has no derivative of y: there is no differential equation to solve. Use scipy.optimize.root."
         )
     given = _fitted(given, V, R, orders)
-    start, guess_batch = _guess(guess, given, times, V, R)
+    start, guess_batch = first_guess(guess, times, V, R)
     batch = _batch(equations, given, guess_batch, times, c, V, R, mesh)
     B = int(np.prod(batch))
     c = np.broadcast_to(c, (*batch, c.shape[-1])).reshape(B, -1)
@@ -83,7 +84,7 @@ def search(
     is_initial, structure = _structure(problem, orders, times, c)
     problem = Discrete(equations, given, structure, batch, orders, engine)
     k = (
-        _number_of_points(tolerance, is_initial, V)
+        number_of_points(tolerance, is_initial, V)
         if points is None
         else check_integer("points", points, least=1, most=MOST_ORDERS)
     )
@@ -97,7 +98,7 @@ def search(
             found = _marched(problem, space, times, tolerance, absolute, most_intervals, report)
             return Search(problem, times, without_contradictions(problem, found, tolerance), True)
         space = Space(radau(max(k, 2)) if is_initial else gauss(k), orders)
-        first = _first_mesh(mesh, guess, times, B, batch)
+        first = first_mesh(mesh, guess, times, B, batch)
 
         def begin(mesh: Mesh) -> Step:
             return start(problem, space, mesh, c)
@@ -155,7 +156,7 @@ def refined(run: Search, N: int) -> Search:
     return replace(run, found=replace(found, mesh=new, u=Step(x, z, u.p), error=error))
 
 
-def _checked_times(times: Any) -> np.ndarray:
+def checked_times(times: Any) -> np.ndarray:
     t = as_floats("times", times)
     if t.ndim != 1 or len(t) < 2:
         raise ShapeError(f"times must have shape (n,), n >= 2: both ends, and what lies between; got {t.shape}.")
@@ -171,7 +172,7 @@ def _checked_times(times: Any) -> np.ndarray:
     return t
 
 
-def _checked_tolerance(tolerance: Any, absolute: Any, eps: float) -> tuple[float, float]:
+def checked_tolerance(tolerance: Any, absolute: Any, eps: float) -> tuple[float, float]:
     if tolerance is None:
         tolerance = 1e-6 if eps < 1e-10 else 1e-4
     for name, x in (("tolerance", tolerance), ("absolute", absolute)):
@@ -189,7 +190,7 @@ def _checked_tolerance(tolerance: Any, absolute: Any, eps: float) -> tuple[float
     return float(tolerance), float(absolute)
 
 
-def _number_of_variables(given: Conditions, order: Any, guess: Any, times: np.ndarray) -> int:
+def number_of_variables(given: Conditions, order: Any, guess: Any, times: np.ndarray) -> int:
     if given.values is not None:
         return given.values.shape[-2]
     if isinstance(order, Sequence) and not isinstance(order, str):
@@ -291,20 +292,27 @@ def _structure(problem: Discrete, orders: tuple[int, ...], times: np.ndarray, c:
             touches = seen if not len(touches) else touches | seen
         for row in np.flatnonzero(~touches.any(axis=1)):
             touches[row, -1] = True  # of constants alone
-    C, needed = len(touches), space.M + problem.p
-    Q, V = problem.equations.Q, space.V
-    assert Q is not None
+    assert problem.equations.Q is not None
+    refuse_wrong_number(len(touches), orders, problem.p, problem.equations.Q)
+    at_start = problem.conditions.values is not None and bool(touches[:, 0].all())
+    return at_start and len(touches) == space.M and not problem.p, Structure(touches)
+
+
+def refuse_wrong_number(C: int, orders: tuple[int, ...], p: int, Q: int) -> None:
+    """
+    Raises:
+        ArgumentError: unless there are as many equations as variables, and C conditions are as many as needed.
+    """
+    needed, V = sum(orders) + p, len(orders)
     if Q < V:
         raise ArgumentError(f"residual returns Q = {Q} equations for V = {V} variables: at least as many are needed.")
     if needed != C and (Q == V or needed < C):
         states = " + ".join(map(str, orders))
-        constant = f", and {problem.p} for the constants" if problem.p else ""
+        constant = f", and {p} for the constants" if p else ""
         raise ArgumentError(
             f"{C} conditions are given, and {needed} are needed: {states} for the orders of the variables{constant}. "
             f"{'Give more (NaN means: not given).' if needed > C else 'Leave some out (as NaN).'}"
         )
-    is_initial = problem.conditions.values is not None and bool(touches[:, 0].all()) and C == space.M and not problem.p
-    return is_initial, Structure(touches)
 
 
 def _batch(
@@ -318,19 +326,7 @@ def _batch(
     mesh: Any,
 ) -> tuple[int, ...]:
     """The batch shape of everything, the residual's own included."""
-    shapes = [guess_batch, c.shape[:-1]]
-    if given.values is not None:
-        shapes.append(given.values.shape[:-3])
-    if mesh is not None:
-        shapes.append(np.shape(mesh)[:-1])
-    try:
-        batch = np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise ShapeError(
-            f"the batch axes of conditions, constants, guess and mesh do not broadcast: {shapes}."
-        ) from None
-    if 0 in batch:
-        raise ShapeError(f"the batch axes {batch} hold no member: there is nothing to solve.")
+    batch = broadcast_batch(given, guess_batch, c, mesh)
     rng = np.random.default_rng(1)
     t = np.broadcast_to(times[0] + (times[-1] - times[0]) * rng.uniform(0.05, 0.95, 5), (*batch, 5))
     y = rng.uniform(0.3, 1.2, (*batch, 5, V, R + 1))
@@ -341,6 +337,24 @@ def _batch(
         equations.Q = int(f.shape[-1])
     _refuse_coupling(equations, t, y, constants, f)
     return tuple(np.broadcast_shapes(batch, found))
+
+
+def broadcast_batch(given: Conditions, guess_batch: tuple[int, ...], c: Array, mesh: Any) -> tuple[int, ...]:
+    """The batch shape of all arguments but the residual."""
+    shapes = [guess_batch, tuple(c.shape[:-1])]
+    if given.values is not None:
+        shapes.append(tuple(given.values.shape[:-3]))
+    if mesh is not None:
+        shapes.append(np.shape(mesh)[:-1])
+    try:
+        batch = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ShapeError(
+            f"the batch axes of conditions, constants, guess and mesh do not broadcast: {shapes}."
+        ) from None
+    if 0 in batch:
+        raise ShapeError(f"the batch axes {batch} hold no member: there is nothing to solve.")
+    return batch
 
 
 def _refuse_coupling(equations: Equations, t: np.ndarray, y: np.ndarray, c: np.ndarray, f: np.ndarray) -> None:
@@ -369,7 +383,7 @@ def _refuse_coupling(equations: Equations, t: np.ndarray, y: np.ndarray, c: np.n
 Start = Callable[[Discrete, Space, Mesh, np.ndarray], Step]
 
 
-def _guess(guess: Any, given: Conditions, times: np.ndarray, V: int, R: int) -> tuple[Start, tuple[int, ...]]:
+def first_guess(guess: Any, times: np.ndarray, V: int, R: int) -> tuple[Start, tuple[int, ...]]:
     """What the iteration begins with, as a function of problem, space, mesh and constants, and its batch shape."""
     if hasattr(guess, "at_mesh"):
         return guess.at_mesh, guess.batch
@@ -385,19 +399,15 @@ def _guess(guess: Any, given: Conditions, times: np.ndarray, V: int, R: int) -> 
 
         return _from_function(sample, of_states, V, R), probe.shape[: probe.ndim - (3 if of_states else 2)]
     if guess is not None:
-        values = as_floats("guess", guess)
+        values = guess if is_tracer(guess) else as_floats("guess", guess)
         of_states = _is_of_states(values, len(times), V, R, "guess")
-        batch = values.shape[: values.ndim - (3 if of_states else 2)]
-        if not of_states:
-            values = values[..., None]
-        if not np.isfinite(values).all():
-            raise ArgumentError("guess must be finite; it holds NaN or infinite values.")
-        return _from_nodes(times, values, V, R), batch
-    return _straight(given, times, V, R), ()
+        batch = tuple(values.shape[: values.ndim - (3 if of_states else 2)])
+        return _from_nodes(times, values if of_states else values[..., None], V, R), batch
+    return _straight(times, V, R), ()
 
 
 def _is_of_states(values: np.ndarray, n: int, V: int, R: int, name: str) -> bool:
-    if not np.isfinite(values).all():
+    if not is_tracer(values) and not np.isfinite(values).all():
         raise ArgumentError(f"{name} must be finite; it holds NaN or infinite values.")
     if values.ndim >= 3 and values.shape[-3:] == (n, V, R):
         return True
@@ -448,79 +458,87 @@ def _from_function(sample: Callable[[np.ndarray], np.ndarray], of_states: bool, 
                 )
             return sample(t[0])[None]
 
-        return _of_states(space, mesh, states, c)
+        return _of_states(np, space, mesh, states, c)
 
     return start
 
 
-def _from_nodes(times: np.ndarray, values: np.ndarray, V: int, R: int) -> Start:
+def _from_nodes(times: np.ndarray, values: Array, V: int, R: int) -> Start:
     """Linear between values (..., n, V, 1 or R) at the times."""
 
-    def start(problem: Discrete, space: Space, mesh: Mesh, c: np.ndarray) -> Step:
-        nodes = np.broadcast_to(values, (*problem.batch, *values.shape[-3:])).reshape(len(c), *values.shape[-3:])
+    def start(problem: Discrete, space: Space, mesh: Mesh, c: Array) -> Step:
+        xp, core = problem.arithmetic.xp, tuple(values.shape[-3:])
+        nodes = xp.reshape(xp.broadcast_to(values, (*problem.batch, *core)), (len(mesh.t), *core))
 
-        def states(t: np.ndarray) -> np.ndarray:
-            sign = np.sign(times[-1] - times[0])
-            i = np.clip(np.searchsorted(sign * times, sign * t, side="right") - 1, 0, len(times) - 2)
-            θ = ((t - times[i]) / (times[i + 1] - times[i]))[..., None, None]
-            b = np.arange(len(t))[:, None]
-            y = nodes[b, i] * (1 - θ) + nodes[b, i + 1] * θ
-            full = np.zeros((*y.shape[:-1], R))
-            full[..., : y.shape[-1]] = y
-            if y.shape[-1] == 1 and R > 1:
-                full[..., 1] = ((nodes[b, i + 1] - nodes[b, i]) / (times[i + 1] - times[i])[..., None, None])[..., 0]
-            return full
+        def states(t: np.ndarray) -> Array:
+            y, slope = _linear_between(times, nodes, t)
+            if core[-1] > 1 or R == 1:
+                return _widened(xp, y, R)
+            return _widened(xp, concat(xp, [y, slope], axis=-1), R)
 
-        return _of_states(space, mesh, states, c)
+        return _of_states(xp, space, mesh, states, c)
 
     return start
 
 
-def _straight(given: Conditions, times: np.ndarray, V: int, R: int) -> Start:
+def _straight(times: np.ndarray, V: int, R: int) -> Start:
     """Straight lines through the values that conditions give, constants through one, zero where there is none."""
 
-    def start(problem: Discrete, space: Space, mesh: Mesh, c: np.ndarray) -> Step:
-        B = len(c)
-        values = problem.conditions.values
+    def start(problem: Discrete, space: Space, mesh: Mesh, c: Array) -> Step:
+        xp, values = problem.arithmetic.xp, problem.conditions.values
 
-        def states(t: np.ndarray) -> np.ndarray:
-            full = np.zeros((*t.shape, V, R))
+        def states(t: np.ndarray) -> Array:
             if values is None:
-                return full
-            sign = np.sign(times[-1] - times[0])
-            for b in range(B):
-                for v in range(V):
-                    at = np.flatnonzero(np.isfinite(values[b, :, v, 0]))
-                    if not len(at):
-                        continue
-                    full[b, :, v, 0] = np.interp(sign * t[b], sign * times[at], values[b, at, v, 0])
-                    if R > 1 and len(at) > 1:
-                        i = np.clip(np.searchsorted(sign * times[at], sign * t[b], side="right") - 1, 0, len(at) - 2)
-                        slopes = np.diff(values[b, at, v, 0]) / np.diff(times[at])
-                        full[b, :, v, 1] = slopes[i]
-            return full
+                return xp.zeros((*t.shape, V, R))
+            variables = []
+            for v in range(V):
+                at = np.flatnonzero(problem.conditions.stated[:, v, 0])
+                if len(at) > 1:
+                    parts = _linear_between(times[at], values[:, at, v, 0][..., None], t)
+                    y = concat(xp, [*parts], axis=-1) if R > 1 else parts[0]
+                else:
+                    y = values[:, at, v, 0][:, None] + xp.zeros((*t.shape, 1)) if len(at) else xp.zeros((*t.shape, 1))
+                variables.append(_widened(xp, y, R))
+            return xp.stack(variables, axis=-2)
 
-        return _of_states(space, mesh, states, c)
+        return _of_states(xp, space, mesh, states, c)
 
     return start
 
 
-def _of_states(space: Space, mesh: Mesh, states: Callable[[np.ndarray], np.ndarray], c: np.ndarray) -> Step:
+def _linear_between(times: np.ndarray, nodes: Array, t: np.ndarray) -> tuple[Array, Array]:
+    """Values and slopes at t (B, n) of what is linear between nodes (B, number of times, ...), constant beyond."""
+    sign, b = np.sign(times[-1] - times[0]), np.arange(len(t))[:, None]
+    i = np.clip(np.searchsorted(sign * times, sign * t, side="right") - 1, 0, len(times) - 2)
+    step = times[i + 1] - times[i]
+    core = (1,) * (nodes.ndim - 2)
+    θ, step = (x.reshape(*t.shape, *core) for x in (np.clip((t - times[i]) / step, 0, 1), step))
+    return nodes[b, i] * (1 - θ) + nodes[b, i + 1] * θ, (nodes[b, i + 1] - nodes[b, i]) / step
+
+
+def _widened(xp: Namespace, y: Array, R: int) -> Array:
+    """The first R entries of the last axis, zeros for those that are missing."""
+    missing = R - y.shape[-1]
+    return concat(xp, [y, xp.zeros((*y.shape[:-1], missing))], axis=-1) if missing > 0 else y[..., :R]
+
+
+def _of_states(xp: Namespace, space: Space, mesh: Mesh, states: Callable[[np.ndarray], Array], c: Array) -> Step:
     """States and stages of a guess: the stages are slopes of the highest states, for algebraic variables values."""
     B, N = mesh.s.shape
     points = mesh.t[:, :-1, None] + mesh.s[..., None] * np.asarray(space.points)
     y = states(mesh.t)
     inside = states(points.reshape(B, -1)).reshape(B, N, space.k, space.V, -1)
-    z = np.zeros((B, N, space.V, space.k))
+    z = []
     for v, q in enumerate(space.orders):
         if q == 0:
-            z[:, :, v] = inside[..., v, 0]
+            z.append(inside[..., v, 0])
         else:
-            z[:, :, v] = (np.diff(y[:, :, v, q - 1], axis=1) / mesh.s)[..., None]
-    return Step(space.gather_states(np, y), z, c.copy())
+            slope = (y[:, 1:, v, q - 1] - y[:, :-1, v, q - 1]) / mesh.s
+            z.append(xp.broadcast_to(slope[..., None], (B, N, space.k)))
+    return Step(space.gather_states(xp, y), xp.stack(z, axis=2), c + 0)
 
 
-def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[int, ...]) -> Mesh:
+def first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[int, ...]) -> Mesh:
     if mesh is not None:
         t = as_floats("mesh", mesh)
         if t.ndim < 1 or t.shape[-1] < 2 or not np.isfinite(t).all():
@@ -551,7 +569,7 @@ def _first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[i
     return Mesh(np.tile(t, (B, 1)), np.tile(index, (B, 1)))
 
 
-def _number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
+def number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
     """More points for smaller tolerances: fewer, longer intervals. A march, whose windows cost much beside their
     algebra, takes more as long as there are few variables."""
     if is_initial and V <= 10:

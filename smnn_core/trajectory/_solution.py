@@ -80,7 +80,8 @@ class Solution:
             a.reshape(-1, *a.shape[len(batch) :]).astype(np.float64) for a in (self.t, self._states, self._stages)
         )
         y = self._space.at_times(x, z, t, τ.reshape(len(t), -1).astype(np.float64))
-        y = y.reshape(*τ.shape, *y.shape[-2:]).astype(self.y.dtype)
+        y = y.reshape(*τ.shape, *y.shape[-2:])
+        y = np.where(np.isfinite(self.error).all(axis=(-2, -1))[..., None, None, None], y, np.nan).astype(self.y.dtype)
         return y[..., 0, :, :] if scalar else y
 
     def __repr__(self) -> str:

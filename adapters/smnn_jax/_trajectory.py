@@ -49,9 +49,7 @@ for _class, _static in TREES.items():
 def _linear_solution(coefficients: Array, b: Array, damping: None, engine: str) -> Array:
     del damping  # of Levenberg and Marquardt, who are not called
     none = jnp.zeros((0, coefficients.shape[-2], 1), b.dtype)
-    return solve_ode(
-        coefficients, b, none, jnp.ones(1, b.dtype), n_steps=b.shape[-2], scheme=INCREMENTS, engine=engine
-    )
+    return solve_ode(coefficients, b, none, jnp.ones(1, b.dtype), n_steps=b.shape[-2], scheme=INCREMENTS, engine=engine)
 
 
 TRACED = Arithmetic(
@@ -123,7 +121,11 @@ def solve(
 
     The solution is differentiable, at the mesh that was found, in everything that the residual closes over (arrays,
     parameters of networks), in conditions and times: by `jax.grad`, `jax.jvp`, `jax.hessian`. A mesh is chosen by
-    values: under `jit` and `vmap` there are none, and batches are batch axes here.
+    values, of which there are none under `jit` and `vmap`: there give `mesh`, and it and `times` by numbers. Newton's
+    method is a loop of the program then. `s.converged` says whether it ended with an estimate of the error below the
+    tolerance; nothing is warned of, members for which Newton's method failed are NaN and have no derivatives. All
+    entries of conditions that are traced arrays count as given (in lists `nan` may stand beside traced numbers), and
+    `order` is that of the conditions where it is not given.
 
     **Main arguments**
 
@@ -174,7 +176,7 @@ def _searched(
     residual: Callable[..., Array], times: Any, conditions: Any, constants: Any, like: Array, **options: Any
 ) -> Solution:
     """By values."""
-    p = 0 if constants is None else jnp.shape(constants)[-1]
+    p = 0 if constants is None else np.shape(constants)[-1]
     equations = _Equations(residual, p, like.dtype)
     mesh = options["mesh"]
     run = search(
@@ -271,7 +273,9 @@ class _Equations(Equations):
         self.calls += 1
         n = y.shape[-3]
         t, y = _filled(t, y)
-        f = _values("residual", self._checked(_as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])))[..., :n, :]
+        f = _values("residual", self._checked(_as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])))[
+            ..., :n, :
+        ]
         return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
 
     def linearize(

@@ -79,9 +79,7 @@ def _solve(coefficients: np.ndarray, b: np.ndarray, damping: np.ndarray | None, 
     if damping is not None:
         u = np.zeros((T, m, 1))
         weights = Weights(initial=np.broadcast_to(damping[:, None, None, None], (B, T, m, 1)))
-    problem = Problem.build(
-        coefficients, b, u, np.ones(1), n_steps=T, scheme=INCREMENTS, weights=weights, values=False
-    )
+    problem = Problem.build(coefficients, b, u, np.ones(1), n_steps=T, scheme=INCREMENTS, weights=weights, values=False)
     return solve_without_raising(weighted_problem(problem), engine=engine)[0]
 
 

@@ -217,14 +217,10 @@ def differentiable(
         residual, conditions, asarray, constant, of: see `Statement`.
     """
     xp, problem, ok = kind.xp, run.problem, run.found.followed
-    stated = Statement(
-        xp, problem, run.found.space, run.times, residual, conditions, asarray, constant, of
-    )
+    stated = Statement(xp, problem, run.found.space, run.times, residual, conditions, asarray, constant, of)
     t, x, z, p = (asarray(np.asarray(a)) for a in (values.t, values._states, values._stages, values.constants))
     if follow and ok.any():
-        now, mesh = attached(
-            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, of, compiled
-        )
+        now, mesh = attached(run, xp, solve_ode, stated.equations, stated.condition_residuals, times, of, compiled)
         mask = of(problem.shaped(ok))
         t, x, z, p = (
             stated.followed(mask, a, b) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True)

@@ -149,7 +149,9 @@ class Conditions:
     @property
     def stated(self) -> np.ndarray:
         """Which values are given, (n, V, R), the same in all members."""
-        return np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0]) if self.pattern is None else self.pattern
+        return (
+            np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0]) if self.pattern is None else self.pattern
+        )
 
     @staticmethod
     def of(conditions: Any, times: np.ndarray, has_constants: bool) -> Conditions:

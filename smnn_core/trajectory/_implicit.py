@@ -96,9 +96,7 @@ class Frozen:
         return Unknowns(x, z / q[..., None], full[:, 0, M:])
 
 
-def frozen(
-    xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, of: Callable[[Array], Array]
-) -> Frozen:
+def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, of: Callable[[Array], Array]) -> Frozen:
     """The linearised problem in arrays of the framework, which `of` makes."""
     local = linear.local
     space = local.space

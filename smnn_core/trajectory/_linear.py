@@ -113,9 +113,7 @@ class Local:
         J: (B, N, k, Q, V, R+1); P: (B, N, k, Q, p); s: (B, N).
     """
 
-    def __init__(
-        self, space: Space, J: Array, P: Array, s: np.ndarray | Scale, arithmetic: Arithmetic = NUMPY
-    ) -> None:
+    def __init__(self, space: Space, J: Array, P: Array, s: np.ndarray | Scale, arithmetic: Arithmetic = NUMPY) -> None:
         xp, scale = arithmetic.xp, Scale.of(np, s)
         self.space, self.scale, self.s, self.xp = space, scale, scale.s, xp
         B, N, k, Q, V, _ = J.shape

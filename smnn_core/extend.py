@@ -36,11 +36,13 @@ than public names do; the changelog says so when they do.
 
 **Solving to a tolerance** (`docs/theory/collocation.md`)
 
-- `Equations`: a residual as users write it; adapters derive from it.
+- `Equations`, `Conditions`: a residual, and what is given, as users write them; adapters derive from them.
 - `search`: the solution as found, without derivatives; `refined`: on more intervals; `solution_of`: as a function of
   time. `warn_unless_converged`: what is said.
-- `differentiable`, `DifferentiableSolution`: the same with derivatives, by steps of the `Frozen` problem from the
-  `Unknowns` found.
+- `differentiable`, `DifferentiableSolution`: the same with derivatives, by steps from what was found.
+- `solve_on_mesh`, `differentiable_on_mesh`, `checked_times`: both without looking at values, on a mesh that is given.
+  `Arithmetic`, with linear problems of the scheme `INCREMENTS`: what a framework that traces does otherwise; `TREES`:
+  the classes that hold its arrays.
 
 **Fits** (`docs/theory/fitting.md`)
 
@@ -120,24 +122,27 @@ __all__ = [
     "ENGINES",
     "FIELDS",
     "GIVEN",
+    "INCREMENTS",
     "LATE",
     "LEAST_NOISE",
     "LIGHT_HERMITE",
-    "NONE",
     "NOISE_FROM",
+    "NONE",
     "REFERENCE",
     "SECOND_ORDER",
     "SMOOTHNESS",
     "STAGE_TOLERANCE",
     "TOLERANCE",
+    "TREES",
     "UNIT",
+    "Arithmetic",
     "ArrayEngine",
+    "Conditions",
     "DifferentiableSolution",
     "Engine",
     "Equations",
     "Factor",
     "FitRows",
-    "Frozen",
     "Linearization",
     "Observations",
     "Problem",
@@ -146,7 +151,6 @@ __all__ = [
     "Shape",
     "Statistics",
     "System",
-    "Unknowns",
     "across_steps",
     "adjoint_without_factor",
     "apply",
@@ -162,10 +166,12 @@ __all__ = [
     "check_values",
     "check_weights",
     "checked_bounds",
+    "checked_times",
     "common_batch",
     "device_of",
     "difference_noise",
     "differentiable",
+    "differentiable_on_mesh",
     "eliminate",
     "error_estimate_with",
     "estimate",
@@ -173,11 +179,11 @@ __all__ = [
     "has_parameters",
     "increments",
     "is_tracer",
+    "itemsize_of_results",
     "least_squares_pullback",
     "normal_pullback",
     "normal_pushforward",
     "odd_even",
-    "itemsize_of_results",
     "on_stream",
     "owned",
     "pair_of_bounds",
@@ -189,9 +195,10 @@ __all__ = [
     "search",
     "select",
     "smooth",
+    "solution_of",
+    "solve_on_mesh",
     "solve_pushforward",
     "solve_with",
-    "solution_of",
     "spread",
     "stand_in",
     "statistics_of",

@@ -186,7 +186,7 @@ def _searched(
         **options
         | {
             "constants": None if constants is None else _values("constants", constants),
-            "guess": _guess_of_core(options["guess"], equations),
+            "guess": _guess_of_core(options["guess"], equations.dtype),
             "mesh": None if mesh is None else _values("mesh", mesh),
         },
     )
@@ -236,7 +236,7 @@ def _on_mesh(
         | {
             "mesh": _values("mesh", options["mesh"]),
             "constants": stop_gradient(c),
-            "guess": stop_gradient(guess) if is_tracer(guess) else _guess_of_core(guess, equations),
+            "guess": stop_gradient(guess) if is_tracer(guess) else _guess_of_core(guess, like.dtype),
         },
     )
     return differentiable_on_mesh(
@@ -370,6 +370,7 @@ class _TracedConditions(Conditions):
 
     @cached_property
     def frozen(self) -> _Frozen:
+        assert self.function is not None
         return _Frozen(self.function)
 
     def evaluate(self, y: Array, constants: Array) -> tuple[Array, Array, Array]:
@@ -479,14 +480,14 @@ def _takes_two(conditions: Callable[..., Any]) -> bool:
     return sum(a.default is inspect.Parameter.empty for a in parameters) >= 2
 
 
-def _guess_of_core(guess: Any, equations: _Equations) -> Any:
+def _guess_of_core(guess: Any, dtype: Any) -> Any:
     if isinstance(guess, Solution):
         return guess.values
     if callable(guess) and not isinstance(guess, CoreSolution):
 
         def of_values(t: np.ndarray) -> np.ndarray:
             with jax.ensure_compile_time_eval():
-                return np.asarray(_values("guess", guess(jnp.asarray(t, equations.dtype))))
+                return np.asarray(_values("guess", guess(jnp.asarray(t, dtype))))
 
         return of_values
     return guess if guess is None or isinstance(guess, CoreSolution) else _values("guess", guess)

@@ -141,8 +141,8 @@ def solve(
 
 
 def _tensor_of(like: Tensor, x: np.ndarray) -> Tensor:
-    x = torch.as_tensor(np.ascontiguousarray(x), device=like.device)
-    return x.to(like.dtype) if x.is_floating_point() else x
+    dtype = like.dtype if x.dtype.kind == "f" else None
+    return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype, device=like.device)
 
 
 class _Equations(Equations):

@@ -149,9 +149,13 @@ class Conditions:
     @property
     def stated(self) -> np.ndarray:
         """Which values are given, (n, V, R), the same in all members."""
-        return (
-            np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0]) if self.pattern is None else self.pattern
-        )
+        if self.pattern is not None:
+            return self.pattern
+        return np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0])
+
+    def count(self, shape: tuple[int, ...], constants: Any) -> int:
+        """The number of conditions of a function of states of a shape; for adapters that trace it."""
+        raise NotImplementedError
 
     @staticmethod
     def of(conditions: Any, times: np.ndarray, has_constants: bool) -> Conditions:

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Namespace, concat, device_of
+from ._arithmetic import INCREMENTS
 from ._collocation import Space
 from ._discrete import Mesh
-from ._arithmetic import INCREMENTS
 from ._linear import Linear
 from ._newton import sizes
 from ._search import Search

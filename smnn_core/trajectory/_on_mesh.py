@@ -1,7 +1,7 @@
 """Solutions on a mesh that is given, without looking at values: for what a framework traces.
 
-The number of unknowns is known beforehand, so that Newton's method is a loop of the program: that of `_newton`, as the estimate of the error is that of `_mesh`. Checks of
-values are left out.
+The number of unknowns is known beforehand, so that Newton's method, that of `_newton`, is a loop of the program. The
+estimate of the error is that of `_mesh`. Checks of values are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ._boundary import MARGIN, inner_tolerance, size_of_variables
 from ._collocation import Space, gauss, radau
 from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations
+from ._implicit import Frozen, Unknowns, frozen
 from ._linear import ConditionRows, Step, Structure
 from ._mesh import estimate
 from ._newton import robust_newton, sizes
-from ._implicit import Frozen, Unknowns, frozen
 from ._search import (
     broadcast_batch,
     checked_tolerance,
@@ -108,7 +108,7 @@ def solve_on_mesh(
 
     if conditions.pattern is not None:
         conditions = Conditions(members(conditions.values, 3), None, pattern=conditions.pattern)
-        touches = np.argwhere(conditions.pattern)[:, :1] == np.arange(len(times))
+        touches = np.argwhere(conditions.stated)[:, :1] == np.arange(len(times))
     else:
         C = conditions.count((*batch, len(times), V, R), constants)
         touches = np.ones((C, len(times)), bool)  # which ones a function looks at, values would tell

@@ -133,7 +133,7 @@ def inner_tolerance(tolerance: float) -> float:
 def size_of_variables(space: Space, u: Step, mesh: Mesh) -> Array:
     """The largest |y| of each variable, (B, V)."""
     xp = namespace_of(u.x)
-    y = space.values(xp, space.table((0.0, 0.5, 1.0)), space.features(xp, u.x[:, :-1], u.z, mesh.s), mesh.s)
+    y = space.values(xp, space.table((0.0, 0.5, 1.0)), space.features(xp, u.x[:, :-1], u.z, mesh.scale), mesh.scale)
     return xp.max(xp.abs(y[..., 0]), axis=(1, 2))
 
 

@@ -6,6 +6,7 @@ Members of a batch are one axis here, B; the caller's functions see them in thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,9 +28,14 @@ class Mesh:
     index: np.ndarray
     """(B, n): the mesh point of each of the caller's times"""
 
-    @property
+    @cached_property
     def s(self) -> np.ndarray:
         return np.diff(self.t)
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Powers of the steps."""
+        return Scale(np, self.s)
 
     @property
     def N(self) -> int:
@@ -129,7 +135,7 @@ class Discrete:
     def at(self, space: Space, mesh: Mesh, u: Step, *, derivatives: bool = True) -> Iterate:
         """Residuals and derivatives of all rows; without `derivatives` those of the equations only where they come
         along with f."""
-        xp, scale = self.arithmetic.xp, Scale(np, mesh.s)
+        xp, scale = self.arithmetic.xp, mesh.scale
         B, N = scale.s.shape
         features = space.features(xp, u.x[:, :-1], u.z, scale)
         y = space.values(xp, space.at_points, features, scale).reshape(B, N * space.k, space.V, space.R + 1)
@@ -147,7 +153,7 @@ class Discrete:
         """What is linear in the step from an iterate with derivatives."""
         assert at.J is not None
         assert at.P is not None
-        local = Local(space, at.J, at.P, mesh.s, self.arithmetic)
+        local = Local(space, at.J, at.P, mesh.scale, self.arithmetic)
         return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine, self.arithmetic)
 
     def condition_rows(self, space: Space, mesh: Mesh, u: Step) -> ConditionRows:

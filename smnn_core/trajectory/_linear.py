@@ -260,7 +260,7 @@ class Linear:
         self.scale = 1 / xp.where(size_of_row > 0, size_of_row, xp.ones_like(size_of_row))
         self.coefficients = xp.stack([c * self.scale[..., None], increments * self.scale[..., None]], axis=-1)
 
-    @property
+    @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Member, point and row of each condition, for (B, N+1, rows)."""
         B = len(self.index)

@@ -21,7 +21,7 @@ from math import factorial
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import Space, gauss, radau
+from ._collocation import Scale, Space, gauss, radau
 from ._discrete import Discrete, Mesh
 from ._linear import Local, Step
 from ._newton import sizes
@@ -55,7 +55,7 @@ def constants_of_error(space: Space) -> np.ndarray:
 
 def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
     """The error of a solution; `forward` where all conditions stand at the first time."""
-    xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.s
+    xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.scale
     y = space.values(xp, space.table(higher.points), space.features(xp, u.x[:, :-1], u.z, s), s)
     z = xp.moveaxis(y[..., np.arange(space.V), np.array(space.orders)], -1, -2)
     there = Step(u.x, z, u.p)
@@ -71,16 +71,16 @@ def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: b
     error = xp.max(xp.abs(higher.values(xp, higher.table(offsets), features, s)[..., 0]), axis=2)
     top = (z + δ.z) @ higher.leading  # s^k y^(q+k)
     q = np.array(space.orders)
-    local = constants_of_error(space) * xp.abs(s[..., None] ** q * top)
+    local = constants_of_error(space) * xp.abs(mesh.s[..., None] ** q * top)
     return Estimate(error, local, xp.abs(δ.p))
 
 
-def _forward(space: Space, s: np.ndarray, f: np.ndarray, J: np.ndarray, P: np.ndarray, d: np.ndarray) -> Step:
+def _forward(space: Space, s: Scale, f: np.ndarray, J: np.ndarray, P: np.ndarray, d: np.ndarray) -> Step:
     """The step of an initial-value problem whose first states are right."""
     local = Local(space, J, P, s)
     particular, γ = local.particular(f)
     x = local.forward(γ - d)
-    p = np.zeros((len(s), 0))
+    p = np.zeros((len(f), 0))
     return Step(x, local.stages(particular, x[:, :-1], p), p)
 
 

@@ -125,8 +125,8 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
         return found
     at = problem.at(space, mesh, found.u)
     assert at.J is not None
-    features = space.features(np, found.u.x[:, :-1], found.u.z, mesh.s)
-    y = space.values(np, space.at_points, features, mesh.s)[..., None, :, :]
+    features = space.features(np, found.u.x[:, :-1], found.u.z, mesh.scale)
+    y = space.values(np, space.at_points, features, mesh.scale)[..., None, :, :]
     with np.errstate(all="ignore"):
         terms = np.abs(at.J * y).sum(axis=(-2, -1)).max(axis=(1, 2))  # (B, Q)
         left = np.abs(at.f).max(axis=(1, 2))

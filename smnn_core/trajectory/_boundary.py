@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ._linear import Step
 from ._mesh import Estimate, equidistributed, estimate, finer
 from ._newton import robust_newton
 
-__all__ = ["Found", "solve_boundary"]
+__all__ = ["MARGIN", "Found", "solve_boundary"]
 
 MARGIN = 0.7
 """The part of the tolerance that the estimate may reach: it is right within some tens of per cent."""
@@ -37,6 +37,35 @@ class Found:
     iterations: int
     met: np.ndarray | None = None
     """(B,): members whose rows are met on this mesh, where those are others than have converged"""
+
+    def divided(self, N: int) -> Found:
+        """The same on N intervals, of which some are parts of what they were."""
+        mesh, u = self.mesh, self.u
+        if mesh.N >= N:
+            return self
+        members = [finer(mesh, b, N) for b in range(len(mesh.t))]
+        new = Mesh(np.concatenate([m.t for m in members]), np.concatenate([m.index for m in members]))
+        i = self.space.interval(mesh.t, 0.5 * (new.t[:, 1:] + new.t[:, :-1]))
+        x, z = self.space.moved(self.space, u.x, u.z, mesh.t, new.t)
+        return replace(self, mesh=new, u=Step(x, z, u.p), error=self.error[np.arange(len(i))[:, None], i])
+
+    def joined(self, other: Found, mask: np.ndarray) -> Found:
+        """Of each member of the mask (B,) the better of two solutions, of the others the first."""
+        N = max(self.mesh.N, other.mesh.N)
+        first, second = self.divided(N), other.divided(N)
+        largest = [np.nan_to_num(a.error, nan=np.inf).max(axis=(1, 2)) for a in (first, second)]
+        new = mask & (second.converged | ~first.converged & (largest[1] < largest[0]))
+        t = np.where(new[:, None], second.mesh.t, first.mesh.t)
+        index = np.where(new[:, None], second.mesh.index, first.mesh.index)
+        return Found(
+            self.space,
+            Mesh(t, index),
+            second.u.where(new, first.u),
+            np.where(new[:, None, None], second.error, first.error),
+            np.where(new, second.converged, first.converged),
+            [b if use else a for a, b, use in zip(first.reasons, second.reasons, new, strict=True)],
+            first.iterations + second.iterations,
+        )
 
     @property
     def followed(self) -> np.ndarray:

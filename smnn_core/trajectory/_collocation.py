@@ -184,6 +184,11 @@ class Space:
         y = xp.reshape(y, (*lead, V, n, orders)) * scale.powers(self._derivatives)[..., None, None, :]
         return _permuted(xp, y, (*range(y.ndim - 3), y.ndim - 2, y.ndim - 3, y.ndim - 1))
 
+    def largest(self, x: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """|y| at the ends of each interval, the larger of both: (B, N, V); x (B, N+1, M), z (B, N, V, k), s (B, N)."""
+        y = self.values(np, self.table((0.0, 1.0)), self.features(np, x[:, :-1], z, s), s)[..., 0]
+        return np.abs(y).max(axis=2)
+
     @cached_property
     def _is_uniform(self) -> bool:
         """Whether all variables have one order."""
@@ -196,7 +201,7 @@ class Space:
 
     def rows(self, J: Array, s: np.ndarray | Scale) -> Array:
         """How f at the points changes with Φ: (..., N, k, Q, V, max(R, 1) + k), for J (..., N, k, Q, V, R+1)."""
-        W = self._rows_table
+        W = self.rows_at_points
         scaled = J * Scale.of(np, s).powers(self._derivatives)[..., None, None, None, :]
         if not self._is_uniform:
             return (scaled.swapaxes(-3, -2) @ W.swapaxes(0, 1)).swapaxes(-3, -2)
@@ -205,7 +210,7 @@ class Space:
         return (scaled.reshape(*lead, k, Q * V, r) @ W[0]).reshape(*lead, k, Q, V, W.shape[-1])
 
     @cached_property
-    def _rows_table(self) -> np.ndarray:
+    def rows_at_points(self) -> np.ndarray:
         """W at the collocation points as (V, k, R+1, a)."""
         return np.ascontiguousarray(np.moveaxis(self.at_points, 1, -1))
 

@@ -154,10 +154,11 @@ class Local:
         stages = -(self.H @ f.reshape(*f.shape[:2], -1, 1))
         return stages[..., 0], self._ends(stages)[..., 0]
 
-    def forward(self, γ: np.ndarray) -> np.ndarray:
-        """Steps of the states (B, N+1, M) that begin with zero, δx_{n+1} = Γ δx_n + γ_n."""
+    def forward(self, γ: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+        """Steps of the states (B, N+1, M) that begin with `start` (B, M) or zero, δx_{n+1} = Γ δx_n + γ_n."""
         B, N, M = γ.shape
-        x = np.zeros((B, N + 1, M))
+        x = np.empty((B, N + 1, M))
+        x[:, 0] = 0.0 if start is None else start
         if B == 1:
             Γ, γ, row = self.Γ[0, :, :, :M], γ[0], x[0]
             for n in range(N):

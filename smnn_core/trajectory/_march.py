@@ -1,9 +1,10 @@
 """Initial-value problems: windows of Radau intervals, one after the other.
 
-The intervals of a window are solved at once, by Newton's method with one left-hand side for several steps. What an
-interval adds to the error follows from the jump of its highest derivative; those up to the first that adds too much are
-kept, and the next steps follow from what these add. The error at the end of it all, which is not the sum of these, is
-estimated afterwards (`_mesh.estimate`).
+The intervals of a window are solved at once, by Newton's method. What an interval does depends on those before it only:
+they converge from the left to the right, and those that have converged are kept, whatever becomes of the others. What
+an interval adds to the error follows from the jump of its highest derivative; the first that adds too much ends what is
+kept, and the next steps follow from what these add. How far a window reaches follows from how fast Newton's method was
+in the last. The error at the end of it all, which is not the sum of these, is estimated afterwards (`_mesh.estimate`).
 
 Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, for Radau methods and their stopping
 rule.
@@ -19,21 +20,30 @@ import numpy as np
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
-from ._mesh import constants_of_error, finer
+from ._mesh import constants_of_error, finer, parts
 from ._window import window
 
-__all__ = ["Marched", "march"]
+__all__ = ["FAINTEST", "Marched", "follow", "march", "recent"]
 
 WINDOW = 16
-"""Intervals of a window."""
+"""Most intervals of a window."""
+LEAST = 6
+"""Least number of intervals of a window: some of them may be solved where others are not."""
+ITERATIONS = 8
+"""Steps of Newton's method in a window, after which what has converged is kept."""
+ROUNDING = 1e-5
+"""Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
+be: equations may amplify it."""
 FIRST = 1e-6
 """The first step, as a part of the whole."""
-REMESHED = 2
-"""How often the intervals of a window are chosen again from what they add to the error."""
+NONE = np.zeros((0,))
+"""No constants."""
 FAINTEST = 1e-3
 """Variables smaller than this part of the tolerance times what they have been count as if they were as large."""
 SHORTEST = 1e-15
 """Steps as short as this part of the time are given up."""
+GROWTH = 1.25 ** np.arange(WINDOW)
+"""Steps of a window whose predecessor could have had longer ones."""
 
 
 @dataclass
@@ -48,6 +58,8 @@ class Marched:
     """(B,): the time"""
     size: np.ndarray
     """(B, V): the largest value of each variable"""
+    size_x: np.ndarray
+    """(B, M): of each state"""
     windows: int
 
 
@@ -61,13 +73,18 @@ class _Members:
         self.goal = np.ones(B, int)
         """which of the times is marched to"""
         self.h = np.full(B, FIRST * (times[-1] - times[0]))
+        self.extent = np.full(B, np.inf)
+        """how far the next window may reach"""
+        self.grows = np.zeros(B, bool)
         self.done = np.zeros(B, bool)
         self.failed = np.zeros(B, bool)
-        self.known = np.zeros(B, bool)
-        """whether there is an interval before, whose polynomial goes on"""
-        self.last_t, self.last_s = np.zeros(B), np.ones(B)
-        self.last_x, self.last_z = np.zeros_like(x), np.zeros((B, space.V, space.k))
-        self.grows = np.zeros(B, bool)
+        self.solved = np.zeros(B, int)
+        """how many intervals of the last window, below, Newton's method solved; none where polynomials end"""
+        self.mesh, self.u = np.zeros((B, 2)), Step(np.zeros((B, 2, space.M)), np.zeros((B, 1, space.V, space.k)), NONE)
+        self.size = np.abs(x)
+        """(B, M): of the states in the last window"""
+        self.top, self.width = np.full((B, space.V), np.nan), np.ones(B)
+        """the highest derivative in the last interval that was kept, NaN where there is none, and its length"""
         self.kept: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         """of each window: starts (B, N), states, stages, and how many intervals were kept (B,)"""
 
@@ -82,135 +99,143 @@ def march(
     absolute: float,
     most_intervals: int,
     report: Callable[..., None],
+    held: np.ndarray,
 ) -> Marched:
     """From the states x (B, M) at times[0] to times[-1].
 
     Args:
+        held: (B,): members that are left out.
         tolerance: (B,), of what each interval adds, relative to the size of each variable in its window.
     """
     B = len(x)
+    b = np.arange(B)
     m = _Members(space, times, x)
-    size_x = np.abs(x)
-    size_v = np.zeros((B, space.V))
-    p = np.zeros((B, 0))
+    m.failed |= held
+    span = abs(times[-1] - times[0])
+    size_x, size_v = np.abs(x), np.zeros((B, space.V))
     windows = total = 0
     while not (m.done | m.failed).all():
+        windows += 1
         active = ~(m.done | m.failed)
         goal = times[np.minimum(m.goal, len(times) - 1)]
-        mesh = _window(m, goal, B)
-        guess = _extrapolated(space, m, mesh)
-        for again in range(REMESHED + 1):
-            windows += 1
-            part = FAINTEST * tolerance[:, None]
-            solved, x_new, z_new = _newton(problem, space, mesh, guess, p, part * size_x, tolerance, absolute, active)
-            ratio = _ratio(space, m, mesh, x_new, z_new, part * size_v, tolerance, absolute)
-            N = mesh.shape[1] - 1
-            fine = ratio <= 1
-            count = np.where(fine.all(axis=1), N, np.argmin(fine, axis=1))
-            short = solved & active & (count < N // 2)
-            if again == REMESHED or not short.any():
-                break
-            new = _remeshed(mesh, ratio, space.k + 1)
-            x, z = space.moved(space, x_new, z_new, mesh, new)
-            mesh = np.where(short[:, None], new, mesh)
-            guess = Step(
-                np.where(short[:, None, None], x, x_new), np.where(short[:, None, None, None], z, z_new), guess.p
-            )
+        mesh = _window(m, goal)
+        guess = _predicted(space, m, mesh)
+        faint = FAINTEST * tolerance[:, None]
+        least = np.maximum(m.size, faint * size_x)
+        solved, x_new, z_new, steps = _newton(problem, space, mesh, guess, least, tolerance, absolute, active)
+        ratio, y = _ratio(space, m, mesh, x_new, z_new, faint * size_v, tolerance, absolute, solved)
+        N = mesh.shape[1] - 1
         s = np.diff(mesh)
-        grow = np.clip(0.8 * ratio ** (-1 / (space.k + 1)), 0.2, 4.0)
-        count = np.where(solved & active, count, 0)
+        n = np.arange(N)
+        count = np.minimum(solved, np.where(ratio <= 1, N, n).min(axis=1))
+        with np.errstate(all="ignore"):
+            grow = np.clip(0.8 * ratio ** (-1 / (space.k + 1)), 0.2, 8.0)
         m.kept.append((mesh[:, :-1], x_new[:, :-1], z_new, count))
         total += count.max()
-        b = np.arange(B)
-        none = count == 0
-        shorter = np.where(solved, s[:, 0] * np.minimum(grow[:, 0], 0.7), s[:, 0] / 4)
+        none, whole = count == 0, count == N
         last, next_ = np.maximum(count - 1, 0), np.minimum(count, N - 1)
-        after = np.where(count == N, s[b, last] * grow[b, last], s[b, next_] * grow[b, next_])
-        m.h = np.where(active, np.where(none, shorter, after), m.h)
-        m.grows = ~none & (count == N) & (grow[b, last] > 1.5)
+        rejected = ~whole & (count < solved)
+        after = np.where(rejected, s[b, next_] * grow[b, next_], s[b, last] * grow[b, last])
+        m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 4, after), m.h)
+        m.grows = whole & (grow[b, last] > 1.5)
+        reached = np.abs(mesh[b, solved] - m.t)
+        further = np.where(solved < N, 1.0, np.where(steps <= 4, 4.0, np.where(steps <= 6, 2.0, 1.2)))
+        m.extent = np.where(active, np.where(solved > 0, further * reached, np.abs(s[:, 0])), m.extent)
+        m.mesh, m.u, m.solved = mesh, Step(x_new, z_new, NONE), np.where(active, solved, 0)
         moved = active & ~none
-        m.last_t = np.where(moved, mesh[b, last], m.last_t)
-        m.last_s = np.where(moved, s[b, last], m.last_s)
-        m.last_x = np.where(moved[:, None], x_new[b, last], m.last_x)
-        m.last_z = np.where(moved[:, None, None], z_new[b, last], m.last_z)
-        m.known |= moved
+        m.top = np.where(moved[:, None], _top(space, z_new, s)[b, last], m.top)
+        m.width = np.where(moved, s[b, last], m.width)
         m.x = np.where(moved[:, None], x_new[b, count], m.x)
         m.t = np.where(moved, mesh[b, count], m.t)
-        if moved.any():
-            keep = np.arange(N)[None, :] < count[:, None]
-            largest = np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)
-            size_x = np.where(moved[:, None], np.maximum(size_x, largest), size_x)
-            size_v = np.where(moved[:, None], np.maximum(size_v, _sizes(space, mesh, x_new, z_new, keep)), size_v)
+        keep = n < count[:, None]
+        largest = np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)
+        m.size = np.where(moved[:, None], largest, m.size)
+        size_x = np.maximum(size_x, largest)
+        size_v = np.maximum(size_v, np.where(keep[..., None], y, 0.0).max(axis=1))
         arrived = moved & (m.t == goal)
         if arrived.any():
             m.goal += arrived
             m.done |= arrived & (m.goal >= len(times))
             onward = arrived & ~m.done
-            m.known &= ~onward  # what happens there ends the polynomial
-            m.h = np.where(onward, 0.1 * np.sign(m.h) * np.minimum(np.abs(m.h), 1e-2 * abs(times[-1] - times[0])), m.h)
-        m.failed |= active & (np.abs(m.h) < SHORTEST * np.maximum(np.abs(m.t), abs(times[-1] - times[0]) * 1e-3))
+            m.solved[onward], m.top[onward] = 0, np.nan  # what happens there ends the polynomials
+            m.h = np.where(onward, 0.1 * np.sign(m.h) * np.minimum(np.abs(m.h), 1e-2 * span), m.h)
+        m.failed |= active & ~m.done & (np.abs(m.h) < SHORTEST * np.maximum(np.abs(m.t), span * 1e-3))
         if total > most_intervals:
             m.failed |= ~m.done
         report(intervals=int(total), time=float(m.t[np.argmin(np.abs(m.t - times[0]))]))
     mesh_, u = _joined(space, m, times)
-    return Marched(mesh_, u, m.done, m.t, size_v, windows)
+    return Marched(mesh_, u, m.done, m.t, size_v, size_x, windows)
 
 
-def _window(m: _Members, goal: np.ndarray, B: int) -> np.ndarray:
-    """The mesh of the next window of each member, (B, N+1)."""
-    growth = np.where(m.grows[:, None], np.minimum(1.25 ** np.arange(WINDOW), 30.0), 1.0)
-    mesh = m.t[:, None] + np.concatenate([np.zeros((B, 1)), np.cumsum(m.h[:, None] * growth, axis=1)], axis=1)
-    way = np.where(m.done | m.failed, m.h * WINDOW, goal - m.t)
-    if B == 1:
-        part = (mesh[0] - m.t[0]) / way[0]
-        beyond = np.flatnonzero(part >= 1 - 1e-12)
-        if len(beyond):
-            mesh = mesh[:, : beyond[0] + 1]
-            mesh[0, -1] = goal[0]
-            if (
-                len(beyond)
-                and mesh.shape[1] > 2
-                and abs(mesh[0, -1] - mesh[0, -2]) < 0.1 * abs(mesh[0, -2] - mesh[0, -3])
-            ):
-                mesh[0, -2] = 0.5 * (mesh[0, -1] + mesh[0, -3])
-        return mesh
-    over = (mesh[:, -1] - m.t) / way > 1
-    scaled = m.t[:, None] + (mesh - m.t[:, None]) * (way / (mesh[:, -1] - m.t))[:, None]
-    scaled[:, -1] = m.t + way
-    scaled[:, -1] = np.where(m.done | m.failed, scaled[:, -1], goal)
-    return np.where(over[:, None], scaled, mesh)
+def follow(
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, least: np.ndarray, tolerance: float, absolute: float
+) -> tuple[np.ndarray, Step]:
+    """Solves on a mesh from a guess u whose first states are given: which members were solved, (B,), and the solution.
+    Where rounding of what was solved first keeps the rest from converging, the rest goes on from there.
+
+    Args:
+        least: (B, M): changes of states that are smaller than this are not relative to the states.
+    """
+    B, N = mesh.s.shape
+    x, z = u.x.copy(), u.z.copy()
+    solved = np.isfinite(x).all(axis=(1, 2))
+    allowed = np.full(B, tolerance)
+    most, n = parts(space, B, N)[0].stop, 0
+    while n < N and solved.any():
+        part, ends = slice(n, min(n + most, N)), slice(n, min(n + most, N) + 1)
+        guess = Step(x[:, ends], z[:, part], u.p)
+        count, x[:, ends], z[:, part], _ = _newton(
+            problem, space, mesh.t[:, ends], guess, least, allowed, absolute, solved
+        )
+        solved &= count > 0
+        n += int(count[solved].min(initial=N))
+    return solved, Step(x, z, u.p)
 
 
-def _remeshed(mesh: np.ndarray, ratio: np.ndarray, K: int) -> np.ndarray:
-    """As many intervals from the same start, which add the same, less than what is allowed: (B, N+1)."""
-    N = mesh.shape[1] - 1
-    mass = np.clip(ratio, 1e-6, 1e12) ** (1 / K)
-    mass = np.maximum(mass, 0.3 * np.maximum(np.roll(mass, 1, 1), np.roll(mass, -1, 1)))
-    level = np.concatenate([np.zeros((len(mesh), 1)), np.cumsum(mass, axis=1)], axis=1)
-    reach = np.minimum(level[:, -1], 0.7 * N)
-    wanted = reach[:, None] * np.linspace(0, 1, N + 1)
-    i = np.clip((level[:, None, :] <= wanted[:, :, None]).sum(axis=2) - 1, 0, N - 1)
-    b = np.arange(len(mesh))[:, None]
-    new = mesh[b, i] + (wanted - level[b, i]) / mass[b, i] * np.diff(mesh)[b, i]
-    new[:, -1] = np.where(reach == level[:, -1], mesh[:, -1], new[:, -1])
-    return new
+def _window(m: _Members, goal: np.ndarray) -> np.ndarray:
+    """The mesh of the next window of each member, (B, N+1): as many intervals as any of them needs to reach as far as
+    it may. What reaches further is solved, or is not."""
+    steps = np.where(m.grows[:, None], GROWTH, 1.0) * np.minimum(np.abs(m.h), m.extent / LEAST)[:, None]
+    offset = np.cumsum(steps, axis=1)
+    way = np.abs(goal - m.t)
+    way = np.where(m.done | m.failed, offset[:, -1], way)
+    extent = (1 - 1e-9) * np.minimum(m.extent, way)
+    needed = np.minimum((offset < extent[:, None]).sum(axis=1) + 1, WINDOW)
+    N = int(needed[~(m.done | m.failed)].max())
+    offset = offset[:, :N] * np.minimum(1.0, way / offset[:, N - 1])[:, None]
+    mesh = np.concatenate([m.t[:, None], m.t[:, None] + np.sign(m.h)[:, None] * offset], axis=1)
+    ends = offset[:, -1] >= (1 - 1e-9) * way
+    mesh[:, -1] = np.where(ends & ~(m.done | m.failed), goal, mesh[:, -1])
+    return mesh
 
 
-def _extrapolated(space: Space, m: _Members, mesh: np.ndarray) -> Step:
-    """The polynomial of the last interval where it is near, else the last states."""
+def _predicted(space: Space, m: _Members, mesh: np.ndarray) -> Step:
+    """The polynomials of the last window where they are near, else the last states."""
     B, N = len(mesh), mesh.shape[1] - 1
     x = np.repeat(m.x[:, None], N + 1, axis=1)
     z = np.zeros((B, N, space.V, space.k))
-    zero = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
-    near = m.known[:, None] & (np.abs(mesh - m.last_t[:, None]) <= 2.5 * np.abs(m.last_s)[:, None])
-    z[:, :, zero] = m.last_z[:, None, zero, -1:]
-    if near[:, 1].any():
-        n = int(near.any(axis=0).sum())
-        ends = np.stack([m.last_t, m.last_t + m.last_s], axis=1)
+    if m.solved.any():
+        b = np.arange(B)
+        last = np.maximum(m.solved - 1, 0)
+        s = np.diff(m.mesh)
+        limit = m.mesh[b, last] + 2.5 * s[b, last]
+        at = (mesh[:, :-1, None] + np.diff(mesh)[..., None] * np.asarray(space.points)).reshape(B, -1)
+        times = np.concatenate([mesh, at], axis=1)
+        near = (m.solved > 0)[:, None] & ((times - limit[:, None]) * np.sign(m.h)[:, None] <= 0)
+        member, point = np.nonzero(near)
+        i = np.minimum(space.interval(m.mesh, times), last[:, None])[near]
+        length = s[member, i]
+        y = np.zeros((*times.shape, space.V, space.R + 1))
         with np.errstate(all="ignore"):
-            px, pz = space.moved(space, m.last_x[:, None], m.last_z[:, None], ends, mesh[:, :n])
-        x[:, :n] = np.where(near[:, :n, None], px, x[:, :n])
-        z[:, : n - 1] = np.where(near[:, 1:n, None, None], pz, z[:, : n - 1])
+            θ = (times[near] - m.mesh[member, i]) / length
+            y[member, point] = space.inside(np, m.u.x[member, i], m.u.z[member, i], length, θ)
+        x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
+        values = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V)
+        stages = np.swapaxes(values, -1, -2)
+        inside = near[:, N + 1 :].reshape(B, N, 1, space.k).all(axis=3, keepdims=True)
+        z = np.where(inside, stages, z)
+        zero = [v for v, q in enumerate(space.orders) if q == 0]
+        z[:, :, zero] = np.where(inside, z[:, :, zero], m.u.z[b, last][:, None, zero, -1:])
     x[:, 0] = m.x
     return Step(x, z, np.zeros((B, 0)))
 
@@ -220,72 +245,71 @@ def _newton(
     space: Space,
     mesh: np.ndarray,
     u: Step,
-    p: np.ndarray,
-    size: np.ndarray,
+    least: np.ndarray,
     tolerance: np.ndarray,
     absolute: float,
     active: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which windows were solved, and their states and stages."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How many intervals of each window were solved, (B,), their states and stages, and the steps it took, (B,)."""
     algebra = window(space, np.diff(mesh), problem.equations.Q)
     at_times = problem.times_of(space, mesh)
     x, z = np.ascontiguousarray(u.x), np.ascontiguousarray(u.z)
-    B = len(mesh)
-    solved, lost = ~active, np.zeros(B, bool)
-    before = np.full(B, np.inf)
-    zero = np.array([v for v, q in enumerate(space.orders) if q == 0], int)
-    stale, age, fresh = True, 0, 0
-    limit = 1e-2 * tolerance
-    while not (solved | lost).all() and fresh < 7:
+    B, N = len(mesh), mesh.shape[1] - 1
+    zero = [v for v, q in enumerate(space.orders) if q == 0]
+    p = np.zeros((B, 0))
+    limit = 1e-2 * tolerance[:, None]
+    offset = (absolute / tolerance)[:, None, None]
+    solved = np.where(active, 0, N)
+    before, stale, age = None, True, 0
+    steps = np.zeros(B, int)
+    while (solved < N).any() and steps.max() < ITERATIONS:
+        steps += solved < N
         y, d = algebra.values(x, z)
         if stale:
             f, J, _ = problem.linearize(at_times, y, p)
-            finite = np.isfinite(J).all() and np.isfinite(f).all()
-            if not finite:
-                bad = ~(np.isfinite(J).reshape(B, -1).all(axis=1) & np.isfinite(f).reshape(B, -1).all(axis=1))
-                lost |= bad & ~solved
-                J, f = np.nan_to_num(J), np.nan_to_num(f)
             algebra.eliminate(J)
-            stale, age, fresh = False, 0, fresh + 1
+            stale, age = False, 0
         else:
             f = problem.value(at_times, y, p)
         with np.errstate(all="ignore"):
             dx, dz = algebra.advance(f, d)
-            sizes = np.maximum(np.abs(x + dx).max(axis=1), size)
-            weight = np.where(sizes > 0, sizes, 1e-300) + (absolute / tolerance)[:, None]
-            change = (np.abs(dx) / weight[:, None]).max(axis=(1, 2), initial=0.0)
-            if len(zero):
-                scale = np.abs(z + dz)[:, :, zero].max(axis=(1, 3))
-                scale = np.where(scale > 0, scale, 1e-300) + (absolute / tolerance)[:, None]
-                change = np.maximum(change, (np.abs(dz[:, :, zero]) / scale[:, None, :, None]).max(axis=(1, 2, 3)))
-        lost |= ~np.isfinite(change) & ~solved
-        going = ~(solved | lost)
-        x = np.where(going[:, None, None], x + dx, x)
-        z = np.where(going[:, None, None, None], z + dz, z)
+            x, z = x + dx, z + dz
+            sizes = np.maximum(recent(np.abs(x)), least[:, None])
+            sizes = np.where(sizes > 0, sizes, 1e-300) + offset
+            change = (np.abs(dx) / sizes)[:, 1:].max(axis=2, initial=0.0)
+            if zero:
+                size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
+                size = recent(size) + offset
+                change = np.maximum(change, (moved / np.where(size > 0, size, 1e-300)).max(axis=2))
+            change = np.where(np.isfinite(change), change, np.inf)
+            rate = change / before if before is not None else np.full_like(change, np.inf)
+            left = np.where(rate < 1, rate / (1 - rate) * change, np.inf)
+        ended = (change < limit) | (left < limit)
+        if age == 0:
+            ended |= (rate > 0.5) & (change < ROUNDING)
+        solved = np.where(active, np.where(ended, N, np.arange(N)).min(axis=1), N)
         age += 1
-        with np.errstate(all="ignore"):
-            rate = change / before
-            left = np.where((rate < 1) & np.isfinite(before), rate / (1 - rate) * change, np.inf)
-        ended = going & ((change < limit) | (left < limit))
-        solved = solved | ended
-        going &= ~ended
-        if not going.any():
-            break
-        if age > 1 and (rate[going] > 2.0).any() and fresh >= 3:
-            lost |= going & (rate > 2.0)
-        if (age >= 2 and (rate[going] > 0.3).any()) or age >= 5:
-            stale = True
-            before = np.where(going, np.inf, before)
-        else:
-            before = change
-    return solved & ~lost & active, x, z
+        before = change
+        slow = rate[np.arange(B), np.minimum(solved, N - 1)]
+        stale = age >= 5 or bool((slow[solved < N] > 0.1).any())
+    return np.where(active, solved, 0), x, z, steps
 
 
-def _sizes(space: Space, mesh: np.ndarray, x: np.ndarray, z: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The largest |y| of each variable in the intervals kept: (B, V)."""
-    s = np.diff(mesh)
-    y = space.values(np, space.table((0.0, 1.0)), space.features(np, x[:, :-1], z, s), s)[..., 0]
-    return np.where(keep[..., None], np.abs(y).max(axis=2), 0.0).max(axis=1)
+def _top(space: Space, z: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """The highest derivative that is not zero, of order q + k - 1: (B, N, V)."""
+    with np.errstate(all="ignore"):
+        return z @ space.leading / s[..., None] ** (space.k - 1)
+
+
+def recent(size: np.ndarray) -> np.ndarray:
+    """The largest of the last values, as many as a window has: of (B, n, ...) along n."""
+    if size.shape[1] <= WINDOW:
+        return np.maximum.accumulate(size, axis=1)
+    largest, reach = size, 1
+    while reach < WINDOW:
+        largest = np.concatenate([largest[:, :reach], np.maximum(largest[:, reach:], largest[:, :-reach])], axis=1)
+        reach *= 2
+    return largest
 
 
 def _ratio(
@@ -297,23 +321,25 @@ def _ratio(
     size: np.ndarray,
     tolerance: np.ndarray,
     absolute: float,
-) -> np.ndarray:
-    """What each interval adds to the error, in units of what is allowed: (B, N)."""
+    solved: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each interval adds to the error, in units of what is allowed: (B, N), and |y|, (B, N, V)."""
     s = np.diff(mesh)
     q = np.array(space.orders)
+    within = (np.arange(s.shape[1]) < solved[:, None])[..., None]
     with np.errstate(all="ignore"):
-        width = np.concatenate([np.where(m.known, m.last_s, s[:, 0])[:, None], s], axis=1)
-        top = z @ space.leading / s[..., None] ** (space.k - 1)
-        before = np.where(m.known[:, None], (m.last_z @ space.leading) / m.last_s[:, None] ** (space.k - 1), top[:, 0])
+        top, known = _top(space, z, s), np.isfinite(m.top[:, 0])
+        before = np.where(known[:, None], m.top, top[:, 0])
+        width = np.concatenate([np.where(known, m.width, s[:, 0])[:, None], s], axis=1)
         jump = np.abs(np.diff(np.concatenate([before[:, None], top], axis=1), axis=1))
         jump /= np.abs(0.5 * (width[:, 1:] + width[:, :-1]))[..., None]
-        jump[:, :-1] = np.maximum(jump[:, :-1], jump[:, 1:])
+        jump[:, :-1] = np.maximum(jump[:, :-1], np.where(within[:, 1:], jump[:, 1:], 0.0))
         error = constants_of_error(space) * np.abs(s[..., None] ** (space.k + q)) * jump
-        y = space.values(np, space.table((0.0, 1.0)), space.features(np, x[:, :-1], z, s), s)[..., 0]
-        sizes = np.maximum(np.abs(y).max(axis=(1, 2)), size)
+        y = space.largest(x, z, s)
+        sizes = np.maximum(np.where(within, y, 0.0).max(axis=1), size)
         allowed = tolerance[:, None] * np.where(sizes > 0, sizes, 1e-300) + absolute
         ratio = (error / allowed[:, None]).max(axis=-1) + 1e-12
-    return np.where(np.isfinite(ratio), ratio, np.inf)
+    return np.where(np.isfinite(ratio), ratio, np.inf), y
 
 
 def _joined(space: Space, m: _Members, times: np.ndarray) -> tuple[Mesh, Step]:

@@ -21,12 +21,16 @@ from math import factorial
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import Scale, Space, gauss, radau
+from ._collocation import Space, gauss, radau
 from ._discrete import Discrete, Mesh
-from ._linear import Local, Step
+from ._linear import Step
 from ._newton import sizes
+from ._window import window
 
-__all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more"]
+__all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more", "parts"]
+
+MOST_ENTRIES = 5_000_000
+"""Entries of Jacobians that are held at a time, 40 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,22 @@ def constants_of_error(space: Space) -> np.ndarray:
     return np.abs(np.einsum("vlj,l->vj", W, ω)).max(axis=1)
 
 
+def parts(space: Space, B: int, N: int) -> list[slice]:
+    """Intervals of B members, some at a time: Jacobians of at most `MOST_ENTRIES` numbers."""
+    count = max(1, MOST_ENTRIES // (B * space.k * space.V**2 * (space.R + 1)))
+    return [slice(i, min(i + count, N)) for i in range(0, N, count)]
+
+
 def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
     """The error of a solution; `forward` where all conditions stand at the first time."""
     xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.scale
     y = space.values(xp, space.table(higher.points), space.features(xp, u.x[:, :-1], u.z, s), s)
     z = xp.moveaxis(y[..., np.arange(space.V), np.array(space.orders)], -1, -2)
     there = Step(u.x, z, u.p)
-    at = problem.at(higher, mesh, there)
     if forward:
-        assert at.J is not None
-        assert at.P is not None
-        δ = _forward(higher, s, at.f, at.J, at.P, at.d)
+        δ = _forward(problem, higher, mesh, there)
     else:
+        at = problem.at(higher, mesh, there)
         δ = problem.linear(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
     offsets = np.linspace(0, 1, space.k + 4)
     features = higher.features(xp, δ.x[:, :-1], δ.z, s)
@@ -75,13 +83,18 @@ def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: b
     return Estimate(error, local, xp.abs(δ.p))
 
 
-def _forward(space: Space, s: Scale, f: np.ndarray, J: np.ndarray, P: np.ndarray, d: np.ndarray) -> Step:
+def _forward(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> Step:
     """The step of an initial-value problem whose first states are right."""
-    local = Local(space, J, P, s)
-    particular, γ = local.particular(f)
-    x = local.forward(γ - d)
-    p = np.zeros((len(f), 0))
-    return Step(x, local.stages(particular, x[:, :-1], p), p)
+    dx, dz = np.zeros_like(u.x), np.empty_like(u.z)
+    B, N = mesh.s.shape
+    for part in parts(space, B, N):
+        ends = slice(part.start, part.stop + 1)
+        algebra = window(space, mesh.s[:, part], problem.equations.Q)
+        y, d = algebra.values(np.ascontiguousarray(u.x[:, ends]), np.ascontiguousarray(u.z[:, part]))
+        f, J, _ = problem.linearize(problem.times_of(space, mesh.t[:, ends]), y, u.p)
+        algebra.eliminate(J)
+        dx[:, ends], dz[:, part] = algebra.advance(f, d, dx[:, part.start])
+    return Step(dx, dz, np.zeros_like(u.p))
 
 
 def equidistributed(

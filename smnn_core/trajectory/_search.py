@@ -16,9 +16,8 @@ from ._boundary import Found, solve_boundary
 from ._collocation import Space, gauss, radau
 from ._discrete import Discrete, Mesh
 from ._equations import Conditions, Equations, as_floats
+from ._initial import solve_initial
 from ._linear import Step, Structure
-from ._march import march
-from ._mesh import estimate, finer
 
 __all__ = ["Search", "refined", "search"]
 
@@ -27,6 +26,8 @@ PROBED = 4
 MOST_ORDERS = 64
 """Orders of a variable, or points of an interval: polynomials of higher degree have no digits left."""
 LEAST_TOLERANCE = 1e-13
+NEAR = 1e-3
+"""Relative errors of solutions that are looked at for contradictions."""
 CONTRADICTION = 1e-3
 """The part of its terms, or ten tolerances, that equations may leave where they are more than variables."""
 
@@ -95,7 +96,15 @@ def search(
 
         if is_initial and mesh is None and guess is None:
             space = Space(radau(max(k, 2)), orders)
-            found = _marched(problem, space, times, tolerance, absolute, most_intervals, report)
+            found = solve_initial(
+                problem,
+                space,
+                times,
+                tolerance=tolerance,
+                absolute=absolute,
+                most_intervals=most_intervals,
+                report=report,
+            )
             return Search(problem, times, without_contradictions(problem, found, tolerance), True)
         space = Space(radau(max(k, 2)) if is_initial else gauss(k), orders)
         first = first_mesh(mesh, guess, times, B, batch)
@@ -118,10 +127,16 @@ def search(
 
 
 def without_contradictions(problem: Discrete, found: Found, tolerance: float) -> Found:
-    """Members whose equations, more than variables, are met by compromise alone have not converged."""
+    """Members whose equations, more than variables, are met by compromise alone have not converged. Nor does the
+    estimate of their error: a compromise is another one on each mesh."""
     space, mesh = found.space, found.mesh
     assert problem.equations.Q is not None
-    if problem.equations.Q == space.V or not found.converged.any():
+    if problem.equations.Q == space.V:
+        return found
+    with np.errstate(all="ignore"):
+        relative = found.error.max(axis=1) / space.largest(found.u.x, found.u.z, mesh.s).max(axis=1)
+    solved = found.converged | (relative < NEAR).all(axis=1)
+    if not solved.any():
         return found
     at = problem.at(space, mesh, found.u)
     assert at.J is not None
@@ -131,7 +146,7 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
         terms = np.abs(at.J * y).sum(axis=(-2, -1)).max(axis=(1, 2))  # (B, Q)
         left = np.abs(at.f).max(axis=(1, 2))
     allowed = max(CONTRADICTION, 10 * tolerance) * terms
-    bad = found.converged & (left > allowed).any(axis=1)
+    bad = solved & (left > allowed).any(axis=1)
     reasons = list(found.reasons)
     for b in np.flatnonzero(bad):
         q = int(np.argmax(left[b] - allowed[b]))
@@ -144,16 +159,7 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
 
 def refined(run: Search, N: int) -> Search:
     """The same solution on N intervals, of which some are parts of what they were."""
-    found = run.found
-    mesh, u, space = found.mesh, found.u, found.space
-    if mesh.N >= N:
-        return run
-    members = [finer(mesh, b, N) for b in range(len(mesh.t))]
-    new = Mesh(np.concatenate([m.t for m in members]), np.concatenate([m.index for m in members]))
-    i = space.interval(mesh.t, 0.5 * (new.t[:, 1:] + new.t[:, :-1]))
-    error = found.error[np.arange(len(i))[:, None], i]
-    x, z = space.moved(space, u.x, u.z, mesh.t, new.t)
-    return replace(run, found=replace(found, mesh=new, u=Step(x, z, u.p), error=error))
+    return replace(run, found=run.found.divided(N))
 
 
 def checked_times(times: Any) -> np.ndarray:
@@ -576,63 +582,3 @@ def number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
         return 6 if tolerance >= 1e-8 else 8
     limits = (1e-3, 1e-6, 1e-8, 1e-10)
     return 3 + sum(tolerance < limit for limit in limits)
-
-
-def _marched(
-    problem: Discrete,
-    space: Space,
-    times: np.ndarray,
-    tolerance: float,
-    absolute: float,
-    most_intervals: int,
-    report: Callable[..., None],
-) -> Found:
-    """The march, with what intervals may add made smaller until the error at the end of it is below the tolerance."""
-    values = problem.conditions.values
-    assert values is not None
-    x = space.gather_states(np, values[:, 0])
-    B = len(x)
-    local, windows, before = np.full(B, 0.1 * tolerance), 0, np.full(B, np.inf)
-    for attempt in range(6):
-        run = march(
-            problem,
-            space,
-            times,
-            x,
-            tolerance=local,
-            absolute=absolute * 0.1,
-            most_intervals=most_intervals,
-            report=report,
-        )
-        windows += run.windows
-        allowed = tolerance * run.size + absolute
-        found = estimate(problem, space, run.mesh, run.u, forward=True)
-        with np.errstate(all="ignore"):
-            ratio = (found.error / np.where(allowed > 0, allowed, 1e-300)[:, None]).max(axis=(1, 2))
-        ratio = np.where(run.finished, ratio, 0.0)
-        good = run.finished & (ratio <= 1)
-        repeat = run.finished & ~good & (local > 1.01 * LEAST_TOLERANCE) & (ratio < 0.8 * before)
-        if not repeat.any() or attempt == 5:
-            break
-        before = ratio
-        with np.errstate(all="ignore"):
-            local = np.where(repeat, np.maximum(local * np.maximum(0.3 / ratio, 1e-2), LEAST_TOLERANCE), local)
-    reasons = []
-    for b in range(B):
-        if good[b]:
-            reasons.append("solved: the estimate of the global error is below the tolerance")
-        elif run.finished[b]:
-            reasons.append(
-                f"the estimate of the global error is {ratio[b] * tolerance:.1e} of the size of the variables, above "
-                f"the "
-                "tolerance, and shorter steps do not help: f is not smooth, or the equations amplify what rounding "
-                "leaves"
-            )
-        else:
-            reasons.append(
-                f"steps became too short, or too many, at t = {run.reached[b]:.6g}: the solution may end there, or f "
-                f"be "
-                "undefined"
-            )
-    error = np.where(run.finished[:, None, None], found.error, np.nan)
-    return Found(space, run.mesh, run.u, error, good, reasons, windows)

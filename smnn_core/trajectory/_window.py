@@ -37,12 +37,13 @@ class Window:
         J = J.reshape(B, N, self.space.k, *J.shape[2:])
         self.local = Local(self.space, J, np.zeros((*J.shape[:4], 0)), self.scale)
 
-    def advance(self, f: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Steps dx (B, N+1, M), which begin with zero, and dz (B, N, V, k), for f (B, N k, Q) and jumps d."""
+    def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Steps dx (B, N+1, M), which begin with `start` (B, M) or zero, and dz (B, N, V, k), for f (B, N k, Q) and
+        jumps d."""
         assert self.local is not None
         B, N = self.scale.s.shape
         particular, γ = self.local.particular(f.reshape(B, N, self.space.k, -1))
-        dx = self.local.forward(γ - d)
+        dx = self.local.forward(γ - d, start)
         return dx, self.local.stages(particular, dx[:, :-1], np.zeros((B, 0)))
 
 
@@ -53,7 +54,7 @@ class CompiledWindow(Window):
         super().__init__(space, s)
         q = np.array(space.orders, np.intc)
         first = np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc)
-        self._given = (q, first, np.ascontiguousarray(s), space.at_points, np.ascontiguousarray(space.at_end))
+        self._given = (q, first, np.ascontiguousarray(s), space.rows_at_points, np.ascontiguousarray(space.at_end))
         B, N = s.shape
         n, M = space.V * space.k, space.M
         self._y = np.empty((B, N * space.k, space.V, space.R + 1))
@@ -73,18 +74,15 @@ class CompiledWindow(Window):
     def eliminate(self, J: np.ndarray) -> None:
         compiled.eliminate(*self._given, np.ascontiguousarray(J), *self._factor)
 
-    def advance(self, f: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         (B, N), space = d.shape[:2], self.space
         dx, dz = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
+        dx[:, 0] = 0.0 if start is None else start
         compiled.advance(*self._given, *self._factor, np.ascontiguousarray(f), d, dx, dz)
         return dx, dz
 
 
-LARGEST = 80
-"""Stages of an interval up to which compiled loops were measured, and took less time than LAPACK on one core."""
-
-
 def window(space: Space, s: np.ndarray, Q: int | None) -> Window:
     """The faster of the two."""
-    fits = compiled.is_compiled and space.V == Q and space.V * space.k <= LARGEST
+    fits = compiled.is_compiled and space.V == Q
     return CompiledWindow(space, s) if fits else Window(space, s)

@@ -2,6 +2,7 @@
 #include "covariance.hpp"
 #include "panels.hpp"
 #include "run.hpp"
+#include "windows.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
 #define SMNN_VECTOR_BYTES 16
@@ -88,7 +89,7 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
 extern const Isa isa;
 #define SMNN_QUOTED(x) #x
 #define SMNN_NAME(x) SMNN_QUOTED(x)
-const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances, panels::kernels};
+const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances, panels::kernels, windows::kernels};
 
 #endif
 

@@ -166,6 +166,7 @@ constexpr int MOST_COLUMNS = 64;
 constexpr int LARGEST = 64;
 
 struct PanelKernels;
+struct WindowKernels;
 
 struct Isa {
     const char* name;
@@ -173,6 +174,7 @@ struct Isa {
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
     CovarianceKernels (*covariances)(const Job& job, bool one_by_one);
     const PanelKernels& panels;
+    const WindowKernels& windows;
 };
 
 }  // namespace smnn

@@ -1,8 +1,10 @@
-// Python's view of windows.hpp: contiguous NumPy arrays, whose sizes are checked here.
-#include "windows.hpp"
+// Python's view of windows_job.hpp: contiguous NumPy arrays, whose sizes are checked here.
+#include "windows_job.hpp"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+
+#include "isa_dispatch.hpp"
 
 namespace nb = nanobind;
 
@@ -18,8 +20,9 @@ void require(const char* name, size_t found, int64_t expected) {
 
 smnn::Window window(const Integers& q, const Integers& first, const Constants& s, const Constants& W, const Constants& E) {
     if (s.ndim() != 2 || W.ndim() != 4 || E.ndim() != 3) throw nb::value_error("another number of axes than is expected");
-    const int64_t V = int64_t(W.shape(0)), k = int64_t(W.shape(2)), R = int64_t(W.shape(3)) - 1;
+    const int64_t V = int64_t(W.shape(0)), k = int64_t(W.shape(1)), R = int64_t(W.shape(2)) - 1;
     smnn::Window w{int64_t(s.shape(0)), int64_t(s.shape(1)), V, k, 0, R, q.data(), first.data(), s.data(), W.data(), E.data()};
+    if (R > smnn::WindowKernels::MOST_ORDERS || k > smnn::WindowKernels::MOST_POINTS) throw nb::value_error("too many orders or points");
     require("q", q.size(), V);
     require("first", first.size(), V);
     require("W", W.size(), V * w.a() * k * (R + 1));
@@ -38,7 +41,7 @@ void values(Integers q, Integers first, Constants s, Constants W, Constants E, C
     require("y", y.size(), w.B * w.N * w.k * w.V * (w.R + 1));
     require("d", d.size(), w.B * w.N * w.M);
     nb::gil_scoped_release release;
-    smnn::window_values(w, x.data(), z.data(), y.data(), d.data());
+    smnn::isa().windows.values(w, x.data(), z.data(), y.data(), d.data());
 }
 
 void eliminate(
@@ -54,7 +57,7 @@ void eliminate(
     require("HC", HC.size(), count * n * w.M);
     require("G", G.size(), count * w.M * w.M);
     nb::gil_scoped_release release;
-    smnn::window_eliminate(w, J.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
+    smnn::isa().windows.eliminate(w, J.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
 }
 
 void advance(
@@ -76,7 +79,7 @@ void advance(
         if (order.data()[i] < 0 || order.data()[i] >= n) throw nb::value_error("order");
     }
     nb::gil_scoped_release release;
-    smnn::window_advance(
+    smnn::isa().windows.advance(
         w, lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
     );
 }

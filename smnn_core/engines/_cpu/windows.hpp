@@ -1,28 +1,17 @@
-// Collocation on the intervals of a window: values at the points, stages eliminated, states swept forward.
-//
-// Letters as in smnn_core/trajectory/_collocation.py: B members, N intervals, V variables of orders q[v] <= R, k points,
-// M states, Q = V equations; a = max(R, 1) + k features of a variable: its states times s^o, its stages times s^q. Arrays
-// are contiguous; results may not overlap what they are made of.
+// Collocation on the intervals of a window: values at the points, stages eliminated, states swept forward. Arguments and
+// letters are those of windows_job.hpp.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <vector>
+
+#include "../kernels/pack.hpp"
+#include "windows_job.hpp"
 
 namespace smnn {
+namespace SMNN_LEVEL {
+namespace windows {
 
-struct Window {
-    int64_t B, N, V, k, M, R;
-    const int* q;      // (V)
-    const int* first;  // (V): the first state of a variable
-    const double* s;   // (B, N)
-    const double* W;   // (V, a, k, R+1): features -> values at the points
-    const double* E;   // (V, a, R+1): features -> values at the end of the interval
-
-    int64_t width() const { return R > 1 ? R : 1; }
-    int64_t a() const { return width() + k; }
-};
+constexpr int ORDERS = WindowKernels::MOST_ORDERS + 1, FEATURES = WindowKernels::MOST_ORDERS + WindowKernels::MOST_POINTS;
 
 // s^e, e = 0..R: power (R+1)
 inline void powers(double s, int64_t R, double* power) {
@@ -30,26 +19,59 @@ inline void powers(double s, int64_t R, double* power) {
     for (int64_t e = 1; e <= R; ++e) power[e] = power[e - 1] * s;
 }
 
-// y (B, N, k, V, R+1) at the points, and d (B, N, M), the jumps of the states x (B, N+1, M); z (B, N, V, k).
-inline void window_values(const Window& w, const double* x, const double* z, double* y, double* d) {
+constexpr int64_t BLOCK = 4;  // rows that are subtracted from another at a time
+
+// row -= sum of g[i] top[i], i < count <= BLOCK, of n numbers; rows of top are `apart` numbers apart.
+SMNN_INLINE void subtract(
+    int64_t count, const double* g, const double* __restrict top, int64_t apart, double* __restrict row, int64_t n
+) {
+    if (count == BLOCK) {
+        const double a = g[0], b = g[1], c = g[2], d = g[3];
+        const double *__restrict const second = top + apart, *__restrict const third = second + apart,
+                                       *__restrict const fourth = third + apart;
+        for (int64_t l = 0; l < n; ++l) row[l] -= a * top[l] + b * second[l] + (c * third[l] + d * fourth[l]);
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        for (int64_t l = 0; l < n; ++l) row[l] -= g[i] * top[i * apart + l];
+    }
+}
+
+// The sum of a[i] b[i], in as many partial sums as fill vectors.
+SMNN_INLINE double dot(const double* __restrict a, const double* __restrict b, int64_t n) {
+    constexpr int64_t SUMS = 8;
+    double sums[SUMS] = {};
+    int64_t i = 0;
+    for (; i + SUMS <= n; i += SUMS) {
+        for (int64_t l = 0; l < SUMS; ++l) sums[l] += a[i + l] * b[i + l];
+    }
+    double sum = 0;
+    for (; i < n; ++i) sum += a[i] * b[i];
+    for (int64_t l = 0; l < SUMS; ++l) sum += sums[l];
+    return sum;
+}
+
+SMNN_INLINE void exchange(double* __restrict a, double* __restrict b, int64_t n) {
+    for (int64_t l = 0; l < n; ++l) {
+        const double x = a[l];
+        a[l] = b[l], b[l] = x;
+    }
+}
+
+inline void values(const Window& w, const double* x, const double* z, double* y, double* d) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width();
-    std::vector<double> feature(static_cast<size_t>(a)), power(static_cast<size_t>(r1)), end(static_cast<size_t>(r1));
+    double feature[FEATURES], power[ORDERS];
     for (int64_t n = 0; n < w.B * w.N; ++n) {
         const double* const left = x + (n / w.N * (w.N + 1) + n % w.N) * w.M;
         const double* const right = left + w.M;
-        powers(w.s[n], w.R, power.data());
+        powers(w.s[n], w.R, power);
         for (int64_t v = 0; v < V; ++v) {
             const int q = w.q[v];
             for (int64_t o = 0; o < width; ++o) feature[o] = o < q ? left[w.first[v] + o] * power[o] : 0.0;
             for (int64_t l = 0; l < k; ++l) feature[width + l] = z[(n * V + v) * k + l] * power[q];
-            const double* const W = w.W + v * a * k * r1;
             for (int64_t j = 0; j < k; ++j) {
                 double* const value = y + ((n * k + j) * V + v) * r1;
-                for (int64_t r = 0; r < r1; ++r) {
-                    double sum = 0;
-                    for (int64_t i = 0; i < a; ++i) sum += W[(i * k + j) * r1 + r] * feature[i];
-                    value[r] = sum / power[r];
-                }
+                for (int64_t r = 0; r < r1; ++r) value[r] = dot(w.W + ((v * k + j) * r1 + r) * a, feature, a) / power[r];
             }
             for (int64_t r = 0; r < q; ++r) {
                 double sum = 0;
@@ -60,38 +82,30 @@ inline void window_values(const Window& w, const double* x, const double* z, dou
     }
 }
 
-// Of each interval, from J (B, N, k, V, V, R+1): C_z = L U with rows scaled and exchanged, n = V k,
-//
-//     lu (B, N, n, n), scale (B, N, n), order (B, N, n),
-//
-// C_z^-1 C_x, HC (B, N, n, M), and how states at the end follow from those at the start, G (B, N, M, M). NaN where C_z is
-// singular.
-inline void window_eliminate(const Window& w, const double* J, double* lu, double* scale, int* order, double* HC, double* G) {
+inline void eliminate(const Window& w, const double* J, double* lu, double* scale, int* order, double* HC, double* G) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
-    std::vector<double> power(static_cast<size_t>(r1)), row(static_cast<size_t>(r1));
+    double power[ORDERS], row[FEATURES];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
         double* const A = lu + at * n * n;
         double* const C = HC + at * n * M;
         double* const size = scale + at * n;
         int* const p = order + at * n;
-        powers(w.s[at], w.R, power.data());
+        powers(w.s[at], w.R, power);
         for (int64_t i = 0; i < n; ++i) {  // row i = (j, e), columns (v, l) and states
             const int64_t j = i / V;
             double largest = 0;
             for (int64_t v = 0; v < V; ++v) {
                 const double* const derivative = J + ((at * n + i) * V + v) * r1;
-                for (int64_t r = 0; r < r1; ++r) row[r] = derivative[r] / power[r];
-                const double* const W = w.W + v * a * k * r1 + j * r1;
-                for (int64_t o = 0; o < w.q[v]; ++o) {
-                    double sum = 0;
-                    for (int64_t r = 0; r < r1; ++r) sum += row[r] * W[o * k * r1 + r];
-                    C[i * M + w.first[v] + o] = sum * power[o];
+                const double* const W = w.W + (v * k + j) * r1 * a;
+                for (int64_t l = 0; l < a; ++l) row[l] = 0;
+                for (int64_t r = 0; r < r1; ++r) {
+                    const double g = -derivative[r] / power[r];
+                    subtract(1, &g, W + r * a, a, row, a);
                 }
+                for (int64_t o = 0; o < w.q[v]; ++o) C[i * M + w.first[v] + o] = row[o] * power[o];
                 for (int64_t l = 0; l < k; ++l) {
-                    double sum = 0;
-                    for (int64_t r = 0; r < r1; ++r) sum += row[r] * W[(width + l) * k * r1 + r];
-                    A[i * n + v * k + l] = sum;
-                    largest = std::fmax(largest, std::fabs(sum));
+                    A[i * n + v * k + l] = row[width + l];
+                    largest = std::fmax(largest, std::fabs(row[width + l]));
                 }
             }
             size[i] = largest > 0 ? 1 / largest : 1.0;
@@ -99,40 +113,47 @@ inline void window_eliminate(const Window& w, const double* J, double* lu, doubl
             for (int64_t c = 0; c < M; ++c) C[i * M + c] *= size[i];
             p[i] = int(i);
         }
-        for (int64_t c = 0; c < n; ++c) {
-            int64_t best = c;
-            for (int64_t i = c + 1; i < n; ++i) {
-                if (std::fabs(A[i * n + c]) > std::fabs(A[best * n + c])) best = i;
+        for (int64_t first = 0; first < n; first += BLOCK) {
+            const int64_t end = first + BLOCK < n ? first + BLOCK : n, rest = n - end;
+            for (int64_t c = first; c < end; ++c) {
+                int64_t best = c;
+                for (int64_t i = c + 1; i < n; ++i) {
+                    if (std::fabs(A[i * n + c]) > std::fabs(A[best * n + c])) best = i;
+                }
+                if (best != c) {
+                    exchange(A + c * n, A + best * n, n);
+                    exchange(C + c * M, C + best * M, M);
+                    const int index = p[c];
+                    p[c] = p[best], p[best] = index;
+                }
+                const double pivot = 1 / A[c * n + c];
+                for (int64_t i = c + 1; i < n; ++i) {
+                    const double g = A[i * n + c] * pivot;
+                    A[i * n + c] = g;
+                    for (int64_t l = c + 1; l < end; ++l) A[i * n + l] -= g * A[c * n + l];
+                }
             }
-            if (best != c) {
-                std::swap_ranges(A + c * n, A + (c + 1) * n, A + best * n);
-                std::swap_ranges(C + c * M, C + (c + 1) * M, C + best * M);
-                std::swap(p[c], p[best]);
-            }
-            const double* const top = A + c * n;
-            for (int64_t i = c + 1; i < n; ++i) {
-                const double g = A[i * n + c] / top[c];
-                A[i * n + c] = g;
-                for (int64_t l = c + 1; l < n; ++l) A[i * n + l] -= g * top[l];
-                for (int64_t l = 0; l < M; ++l) C[i * M + l] -= g * C[c * M + l];
+            for (int64_t i = first + 1; i < n; ++i) {
+                const int64_t count = (i < end ? i : end) - first;
+                subtract(count, A + i * n + first, A + first * n + end, n, A + i * n + end, rest);
+                subtract(count, A + i * n + first, C + first * M, M, C + i * M, M);
             }
         }
         for (int64_t i = n - 1; i >= 0; --i) {
-            for (int64_t c = i + 1; c < n; ++c) {
-                const double g = A[i * n + c];
-                for (int64_t l = 0; l < M; ++l) C[i * M + l] -= g * C[c * M + l];
+            for (int64_t c = i + 1; c < n; c += BLOCK) {
+                subtract(c + BLOCK < n ? BLOCK : n - c, A + i * n + c, C + c * M, M, C + i * M, M);
             }
             for (int64_t l = 0; l < M; ++l) C[i * M + l] /= A[i * n + i];
         }
         double* const gamma = G + at * M * M;
-        std::fill(gamma, gamma + M * M, 0.0);
+        for (int64_t i = 0; i < M * M; ++i) gamma[i] = 0.0;
         for (int64_t v = 0; v < V; ++v) {
             const double* const E = w.E + v * a * r1;
             for (int64_t r = 0; r < w.q[v]; ++r) {
                 double* const out = gamma + (w.first[v] + r) * M;
                 for (int64_t l = 0; l < k; ++l) {
                     const double g = E[(width + l) * r1 + r] / power[r];
-                    for (int64_t c = 0; c < M; ++c) out[c] -= g * C[(v * k + l) * M + c];
+                    subtract(1, &g, C + (v * k + l) * M, M, out, M);
                 }
                 for (int64_t o = r; o < w.q[v]; ++o) out[w.first[v] + o] += E[o * r1 + r] * power[o] / power[r];
             }
@@ -140,28 +161,22 @@ inline void window_eliminate(const Window& w, const double* J, double* lu, doubl
     }
 }
 
-// The steps dx (B, N+1, M), which begin with zero, and dz (B, N, V, k) for f (B, N, k, V) and jumps d (B, N, M).
-inline void window_advance(const Window& w, const double* lu, const double* scale, const int* order, const double* HC,
+inline void advance(const Window& w, const double* lu, const double* scale, const int* order, const double* HC,
                            const double* G, const double* f, const double* d, double* dx, double* dz) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
-    std::vector<double> power(static_cast<size_t>(r1));
+    double power[ORDERS];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
         const double* const A = lu + at * n * n;
         double* const z = dz + at * n;
         double* const left = dx + (at / w.N * (w.N + 1) + at % w.N) * M;
         double* const right = left + M;
-        if (at % w.N == 0) std::fill(left, left + M, 0.0);
-        powers(w.s[at], w.R, power.data());
+        powers(w.s[at], w.R, power);
         for (int64_t i = 0; i < n; ++i) {  // -C_z^-1 f
             const int from = order[at * n + i];
-            double sum = -f[at * n + from] * scale[at * n + from];
-            for (int64_t c = 0; c < i; ++c) sum -= A[i * n + c] * z[c];
-            z[i] = sum;
+            z[i] = -f[at * n + from] * scale[at * n + from] - dot(A + i * n, z, i);
         }
         for (int64_t i = n - 1; i >= 0; --i) {
-            double sum = z[i];
-            for (int64_t c = i + 1; c < n; ++c) sum -= A[i * n + c] * z[c];
-            z[i] = sum / A[i * n + i];
+            z[i] = (z[i] - dot(A + i * n + i + 1, z + i + 1, n - i - 1)) / A[i * n + i];
         }
         for (int64_t v = 0; v < V; ++v) {
             for (int64_t r = 0; r < w.q[v]; ++r) {
@@ -169,20 +184,18 @@ inline void window_advance(const Window& w, const double* lu, const double* scal
                 double sum = 0;
                 for (int64_t l = 0; l < k; ++l) sum += w.E[(v * a + width + l) * r1 + r] * z[v * k + l];
                 sum = sum / power[r] - d[at * M + m];
-                const double* const gamma = G + (at * M + m) * M;
-                for (int64_t c = 0; c < M; ++c) sum += gamma[c] * left[c];
-                right[m] = sum;
+                right[m] = sum + dot(G + (at * M + m) * M, left, M);
             }
         }
-        for (int64_t i = 0; i < n; ++i) {
-            double sum = z[i];
-            for (int64_t c = 0; c < M; ++c) sum -= HC[(at * n + i) * M + c] * left[c];
-            z[i] = sum;
-        }
+        for (int64_t i = 0; i < n; ++i) z[i] -= dot(HC + (at * n + i) * M, left, M);
         for (int64_t v = 0; v < V; ++v) {
             for (int64_t l = 0; l < k; ++l) z[v * k + l] /= power[w.q[v]];
         }
     }
 }
 
+constexpr WindowKernels kernels{values, eliminate, advance};
+
+}  // namespace windows
+}  // namespace SMNN_LEVEL
 }  // namespace smnn

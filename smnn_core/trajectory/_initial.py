@@ -1,0 +1,157 @@
+"""Initial-value problems: a march that is roughly right, then Newton's method on meshes that meet the tolerance.
+
+A march has to find steps and solution together, a window at a time. What is known once it has arrived makes a better
+mesh, and a first guess from which Newton's method solves many intervals at once in a few steps, with all of their
+points in one call of the residual; the estimate of the global error says how fine that mesh has to be. Where the march
+was too rough for that, since the equations amplify its errors, it is made again, with smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ._boundary import MARGIN, Found
+from ._collocation import Space
+from ._discrete import Discrete, Mesh
+from ._linear import Step
+from ._march import FAINTEST, Marched, follow, march, recent
+from ._mesh import Estimate, equidistributed, estimate
+
+__all__ = ["solve_initial"]
+
+ROUGH = 1e-6
+"""What an interval of the first march may add to the error, relative to the size of each variable; a hundredth of the
+tolerance where that is more. Marches with larger errors take as many windows, and have to be made again."""
+NEAR = 0.1
+"""The largest relative error at the end of a march from which Newton's method is tried on the whole."""
+LEAST = 1e-13
+NO_SHARE = 1e-30
+"""Of every interval of a mesh that is not changed: their number does not follow from it."""
+MARCHES = 4
+MESHES = 6
+"""Marches, and meshes after each, before a member is given up."""
+
+
+def solve_initial(
+    problem: Discrete,
+    space: Space,
+    times: np.ndarray,
+    *,
+    tolerance: float,
+    absolute: float,
+    most_intervals: int,
+    report: Callable[..., None],
+) -> Found:
+    """All conditions stand at times[0]."""
+    values = problem.conditions.values
+    assert values is not None
+    x = space.gather_states(np, values[:, 0])
+    B = len(x)
+    local, marched = np.full(B, max(ROUGH, 1e-2 * tolerance)), np.ones(B, bool)
+    best: Found | None = None
+    for _ in range(MARCHES):
+        run = march(
+            problem,
+            space,
+            times,
+            x,
+            tolerance=local,
+            absolute=0.1 * absolute,
+            most_intervals=most_intervals,
+            report=report,
+            held=~marched,
+        )
+        found, shorter = _refined(problem, space, run, x, tolerance, absolute, most_intervals, report)
+        best = found if best is None else best.joined(found, marched)
+        marched = marched & (shorter < 1) & (local > 1.01 * LEAST)
+        if not marched.any():
+            break
+        local = np.where(marched, np.maximum(local * shorter, LEAST), local)
+    assert best is not None
+    return best
+
+
+def _refined(
+    problem: Discrete,
+    space: Space,
+    run: Marched,
+    x: np.ndarray,
+    tolerance: float,
+    absolute: float,
+    most_intervals: int,
+    report: Callable[..., None],
+) -> tuple[Found, np.ndarray]:
+    """What follows from a march by Newton's method on finer meshes, and where that failed the factor by which another
+    march should be more accurate, (B,), 1 where it is not wanted."""
+    finished, mesh, u = run.finished, run.mesh, run.u
+    size = run.size + absolute / tolerance
+    allowed = tolerance * np.where(size > 0, size, 1e-300)
+    faint = FAINTEST * tolerance * run.size_x
+    found = estimate(problem, space, mesh, u, forward=True)
+    ratio, failed, shorter = np.full(len(x), np.inf), ~finished, np.ones(len(x))
+    for refinement in range(MESHES):
+        before = ratio
+        with np.errstate(all="ignore"):
+            ratio = np.nan_to_num((found.error / allowed[:, None]).max(axis=(1, 2)), nan=np.inf)
+            far = ~failed & ~(ratio * tolerance < NEAR)
+            shorter[far] = np.clip(0.3 * NEAR / (ratio[far] * tolerance), 1e-4, 0.3)
+        failed |= far
+        refine = ~failed & (ratio > MARGIN) & ((ratio < 0.8 * before) | (refinement <= 1))
+        if not refine.any() or most_intervals <= mesh.N:
+            break
+        share = _shares(space, mesh, u, found, np.where(failed, np.inf, ratio), tolerance, absolute)
+        least = mesh.N + mesh.N // 4 if refinement else max(mesh.N // 2, 4)
+        limits = min(least, most_intervals), min(4 * mesh.N, most_intervals)
+        new, _ = equidistributed(space, mesh, share, None, limits=limits)
+        x_new, z_new = space.moved(space, u.x, u.z, mesh.t, new.t)
+        x_new[:, 0] = x
+        mesh, guess = new, Step(x_new, z_new, u.p)
+        solved, u = follow(problem, space, mesh, guess, faint, tolerance, absolute)
+        u = u.where(solved, guess)
+        shorter[~failed & ~solved] = 1e-2
+        failed |= ~solved
+        found = estimate(problem, space, mesh, u, forward=True)
+        report(intervals=mesh.N, estimate=float(ratio[~failed].max(initial=0.0) * tolerance))
+    with np.errstate(all="ignore"):
+        relative = (found.error / size[:, None]).max(axis=(1, 2))
+    good = ~failed & (ratio <= 1)
+    error = np.where(finished[:, None, None], found.error, np.nan)
+    reasons = [_reason(good[b], finished[b], relative[b], run.reached[b]) for b in range(len(x))]
+    return Found(space, mesh, u, error, good, reasons, run.windows), shorter
+
+
+def _shares(
+    space: Space,
+    mesh: Mesh,
+    u: Step,
+    found: Estimate,
+    ratio: np.ndarray,
+    tolerance: float,
+    absolute: float,
+) -> np.ndarray:
+    """What each interval adds to the error, amplified as the whole amplifies it, in units of what is allowed beside the
+    size that variables have thereabouts: (B, N, V). What fades is followed as closely as in a march. Meshes of members
+    that have failed stay as they are."""
+    y = space.largest(u.x, u.z, mesh.s)
+    near = np.maximum(recent(y), recent(y[:, ::-1])[:, ::-1])
+    largest = y.max(axis=1, keepdims=True)
+    allowed = tolerance * np.maximum(near, FAINTEST * tolerance * largest) + absolute
+    everywhere = tolerance * largest + absolute
+    with np.errstate(all="ignore"):
+        added = (found.local / np.where(everywhere > 0, everywhere, 1e-300)).max(axis=(1, 2))
+        amplified = np.maximum(ratio / np.maximum(added, 1e-300), 1.0)[:, None, None]
+        share = found.local / np.where(allowed > 0, allowed, 1e-300) * amplified
+    return np.where(np.isfinite(ratio)[:, None, None], share, NO_SHARE)
+
+
+def _reason(good: bool, finished: bool, error: float, reached: float) -> str:
+    if good:
+        return "solved: the estimate of the global error is below the tolerance"
+    if finished:
+        return (
+            f"the estimate of the global error is {error:.1e} of the size of the variables, above the tolerance, and "
+            "shorter steps do not help: f is not smooth, or the equations amplify what rounding leaves"
+        )
+    return f"steps became too short, or too many, at t = {reached:.6g}: the solution may end there, or f be undefined"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
@@ -93,10 +93,6 @@ class Solution(DifferentiableSolution):
     def _like(self, times: Any) -> Array:
         return jnp.asarray(times, dtype=self.t.dtype)
 
-    def _numbers(self, x: Array) -> np.ndarray | None:
-        x = stop_gradient(x)
-        return None if is_tracer(x) else np.asarray(x, np.float64)
-
     def _inside(self, space: Any, x: Array, z: Array, s: Array, θ: Array) -> Array:
         return _inside(x, z, s, θ, space=space)
 
@@ -168,8 +164,19 @@ def solve(
     return _on_mesh(residual, *given, like, guess=guess, mesh=mesh, **options)
 
 
-def _integers_or_like(like: Array, x: np.ndarray) -> Array:
-    return jnp.asarray(x, like.dtype if x.dtype.kind == "f" else None)
+@dataclass(frozen=True)
+class _Members:
+    """The members of a batch as JAX arrays of a dtype."""
+
+    batch: tuple[int, ...]
+    dtype: Any
+
+    def of(self, x: np.ndarray) -> Array:
+        return jnp.asarray(x, self.dtype if x.dtype.kind == "f" else None)
+
+    def numbers(self, x: Array) -> np.ndarray | None:
+        x = stop_gradient(x)
+        return None if is_tracer(x) else np.asarray(x, np.float64)
 
 
 def _searched(
@@ -201,9 +208,9 @@ def _searched(
         residual,
         jnp.asarray(times, dtype=like.dtype),
         conditions,
+        _Members(run.problem.batch, like.dtype),
         asarray=partial(jnp.asarray, dtype=like.dtype),
         constant=stop_gradient,
-        of=partial(_integers_or_like, like),
         solve_ode=_solver(options["engine"]),
         compiled=_compiled,
     )
@@ -245,9 +252,9 @@ def _on_mesh(
         fixed,
         residual,
         conditions,
+        _Members(run.problem.batch, wide),
         asarray=partial(jnp.asarray, dtype=like.dtype),
         constant=stop_gradient,
-        of=partial(_integers_or_like, jnp.zeros((), wide)),
     )
 
 

@@ -25,6 +25,7 @@ from smnn_core.extend import (
     warn_unless_converged,
 )
 
+from ._mapped import Mapped, Members, under_transforms
 from ._solve import solve_ode
 
 __all__ = ["Solution", "solve"]
@@ -43,9 +44,6 @@ class Solution(DifferentiableSolution):
 
     def _like(self, times: Any) -> Tensor:
         return torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
-
-    def _numbers(self, x: Tensor) -> np.ndarray:
-        return np.asarray(_values(x))
 
 
 def solve(
@@ -68,7 +66,8 @@ def solve(
 
     The solution is differentiable, at the mesh that was found, in everything that the residual closes over (networks,
     parameters, other tensors), in conditions and times: first and second derivatives, in reverse and forward mode and
-    with `torch.func`. `vmap` is not among these: batches are batch axes here.
+    with `torch.func`. Under `vmap` members are those of a batch, each with a mesh of its own and all with one number of
+    intervals; `reason` and `values` are of all members.
 
     **Main arguments**
 
@@ -102,21 +101,28 @@ def solve(
         raise ArgumentError("solve looks at values and cannot be compiled: call it outside of torch.compile.")
     tensors = _tensors({"times": times, "conditions": conditions, "constants": constants, "guess": guess})
     like = tensors[0] if tensors else torch.zeros((), dtype=torch.get_default_dtype())
-    if tensors and like.dtype not in (torch.float32, torch.float64):
-        like = like.new_zeros((), dtype=torch.get_default_dtype())
-    p = 0 if constants is None else np.shape(_values(constants))[-1]
-    equations = _Equations(residual, p, like)
+    like = torch.zeros((), dtype=like.dtype, device=like.device)
+    p = 0 if constants is None else np.shape(constants)[-1]
+    mapped = (
+        _mapped(residual, times, conditions, order, constants, guess, mesh, like) if under_transforms() else Mapped()
+    )
+    fixed = mapped.numbers(times, 1)
+    if mapped.sizes and np.ndim(fixed) > 1:
+        if np.prod(fixed.shape[:-1]) > 1:
+            raise ArgumentError("times must be the same for all members of vmap.")
+        fixed = fixed.reshape(-1)
+    equations = _Equations(residual, p, like, mapped)
     with torch.no_grad():
         run = search(
             equations,
-            _values(times),
+            fixed,
             _conditions_of_core(conditions, equations),
             tolerance=tolerance,
             absolute=absolute,
             order=order,
-            constants=None if constants is None else _values(constants),
-            guess=_guess_of_core(guess, equations),
-            mesh=None if mesh is None else _values(mesh),
+            constants=None if constants is None else mapped.numbers(constants, 1),
+            guess=_guess_of_core(guess, equations, len(fixed)),
+            mesh=None if mesh is None else mapped.numbers(mesh, 1),
             points=points,
             most_intervals=max_intervals,
             engine=engine,
@@ -124,25 +130,68 @@ def solve(
         )
         values = solution_of(run, np.dtype(str(like.dtype).removeprefix("torch.")))
     warn_unless_converged(values.converged, values.reason)
-    moving = times if isinstance(times, Tensor) else torch.as_tensor(_values(times))
+    moving = times if isinstance(times, Tensor) else torch.as_tensor(fixed)
     return differentiable(
         Solution,
         run,
         values,
         residual,
-        moving.to(like),
+        moving.to(like.device, like.dtype),
         conditions,
+        Members(mapped, run.problem.batch, like),
         asarray=partial(torch.as_tensor, dtype=like.dtype, device=like.device),
         constant=Tensor.detach,
-        of=partial(_tensor_of, like),
         solve_ode=partial(solve_ode, engine=engine),
-        follow=torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None,
+        follow=torch.is_grad_enabled() or under_transforms(),
     )
 
 
-def _tensor_of(like: Tensor, x: np.ndarray) -> Tensor:
-    dtype = like.dtype if x.dtype.kind == "f" else None
-    return torch.as_tensor(np.ascontiguousarray(x), dtype=dtype, device=like.device)
+def _mapped(
+    residual: Callable[..., Tensor],
+    times: Any,
+    conditions: Any,
+    order: int | Sequence[int] | None,
+    constants: Any,
+    guess: Any,
+    mesh: Any,
+    like: Tensor,
+) -> Mapped:
+    """The levels of `vmap` among the arguments, and among what functions among them close over."""
+    mapped = Mapped()
+    states = list(conditions.values()) if isinstance(conditions, Mapping) else [conditions]
+    states = [x for x in states if not callable(x)]
+    for x in states:
+        mapped.look(x, 2)
+    for x in (constants, mesh):
+        mapped.look(x, 1)
+    t = torch.as_tensor(times, dtype=like.dtype, device=like.device)
+    guessed = guess(t) if callable(guess) and not isinstance(guess, (Solution, CoreSolution)) else guess
+    mapped.look(guessed, _core_of_guess(guessed, len(t)))
+    if states:
+        V = np.shape(states[0])[-2]
+    elif isinstance(order, Sequence):
+        V = len(order)
+    elif isinstance(guessed, Tensor):
+        V = guessed.shape[-1] if _core_of_guess(guessed, len(t)) == 2 else guessed.shape[-2]
+    else:
+        return mapped  # the number of variables is not known: the search says so
+    highest = 4 if order is None else max(order) if isinstance(order, Sequence) else order
+    others = [] if constants is None else [torch.as_tensor(constants, dtype=like.dtype, device=like.device)]
+    rng = np.random.default_rng(2)
+
+    def some(*shape: int) -> Tensor:
+        return torch.tensor(rng.uniform(0.3, 1.2, shape), dtype=like.dtype, device=like.device)
+
+    mapped.look(residual(t, some(len(t), V, highest + 1), *(c[..., None, :] for c in others)), 2)
+    if callable(conditions):
+        y = some(len(t), V, highest)
+        mapped.look(conditions(y, *others) if others and _takes_two(conditions) else conditions(y), 1)
+    return mapped
+
+
+def _core_of_guess(guess: Any, n: int) -> int:
+    """Axes of a guess beside those of the batch: (n, V) or (n, V, order)."""
+    return 3 if isinstance(guess, Tensor) and guess.ndim >= 3 and guess.shape[-3] == n else 2
 
 
 class _Equations(Equations):
@@ -150,32 +199,32 @@ class _Equations(Equations):
 
     gives_derivatives = False
 
-    def __init__(self, function: Callable[..., Any], p: int, like: Tensor) -> None:
+    def __init__(self, function: Callable[..., Any], p: int, like: Tensor, mapped: Mapped) -> None:
         super().__init__(function, p)
+        self.mapped = mapped
         self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
         self.like, self.eps = like, torch.finfo(like.dtype).eps
 
-    def tensors(self, *arrays: np.ndarray) -> list[Tensor]:
-        return [torch.tensor(x, dtype=self.like.dtype, device=self.like.device) for x in arrays]
+    def tensors(self, *arrays: np.ndarray, cores: Sequence[int] = (1, 3, 2)) -> list[Tensor]:
+        return [self.mapped.tensor(x, core, self.like) for x, core in zip(arrays, cores, strict=False)]
 
     def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
         self.calls += 1
         with torch.no_grad():
             f = self._checked(self.tensors(*(t, y, constants)[: 3 if self.p else 2]))
-        return np.broadcast_to(_values(f), (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+        f = self.mapped.numbers(f, 2)
+        return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.calls += 1
         given = self.tensors(*(t, y, constants)[: 3 if self.p else 2])
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            f, J, P = self._by_columns(*given)
-        else:
-            f, J, P = self._by_copies(*given)
+        results = self._by_columns(*given) if under_transforms() else self._by_copies(*given)
+        f, J, P = (self.mapped.numbers(x, core) for x, core in zip(results, (2, 4, 3), strict=True))
         batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3])
         return tuple(  # type: ignore[return-value]
-            np.broadcast_to(_values(x), (*batch, *x.shape[-rank:])) for x, rank in ((f, 2), (J, 4), (P, 3))
+            np.broadcast_to(x, (*batch, *x.shape[-core:])) for x, core in ((f, 2), (J, 4), (P, 3))
         )
 
     def _checked(self, arguments: Sequence[Tensor]) -> Tensor:
@@ -228,23 +277,6 @@ def _columns(function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tens
     return J.reshape(*J.shape[:-1], *shape)
 
 
-def _values(x: Any) -> Any:
-    """The values of tensors as NumPy arrays, also of those that a transform is looking at; others as they are.
-
-    Raises:
-        ArgumentError: under vmap, whose members have no values of their own.
-    """
-    if not isinstance(x, Tensor):
-        return np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, int, float)) else x
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            raise ArgumentError("solve chooses a mesh for each member and cannot be mapped by vmap: use batch axes.")
-        x = functorch.get_unwrapped(x)
-    with torch._C._DisableFuncTorch():
-        return x.detach().to(torch.float64).cpu().numpy()
-
-
 def _tensors(arguments: Mapping[str, Any]) -> list[Tensor]:
     """The tensors among the arguments."""
     found = []
@@ -257,32 +289,37 @@ def _tensors(arguments: Mapping[str, Any]) -> list[Tensor]:
 
 def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
     """Values as NumPy arrays; a function of tensors as one of arrays that returns its derivatives as well."""
+    numbers = equations.mapped.numbers
     if isinstance(conditions, Mapping):
-        return {float(time): _values(x) for time, x in conditions.items()}
+        return {float(time): numbers(x, 2) for time, x in conditions.items()}
     if not callable(conditions):
-        return _values(conditions)
+        return numbers(conditions, 2)
 
-    def of_arrays(function: Callable[..., Tensor], y: np.ndarray, *constants: np.ndarray) -> Any:
-        Y, *c = equations.tensors(y, *constants)
-        g = function(Y, *c)
+    def of_arrays(y: np.ndarray, *constants: np.ndarray) -> Any:
+        Y, *c = equations.tensors(y, *constants, cores=(3, 1))
+        g = conditions(Y, *c)
         if not isinstance(g, Tensor):
             raise NamespaceError(f"conditions must return a torch.Tensor, (..., C), got {type(g).__name__}.")
-        size = Y.shape[-3:].numel()
-        basis = torch.eye(size, dtype=Y.dtype, device=Y.device).reshape(-1, *Y.shape[-3:])
-        G = vmap(lambda v: jvp(lambda y: function(y, *c), (Y,), (v.expand(Y.shape),))[1], out_dims=-1)(basis)
-        return _values(g), _values(G.reshape(*G.shape[:-1], *Y.shape[-3:]))
+        return numbers(g, 1), numbers(_columns(lambda y: conditions(y, *c), Y, 3), 4)
 
-    takes = equations.p and sum(
-        a.default is inspect.Parameter.empty for a in inspect.signature(conditions).parameters.values()
-    )
-    if takes and takes >= 2:
-        return lambda y, constants: of_arrays(conditions, y, constants)
-    return lambda y: of_arrays(conditions, y)
+    if equations.p and _takes_two(conditions):
+        return lambda y, constants: of_arrays(y, constants)
+    return lambda y: of_arrays(y)
 
 
-def _guess_of_core(guess: Any, equations: _Equations) -> Any:
+def _takes_two(conditions: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(conditions).parameters.values()
+    return sum(a.default is inspect.Parameter.empty for a in parameters) >= 2
+
+
+def _guess_of_core(guess: Any, equations: _Equations, n: int) -> Any:
     if isinstance(guess, Solution):
         return guess.values
     if callable(guess) and not isinstance(guess, CoreSolution):
-        return lambda t: _values(guess(equations.tensors(t)[0]))
-    return guess if guess is None or isinstance(guess, CoreSolution) else _values(guess)
+
+        def of_values(t: np.ndarray) -> Any:
+            values = guess(equations.tensors(t)[0])
+            return equations.mapped.numbers(values, _core_of_guess(values, len(t)))
+
+        return of_values
+    return guess if isinstance(guess, CoreSolution) else equations.mapped.numbers(guess, _core_of_guess(guess, n))

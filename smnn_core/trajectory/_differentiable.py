@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,21 @@ from ._search import Search
 from ._solution import Solution, check_inside
 
 __all__ = ["DifferentiableSolution", "differentiable", "differentiable_on_mesh"]
+
+
+class Members(Protocol):
+    """The members of a batch in arrays of a framework. A transform that maps over members (`torch.func.vmap`) hides
+    leading axes from the framework's side."""
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch axes that are seen."""
+
+    def of(self, x: np.ndarray) -> Array:
+        """An array of floats or integers for all members, (members, ...), as one of the framework, (B, ...)."""
+
+    def numbers(self, x: Array) -> np.ndarray | None:
+        """The values (members, n) of an array (B, n); None where it is traced."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,16 +61,13 @@ class DifferentiableSolution:
     _space: Space = field(repr=False)
     _mesh: np.ndarray = field(repr=False)
     """(members, N+1): the values of t"""
+    _members: Members = field(repr=False)
     xp: ClassVar[Any]
     """The namespace of the arrays"""
 
     @abstractmethod
     def _like(self, times: Any) -> Array:
         """Times as an array like t."""
-
-    @abstractmethod
-    def _numbers(self, x: Array) -> np.ndarray | None:
-        """The values of an array, for all members; None where it is traced."""
 
     def _inside(self, space: Space, x: Array, z: Array, s: Array, θ: Array) -> Array:
         return space.inside(self.xp, x, z, s, θ)
@@ -109,18 +121,13 @@ class DifferentiableSolution:
 
     def _intervals(self, τ: Array) -> Array:
         """The intervals in which times (B, n) lie, (B, n)."""
-        xp, mesh, fixed = self.xp, self._mesh, self._numbers(τ)
+        xp, mesh, fixed = self.xp, self._mesh, self._members.numbers(τ)
         if fixed is None:  # the last one whose start is not behind; traced times beyond the ends are not seen
             sign = 1.0 if mesh[0, -1] > mesh[0, 0] else -1.0
             starts = xp.asarray(sign * mesh[:, None, 1:-1], dtype=τ.dtype)
             return xp.sum(xp.astype(starts <= sign * τ[..., None], xp.int32), axis=-1)
-        fixed = fixed.reshape(len(mesh), -1)
         check_inside(fixed, mesh)
-        return self._integers(self._space.interval(mesh, fixed))
-
-    def _integers(self, i: np.ndarray) -> Array:
-        """Integers for all members as an array of the framework."""
-        return self.xp.asarray(i, device=device_of(self.t))
+        return self._members.of(self._space.interval(mesh, fixed))
 
     def __repr__(self) -> str:
         if self._values is not None:
@@ -151,16 +158,15 @@ class Statement:
     """numbers as an array of the framework, whose arrays keep their derivatives"""
     constant: Callable[[Array], Array]
     """cuts an array off from derivatives"""
-    of: Callable[[np.ndarray], Array]
-    """arrays of floats and integers for all members as those of the framework"""
+    of_members: Members
 
     def members(self, x: Array, core: int) -> Array:
         """(..., core axes) for all members, (B, core axes)."""
-        shape, batch = tuple(x.shape[x.ndim - core :]), self.problem.batch
+        shape, batch = tuple(x.shape[x.ndim - core :]), self.of_members.batch
         return self.xp.reshape(self.xp.broadcast_to(x, (*batch, *shape)), (int(np.prod(batch)), *shape))
 
     def shaped(self, x: Array) -> Array:
-        return self.xp.reshape(x, (*self.problem.batch, *x.shape[1:]))
+        return self.xp.reshape(x, (*self.of_members.batch, *x.shape[1:]))
 
     def equations(self, t: Array, y: Array, c: Array) -> Array:
         """The residuals (B, n, Q)."""
@@ -200,10 +206,10 @@ def differentiable(
     residual: Callable[..., Array],
     times: Array,
     conditions: Any,
+    members: Members,
     *,
     asarray: Callable[[Any], Array],
     constant: Callable[[Array], Array],
-    of: Callable[[np.ndarray], Array],
     solve_ode: Callable[..., Array],
     follow: bool = True,
     compiled: Compiled = lambda function: function,
@@ -214,20 +220,30 @@ def differentiable(
         times: the caller's, in arrays of the framework.
         follow: whether derivatives are wanted.
         compiled: makes faster functions; see `_implicit.attached`.
-        residual, conditions, asarray, constant, of: see `Statement`.
+        residual, conditions, asarray, constant: see `Statement`.
     """
-    xp, problem, ok = kind.xp, run.problem, run.found.followed
-    stated = Statement(xp, problem, run.found.space, run.times, residual, conditions, asarray, constant, of)
-    t, x, z, p = (asarray(np.asarray(a)) for a in (values.t, values._states, values._stages, values.constants))
+    xp, ok, found = kind.xp, run.found.followed, run.found
+    stated = Statement(xp, run.problem, found.space, run.times, residual, conditions, asarray, constant, members)
+    names = "t", "_states", "_stages", "constants", "error", "converged"
+    flat = (
+        np.asarray(getattr(values, name)).reshape(len(ok), *shape)
+        for name, shape in zip(
+            names,
+            ((-1,), found.u.x.shape[1:], found.u.z.shape[1:], found.u.p.shape[1:], found.error.shape[1:], ()),
+            strict=True,
+        )
+    )
+    t, x, z, p, error, converged = (stated.shaped(members.of(a)) for a in flat)
     if follow and ok.any():
-        now, mesh = attached(run, xp, solve_ode, stated.equations, stated.condition_residuals, times, of, compiled)
-        mask = of(problem.shaped(ok))
+        now, mesh = attached(
+            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, members.of, compiled
+        )
+        mask = stated.shaped(members.of(ok))
         t, x, z, p = (
             stated.followed(mask, a, b) for a, b in zip((t, x, z, p), (mesh, now.x, now.z, now.p), strict=True)
         )
     mesh = np.asarray(values.t, np.float64).reshape(len(ok), -1)
-    converged, error = of(np.asarray(values.converged)), asarray(values.error)
-    return kind(t, p, error, converged, values.reason, values.iterations, values, x, z, values._space, mesh)
+    return kind(t, p, error, converged, values.reason, values.iterations, values, x, z, values._space, mesh, members)
 
 
 def differentiable_on_mesh(
@@ -236,14 +252,14 @@ def differentiable_on_mesh(
     times: np.ndarray,
     residual: Callable[..., Array],
     conditions: Any,
+    members: Members,
     *,
     asarray: Callable[[Any], Array],
     constant: Callable[[Array], Array],
-    of: Callable[[np.ndarray], Array],
 ) -> _S:
     """What Newton's method found on a mesh that was given, without looking at values; arguments as above."""
-    xp, problem, space, mesh = kind.xp, run.problem, run.space, run.mesh
-    stated = Statement(xp, problem, space, times, residual, conditions, asarray, constant, of)
+    xp, space, mesh, of = kind.xp, run.space, run.mesh, members.of
+    stated = Statement(xp, run.problem, space, times, residual, conditions, asarray, constant, members)
     start, t = Unknowns(run.near.x, run.near.z, run.near.p), of(mesh.t)
     now = two_steps(
         run.A, space, mesh, start, t, stated.equations, stated.condition_residuals, of, lambda function: function
@@ -258,4 +274,4 @@ def differentiable_on_mesh(
     error, converged = (stated.shaped(a) for a in (run.error, run.converged))
     reason = "traced, on the mesh that was given: `converged` says which members were solved"
     t = asarray(stated.shaped(t))
-    return kind(t, p, asarray(error), converged, reason, run.iterations, None, x, z, space, mesh.t)
+    return kind(t, p, asarray(error), converged, reason, run.iterations, None, x, z, space, mesh.t, members)

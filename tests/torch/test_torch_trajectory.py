@@ -37,6 +37,86 @@ def test_derivatives_by_transforms(transform):
     assert torch.allclose(ours, exact, atol=1e-9)
 
 
+MEMBERS = torch.tensor([[1.0, 0.7, 1.3], [2.0, 0.5, 1.0], [0.3, 1.0, 2.0]], dtype=f64)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.func.vmap,
+        lambda f: torch.func.vmap(torch.func.grad(f)),
+        lambda f: torch.func.vmap(torch.func.hessian(f)),
+        lambda f: torch.func.hessian(lambda q: torch.func.vmap(f)(q).square().sum()),
+        lambda f: torch.func.jacfwd(torch.func.vmap(f)),
+        lambda f: lambda q: torch.func.vmap(torch.func.vmap(f))(torch.stack([q, 1.1 * q])),
+    ],
+    ids=["vmap", "of grad", "of hessian", "in hessian", "in jacfwd", "of vmap"],
+)
+def test_vmap_with_other_transforms(transform):
+    ours, exact = (transform(f)(MEMBERS) for f in (logistic, exact_logistic))
+    assert torch.allclose(ours, exact, atol=1e-9)
+
+
+def test_members_of_vmap_have_meshes_of_their_own_beside_batch_axes():
+    """eps y'' = y for three eps by vmap and three values at 0 as a batch: these axes are kept apart."""
+    values = torch.tensor([1.0, 2.0, 3.0], dtype=f64)
+
+    def solution(eps, scale):
+        start = torch.stack([values, torch.full((3,), nan, dtype=f64)], -1)[:, None]
+        end = torch.tensor([[0.0, nan]], dtype=f64)
+        s = smnn_torch.solve(lambda t, y: scale * (eps * y[..., 2] - y[..., 0]), [0, 1], {0: start, 1: end})
+        assert s.t.shape[0] == 3
+        return s([0.05, 0.5])[..., 0, 0], s.t, s.converged, s.largest_error
+
+    eps = torch.tensor([1e-1, 1e-3, 1e-5], dtype=f64)
+    y, t, converged, _ = torch.func.vmap(solution, (0, None))(eps, torch.tensor(2.0, dtype=f64))
+    a, x = eps[:, None, None] ** -0.5, torch.tensor([0.05, 0.5], dtype=f64)
+    exact = values[:, None] * torch.exp(-a * x) * (1 - torch.exp(-2 * a * (1 - x))) / (1 - torch.exp(-2 * a))
+    assert torch.allclose(y, exact, atol=3e-6)
+    assert converged.shape == (3, 3)
+    assert converged.all()
+    assert (t.diff().amin(-1)[:, 0].diff() < 0).all()
+
+
+def test_constants_conditions_and_guesses_by_vmap():
+    """y'' + λ L^2 y = 0, y(0) = y(1) = 0, y'(0) = c: λ = (n π / L)^2, n by the guess."""
+
+    def eigenvalue(L, c, n):
+        s = smnn_torch.solve(
+            lambda t, y, p: y[..., 2] + p[..., 0:1] * L**2 * y[..., 0],
+            [0.0, 1.0],
+            lambda y: torch.stack([y[..., 0, 0, 0], y[..., 1, 0, 0], y[..., 0, 0, 1] - c], -1),
+            order=[2],
+            constants=(9.0 * (n / L) ** 2)[None],
+            guess=lambda t: torch.sin(n * torch.pi * t)[:, None] * c / 3,
+            mesh=torch.linspace(0, 1, 17, dtype=f64),
+        )
+        return s.constants[0]
+
+    L, c, n = (torch.tensor(x, dtype=f64) for x in ([1.0, 2.0, 1.5], [1.0, 0.5, 1.0], [1.0, 1.0, 2.0]))
+    slopes, values = torch.func.vmap(torch.func.grad_and_value(eigenvalue))(L, c, n)
+    exact = (n * torch.pi / L) ** 2
+    assert torch.allclose(values, exact, rtol=1e-7)
+    assert torch.allclose(slopes, -2 * exact / L, rtol=1e-6)
+
+
+def test_a_member_of_vmap_that_fails():
+    """y' = k y^2, y(0) = 1, ends at t = 1 / k."""
+
+    def end(k):
+        s = smnn_torch.solve(
+            lambda t, y: y[..., 1] - k * y[..., 0] ** 2, [0, 1], torch.ones(1, 1, dtype=f64), max_intervals=300
+        )
+        return s(1.0)[0, 0], s.converged
+
+    k = torch.tensor([0.5, 2.0], dtype=f64)
+    with pytest.warns(smnn.ConvergenceWarning, match="1 of 2"):
+        y, converged = torch.func.vmap(end)(k)
+    assert converged.tolist() == [True, False]
+    assert abs(y[0] - 2) < 1e-5
+    assert y[1].isnan()
+
+
 def test_second_derivatives_in_reverse_mode():
     q = Q.clone().requires_grad_()
     (g,) = torch.autograd.grad(logistic(q), q, create_graph=True)
@@ -202,8 +282,8 @@ def test_members_that_fail_have_no_part_in_derivatives():
 
 
 def test_what_cannot_be_done_is_said():
-    with pytest.raises(smnn.ArgumentError, match="vmap"):
-        torch.func.vmap(logistic)(torch.stack([Q, Q]))
+    with pytest.raises(smnn.ArgumentError, match="times must be the same for all members of vmap"):
+        torch.func.vmap(boundary)(torch.stack([torch.tensor([0.2, 1.0, 1.5, 0.0, 1.0, 0.4], dtype=f64)] * 2))
     with pytest.raises(smnn.NamespaceError, match=r"torch\.Tensor"):
         smnn_torch.solve(lambda t, y: y[..., 1].numpy(), [0, 1], torch.ones(1, 1))
     with pytest.raises(smnn.ArgumentError, match="no derivative in y"):

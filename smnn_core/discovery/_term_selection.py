@@ -75,18 +75,32 @@ class Quadratic:
         return np.abs(coefficients) / errors
 
     def eliminate(self, terms: Terms, significance: float, inflation: float, most: int | None = None) -> Choice:
-        """Drops the least significant term until all are significant, or `most` have been dropped."""
+        """Drops the least significant term until all are significant, or `most` have been dropped.
+
+        What is left without a term follows from covariance and coefficients with it (a step of Gauss's elimination);
+        where others nearly explain the term, that has too few digits, and all are fitted again.
+        """
         kept = sorted(terms)
         enough = 0 if most is None else len(kept) - most
-        while True:
-            theta, covariance, cost = self.fit(kept)
-            if len(kept) <= enough:
-                break
-            ratio = np.abs(theta) / np.sqrt(inflation * np.diagonal(covariance))
+        theta, covariance, cost = self.fit(kept)
+        is_updated = False
+        while len(kept) > enough:
+            variance = np.diagonal(covariance)
+            ratio = np.abs(theta) / np.sqrt(inflation * variance)
             least = int(np.argmin(ratio))
             if ratio[least] >= significance:
                 break
+            is_updated = bool(variance[least] * self.gram[1 + kept[least], 1 + kept[least]] < EXPLAINED)
             del kept[least]
+            if is_updated:
+                row, θ, rest = covariance[least] / variance[least], theta[least], np.arange(len(theta)) != least
+                cost += θ**2 / variance[least]
+                theta = (theta - row * θ)[rest]
+                covariance = (covariance - np.outer(row, covariance[least]))[np.ix_(rest, rest)]
+            else:
+                theta, covariance, cost = self.fit(kept)
+        if is_updated:
+            cost = self.fit(kept)[2]
         return Choice(cost / inflation + significance**2 * len(kept), frozenset(kept))
 
     def revisions(self, terms: Terms, significance: float, inflation: float) -> list[Choice]:
@@ -134,10 +148,10 @@ class Quadratic:
         if not len(others):
             return G
         scale = np.sqrt(np.diagonal(self.gram)[outside])
-        values, vectors = np.linalg.eigh(self.gram[np.ix_(outside, outside)] / scale / scale[:, None])
-        kept = values > 1e-13 * values[-1]
-        root = (vectors[:, kept] / np.sqrt(values[kept])).T @ (cross / scale[:, None])
-        return G - root.T @ root
+        inner = self.gram[np.ix_(outside, outside)] / scale / scale[:, None]
+        inner[np.diag_indices(len(others))] += RIDGE * len(others)
+        cross = cross / scale[:, None]
+        return G - cross.T @ np.linalg.solve(inner, cross)
 
     def _neighbours(self, terms: Terms, significance: float, inflation: float) -> Iterator[Choice]:
         would_be = self.significance_of_others(sorted(terms)) / np.sqrt(inflation)
@@ -152,6 +166,10 @@ class Quadratic:
             yield self.eliminate(rest | {int(np.argmax(would_be))}, significance, inflation)
 
 
+EXPLAINED = 1e8
+"""The factor by which others enlarge the variance of a term, above which they explain it but for a few digits."""
+RIDGE = 1e-15
+"""Added to the diagonal of p terms of unit size, times p: directions that rows determine to fewer digits count as open."""
 WIDTH, MOST = 200, 12
 """Of the beam search: subsets kept of each size, and terms of an equation at most."""
 DEPENDENT = 1e-10

@@ -169,7 +169,7 @@ class Quadratic:
 EXPLAINED = 1e8
 """The factor by which others enlarge the variance of a term, above which they explain it but for a few digits."""
 RIDGE = 1e-15
-"""Added to the diagonal of p terms of unit size, times p: directions that rows determine to fewer digits count as open."""
+"""Added to the diagonal of p terms of unit size, times p: directions that rows determine to fewer digits are open."""
 WIDTH, MOST = 200, 12
 """Of the beam search: subsets kept of each size, and terms of an equation at most."""
 DEPENDENT = 1e-10

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
-
-import smnn_torch as st
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -172,28 +169,6 @@ class Training:
             torch.cuda.set_rng_state_all(state["random_cuda"])
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
-
-
-def minimise(fit: st.ODEFit, steps: int, *, rate: float, light: float, heavy: float, smoothness: float) -> st.Fit:
-    """Trains a module on its cost by Adam, whose rate falls to zero along a cosine; the fit of the last step.
-
-    Args:
-        fit: the module.
-        steps: how many.
-        rate: of Adam, at the start.
-        light, heavy: weight of the equation at the first and after the last step, growing by a constant factor.
-        smoothness: weight of the smoothness rows.
-    """
-    optimizer = torch.optim.Adam(fit.parameters(), rate)
-    for step in tqdm(range(steps), desc="training", unit="step"):
-        weights = st.Weights(equation=light * (heavy / light) ** (step / steps), smoothness=smoothness)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 + cos(pi * step / steps)) / 2
-        optimizer.zero_grad()
-        result = fit(weights=weights)
-        result.cost.sum().backward()
-        optimizer.step()
-    return result
 
 
 def batch_of(step: int, size: int, n_samples: int, seed: int) -> Tensor:

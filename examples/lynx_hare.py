@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 import smnn_core as smnn
 
 Array = np.ndarray
-STEPS = 8
-"""grid points a year"""
+GRID = np.linspace(YEARS[0], YEARS[-1], 161)
+"""times of pictures"""
 START = np.array([0.1, 0.01, 0.1, 0.01])
 """of the parameters: nothing but their orders of magnitude"""
 WITHHELD = 5
@@ -40,34 +40,27 @@ REPEATS = {"full": 2000, "quick": 500, "smoke": 20}
 NAMES = "hare", "lynx"
 
 
-def on_grid(logarithms: Array) -> Array:
-    """Yearly values (..., years, 2) on the grid, NaN in between."""
-    *batch, years, _ = logarithms.shape
-    grid = np.full((*batch, STEPS * (years - 1) + 1, 2), np.nan)
-    grid[..., ::STEPS, :] = logarithms
-    return grid
-
-
-def fit(logarithms: Array, start: Array, noise: Array | None = None) -> smnn.Fit:
-    return smnn.fit_ode(lotka_volterra, on_grid(logarithms), 1 / STEPS, start, order=3, noise=noise)
+def fit(logarithms: Array, start: Array, noise: Array | None = None) -> smnn.Fitted:
+    return smnn.fit(lotka_volterra, YEARS, logarithms, start, noise=noise)
 
 
 @dataclass(frozen=True)
 class Bootstrap:
     """A fit, and fits of data simulated from it."""
 
-    fit: smnn.Fit
+    fit: smnn.Fitted
     parameters: Array
     """(repeats, 4)"""
     trajectories: Array
-    """(repeats, T, 2)"""
+    """(repeats, times of `GRID`, 2)"""
     lost: int
     """how many did not converge, which are left out"""
 
-    def band(self, noise: float | Array = 0.0, seed: int = 0) -> tuple[Array, Array]:
-        """The middle 95 % of trajectories, of data where their noise is given, (T, 2) each; in thousands of pelts."""
+    def band(self, noise: float | Array = 0.0, seed: int = 0, times: Array = GRID) -> tuple[Array, Array]:
+        """The middle 95 % of trajectories, of data where their noise is given, (n, 2) each; in thousands of pelts."""
         extra = noise * np.random.default_rng(seed).normal(size=(len(self.trajectories), 1, 2))
-        lower, upper = np.quantile(self.trajectories + extra, [0.025, 0.975], axis=0)
+        own = self.trajectories[:, np.searchsorted(GRID, times)]
+        lower, upper = np.quantile(own + extra, [0.025, 0.975], axis=0)
         return np.exp(lower), np.exp(upper)
 
 
@@ -75,12 +68,12 @@ def bootstrap(logarithms: Array, repeats: int, seed: int) -> Bootstrap:
     """Fits the data, NaN where withheld, then `repeats` simulations of them."""
     best = fit(logarithms, START)
     rng = np.random.default_rng(seed)
-    exact = best.y[::STEPS, :, 0]
+    exact = best(YEARS)
     simulated = exact + best.noise * rng.normal(size=(repeats, *exact.shape))
     simulated[:, np.isnan(logarithms[:, 0])] = np.nan
     again = fit(simulated, best.parameters, best.noise)
     good = again.converged
-    return Bootstrap(best, again.parameters[good], again.y[good, :, :, 0], int((~good).sum()))
+    return Bootstrap(best, again.parameters[good], again(GRID)[good], int((~good).sum()))
 
 
 def forecast_errors(forecast: Array, seen: Array, truth: Array) -> dict[str, float]:
@@ -93,15 +86,15 @@ def forecast_errors(forecast: Array, seen: Array, truth: Array) -> dict[str, flo
     return {name: float(np.sqrt(np.mean((x - truth) ** 2))) for name, x in others.items()}
 
 
-def draw(axes: Axes, grid: Array, result: Bootstrap, withheld: int, seed: int) -> None:
+def draw(axes: Axes, result: Bootstrap, withheld: int, seed: int) -> None:
     """Trajectories with bands; where data were withheld the wider band of the data to come."""
     band, wide = result.band(), result.band(result.fit.noise, seed)
-    last = len(grid) - 1 - STEPS * withheld
+    later = YEARS[-1] - withheld <= GRID
     for i, (name, colour) in enumerate(zip(NAMES, (BLUE, ORANGE), strict=True)):
-        axes.plot(grid, np.exp(result.fit.y[:, i, 0]), color=colour, label=name)
-        axes.fill_between(grid, band[0][:, i], band[1][:, i], color=colour, alpha=0.25, lw=0)
+        axes.plot(GRID, np.exp(result.fit(GRID)[:, i]), color=colour, label=name)
+        axes.fill_between(GRID, band[0][:, i], band[1][:, i], color=colour, alpha=0.25, lw=0)
         if withheld:
-            axes.fill_between(grid[last:], wide[0][last:, i], wide[1][last:, i], color=colour, alpha=0.12, lw=0)
+            axes.fill_between(GRID[later], wide[0][later, i], wide[1][later, i], color=colour, alpha=0.12, lw=0)
         seen = len(YEARS) - withheld
         axes.plot(YEARS[:seen], PELTS[:seen, i], "o", color=colour, ms=4)
         axes.plot(YEARS[seen:], PELTS[seen:, i], "o", color=colour, ms=4, mfc="none")
@@ -110,9 +103,8 @@ def draw(axes: Axes, grid: Array, result: Bootstrap, withheld: int, seed: int) -
 
 def picture(everything: Bootstrap, early: Bootstrap, seed: int) -> Figure:
     figure, axes = plt.subplots(2, 1, figsize=(7.5, 6), sharex=True)
-    grid = YEARS[0] + np.arange(everything.trajectories.shape[1]) / STEPS
-    draw(axes[0], grid, everything, 0, seed)
-    draw(axes[1], grid, early, WITHHELD, seed)
+    draw(axes[0], everything, 0, seed)
+    draw(axes[1], early, WITHHELD, seed)
     axes[1].axvline(YEARS[-1] - WITHHELD, color=BLACK, lw=0.8, ls="--")
     axes[0].set_title("fit of all years, with the 95 % band of the trajectory", loc="left", fontsize="medium")
     axes[1].set_title(
@@ -150,10 +142,10 @@ def main() -> None:
     seen = logarithms.copy()
     seen[-WITHHELD:] = np.nan
     early = bootstrap(seen, repeats, arguments.seed)
-    truth, forecast = logarithms[-WITHHELD:], early.fit.y[::STEPS, :, 0][-WITHHELD:]
+    truth, forecast = logarithms[-WITHHELD:], early.fit(YEARS[-WITHHELD:])
     errors = forecast_errors(forecast, logarithms[:-WITHHELD], truth)
     print_table([f"{YEARS[-WITHHELD]} to {YEARS[-1]}", "error of the logarithm"], [[k, v] for k, v in errors.items()])
-    lower, upper = (np.log(x[::STEPS][-WITHHELD:]) for x in early.band(early.fit.noise, arguments.seed))
+    lower, upper = (np.log(x) for x in early.band(early.fit.noise, arguments.seed, YEARS[-WITHHELD:]))
     inside = int(((lower <= truth) & (truth <= upper)).sum())
     print(f"95 % band of the forecast: {inside} of {truth.size} values are inside")
     summary += [

@@ -1,7 +1,7 @@
 """Finds the interaction of predators and prey, a network inside the Lotka-Volterra equations, and reads it.
 
-What is known: u' = 1.3 u + U(u, v), v' = -1.8 v + V(u, v). U and V are a network 2-32-32-2, trained through
-`smnn_torch.ODEFit` on three trajectories of 121 noisy observations of u and v. Then its outputs at the trajectories are
+What is known: u' = 1.3 u + U(u, v), v' = -1.8 v + V(u, v). U and V are a network 2-32-32-2, trained by
+`smnn_torch.fit` on three trajectories of 121 noisy observations of u and v. Then its outputs at the trajectories are
 regressed on the ten monomials of u and v up to degree 3, of which the one that explains least is left out again and
 again, as long as what is left explains nearly as much: these are the terms that the network stands for (the truth:
 U = -0.9 u v, V = 0.8 u v). Ends with the terms and a picture in examples/output/universal_ode/.
@@ -20,17 +20,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from _experiment import BLACK, BLUE, ORANGE, command_line, minimise, print_table, save_metrics, save_picture
+from _experiment import BLACK, BLUE, ORANGE, command_line, print_table, save_metrics, save_picture
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import smnn_torch as st
+from smnn_core import Fitted
 
 GROWTH, DEATH, EATEN, EATING = 1.3, 1.8, 0.9, 0.8
 STARTS = ((0.44249296, 4.6280594), (1.0, 1.0), (3.0, 2.0))
-N_STEPS, STEP, EVERY, NOISE = 241, 0.025, 2, 0.01
-"""Points of the grid, their distance, the observed ones among them, and the noise over the mean of each variable."""
-LIGHT, HEAVY, SMOOTHNESS, RATE = 10.0, 100.0, 1e4, 1e-2
+N_TIMES, STEP, NOISE = 121, 0.05, 0.01
+"""Times, their distance, and the noise over the mean of each variable."""
 WORSE = 2.0
 """How much more a library without a term may leave than the whole one: root mean squares."""
 
@@ -42,7 +42,7 @@ def trajectories() -> Tensor:
         u, v = z
         return [GROWTH * u - EATEN * u * v, EATING * u * v - DEATH * v]
 
-    t = STEP * np.arange(N_STEPS)
+    t = STEP * np.arange(N_TIMES)
     runs = [solve_ivp(field, (0, t[-1]), z, t_eval=t, method="DOP853", rtol=1e-11, atol=1e-11).y.T for z in STARTS]
     return torch.from_numpy(np.stack(runs))
 
@@ -61,11 +61,11 @@ class Interaction(nn.Module):
         return slope - self.known * value - self.network(value)
 
 
-def train(data: Tensor, noise: Tensor, steps: int) -> tuple[st.ODEFit, Tensor]:
-    """The module and the trajectories (3, T, 2) that it found."""
-    fit = st.ODEFit(Interaction(), data, STEP, order=3, noise=noise)
-    result = minimise(fit, steps, rate=RATE, light=LIGHT, heavy=HEAVY, smoothness=SMOOTHNESS)
-    return fit, result.y[..., 0].detach()
+def train(data: Tensor, noise: Tensor, most: int) -> tuple[Fitted, nn.Module, Tensor]:
+    """The fit, the network in it, and the trajectories (experiments, T, 2) that it found."""
+    model, t = Interaction(), STEP * np.arange(data.shape[1])
+    fit = st.fit(model, t, list(data), noise=noise, max_iterations=most, progress=True)
+    return fit, model.network, torch.from_numpy(np.stack([fit(t, experiment=i) for i in range(len(data))]))
 
 
 def monomials(x: Tensor) -> tuple[list[str], Tensor]:
@@ -95,15 +95,15 @@ def regress(values: Tensor, library: Tensor) -> Tensor:
     return result
 
 
-def picture(fit: st.ODEFit, found: Tensor, exact: Tensor, path: Path) -> None:
+def picture(network: nn.Module, data: Tensor, found: Tensor, exact: Tensor, path: Path) -> None:
     """The trajectory with its data, and the network's outputs along it."""
-    t = STEP * torch.arange(N_STEPS)
+    t = STEP * torch.arange(found.shape[1])
     with torch.no_grad():
-        outputs = fit.residual.network(found[0])
+        outputs = network(found[0])
     product = exact[0].prod(-1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4))
     for i, (name, colour) in enumerate((("prey u", BLUE), ("predators v", ORANGE))):
-        left.plot(t, fit.data[0, :, i], ".", ms=4, color="0.6", label="data" if not i else None)
+        left.plot(t, data[0, :, i], ".", ms=4, color="0.6", label="data" if not i else None)
         left.plot(t, found[0, :, i], color=colour, label=name)
     truths = -EATEN * product, EATING * product
     for name, colour, values, truth in zip("UV", (BLUE, ORANGE), outputs.T, truths, strict=True):
@@ -118,18 +118,18 @@ def picture(fit: st.ODEFit, found: Tensor, exact: Tensor, path: Path) -> None:
 
 def main() -> None:
     parser = command_line("universal_ode", __doc__, resumes=False)
-    parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
-    arguments.steps = {"smoke": 10, "quick": 1000, "full": arguments.steps}[arguments.size]
     torch.manual_seed(arguments.seed)
     exact = trajectories()
     noise = NOISE * exact.mean((0, 1))
     data = exact + noise * torch.randn(exact.shape, dtype=exact.dtype)
-    data[:, torch.arange(N_STEPS) % EVERY != 0] = torch.nan
-    fit, found = train(data, noise, arguments.steps)
+    if arguments.size == "smoke":
+        exact, data = exact[:2, :41], data[:2, :41]
+    fit, network, found = train(data, noise, 2 if arguments.size == "smoke" else 30)
+    print(fit)
     names, library = monomials(found.reshape(-1, 2))
     with torch.no_grad():
-        outputs = fit.residual.network(found)
+        outputs = network(found)
     true = torch.zeros(2, len(names), dtype=exact.dtype)
     true[0, names.index("u v")], true[1, names.index("u v")] = -EATEN, EATING
     coefficients = torch.stack([regress(values, library) for values in outputs.reshape(-1, 2).T])
@@ -146,7 +146,7 @@ def main() -> None:
     print(
         f"interaction: {error:.1f} % off along the trajectories; {wrong} terms wrong, coefficients within {worst:.1f} %"
     )
-    picture(fit, found, exact, arguments.output / "universal_ode.png")
+    picture(network, data, found, exact, arguments.output / "universal_ode.png")
     summary = [
         {"metric": "error of the interaction, %", "ours": error},
         {"metric": "terms that are missing or spurious", "ours": wrong},

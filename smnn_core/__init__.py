@@ -22,7 +22,7 @@ from ._problem import Gradients, Weights
 from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
 from .discovery import Discovery, Library, discover, fourier, functions, polynomials
-from .fitting import Fit, Fitted, Parameter, fit, fit_ode
+from .fitting import Fitted, Network, Parameter, fit
 from .trajectory import Solution, solve
 from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
@@ -40,12 +40,12 @@ __all__ = [
     "EngineError",
     "EngineWarning",
     "Factorization",
-    "Fit",
     "Fitted",
     "Gradients",
     "Library",
     "MisfitWarning",
     "NamespaceError",
+    "Network",
     "Parameter",
     "Posterior",
     "Residuals",
@@ -61,7 +61,6 @@ __all__ = [
     "error_estimate",
     "factorize",
     "fit",
-    "fit_ode",
     "fourier",
     "functions",
     "log_evidence",

@@ -46,16 +46,7 @@ than public names do; the changelog says so when they do.
 
 **Fits** (`docs/theory/fitting.md`)
 
-- `Observations`, `check_shapes`, `check_values`, `common_batch`, `pair_of_bounds`, `checked_bounds`: what is given.
-- `smooth`, `spread`, `time_scale`, `difference_noise`, `LEAST_NOISE`: the curve from which a fit starts, and its
-  noise.
-- `Residual`, `Linearization`, `product`, `times`: a residual as users write it, with its derivatives at one y, and J y.
-- `FitRows`, `estimate`: one step by variable projection; `attached_step`, `stand_in`: derivatives by one more.
 - `has_parameters`: whether callbacks of `fit` get parameters.
-- `as_fields`: noise, weights and scale as a `Fit` has them.
-- `warn_of_misfit`, `warn_of_undetermined`: what is said of the end.
-- `ANNEALING`, `GIVEN`, `LATE`, `LIGHT_HERMITE`, `REFERENCE`, `SMOOTHNESS`: the weights of all steps.
-- `TOLERANCE`, `STAGE_TOLERANCE`, `NOISE_FROM`: when to stop, and when to estimate the noise.
 
 **Arrays of any library**
 
@@ -69,7 +60,7 @@ than public names do; the changelog says so when they do.
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 """
 
-from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, product, sum_to_shape
+from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
@@ -86,27 +77,7 @@ from .engines import _pivots as pivots
 from .engines._interface import Engine, Factor
 from .engines._statistics import ALL, NONE, Statistics, pulled_back
 from .engines.array_api import ArrayEngine
-from .fitting._fit import warn_of_misfit, warn_of_undetermined
-from .fitting._iteration import (
-    ANNEALING,
-    GIVEN,
-    LATE,
-    LEAST_NOISE,
-    LIGHT_HERMITE,
-    NOISE_FROM,
-    REFERENCE,
-    SMOOTHNESS,
-    STAGE_TOLERANCE,
-    TOLERANCE,
-)
 from .fitting._parameters import has_parameters
-from .fitting._problem import check_shapes, check_values, checked_bounds, common_batch, pair_of_bounds
-from .fitting._result import as_fields
-from .fitting._start import Observations, difference_noise, smooth, spread, time_scale
-from .fitting._variable_projection import estimate
-from .nonlinear._implicit import FitRows, stand_in, times
-from .nonlinear._implicit import attached as attached_step
-from .nonlinear._linearize import Linearization, Residual
 from .trajectory._arithmetic import INCREMENTS, Arithmetic
 from .trajectory._differentiable import DifferentiableSolution, differentiable, differentiable_on_mesh
 from .trajectory._equations import Conditions, Equations
@@ -118,21 +89,11 @@ from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 
 __all__ = [
     "ALL",
-    "ANNEALING",
     "ENGINES",
     "FIELDS",
-    "GIVEN",
     "INCREMENTS",
-    "LATE",
-    "LEAST_NOISE",
-    "LIGHT_HERMITE",
-    "NOISE_FROM",
     "NONE",
-    "REFERENCE",
     "SECOND_ORDER",
-    "SMOOTHNESS",
-    "STAGE_TOLERANCE",
-    "TOLERANCE",
     "TREES",
     "UNIT",
     "Arithmetic",
@@ -142,11 +103,7 @@ __all__ = [
     "Engine",
     "Equations",
     "Factor",
-    "FitRows",
-    "Linearization",
-    "Observations",
     "Problem",
-    "Residual",
     "Rows",
     "Shape",
     "Statistics",
@@ -156,25 +113,17 @@ __all__ = [
     "apply",
     "apply_transpose",
     "as_arrays",
-    "as_fields",
-    "attached_step",
     "broadcast_shapes",
     "can_look",
     "check_integer",
-    "check_shapes",
     "check_states",
-    "check_values",
     "check_weights",
-    "checked_bounds",
     "checked_times",
-    "common_batch",
     "device_of",
-    "difference_noise",
     "differentiable",
     "differentiable_on_mesh",
     "eliminate",
     "error_estimate_with",
-    "estimate",
     "evidence_with",
     "has_parameters",
     "increments",
@@ -186,27 +135,18 @@ __all__ = [
     "odd_even",
     "on_stream",
     "owned",
-    "pair_of_bounds",
     "pivots",
-    "product",
     "pulled_back",
     "refined",
     "residual",
     "search",
     "select",
-    "smooth",
     "solution_of",
     "solve_on_mesh",
     "solve_pushforward",
     "solve_with",
-    "spread",
-    "stand_in",
     "statistics_of",
     "sum_to_shape",
-    "time_scale",
-    "times",
-    "warn_of_misfit",
-    "warn_of_undetermined",
     "warn_unless_converged",
     "weighted",
     "without_missing",

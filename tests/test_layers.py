@@ -13,7 +13,6 @@ import smnn_core
 ROOT = Path(smnn_core.__file__).parent
 LAYERS = [
     "uncertainty",
-    "nonlinear",
     "trajectory",
     "fitting",
     "discovery",
@@ -51,4 +50,4 @@ def test_a_part_uses_only_parts_below_it(user: str) -> None:
 
 
 def test_imports_are_found() -> None:
-    assert "discovery/_joint_fit.py" in users_of("fitting", [*ROOT.glob("discovery/*.py")])
+    assert "discovery/_term_selection.py" in users_of("fitting", [*ROOT.glob("discovery/*.py")])

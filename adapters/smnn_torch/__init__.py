@@ -4,7 +4,6 @@ from smnn_core import (
     HERMITE,
     TAYLOR,
     WIENER,
-    Fit,
     Scheme,
     SingularSystemError,
     Weights,
@@ -14,7 +13,6 @@ from smnn_core import (
 )
 
 from ._fit import fit
-from ._fitting import ODEFit, fit_ode
 from ._layer import ODE, MechanisticODE
 from ._posterior import Posterior, log_evidence, posterior
 from ._published import ode_forward
@@ -27,9 +25,7 @@ __all__ = [
     "TAYLOR",
     "WIENER",
     "Factorization",
-    "Fit",
     "MechanisticODE",
-    "ODEFit",
     "Posterior",
     "Scheme",
     "SingularSystemError",
@@ -39,7 +35,6 @@ __all__ = [
     "error_estimate",
     "factorize",
     "fit",
-    "fit_ode",
     "log_evidence",
     "ode_forward",
     "posterior",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.func import jvp, vmap
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, jvp, vmap
 
-from smnn_core import ArgumentError, Fitted
+from smnn_core import ArgumentError, Fitted, Network
 from smnn_core import fit as core_fit
 from smnn_core.extend import has_parameters
 
@@ -40,7 +40,9 @@ def fit(
     Main arguments:
         residual: (t, y, θ[, u]) -> (M, n, Q) for tensors t (M, n), y (M, n, V, order+1) and θ (M, 1, p), or a dict of
             names to tensors (M, 1): the equations, each point by itself, in PyTorch's operations out of place.
-        times, data, parameters: as for `smnn_core.fit`; tensors, arrays, lists of these, or a data frame.
+        times, data: as for `smnn_core.fit`; tensors, arrays, lists of these, or a data frame.
+        parameters: as for `smnn_core.fit`; a network (`nn.Module`), or a dict in which some are networks: callbacks get
+            them as they are, to be called. The parameters of `residual` are fitted, too, where it is a module.
         observe: (t, y, θ[, u]) -> (M, n, m), what is observed; None: the variables.
         noise: numbers, tensors, None (estimated) or (t, y, θ[, u]) -> (M, n, m).
         initial: numbers or (θ[, u]) -> (M, V), see `smnn_core.fit`.
@@ -48,6 +50,13 @@ def fit(
 
     The other arguments are those of `smnn_core.fit`. Callbacks get the dtype of `data` where it is a tensor, else
     float64; all other arithmetic is float64, and the result holds NumPy arrays.
+
+    Networks are trained in place by the same Gauss-Newton iterations (`smnn_core.Network`): no optimiser, no rate, no
+    schedule. They are in `networks` of the result, too. Those weights that require gradients are fitted, a priori
+    normal with deviation 1; what is divided by zero or not smooth at the start, such as weights that are all zero, does
+    not learn. Callbacks get float64 then, and weights and buffers are float64 while they run, whatever the module has.
+    Points are evaluated each by itself: no batch normalisation, no branches on values, no operations in place. Where
+    data sets share a network they are experiments, a list.
 
     Example: decay.
 
@@ -59,14 +68,22 @@ def fit(
     """
     first = data[0] if isinstance(data, (list, tuple)) and len(data) else data
     dtype, device = (first.dtype, first.device) if isinstance(first, Tensor) else (torch.float64, torch.device("cpu"))
-    wrap = _Wrapper(dtype, device, has_parameters(parameters))
+    takes, parameters, networks = _split(residual, parameters)
+    weights = networks.weights()
+    if weights:
+        dtype, device = torch.float64, next(networks.parameters()).device
+        if np.ndim(first) > 2:
+            raise ArgumentError("data: sets that share a network are experiments: give a list of (n, m), not a batch.")
+    wrap = _Wrapper(dtype, device, takes, networks)
     if isinstance(jumps, tuple) and len(jumps) == 2 and callable(jumps[1]):
+        if weights:
+            raise ArgumentError("jumps: a function of the parameters is not possible beside networks: give numbers.")
         jumps = jumps[0], wrap.initial(jumps[1])
     result = core_fit(
         wrap.function(residual, "residual"),
         _plain(times),
         _plain(data),
-        _plain(parameters),
+        (_plain(parameters) or {}) | weights if weights else _plain(parameters),
         order=order,
         observe=None if observe is None else wrap.function(observe, "observe"),
         noise=wrap.function(noise, "noise") if callable(noise) else _plain(noise),
@@ -74,7 +91,22 @@ def fit(
         jumps=_plain(jumps),
         **{name: _plain(x) for name, x in options.items()},
     )
-    return replace(result, _wrap=wrap.function)
+    trained = {} if np.isnan(result.cost).any() else networks.load(result.networks)
+    return replace(result, networks=trained, _wrap=wrap.function)
+
+
+def _split(residual: Any, parameters: Any) -> tuple[str, Any, _Networks]:
+    """What callbacks get as θ, the parameters by themselves, and networks by name."""
+    own = {"residual": residual} if isinstance(residual, nn.Module) and _trained(residual) else {}
+    if isinstance(parameters, nn.Module):
+        return "network", None, _Networks({"network": parameters} | own)
+    takes = "parameters" if has_parameters(parameters) else "nothing"
+    if not isinstance(parameters, Mapping):
+        if own and takes == "parameters":
+            raise ArgumentError("parameters: beside a residual that is a module with parameters, give a dict of names.")
+        return takes, parameters, _Networks(own)
+    networks = {k: x for k, x in parameters.items() if isinstance(x, nn.Module)}
+    return takes, {k: x for k, x in parameters.items() if k not in networks}, _Networks(networks | own)
 
 
 def _plain(x: Any) -> Any:
@@ -100,68 +132,180 @@ def _one_thread(size: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class _Networks(nn.Module):
+    """Modules whose weights are fitted: all that require gradients, in the order of `parameters()`."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.names, self.modules_ = tuple(modules), nn.ModuleList(modules.values())
+        every = [id(x) for module in self.modules_ for x in module.parameters() if x.requires_grad]
+        if len(set(every)) < len(every):
+            raise ArgumentError("parameters: networks share weights with each other or with the residual: name one.")
+
+    def weights(self) -> dict[str, Network]:
+        """For the core."""
+        return {
+            name: Network(torch.cat([x.detach().ravel() for x in _trained(module)]).cpu().double().numpy())
+            for name, module in zip(self.names, self.modules_, strict=True)
+        }
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> dict[str, nn.Module]:
+        """Writes weights into the modules."""
+        for name, module in zip(self.names, self.modules_, strict=True):
+            own, flat = _trained(module), torch.as_tensor(np.array(weights[name]))
+            for x, new in zip(own, flat.split([x.numel() for x in own]), strict=True):
+                x.data.copy_(new.reshape(x.shape))
+        return dict(zip(self.names, self.modules_, strict=True))
+
+    def forward(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        return function(*arguments)
+
+    def called_with(self, weights: Mapping[str, Tensor], function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """function(*arguments) while the modules have the weights (n,) given; buffers in their precision."""
+        if not weights:
+            return function(*arguments)
+        given = {k: x.to(torch.float64) for k, x in self.named_buffers() if x.is_floating_point()}
+        for i, (name, module) in enumerate(zip(self.names, self.modules_, strict=True)):
+            own = {k: x for k, x in module.named_parameters() if x.requires_grad}
+            parts = weights[name].split([x.numel() for x in own.values()])
+            given |= {f"modules_.{i}.{k}": v.reshape(x.shape) for (k, x), v in zip(own.items(), parts, strict=True)}
+        return functional_call(self, given, (function, *arguments))
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [x for x in module.parameters() if x.requires_grad]
+
+
+@dataclass(frozen=True, eq=False)
 class _Wrapper:
     """Callbacks on tensors as the core calls them."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, has_parameters: bool) -> None:
-        self.dtype, self.device, self.has_parameters = dtype, device, has_parameters
+    dtype: torch.dtype
+    device: torch.device
+    takes: str
+    """"nothing", "parameters" or "network": what callbacks get as θ; a network is given by itself"""
+    networks: _Networks
+
+    def function(self, function: Callable[..., Tensor], name: str) -> _Function:
+        """(t, y[, θ][, u]) -> values, derivatives in y and in θ."""
+        return _Function(self, function, name)
+
+    def initial(self, function: Callable[..., Tensor]) -> _Initial:
+        """(θ[, u]) -> values (M, V) and their derivatives in θ."""
+        return _Initial(self, function)
 
     def tensor(self, x: Any) -> Any:
         if isinstance(x, Mapping):
             return {k: self.tensor(v) for k, v in x.items()}
         return torch.as_tensor(np.ascontiguousarray(x), dtype=self.dtype, device=self.device)
 
-    def function(self, function: Callable[..., Tensor], name: str) -> Callable[..., tuple[np.ndarray, ...]]:
-        """(t, y[, θ][, u]) -> values, derivatives in y and in θ."""
+    def split(self, rest: tuple[Any, ...], given: bool) -> tuple[Any, dict[str, Tensor], list[Tensor]]:
+        """Parameters by themselves, weights of networks, and inputs, from what the core gives behind y."""
+        θ, *others = (*map(self.tensor, rest),) if given else (None, *map(self.tensor, rest))
+        weights = {k: θ.pop(k) for k in self.networks.names}
+        return θ, weights, others
 
-        def called(t: Any, y: Any, *rest: Any) -> tuple[np.ndarray, ...]:
-            t, y, *others = (self.tensor(x) for x in (t, y, *rest))
-            θ = others.pop(0) if self.has_parameters else None
-            names = list(θ) if isinstance(θ, dict) else None
-            core = y.shape[-2:]
-            flat = y.reshape(*y.shape[:2], -1)
-            if θ is not None:
-                stacked = torch.stack(list(θ.values()), -1) if names else θ
-                stacked = stacked.expand(*y.shape[:2], stacked.shape[-1])
-                flat = torch.cat([flat, stacked], -1)
-            n_y = core.numel()
+    def of_callback(self, θ: Any) -> tuple[Any, ...]:
+        """θ as callbacks take it: none, a tensor, a network, or a dict of tensors and networks."""
+        if self.takes == "nothing":
+            return ()
+        networks = dict(zip(self.networks.names, self.networks.modules_, strict=True))
+        if self.takes == "network":
+            return (networks["network"],)
+        networks.pop("residual", None)
+        return (θ | networks if isinstance(θ, dict) else θ,)
 
-            def values(x: Tensor) -> Tensor:
-                arguments = [t, x[..., :n_y].reshape(*x.shape[:-1], *core)]
-                if θ is not None:
-                    given = x[..., n_y:]
-                    arguments.append(dict(zip(names, given.unbind(-1), strict=True)) if names else given)
-                out = function(*arguments, *others)
-                if not isinstance(out, Tensor):
-                    raise ArgumentError(f"{name} must return a tensor, got {type(out).__name__}.")
-                return out
 
-            flat = flat.movedim(-1, 0).contiguous().movedim(0, -1)  # (what callbacks select lies together in memory)
-            basis = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
-            with torch.no_grad(), _one_thread(flat.numel() * len(basis)):
-                out, slope = vmap(lambda v: jvp(values, (flat,), (v.expand(flat.shape),)), out_dims=(None, 0))(basis)
-            slope = slope.movedim(0, -1)
-            result = (out, slope[..., :n_y].reshape(*slope.shape[:-1], *core), slope[..., n_y:])
-            result = tuple(x.detach().to("cpu", torch.float64).numpy() for x in result)
-            return result if θ is not None else result[:2]
+@dataclass(frozen=True, eq=False)
+class _Function:
+    wrap: _Wrapper
+    function: Callable[..., Tensor]
+    name: str
 
-        return called
+    def __call__(self, t: Any, y: Any, *rest: Any) -> tuple[np.ndarray, ...]:
+        wrap = self.wrap
+        given = wrap.takes != "nothing" or bool(wrap.networks.names)
+        θ, weights, others = wrap.split(rest, given)
+        t, y = wrap.tensor(t), wrap.tensor(y)
+        names = list(θ) if isinstance(θ, dict) else None
+        core, n_y = y.shape[-2:], y.shape[-2:].numel()
+        flat = y.reshape(*y.shape[:2], -1)
+        single = list(θ.values()) if names else []
+        stacked = torch.stack(single, -1) if single else None if names is not None else θ
+        if stacked is not None:
+            flat = torch.cat([flat, stacked.expand(*y.shape[:2], stacked.shape[-1])], -1)
 
-    def initial(self, function: Callable[..., Tensor]) -> Callable[..., tuple[np.ndarray, ...]]:
-        """(θ[, u]) -> values (M, V) and their derivatives in θ."""
+        def values(t: Tensor, x: Tensor, others: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+            arguments = [t, x[..., :n_y].reshape(*x.shape[:-1], *core)]
+            parameters = x[..., n_y:]
+            own = dict(zip(names, parameters.unbind(-1), strict=True)) if names is not None else parameters
+            arguments += [*wrap.of_callback(own), *others]
+            out = wrap.networks.called_with(weights, self.function, *arguments)
+            if not isinstance(out, Tensor):
+                raise ArgumentError(f"{self.name} must return a tensor, got {type(out).__name__}.")
+            return out
 
-        def called(θ: Any, *rest: Any) -> tuple[np.ndarray, ...]:
-            θ, *others = (self.tensor(x) for x in (θ, *rest))
-            names = list(θ) if isinstance(θ, dict) else None
-            flat = torch.stack(list(θ.values()), -1) if names else θ
+        flat = flat.movedim(-1, 0).contiguous().movedim(0, -1)  # (what callbacks select lies together in memory)
+        with torch.no_grad(), _one_thread(flat.numel() * flat.shape[-1]):
+            if weights:
+                out, slope, in_weights = _with_weights(values, t, flat, others, weights)
+                slope = torch.cat([slope, *in_weights], -1)
+            else:
+                out, slope = _forward(lambda x: values(t, x, others, weights), flat)
+        result = (out, slope[..., :n_y].reshape(*slope.shape[:-1], *core), slope[..., n_y:])
+        result = tuple(x.detach().to("cpu", torch.float64).numpy() for x in result)
+        return result if given else result[:2]
 
-            def values(x: Tensor) -> Tensor:
-                out = function(dict(zip(names, x.unbind(-1), strict=True)) if names else x, *others)
-                return out[:, 0] if out.ndim == 3 and out.shape[1] == 1 else out
 
-            basis = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
-            with torch.no_grad():
-                out, slope = vmap(lambda v: jvp(values, (flat,), (v.expand(flat.shape),)), out_dims=(None, 0))(basis)
-            return tuple(x.detach().to("cpu", torch.float64).numpy() for x in (out, slope.movedim(0, -1)))
+def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (..., m) and derivatives (..., m, k) of a function of each point's x (..., k), in forward mode."""
+    basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return function(x), vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
 
-        return called
+
+def _with_weights(
+    values: Callable[..., Tensor], t: Tensor, x: Tensor, others: Sequence[Tensor], weights: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Values, derivatives in each point's x by forward mode, and in the weights (M, 1, n) of each by reverse mode."""
+
+    def of_member(t: Tensor, x: Tensor, others: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Any:
+        def of_points(x: Tensor) -> Tensor:
+            return values(t[None], x[None], [u[None] for u in others], weights)[0]
+
+        def of_point(weights: Mapping[str, Tensor], t: Tensor, x: Tensor, others: Sequence[Tensor]) -> Tensor:
+            return values(t[None, None], x[None, None], [u[None, None] for u in others], weights)[0, 0]
+
+        every = vmap(jacrev(of_point), in_dims=(None, 0, 0, 0))(weights, t, x, others)
+        return *_forward(of_points, x), every
+
+    own = {k: w[:, 0] for k, w in weights.items()}
+    out, slope, every = vmap(of_member, in_dims=(0, 0, 0, 0))(t, x, list(others), own)
+    return out, slope, list(every.values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Initial:
+    wrap: _Wrapper
+    function: Callable[..., Tensor]
+
+    def __call__(self, *rest: Any) -> tuple[np.ndarray, ...]:
+        wrap = self.wrap
+        θ, weights, others = wrap.split(rest, True)
+        names = list(θ) if isinstance(θ, dict) else None
+        flat = torch.stack(list(θ.values()), -1) if names else θ
+        if flat is θ and names is not None:
+            flat = next(iter(weights.values()))[..., :0]
+
+        def values(_: Any, x: Tensor, others: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+            own = wrap.of_callback(dict(zip(names, x.unbind(-1), strict=True)) if names is not None else x)
+            return wrap.networks.called_with(weights, self.function, *own, *others)
+
+        with torch.no_grad():
+            if weights:
+                out, slope, in_weights = _with_weights(values, flat[..., :0], flat, others, weights)
+                slope = torch.cat([slope, *in_weights], -1)
+            else:
+                out, slope = _forward(lambda x: values(None, x, others, weights), flat)
+        if out.ndim == 3 and out.shape[1] == 1:
+            out, slope = out[:, 0], slope[:, 0]
+        return tuple(x.detach().to("cpu", torch.float64).numpy() for x in (out, slope))

@@ -16,9 +16,9 @@ from .._problem import Problem, Weights
 from .._schemes import HERMITE
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
-from ..fitting._variable_projection import LinearFit, project
 from ._data import Grid
 from ._libraries import Library
+from ._projection import LinearFit, project
 from ._term_selection import Quadratic
 
 __all__ = ["JointFit"]

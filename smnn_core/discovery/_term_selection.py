@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..fitting._variable_projection import estimate
+from ..fitting._estimate import estimate
 
 __all__ = ["Choice", "Quadratic"]
 

@@ -1,9 +1,8 @@
-"""Parameters of nonlinear equations from data, together with the trajectory."""
+"""Parameters, and networks, of differential equations from data, together with trajectories."""
 
-from ._fit import fit_ode
 from ._fit_on_mesh import fit
 from ._fitted import Fitted
+from ._networks import Network
 from ._parameters import Parameter
-from ._result import Fit
 
-__all__ = ["Fit", "Fitted", "Parameter", "fit", "fit_ode"]
+__all__ = ["Fitted", "Network", "Parameter", "fit"]

@@ -19,7 +19,7 @@ Letters: M members, N intervals, k points, n times of data, at most D of them in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +66,19 @@ class Evaluated:
         """Some members."""
         parts: list[Any] = [_take(getattr(self, f.name), members) for f in fields(self)]
         return Evaluated(*parts)
+
+    def along(self, T: Array) -> Evaluated:
+        """With derivatives along the columns of T (M, p, directions) in place of those in φ."""
+
+        def along(x: Linear | None) -> Any:
+            return x and x._replace(in_φ=(x.in_φ.reshape(len(T), -1, T.shape[1]) @ T).reshape(*x.value.shape, -1))
+
+        parts = (along(x) for x in (self.equations, self.data, self.deviations, self.rest))
+        equations, data, deviations, rest = parts
+        slope = (self.initial_slope.reshape(len(T), -1, T.shape[1]) @ T).reshape(*self.initial.shape, -1)
+        return replace(
+            self, equations=equations, data=data, deviations=deviations, rest=rest, initial_slope=slope
+        )  # fmt: skip
 
     def put(self, members: Array, new: Evaluated) -> None:
         """Writes new values of some members."""
@@ -243,7 +256,7 @@ class Discretization:
             x = x._replace(in_φ=x.in_φ + x.in_y[..., 0] @ shift)
         in_y = x.in_y * self.size[:, None, None, :, None]
         in_y = np.array(np.broadcast_to(in_y, (M, n, rows, *in_y.shape[-2:])))
-        return Linear(np.array(x.value), in_y, np.array(x.in_φ))
+        return Linear(np.array(x.value), in_y, x.in_φ)
 
     def standard(self, e: Evaluated, w: RowWeights) -> tuple[Array, Array]:
         """Standard deviations and residuals in their units, (M, n, m); residuals are 0 where nothing was observed."""
@@ -270,45 +283,45 @@ class Discretization:
         data, equations, initial = (np.where(np.isfinite(x), x, np.inf) for x in (data, equations, initial))
         return data, equations, initial
 
-    def rows(self, z: Array, e: Evaluated, w: RowWeights) -> tuple[Array, Array]:
+    def rows(self, z: Array, e: Evaluated, w: RowWeights, p: int) -> tuple[Array, Array]:
         """Rows inside intervals, weighted: c (M, N, R, V, K) and b (M, N, R, 1+p), for which c Y + b is left."""
         M, N, V, K = z.shape
-        k, p = self.k, e.data.in_φ.shape[-1]
+        k = self.k
         f = e.equations
         Q = f.value.shape[-1]
         weight = (w.equations[:, None] * self.quadrature[..., None]).reshape(M, N, k, Q)
         J = f.in_y.reshape(M, N, k, Q, V, -1) * weight[..., None, None]
         orders = J.shape[-1]
         c = (J.reshape(M, N, k, Q * V, orders) @ self.E[..., :orders, :]).reshape(M, N, k * Q, V, K)
-        left = np.concatenate([f.value[..., None], f.in_φ], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
+        left = np.concatenate([f.value[..., None], f.in_φ[..., :p]], -1).reshape(M, N, k, Q, 1 + p) * weight[..., None]
         parts = [(c, left.reshape(M, N, k * Q, 1 + p))]
         if e.rest is not None:
             scale = AT_REST * w.equations[..., None]
             c, b = np.zeros((M, N, Q, V, K)), np.zeros((M, N, Q, 1 + p))
             c[:, 0, :, :, 0] = e.rest.in_y[:, 0, :, :, 0] * scale
-            b[:, 0, :, :1], b[:, 0, :, 1:] = e.rest.value[:, 0, :, None] * scale, e.rest.in_φ[:, 0] * scale
+            b[:, 0, :, :1], b[:, 0, :, 1:] = e.rest.value[:, 0, :, None] * scale, e.rest.in_φ[:, 0, :, :p] * scale
             parts.append((c, b))
         σ, r = self.standard(e, w)
         root = np.where(self.seen, np.sqrt(self.loss.weight(r)), 0.0)
         scale = np.where(self.seen, root / σ, 0.0)
-        parts.append(self._at_data(e.data, root * r, scale))
+        parts.append(self._at_data(e.data, root * r, scale, p))
         if e.deviations is not None:
             scale = np.where(self.seen, np.sqrt(2) / σ, 0.0)
             score = np.where(self.seen, -np.clip(r * r - 1, None, SCORE) / np.sqrt(2), 0.0)
-            parts.append(self._at_data(e.deviations, score, scale))
+            parts.append(self._at_data(e.deviations, score, scale, p))
         c, b = (np.concatenate(x, axis=2) for x in zip(*parts, strict=True))
         b[..., 0] -= (c.reshape(M, N, -1, V * K) @ z.reshape(M, N, V * K, 1))[..., 0]
         return c, b
 
-    def _at_data(self, x: Linear, value: Array, scale: Array) -> tuple[Array, Array]:
+    def _at_data(self, x: Linear, value: Array, scale: Array, p: int) -> tuple[Array, Array]:
         """Rows of an observable in the intervals of its data: scale times its derivatives, and its value."""
         M, _, m = value.shape
-        K, p = self.k + self.model.q, x.in_φ.shape[-1]
+        K = self.k + self.model.q
         member = np.arange(M)[:, None]
         orders = x.in_y.shape[-1]
         T = taylor(self.times - self.t[member, self.where], K, orders)
         c = (x.in_y * scale[..., None, None]) @ T[:, :, None]  # (M, n, m, V, K)
-        b = np.concatenate([value[..., None], x.in_φ * scale[..., None]], -1)
+        b = np.concatenate([value[..., None], x.in_φ[..., :p] * scale[..., None]], -1)
         V, D = c.shape[-2], self.slots.shape[-1]
 
         return self._placed(c).reshape(M, self.N, D * m, V, K), self._placed(b).reshape(M, self.N, D * m, 1 + p)
@@ -346,8 +359,7 @@ class Discretization:
         """
         M, N, V, K = z.shape
         q, p = self.model.q, e.data.in_φ.shape[-1] if columns else 0
-        c, b = self.rows(z, e, w)
-        b = b[..., : 1 + p]
+        c, b = self.rows(z, e, w, p)
         if shifts is not None:
             b = np.concatenate([b, -self.in_rows(b, shifts[0])], axis=-1)
         C = b.shape[-1]

@@ -62,11 +62,12 @@ def fit(
         residual: (t, y, θ[, u]) -> (f, J, P) for t (M, n), y (M, n, V, order+1) and θ, (M, 1, p) or a dict of names to
             arrays (M, 1): equations f (M, n, Q), J = ∂f/∂y (M or 1, n or 1, Q, V, order+1), P = ∂f/∂θ (M, n, Q, p),
             each point by itself. Without parameters (t, y) -> (f, J). M counts data sets and experiments.
-        times: (n,) or (..., n), in any order, in units of time; the name of the column of a data frame.
+        times: (n,) or (..., n), in any order, in units of time; the name of the column of a data frame. Trajectories go
+            from the first to the last, whether or not something was observed there: a forecast, where data are NaN.
         data: (..., n, m) or (n,), NaN where missing; batch axes are data sets that are fitted each for itself. A list:
             experiments with common parameters, each with times and a length of its own. A data frame: its columns are
             observables, a column `experiment` tells experiments apart.
-        parameters: (..., p), where iterations start, or a dict of names to `Parameter` or numbers.
+        parameters: (..., p), where iterations start, or a dict of names to `Parameter`, numbers or `Network`.
         order: the highest derivative in the equations.
         observe: (t, y, θ[, u]) -> (h, H, Hθ): what is observed, h (M, n, m), with its derivatives as for `residual`;
             None: the variables themselves.

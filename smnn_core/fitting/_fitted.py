@@ -11,12 +11,14 @@ import numpy as np
 from .._arrays import Array
 from .._errors import ArgumentError
 from ._collocation import evaluate
-from ._result import _with_error
 from ._start_on_mesh import sizes_of, squares_of_differences
 from ._starts import Starts
+from ._travel import for_pickle
 from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, sandwich
 
 if TYPE_CHECKING:
+    from ._gauss_newton import State
+    from ._parameters import Parameters
     from ._refinement import Ends
     from ._setting import Setting
 
@@ -108,6 +110,8 @@ class Fitted:
     _ends: Ends = field(repr=False)
     starts: Starts | None
     """all ends, where there were several starts"""
+    networks: dict[str, Any]
+    """weights of each network, (..., n); adapters have the networks themselves"""
     _variables: tuple[str, ...] | None = field(repr=False, default=None)
     _wrap: Callable[..., Any] = field(repr=False, default=_as_it_is)
     """turns an observable as a package takes it into one with derivatives"""
@@ -117,19 +121,21 @@ class Fitted:
         """From where the iterations ended."""
         s, o, batch = ends.state, setting.observed, setting.observed.batch
         parameters = setting.model.parameters
-        slope = parameters.slope(s.φ)
+        n = parameters.single
+        slope = parameters.slope(s.φ)[:, :n]
         failed = s.failed[:, None]
         if setting.loss.name != "squares" and not s.failed.all():
             s.covariance = sandwich(setting, ends)
-        covariance = s.covariance * slope[:, :, None] * slope[:, None]
+        covariance = s.covariance[:, :n, :n] * slope[:, :, None] * slope[:, None]
         covariance = np.where(failed[..., None], np.nan, covariance)
-        priors = int(parameters.has_prior.sum())
+        priors = int(parameters.has_prior[:n].sum())
         softly = (np.isfinite(setting.known.weights) & (setting.known.weights > 0)).sum((1, 2, 3))
         constants = setting.free + softly
-        degrees = (o.seen.sum((1, 2, 3)) + priors + softly - s.φ.shape[1] - constants).astype(int)
+        fitted = n + sum(_determined(s, parameters).values(), np.zeros(1))
+        degrees = np.round(o.seen.sum((1, 2, 3)) + priors + softly - fitted - constants).astype(int)
         errors = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0.0))
         none_left = o.estimated.any() & (degrees < 1)
-        errors = np.where(s.held | failed | none_left[:, None], np.nan, errors)
+        errors = np.where(s.held[:, :n] | failed | none_left[:, None], np.nan, errors)
         noise = np.where(o.seen.reshape(s.noise.shape), s.noise, 0.0).reshape(setting.S, -1, s.noise.shape[-1]).max(1)
         if setting.model.noise is not None:
             noise = np.full(noise.shape, np.nan)
@@ -139,9 +145,10 @@ class Fitted:
             return x.reshape((*batch, *x.shape[1:]))
 
         t = ends.t.reshape(setting.S, setting.E, -1)
+        θ = np.where(failed, np.nan, parameters.outer(s.φ))
         return Fitted(
-            names=parameters.names,
-            parameters=shaped(np.where(failed, np.nan, parameters.outer(s.φ))),
+            names=parameters.names[:n],
+            parameters=shaped(θ[:, :n]),
             standard_errors=shaped(errors),
             covariance=shaped(covariance),
             cost=shaped(total),
@@ -154,10 +161,14 @@ class Fitted:
             t=shaped(t if o.several else t[:, 0]),
             messages=(*_messages(setting, ends, degrees), *(() if starts is None else starts.messages(errors))),
             starts=starts,
+            networks={name: shaped(x) for name, x in parameters.weights(θ).items()},
             _setting=setting,
             _ends=ends,
             _variables=variables,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_wrap": for_pickle(self._wrap, "observe")}
 
     def __call__(self, times: Any, *, experiment: int = 0, orders: int | None = None) -> Array:
         """The fitted trajectory at times (n,): (..., n, V), or (..., n, V, orders) with derivatives."""
@@ -189,8 +200,7 @@ class Fitted:
         was estimated; of logarithms where `log` is set."""
         each = [self._quantile(level, i) for i in range(self._setting.S)]
         quantile = np.array(each).reshape((*self.batch, 1))
-        parameters = self._setting.model.parameters
-        log = parameters.log
+        log = self._setting.model.parameters.log[: len(self.names)]
         with np.errstate(all="ignore"):
             relative = self.standard_errors / self.parameters
             low, high = (
@@ -248,7 +258,8 @@ class Fitted:
         z, φ = linearized.responses(*linearized.random_shifts(n, np.random.default_rng(seed)))
         s = linearized.ends.state
         φ = np.clip(s.φ[0] + φ.T, s.lower[0], s.upper[0])
-        return Samples(self._setting.model.parameters.outer(φ), linearized, s.z[..., None] + z)
+        θ = self._setting.model.parameters.outer(φ)[:, : len(self.names)]
+        return Samples(θ, linearized, s.z[..., None] + z)
 
     @property
     def log_evidence(self) -> Any:
@@ -265,10 +276,10 @@ class Fitted:
         """Which combinations of parameters the data determine; false, and a list `open`, where they leave some open."""
         if self.batch:
             raise ArgumentError("identifiable is for one data set; covariance has those of all.")
-        parameters = self._setting.model.parameters
-        φ = self._ends.state.φ[0]
-        size = np.where(parameters.log | (φ == 0), 1.0, np.abs(φ))
-        return Identifiability.of(self.names, self._ends.state.covariance[0] / size / size[:, None])
+        n = len(self.names)
+        φ = self._ends.state.φ[0, :n]
+        size = np.where(self._setting.model.parameters.log[:n] | (φ == 0), 1.0, np.abs(φ))
+        return Identifiability.of(self.names, self._ends.state.covariance[0, :n, :n] / size / size[:, None])
 
     def plot(self, *, experiment: int = 0, member: int = 0) -> Any:
         """Data and trajectories with 95 % bands; needs matplotlib.
@@ -311,7 +322,7 @@ class Fitted:
         ]
         p = len(self.names)
         width = max(map(len, self.names), default=0)
-        values, errors = self.parameters.reshape(-1, p), self.standard_errors.reshape(-1, p)
+        values, errors = (x.reshape(converged.size, p) for x in (self.parameters, self.standard_errors))
         if not self.batch:
             lines += [
                 f"  {n:{width}}  {_with_error(v, e)}" for n, v, e in zip(self.names, values[0], errors[0], strict=True)
@@ -322,6 +333,10 @@ class Fitted:
                 lines.append(f"  member {i}: " + ", ".join(f"{n} = {_with_error(v, e)}" for n, v, e in row))
             if len(values) > SHOWN:
                 lines.append(f"  .. and {len(values) - SHOWN} more")
+        parameters = self._setting.model.parameters
+        for name, count in _determined(self._ends.state, parameters).items():
+            span = f"{count.min():.1f}" + ("" if count.size == 1 else f" to {count.max():.1f}")
+            lines.append(f"  {name}: {dict(parameters.networks)[name]} weights, of which the data determine {span}")
         if self.starts is not None:
             lines.append(f"  {self.starts}")
         elif self._setting.has_hidden and p:
@@ -331,6 +346,25 @@ class Fitted:
             lines.append("  noise (estimated): " + ", ".join(f"{n} {x:.3g}" for n, x in pairs))
         lines += [f"  WARNING: {text}" for _, text in self.messages]
         return "\n".join(lines)
+
+
+def _with_error(value: float, error: float) -> str:
+    """The error with two digits, the value with as many decimals."""
+    if not np.isfinite(error) or error <= 0:
+        return f"{value:.6g} (no standard error)"
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    if decimals > 12 or error > 1e5:
+        return f"{value:.6g} ± {error:.2g}"
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _determined(state: State, parameters: Parameters) -> dict[str, Array]:
+    """How many numbers the data determine in each network, (S,): the sum of 1 - variance / prior variance.
+
+    Source: MacKay, Neural Computation 4 (1992) 448.
+    """
+    left = np.diagonal(state.covariance, axis1=1, axis2=2) / parameters.deviations**2
+    return {name: (1 - x).sum(-1) for name, x in parameters.weights(left).items()}
 
 
 def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:

@@ -17,9 +17,10 @@ import numpy as np
 
 from .._arrays import Array
 from ._collocated import Discretization, Evaluated, RowWeights
+from ._estimate import Estimate, estimate
 from ._model import Linear
+from ._networks import Directions
 from ._start_on_mesh import median
-from ._variable_projection import Estimate, estimate
 
 __all__ = ["LEVELS", "GaussNewton", "State"]
 
@@ -29,13 +30,15 @@ FINAL = 6
 """The level from which fits may end."""
 NOISE_FROM = 2
 """The level from which noise is estimated from what fits leave."""
-PATIENCE = 4
+PATIENCE, PATIENCE_OF_NETWORKS = 4, 12
 """Steps at a level before the final ones."""
 ENOUGH, SETTLED, SAME = 0.3, 3e-3, 0.03
 """Movement in standard errors: below which a level is left, a fit stands still, two fits agree."""
 BEFORE = 0.3
 """Movement from a level to the one ten times as heavy: a hundredth of it is left to go, since the effect of a finite
 weight goes down with its square."""
+GAIN_OF_NETWORKS = 0.3
+"""The same where weights of networks are fitted, which never stand still."""
 GAIN, LIGHT = 1e-3, 0.01
 """By which the cost may still decrease where a fit stands still; what equations may cost at the end."""
 HELD = 0.7
@@ -44,6 +47,8 @@ REACH = 1.0
 """How far parameters go in one step: of the largest value that they have had, or for logarithms e-fold."""
 NEWTON, FAR = 15, 1e4
 """Steps of `simulate`; the largest value that is believed, in the size of the variable."""
+REACH_OF_NETWORKS = 0.3
+"""How far weights of networks go in one step, in deviations of their prior, all directions together."""
 RIDGE, RIDGE_LOG = 3.0, 2.5
 """Deviation of the pull to where parameters started, in their size there or in logarithms."""
 FOLLOWED = (0, 2)
@@ -129,7 +134,8 @@ class GaussNewton:
         if not state.equation_size.size:
             state.equation_size = self._equation_size(self.e)
         self.log = d.model.parameters.log
-        self.last, self.ω = np.zeros_like(state.φ), np.ones(self.S)
+        self.n, self.networks = d.model.parameters.single, bool(d.model.parameters.networks)
+        self.last, self.ω = np.zeros((self.S, self.n)), np.ones(self.S)
 
     def members(self, sets: Array) -> Array:
         return (sets[:, None] * self.E + np.arange(self.E)).ravel()
@@ -187,7 +193,8 @@ class GaussNewton:
         size = np.where(self.log, RIDGE_LOG, RIDGE * np.where(first == 0, 1.0, np.abs(first)))
         early = self.s.level[sets] < FINAL
         unknown = (first == 0) & ~self.log
-        pull = np.where(early[:, None] & ~unknown, 1 / size, 0.0)
+        of_network = np.arange(len(self.log)) >= self.n
+        pull = np.where(early[:, None] & ~unknown & ~of_network, 1 / size, 0.0)
         return self.d.model.parameters.prior(φ), ((φ - first) * pull, pull)
 
     def run(self, most: int) -> None:
@@ -195,31 +202,38 @@ class GaussNewton:
         s = self.s
         in_level = np.zeros(self.S, int)
         move = np.full(self.S, np.inf)
-        damping = np.ones(self.S)
+        patience = PATIENCE_OF_NETWORKS if self.networks else PATIENCE
+        damping = np.full(self.S, SHORTER[1] if self.networks and self.refining else 1.0)
         stuck = np.zeros(self.S, bool)
-        before_φ, before_error = s.φ.copy(), np.full(s.φ.shape, np.inf)
+        before_φ, before_error = s.φ[:, : self.n].copy(), np.full((self.S, self.n), np.inf)
         started = s.steps.copy()
         active = ~(s.converged | s.failed)
         while active.any():
             sets = np.flatnonzero(active)
             self.report(float(np.asarray(LEVELS)[s.level[sets]].min()), len(sets))
-            moved, ok = self._step(sets, damping)
+            moved, part = self._step(sets, damping)
+            ok = part > 0
             s.steps[sets] += 1
             in_level[sets] += 1
             move[sets] = moved
             stuck[sets] = ~ok
-            damping[sets] = np.where(ok, np.minimum(1.0, 3 * damping[sets]), damping[sets] / 16)
+            longer = np.minimum(1.0, 3 * damping[sets])
+            if self.networks:  # whose steps are as long as they have turned out well
+                longer = np.where(part < 1, part, 3.0) * damping[sets]
+            damping[sets] = np.where(ok, longer, damping[sets] / 16)
             final = s.level >= FINAL
             left = active & np.where(final, (move < SETTLED) | (stuck & (damping < 1e-3)), move < ENOUGH)
-            left |= active & ((in_level >= np.where(final, most, PATIENCE)) | (stuck & ~final))
+            left |= active & (in_level >= np.where(final, most, patience))
+            left |= active & stuck & ~final & (damping < (1e-3 if self.networks else np.inf))
             left &= ~s.failed
             done = np.flatnonzero(left)
             if len(done):
                 self._leave_level(done, move, before_φ, before_error, stuck)
-                in_level[done], damping[done], move[done] = 0, 1.0, np.inf
+                in_level[done], move[done] = 0, np.inf
+                damping[done] = np.maximum(damping[done], SHORTER[1]) if self.networks else 1.0
                 stuck[done] = False
                 self.last[done] = 0.0
-            active = ~(s.converged | s.failed) & (s.steps - started < most + PATIENCE * FINAL)
+            active = ~(s.converged | s.failed) & (s.steps - started < most + patience * FINAL)
             active &= s.level < len(LEVELS)
         s.level = np.minimum(s.level, len(LEVELS) - 1)
 
@@ -291,9 +305,10 @@ class GaussNewton:
         if estimated:
             later = s.level[sets] >= NOISE_FROM
             change[later] = self._estimate_noise(sets[later])
-        error = np.sqrt(np.maximum(np.diagonal(s.covariance[sets], axis1=1, axis2=2), 0.0))
-        shift = np.abs(s.φ[sets] - before_φ[sets]) / np.maximum(error, 1e-300)
-        shift = np.where(s.held[sets] | (np.abs(s.φ[sets] - before_φ[sets]) <= 1e-10 * np.abs(s.φ[sets])), 0.0, shift)
+        error = np.sqrt(np.maximum(np.diagonal(s.covariance[sets, : self.n, : self.n], axis1=1, axis2=2), 0.0))
+        φ, held = s.φ[sets, : self.n], s.held[sets, : self.n]
+        change_of_φ = np.abs(φ - before_φ[sets])
+        shift = np.where(held | (change_of_φ <= 1e-10 * np.abs(φ)), 0.0, change_of_φ / np.maximum(error, 1e-300))
         same = (shift < BEFORE).all(-1) & (change < SAME)
         same &= (np.abs(before_error[sets] - error) <= 2 * BEFORE * error).all(-1)
         same |= self.refining & (change < SAME)
@@ -302,51 +317,72 @@ class GaussNewton:
         settled = (move[sets] < SETTLED) | (stuck[sets] & (move[sets] < SAME))
         end = same & light & settled & (s.level[sets] >= FINAL)
         s.converged[sets[end]] = True
-        before_φ[sets], before_error[sets] = s.φ[sets], error
+        before_φ[sets], before_error[sets] = φ, error
         rest = sets[~end]
         last = s.level[rest] == len(LEVELS) - 1
         again = last & (change[~end] >= SAME) & (s.steps[rest] < 200)
         s.level[rest[~again]] += 1
 
     def _step(self, sets: Array, damping: Array) -> tuple[Array, Array]:
-        """One step of some sets: how far they moved, in standard errors, and whether their cost has decreased."""
+        """One step of some sets: how far they moved, in standard errors, and which part of the step decreased the cost,
+        0 for none."""
         s, E = self.s, self.E
         i = self.members(sets)
         d, e, w = self.d.take(i), self.e.take(i), self.weights(sets)
         z, φ = s.z[i], s.φ[sets]
         cost = self.costs(sets, z, φ, e, w, d)
         total = cost.sum(-1)
-        step = d.step(z, e, w)
-        p = φ.shape[1]
-        gram = step.gram.reshape(len(sets), E, 1 + p, 1 + p).sum(1)
+        directions, n = self.directions(sets, d, e, w), self.n
+        T = directions.T
+        step = d.step(z, e.along(np.repeat(T, E, axis=0)) if self.networks else e, w)
+        p, c = T.shape[1:]
+        gram = step.gram.reshape(len(sets), E, 1 + c, 1 + c).sum(1)
         sound = np.isfinite(gram).all((1, 2)) & np.isfinite(step.solutions).all((1, 2, 3, 4)).reshape(-1, E).all(1)
         s.failed[sets[~sound]] = True
-        gram = np.where(sound[:, None, None], gram, np.eye(1 + p))
-        j = np.arange(p)
+        gram = np.where(sound[:, None, None], gram, np.eye(1 + c))
         for row, slope in self._priors(sets, φ):
-            gram[:, 1 + j, 1 + j] += slope**2
-            gram[:, 0, 1 + j] += slope * row
-            gram[:, 1 + j, 0] += slope * row
+            pull = np.concatenate([row[..., None], slope[..., None] * T], axis=-1)
+            pull = np.swapaxes(pull, 1, 2) @ pull
+            pull[:, 0, 0] = 0.0
+            gram += pull
         found = self._estimate(gram, φ, sets, damping[sets])
-        s.covariance[sets], s.held[sets], s.determined[sets] = found.covariance, found.held, found.determined
+        s.held[sets, :n], s.determined[sets] = found.held[:, :n], found.determined
+        s.covariance[sets] = directions.of_all(found.covariance)
         δ = np.where(sound[:, None], found.change, 0.0)
         Y = step.solutions
         Δ = Y[:, 0] + np.einsum("mp,mptvr->mtvr", np.repeat(δ, E, axis=0), Y[:, 1:]) - z
         Δ[~np.repeat(sound, E)] = 0.0
         error = np.sqrt(np.maximum(np.diagonal(found.covariance, axis1=1, axis2=2), 1e-300))
-        ω = self._relaxation(sets, np.where(found.held, 0.0, δ / error))
+        ω = self._relaxation(sets, np.where(found.held, 0.0, δ / error)[:, :n])
         Δ *= np.repeat(ω, E)[:, None, None, None]
         δ *= ω[:, None]
-        ok, part = self._accept(sets, d, w, z, φ, Δ, δ, cost)
+        ok, part = self._accept(sets, d, w, z, φ, Δ, (T @ δ[..., None])[..., 0], cost)
         ok &= sound
-        moved = np.where(found.held, 0.0, np.abs(part[:, None] * δ) / error)
+        δ, error, φ = δ[:, :n], error[:, :n], φ[:, :n]
+        moved = np.where(found.held[:, :n], 0.0, np.abs(part[:, None] * δ) / error)
         moved = np.where(np.abs(δ) <= 1e-10 * np.abs(φ), 0.0, moved).max(-1, initial=0.0)
         gained = total - s.costs[sets].sum(-1)
-        moved = np.maximum(moved, np.where(s.level[sets] >= FINAL, np.maximum(gained, 0.0), 0.0) * (SETTLED / GAIN))
+        gain = GAIN_OF_NETWORKS if self.networks else GAIN
+        moved = np.maximum(moved, np.where(s.level[sets] >= FINAL, np.maximum(gained, 0.0), 0.0) * (SETTLED / gain))
+        root = np.sqrt(np.maximum(gained, 0.0))
+        if self.networks:
+            early = np.where(s.level[sets] < FINAL, root, 0.0)
+            return np.where(ok, np.maximum(moved, early), np.inf), np.where(ok, part, 0.0)
         if not p:
-            moved = np.sqrt(np.maximum(gained, 0.0))
-        moved = np.where(found.determined, moved, np.sqrt(np.maximum(gained, 0.0)))
-        return np.where(ok, moved, np.where(np.abs(δ).max(-1, initial=0) == 0, 0.0, moved)), ok
+            moved = root
+        moved = np.where(found.determined, moved, root)
+        return np.where(ok | (np.abs(δ).max(-1, initial=0) > 0), moved, 0.0), np.where(ok, part, 0.0)
+
+    def directions(self, sets: Array, d: Discretization, e: Evaluated, w: RowWeights) -> Directions:
+        """What a step of some sets may change of φ."""
+        p, n = self.s.φ.shape[1], self.n
+        deviation = d.model.parameters.deviations
+        parts = [(e.equations, w.equations[:, None] * d.quadrature[..., None])]
+        if d.model.observe is not None:
+            parts.append((e.data, np.where(d.seen, 1 / d.standard(e, w)[0], 0.0)))
+        S = len(sets)
+        rows = [(x.in_φ.reshape(S, -1, p), np.broadcast_to(w, x.value.shape).reshape(S, -1)) for x, w in parts]
+        return Directions.of(rows, deviation, n, S)
 
     def _relaxation(self, sets: Array, step: Array) -> Array:
         """The part of a step that is taken, (len(sets),): less than 1 where steps go back and forth.
@@ -366,13 +402,17 @@ class GaussNewton:
     def _estimate(self, gram: Array, φ: Array, sets: Array, damping: Array) -> Estimate:
         s = self.s
         s.largest[sets] = np.maximum(s.largest[sets], np.abs(φ))
-        diagonal = np.diagonal(gram, axis1=1, axis2=2)[:, 1:]
+        n, more = self.n, ((0, 0), (0, gram.shape[1] - 1 - self.n))
+        diagonal = np.diagonal(gram, axis1=1, axis2=2)[:, 1 : 1 + n]
         unknown = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        size = s.largest[sets]
-        reach = np.where(self.log, REACH, np.where(size > 0, REACH * size, unknown)) * damping[:, None]
-        lower, upper = s.lower[sets], s.upper[sets]
+        size = s.largest[sets, :n]
+        reach = np.where(self.log[:n], REACH, np.where(size > 0, REACH * size, unknown))
+        reach = np.pad(reach * np.minimum(damping, 1.0)[:, None], more)
+        reach[:, n:] = REACH_OF_NETWORKS * damping[:, None]
+        lower, upper = s.lower[sets] - φ, s.upper[sets] - φ
         bounded = np.isfinite(lower).any() or np.isfinite(upper).any()
-        return estimate(gram, *((lower - φ, upper - φ) if bounded else ()), reach=reach)
+        bounds = [np.pad(x[:, :n], more, constant_values=end) for x, end in ((lower, -np.inf), (upper, np.inf))]
+        return estimate(gram, *(bounds if bounded else ()), reach=reach)
 
     def _accept(
         self, sets: Array, d: Discretization, w: RowWeights, z: Array, φ: Array, Δ: Array, δ: Array, cost: Array
@@ -409,6 +449,12 @@ class GaussNewton:
             todo = todo[bad]
         return ok, part
 
+    def _determined_numbers(self, sets: Array) -> Array:
+        """How many numbers the data determine in φ, (len(sets),): of weights of networks what their prior does not."""
+        n = self.n
+        variance = np.diagonal(self.s.covariance[sets, n:, n:], axis1=1, axis2=2)
+        return n + (1 - variance / self.d.model.parameters.deviations[n:] ** 2).sum(-1)
+
     def _estimate_noise(self, sets: Array) -> Array:
         """From what fits leave and the degrees of freedom left; by how much it changes, relatively, (len(sets),)."""
         if not len(sets):
@@ -423,7 +469,7 @@ class GaussNewton:
         weight = d.loss.weight(np.where(seen, r / σ, 0.0))
         count = seen.sum(1)
         total = count.sum(1)
-        fitted = self.free[sets] + s.φ.shape[1]
+        fitted = self.free[sets] + self._determined_numbers(sets)
         share = np.clip(1 - fitted / np.maximum(total, 1), 1 / np.maximum(total, 1), None)
         variance = (weight * r * r).sum(1) / np.maximum(count, 1) / share[:, None]
         size = np.max(self.data_size[i].reshape(len(sets), E, m), axis=1)

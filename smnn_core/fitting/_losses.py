@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ class Loss:
     """c'(r) / (2 r)"""
     bend: Callable[[Array], Array]
     """c''(r) / 2"""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return loss_of, (self.name,)
 
 
 DEGREES = 4.0

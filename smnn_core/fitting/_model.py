@@ -16,6 +16,7 @@ from .._arrays import Array
 from .._errors import ArgumentError, ShapeError
 from ._observed import TRANSFORMS
 from ._parameters import Parameters
+from ._travel import for_pickle
 
 __all__ = ["Linear", "Model"]
 
@@ -74,6 +75,10 @@ class Model:
             raise ShapeError(f"jumps must give {(M, n, self.V)} for {M} members; got shape {value.shape}.")
         value, slope = np.broadcast_to(value, (M, n, self.V)), np.broadcast_to(slope, (M, n, self.V, p))
         return value, slope * self.parameters.slope(φ)[:, None, None, :]
+
+    def __getstate__(self) -> dict[str, Any]:
+        named = ("residual", "observe", "noise", "initial", "jumps", "inputs", "steady_inputs")
+        return vars(self) | {name: for_pickle(getattr(self, name), name) for name in named}
 
     def equations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""

@@ -106,8 +106,7 @@ class Observed:
         S, E, _ = self.times.shape
         any_seen = self.seen.any(-1)
         first = self.times.min(-1) if t0 is None else np.broadcast_to(np.asarray(t0, float), (S, E))
-        last = np.where(any_seen, self.times, -np.inf).max(-1)
-        last = np.where(np.isfinite(last), last, self.times.max(-1))
+        last = self.times.max(-1)
         if (np.where(any_seen, self.times, np.inf).min(-1) < first - 1e-12 * np.abs(last)).any():
             raise ArgumentError("t0 must not lie behind the first observation.")
         if (last <= first).any():

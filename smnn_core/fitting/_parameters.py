@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arrays import Array
 from .._errors import ArgumentError, ShapeError
+from ._networks import Network
 
 __all__ = ["Parameter", "Parameters", "has_parameters"]
 
@@ -100,6 +101,8 @@ class Parameters:
     """whether callbacks get a dict of names"""
     start: Array
     """(..., p), values"""
+    networks: tuple[tuple[str, int], ...] = ()
+    """names of networks, and how many weights each has: the last entries of φ"""
 
     @staticmethod
     def of(parameters: Any, bounds: tuple[Any, Any] | None = None) -> Parameters:
@@ -109,9 +112,16 @@ class Parameters:
         if isinstance(parameters, Mapping):
             if bounds is not None:
                 raise ArgumentError("bounds go into the Parameters where these are a dict.")
-            given = tuple(x if isinstance(x, Parameter) else Parameter(float(x)) for x in parameters.values())
+            networks = {str(k): x for k, x in parameters.items() if isinstance(x, Network)}
+            single = {str(k): x for k, x in parameters.items() if not isinstance(x, Network)}
+            given = tuple(x if isinstance(x, Parameter) else Parameter(float(x)) for x in single.values())
+            names = list(single)
+            for name, net in networks.items():
+                given += tuple(Parameter(float(x), prior=(0.0, net.deviation)) for x in net.start)
+                names += [f"{name}[{i}]" for i in range(len(net.start))]
             start = np.array([x.first for x in given], dtype=float)
-            return Parameters(tuple(map(str, parameters)), given, True, start)
+            sizes = tuple((name, len(net.start)) for name, net in networks.items())
+            return Parameters(tuple(names), given, True, start, sizes)
         start = np.asarray(parameters, dtype=float)
         if start.ndim == 0:
             raise ShapeError("parameters must have shape (..., p) or be a dict of smnn.Parameter; got a number.")
@@ -129,6 +139,16 @@ class Parameters:
     @property
     def p(self) -> int:
         return len(self.names)
+
+    @property
+    def single(self) -> int:
+        """How many are parameters by themselves, the first ones; the others are weights of networks."""
+        return self.p - sum(n for _, n in self.networks)
+
+    def weights(self, θ: Array) -> dict[str, Array]:
+        """The weights of each network in θ (..., p): (..., n) each."""
+        ends = np.cumsum([self.single, *(n for _, n in self.networks)])
+        return {name: θ[..., a : a + n] for (name, n), a in zip(self.networks, ends, strict=False)}
 
     @property
     def log(self) -> Array:
@@ -162,23 +182,29 @@ class Parameters:
 
         g is θ or log θ, what the prior is normal in: the identity in φ, or exp or log of it.
         """
-        rows, slopes = np.zeros(φ.shape), np.zeros(φ.shape)
-        for j, x in enumerate(self.given):
-            if x.prior is not None:
-                own, (mean, deviation) = φ[..., j], x.prior
-                g, slope = own, np.ones_like(own)
-                if x.log and not x.of_log:
-                    g = slope = np.exp(own)
-                elif x.of_log and not x.log:
-                    g, slope = np.log(own), 1 / own
-                rows[..., j] = (g - (np.log(mean) if x.of_log else mean)) / deviation
-                slopes[..., j] = slope / deviation
-        return rows, slopes
+        of_log = np.array([x.of_log for x in self.given], bool)
+        mean, deviation = (np.array([x.prior[i] if x.prior else 1.0 for x in self.given], float) for i in (0, 1))
+        to_value, to_log, has = self.log & ~of_log, of_log & ~self.log, self.has_prior
+        value = np.exp(np.where(to_value, φ, 0.0))
+        safe = np.where(to_log, φ, 1.0)
+        g = np.where(to_value, value, np.where(to_log, np.log(safe), φ))
+        slope = np.where(to_value, value, 1 / safe)
+        with np.errstate(invalid="ignore"):
+            rows = (g - np.where(of_log, np.log(np.where(of_log, mean, 1.0)), mean)) / deviation
+        return np.where(has, rows, 0.0), np.where(has, slope / deviation, 0.0)
+
+    @property
+    def deviations(self) -> Array:
+        """(p,): of weights of networks a priori, 1 for the others."""
+        return np.array([1.0] * self.single + [x.prior[1] for x in self.given[self.single :] if x.prior], float)
 
     def for_callback(self, φ: Array) -> Any:
-        """The values as callbacks get them for φ (M, p): (M, 1, p), or a dict of (M, 1)."""
+        """The values as callbacks get them for φ (M, p): (M, 1, p), or a dict of (M, 1), of networks (M, 1, n)."""
         θ = self.outer(φ)
-        return {name: θ[:, j, None] for j, name in enumerate(self.names)} if self.by_name else θ[:, None, :]
+        if not self.by_name:
+            return θ[:, None, :]
+        single = {name: θ[:, j, None] for j, name in enumerate(self.names[: self.single])}
+        return single | self.weights(θ[:, None, :])
 
     def drawn(self, n: int, rng: np.random.Generator) -> Array:
         """φ of n starts, (n, p): from priors, else within bounds, else within a factor of ten of the start.

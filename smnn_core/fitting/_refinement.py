@@ -82,17 +82,18 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
         own.converged = np.zeros(len(todo), bool)
         d = part.discretization(finer)
         GaussNewton(d, own, free=part.free, refining=True, **options).run(most)
-        _put_back(ends, todo, members, finer, own, before, setting.tolerance)
+        _put_back(ends, todo, members, finer, own, before, setting.tolerance, setting.model.parameters.single)
     return ends
 
 
 def _put_back(
-    ends: Ends, todo: Array, members: Array, finer: Array, own: State, before: State, tolerance: float
+    ends: Ends, todo: Array, members: Array, finer: Array, own: State, before: State, tolerance: float, single: int
 ) -> None:
     """Ends with some sets on finer meshes; the others keep their functions on finer meshes, too."""
     error = np.sqrt(np.maximum(np.diagonal(own.covariance, axis1=1, axis2=2), 1e-300))
     change = np.abs(own.φ - before.φ)
-    shift = np.where(own.held | (change < 0.01 * tolerance * np.abs(own.φ)), 0.0, change / error).max(-1, initial=0.0)
+    shift = np.where(own.held | (change < 0.01 * tolerance * np.abs(own.φ)), 0.0, change / error)
+    shift = shift[:, :single].max(-1, initial=0.0)
     a, b = before.costs.sum(-1), own.costs.sum(-1)
     shift = np.maximum(shift, np.abs(a - b) / (10 + 0.1 * np.abs(b)))
     N = finer.shape[1] - 1

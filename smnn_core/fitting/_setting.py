@@ -115,6 +115,12 @@ class Setting:
         known = Initial(np.nan_to_num(known.values), known.weights)
         return Setting(model, observed, span, size, known, loss_of(loss), guess, marks, tolerance)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"guess": None}  # (only a start needs it)
+
+    def __deepcopy__(self, _: Any) -> Setting:
+        return self  # (nothing writes into it)
+
     @property
     def S(self) -> int:
         return self.observed.values.shape[0]

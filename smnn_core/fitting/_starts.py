@@ -45,17 +45,17 @@ class Starts:
         from ._refinement import objective
 
         s, parameters = ends.state, setting.model.parameters
-        p = parameters.p
+        p = parameters.single
         value = np.where(s.failed, np.inf, objective(setting, s)).reshape(-1, n)
         value = np.where(np.isfinite(value), value, np.inf)
         converged = s.converged.reshape(-1, n)
         sure = np.where(converged, value, np.inf)
         best = np.where(np.isfinite(sure).any(1), sure.argmin(1), value.argmin(1))
-        θ = np.where(s.failed[:, None], np.nan, parameters.outer(s.φ)).reshape(-1, n, p)
-        start = parameters.outer(s.first).reshape(-1, n, p)
+        θ = np.where(s.failed[:, None], np.nan, parameters.outer(s.φ))[:, :p].reshape(-1, n, p)
+        start = parameters.outer(s.first)[:, :p].reshape(-1, n, p)
         batch = setting.observed.batch
         start, θ, value, converged = (x.reshape((*batch, *x.shape[1:])) for x in (start, θ, value, converged))
-        return Starts(parameters.names, start, θ, value, converged, best)
+        return Starts(parameters.names[:p], start, θ, value, converged, best)
 
     def share(self) -> Array:
         """Of starts that end within 0.1 of the best objective, (...)."""

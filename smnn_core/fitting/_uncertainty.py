@@ -22,6 +22,7 @@ from ._collocated import RowWeights
 from ._collocation import evaluate
 from ._gauss_newton import FINAL, GaussNewton
 from ._model import Linear
+from ._networks import Directions
 from ._setting import Setting
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Linearized:
     weights: RowWeights
     inverse: Array
     """(p, p): covariance of φ, 0 where bounds hold"""
+    directions: Directions
 
     @staticmethod
     def of(setting: Setting, ends: Ends, index: int) -> Linearized:
@@ -64,7 +66,9 @@ class Linearized:
         state = ends.state
         state.level = np.maximum(state.level, FINAL)
         iteration = GaussNewton(d, state, E=setting.E, estimated=setting.observed.estimated, free=setting.free)
-        return Linearized(setting, ends, iteration, iteration.weights(np.array([0])), state.covariance[0])
+        w = iteration.weights(np.array([0]))
+        directions = iteration.directions(np.array([0]), d, iteration.e, w)
+        return Linearized(setting, ends, iteration, w, state.covariance[0], directions)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,12 +84,20 @@ class Linearized:
     def responses(self, data: Array, initial: Array, priors: Array) -> tuple[Array, Array]:
         """What shifts of data (M, n, rows, X), initial values (M, V, q, X) and priors (p, X) by so many standard
         deviations change: z (M, N, V, K, X) and φ (p, X)."""
-        d, p = self.iteration.d, self.inverse.shape[0]
-        step = d.step(self.ends.state.z, self.iteration.e, self.weights, shifts=(data, initial))
+        d, directions, T = self.iteration.d, self.directions, self.directions.T[0]
+        e = self.iteration.e.along(np.tile(T, (len(d.t), 1, 1)))
+        step = d.step(self.ends.state.z, e, self.weights, shifts=(data, initial))
+        c = T.shape[1]
         gram = step.gram.sum(0)
-        δ = -self.inverse @ (gram[1 : 1 + p, 1 + p :] - self.prior_slopes[:, None] * priors)
+        inverse, slopes = self.inverse, self.prior_slopes[:, None]
+        if self.iteration.networks:  # (the directions are those of the last step no more)
+            inverse = np.linalg.inv(gram[1 : 1 + c, 1 : 1 + c] + (slopes * T).T @ (slopes * T))
+        δ = -inverse @ (gram[1 : 1 + c, 1 + c :] - T.T @ (slopes * priors))
         Y = np.moveaxis(step.solutions, 1, -1)
-        return Y[..., 1 + p :] + np.einsum("mnvkp,px->mnvkx", Y[..., 1 : 1 + p], δ), δ
+        n, deviation = directions.single, directions.deviation
+        unseen = priors * deviation[:, None] - T @ (T.T @ (priors / deviation[:, None]))
+        unseen[:n] = 0.0
+        return Y[..., 1 + c :] + np.einsum("mnvkp,px->mnvkx", Y[..., 1 : 1 + c], δ), T @ δ + unseen
 
     def unit_shifts(self) -> tuple[Array, Array, Array]:
         """Of everything that has a standard deviation, each by itself, or at random where that is much."""
@@ -150,15 +162,17 @@ def sandwich(setting: Setting, ends: Ends) -> Array:
     d, state = setting.discretization(ends.t), ends.state
     iteration = GaussNewton(d, state, E=E, estimated=setting.observed.estimated, free=setting.free)
     w = iteration.weights(np.arange(S))
-    step = d.step(state.z, iteration.e, w)
+    directions = iteration.directions(np.arange(S), d, iteration.e, w)
+    step = d.step(state.z, iteration.e.along(np.repeat(directions.T, E, axis=0)), w)
+    covariance = directions.within(state.covariance)
     _, r = d.standard(iteration.e, w)
     ψ = d.in_rows(step.left, np.where(d.seen, np.sqrt(d.loss.weight(r)) * r, 0.0)[..., None])
-    rows = (step.left[..., 1:] * ψ).reshape(S, -1, state.φ.shape[1])
+    rows = (step.left[..., 1:] * ψ).reshape(S, -1, covariance.shape[1])
     seen = d.seen.reshape(S, -1)
     bend, weight = (np.where(seen, f(r).reshape(S, -1), 0.0).sum(1) for f in (d.loss.bend, d.loss.weight))
     n = np.maximum(seen.sum(1), 1)
     κ = np.maximum(bend / weight, 0.1) * np.sqrt(np.maximum(n - state.φ.shape[1] - setting.free, 1) / n)
-    return state.covariance @ (np.swapaxes(rows, 1, 2) @ rows) @ state.covariance / κ[:, None, None] ** 2
+    return directions.of_all(covariance @ (np.swapaxes(rows, 1, 2) @ rows) @ covariance / κ[:, None, None] ** 2)
 
 
 @dataclass(frozen=True, eq=False)

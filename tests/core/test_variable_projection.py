@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core.fitting import _variable_projection as vp
+from smnn_core.discovery import _projection as vp
+from smnn_core.fitting._estimate import estimate
 
 B, T, Q, V, K, P = 3, 24, 2, 2, 3, 4
 
@@ -42,7 +43,7 @@ def test_step_is_the_minimiser_over_trajectory_and_parameters(blocks, monkeypatc
         monkeypatch.setattr(vp, "BLOCK_BYTES", blocks)
     fit = linear_fit()
     projection = vp.project(fit, scheme=smnn.HERMITE)
-    change = vp.estimate(projection.gram).change
+    change = estimate(projection.gram).change
     y = projection.trajectory(change)
     for b in range(B):
         A, d = dense(fit, b)
@@ -54,7 +55,7 @@ def test_step_is_the_minimiser_over_trajectory_and_parameters(blocks, monkeypatc
 def test_gram_matrix_gives_the_minimum_and_the_covariance():
     fit = linear_fit()
     gram = vp.project(fit, scheme=smnn.HERMITE).gram
-    result = vp.estimate(gram)
+    result = estimate(gram)
     for b in range(B):
         A, d = dense(fit, b)
         r = A @ np.linalg.lstsq(A, d)[0] - d
@@ -79,7 +80,7 @@ def test_bounds_give_the_constrained_minimum():
     rng = np.random.default_rng(1)
     r = rng.normal(size=(20, 30, 1 + P))
     lower, upper = np.full((1, P), -0.05), np.full((1, P), 0.1)
-    result = vp.estimate(np.swapaxes(r, -1, -2) @ r, lower, upper)
+    result = estimate(np.swapaxes(r, -1, -2) @ r, lower, upper)
     for b in range(20):
         expected = lsq_linear(r[b, :, 1:], -r[b, :, 0], (lower[0], upper[0]), method="bvls", tol=1e-14)
         np.testing.assert_allclose(result.change[b], expected.x, atol=1e-9)
@@ -90,7 +91,7 @@ def test_directions_that_no_row_determines_stay_and_are_reported():
     rng = np.random.default_rng(2)
     r = rng.normal(size=(1, 30, 3))
     r[..., 2] = 2 * r[..., 1]
-    result = vp.estimate(np.swapaxes(r, -1, -2) @ r)
+    result = estimate(np.swapaxes(r, -1, -2) @ r)
     assert not result.determined[0]
     assert np.abs(result.change).max() < 10
     assert (np.diagonal(result.covariance, axis1=1, axis2=2) > 1e10).all()

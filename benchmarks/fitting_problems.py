@@ -1,4 +1,4 @@
-"""Parameters from data: equations as `smnn_core.fit` and as integrators want them, and noisy data of known parameters."""
+"""Parameters from data: equations as `fit` and as integrators want them, and noisy data of known parameters."""
 
 from __future__ import annotations
 

@@ -161,10 +161,11 @@ class _Networks(nn.Module):
         return function(*arguments)
 
     def called_with(self, weights: Mapping[str, Tensor], function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """function(*arguments) while the modules have the weights (n,) given; buffers in their precision."""
+        """function(*arguments) while the modules have the weights (n,) given; all else in their precision."""
         if not weights:
             return function(*arguments)
-        given = {k: x.to(torch.float64) for k, x in self.named_buffers() if x.is_floating_point()}
+        fixed = (*self.named_buffers(), *((k, x) for k, x in self.named_parameters() if not x.requires_grad))
+        given = {k: x.to(torch.float64) for k, x in fixed if x.is_floating_point()}
         for i, (name, module) in enumerate(zip(self.names, self.modules_, strict=True)):
             own = {k: x for k, x in module.named_parameters() if x.requires_grad}
             parts = weights[name].split([x.numel() for x in own.values()])
@@ -260,7 +261,8 @@ class _Function:
 def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Values (..., m) and derivatives (..., m, k) of a function of each point's x (..., k), in forward mode."""
     basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    return function(x), vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
+    slope = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1])(basis)
+    return function(x), slope.movedim(0, -1)  # (out_dims=-1 is another axis for what does not depend on v)
 
 
 def _with_weights(

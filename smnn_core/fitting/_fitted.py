@@ -174,7 +174,8 @@ class Fitted:
         """The fitted trajectory at times (n,): (..., n, V), or (..., n, V, orders) with derivatives."""
         s, e = self._setting, self._ends
         i = np.arange(s.S) * s.E + experiment
-        x = np.broadcast_to(np.asarray(times, float), (s.S, np.size(times)))
+        times = np.asarray(times, float)
+        x = np.broadcast_to(times, (s.S, times.size))
         if (x < e.t[i, :1]).any() or (x > e.t[i, -1:]).any():
             raise ArgumentError(f"times must lie within [{e.t[i].min():g}, {e.t[i].max():g}], where data were fitted.")
         y = evaluate(e.t[i], e.state.z[i], x, orders or 1) * s.size[:, None, :, None]
@@ -343,7 +344,8 @@ class Fitted:
             lines.append("  from one start, with variables that nobody observed: starts=20 shows other minima")
         if self._setting.observed.estimated.any() and not self.batch:
             pairs = zip(self._setting.observed.names, self.noise, strict=True)
-            lines.append("  noise (estimated): " + ", ".join(f"{n} {x:.3g}" for n, x in pairs))
+            of = ", of all experiments together" if self._setting.E > 1 else ""
+            lines.append(f"  noise (estimated{of}): " + ", ".join(f"{n} {x:.3g}" for n, x in pairs))
         lines += [f"  WARNING: {text}" for _, text in self.messages]
         return "\n".join(lines)
 
@@ -370,7 +372,13 @@ def _determined(state: State, parameters: Parameters) -> dict[str, Array]:
 def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
     """What a user has to know."""
     s, S = ends.state, setting.S
-    failed = int(s.failed.sum())
+    empty = ~setting.observed.seen.any((1, 2, 3))
+    if empty.any():
+        yield (
+            "convergence",
+            f"{int(empty.sum())} of {S} data sets have no finite value: nothing was observed, and all is NaN there.",
+        )
+    failed = int((s.failed & ~empty).sum())
     if failed:
         yield (
             "convergence",

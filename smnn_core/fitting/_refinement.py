@@ -68,7 +68,7 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
         behind = objective(setting, ends.state)
         best = np.full(group.max() + 1, np.inf)
         np.minimum.at(best, group, np.where(ends.state.failed, np.inf, behind))
-        behind = behind - best[group] > BEHIND + 0.05 * np.abs(best[group])
+        behind = behind > best[group] + BEHIND + 0.05 * np.abs(best[group])
         hopeless = ~ends.state.converged if refinement else np.zeros(S, bool)
         todo = np.flatnonzero(~ends.resolved & ~ends.state.failed & ~behind & ~hopeless)
         if not len(todo):

@@ -203,7 +203,7 @@ class Setting:
         state = State(
             z=z, φ=φ.copy(), noise=noise, level=np.zeros(S, int), covariance=np.full((S, p, p), np.nan),
             held=np.zeros((S, p), bool), determined=np.ones(S, bool), converged=np.zeros(S, bool),
-            failed=np.zeros(S, bool), steps=np.zeros(S, int), costs=np.full((S, 4), np.inf),
+            failed=~o.seen.any((1, 2, 3)), steps=np.zeros(S, int), costs=np.full((S, 4), np.inf),
             first=φ.copy(), largest=np.abs(φ), equation_size=np.zeros((M, 0)), τ=τ,
             lower=np.tile(lower, (S, 1)), upper=np.tile(upper, (S, 1)),
         )  # fmt: skip

@@ -73,7 +73,8 @@ def fit(
             None: the variables themselves.
         noise: standard deviations of the data: a number, an array that broadcasts against data, a list of these for
             experiments, a dict of observables; None and NaN: estimated for each observable, for all experiments
-            together, from what the fit leaves. A function (t, y, θ[, u]) -> (σ, ∂σ/∂y, ∂σ/∂θ): the likelihood then has the term log σ.
+            together, from what the fit leaves. A function (t, y, θ[, u]) -> (σ, ∂σ/∂y, ∂σ/∂θ): the likelihood then has
+            the term log σ.
         initial: what is known of y at the first time: (V,), or (V, order) with derivatives, NaN where nothing is, held
             exactly; a pair of values and their standard deviations; or a function of the parameters, (θ[, u]) ->
             (values (M, V), ∂values/∂θ (M, V, p)).

@@ -24,7 +24,6 @@ from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
-from scipy.integrate import solve_ivp
 from scipy.optimize import least_squares
 from tqdm import tqdm
 
@@ -305,10 +304,10 @@ def shooting_by_scipy(problem: HiddenProblem, data: Array, starts: Array, best: 
 
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                run = solve_ivp(rates, (problem.first, problem.t[-1]), y0, "LSODA", problem.t, rtol=1e-7, atol=1e-9)
-            if run.y.shape[1] != len(problem.t) or not np.isfinite(run.y).all():
+                y = problem.integrated(rates, y0, 1e-7, 1e-9)
+            if len(y) != len(problem.t) or not np.isfinite(y).all():
                 return np.full(int(seen.sum()), 1e3)
-            return ((run.y.T - x) / problem.deviations)[seen]
+            return ((y - x) / problem.deviations)[seen]
 
         first = [next(iter(v[np.isfinite(v)]), 1.0) for v in x.T]
         unknown = np.concatenate([start, () if problem.knows_initial else first])

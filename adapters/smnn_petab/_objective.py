@@ -28,7 +28,7 @@ from ._tables import Parameter, Tables
 __all__ = ["Objective"]
 
 LN10 = math.log(10.0)
-MOST_CALLS = 50_000
+MOST_CALLS = 10_000
 """Evaluations of the rates between two switches: solutions that end in finite time take steps without end."""
 OFFSET = 50.0
 """c of the rows of σ: σ may be as small as exp(-25)."""

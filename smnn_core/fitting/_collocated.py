@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array
+from .._errors import ArgumentError
 from .._problem import Problem, Weights
+from .._schemes import Scheme
 from .._solve import solve_without_raising
 from ._collocation import continuity, evaluate, interval, radau, taylor
 from ._losses import Loss
@@ -382,16 +384,28 @@ class Discretization:
             u[:, 0] = np.where(free, z[..., :q], u[:, 0])
         heaviest = np.abs(c).max(initial=1e-300, axis=(1, 2, 3, 4))
         heaviest = np.maximum(heaviest, self.exact.weights.max((1, 2), initial=0.0))
-        arrays = c[:, None], -np.swapaxes(np.swapaxes(b, -1, -2), 1, 2), u, np.diff(self.t)[:, None, :-1]
-        weights = Weights(1.0, weight[:, None], (CONTINUITY * heaviest)[:, None, None])
-        problem = Problem.build(*arrays, n_steps=N, scheme=continuity(self.k, q), weights=weights, values=False)
+        rhs, steps = -np.swapaxes(np.swapaxes(b, -1, -2), 1, 2), np.diff(self.t)[:, None, :-1]
+        smoothness = (CONTINUITY * heaviest)[:, None, None]
         with np.errstate(all="ignore"):
-            Y = solve_without_raising(problem)[0]
+            Y = _solved(continuity(self.k, q), N, c[:, None], rhs, u, steps, weight[:, None], smoothness)
             Y = Y.reshape(M, C, N, V, K)
             left = c.reshape(M, N, -1, V * K) @ np.moveaxis(Y.reshape(M, C, N, V * K), 1, -1) + b
             first = (Y[:, :, : u.shape[2], :, :q] - u) * weight[:, None]
             rows = np.concatenate([left.reshape(M, -1, C), np.moveaxis(first, 1, -1).reshape(M, -1, C)], axis=1)
             return Step(Y, np.swapaxes(rows, 1, 2) @ rows, left)
+
+
+def _solved(scheme: Scheme, N: int, c: Array, b: Array, u: Array, s: Array, initial: Array, smoothness: Array) -> Array:
+    """Solutions, NaN of members whose system is singular, or overflows."""
+    weights = Weights(1.0, initial, smoothness)
+    problem = Problem.build(c, b, u, s, n_steps=N, scheme=scheme, weights=weights, values=False)
+    try:
+        return solve_without_raising(problem)[0]
+    except ArgumentError:  # of one member that overflows, which is no reason to stop the others
+        if len(c) == 1:
+            return np.full((*b.shape[:2], N, *c.shape[-2:]), np.nan)
+        arrays = c, b, u, s, initial, smoothness
+        return np.concatenate([_solved(scheme, N, *(x[i : i + 1] for x in arrays)) for i in range(len(c))])
 
 
 def _shifted(y: Array, jumped: tuple[Array, Array] | None, behind: Array | None) -> tuple[Array, Array | None]:

@@ -2,8 +2,8 @@
 
 The weight of the equations grows in levels from one where trajectories follow the data, and the parameters solve a
 problem that is nearly linear, to one where neither cost nor parameters depend on it any more. At each level the sum of
-squares decreases from step to step: where it does not, the trajectory alone is corrected for the new parameters (the
-equations bend, and heavy ones do not forgive it), then the step is shortened.
+squares decreases from step to step: where it does not, the trajectory alone is corrected for the new parameters, up to
+three times (the equations bend, and heavy ones do not forgive it), then the step is shortened.
 
 Letters: S data sets, E experiments of each, M = S E members, p parameters.
 """
@@ -56,7 +56,9 @@ FOLLOWED = (0, 2)
 SHORTEST = 0.25
 """Part of a step that is taken at least where steps go back and forth."""
 SHORTER = (0.25, 0.05)
-"""Parts of a step that are tried where the whole of it does not decrease the cost."""
+"""Parts of a step of trajectories alone that are tried where the whole of it does not decrease the cost."""
+TRIALS = ((1.0, 3), (0.4, 2), (0.15, 1), (0.05, 0))
+"""Parts of a step that are tried, one after the other, and how many times the trajectory is then corrected."""
 LEAST_NOISE = 1e-6
 """Estimated noise relative to the size of data, at least."""
 
@@ -423,7 +425,7 @@ class GaussNewton:
         s.costs[sets] = cost
         todo = np.arange(len(sets))
         last: tuple[Array, Array, Evaluated] | None = None
-        for trial, (ω, corrected) in enumerate(((1.0, False), (1.0, True), *((x, False) for x in SHORTER))):
+        for trial, (ω, corrected) in enumerate((ω, i > 0) for ω, more in TRIALS for i in range(1 + more)):
             m = (todo[:, None] * E + np.arange(E)).ravel()
             d_own, w_own = (d.take(m), RowWeights(*(x[m] for x in w))) if trial else (d, w)
             if corrected and last is not None:
@@ -443,9 +445,8 @@ class GaussNewton:
                 ok[todo[g]], part[todo[g]] = True, ω
             if not len(bad):
                 break
-            if not trial:
-                bm = (bad[:, None] * E + np.arange(E)).ravel()
-                last = z_new[bm], φ_new[bad], e.take(bm)
+            bm = (bad[:, None] * E + np.arange(E)).ravel()
+            last = z_new[bm], φ_new[bad], e.take(bm)
             todo = todo[bad]
         return ok, part
 

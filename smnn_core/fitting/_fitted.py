@@ -460,7 +460,8 @@ def _noise_beyond_differences(setting: Setting, ends: Ends) -> tuple[Array, Arra
     times, values, seen = (x.reshape(S * E, *x.shape[2:]) for x in (o.times, o.values, o.seen))
     φ = np.repeat(ends.state.φ, E, axis=0)
     h = d.evaluate(ends.state.z, φ).data.value
-    left = np.where(seen, h - values, 0.0).reshape(S, E * n, m)
+    with np.errstate(invalid="ignore"):
+        left = np.where(seen, h - values, 0.0).reshape(S, E * n, m)
     total, number = (x.reshape(S, E, m).sum(1) for x in squares_of_differences(times, values, seen))
     unknown = np.ones(m, bool) if setting.model.noise is not None else o.estimated
     with np.errstate(all="ignore"):

@@ -363,7 +363,8 @@ class GaussNewton:
         δ, error, φ = δ[:, :n], error[:, :n], φ[:, :n]
         moved = np.where(found.held[:, :n], 0.0, np.abs(part[:, None] * δ) / error)
         moved = np.where(np.abs(δ) <= 1e-10 * np.abs(φ), 0.0, moved).max(-1, initial=0.0)
-        gained = total - s.costs[sets].sum(-1)
+        with np.errstate(invalid="ignore"):
+            gained = np.nan_to_num(total - s.costs[sets].sum(-1), nan=0.0)  # of infinite costs
         gain = GAIN_OF_NETWORKS if self.networks else GAIN
         moved = np.maximum(moved, np.where(s.level[sets] >= FINAL, np.maximum(gained, 0.0), 0.0) * (SETTLED / gain))
         root = np.sqrt(np.maximum(gained, 0.0))

@@ -108,7 +108,10 @@ def test_a_member_without_data_fails_alone(gradients):
     t = torch.linspace(0, 3, 61, dtype=torch.float64)
     x = 3 * torch.exp(-1.3 * t)[:, None]
     data = torch.stack([x, 1.1 * x, torch.nan * x])
-    with torch.set_grad_enabled(gradients), pytest.warns(smnn.ConvergenceWarning, match="1 of 3 fits failed"):
+    with (
+        torch.set_grad_enabled(gradients),
+        pytest.warns(smnn.ConvergenceWarning, match="1 of 3 data sets have no finite value"),
+    ):
         r = st.fit(decay, t, data, torch.ones(3, 1), noise=0.02)
     np.testing.assert_allclose(r.parameters[:2, 0], 1.3, atol=1e-5)
     assert r.converged.tolist() == [True, True, False]

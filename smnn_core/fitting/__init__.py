@@ -1,6 +1,6 @@
 """Parameters, and networks, of differential equations from data, together with trajectories."""
 
-from ._fit_on_mesh import fit
+from ._fit import fit
 from ._fitted import Fitted
 from ._networks import Network
 from ._parameters import Parameter

@@ -29,9 +29,10 @@ from .._errors import ArgumentError
 from .._problem import Problem, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
-from ._collocation import continuity, evaluate, interval, radau, taylor
+from ..trajectory._collocation import Space
 from ._losses import Loss
 from ._model import Linear, Model
+from ._taylor import continuity, evaluate, radau_rule, taylor
 
 __all__ = ["Discretization", "Evaluated", "Initial", "RowWeights", "Step"]
 
@@ -181,11 +182,11 @@ class Discretization:
     ) -> Discretization:
         (M, N), K = (t.shape[0], t.shape[1] - 1), k + model.q
         s = np.diff(t)
-        points, w = radau(k)
+        points, w = radau_rule(k)
         x = (t[:, :-1, None] + s[..., None] * points).reshape(M, N * k)
         E = taylor(s[..., None] * points, K, model.q + 1)
         quadrature = np.sqrt(s[..., None] * w).reshape(M, N * k)
-        where = interval(t, times)
+        where = Space.interval(t, times)
         slots = _slots(where, seen.any(-1), N)
         jumps = None
         if model.jump_times is not None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from .._arrays import Array
 from .._errors import ArgumentError
-from ._collocation import evaluate
-from ._start_on_mesh import sizes_of, squares_of_differences
+from ._start import sizes_of, squares_of_differences
 from ._starts import Starts
+from ._taylor import evaluate
 from ._travel import for_pickle
 from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, sandwich
 
@@ -131,8 +131,7 @@ class Fitted:
         priors = int(parameters.has_prior[:n].sum())
         softly = (np.isfinite(setting.known.weights) & (setting.known.weights > 0)).sum((1, 2, 3))
         constants = setting.free + softly
-        fitted = n + sum(_determined(s, parameters).values(), np.zeros(1))
-        degrees = np.round(o.seen.sum((1, 2, 3)) + priors + softly - fitted - constants).astype(int)
+        degrees = (o.seen.sum((1, 2, 3)) + priors + softly - n - constants).astype(int)  # (weights have priors each)
         errors = np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0.0))
         none_left = o.estimated.any() & (degrees < 1)
         errors = np.where(s.held[:, :n] | failed | none_left[:, None], np.nan, errors)

@@ -20,7 +20,7 @@ from ._collocated import Discretization, Evaluated, RowWeights
 from ._estimate import Estimate, estimate
 from ._model import Linear
 from ._networks import Directions
-from ._start_on_mesh import median
+from ._start import median
 
 __all__ = ["LEVELS", "GaussNewton", "State"]
 

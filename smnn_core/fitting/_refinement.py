@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import equidistributed, halved, moved
 from ._gauss_newton import FINAL, GaussNewton, State
 from ._setting import POINTS, Setting
+from ._taylor import equidistributed, halved, moved
 
 __all__ = ["Ends", "fitted", "objective"]
 

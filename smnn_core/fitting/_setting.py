@@ -17,7 +17,7 @@ from ._losses import Loss, loss_of
 from ._model import Model
 from ._observed import TRANSFORMS, Observed
 from ._parameters import Parameters
-from ._start_on_mesh import first_mesh, median, noise_of_differences, sizes_of, through, time_scales
+from ._start import first_mesh, median, noise_of_differences, sizes_of, through, time_scales
 
 __all__ = ["Setting"]
 

@@ -51,8 +51,8 @@ class Starts:
         converged = s.converged.reshape(-1, n)
         sure = np.where(converged, value, np.inf)
         best = np.where(np.isfinite(sure).any(1), sure.argmin(1), value.argmin(1))
-        θ = np.where(s.failed[:, None], np.nan, parameters.outer(s.φ))[:, :p].reshape(-1, n, p)
-        start = parameters.outer(s.first)[:, :p].reshape(-1, n, p)
+        θ = np.where(s.failed[:, None], np.nan, parameters.outer(s.φ))[:, :p].reshape(len(value), n, p)
+        start = parameters.outer(s.first)[:, :p].reshape(len(value), n, p)
         batch = setting.observed.batch
         start, θ, value, converged = (x.reshape((*batch, *x.shape[1:])) for x in (start, θ, value, converged))
         return Starts(parameters.names[:p], start, θ, value, converged, best)
@@ -70,7 +70,8 @@ class Starts:
     def messages(self, errors: Array) -> Iterator[tuple[str, str]]:
         """What is said of ends that differ although they explain the data equally well; errors (S, p)."""
         n, p = self.parameters.shape[-2:]
-        θ, value = self.parameters.reshape(-1, n, p), self.objective.reshape(-1, n)
+        value = self.objective.reshape(-1, n)
+        θ = self.parameters.reshape(len(value), n, p)
         ok = self.converged.reshape(-1, n)
         chosen = np.take_along_axis(θ, self.best[:, None, None], 1)
         lowest = np.take_along_axis(value, self.best[:, None], 1)

@@ -19,11 +19,11 @@ import numpy as np
 from .._arrays import Array
 from .._errors import ArgumentError
 from ._collocated import RowWeights
-from ._collocation import evaluate
 from ._gauss_newton import FINAL, GaussNewton
 from ._model import Linear
 from ._networks import Directions
 from ._setting import Setting
+from ._taylor import evaluate
 
 if TYPE_CHECKING:
     from ._refinement import Ends

@@ -559,3 +559,46 @@ def test_errors_name_the_argument(changes, error, message):
 def test_parameters_that_contradict_themselves(given, message):
     with pytest.raises(smnn.ArgumentError, match=message):
         smnn.Parameter(**given)
+
+
+def features(t, y, θ):
+    """y' = -Σ w_j tanh(c_j y + 1 / c_j), more weights than data determine."""
+    c = np.linspace(0.5, 3, 30)
+    value, w = y[..., 0], θ["w"]
+    φ = np.tanh(c * value + 1 / c)
+    f = y[..., 1] + (w * φ).sum(-1, keepdims=True)
+    J = np.zeros((*f.shape, *y.shape[-2:]))
+    J[..., 0, 0, 0], J[..., 0, 0, 1] = (w * c * (1 - φ**2)).sum(-1), 1.0
+    return f, J, φ[..., None, :]
+
+
+def test_weights_of_a_network_are_linear_bayesian_regression_where_equations_are_linear_in_them():
+    rng, t = np.random.default_rng(0), np.linspace(0, 3, 61)
+    data = 2 * np.exp(-0.8 * t)[:, None] + 0.02 * rng.standard_normal((61, 1))
+    r = smnn.fit(features, t, data, {"w": smnn.Network(0.1 * rng.standard_normal(30), deviation=10.0)}, noise=0.02)
+    assert r.converged
+    every = {f"w{j}": smnn.Parameter(float(x), prior=(0.0, 10.0)) for j, x in enumerate(r.networks["w"])}
+
+    def by_names(t, y, θ):
+        return features(t, y, {"w": np.stack(list(θ.values()), -1)})
+
+    other = smnn.fit(by_names, t, data, every, noise=0.02)
+    np.testing.assert_allclose(r(t), other(t), atol=2e-3)
+    np.testing.assert_allclose(r.predict(t).error, other.predict(t).error, rtol=0.1)
+    assert r.parameters.shape == (0,)
+    assert "30 weights" in str(r)
+
+
+def test_a_network_from_several_starts():
+    rng, t = np.random.default_rng(0), np.linspace(0, 3, 61)
+    data = 2 * np.exp(-0.8 * t)[:, None] + 0.02 * rng.standard_normal((61, 1))
+    r = smnn.fit(features, t, data, {"w": smnn.Network(np.full(30, 0.1), deviation=10.0)}, noise=0.02, starts=3)
+    assert r.starts.parameters.shape == (3, 0)
+    assert r.networks["w"].shape == (30,)
+    assert np.ptp(r.starts.objective) < 1
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.array([np.nan]), np.zeros(0)])
+def test_weights_that_are_none_are_refused(wrong):
+    with pytest.raises(smnn.ArgumentError, match="start must be finite numbers of shape"):
+        smnn.Network(wrong)

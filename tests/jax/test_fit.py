@@ -78,3 +78,35 @@ def test_doses_by_a_function_of_a_parameter() -> None:
     )
     assert r.converged
     np.testing.assert_allclose(r.parameters, [0.4, 25.0], rtol=1e-4)
+
+
+def test_a_network_is_a_pytree_of_weights() -> None:
+    def apply(weights: Any, x: Any) -> Any:
+        for W, b in weights[:-1]:
+            x = jnp.tanh(x @ W + b)
+        return x @ weights[-1][0] + weights[-1][1]
+
+    def residual(t: Any, y: Any, θ: Any) -> Any:
+        return y[..., 1] + θ["rate"][..., None] * y[..., 0] - apply(θ["source"], y[..., 0])
+
+    keys, sizes = jax.random.split(jax.random.key(0), 2), (1, 8, 1)
+    weights = [
+        (jax.random.normal(k, (m, n)) / m**0.5, jnp.zeros(n)) for k, m, n in zip(keys, sizes, sizes[1:], strict=False)
+    ]
+    t = np.linspace(0, 4, 81)
+    rng, data = np.random.default_rng(0), []
+    for start in (0.2, 3.0):  # y' = -y + 2 / (1 + y^2), Euler's method with short steps
+        y, path = start, []
+        for _ in t:
+            path.append(y)
+            for _ in range(50):
+                y += 0.001 * (-y + 2 / (1 + y * y))
+        data.append(np.array(path)[:, None] + 0.01 * rng.standard_normal((81, 1)))
+    parameters = {"rate": smnn.Parameter(1.0, prior=(1.0, 1e-3)), "source": weights}
+    r = sj.fit(residual, t, data, parameters, noise=0.01)
+    assert r.converged
+    assert jax.tree_util.tree_structure(r.networks["source"]) == jax.tree_util.tree_structure(weights)
+    x = jnp.linspace(0.4, 2.5, 20)[:, None]
+    np.testing.assert_allclose(apply(r.networks["source"], x), 2 / (1 + x * x), atol=0.06)
+    band = r.predict(t[::10], lambda t, y, θ: apply(θ["source"], y[..., 0]), experiment=1)
+    assert band.error.max() < 0.2

@@ -1,4 +1,4 @@
-"""Trajectories as piecewise polynomials on a mesh, each interval held by its derivatives at the left end.
+"""Piecewise polynomials on a mesh, each interval held by its derivatives at the left end.
 
 On the interval from t to t + s a variable is the polynomial of degree K - 1 with the derivatives y[0..K-1] at t,
 K = k + q for equations of order q at k points. A derivative anywhere in the interval is a Taylor sum of these unknowns.
@@ -6,6 +6,10 @@ The rows of `continuity` tie derivatives 0..q-1 at the end of an interval to the
 make errors of order 2k - 1 at mesh points, and components that are faster than the mesh die out as they should, where
 Gauss points would let them alternate from interval to interval: a fit may meet that on its way. Source: Hairer,
 Wanner, Solving Ordinary Differential Equations II, Springer 1996, sections IV.5 and IV.8.
+
+`solve` holds the same functions by states and stages (`trajectory._collocation`), which it eliminates inside intervals,
+where there are as many equations. Data make rows of a fit more than its unknowns: these are eliminated together, as the
+one block of a time point of the linear solver.
 
 Letters: M members, N intervals, V variables.
 """
@@ -16,23 +20,19 @@ from functools import lru_cache
 from math import factorial
 
 import numpy as np
-from numpy.polynomial import legendre
 
 from .._arrays import Array
 from .._schemes import Scheme
+from ..trajectory._collocation import Space, radau
 
-__all__ = ["continuity", "equidistributed", "evaluate", "halved", "interval", "moved", "radau", "taylor"]
+__all__ = ["continuity", "equidistributed", "evaluate", "halved", "moved", "radau_rule", "taylor", "with_points"]
 
 
 @lru_cache(maxsize=32)
-def radau(k: int) -> tuple[Array, Array]:
-    """The k right Radau points on [0, 1], the last of which is 1, and their quadrature weights, (k,) each."""
-    series = np.zeros(k + 1)
-    series[k - 1 :] = -1, 1
-    x = np.sort(legendre.legroots(series).real)
-    x[-1] = 1.0
-    moments = np.array([2.0, *np.zeros(k - 1)])  # of Legendre polynomials over [-1, 1]
-    return (x + 1) / 2, np.linalg.solve(legendre.legvander(x, k - 1).T, moments) / 2
+def radau_rule(k: int) -> tuple[Array, Array]:
+    """The k right Radau points on [0, 1] and their quadrature weights, (k,) each."""
+    space = Space(radau(k), (1,))
+    return np.array(space.points), space.at_end[0, 1:, 0]  # integrals of the Lagrange polynomials
 
 
 @lru_cache(maxsize=32)
@@ -62,15 +62,9 @@ def taylor(offset: Array, K: int, n: int) -> Array:
     return powers[..., exponents] * factors
 
 
-def interval(t: Array, x: Array) -> Array:
-    """The interval of a mesh t (M, N+1) in which each time x (M, n) lies: (M, n), 0..N-1."""
-    found = [np.searchsorted(a, b, side="right") - 1 for a, b in zip(t, x, strict=True)]
-    return np.clip(np.stack(found), 0, t.shape[1] - 2)
-
-
 def evaluate(t: Array, y: Array, x: Array, n: int, where: Array | None = None) -> Array:
     """Derivatives 0..n-1 at times x (M, n_x) of y (M, N, V, K) on the mesh t (M, N+1): (M, n_x, V, n)."""
-    i = interval(t, x) if where is None else where
+    i = Space.interval(t, x) if where is None else where
     member = np.arange(len(t))[:, None]
     return y[member, i] @ np.swapaxes(taylor(x - t[member, i], y.shape[-1], n), -1, -2)
 
@@ -78,7 +72,7 @@ def evaluate(t: Array, y: Array, x: Array, n: int, where: Array | None = None) -
 def moved(t: Array, y: Array, new: Array) -> Array:
     """The same functions on another mesh (M, N'+1): exactly, where it contains the old one."""
     middle = (new[:, :-1] + new[:, 1:]) / 2
-    return evaluate(t, y, new[:, :-1], y.shape[-1], interval(t, middle))
+    return evaluate(t, y, new[:, :-1], y.shape[-1], Space.interval(t, middle))
 
 
 def halved(t: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import with_points
+from ._taylor import with_points
 
 __all__ = [
     "first_mesh",

@@ -119,11 +119,13 @@ def _put_back(
 
 def objective(setting: Setting, state: State) -> Array:
     """-2 log likelihood of data, initial values and priors, but for constants, (S,): with the terms of noise that is
-    estimated."""
+    estimated, and without priors of weights of networks, most of which are what starts have drawn."""
     o = setting.observed
     seen = o.seen.reshape(state.noise.shape) & o.estimated
     terms = 2 * np.where(seen, np.log(state.noise), 0.0).sum((1, 2)).reshape(setting.S, -1).sum(1)
-    return state.costs.sum(-1) + terms
+    parameters = setting.model.parameters
+    weights = (state.φ / parameters.deviations)[:, parameters.single :]
+    return state.costs.sum(-1) + terms - (weights**2).sum(-1)
 
 
 def _with_intervals(t: Array, N: int) -> Array:

@@ -257,14 +257,6 @@ def pad_to(xp: Namespace, x: Array, core: Shape) -> Array:
     return concat(xp, [concat(xp, [x, zeros(T_init, V, K - R_init)], -1), zeros(T - T_init, V, K)], -3)
 
 
-def product(xp: Namespace, J: Array, y: Array) -> Array:
-    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
-    n = J.shape[-2] * J.shape[-1]
-    rows = xp.reshape(J, (*J.shape[:-2], n))
-    column = xp.reshape(y, (*y.shape[:-2], n, 1))
-    return (rows @ column)[..., 0]
-
-
 def size(shape: Shape) -> int:
     """The number of elements of an array of that shape."""
     return math.prod(shape)

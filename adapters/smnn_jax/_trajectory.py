@@ -161,7 +161,10 @@ def solve(
     except _TracedError as error:
         if mesh is None:
             raise ArgumentError(str(error)) from None
-    return _on_mesh(residual, *given, like, guess=guess, mesh=mesh, **options)
+    try:
+        return _on_mesh(residual, *given, like, guess=guess, mesh=mesh, **options)
+    except _TracedError as error:  # of times or of the mesh
+        raise ArgumentError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -394,10 +397,6 @@ class _TracedConditions(Conditions):
         if not self.takes_constants:
             return g, G, jnp.zeros((*g.shape, constants.shape[-1]), g.dtype)
         return g, G, derivative(constants, 1, lambda c: self.frozen(y, c))
-
-    def count(self, shape: tuple[int, ...], constants: Array) -> int:
-        y = jax.ShapeDtypeStruct(shape, constants.dtype)
-        return int(jax.eval_shape(self.function, *((y, constants) if self.takes_constants else (y,))).shape[-1])
 
 
 def _stated(conditions: Any, times: np.ndarray) -> Conditions:

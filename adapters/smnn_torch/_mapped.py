@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smnn_core import ArgumentError
+
 __all__ = ["Mapped", "Members", "under_transforms"]
 
 functorch = torch._C._functorch
@@ -63,6 +65,11 @@ class Mapped:
         if not isinstance(x, Tensor):
             return np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, int, float)) else x
         values, levels = _plain(x)
+        if not set(levels) <= set(self.sizes):
+            raise ArgumentError(
+                "vmap maps over something that was not seen to be mapped at first: let the residual, conditions, "
+                "constants or guess depend on it at all times, or give order= and values as conditions."
+            )
         if not self.sizes:
             return values
         front = [values.shape[levels.index(level)] if level in levels else 1 for level in self.sizes]

@@ -101,7 +101,8 @@ def solve(
         raise ArgumentError("solve looks at values and cannot be compiled: call it outside of torch.compile.")
     tensors = _tensors({"times": times, "conditions": conditions, "constants": constants, "guess": guess})
     like = tensors[0] if tensors else torch.zeros((), dtype=torch.get_default_dtype())
-    like = torch.zeros((), dtype=like.dtype, device=like.device)
+    exact = like.dtype in (torch.float32, torch.float64)
+    like = torch.zeros((), dtype=like.dtype if exact else torch.get_default_dtype(), device=like.device)
     p = 0 if constants is None else np.shape(constants)[-1]
     mapped = (
         _mapped(residual, times, conditions, order, constants, guess, mesh, like) if under_transforms() else Mapped()
@@ -171,6 +172,8 @@ def _mapped(
         V = np.shape(states[0])[-2]
     elif isinstance(order, Sequence):
         V = len(order)
+    elif isinstance(guessed, (Solution, CoreSolution)):
+        V = len(guessed.orders)
     elif isinstance(guessed, Tensor):
         V = guessed.shape[-1] if _core_of_guess(guessed, len(t)) == 2 else guessed.shape[-2]
     else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._arrays import Array, as_numpy, device_of, product
+from .._arrays import Array, Namespace, as_numpy, device_of
 from .._problem import Problem, Weights
 from .._schemes import HERMITE
 from .._solve import solve_without_raising
@@ -103,7 +103,7 @@ class JointFit:
         c = xp.zeros((*y.shape[:2], V, V, self.K), dtype=xp.float64, device=device_of(y))
         for k in range(r):
             c[..., k] = -jacobian[..., k * V : (k + 1) * V]
-        rhs = product(xp, c, y)
+        rhs = _product(xp, c, y)
         columns = xp.zeros((*y.shape[:2], V, len(active)), dtype=xp.float64, device=device_of(y))
         for j, (k, q) in enumerate(active):
             columns[..., int(q), j] = -float(unit[q]) * theta[..., int(k)]
@@ -149,7 +149,7 @@ class JointFit:
             left = (y[..., :1] - fit.data) * fit.weights.initial
             data += as_numpy(xp.sum(left**2, axis=(0, 1, 3)))
             equations += (self.grid.precision * weight) ** 2 * float(
-                xp.sum((product(xp, fit.coefficients, y) - rhs) ** 2)
+                xp.sum((_product(xp, fit.coefficients, y) - rhs) ** 2)
             )
         self.y, self.xi = trajectory, np.zeros_like(self.xi)
         self.xi[tuple(active.T)] = theta
@@ -160,3 +160,11 @@ class JointFit:
         o = self.grid.observations
         units = self._host(o.deviation[:, None] / o.time ** np.arange(self.K))
         return o.xp.take(self.y, self.grid.places, axis=1) * units
+
+
+def _product(xp: Namespace, J: Array, y: Array) -> Array:
+    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
+    n = J.shape[-2] * J.shape[-1]
+    rows = xp.reshape(J, (*J.shape[:-2], n))
+    column = xp.reshape(y, (*y.shape[:-2], n, 1))
+    return (rows @ column)[..., 0]

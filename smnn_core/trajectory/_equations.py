@@ -153,10 +153,6 @@ class Conditions:
             return self.pattern
         return np.isfinite(self.values.reshape(-1, *self.values.shape[-3:])[0])
 
-    def count(self, shape: tuple[int, ...], constants: Any) -> int:
-        """The number of conditions of a function of states of a shape; for adapters that trace it."""
-        raise NotImplementedError
-
     @staticmethod
     def of(conditions: Any, times: np.ndarray, has_constants: bool) -> Conditions:
         """Conditions as callers give them.

@@ -29,6 +29,7 @@ from ._search import (
     checked_tolerance,
     first_guess,
     first_mesh,
+    left_of_equations,
     number_of_points,
     number_of_variables,
     refuse_wrong_number,
@@ -110,7 +111,7 @@ def solve_on_mesh(
         conditions = Conditions(members(conditions.values, 3), None, pattern=conditions.pattern)
         touches = np.argwhere(conditions.stated)[:, :1] == np.arange(len(times))
     else:
-        C = conditions.count((*batch, len(times), V, R), constants)
+        C = conditions.evaluate(xp.zeros((*batch, len(times), V, R), dtype=constants.dtype), constants)[0].shape[-1]
         touches = np.ones((C, len(times)), bool)  # which ones a function looks at, values would tell
     structure = Structure(touches)
     p = constants.shape[-1]
@@ -128,6 +129,9 @@ def solve_on_mesh(
     small = xp.all(xp.max(error, axis=1) <= MARGIN * xp.where(allowed > 0, allowed, 1e-300), axis=-1)
     safe = run.u.where(run.converged, _donor(xp, run.u, run.converged, u))
     at = problem.at(space, on, safe)
+    if equations.Q > V:
+        left, most = left_of_equations(space, on, at, tolerance)
+        small = small & xp.all(left <= most, axis=-1)
     A = frozen(xp, solve_ode, problem.linear(space, on, at, sizes(space, safe)), lambda x: x)
     return OnMesh(problem, space, on, run.u, safe, A, error, run.converged, run.converged & small, run.iterations)
 

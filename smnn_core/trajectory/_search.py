@@ -12,9 +12,10 @@ from .._arrays import Array, Namespace, concat, is_tracer
 from .._errors import ArgumentError, ShapeError
 from .._progress import ProgressBar
 from .._validate import check_integer
+from ._arithmetic import namespace_of
 from ._boundary import Found, solve_boundary
 from ._collocation import Space, gauss, radau
-from ._discrete import Discrete, Mesh
+from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations, as_floats
 from ._initial import solve_initial
 from ._linear import Step, Structure
@@ -138,23 +139,27 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
     solved = found.converged | (relative < NEAR).all(axis=1)
     if not solved.any():
         return found
-    at = problem.at(space, mesh, found.u)
-    assert at.J is not None
-    features = space.features(np, found.u.x[:, :-1], found.u.z, mesh.scale)
-    y = space.values(np, space.at_points, features, mesh.scale)[..., None, :, :]
-    with np.errstate(all="ignore"):
-        terms = np.abs(at.J * y).sum(axis=(-2, -1)).max(axis=(1, 2))  # (B, Q)
-        left = np.abs(at.f).max(axis=(1, 2))
-    allowed = max(CONTRADICTION, 10 * tolerance) * terms
+    left, allowed = left_of_equations(space, mesh, problem.at(space, mesh, found.u), tolerance)
     bad = solved & (left > allowed).any(axis=1)
     reasons = list(found.reasons)
     for b in np.flatnonzero(bad):
         q = int(np.argmax(left[b] - allowed[b]))
         reasons[b] = (
             f"the equations, more than variables, contradict each other: the best compromise leaves {left[b, q]:.1e} "
-            f"of equation {q}, whose terms are {terms[b, q]:.1e}"
+            f"of equation {q}, of which rounding and tolerance leave {allowed[b, q]:.1e} at most"
         )
     return replace(found, converged=found.converged & ~bad, reasons=reasons)
+
+
+def left_of_equations(space: Space, mesh: Mesh, at: Iterate, tolerance: float) -> tuple[Array, Array]:
+    """The largest residual of each equation, and how large it may be where it can be met: (B, Q). Traceable."""
+    xp = namespace_of(at.f)
+    assert at.J is not None
+    features = space.features(xp, at.u.x[:, :-1], at.u.z, mesh.scale)
+    y = space.values(xp, space.at_points, features, mesh.scale)[..., None, :, :]
+    with np.errstate(all="ignore"):
+        terms = xp.max(xp.sum(xp.abs(at.J * y), axis=(-2, -1)), axis=(1, 2))
+        return xp.max(xp.abs(at.f), axis=(1, 2)), max(CONTRADICTION, 10 * tolerance) * terms
 
 
 def refined(run: Search, N: int) -> Search:

@@ -148,6 +148,23 @@ def test_constants_and_conditions_as_a_function_under_jit():
     assert abs(slope + 2 * np.pi**2) < 1e-6
 
 
+def test_traced_equations_that_contradict_each_other_are_not_reported_as_solved():
+    """y' = -y and y' = -a y, two equations for one variable: no contradiction in the first member."""
+
+    @jax.jit
+    def solved(a):
+        def residual(t, y):
+            x, v = y[..., 0, 0], y[..., 0, 1]
+            return jnp.stack([v + x + 0 * a, v + a * x], axis=-1)
+
+        s = smnn_jax.solve(residual, [0.0, 1.0], [[1.0]], mesh=[0.0, 0.5, 1.0], points=3, tolerance=1e-3)
+        return s.converged, s(1.0)[:, 0, 0]
+
+    converged, y = solved(jnp.array([[1.0], [2.0]]))
+    np.testing.assert_array_equal(converged, [True, False])
+    assert abs(y[0] - np.exp(-1)) < 1e-3
+
+
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
 def test_jit_and_vmap_without_a_mesh_are_refused_by_name(transform):
     with pytest.raises(smnn.ArgumentError, match=r"under jit and vmap: give mesh="):

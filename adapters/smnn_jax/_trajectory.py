@@ -121,7 +121,8 @@ def solve(
     method is a loop of the program then. `s.converged` says whether it ended with an estimate of the error below the
     tolerance; nothing is warned of, members for which Newton's method failed are NaN and have no derivatives. All
     entries of conditions that are traced arrays count as given (in lists `nan` may stand beside traced numbers), and
-    `order` is that of the conditions where it is not given.
+    `order` is that of the conditions where it is not given. Put `jit` around `vmap`: else each operation is compiled by
+    itself.
 
     **Main arguments**
 
@@ -233,7 +234,7 @@ def _on_mesh(
 
     def shape_of_f(shape: tuple[int, ...]) -> tuple[int, ...]:
         given = [jax.ShapeDtypeStruct(x, like.dtype) for x in (shape[:-2], shape, (*shape[:-3], 1, p))]
-        return tuple(jax.eval_shape(residual, *given[: 3 if p else 2]).shape)
+        return tuple(jax.eval_shape(equations.whole, *given[: 3 if p else 2]).shape)
 
     run = solve_on_mesh(
         equations,
@@ -283,9 +284,8 @@ class _Equations(Equations):
         self.calls += 1
         n = y.shape[-3]
         t, y = _filled(t, y)
-        f = _values("residual", self._checked(_as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])))[
-            ..., :n, :
-        ]
+        given = _as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])
+        f = _values("residual", self._checked(given))[..., :n, :]
         return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
 
     def linearize(
@@ -344,21 +344,16 @@ class _Frozen:
         return self.converted[shapes](*arguments)
 
 
-class _TracedEquations(Equations):
+class _TracedEquations(_Equations):
     """A residual on JAX arrays, for loops of the program; the algebra may have more digits than the residual."""
 
-    gives_derivatives = False
-
     def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
-        super().__init__(function, p)
-        self.dtype, self.eps = dtype, float(jnp.finfo(dtype).eps)
-        self.frozen = _Frozen(self._checked)
+        super().__init__(function, p, dtype)
+        self.frozen = _Frozen(self.whole)
 
-    def _checked(self, *arguments: Array) -> Array:
-        f = self.called(arguments)
-        if not isinstance(f, jax.Array):
-            raise NamespaceError(f"residual must return a jax.Array, (..., n, Q), got {type(f).__name__}.")
-        self.check_f(f, arguments[1])
+    def whole(self, *arguments: Array) -> Array:
+        """f for all members of a batch."""
+        f = self._checked(arguments)
         return jnp.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], arguments[1].shape[:-3]), *f.shape[-2:]))
 
     def _given(self, t: Array, y: Array, constants: Array) -> list[Array]:

@@ -102,7 +102,7 @@ class DifferentiableSolution:
         """y and its derivatives 0..R at times (n,) or (..., n): (..., n, V, R+1), differentiable in times as well.
 
         Raises:
-            ArgumentError: for times beyond the ends.
+            ArgumentError: for times beyond the ends; those that are traced give NaN.
         """
         xp, batch, τ = self.xp, tuple(self.t.shape[:-1]), self._like(times)
         scalar = τ.ndim == 0
@@ -111,23 +111,26 @@ class DifferentiableSolution:
         B, n = int(np.prod(batch)), τ.shape[-1]
         member, flat = xp.arange(B, device=device_of(τ))[:, None], xp.reshape(τ, (B, n))
         t, x, z = (xp.reshape(a, (B, *a.shape[len(batch) :])) for a in (self.t, self._states, self._stages))
-        i = self._intervals(flat)
+        i, inside = self._intervals(flat)
         s = t[member, i + 1] - t[member, i]
         y = self._inside(self._space, x[member, i], z[member, i], s, (flat - t[member, i]) / s)
+        y = y if inside is None else xp.where(inside[..., None, None], y, xp.nan)
         y = xp.reshape(y, (*τ.shape, *y.shape[-2:]))
         solved = xp.all(xp.isfinite(self.error), axis=(-2, -1))
         y = xp.where(xp.reshape(solved, (*batch, 1, 1, 1)), y, xp.nan)
         return y[..., 0, :, :] if scalar else y
 
-    def _intervals(self, τ: Array) -> Array:
-        """The intervals in which times (B, n) lie, (B, n)."""
+    def _intervals(self, τ: Array) -> tuple[Array, Array | None]:
+        """The intervals in which times (B, n) lie, (B, n), and whether they lie in any; None where that was checked."""
         xp, mesh, fixed = self.xp, self._mesh, self._members.numbers(τ)
-        if fixed is None:  # the last one whose start is not behind; traced times beyond the ends are not seen
-            sign = 1.0 if mesh[0, -1] > mesh[0, 0] else -1.0
-            starts = xp.asarray(sign * mesh[:, None, 1:-1], dtype=τ.dtype)
-            return xp.sum(xp.astype(starts <= sign * τ[..., None], xp.int32), axis=-1)
-        check_inside(fixed, mesh)
-        return self._members.of(self._space.interval(mesh, fixed))
+        if fixed is not None:
+            check_inside(fixed, mesh)
+            return self._members.of(self._space.interval(mesh, fixed)), None
+        sign = 1.0 if mesh[0, -1] > mesh[0, 0] else -1.0
+        points = xp.asarray(sign * mesh[:, None], dtype=τ.dtype)
+        slack = 1e-9 * (points[..., -1] - points[..., 0])
+        inside = (sign * τ >= points[..., 0] - slack) & (sign * τ <= points[..., -1] + slack)
+        return xp.sum(xp.astype(points[..., 1:-1] <= sign * τ[..., None], xp.int32), axis=-1), inside
 
     def __repr__(self) -> str:
         if self._values is not None:

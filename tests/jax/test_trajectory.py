@@ -158,9 +158,10 @@ def test_traced_equations_that_contradict_each_other_are_not_reported_as_solved(
             return jnp.stack([v + x + 0 * a, v + a * x], axis=-1)
 
         s = smnn_jax.solve(residual, [0.0, 1.0], [[1.0]], mesh=[0.0, 0.5, 1.0], points=3, tolerance=1e-3)
-        return s.converged, s(1.0)[:, 0, 0]
+        return s.converged, s(1.0)[:, 0, 0], s(0.5 + a[0])[0, 0, 0]
 
-    converged, y = solved(jnp.array([[1.0], [2.0]]))
+    converged, y, beyond = solved(jnp.array([[1.0], [2.0]]))
+    assert np.isnan(beyond).all()
     np.testing.assert_array_equal(converged, [True, False])
     assert abs(y[0] - np.exp(-1)) < 1e-3
 

@@ -37,6 +37,8 @@ _State = TypeVar("_State")
 
 @dataclass(frozen=True)
 class Arithmetic:
+    """An array library for the code of this package."""
+
     xp: Namespace
     inverse: Callable[[Array], Array]
     """of square matrices, NaN or infinite where there is none"""

@@ -13,7 +13,7 @@ from .._arrays import Array, Namespace, concat, device_of
 from .._errors import ArgumentError
 from ._collocation import Space
 from ._discrete import Discrete
-from ._implicit import Unknowns, attached, two_steps
+from ._implicit import attached, two_steps
 from ._on_mesh import OnMesh
 from ._search import Search
 from ._solution import Solution, check_inside
@@ -263,9 +263,9 @@ def differentiable_on_mesh(
     """What Newton's method found on a mesh that was given, without looking at values; arguments as above."""
     xp, space, mesh, of = kind.xp, run.space, run.mesh, members.of
     stated = Statement(xp, run.problem, space, times, residual, conditions, asarray, constant, members)
-    start, t = Unknowns(run.near.x, run.near.z, run.near.p), of(mesh.t)
+    t = of(mesh.t)
     now = two_steps(
-        run.A, space, mesh, start, t, stated.equations, stated.condition_residuals, of, lambda function: function
+        run.A, space, mesh, run.near, t, stated.equations, stated.condition_residuals, of, lambda function: function
     )
 
     def of_members(value: Array, new: Array) -> Array:

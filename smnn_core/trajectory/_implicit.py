@@ -5,8 +5,7 @@ All rows together, F(u, θ) = 0, determine the unknowns u (states, stages, const
 
     u_1 = u* - A^-1 F(u*, θ)          has the value u*, and its first derivatives by θ, -A^-1 ∂F/∂θ;
     u_2 = u_1 - A^-1 F(u_1, θ)        has its second ones, too: of u - A^-1 F(u, θ) the derivative by u vanishes at u*,
-    so
-                                      that an error of second order in u_1 becomes one of third order.
+    so that an error of second order in u_1 becomes one of third order.
 
 F is the caller's function, differentiated by the framework; A^-1 is linear, in matrices that are constant: matrix
 products on each interval and one `solve_ode`, of which the frameworks' adapters know all derivatives. Derivatives of
@@ -25,20 +24,11 @@ from .._arrays import Array, Namespace, concat, device_of
 from ._arithmetic import INCREMENTS
 from ._collocation import Space
 from ._discrete import Mesh
-from ._linear import Linear
+from ._linear import Linear, Step
 from ._newton import sizes
 from ._search import Search
 
-__all__ = ["Frozen", "Unknowns", "attached", "frozen"]
-
-
-@dataclass(frozen=True)
-class Unknowns:
-    """States x (..., N+1, M), stages z (..., N, V, k), constants p (..., p)."""
-
-    x: Any
-    z: Any
-    p: Any
+__all__ = ["Frozen", "attached", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class Frozen:
     place: Array
     """(B, N+1, rows, C): where the conditions stand"""
 
-    def step(self, f: Array, d: Array, g: Array) -> Unknowns:
+    def step(self, f: Array, d: Array, g: Array) -> Step:
         """A^-1 applied to residuals f (B, N, k Q), d (B, N, M), g (B, C), with the opposite sign."""
         xp = self.xp
         M, m, p = self.space.M, self.size.shape[-1], self.HC.shape[-1] - self.space.M
@@ -93,7 +83,7 @@ class Frozen:
         z = particular - xp.matmul(self.HC, left[..., None])[..., 0]
         z = xp.reshape(z, (B, N, self.space.V, self.space.k))
         q = xp.stack([self.s**e for e in self.space.orders], axis=-1)
-        return Unknowns(x, z / q[..., None], full[:, 0, M:])
+        return Step(x, z / q[..., None], full[:, 0, M:])
 
 
 def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, of: Callable[[Array], Array]) -> Frozen:
@@ -127,7 +117,7 @@ def frozen(xp: Namespace, solve_ode: Callable[..., Array], linear: Linear, of: C
     )
 
 
-def values_at_points(now: Unknowns, s: Array, *, space: Space, xp: Namespace) -> tuple[Array, Array]:
+def values_at_points(now: Step, s: Array, *, space: Space, xp: Namespace) -> tuple[Array, Array]:
     """y at the collocation points, (B, N k, V, R+1), and the jumps of the states, (B, N, M)."""
     B, N = now.z.shape[:2]
     features = space.features(xp, now.x[:, :-1], now.z, s)
@@ -135,10 +125,10 @@ def values_at_points(now: Unknowns, s: Array, *, space: Space, xp: Namespace) ->
     return y, now.x[:, 1:] - space.ends(xp, features, s)
 
 
-def corrected(A: Frozen, now: Unknowns, f: Array, d: Array, g: Array) -> Unknowns:
+def corrected(A: Frozen, now: Step, f: Array, d: Array, g: Array) -> Step:
     """u - A^-1 F(u), for residuals at u."""
     step = A.step(f, d, g)
-    return Unknowns(now.x + step.x, now.z + step.z, now.p + step.p)
+    return Step(now.x + step.x, now.z + step.z, now.p + step.p)
 
 
 def attached(
@@ -150,7 +140,7 @@ def attached(
     times: Array,
     of: Callable[[np.ndarray], Array],
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
-) -> tuple[Unknowns, Array]:
+) -> tuple[Step, Array]:
     """u_2 and the mesh, differentiable; B members.
 
     Args:
@@ -170,7 +160,7 @@ def attached(
     linear = problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u))
     A = frozen(xp, solve_ode, linear, of)
     t = _moving(xp, mesh, run.times, times, of)
-    start = Unknowns(of(u.x), of(u.z), of(u.p))
+    start = Step(of(u.x), of(u.z), of(u.p))
     return two_steps(A, space, mesh, start, t, residual, conditions, of, compiled), t
 
 
@@ -178,13 +168,13 @@ def two_steps(
     A: Frozen,
     space: Space,
     mesh: Mesh,
-    start: Unknowns,
+    start: Step,
     t: Array,
     residual: Callable[..., Array],
     conditions: Callable[[Array, Array], Array],
     of: Callable[[np.ndarray], Array],
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]],
-) -> Unknowns:
+) -> Step:
     """u_2 from u* = start; t, (B, N+1), has the values of the mesh."""
     xp = A.xp
     s = t[:, 1:] - t[:, :-1]
@@ -196,7 +186,7 @@ def two_steps(
     member, index = xp.arange(B, device=device_of(t))[:, None], of(mesh.index)
     values, correction = compiled(values_at_points), compiled(corrected)
 
-    def step(now: Unknowns) -> Unknowns:
+    def step(now: Step) -> Step:
         y, d = values(now, s, space=space, xp=xp)
         f = xp.reshape(residual(points, y, now.p[:, None]), (B, N, -1))
         return correction(A, now, f, d, conditions(now.x[member, index], now.p))

@@ -20,7 +20,7 @@ from ._boundary import MARGIN, inner_tolerance, size_of_variables
 from ._collocation import Space, gauss, radau
 from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations
-from ._implicit import Frozen, Unknowns, frozen
+from ._implicit import Frozen, frozen
 from ._linear import ConditionRows, Step, Structure
 from ._mesh import estimate
 from ._newton import robust_newton, sizes
@@ -37,7 +37,7 @@ from ._search import (
 
 __all__ = ["TREES", "OnMesh", "solve_on_mesh"]
 
-TREES = {Step: (), ConditionRows: (), Iterate: (), Unknowns: (), Frozen: ("xp", "solve_ode", "space")}
+TREES = {Step: (), ConditionRows: (), Iterate: (), Frozen: ("xp", "solve_ode", "space")}
 """Classes that hold arrays, for frameworks that have to know them, and those of their fields that hold others."""
 
 

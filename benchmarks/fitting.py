@@ -236,8 +236,8 @@ class HiddenRow:
     seconds_of_shooting: float | None
 
 
-def hidden(problem: HiddenProblem, n: int, few: int) -> HiddenRow:
-    """n data sets from one start each; a few from 20, and by single shooting."""
+def run(problem: HiddenProblem, data: Array, start: Array, **more: Any) -> tuple[smnn.Fitted, float]:
+    """The fits, and seconds of each, of the process."""
     import torch
 
     import smnn_torch
@@ -245,21 +245,20 @@ def hidden(problem: HiddenProblem, n: int, few: int) -> HiddenRow:
     def residual(t: Any, y: Any, θ: Any) -> Any:
         return y[..., 1] - torch.stack(problem.rates(y[..., 0].unbind(-1), θ.unbind(-1), torch), -1)
 
-    data, starts, truth = problem.data(n), problem.starts(n), np.array(problem.truth)
     options = problem.options | ({"initial": list(problem.initial)} if problem.knows_initial else {})
+    options |= {"noise": problem.deviations, "bounds": (0.0, None)} | more
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begin = process_time()
+        r = smnn_torch.fit(residual, problem.t, data, start, **options)
+    return r, (process_time() - begin) / len(data)
 
-    def run(data: Array, start: Array, **more: Any) -> tuple[smnn.Fitted, float]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            begin = process_time()
-            bounds = more.pop("bounds", (0.0, None))
-            r = smnn_torch.fit(
-                residual, problem.t, data, start, noise=problem.deviations, bounds=bounds, **options, **more
-            )
-        return r, (process_time() - begin) / len(data)
 
-    r, seconds = run(data, starts)
-    best, _ = run(data, np.tile(truth, (n, 1)))
+def hidden(problem: HiddenProblem, n: int, few: int) -> HiddenRow:
+    """n data sets from one start each; a few from 20, and by single shooting."""
+    data, starts, truth = problem.data(n), problem.starts(n), np.array(problem.truth)
+    r, seconds = run(problem, data, starts)
+    best, _ = run(problem, data, np.tile(truth, (n, 1)))
     ok = r.converged & (r.cost < best.cost + 0.1)
     freedom = np.maximum(r.degrees, 1)
     spoken = r.cost - freedom > 5 * np.sqrt(2 * freedom)
@@ -267,7 +266,8 @@ def hidden(problem: HiddenProblem, n: int, few: int) -> HiddenRow:
     z = (r.parameters - truth) / r.standard_errors
     many = seconds_many = shot = seconds_shot = None
     if few:
-        twenty, seconds_many = run(data[:few], starts[:few], starts=20, bounds=(truth / 20, truth * 20))
+        bounds = truth / 20, truth * 20
+        twenty, seconds_many = run(problem, data[:few], starts[:few], starts=20, bounds=bounds)
         many = float((twenty.converged & (twenty.cost < best.cost[:few] + 0.1)).mean())
         shot, seconds_shot = shooting_by_scipy(problem, data[:few], starts[:few], best.cost[:few])
     return HiddenRow(
@@ -284,6 +284,24 @@ def hidden(problem: HiddenProblem, n: int, few: int) -> HiddenRow:
         shot,
         seconds_shot,
     )
+
+
+def profiles(n: int) -> dict[str, Any]:
+    """How many likelihood intervals of 95 % hold the truth, of each parameter."""
+    problem = next(p for p in HIDDEN if p.name.startswith("Pharmacokinetics, a dose"))
+    data, truth = problem.data(n, seed=2), np.array(problem.truth)
+    r, _ = run(problem, data, np.tile(truth, (n, 1)))
+    begin = process_time()
+    intervals = [[r.profile(name, member=i).interval() for name in r.names] for i in range(n)]
+    low, high = np.moveaxis(np.array(intervals), -1, 0)
+    linear = r.interval()
+    return {
+        "problem": problem.name,
+        "sets": n,
+        "coverage": ((low < truth) & (truth < high)).mean(0).tolist(),
+        "coverage_of_errors": ((linear[..., 0] < truth) & (truth < linear[..., 1])).mean(0).tolist(),
+        "seconds": (process_time() - begin) / (n * len(truth)),
+    }
 
 
 def shooting_by_scipy(problem: HiddenProblem, data: Array, starts: Array, best: Array) -> tuple[float, float]:
@@ -413,6 +431,7 @@ def main() -> int:
     parser.add_argument("--hidden", type=int, default=30, help="data sets of problems that nobody tuned for; 0: none")
     parser.add_argument("--few", type=int, default=5, help="of these from 20 starts, and by single shooting")
     parser.add_argument("--only", default="", help="problems whose name holds this")
+    parser.add_argument("--profiles", type=int, default=100, help="data sets with a profile of each parameter")
     parser.add_argument("--save", action="store_true", help="write the results to benchmarks/results/fitting.json")
     options = parser.parse_args()
     pelts = lynx_and_hare()
@@ -423,17 +442,25 @@ def main() -> int:
     print(f"\n{HEADER}")
     table: list[Row] = []
     others: list[HiddenRow] = []
+    profiled: dict[str, Any] = {}
 
     def keep() -> None:
         if options.save:
             RESULTS.parent.mkdir(exist_ok=True)
             content = {"rows": [plain(r) for r in table], "lynx_and_hare": pelts, "missed": missed(table, pelts)}
             content["hidden"] = [plain(r) for r in others]
+            content["profiles"] = profiled
             RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     for result in rows(options.sets) if options.sets else ():
         table.append(result)
         print(line(result), flush=True)
+        keep()
+    if options.profiles:
+        profiled |= profiles(options.profiles)
+        parts = (" ".join(f"{100 * x:.0f}" for x in profiled[k]) for k in ("coverage", "coverage_of_errors"))
+        print("\nProfiles of {problem}, {sets} data sets, {seconds:.2f} s each, cover".format(**profiled), end=" ")
+        print("{} % of the truths, standard errors {} %".format(*parts), flush=True)
         keep()
     for problem in HIDDEN if options.hidden else ():
         if options.only in problem.name:

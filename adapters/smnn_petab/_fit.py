@@ -3,7 +3,9 @@
 From each start the objective of the integrated equations is minimised (`_shooting`). Then rate after rate, those first
 that lie farthest from the middle of their limits, is mirrored in it and the objective minimised again, as long as that
 finds lower ends: a model has other minima where a step is slow in place of fast, and rates that ended at one of their
-bounds often belong at the other. Searches that do not come down to the end at hand are given up early.
+bounds often belong at the other. After every second of them some of the rates that are at a bound, or hardly matter,
+are drawn again, all at once: a species that plays no part at an end frees all rates of its own. Searches that do not
+come down to the end at hand are given up early.
 
 On request, `smnn_core.fit` comes first: trajectories and parameters together, under equations that are light at first
 and grow heavy, all starts as one batch. Starts that cannot be integrated come near the data there.
@@ -135,16 +137,16 @@ def _searched(problem: Problem, first: list[Array], seconds: float, rng: np.rand
     """The end of one start: the lowest minimum that mirrors lead to, in at most `seconds` of processor time."""
     objective, until = problem.likelihood, time.process_time() + seconds
     low, high = np.array([p.start for p in problem.tables.parameters]).T
-    moving = np.flatnonzero(objective.equations.moving)
-    best, evaluations, todo = Minimum(first[0], math.inf, 0, False, True), 0, deque(first)
-    tried: set[int] = set()
-    draws = 0
+    every = objective.equations.moving
+    best, evaluations, todo = Minimum(first[0], math.inf, 0, False, True, every), 0, deque(first)
+    tried = np.zeros(len(low), bool)
+    draws, again = 0, 0
     while todo and (not evaluations or time.process_time() < until):
         left = until - time.process_time()
         new = minimise(objective, todo.popleft(), below=best.value, enough=COARSE, seconds=left, rtol=1e-5)
         evaluations += new.evaluations
         if new.value < best.value - SAME:
-            tried = set()
+            tried[:], again = False, 0
         if new.value < best.value:
             best = new
         if todo:
@@ -153,12 +155,17 @@ def _searched(problem: Problem, first: list[Array], seconds: float, rng: np.rand
             draws += 1
             todo.append(low + rng.random(len(low)) * (high - low))
             continue
-        away = np.abs(best.x - (low + high) / 2) / (high - low)
-        for j in sorted(set(moving.tolist()) - tried, key=lambda j: -away[j])[:1]:
-            tried.add(j)
-            x = best.x.copy()
-            x[j] = low[j] + high[j] - x[j]
-            todo.append(x)
+        if best.open.sum() > 1 and 2 * again < tried.sum():
+            again += 1
+            chosen = best.open & (rng.random(len(low)) < 0.5)
+            todo.append(np.where(chosen, low + rng.random(len(low)) * (high - low), best.x))
+            continue
+        mirrored = low + high - best.x
+        far = np.where(every & ~tried, np.abs(mirrored - best.x) / (high - low), -1.0)
+        j = int(far.argmax())
+        if far[j] >= 0:
+            tried[j] = True
+            todo.append(np.where(np.arange(len(low)) == j, mirrored, best.x))
     return replace(best, evaluations=evaluations)
 
 

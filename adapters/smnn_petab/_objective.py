@@ -29,7 +29,8 @@ __all__ = ["Objective"]
 
 LN10 = math.log(10.0)
 MOST_CALLS = 10_000
-"""Evaluations of the rates between two switches: solutions that end in finite time take steps without end."""
+"""Evaluations of the rates between two switches, at a relative tolerance of 1e-6: solutions that end in finite time
+take steps without end."""
 OFFSET = 50.0
 """c of the rows of σ: σ may be as small as exp(-25)."""
 
@@ -242,12 +243,12 @@ class Objective:
         """The state and its sensitivities at times between two switches, (times, (1 + p) n)."""
         margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
 
-        calls = 0
+        calls, most = 0, int(MOST_CALLS * (1e-6 / rtol) ** 0.25)  # of a method of about fourth order
 
         def right(t: float, z: np.ndarray) -> np.ndarray:
             nonlocal calls
             calls += 1
-            if calls > MOST_CALLS:
+            if calls > most:
                 raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
             t = min(max(t, start + margin), end - margin)
             if not p:
@@ -281,7 +282,7 @@ class Objective:
                 rtol=tolerance,
                 atol=atol,
                 tcrit=[end],
-                mxstep=MOST_CALLS,
+                mxstep=most,
                 tfirst=True,
                 full_output=True,
             )

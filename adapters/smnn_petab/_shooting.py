@@ -31,6 +31,8 @@ ENOUGH = 1e-5
 """Decrease of the objective that is not worth a step."""
 INSENSITIVE = 1e-3
 """Second derivative of the objective by a parameter that does not matter: an error of 30 e-folds."""
+WEAK = 0.1
+"""The same of one that hardly matters: an error of 3 e-folds."""
 GIVEN = 6
 """Evaluations in which a search for something lower has to halve the distance."""
 
@@ -44,6 +46,8 @@ class Minimum:
     converged: bool
     flat: bool
     """whether no parameter that moves trajectories matters: a plateau, or where integration fails"""
+    open: Array
+    """(p,): which of those parameters are at a bound, or hardly matter by themselves"""
 
 
 @dataclass
@@ -143,7 +147,7 @@ def minimise(
     try:
         point = problem.at(z)
     except ArithmeticError:
-        return Minimum(np.asarray(x), math.inf, problem.evaluations, False, True)
+        return Minimum(np.asarray(x), math.inf, problem.evaluations, False, True, ~problem.inner)
     mark = point.value - below
     while problem.evaluations < most and time.process_time() < until and math.isfinite(point.value):
         step, predicted = _step(problem, point, radius)
@@ -165,9 +169,11 @@ def minimise(
             radius = min(LARGEST, 2 * radius)
         if gain > 0:
             point = new
-    matters = point.curvature.diagonal()[~problem.inner]
-    flat = not math.isfinite(point.value) or matters.max(initial=0.0) < INSENSITIVE
-    return Minimum(point.z * problem.unit, point.value, problem.evaluations, converged, flat)
+    matters = point.curvature.diagonal()
+    flat = not math.isfinite(point.value) or matters[~problem.inner].max(initial=0.0) < INSENSITIVE
+    held = (point.z <= problem.low) | (point.z >= problem.high)
+    open_ = ~problem.inner & (held | (matters < WEAK))
+    return Minimum(point.z * problem.unit, point.value, problem.evaluations, converged, flat, open_)
 
 
 def errors(objective: Objective, x: Array, rtol: float = 1e-8) -> Array:

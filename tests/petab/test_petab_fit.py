@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,29 @@ def test_two_integrations_agree(chain: smnn_petab.Problem) -> None:
     assert chain.objective(solver="smnn") == pytest.approx(chain.objective(), abs=1e-5)
     with pytest.raises(ValueError, match="solver must be"):
         chain.objective(solver="euler")
+
+
+@pytest.mark.parametrize("name", ["Bertozzi_PNAS2020", "Boehm_JProteomeRes2014", "Bruno_JExpBot2016"])
+def test_two_integrations_agree_on_published_models(name: str) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "petab" / name
+    problem = smnn_petab.load(next(folder.glob("*.yaml")))
+    assert problem.objective(solver="smnn") == pytest.approx(problem.objective(), abs=1e-4)
+
+
+def test_rates_that_play_no_part_at_a_start_are_found(write: Writer) -> None:
+    """Most starts lie on a plateau, where B never appears or decays at once."""
+    text = sbml(
+        {"A": 1.0, "B": 0.0},
+        [({"A": 1}, {"B": 1}, "a * A"), ({"B": 1}, {}, "b * B")],
+        {"a": 1.0, "b": 1.0},
+    )
+    t = np.arange(1, 9)
+    exact = 0.3 / 0.2 * (np.exp(-0.3 * t) - np.exp(-0.5 * t))
+    rows = [MEASUREMENTS, *(f"x c0 {v} {s} 0.01" for s, v in zip(t, exact, strict=True))]
+    parameters = [PARAMETERS, "a log10 1e-5 1e5 0.3 1", "b log10 1e-5 1e5 0.5 1"]
+    fit = write(text, rows, parameters, [OBSERVABLES, "x B noiseParameter1_x lin"]).fit(starts=6)
+    assert fit.share() >= 0.8
+    np.testing.assert_allclose([fit.parameters[k] for k in "ab"], [0.3, 0.5], rtol=1e-3)
 
 
 def test_a_minimum_of_relaxed_equations_is_one_of_the_integrated(chain: smnn_petab.Problem) -> None:

@@ -25,8 +25,9 @@ FLAT = 100.0
 """By which insensitive parameters may go further than the most sensitive one."""
 FIRST, LARGEST, SMALLEST = 1.0, 4.0, 1e-6
 """Radius of the trust region, in e-folds."""
-CREDIBLE = 1e-3
-"""Radius below which a small decrease says nothing of the distance to a minimum."""
+WORTH = 1e-3
+"""Decrease that a step of the first radius may promise at a minimum: where the objective bends more than expected
+second derivatives say, smaller steps are taken, and the promise is larger than what there is."""
 ENOUGH = 1e-5
 """Decrease of the objective that is not worth a step."""
 INSENSITIVE = 1e-3
@@ -152,7 +153,7 @@ def minimise(
     while problem.evaluations < most and time.process_time() < until and math.isfinite(point.value):
         step, predicted = _step(problem, point, radius)
         if predicted < enough or radius < SMALLEST:
-            converged = predicted < enough and radius >= CREDIBLE
+            converged = _step(problem, point, FIRST)[1] < max(enough, WORTH)
             break
         if problem.evaluations % GIVEN == 0:
             if point.value - below > max(0.5 * mark, 0.0):

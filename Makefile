@@ -81,6 +81,7 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	$(PY) -m benchmarks.boundary_batch
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.initial
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
+	$(PY) -m benchmarks.friction
 	$(PY) -m benchmarks.posterior --save
 	$(PY) -m benchmarks.overhead_torch
 	$(PY) -m benchmarks.compile_torch

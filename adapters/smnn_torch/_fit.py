@@ -68,13 +68,13 @@ def fit(
     """
     first = data[0] if isinstance(data, (list, tuple)) and len(data) else data
     dtype, device = (first.dtype, first.device) if isinstance(first, Tensor) else (torch.float64, torch.device("cpu"))
-    takes, parameters, networks = _split(residual, parameters)
+    takes, given, networks, handed = _split(residual, parameters)
     weights = networks.weights()
     if weights:
         dtype, device = torch.float64, next(networks.parameters()).device
         if np.ndim(first) > 2:
             raise ArgumentError("data: sets that share a network are experiments: give a list of (n, m), not a batch.")
-    wrap = _Wrapper(dtype, device, takes, networks)
+    wrap = _Wrapper(dtype, device, takes, networks, handed)
     if isinstance(jumps, tuple) and len(jumps) == 2 and callable(jumps[1]):
         if weights:
             raise ArgumentError("jumps: a function of the parameters is not possible beside networks: give numbers.")
@@ -83,7 +83,7 @@ def fit(
         wrap.function(residual, "residual"),
         _plain(times),
         _plain(data),
-        (_plain(parameters) or {}) | weights if weights else _plain(parameters),
+        (_plain(given) or {}) | weights if weights else _plain(given),
         order=order,
         observe=None if observe is None else wrap.function(observe, "observe"),
         noise=wrap.function(noise, "noise") if callable(noise) else _plain(noise),
@@ -95,18 +95,21 @@ def fit(
     return replace(result, networks=trained, _wrap=wrap.function)
 
 
-def _split(residual: Any, parameters: Any) -> tuple[str, Any, _Networks]:
-    """What callbacks get as θ, the parameters by themselves, and networks by name."""
+def _split(residual: Any, parameters: Any) -> tuple[str, Any, _Networks, tuple[str, ...]]:
+    """What callbacks get as θ, the parameters by themselves, networks by name, and which of these callbacks get."""
     own = {"residual": residual} if isinstance(residual, nn.Module) and _trained(residual) else {}
     if isinstance(parameters, nn.Module):
-        return "network", None, _Networks({"network": parameters} | own)
+        return "network", None, _Networks({"network": parameters} | own), ("network",)
     takes = "parameters" if has_parameters(parameters) else "nothing"
     if not isinstance(parameters, Mapping):
         if own and takes == "parameters":
             raise ArgumentError("parameters: beside a residual that is a module with parameters, give a dict of names.")
-        return takes, parameters, _Networks(own)
+        return takes, parameters, _Networks(own), ()
+    if own and "residual" in parameters:
+        raise ArgumentError('parameters: "residual" is the name of the residual, which is a module: take another one.')
     networks = {k: x for k, x in parameters.items() if isinstance(x, nn.Module)}
-    return takes, {k: x for k, x in parameters.items() if k not in networks}, _Networks(networks | own)
+    single = {k: x for k, x in parameters.items() if k not in networks}
+    return takes, single, _Networks(networks | own), tuple(networks)
 
 
 def _plain(x: Any) -> Any:
@@ -186,6 +189,8 @@ class _Wrapper:
     takes: str
     """"nothing", "parameters" or "network": what callbacks get as θ; a network is given by itself"""
     networks: _Networks
+    handed: tuple[str, ...]
+    """names of the networks that callbacks get, all but the residual itself"""
 
     def function(self, function: Callable[..., Tensor], name: str) -> _Function:
         """(t, y[, θ][, u]) -> values, derivatives in y and in θ."""
@@ -213,8 +218,7 @@ class _Wrapper:
         networks = dict(zip(self.networks.names, self.networks.modules_, strict=True))
         if self.takes == "network":
             return (networks["network"],)
-        networks.pop("residual", None)
-        return (θ | networks if isinstance(θ, dict) else θ,)
+        return (θ | {k: networks[k] for k in self.handed} if isinstance(θ, dict) else θ,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +229,7 @@ class _Function:
 
     def __call__(self, t: Any, y: Any, *rest: Any) -> tuple[np.ndarray, ...]:
         wrap = self.wrap
-        given = wrap.takes != "nothing" or bool(wrap.networks.names)
+        given = wrap.takes != "nothing" or bool(wrap.networks.names)  # (the core gives θ)
         θ, weights, others = wrap.split(rest, given)
         t, y = wrap.tensor(t), wrap.tensor(y)
         names = list(θ) if isinstance(θ, dict) else None

@@ -347,6 +347,7 @@ class GaussNewton:
             pull = np.swapaxes(pull, 1, 2) @ pull
             pull[:, 0, 0] = 0.0
             gram += pull
+        gram[:, np.arange(1, 1 + c), np.arange(1, 1 + c)] += ~T.any(1)  # (columns of sets with fewer directions)
         found = self._estimate(gram, φ, sets, damping[sets])
         s.held[sets, :n], s.determined[sets] = found.held[:, :n], found.determined
         s.covariance[sets] = directions.of_all(found.covariance)

@@ -82,10 +82,16 @@ class Directions:
         result[:, n:, n:] += np.diag(self.deviation[n:] ** 2) - B @ np.swapaxes(B, 1, 2)
         return result
 
-    def within(self, covariance: Array) -> Array:
-        """The covariance along the directions from that of φ."""
-        inverse = self.T / self.deviation[:, None] ** 2
-        return np.swapaxes(inverse, 1, 2) @ covariance @ inverse
+    def along(self, covariance: Array, gram: Array, slope: Array) -> Array:
+        """The covariance along the directions, (S, c, c): that of φ, (S, p, p), where φ has no weights; else anew from
+        the Gram matrix of the rows (S, c, c) and the slopes of priors (S, p), since directions change from step to
+        step."""
+        if self.single == len(self.deviation):
+            return covariance
+        priors = slope[..., None] * self.T
+        gram = gram + np.swapaxes(priors, 1, 2) @ priors
+        gram[:, np.arange(gram.shape[1]), np.arange(gram.shape[1])] += ~self.T.any(1)
+        return np.linalg.inv(gram)
 
 
 def _basis(rows: list[tuple[Array, Array]], deviation: Array, single: int, rng: np.random.Generator) -> Array:

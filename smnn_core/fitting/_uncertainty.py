@@ -89,10 +89,8 @@ class Linearized:
         step = d.step(self.ends.state.z, e, self.weights, shifts=(data, initial))
         c = T.shape[1]
         gram = step.gram.sum(0)
-        inverse, slopes = self.inverse, self.prior_slopes[:, None]
-        if self.iteration.networks:  # (the directions are those of the last step no more)
-            inverse = np.linalg.inv(gram[1 : 1 + c, 1 : 1 + c] + (slopes * T).T @ (slopes * T))
-        δ = -inverse @ (gram[1 : 1 + c, 1 + c :] - T.T @ (slopes * priors))
+        inverse = directions.along(self.inverse[None], gram[None, 1 : 1 + c, 1 : 1 + c], self.prior_slopes[None])[0]
+        δ = -inverse @ (gram[1 : 1 + c, 1 + c :] - T.T @ (self.prior_slopes[:, None] * priors))
         Y = np.moveaxis(step.solutions, 1, -1)
         n, deviation = directions.single, directions.deviation
         unseen = priors * deviation[:, None] - T @ (T.T @ (priors / deviation[:, None]))
@@ -164,7 +162,8 @@ def sandwich(setting: Setting, ends: Ends) -> Array:
     w = iteration.weights(np.arange(S))
     directions = iteration.directions(np.arange(S), d, iteration.e, w)
     step = d.step(state.z, iteration.e.along(np.repeat(directions.T, E, axis=0)), w)
-    covariance = directions.within(state.covariance)
+    gram = step.gram[:, 1:, 1:].reshape(S, E, *step.gram[0, 1:, 1:].shape).sum(1)
+    covariance = directions.along(state.covariance, gram, d.model.parameters.prior(state.φ)[1])
     _, r = d.standard(iteration.e, w)
     ψ = d.in_rows(step.left, np.where(d.seen, np.sqrt(d.loss.weight(r)) * r, 0.0)[..., None])
     rows = (step.left[..., 1:] * ψ).reshape(S, -1, covariance.shape[1])

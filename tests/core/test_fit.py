@@ -598,6 +598,23 @@ def test_a_network_from_several_starts():
     assert np.ptp(r.starts.objective) < 1
 
 
+def test_sets_of_networks_with_more_and_fewer_directions_are_determined():
+    """One set is observed at two times, and sees two directions of weights that make values from time."""
+
+    def source(t, y, θ):
+        φ = np.maximum(0.0, 1 - np.abs(t[..., None] - np.arange(6.0)))  # (M, n, 6), hats
+        f = y[..., 1] + (θ["w"] * φ).sum(-1, keepdims=True)
+        return f, np.array([[[[[0.0, 1.0]]]]]), φ[..., None, :]
+
+    t = np.stack([np.linspace(0, 1, 41), np.linspace(0, 5, 41)])
+    data = np.stack([1 - 0.5 * t[0], 1 - 0.5 * t[1]])[..., None]
+    r = smnn.fit(source, t, data, {"w": smnn.Network(np.full(6, 0.1), deviation=10.0)}, noise=0.01)
+    assert r.converged.all()
+    assert not r.messages
+    np.testing.assert_allclose(r.networks["w"][1], 0.5, atol=0.1)
+    np.testing.assert_allclose(r.networks["w"][0], [0.5, 0.5, 0.1, 0.1, 0.1, 0.1], atol=0.1)
+
+
 @pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.array([np.nan]), np.zeros(0)])
 def test_weights_that_are_none_are_refused(wrong):
     with pytest.raises(smnn.ArgumentError, match="start must be finite numbers of shape"):

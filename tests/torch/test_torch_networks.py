@@ -149,3 +149,5 @@ def test_what_does_not_fit_is_named():
         st.fit(lambda t, y, θ: y[..., 2], t, data, {"a": net, "b": nn.Sequential(net)}, order=2, noise=NOISE)
     with pytest.raises(smnn.ArgumentError, match="dict of names"):
         st.fit(nn.Linear(3, 1).double(), t, data, [1.0], order=2, noise=NOISE)
+    with pytest.raises(smnn.ArgumentError, match="take another"):
+        st.fit(nn.Linear(3, 1).double(), t, data, {"residual": 1.0}, order=2, noise=NOISE)

@@ -1,5 +1,6 @@
 """Compiled windows of a march (`smnn_core/trajectory/_window.py`): values at the points, stages eliminated, states
-swept forward. The kernels are in `_cpu/windows.hpp`; None stands in for them where the engine could not be compiled."""
+swept forward, steps added. The kernels are in `_cpu/windows.hpp`; None stands in for them where the engine could not be
+compiled."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from typing import Any
 
 from .cpu import _kernels
 
-__all__ = ["advance", "eliminate", "is_compiled", "values"]
+__all__ = ["accept", "advance", "eliminate", "is_compiled", "values"]
 
 is_compiled = _kernels is not None
 values: Any = getattr(_kernels, "window_values", None)
 eliminate: Any = getattr(_kernels, "window_eliminate", None)
 advance: Any = getattr(_kernels, "window_advance", None)
+accept: Any = getattr(_kernels, "window_accept", None)

@@ -30,7 +30,7 @@ from numpy.polynomial import legendre
 
 from .._arrays import Array, Namespace, concat, device_of
 
-__all__ = ["Scale", "Space", "gauss", "radau"]
+__all__ = ["Scale", "Space", "gauss", "radau", "space_of"]
 
 
 @lru_cache(maxsize=32)
@@ -184,10 +184,30 @@ class Space:
         y = xp.reshape(y, (*lead, V, n, orders)) * scale.powers(self._derivatives)[..., None, None, :]
         return _permuted(xp, y, (*range(y.ndim - 3), y.ndim - 2, y.ndim - 3, y.ndim - 1))
 
-    def largest(self, x: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """|y| at the ends of each interval, the larger of both: (B, N, V); x (B, N+1, M), z (B, N, V, k), s (B, N)."""
-        y = self.values(np, self.table((0.0, 1.0)), self.features(np, x[:, :-1], z, s), s)[..., 0]
-        return np.abs(y).max(axis=2)
+    def largest(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """The largest |y| at the ends of each interval, or at its points where y is no state: (B, N, V).
+
+        Args:
+            x: (B, N+1, M); z: (B, N, V, k).
+        """
+        v, o = self.states
+        y = np.abs(z).max(axis=3)
+        states = np.abs(x[..., o == 0])
+        y[:, :, v[o == 0]] = np.maximum(states[:, 1:], states[:, :-1])
+        return y
+
+    @cached_property
+    def _powers(self) -> np.ndarray:
+        """W as polynomials in θ: (degrees, V (R+1) (max(R, 1) + k))."""
+        θ = (1 - np.cos(np.pi * np.arange(self.k + self.R) / max(self.k + self.R - 1, 1))) / 2
+        return np.linalg.solve(np.vander(θ, increasing=True), self.weights(np, θ).reshape(len(θ), -1))
+
+    def ahead(self, x: np.ndarray, z: np.ndarray, s: np.ndarray, θ: np.ndarray) -> np.ndarray:
+        """`inside` in fewer operations, with fewer digits: for predictions."""
+        scale = Scale(np, s)
+        W = np.vander(θ, len(self._powers), increasing=True) @ self._powers
+        y = W.reshape(len(θ), self.V, self.R + 1, -1) @ self.features(np, x, z, scale)[..., None]
+        return y[..., 0] * scale.powers(self._derivatives)[..., None, :]
 
     @cached_property
     def _is_uniform(self) -> bool:
@@ -220,9 +240,9 @@ class Space:
         """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
         s = np.diff(mesh)
         at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)
-        states = self.gather_states(np, self.at_times(x, z, t, mesh))
-        values = self.at_times(x, z, t, at)
-        stages = values[..., np.arange(self.V), list(self.orders)]
+        y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1))
+        n = mesh.shape[1]
+        states, stages = self.gather_states(np, y[:, :n]), y[:, n:, np.arange(self.V), list(self.orders)]
         return states, np.swapaxes(stages.reshape(*s.shape, new.k, self.V), -1, -2)
 
     def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -266,6 +286,12 @@ class Space:
         sign = 1.0 if t[0, -1] >= t[0, 0] else -1.0
         found = np.stack([np.searchsorted(sign * a, sign * b, side="right") - 1 for a, b in zip(t, times, strict=True)])
         return np.clip(found, 0, t.shape[1] - 2)
+
+
+@lru_cache(maxsize=64)
+def space_of(points: tuple[float, ...], orders: tuple[int, ...]) -> Space:
+    """A space whose tables are made once."""
+    return Space(points, orders)
 
 
 @lru_cache(maxsize=256)

@@ -156,19 +156,35 @@ class Discrete:
         local = Local(space, at.J, at.P, mesh.scale, self.arithmetic)
         return Linear(local, at.conditions, self.structure, mesh.index, size, self.engine, self.arithmetic)
 
+    @cached_property
+    def _stated(self) -> tuple[np.ndarray, ...]:
+        """Time, variable, derivative and state of each value that is given, (C,) each."""
+        time, v, o = np.nonzero(self.conditions.stated)
+        first = np.cumsum([0, *self.orders])
+        return time, v, o, first[v] + o
+
+    @cached_property
+    def _given(self) -> Array:
+        """These values, (B, C)."""
+        assert self.conditions.values is not None
+        return self.conditions.values[(slice(None), *self._stated[:3])]
+
+    @cached_property
+    def _rows_of_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """What they look at, (B, C, n, M), and (B, C, p) zeros."""
+        assert self.conditions.values is not None
+        (B, n), (time, _, _, state) = self.conditions.values.shape[:2], self._stated
+        G = np.zeros((B, len(time), n, sum(self.orders)))
+        G[:, np.arange(len(time)), time, state] = 1.0
+        return G, np.zeros((B, len(time), self.p))
+
     def condition_rows(self, space: Space, mesh: Mesh, u: Step) -> ConditionRows:
         """The conditions at an iterate."""
-        xp, (B, n) = self.arithmetic.xp, mesh.index.shape
+        xp, B = self.arithmetic.xp, len(mesh.index)
         x = u.x[np.arange(B)[:, None], mesh.index]  # (B, n, M)
         if self.conditions.values is not None:
-            given = self.conditions.values  # (B, n, V, R)
-            rows = np.argwhere(self.conditions.stated)
-            state = {pair: i for i, pair in enumerate(zip(*map(list, space.states), strict=True))}
-            columns = np.array([state[v, o] for _, v, o in rows.tolist()], int)
-            g = x[:, rows[:, 0], columns] - given[:, rows[:, 0], rows[:, 1], rows[:, 2]]
-            G = np.zeros((B, len(rows), n, space.M))
-            G[:, np.arange(len(rows)), rows[:, 0], columns] = 1.0
-            return ConditionRows(g, G, np.zeros((B, len(rows), self.p)))
+            time, _, _, state = self._stated
+            return ConditionRows(x[:, time, state] - self._given, *self._rows_of_values)
         y = space.spread_states(xp, x)
         g, G, G_p = self.conditions.evaluate(self.shaped(y), self.shaped(u.p))
         C = g.shape[-1]

@@ -16,21 +16,22 @@ from ._boundary import MARGIN, Found
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
-from ._march import FAINTEST, Marched, follow, march, recent
+from ._march import FAINTEST, Marched, follow, march
 from ._mesh import Estimate, equidistributed, estimate
+from ._window import recent
 
 __all__ = ["solve_initial"]
 
 ROUGH = 1e-6
-"""What an interval of the first march may add to the error, relative to the size of each variable; a hundredth of the
-tolerance where that is more. Marches with larger errors take as many windows, and have to be made again."""
+"""What an interval of the first march may add to the error, relative to the size of each variable. Marches
+with larger errors take as many windows, and have to be made again."""
 NEAR = 0.1
 """The largest relative error at the end of a march from which Newton's method is tried on the whole."""
 LEAST = 1e-13
 NO_SHARE = 1e-30
 """Of every interval of a mesh that is not changed: their number does not follow from it."""
 MARCHES = 4
-MESHES = 6
+MESHES = 7
 """Marches, and meshes after each, before a member is given up."""
 
 
@@ -49,7 +50,7 @@ def solve_initial(
     assert values is not None
     x = space.gather_states(np, values[:, 0])
     B = len(x)
-    local, marched = np.full(B, max(ROUGH, 1e-2 * tolerance)), np.ones(B, bool)
+    local, marched = np.full(B, ROUGH), np.ones(B, bool)
     best: Found | None = None
     for _ in range(MARCHES):
         run = march(
@@ -98,7 +99,7 @@ def _refined(
             far = ~failed & ~(ratio * tolerance < NEAR)
             shorter[far] = np.clip(0.3 * NEAR / (ratio[far] * tolerance), 1e-4, 0.3)
         failed |= far
-        refine = ~failed & (ratio > MARGIN) & ((ratio < 0.8 * before) | (refinement <= 1))
+        refine = ~failed & (ratio > MARGIN) & ((ratio < 0.8 * before) | (refinement <= 2))
         if not refine.any() or most_intervals <= mesh.N:
             break
         share = _shares(space, mesh, u, found, np.where(failed, np.inf, ratio), tolerance, absolute)
@@ -134,7 +135,7 @@ def _shares(
     """What each interval adds to the error, amplified as the whole amplifies it, in units of what is allowed beside the
     size that variables have thereabouts: (B, N, V). What fades is followed as closely as in a march. Meshes of members
     that have failed stay as they are."""
-    y = space.largest(u.x, u.z, mesh.s)
+    y = space.largest(u.x, u.z)
     near = np.maximum(recent(y), recent(y[:, ::-1])[:, ::-1])
     largest = y.max(axis=1, keepdims=True)
     allowed = tolerance * np.maximum(near, FAINTEST * tolerance * largest) + absolute

@@ -21,12 +21,10 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import constants_of_error, finer, parts
-from ._window import window
+from ._window import WINDOW, window
 
-__all__ = ["FAINTEST", "Marched", "follow", "march", "recent"]
+__all__ = ["FAINTEST", "Marched", "follow", "march"]
 
-WINDOW = 16
-"""Most intervals of a window."""
 LEAST = 6
 """Least number of intervals of a window: some of them may be solved where others are not."""
 ITERATIONS = 8
@@ -34,6 +32,8 @@ ITERATIONS = 8
 ROUNDING = 1e-5
 """Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
 be: equations may amplify it."""
+FURTHER = np.array([10.0, 10.0, 10.0, 10.0, 4.0, 2.0, 2.0, 1.2, 1.2])
+"""How much further a window may reach than the last, by the steps that Newton's method took there."""
 FIRST = 1e-6
 """The first step, as a part of the whole."""
 NONE = np.zeros((0,))
@@ -123,7 +123,7 @@ def march(
         faint = FAINTEST * tolerance[:, None]
         least = np.maximum(m.size, faint * size_x)
         solved, x_new, z_new, steps = _newton(problem, space, mesh, guess, least, tolerance, absolute, active)
-        ratio, y = _ratio(space, m, mesh, x_new, z_new, faint * size_v, tolerance, absolute, solved)
+        ratio, top, y = _ratio(space, m, mesh, x_new, z_new, faint * size_v, tolerance, absolute, solved)
         N = mesh.shape[1] - 1
         s = np.diff(mesh)
         n = np.arange(N)
@@ -139,11 +139,13 @@ def march(
         m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 4, after), m.h)
         m.grows = whole & (grow[b, last] > 1.5)
         reached = np.abs(mesh[b, solved] - m.t)
-        further = np.where(solved < N, 1.0, np.where(steps <= 4, 4.0, np.where(steps <= 6, 2.0, 1.2)))
+        further = np.where(
+            solved < N, 1.0, np.where(steps <= 3, 10.0, np.where(steps <= 4, 4.0, np.where(steps <= 6, 2.0, 1.2)))
+        )
         m.extent = np.where(active, np.where(solved > 0, further * reached, np.abs(s[:, 0])), m.extent)
         m.mesh, m.u, m.solved = mesh, Step(x_new, z_new, NONE), np.where(active, solved, 0)
         moved = active & ~none
-        m.top = np.where(moved[:, None], _top(space, z_new, s)[b, last], m.top)
+        m.top = np.where(moved[:, None], top[b, last], m.top)
         m.width = np.where(moved, s[b, last], m.width)
         m.x = np.where(moved[:, None], x_new[b, count], m.x)
         m.t = np.where(moved, mesh[b, count], m.t)
@@ -228,7 +230,7 @@ def _predicted(space: Space, m: _Members, mesh: np.ndarray) -> Step:
         y = np.zeros((*times.shape, space.V, space.R + 1))
         with np.errstate(all="ignore"):
             θ = (times[near] - m.mesh[member, i]) / length
-            y[member, point] = space.inside(np, m.u.x[member, i], m.u.z[member, i], length, θ)
+            y[member, point] = space.ahead(m.u.x[member, i], m.u.z[member, i], length, θ)
         x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
         values = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V)
         stages = np.swapaxes(values, -1, -2)
@@ -253,12 +255,11 @@ def _newton(
     """How many intervals of each window were solved, (B,), their states and stages, and the steps it took, (B,)."""
     algebra = window(space, np.diff(mesh), problem.equations.Q)
     at_times = problem.times_of(space, mesh)
-    x, z = np.ascontiguousarray(u.x), np.ascontiguousarray(u.z)
+    x, z = np.array(u.x, order="C"), np.array(u.z, order="C")
     B, N = len(mesh), mesh.shape[1] - 1
-    zero = [v for v, q in enumerate(space.orders) if q == 0]
     p = np.zeros((B, 0))
     limit = 1e-2 * tolerance[:, None]
-    offset = (absolute / tolerance)[:, None, None]
+    offset = absolute / tolerance
     solved = np.where(active, 0, N)
     before, stale, age = None, True, 0
     steps = np.zeros(B, int)
@@ -272,16 +273,7 @@ def _newton(
         else:
             f = problem.value(at_times, y, p)
         with np.errstate(all="ignore"):
-            dx, dz = algebra.advance(f, d)
-            x, z = x + dx, z + dz
-            sizes = np.maximum(recent(np.abs(x)), least[:, None])
-            sizes = np.where(sizes > 0, sizes, 1e-300) + offset
-            change = (np.abs(dx) / sizes)[:, 1:].max(axis=2, initial=0.0)
-            if zero:
-                size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
-                size = recent(size) + offset
-                change = np.maximum(change, (moved / np.where(size > 0, size, 1e-300)).max(axis=2))
-            change = np.where(np.isfinite(change), change, np.inf)
+            change = algebra.accept(x, z, *algebra.advance(f, d), least, offset)
             rate = change / before if before is not None else np.full_like(change, np.inf)
             left = np.where(rate < 1, rate / (1 - rate) * change, np.inf)
         ended = (change < limit) | (left < limit)
@@ -295,23 +287,6 @@ def _newton(
     return np.where(active, solved, 0), x, z, steps
 
 
-def _top(space: Space, z: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """The highest derivative that is not zero, of order q + k - 1: (B, N, V)."""
-    with np.errstate(all="ignore"):
-        return z @ space.leading / s[..., None] ** (space.k - 1)
-
-
-def recent(size: np.ndarray) -> np.ndarray:
-    """The largest of the last values, as many as a window has: of (B, n, ...) along n."""
-    if size.shape[1] <= WINDOW:
-        return np.maximum.accumulate(size, axis=1)
-    largest, reach = size, 1
-    while reach < WINDOW:
-        largest = np.concatenate([largest[:, :reach], np.maximum(largest[:, reach:], largest[:, :-reach])], axis=1)
-        reach *= 2
-    return largest
-
-
 def _ratio(
     space: Space,
     m: _Members,
@@ -322,24 +297,25 @@ def _ratio(
     tolerance: np.ndarray,
     absolute: float,
     solved: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What each interval adds to the error, in units of what is allowed: (B, N), and |y|, (B, N, V)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each interval adds to the error, in units of what is allowed: (B, N); the highest derivatives that are not
+    zero, of order q + k - 1, and |y|, (B, N, V) both."""
     s = np.diff(mesh)
     q = np.array(space.orders)
     within = (np.arange(s.shape[1]) < solved[:, None])[..., None]
     with np.errstate(all="ignore"):
-        top, known = _top(space, z, s), np.isfinite(m.top[:, 0])
+        top, known = z @ space.leading / s[..., None] ** (space.k - 1), np.isfinite(m.top[:, 0])
         before = np.where(known[:, None], m.top, top[:, 0])
         width = np.concatenate([np.where(known, m.width, s[:, 0])[:, None], s], axis=1)
         jump = np.abs(np.diff(np.concatenate([before[:, None], top], axis=1), axis=1))
         jump /= np.abs(0.5 * (width[:, 1:] + width[:, :-1]))[..., None]
         jump[:, :-1] = np.maximum(jump[:, :-1], np.where(within[:, 1:], jump[:, 1:], 0.0))
         error = constants_of_error(space) * np.abs(s[..., None] ** (space.k + q)) * jump
-        y = space.largest(x, z, s)
+        y = space.largest(x, z)
         sizes = np.maximum(np.where(within, y, 0.0).max(axis=1), size)
         allowed = tolerance[:, None] * np.where(sizes > 0, sizes, 1e-300) + absolute
         ratio = (error / allowed[:, None]).max(axis=-1) + 1e-12
-    return np.where(np.isfinite(ratio), ratio, np.inf), y
+    return np.where(np.isfinite(ratio), ratio, np.inf), top, y
 
 
 def _joined(space: Space, m: _Members, times: np.ndarray) -> tuple[Mesh, Step]:

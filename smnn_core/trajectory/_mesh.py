@@ -21,7 +21,7 @@ from math import factorial
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import Space, gauss, radau
+from ._collocation import Space, gauss, radau, space_of
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._newton import sizes
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def one_point_more(space: Space) -> Space:
-    return Space((radau if space.points[-1] == 1.0 else gauss)(space.k + 1), space.orders)
+    return space_of((radau if space.points[-1] == 1.0 else gauss)(space.k + 1), space.orders)
 
 
 @lru_cache(maxsize=64)

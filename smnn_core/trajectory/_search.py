@@ -14,7 +14,7 @@ from .._progress import ProgressBar
 from .._validate import check_integer
 from ._arithmetic import namespace_of
 from ._boundary import Found, solve_boundary
-from ._collocation import Space, gauss, radau
+from ._collocation import Space, gauss, radau, space_of
 from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations, as_floats
 from ._initial import solve_initial
@@ -96,7 +96,7 @@ def search(
             bar.step(intervals=intervals, **{name: f"{value:.3g}" for name, value in state.items()})
 
         if is_initial and mesh is None and guess is None:
-            space = Space(radau(max(k, 2)), orders)
+            space = space_of(radau(max(k, 2)), orders)
             found = solve_initial(
                 problem,
                 space,
@@ -107,7 +107,7 @@ def search(
                 report=report,
             )
             return Search(problem, times, without_contradictions(problem, found, tolerance), True)
-        space = Space(radau(max(k, 2)) if is_initial else gauss(k), orders)
+        space = space_of(radau(max(k, 2)) if is_initial else gauss(k), orders)
         first = first_mesh(mesh, guess, times, B, batch)
 
         def begin(mesh: Mesh) -> Step:
@@ -135,7 +135,7 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
     if problem.equations.Q == space.V:
         return found
     with np.errstate(all="ignore"):
-        relative = found.error.max(axis=1) / space.largest(found.u.x, found.u.z, mesh.s).max(axis=1)
+        relative = found.error.max(axis=1) / space.largest(found.u.x, found.u.z).max(axis=1)
     solved = found.converged | (relative < NEAR).all(axis=1)
     if not solved.any():
         return found
@@ -584,6 +584,6 @@ def number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
     """More points for smaller tolerances: fewer, longer intervals. A march, whose windows cost much beside their
     algebra, takes more as long as there are few variables."""
     if is_initial and V <= 10:
-        return 6 if tolerance >= 1e-8 else 8
+        return 6 if tolerance >= 1e-8 and V > 3 else 8
     limits = (1e-3, 1e-6, 1e-8, 1e-10)
     return 3 + sum(tolerance < limit for limit in limits)

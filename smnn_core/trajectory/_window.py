@@ -11,7 +11,10 @@ from ..engines import collocation as compiled
 from ._collocation import Scale, Space
 from ._linear import Local
 
-__all__ = ["CompiledWindow", "Window", "window"]
+__all__ = ["WINDOW", "CompiledWindow", "Window", "recent", "window"]
+
+WINDOW = 16
+"""Most intervals of a window of a march."""
 
 
 class Window:
@@ -45,6 +48,38 @@ class Window:
         particular, γ = self.local.particular(f.reshape(B, N, self.space.k, -1))
         dx = self.local.forward(γ - d, start)
         return dx, self.local.stages(particular, dx[:, :-1], np.zeros((B, 0)))
+
+    def accept(
+        self, x: np.ndarray, z: np.ndarray, dx: np.ndarray, dz: np.ndarray, least: np.ndarray, offset: np.ndarray
+    ) -> np.ndarray:
+        """Adds a step to x and z: the relative change of each interval, (B, N), infinite where it is not finite. States
+        change in units of the largest that they had in the last `WINDOW` intervals, at least `least` (B, M), plus
+        `offset` (B,); variables of order zero in units of their stages."""
+        zero = [v for v, q in enumerate(self.space.orders) if q == 0]
+        with np.errstate(all="ignore"):
+            x += dx
+            z += dz
+            sizes = np.maximum(recent(np.abs(x)), least[:, None])[:, 1:]
+            change = (np.abs(dx[:, 1:]) / _positive(sizes, offset)).max(axis=2, initial=0.0)
+            if zero:
+                size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
+                change = np.maximum(change, (moved / _positive(recent(size), offset)).max(axis=2))
+        return np.where(np.isfinite(change), change, np.inf)
+
+
+def recent(size: np.ndarray) -> np.ndarray:
+    """The largest of the last values, as many as a window has: of (B, n, ...) along n."""
+    if size.shape[1] <= WINDOW:
+        return np.maximum.accumulate(size, axis=1)
+    largest, reach = size, 1
+    while reach < WINDOW:
+        largest = np.concatenate([largest[:, :reach], np.maximum(largest[:, reach:], largest[:, :-reach])], axis=1)
+        reach *= 2
+    return largest
+
+
+def _positive(size: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    return np.where(size > 0, size, 1e-300) + offset[:, None, None]
 
 
 class CompiledWindow(Window):
@@ -80,6 +115,13 @@ class CompiledWindow(Window):
         dx[:, 0] = 0.0 if start is None else start
         compiled.advance(*self._given, *self._factor, np.ascontiguousarray(f), d, dx, dz)
         return dx, dz
+
+    def accept(
+        self, x: np.ndarray, z: np.ndarray, dx: np.ndarray, dz: np.ndarray, least: np.ndarray, offset: np.ndarray
+    ) -> np.ndarray:
+        change = np.empty(z.shape[:2])
+        compiled.accept(*self._given, WINDOW, np.ascontiguousarray(least), offset, dx, dz, x, z, change)
+        return change
 
 
 def window(space: Space, s: np.ndarray, Q: int | None) -> Window:

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 import smnn_core as smnn
 from smnn_core.engines import collocation as compiled
 from smnn_core.trajectory._collocation import Space, gauss, radau
-from smnn_core.trajectory._window import CompiledWindow, Window
+from smnn_core.trajectory._window import WINDOW, CompiledWindow, Window, recent
 
 nan = np.nan
 
@@ -269,6 +269,60 @@ def test_a_batch_of_initial_values_and_one_that_fails():
     assert np.abs(s(t)[:2, :, 0, 0] - 1 / (1 - k[:2] * t)).max() < 1e-6
 
 
+def van_der_pol(μ, calls):
+    """y'' = μ^2 ((1 - y^2) y' - y), the time in units of μ."""
+
+    def residual(t, y):
+        calls.append(y.shape)
+        v, w, a = (y[..., 0, r] for r in range(3))
+        f = a - μ**2 * ((1 - v * v) * w - v)
+        J = jacobian(t, 1, 3, e_00_0=μ**2 * (2 * v * w + 1), e_00_1=-(μ**2) * (1 - v * v), e_00_2=1.0)
+        return f[..., None], J
+
+    return residual
+
+
+def test_a_march_takes_few_calls_and_small_tolerances_hardly_more():
+    counts = []
+    for tolerance in (1e-4, 1e-8):
+        calls = []
+        s = smnn.solve(van_der_pol(1e3, calls), [0, 2], [[2.0, 0.0]], tolerance=tolerance, order=2)
+        assert s.converged
+        assert s([2.0])[0, 0, 0] == pytest.approx(1.706167732170469, rel=1e-7)
+        counts.append(len(calls))
+    assert max(counts) < 500
+    assert counts[1] < 1.3 * counts[0]
+
+
+def test_members_of_a_batch_are_solved_as_they_are_alone():
+    """Of the three the stiff ones jump on the way: some have to be marched again."""
+    μ = np.array([[1.0], [30.0], [1000.0]])
+    s = smnn.solve(van_der_pol(μ, []), [0, 2], [[2.0, 0.0]], tolerance=1e-7, order=2)
+    assert s.converged.all()
+    for b, value in enumerate(μ.ravel()):
+        alone = smnn.solve(van_der_pol(value, []), [0, 2], [[2.0, 0.0]], tolerance=2e-8, order=2)
+        assert s([2.0])[b, 0, 0, 0] == pytest.approx(alone([2.0])[0, 0, 0], rel=1e-7)
+
+
+def test_what_fades_is_followed():
+    """y' = -y to t = 60: relative errors of what is 1e-26 at the end, beside a variable of size one."""
+
+    def residual(t, y):
+        v = y[..., 0]
+        J = jacobian(t, 2, 2, e_00_0=1.0, e_00_1=1.0, e_11_0=1.0, e_11_1=1.0)
+        return np.stack([v[..., 0] + y[..., 0, 1], v[..., 1] + y[..., 1, 1] - 1], axis=-1), J
+
+    s = smnn.solve(residual, [0, 60], [[1.0], [2.0]], tolerance=1e-6)
+    assert s([20.0])[0, 0, 0] == pytest.approx(np.exp(-20), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, WINDOW, 5 * WINDOW + 3])
+def test_recent_sizes_are_those_of_as_many_intervals_as_a_window_has(n):
+    size = np.random.default_rng(0).uniform(size=(2, n, 3))
+    expected = np.stack([size[:, max(0, i - WINDOW + 1) : i + 1].max(axis=1) for i in range(n)], axis=1)
+    assert np.array_equal(recent(size), expected)
+
+
 def test_switches_are_mesh_points():
     def residual(t, y):
         return y[..., 0, 1:2] - np.where(t < 0.3, 1.0, -2.0)[..., None], jacobian(t, 1, 2, e_00_1=1.0)
@@ -369,7 +423,7 @@ def test_float32_in_float32_out():
 
 
 @pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
-@pytest.mark.parametrize("orders", [(1,), (2,), (1, 1, 1), (2, 0, 1), (3, 1)])
+@pytest.mark.parametrize("orders", [(1,), (2,), (1, 1, 1), (2, 0, 1), (3, 1), (1,) * 23])
 def test_compiled_windows_are_those_of_numpy(orders):
     space, rng = Space(radau(4), orders), np.random.default_rng(0)
     B, N, V = 2, 5, len(orders)
@@ -383,5 +437,28 @@ def test_compiled_windows_are_those_of_numpy(orders):
     d = plain.values(x, z)[1]
     for w in (plain, fast):
         w.eliminate(J)
-    for one, other in zip(plain.advance(f, d), fast.advance(f, d), strict=True):
-        assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())
+    for start in (None, rng.standard_normal((B, space.M))):
+        steps = plain.advance(f, d, start)
+        for one, other in zip(steps, fast.advance(f, d, start), strict=True):
+            assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize("orders", [(1,), (2, 0, 1)])
+def test_compiled_changes_are_those_of_numpy(orders):
+    space, rng = Space(radau(3), orders), np.random.default_rng(0)
+    B, N, V = 2, 2 * WINDOW + 3, len(orders)
+    shapes = (B, N + 1, space.M), (B, N, V, space.k)
+    u, step = ([rng.standard_normal(shape) for shape in shapes] for _ in range(2))
+    step[0][1, 7:] = np.nan
+    u[0][0, :3, 0], step[0][0, :3, 0] = 0.0, 0.0
+    least, offset = np.full((B, space.M), 1e-3), np.array([0.0, 0.1])
+    found = []
+    for window in (Window, CompiledWindow):
+        x, z = (a.copy() for a in u)
+        change = window(space, np.ones((B, N))).accept(x, z, *step, least, offset)
+        found.append((x, z, change))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+    assert np.isinf(found[0][2][1, 6:]).all()
+    assert np.isfinite(found[0][2][0]).all()

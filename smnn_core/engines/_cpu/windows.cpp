@@ -84,10 +84,30 @@ void advance(
     );
 }
 
+void accept(
+    Integers q, Integers first, Constants s, Constants W, Constants E, int64_t intervals, Constants least, Constants offset,
+    Constants dx, Constants dz, Numbers x, Numbers z, Numbers change
+) {
+    const smnn::Window w = window(q, first, s, W, E);
+    const int64_t states = w.B * (w.N + 1) * w.M, stages = w.B * w.N * w.V * w.k;
+    require("least", least.size(), w.B * w.M);
+    require("offset", offset.size(), w.B);
+    require("dx", dx.size(), states);
+    require("dz", dz.size(), stages);
+    require("x", x.size(), states);
+    require("z", z.size(), stages);
+    require("change", change.size(), w.B * w.N);
+    nb::gil_scoped_release release;
+    smnn::isa().windows.accept(
+        w, intervals, least.data(), offset.data(), dx.data(), dz.data(), x.data(), z.data(), change.data()
+    );
+}
+
 }  // namespace
 
 void bind_windows(nb::module_& m) {
     m.def("window_values", &values);
     m.def("window_eliminate", &eliminate);
     m.def("window_advance", &advance);
+    m.def("window_accept", &accept);
 }

@@ -194,7 +194,49 @@ inline void advance(const Window& w, const double* lu, const double* scale, cons
     }
 }
 
-constexpr WindowKernels kernels{values, eliminate, advance};
+// The largest of |values[n]| and the `window` - 1 before it, `apart` numbers apart from each other.
+SMNN_INLINE double recent(const double* values, int64_t n, int64_t window, int64_t apart) {
+    double largest = 0;
+    for (int64_t i = n < window ? 0 : n - window + 1; i <= n; ++i) largest = std::fmax(largest, std::fabs(values[i * apart]));
+    return largest;
+}
+
+inline void accept(const Window& w, int64_t window, const double* least, const double* offset, const double* dx,
+                   const double* dz, double* x, double* z, double* change) {
+    const int64_t V = w.V, k = w.k, M = w.M, N = w.N;
+    const auto relative = [](double moved, double size, double offset) {
+        const double part = std::fabs(moved) / ((size > 0 ? size : 1e-300) + offset);
+        return part <= 1e300 ? part : double(INFINITY);  // NaN, too
+    };
+    for (int64_t b = 0; b < w.B; ++b) {
+        double* const state = x + b * (N + 1) * M;
+        double* const stage = z + b * N * V * k;
+        const double* const step = dx + b * (N + 1) * M;
+        const double* const stage_step = dz + b * N * V * k;
+        for (int64_t i = 0; i < (N + 1) * M; ++i) state[i] += step[i];
+        for (int64_t i = 0; i < N * V * k; ++i) stage[i] += stage_step[i];
+        for (int64_t n = 0; n < N; ++n) {
+            double largest = 0;
+            for (int64_t m = 0; m < M; ++m) {
+                const double size = std::fmax(recent(state + m, n + 1, window, M), least[b * M + m]);
+                largest = std::fmax(largest, relative(step[(n + 1) * M + m], size, offset[b]));
+            }
+            for (int64_t v = 0; v < V; ++v) {
+                if (w.q[v] > 0) continue;
+                double size = 0, moved = 0;
+                for (int64_t l = 0; l < k; ++l) {
+                    size = std::fmax(size, recent(stage + v * k + l, n, window, V * k));
+                    const double part = std::fabs(stage_step[(n * V + v) * k + l]);
+                    moved = part <= moved ? moved : part;
+                }
+                largest = std::fmax(largest, relative(moved, size, offset[b]));
+            }
+            change[b * N + n] = largest;
+        }
+    }
+}
+
+constexpr WindowKernels kernels{values, eliminate, advance, accept};
 
 }  // namespace windows
 }  // namespace SMNN_LEVEL

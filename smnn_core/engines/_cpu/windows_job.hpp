@@ -39,6 +39,14 @@ struct WindowKernels {
         const Window&, const double* lu, const double* scale, const int* order, const double* HC, const double* G,
         const double* f, const double* d, double* dx, double* dz
     );
+
+    // Adds a step to x and z. `change` (B, N) becomes the relative change of each interval: of states in units of the
+    // largest that they had in the last `window` intervals, at least `least` (B, M), plus `offset` (B); of variables of
+    // order zero in units of their stages. Infinite where it is not finite.
+    void (*accept)(
+        const Window&, int64_t window, const double* least, const double* offset, const double* dx, const double* dz,
+        double* x, double* z, double* change
+    );
 };
 
 }  // namespace smnn

@@ -23,11 +23,12 @@ from ._window import recent
 __all__ = ["solve_initial"]
 
 ROUGH = 1e-6
-"""What an interval of the first march may add to the error, relative to the size of each variable. Marches
-with larger errors take as many windows, and have to be made again."""
+"""What an interval of the first march may add to the error, relative to the size of each variable. Marches with
+larger errors take as many windows, and have to be made again."""
 NEAR = 0.1
 """The largest relative error at the end of a march from which Newton's method is tried on the whole."""
 LEAST = 1e-13
+"""No march is made with smaller ones."""
 NO_SHARE = 1e-30
 """Of every interval of a mesh that is not changed: their number does not follow from it."""
 MARCHES = 4
@@ -87,8 +88,8 @@ def _refined(
     """What follows from a march by Newton's method on finer meshes, and where that failed the factor by which another
     march should be more accurate, (B,), 1 where it is not wanted."""
     finished, mesh, u = run.finished, run.mesh, run.u
-    size = run.size + absolute / tolerance
-    allowed = tolerance * np.where(size > 0, size, 1e-300)
+    allowed = tolerance * run.size + absolute
+    allowed = np.where(allowed > 0, allowed, 1e-300)
     faint = FAINTEST * tolerance * run.size_x
     found = estimate(problem, space, mesh, u, forward=True)
     ratio, failed, shorter = np.full(len(x), np.inf), ~finished, np.ones(len(x))
@@ -116,10 +117,11 @@ def _refined(
         found = estimate(problem, space, mesh, u, forward=True)
         report(intervals=mesh.N, estimate=float(ratio[~failed].max(initial=0.0) * tolerance))
     with np.errstate(all="ignore"):
-        relative = (found.error / size[:, None]).max(axis=(1, 2))
+        ratio = (found.error / allowed[:, None]).max(axis=(1, 2))
     good = ~failed & (ratio <= 1)
     error = np.where(finished[:, None, None], found.error, np.nan)
-    reasons = [_reason(good[b], finished[b], relative[b], run.reached[b]) for b in range(len(x))]
+    ended = "more intervals are not allowed" if most_intervals <= mesh.N else ENDED
+    reasons = [_reason(good[b], finished[b], ratio[b] * tolerance, run.reached[b], ended) for b in range(len(x))]
     return Found(space, mesh, u, error, good, reasons, run.windows), shorter
 
 
@@ -147,12 +149,15 @@ def _shares(
     return np.where(np.isfinite(ratio)[:, None, None], share, NO_SHARE)
 
 
-def _reason(good: bool, finished: bool, error: float, reached: float) -> str:
+ENDED = "shorter steps do not help: f is not smooth, or the equations amplify what rounding leaves"
+
+
+def _reason(good: bool, finished: bool, error: float, reached: float, ended: str) -> str:
     if good:
         return "solved: the estimate of the global error is below the tolerance"
     if finished:
         return (
             f"the estimate of the global error is {error:.1e} of the size of the variables, above the tolerance, and "
-            "shorter steps do not help: f is not smooth, or the equations amplify what rounding leaves"
+            f"{ended}"
         )
     return f"steps became too short, or too many, at t = {reached:.6g}: the solution may end there, or f be undefined"

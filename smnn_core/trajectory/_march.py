@@ -139,9 +139,7 @@ def march(
         m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 4, after), m.h)
         m.grows = whole & (grow[b, last] > 1.5)
         reached = np.abs(mesh[b, solved] - m.t)
-        further = np.where(
-            solved < N, 1.0, np.where(steps <= 3, 10.0, np.where(steps <= 4, 4.0, np.where(steps <= 6, 2.0, 1.2)))
-        )
+        further = np.where(solved < N, 1.0, FURTHER[steps])
         m.extent = np.where(active, np.where(solved > 0, further * reached, np.abs(s[:, 0])), m.extent)
         m.mesh, m.u, m.solved = mesh, Step(x_new, z_new, NONE), np.where(active, solved, 0)
         moved = active & ~none

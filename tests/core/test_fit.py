@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
-from scipy.optimize import curve_fit
+from scipy.optimize import curve_fit, least_squares
 
 import smnn_core as smnn
 from benchmarks.fitting_problems import fitzhugh_nagumo, fitzhugh_nagumo_field, lotka_volterra, lotka_volterra_field
@@ -438,6 +438,28 @@ def test_starts_find_the_minimum_and_say_where_there_are_two():
     data[:, 1] = np.nan
     with pytest.warns(smnn.ConvergenceWarning, match=r"starts end at different θ\[0\], θ\[1\]"):
         smnn.fit(chain, t, data, [0.1, 10.0], **options)
+
+
+@pytest.mark.parametrize("seen", [[2], [1, 2]])
+def test_decay_chain_whose_last_value_is_free_at_first(seen):
+    t, rng = np.linspace(0, 8, 13), np.random.default_rng(2)
+
+    def curves(t, a, b, last):
+        A, B = np.exp(-a * t), a / (b - a) * (np.exp(-a * t) - np.exp(-b * t))
+        return np.stack([A, B, 1 + last - A - B], 1)
+
+    exact = curves(t, 1.0, 0.5, 0.0)
+    data = np.full(exact.shape, np.nan)
+    data[:, seen] = (exact + 0.02 * rng.normal(size=exact.shape))[:, seen]
+    options = {"noise": 0.02, "initial": [1.0, 0.0, np.nan], "starts": 20, "bounds": ([1e-3] * 2, [20.0] * 2)}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        r = smnn.fit(chain, t, data, [0.1, 10.0], **options)
+    assert any("starts end at different" in str(w.message) for w in said) == (seen == [2])  # rates may be exchanged
+    best = least_squares(lambda x: ((curves(t, *x) - data) / 0.02)[:, seen].ravel(), [1.0, 0.5, 0.0])
+    assert r.converged
+    assert r.cost == pytest.approx(2 * best.cost, abs=0.1)
+    assert r.starts.share() > 0.8
 
 
 def test_waterfall():

@@ -97,12 +97,13 @@ def fit(
         assert table is not None  # of more than one start
         shared = (time.process_time() - began) / starts
         first.append(_scaled(problem, table.parameters[:starts]))
+    own = rng.spawn(starts)  # what one start draws does not depend on how long others took
     relaxed_value, ends, used = np.full(starts, math.nan), [], []
     for i in _counted(range(starts), progress):
         began = time.process_time()
         if len(first) == 2:
             relaxed_value[i] = objective.value(first[1][i], 1e-6) if np.isfinite(first[1][i]).all() else math.inf
-        ends.append(_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, rng))
+        ends.append(_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, own[i]))
         used.append(time.process_time() - began + shared)
     values = np.array([objective.value(m.x) for m in ends])
     if not np.isfinite(values).any():

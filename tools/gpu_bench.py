@@ -23,11 +23,11 @@ UNSTAGED = ", unstaged"
 
 
 POSTERIORS = (10_000, 1000, 1, 3), (1000, 1000, 3, 3), (1, 2000, 1, 3), (1, 100_000, 1, 3)
-"""Systems, points, variables and orders of those whose variances are timed; the last for the array API engine."""
+"""Systems, points, variables and orders of those whose variances are timed."""
 
 
 FIRST_LAUNCH = 60
-"""Seconds that the first moments of a size may take: 20 to 50 s of NVRTC, and the driver sets aside local memory for
+"""Seconds that the first launch of a size may take: 20 to 50 s of NVRTC, and the driver sets aside local memory for
 every thread that the device can hold, gigabytes for nine unknowns."""
 
 

@@ -53,11 +53,11 @@ def compile_modules(which: str, architectures: Sequence[str], each_kernel: bool)
     found = modules(which)
     from _nvrtc import needs
 
-    from smnn_core.engines._cuda.source import NVRTC_OPTIONS, parts_of
+    from smnn_core.engines._cuda.source import NVRTC_OPTIONS, PARTS
 
     options = (*assemble_cupy_compiler_options(NVRTC_OPTIONS), "-ftz=true", "--ptxas-options=-v")
     version = ".".join(map(str, compiler._get_nvrtc_version()))
-    sources = [(module, module.source_of(part)) for module in found for part in parts_of(module)]
+    sources = [(module, module.source_of(part)) for module in found for part in PARTS]
     any_failed = False
     for architecture in architectures:
         head = f"| {cupy.__version__} | {version} | {architecture} |"

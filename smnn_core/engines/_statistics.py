@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def by_field(gradients: Gradients) -> tuple[Any, ...]:
     """Gradients, or which of them are wanted, one after another in the order of `FIELDS`, which is that of the kernels,
-    too (`_cpu/job.hpp`, `_cuda/job.hpp`)."""
+    too (`_cpu/job.hpp`)."""
     *fields, w = gradients
     return *fields, w.equation, w.initial, w.smoothness
 

@@ -29,9 +29,8 @@ from .._constraints import weighted
 from .._errors import ArgumentError
 from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
 from .._schemes import triangular_rows
-from ._increments import increment_rows
 from ._interface import ALL, RANKS, Engine, augmented_by_solves, by_field, from_fields, inputs_by_field
-from ._moments import Moments, MomentsFactor, are_compiled
+from ._moments import Moments, MomentsFactor, OwnRows, are_compiled
 from ._refinement import refined_solution, widened
 
 _kernels: Any
@@ -203,32 +202,35 @@ class CpuFactor(MomentsFactor):
 
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
         """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
-        system = self.system
-        batch = system.batch if d is None else system.batch_with(d)
-        spec = _spec(system, batch) if d is None else _spec(system, batch, d.equation, d.initial)
-        cores = Moments.cores(system, d)
+        of_points = any(wanted.in_order[:3])
+        own = OwnRows(self.system, 0, self.system.n_steps - 1) if of_points else OwnRows.of(self.system)
+        system, rows = own.cut_system(), own.cut_rows(d)
+        batch = system.batch if rows is None else system.batch_with(rows)
+        spec = _spec(system, batch) if rows is None else _spec(system, batch, rows.equation, rows.initial)
+        cores = Moments.cores(system, rows)
         found = [_empty((*batch, *core)) if want else None for want, core in zip(wanted.in_order, cores, strict=True)]
-        increments = np.ascontiguousarray(increment_rows(system.scheme, system.K)[1])
-        small_pivot = _kernels.covariance(spec, increments, tuple(found[:5]), tuple(found[5:12]), tuple(found[12:]))
+        y = None
+        if wanted.of_minimum.coefficients or wanted.of_minimum.step_sizes:
+            y = _states(system, batch)
+            _kernels.solve(spec, y)
+        small_pivot, zero_step = _kernels.moments(spec, tuple(found[:5]), y, tuple(found[5:12]), tuple(found[12:]))
         if not self.is_judged:
             self.is_judged = True
-            if small_pivot or 0 in batch:
-                self.undetermined = self._judged()
-        for x, core in zip(found[:5], cores, strict=False):
+            if 0 in batch:
+                self.system.check_values()  # (kernels look at what they solve)
+            if zero_step:
+                raise ArgumentError(ZERO_STEP)
+            if small_pivot:
+                self.undetermined = _undetermined(self.system)
+        of_all = own.extended(Moments.of(found), batch, d)
+        cores = Moments.cores(self.system, d)
+        for x, core in zip(of_all.in_order[:5], cores, strict=False):
             if x is not None:
                 first: Any = (..., *(0,) * len(core))
                 self._refuse_overflow(x[first], d)
         return Moments.of(
-            [x if x is None else self._masked(x, len(core)) for x, core in zip(found, cores, strict=True)]
+            [x if x is None else self._masked(x, len(core)) for x, core in zip(of_all.in_order, cores, strict=True)]
         )
-
-    def _judged(self) -> np.ndarray | None:
-        """Which points are undetermined, where moments have small pivots: if the elimination of a solve has, too."""
-        system = self.system
-        initial = system.n_initial_steps, system.V, system.n_initial_orders
-        zeros = (np.broadcast_to(np.zeros(()), shape) for shape in ((1, system.Q), initial))
-        spec, y = _spec(system, system.batch, *zeros), _states(system, system.batch)
-        return _eliminated(system, spec, system.batch, y, recompute=True).undetermined
 
     def refuse_overflow(self, y: np.ndarray, d: Rows) -> None:
         self._refuse_overflow(y[..., 0, 0, 0], d)

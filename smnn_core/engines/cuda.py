@@ -9,8 +9,7 @@ level by level (`_cuda/host.py`). Kernels are compiled for the sizes of the prob
 derivatives by themselves, which takes seconds. CuPy keeps them on disk (`~/.cupy/kernel_cache`, or `CUPY_CACHE_DIR`) by
 their source, options, device architecture and the version of NVRTC, so that a new version of any compiles again.
 
-Moments of the posterior take one thread a system, in float64, there and back (`_cuda/moments.py`, which says what is
-left to the array API engine).
+Moments of the posterior are left to the array API engine.
 
 Work goes to CuPy's current stream, memory comes from CuPy's current allocator, and nothing waits for the device:
 systems without a unique solution come back as NaN, and so do gradients that refinement does not find
@@ -45,13 +44,12 @@ from .._arrays import Array, Namespace, Shape
 from .._cupy import results
 from .._errors import EngineWarning
 from .._problem import Gradients, Problem, Rows, System
-from ._cuda import host, moments
+from ._cuda import host
 from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.plan import Pieces, Plan, plans_of
-from ._cuda.source import NVRTC_OPTIONS, Module, part_of
+from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
 from ._interface import ALL, Engine, Factor, augmented_by_solves
-from ._moments import Moments, MomentsFactor
 from ._refinement import widened
 from ._rounded import RoundedFactor, widened_problem
 from .array_api import ArrayEngine
@@ -127,7 +125,7 @@ class CupyDevice:
     def address(self, x: Array) -> int:
         return int(x.data.ptr)
 
-    def prepare(self, module: Module, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
+    def prepare(self, module: Specialization, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
         function = _module(self.cupy, self.index, module, part_of(kernel)).get_function(kernel)
         block = (module.block(kernel),)
         grid = (math.ceil(lanes * module.team(kernel) / block[0]),)
@@ -179,13 +177,13 @@ def _warn_of_few_digits(index: int) -> None:
 
 
 @lru_cache(maxsize=128)
-def _module(cupy: Any, index: int, module: Module, part: int) -> Any:
+def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
     """The module of one device, compiled or read from CuPy's cache on disk."""
     return cupy.RawModule(code=module.source_of(part), options=NVRTC_OPTIONS, backend="nvrtc")
 
 
 @dataclass(frozen=True, eq=False)
-class CudaFactor(MomentsFactor):
+class CudaFactor(Factor):
     """A factor on a device. Its calls run there."""
 
     system: System
@@ -235,20 +233,6 @@ class CudaFactor(MomentsFactor):
         with self.device.cupy.cuda.Device(self.device.index):
             return self.factor.adjoint(problem, y, g, wanted)
 
-    def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
-        system = widened(self.system)
-        if d is not None and system is not self.system:
-            d = Rows(*(None if x is None else system.xp.astype(x, system.dtype) for x in d))
-        with self.device.cupy.cuda.Device(self.device.index):
-            return moments.moments(self.device, system, self.undetermined, wanted, d)
-
-    def has_moments(self, d: Rows | None = None) -> bool:
-        """Whether the kernel serves the system, and right-hand sides d."""
-        batch = self.system.batch if d is None else self.system.batch_with(d)
-        served = moments.serves(self.system.n, self.system.n_steps, batch) and not too_many_axes(batch)
-        return served and super().has_moments(d)
-
     def _other(self, batch: Shape) -> Factor | None:
         """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
         return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, batch)) else None
@@ -284,7 +268,7 @@ class CudaEngine(Engine):
         return (
             f"available: {', '.join(devices)}; CuPy arrays, up to {LARGEST} unknowns and {MOST_EQUATIONS} equations "
             f"per time point, {MAX_K} derivative orders and {MAX_AXES} batch axes; others go to array_api, and so do "
-            f"{moments.FALLBACK}"
+            "moments of posteriors"
         )
 
     def factorize(self, system: System) -> CudaFactor | RoundedFactor:

@@ -25,7 +25,7 @@ from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.layout import point_job
 from smnn_core.engines._cuda.plan import ALIGNMENT, Pieces, plans_of
-from smnn_core.engines._cuda.source import Module
+from smnn_core.engines._cuda.source import Specialization
 from smnn_core.engines._cuda.tiles import STAGED
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ FMA = ("-mfma",) if " fma " in (Path("/proc/cpuinfo").read_text() if Path("/proc
 
 
 @cache
-def library(module: Module) -> ctypes.CDLL:
+def library(module: Specialization) -> ctypes.CDLL:
     """The module, compiled for the CPU; kept in `build/` from run to run."""
     defines = [f"-D{k}={v}" for k, v in module.defines.items()]
     own = "".join((HERE / name).read_text() for name in ("grid.hpp", "emulator.cpp"))
@@ -58,7 +58,7 @@ def library(module: Module) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def check_addresses(module: Module, kernel: str, job: np.ndarray) -> None:
+def check_addresses(module: Specialization, kernel: str, job: np.ndarray) -> None:
     """As a device does, whose threads read numbers at multiples of their size alone."""
     itemsize = 4 if getattr(module, "dtype", "float64") == "float32" else 8
     if kernel.removeprefix("smnn_") in STAGED:
@@ -66,7 +66,7 @@ def check_addresses(module: Module, kernel: str, job: np.ndarray) -> None:
         assert not (inputs % itemsize).any(), f"{kernel}: misaligned address"
 
 
-def raise_if(wrong: int, module: Module, kernel: str) -> None:
+def raise_if(wrong: int, module: Specialization, kernel: str) -> None:
     """What a launch on the grid has returned."""
     reasons = "", "there is no such kernel", "threads of a warp wait for one that is done", "a barrier of other threads"
     assert not wrong, f"{module}, {kernel}: {reasons[wrong]}"
@@ -107,11 +107,11 @@ class Emulator:
     def address(self, x: np.ndarray) -> int:
         return x.ctypes.data
 
-    def prepare(self, module: Module, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
+    def prepare(self, module: Specialization, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
         del job_bytes
         return partial(self.launch, module, kernel, lanes)
 
-    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
+    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
         self.launched.append(kernel)
         block = min(self.block, module.block(kernel))
         blocks = -(-lanes * module.team(kernel) // block)

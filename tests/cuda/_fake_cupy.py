@@ -24,7 +24,7 @@ from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._cuda.source import MOMENTS, Module, MomentsModule, Specialization, part_of
+from smnn_core.engines._cuda.source import Specialization, part_of
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ grid_lock = threading.Lock()
 class RawModule:
     """`cupy.RawModule` of this project's kernels: the module is told from the macros of its source."""
 
-    module: Module
+    module: Specialization
 
     def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
         assert (options, backend) == (("-std=c++17",), "nvrtc")
@@ -288,10 +288,6 @@ class RawModule:
         lines = [line for line in head.splitlines() if line.startswith("#define SMNN_")]
         macros = dict(line.split(" ", 2)[1:] for line in reversed(lines))  # (the first counts)
         V, K, Q = (int(macros[f"SMNN_{name}"]) for name in ("V", "K", "Q"))
-        if "SMNN_MOMENTS_JOB_BYTES" in macros:
-            self.module, self.part = MomentsModule(V, K, Q), MOMENTS
-            assert self.module.source == code
-            return
         extra, chunked = (int(macros[f"SMNN_{name}"]) for name in ("EXTRA", "CHUNKED"))
         dtype = {"double": "float64", "float": "float32"}[macros["SMNN_SCALAR"]]
         self.module = Specialization(dtype, V, K, Q, bool(extra), bool(chunked))

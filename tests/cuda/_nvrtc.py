@@ -14,7 +14,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from smnn_core.engines._cuda.source import NVRTC_OPTIONS, Module, MomentsModule, Specialization, parts_of
+from smnn_core.engines._cuda.source import NVRTC_OPTIONS, PARTS, Specialization
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "nvrtc"
@@ -24,14 +24,13 @@ ARCHITECTURES = ("sm_80", "sm_90")
 OPTIONS = (*NVRTC_OPTIONS, "-ftz=true", "--device-as-default-execution-space")
 """What NVRTC is given: CuPy adds all but the first itself, and some versions of NVRTC refuse to be told twice."""
 
-MODULES: list[Module] = [
+MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
     for dtype, V, K, Q in [("float64", 1, 3, 1), ("float32", 1, 3, 1), ("float64", 1, 5, 1), ("float64", 3, 3, 3)]
     for chunked in (False, True)
 ] + [
     Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True),
     Specialization("float64", 2, 3, 2, extra_rows=False, chunked=True),
-    *(MomentsModule(V, 3, V) for V in (1, 3)),
 ]
 """The sizes of the benchmarks, unrolled and looped code, with tiles and without, both precisions, every branch of the
 sources."""
@@ -85,7 +84,7 @@ def _bytes(get_size, get, program: ctypes.c_void_p) -> bytes:
     return buffer.raw
 
 
-def report(module: Module, architecture: str) -> Report:
+def report(module: Specialization, architecture: str) -> Report:
     """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
 
     Kept in build/.
@@ -93,7 +92,7 @@ def report(module: Module, architecture: str) -> Report:
     major, minor = ctypes.c_int(), ctypes.c_int()
     library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     result: Report = {}
-    for part in parts_of(module):
+    for part in PARTS:
         source = module.source_of(part)
         text = "\n".join([source, architecture, f"{major.value}.{minor.value}", *OPTIONS])
         kept = BUILD / f"{module}-{part}-{architecture}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

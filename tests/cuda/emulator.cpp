@@ -1,17 +1,12 @@
-// kernels.cu, or moments.cu, for the CPU: launch by name. Returns 0, 1 where there is no such kernel, 2 where threads of a
+// kernels.cu for the CPU: launch by name. Returns 0, 1 where there is no such kernel, 2 where threads of a
 // warp wait for one that is done, or 3 where a thread comes to a barrier of others. Numbers in single precision that are
 // too small are zero, as with -ftz=true.
 #include <type_traits>
 
 #include "grid.hpp"
 
-#ifdef SMNN_MOMENTS_JOB_BYTES
-#include "moments.cu"
-static constexpr bool single = false;
-#else
 #include "kernels.cu"
 static constexpr bool single = sizeof(SMNN_SCALAR) == 4;
-#endif
 
 extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int backwards, const void* job) {
 #define KERNEL(NAME)                                                               \
@@ -19,9 +14,6 @@ extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int b
         const FlushToZero flush(single);                                           \
         return run_grid(NAME, blocks, threads, backwards != 0, job);               \
     }
-#ifdef SMNN_MOMENTS_JOB_BYTES
-    KERNEL(smnn_moments)
-#else
     KERNEL(smnn_sweep)
     KERNEL(smnn_forward)
     KERNEL(smnn_back)
@@ -30,7 +22,6 @@ extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int b
 #if SMNN_CHUNKED
     KERNEL(smnn_chains_sweep)
     KERNEL(smnn_chains_solve)
-#endif
 #endif
     return 1;
 }

@@ -185,7 +185,7 @@ def test_right_hand_sides_with_more_axes_than_kernels_serve(cupy: ModuleType, dt
             x.get(), expected, rtol=0, atol=1e8 * np.finfo(dtype).eps ** 2 * scale + 1e-6 * scale
         )
     config = smnn.show_config("dicts")["engines"]["cuda"]
-    assert "6 batch axes; others go to array_api, and so do moments of more than 9 unknowns" in config
+    assert "6 batch axes; others go to array_api, and so do moments of posteriors" in config
 
 
 @pytest.mark.parametrize(

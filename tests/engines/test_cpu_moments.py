@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import factorial
+from typing import Any
+
 import numpy as np
 import pytest
 from _assert import eps
@@ -12,8 +15,9 @@ import smnn_core as smnn
 from smnn_core._problem import Problem, Rows, System
 from smnn_core._weighting import weighted_problem
 from smnn_core.engines import cpu
-from smnn_core.engines._statistics import ALL, by_field, from_fields
+from smnn_core.engines._statistics import ALL, OF_LHS, by_field, from_fields
 from smnn_core.engines.array_api import ArrayEngine
+from smnn_core.engines.blocks import BlockEngine
 from smnn_core.engines.cpu import CpuEngine
 
 CPU, ARRAY_API = CpuEngine(), ArrayEngine()
@@ -76,6 +80,47 @@ def test_segments_that_are_eliminated_again_leave_the_same() -> None:
     np.testing.assert_allclose(found[5], expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("scheme", [smnn.WIENER, smnn.HERMITE], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize(
+    ("V", "K", "T", "batch"), [(1, 3, 1000, ()), (2, 3, 333, (3,)), (3, 2, 203, ()), (1, 6, 90, ())]
+)
+def test_divided_time_leaves_the_same(V: int, K: int, T: int, batch: tuple[int, ...], scheme: smnn.Scheme) -> None:
+    """Few long systems are divided into chunks, not all of one length.
+
+    Gradients of the array API engine have six digits here.
+    """
+    problem = random_problem(V, K, T, batch, scheme)
+    factors = [engine.factorize(problem.system) for engine in (CPU, BlockEngine())]
+    found, expected = (factor.selected_inverse() for factor in factors)
+    size = np.sqrt(np.diagonal(expected.blocks[0], axis1=-2, axis2=-1))
+    sizes = size[..., :, None] * size[..., None, :], size[..., :-1, :, None] * size[..., 1:, None, :]
+    for x, y, scale in zip(found.blocks, expected.blocks, sizes, strict=True):
+        assert np.all(np.abs(x - y) <= 1e-11 * scale)
+    statistics, reference = (factor.statistics(problem.rows, ALL) for factor in factors)
+    for x, y in zip(statistics[:2], reference[:2], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-11)
+    for gradient, other in zip(statistics[2:], reference[2:], strict=True):
+        for x, y in zip(by_field(gradient), by_field(other), strict=True):
+            if y is not None:
+                np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("orders", [5, 7])
+def test_divided_time_keeps_the_digits_of_high_orders(orders: int) -> None:
+    """s = 0.001: the same system alone, in chunks, and sixty times side by side, undivided."""
+    s, T = 0.001, 500
+    c = np.zeros((1, 1, 1, orders))
+    c[..., 0], c[..., 2] = 4.0, 1.0
+    weights = smnn.Weights(1e3, 1e3, float(smnn.wiener_weight(1.0, s, orders - 1)))
+    alone, many = (
+        smnn.posterior(
+            x, np.zeros((1, 1)), np.zeros((1, 1, 2)), np.array([s]), n_steps=T, weights=weights, engine="cpu"
+        )
+        for x in (c, np.broadcast_to(c, (60, *c.shape)) * np.linspace(1, 2, 60)[:, None, None, None, None])
+    )
+    np.testing.assert_allclose(alone.variance, many.variance[0], rtol=1e-8)
+
+
 def test_variances_are_the_diagonal_of_the_covariances() -> None:
     found = CPU.factorize(random_problem(2, 4, 9, (3,)).system).selected_inverse()
     diagonal = np.diagonal(found.blocks[0], axis1=-2, axis2=-1)
@@ -109,7 +154,7 @@ def test_undetermined_members_are_nan() -> None:
 
 
 def test_schemes_that_are_not_exact_for_their_degree_take_the_array_api_engine() -> None:
-    """Rows that do not vanish for y'' = const: not of increments alone."""
+    """Rows that are fewer than the derivative orders."""
     scheme = smnn.Scheme.from_matrices([[1.0, 1.0, 0.0], [0.0, 1.0, 0.3]], [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.3]])
     problem = random_problem(1, 3, 6, (), scheme)
     found, expected = (engine.factorize(problem.system).selected_inverse() for engine in (CPU, ARRAY_API))
@@ -205,6 +250,69 @@ def test_steps_before_the_first_row_and_behind_the_last_count_as_others(V: int, 
         for x, y in zip(by_field(gradient), by_field(reference), strict=True):
             if y is not None:
                 np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 * max(np.abs(y).max(), 1e-3))
+
+
+def exact_gradients(K: int, s: float, T: int, w: smnn.Weights) -> tuple[np.ndarray, ...]:
+    """Of log det M of 4 y + y'' = 0, with respect to steps and weights of equations and smoothness, in 1200 bits.
+
+    From the rows (Phi S y[t] - S y[t+1]) w of the covariance Q, not from those of the scheme.
+    """
+    exact = pytest.importorskip("benchmarks.exact", reason="needs python-flint")
+    flint = exact.flint
+    flint.ctx.prec = exact.BITS
+    number, size = flint.arb, [flint.arb(s) ** o for o in range(K)]
+    slope = [o * number(s) ** (o - 1) if o else number(0) for o in range(K)]
+    Q, F, dF = flint.arb_mat(K, K), flint.arb_mat(K, 2 * K), flint.arb_mat(K, 2 * K)
+    for i in range(K):
+        F[i, K + i], dF[i, K + i] = -size[i], -slope[i]
+        for j in range(K):
+            Q[i, j] = 1 / number((2 * K - 1 - i - j) * factorial(K - 1 - i) * factorial(K - 1 - j))
+            if j >= i:
+                F[i, j], dF[i, j] = size[j] / factorial(j - i), slope[j] / factorial(j - i)
+    square = number(float(w.smoothness)) ** 2
+    block, half = (x.transpose() * Q.inv() * F * square for x in (F, dF))
+    M = flint.arb_mat(T * K, T * K)
+    row = {0: 4, 2: 1}
+    for t in range(T):
+        for i, x in row.items():
+            for j, y in row.items():
+                M[t * K + i, t * K + j] += number(float(w.equation)) ** 2 * x * y
+        for i in range(2 * K if t < T - 1 else 0):
+            for j in range(2 * K):
+                M[t * K + i, t * K + j] += block[i, j]
+    for i in range(K):
+        M[i, i] += number(float(w.initial)) ** 2
+    Σ = M.inv()
+
+    def along(of: Any, t: int) -> Any:
+        return sum((of[i, j] * Σ[t * K + i, t * K + j] for i in range(2 * K) for j in range(2 * K)), number(0))
+
+    ds = [2 * along(half, t) for t in range(T - 1)]
+    of_steps = [2 * along(block, t) / number(float(w.smoothness)) for t in range(T - 1)]
+    of_equations = [
+        2
+        * number(float(w.equation))
+        * sum(x * y * Σ[t * K + i, t * K + j] for i, x in row.items() for j, y in row.items())
+        for t in range(T)
+    ]
+    return tuple(np.array([float(x.mid()) for x in values]) for values in (ds, of_equations, of_steps))
+
+
+@pytest.mark.parametrize("w_equation", [1e3, 1e-3])
+@pytest.mark.parametrize("orders", [3, 6, 7])
+def test_gradients_of_log_det_over_short_steps_keep_their_digits(orders: int, w_equation: float) -> None:
+    """s = 0.001, also where observations say next to nothing."""
+    s, T = 0.001, 12
+    c = np.zeros((T, 1, 1, orders))
+    c[..., 0], c[..., 2] = 4.0, 1.0
+    weight = float(smnn.wiener_weight(1.0, s, orders - 1))
+    weights = smnn.Weights(np.full((T, 1), w_equation), 1e2, np.full(T - 1, weight))
+    b, u = np.zeros((T, 1)), np.zeros((1, 1, orders))
+    problem = weighted_problem(Problem.build(c, b, u, np.full(T - 1, s), scheme=smnn.WIENER, weights=weights))
+    found = CPU.factorize(problem.system).statistics(problem.rows, OF_LHS).of_determinant
+    expected = exact_gradients(orders, s, T, smnn.Weights(w_equation, 1e2, weight))
+    for x, y in zip((found.step_sizes, found.weights.equation[:, 0], found.weights.smoothness), expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
 
 
 @pytest.mark.parametrize("orders", [4, 6])

@@ -298,26 +298,11 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         );
         if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, both);
         for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length);
-        for (GradientSink<P>& each : to_steps) flush_steps(each, t0, t1);
+        for (GradientSink<P>& each : to_steps) each.flush_steps(t0, t1);
     }
 
     GradientSink<P> sink(Field field, int count, int times) {
-        return GradientSink<P>(job, group, field, count, times, memory, points);
-    }
-
-    // The gradients of the steps into points t0 .. t1-1. That into the first point of a chunk is one of its steps, too.
-    SMNN_OUTLINE void flush_steps(GradientSink<P>& to, int t0, int t1) {
-        int length[W];
-        for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
-        if (t0 > 0) return to.flush(t0 - 1, t1 - 1, length);
-        for (int l = 0; l < group.valid; ++l) {
-            if (group.start[l] > 0) to.add(l, -1, 0, to.block[0].get(l));
-        }
-        if (t1 == 1) return;
-        P* const block = to.block;
-        to.block = block + 1;
-        to.flush(0, t1 - 1, length);
-        to.block = block;
+        return GradientSink<P>(job, group, job.gradient[field], count, times, memory, points);
     }
 
     SMNN_OUTLINE void contract_initial(const StagedRows<P>& rows, int t0, int t1, const RowProducts<P>& both) const {

@@ -1,479 +1,601 @@
-// Covariances of a group of systems, lane by lane or one by one: elimination through all points, and back.
+// Moments of a group of lanes: elimination, which finds log det M and the minimum, and the way back, which finds covariances
+// and gradients (kernels/covariance.hpp).
 //
-// What elimination leaves of a step is larger than the rows it comes from. It exists for one segment of steps at a time, the
-// last one first: the others are eliminated again from what was carried into them. Where nothing is wanted of points before
-// the first own row that counts, and behind the last one, they are passed.
+// Where time is divided, chunks are swept twice: with columns at the left separator, and, once the separators are eliminated, as
+// an undivided elimination sweeps them, which goes on from the triangle of the left separator. The way back starts from what
+// the separators know of the last point.
 #pragma once
 
 #include "../kernels/covariance.hpp"
-#include "rows.hpp"
+#include "run.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// The number in the batch of right-hand side c of a system, -1 beyond the last one.
-SMNN_INLINE Index number_of_result(const Job& job, Index system, int c) {
-    if (job.column_lhs && system % job.splits * job.m + c >= job.n_repeats) return -1;
-    return number_in_batch(job, system, c);
-}
-
-// The rows of one system, read where they lie; the names of StagedRows.
-class StridedRows {
-   public:
-    StridedRows(const Job& job, Index system) : job_(job) {
-        for (int f = 0; f < FIELDS; ++f) data_[f] = first(Field(f), number_in_batch(job, system, 0));
-        for (int c = 0; c < job.m; ++c) {
-            b_[c] = first(B, number_in_batch(job, system, c));
-            u_[c] = first(U, number_in_batch(job, system, c));
-        }
-    }
-    double c(int t, int q, int j) const { return at(C, data_[C], t, q * job_.n + j); }
-    double b(int t, int q, int c = 0) const { return at(B, b_[c], t, q); }
-    double w_equation(int t, int q) const { return at(W_EQUATION, data_[W_EQUATION], t, q); }
-    double s(int t) const { return at(S, data_[S], t - 1, 0); }
-    double w_smoothness(int t) const { return at(W_SMOOTHNESS, data_[W_SMOOTHNESS], t - 1, 0); }
-    bool has_initial(int t) const { return t < job_.T_init; }
-    int n_initial_orders() const { return job_.R_init; }
-    double u(int t, int v, int r, int c = 0) const { return at(U, u_[c], t, v * job_.R_init + r); }
-    double w_initial(int t, int v, int r) const { return at(W_INITIAL, data_[W_INITIAL], t, v * job_.R_init + r); }
-    const double* data(Field f) const { return data_[f]; }
-
-   private:
-    const Job& job_;
-    const double *data_[FIELDS], *b_[MOST_COLUMNS], *u_[MOST_COLUMNS];
-
-    const double* first(Field f, Index number) const {
-        const Input& in = job_.in[f];
-        return in.data ? static_cast<const double*>(in.data) + offset_in_batch(job_, in, number) : nullptr;
-    }
-    double at(Field f, const double* data, int t, int e) const {
-        return data[Index(t) * job_.in[f].time + job_.in[f].offsets[e]];
-    }
-};
-
-// Whether a row of point t has a weight, of a system whose weights are at(field).
-template <class At>
-bool point_has_rows(const Job& job, int t, const At& at) {
-    const auto any_of = [&](Field f) {
-        const Input& in = job.in[f];
-        for (int e = 0; e < in.count; ++e) {
-            if (at(f)[Index(t) * in.time + in.offsets[e]] != 0) return true;
-        }
-        return false;
-    };
-    return any_of(W_EQUATION) || (t < job.T_init && any_of(W_INITIAL));
-}
-
-// How lanes get their rows, and where results go: packs by transposition, numbers as they lie.
-template <class P>
-class LaneIO {
-   public:
-    static Index memory(const Job& job) {
-        const int points = block_points<P>(job);
-        return RowStager<P>::memory(job, points, points);
-    }
-    LaneIO(const Job& job, Index g, P*& memory)
-        : points(block_points<P>(job)), group_(job, g), stager_(job, group_, memory, points, points) {}
-
-    const int points;  // that `rows` serves at once
-    StagedRows<P> rows(int t0, int t1, bool with_rhs) const { return stager_.rows(t0, t1, with_rhs, t0); }
-    // Whether a row of point t counts, in any lane.
-    bool has_rows(const Job& job, int t) const {
-        for (int l = 0; l < W; ++l) {
-            if (point_has_rows(job, t, [&](Field f) { return stager_.first(f, l); })) return true;
-        }
-        return false;
-    }
-
-    // count numbers of point t and of a right-hand side, to an array (batch, T, count)
-    void write(const P* from, int count, double* to, Index T, int t, int) const {
-        double* at[W];
-        for (int l = 0; l < W; ++l) at[l] = to + (group_.system[l] * T + t) * count;
-        unstage_run(from, count, at, group_.valid);
-    }
-
-   private:
-    static constexpr int W = Lanes<P>::count;
-    const Group<P> group_;
-    const RowStager<P> stager_;
-};
-template <>
-class LaneIO<double> {
-   public:
-    static Index memory(const Job&) { return 0; }
-    LaneIO(const Job& job, Index g, double*&) : points(64), rows_(job, g) {
-        for (int c = 0; c < job.m; ++c) numbers_[c] = number_of_result(job, g, c);
-    }
-
-    const int points;
-    const StridedRows& rows(int, int, bool) const {
-        poll();
-        return rows_;
-    }
-    bool has_rows(const Job& job, int t) const {
-        return point_has_rows(job, t, [&](Field f) { return rows_.data(f); });
-    }
-    void write(const double* from, int count, double* to, Index T, int t, int c) const {
-        if (numbers_[c] < 0) return;
-        to += (numbers_[c] * T + t) * count;
-        for (int i = 0; i < count; ++i) to[i] = from[i];
-    }
-
-   private:
-    const StridedRows rows_;
-    Index numbers_[MOST_COLUMNS];
-};
-
-// Whether something of these is wanted.
-SMNN_INLINE bool any_wanted(const Gathered (&gradients)[SMOOTHNESS_RHS]) {
-    for (const Gathered& g : gradients) {
-        if (g.data) return true;
+SMNN_INLINE bool any_wanted(const Output (&gradients)[SMOOTHNESS_RHS]) {
+    for (const Output& each : gradients) {
+        if (each.data) return true;
     }
     return false;
 }
-SMNN_INLINE bool wants_blocks(const Moments& wanted) { return wanted.covariance || wanted.lag || wanted.variance; }
-SMNN_INLINE bool wants_covariances(const Moments& wanted) { return wants_blocks(wanted) || any_wanted(wanted.of_determinant); }
-SMNN_INLINE bool wants_means(const Moments& wanted) { return any_wanted(wanted.of_minimum); }
-SMNN_INLINE bool goes_back(const Moments& wanted) { return wants_covariances(wanted) || wants_means(wanted); }
+SMNN_INLINE bool wants_roots(const Moments& wanted) { return wanted.covariance || wanted.lag || wanted.variance; }
+// cov(ρ, y) of rows
+SMNN_INLINE bool wants_unknowns(const Moments& wanted) { return wanted.of_determinant[C].data || wanted.of_determinant[S].data; }
+SMNN_INLINE bool wants_y(const Moments& wanted) { return wanted.of_minimum[C].data || wanted.of_minimum[S].data; }
 
-// The gradients of log det M or of the minimum, by field: sums over what inputs share, (entries, columns).
+// The logarithm of a product of many numbers.
 template <class P>
-class Gradient {
+class LogProduct {
    public:
-    static Index memory(const Gathered (&to)[SMOOTHNESS_RHS], int stride) {
+    SMNN_INLINE void multiply(const P& x) {
+        product_ *= magnitude(x);
+        if (any(product_ < splat<P>(1e-60)) || any(splat<P>(1e60) < product_)) flush();
+    }
+    P sum() {
+        flush();
+        return sum_;
+    }
+
+   private:
+    P product_ = splat<P>(1), sum_ = splat<P>(0);
+    SMNN_OUTLINE void flush() {
+        if constexpr (Lanes<P>::count == 1) {
+            product_ = __builtin_log(product_);
+        } else {
+            for (int l = 0; l < Lanes<P>::count; ++l) product_.set(l, __builtin_log(product_.get(l)));
+        }
+        sum_ += product_;
+        product_ = splat<P>(1);
+    }
+};
+
+// Z (rows, columns) and G of some rows, one behind the other; m: columns of residuals.
+struct RowsLayout {
+    int m, columns;
+    bool with_unknowns, with_products;
+
+    explicit RowsLayout(const Job& job)
+        : m(any_wanted(job.moments->of_minimum) ? job.m : 0), columns(m + (wants_unknowns(*job.moments) ? job.n : 0)),
+          with_unknowns(wants_unknowns(*job.moments)), with_products(any_wanted(job.moments->of_determinant)) {}
+    int entries(int rows) const { return rows * columns + (with_products ? RowCovariances<double>::triangle(rows) : 0); }
+    // rows: for which there is room
+    template <class P>
+    RowCovariances<P> at(P* memory, int rows) const {
+        return {columns, memory, with_products ? memory + rows * columns : nullptr};
+    }
+};
+
+// What a chunk takes from the separators: the state of an elimination of all before it; A of its last point (n, n), and the
+// rows of the triangle there. Behind those of the chunks of a system there is room to find them.
+struct ItemLayout {
+    const RowsLayout rows;
+    const int n, root, triangle;
+
+    explicit ItemLayout(const Job& job)
+        : rows(job), n(job.n), root(CarriedLayout<false>{job.n, job.m}.entries()), triangle(root + job.n * job.n) {}
+    Index entries() const { return triangle + rows.entries(n); }
+    Index of_system(const Job& job) const { return job.C * entries() + rows.entries(2 * n) + n + 2 * n * n; }
+    double* of_chunk(const Job& job, Index system, int k) const { return job.items + system * of_system(job) + k * entries(); }
+};
+
+// The gradients of log det M, or of the minimum of one right-hand side.
+template <class P>
+struct GradientSet {
+    static constexpr int W = Lanes<P>::count;
+    const Output* to;
+    GradientSink<P> sinks[SMOOTHNESS_RHS];  // but for U and W_INITIAL, which have no blocks
+    Index number[W];
+
+    static int count(const Job& job, int field) {
+        return field == C ? job.Q * job.n : field == B || field == W_EQUATION ? job.Q : field == S || field == W_SMOOTHNESS;
+    }
+    static Index memory(const Job& job, const Output* to, int points) {
         Index packs = 0;
-        for (const Gathered& g : to) packs += g.data ? Index(g.entries) * stride : 0;
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) packs += to[f].data ? GradientSink<P>::memory(count(job, f), points) : 0;
         return packs;
     }
-    Gradient(const Gathered (&to)[SMOOTHNESS_RHS], int columns, int stride, P*& memory) : to_(to), columns_(columns) {
+    void set(const Job& job, const Group<P>& group, const Output* to_, int column, P*& memory, int points) {
+        to = to_;
+        for (int l = 0; l < W; ++l) number[l] = number_in_batch(job, group.system[l], column);
         for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            if (!wants(Field(f))) continue;
-            const Index count = Index(to[f].entries) * stride;
-            sums_[f] = {take_from(memory, count), stride};
-            for (Index i = 0; i < count; ++i) sums_[f].data[i] = splat<P>(0);
+            const int times = is_of_step(f) ? job.T - 1 : job.T;
+            if (to[f].data) sinks[f] = {job, group, to[f], count(job, f), times, memory, points, column};
         }
     }
-    bool wants(Field f) const { return to_[f].data != nullptr; }
-    // Where number e of a time point is summed, for each column.
-    P* at(Field f, int e) const { return sums_[f].row(int(to_[f].entry[e])); }
+    bool wants(Field f) const { return to[f].data != nullptr; }
+    // The numbers of point i of a block, or of the step into it.
+    P* at(Field f, int i) const { return sinks[f].block + Index(i) * sinks[f].count; }
 
-    // Behind the last number of point t, of T.
-    void end_point(const LaneIO<P>& io, Field f, Index T, int t, P* room) const {
-        if (wants(f) && to_[f].of_time) write(io, f, T, t, room);
-    }
-    // Behind the last point.
-    void finish(const LaneIO<P>& io, P* room) const {
+    void flush(int t0, int t1, const int* length) {
         for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            if (wants(Field(f)) && !to_[f].of_time) write(io, Field(f), 1, 0, room);
+            if (to[f].data) is_of_step(f) ? sinks[f].flush_steps(t0, t1) : sinks[f].flush(t0, t1, length);
+        }
+    }
+    void finish() {
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
+            if (to[f].data) sinks[f].finish();
         }
     }
 
    private:
-    const Gathered (&to_)[SMOOTHNESS_RHS];
-    const int columns_;
-    Matrix<P> sums_[SMOOTHNESS_RHS] = {};
+    static bool is_of_step(int f) { return f == S || f == W_SMOOTHNESS; }
+};
 
-    void write(const LaneIO<P>& io, Field f, Index T, int t, P* room) const {
-        const int entries = to_[f].entries;
-        for (int c = 0; c < columns_; ++c) {
-            for (int i = 0; i < entries; ++i) {
-                room[i] = sums_[f](i, c);
-                sums_[f](i, c) = splat<P>(0);
+// Elimination of all segments, and what it leaves: log det M and the minima.
+template <class P, class Size, bool Chunked>
+struct SummingSweep : LaneSweep<P, Size, Chunked> {
+    using Base = LaneSweep<P, Size, Chunked>;
+    using Base::copy, Base::end_row, Base::factor_at, Base::first_row, Base::go, Base::goes_on, Base::group, Base::job;
+    using Base::last_segment, Base::points, Base::state_entries, Base::tape_at;
+    static constexpr int W = Lanes<P>::count;
+    P* const squares;
+
+    static Sizes sizes(const Job& job) { return Segments<P, Size, Chunked>(job).sizes(job.m); }
+
+    SummingSweep(const Job& job_, Index group_, void* scratch) : Base(job_, group_, scratch), squares(this->take(job_.m)) {}
+
+    void eliminate() {
+        go(points);
+        this->on_the_way_back = goes_on;  // (pivots have been judged)
+        for (int c = 0; c < job.m; ++c) squares[c] = splat<P>(0);
+        LogProduct<P> inverse;
+        for (int k = 0; k <= last_segment(); ++k) {
+            if (!Chunked) copy(this->checkpoint(k), this->carried, state_entries);
+            // (the last segment of an undivided lane is there on the way back)
+            const bool stays = !Chunked && k == last_segment();
+            first() ? sum(k, this->carried, stays) : sweep(k, this->carried, stays, goes_on);
+            for (int t = first_row(k); first() && t < end_row(k); ++t) multiply(inverse, t, factor_at(k, t));
+        }
+        const P log = -inverse.sum();
+        for (int l = 0; first() && l < group.valid; ++l) {
+            double* const to = job.sums + (group.number * W + l) * (1 + job.m);
+            to[0] = log.get(l);
+            for (int c = 0; c < job.m; ++c) to[1 + c] = squares[c].get(l);
+        }
+    }
+
+    // Segment k, whose rows and tape are to stay or not. again: it was eliminated before, by this pass or another.
+    void sweep(int k, P* state, bool stays, bool again) {
+        this->template sweep_segment<Chunked>(k, state, job.unwinds, stays, job.unwinds, again);
+    }
+
+   private:
+    // Whether sums are wanted, of an elimination that finds them.
+    bool first() const { return (job.moments->log_determinant || job.moments->minimum) && !goes_on; }
+    // The same, with sums.
+    void sum(int k, P* state, bool stays) {
+        this->sums = squares;
+        const SummingTape<P> tape{stays && job.unwinds ? tape_at(k, k * this->segment) : nullptr, squares};
+        this->template sweep_segment<Chunked, true, true>(k, state, false, tape);
+        this->sums = nullptr;
+    }
+
+    // The inverses of the pivots of point t.
+    void multiply(LogProduct<P>& product, int t, const P* f) const {
+        const FactorLayout<Chunked> at{job.n, job.K};
+        for (int j = 0; j < job.n; ++j) {
+            P x = f[at.row(j)];
+            for (int l = 0; t >= this->common_rows && l < W; ++l) {
+                if (t >= group.length[l] - Chunked) x.set(l, 1);
             }
-            io.write(room, entries, to_[f].data, T, t, c);
+            product.multiply(x);
         }
     }
 };
 
 template <class P, class Size>
-class CovariancePass {
+class MomentsPass : public SummingSweep<P, Size, false> {
+    using Base = SummingSweep<P, Size, false>;
+    using Base::copy, Base::end_of, Base::end_row, Base::factor_at, Base::first_row, Base::go, Base::goes_on, Base::group;
+    using Base::job, Base::last_segment, Base::points, Base::recomputed, Base::size, Base::state_entries, Base::stager;
+    using Base::tape_at, Base::take;
+    static constexpr int W = Lanes<P>::count;
+
    public:
-    static size_t scratch(const Job& job, const Moments& wanted) {
-        const CovarianceSizes<P, Size> sizes = sizes_of(job);
-        Index packs = LaneIO<P>::memory(job) + sizes.workspace() + result_packs(job) +
-                      Gradient<P>::memory(wanted.of_determinant, 1) + Gradient<P>::memory(wanted.of_minimum, sizes.rhs());
-        if (goes_back(wanted)) {
-            packs += Index(segment(job)) * sizes.entries() + Index(segments(job, job.T - 1)) * sizes.carried() + AT_ONCE<P>;
-        }
-        return size_t(packs) * sizeof(P);
+    static Sizes sizes(const Job& job) {
+        const Segments<P, Size, false> all(job);
+        return all.sizes(job.m + of_roots(job, all.points) + of_rows(job) + of_y(job, all.points) + of_gradients(job, all.points));
     }
 
-    CovariancePass(const Job& job, const Moments& wanted, Index g, void* scratch)
-        : job_(job), wanted_(wanted), sizes_(sizes_of(job)), memory_(static_cast<P*>(scratch)), io_(job, g, memory_),
-          sweep_(sizes_, wanted.increments, job.tolerance2 * MORE2, zeros(memory_, sizes_.workspace())),
-          row_(take(sizes_.rhs())), of_s_(take(sizes_.rhs())), of_w_(take(sizes_.rhs())), result_(take(most_results(job))),
-          of_determinant_(wanted.of_determinant, 1, 1, memory_),
-          of_minimum_(wanted.of_minimum, job.m, sizes_.rhs(), memory_),
-          factor_(take(goes_back(wanted) ? Index(segment(job)) * sizes_.entries() : 0)), checkpoints_(memory_) {
-        if (!wants_blocks(wanted)) pass_ends();
+    MomentsPass(const Job& job_, Index group_, void* scratch)
+        : Base(job_, group_, scratch), wanted(*job_.moments), item(job_), n(job_.n) {
+        P* at = take(of_roots(job, points));
+        for (P** each : {&A, &A_before, &B_before, &matrix}) *each = at, at += n * n;
+        variances = at;
+        at = take(of_rows(job));
+        all = item.rows.at(at, most_rows(job));
+        ends = at += item.rows.entries(most_rows(job));
+        ea = at += item.rows.entries(n);
+        y = take(of_y(job, points));
+        at = take(of_gradients(job, points));
+        for (int set = 0; job.unwinds && set <= item.rows.m; ++set) {
+            gradients[set].set(job, group, set ? wanted.of_minimum : wanted.of_determinant, set ? set - 1 : 0, at, points);
+        }
     }
 
-    void run() {
-        const bool back = goes_back(wanted_), has_rhs = wanted_.minimum || wants_means(wanted_);
-        const int last = back ? segments(job_, last_ - first_) - 1 : 0;
-        pass(0, first_);
-        pass(last_, job_.T - 1);
-        start(has_rhs);
-        for (int k = 0; k <= last; ++k) {
-            if (k > 0) copy(checkpoint(k), sweep_.carried(), sizes_.carried());
-            points(first_step(k) + 1, back ? end_step(k) + 1 : last_ + 1, back && k == last ? factor_ : nullptr, has_rhs);
-        }
-        sweep_.finish();
-        if (sweep_.any_small) __atomic_store_n(job_.any_undetermined, 1, __ATOMIC_RELAXED);
-        write_sums();
-        if (!back) return;
-        sweep_.turn();
-        write_point(last_);
-        for (int k = last; k >= 0; --k) {
-            if (k < last) {
-                if (k > 0) {
-                    copy(sweep_.carried(), checkpoint(k), sizes_.carried());
-                } else {
-                    start(has_rhs);
-                }
-                points(first_step(k) + 1, end_step(k) + 1, factor_, has_rhs);
+    // From the triangle of the left separator; where there is none, from one of no rows.
+    void start() {
+        for (int e = 0; goes_on && e < state_entries; ++e) this->carried[e] = from_item(e);
+    }
+
+    // Covariances and gradients.
+    void back() {
+        for (int k = last_segment(); k >= 0; --k) {
+            go(-this->segment);
+            if (k != recomputed) {
+                copy(this->carried, this->checkpoint(k), state_entries);
+                this->sweep(k, this->carried, true, true);
             }
-            for (int t = end_step(k) - 1; t >= first_step(k); --t) {
-                back_to(t, factor_ + Index(t - first_step(k)) * sizes_.entries());
-            }
+            if (wants_roots(wanted)) find_covariances(k);
+            if (job.unwinds) unwind_segment(k);
+            recomputed = -1;
         }
-        of_determinant_.finish(io_, result_);
-        of_minimum_.finish(io_, result_);
+        for (int set = 0; job.unwinds && set <= item.rows.m; ++set) gradients[set].finish();
     }
 
    private:
-    // What a small pivot is, squared, beside what it is for a solve: over many steps, rounding leaves more of a pivot that is
-    // zero.
-    static constexpr double MORE2 = 1e8;
-    const Job& job_;
-    const Moments& wanted_;
-    const CovarianceSizes<P, Size> sizes_;
-    P* memory_;
-    LaneIO<P> io_;
-    CovarianceSweep<P, Size> sweep_;
-    P *const row_, *const of_s_, *const of_w_;  // (m)
-    P* const result_;
-    const Gradient<P> of_determinant_, of_minimum_;
-    P *const factor_, *const checkpoints_;
-    int first_ = 0, last_ = job_.T - 1;  // the points that are eliminated
+    const Moments& wanted;
+    const ItemLayout item;
+    const int n;
 
-    P* take(Index packs) { return take_from(memory_, packs); }
-    // (what lies behind rows is computed with: numbers like any others, no subnormal ones)
-    static P* zeros(P*& memory, int count) {
-        P* const at = take_from(memory, count);
-        for (int i = 0; i < count; ++i) at[i] = splat<P>(0);
-        return at;
+    // Packs of memory.
+    static Index of_roots(const Job& job, int points) {
+        return wants_roots(*job.moments) ? Index(4 * job.n + points) * job.n : 0;
     }
-    static void copy(P* to, const P* from, int count) {
-        for (int i = 0; i < count; ++i) to[i] = from[i];
+    static int most_rows(const Job& job) { return job.n + (job.n < job.Q ? job.Q : job.n); }
+    static Index of_rows(const Job& job) {
+        const RowsLayout rows(job);
+        return job.unwinds ? rows.entries(most_rows(job)) + rows.entries(job.n) + 2 * job.n : 0;
+    }
+    static Index of_y(const Job& job, int points) { return wants_y(*job.moments) ? Index(points + 1) * job.n * job.m : 0; }
+    static Index of_gradients(const Job& job, int points) {
+        const Moments& wanted = *job.moments;
+        return GradientSet<P>::memory(job, wanted.of_determinant, points) +
+               RowsLayout(job).m * GradientSet<P>::memory(job, wanted.of_minimum, points);
     }
 
-    static CovarianceSizes<P, Size> sizes_of(const Job& job) {
-        return {size_of<Size>(job), job.Q + (job.T_init > 0 ? job.V * job.R_init : 0), job.m};
-    }
-    // The most numbers that are written at once, or of a row.
-    static Index most_results(const Job& job) {
-        const Index n = job.n, most = job.Q > n ? job.Q : n;
-        return most * n + AT_ONCE<P>;
-    }
-    static Index result_packs(const Job& job) { return 3 * sizes_of(job).rhs() + most_results(job); }
-    // Steps of a segment.
-    static int segment(const Job& job) {
-        const Index entry = Index(sizeof(P)) * sizes_of(job).entries(), some = COVARIANCE_SEGMENT_BYTES / entry;
-        const Index steps = job.T - 1, least = some < 16 ? 16 : some;
-        return int(steps < 1 ? 1 : steps < least ? steps : least);
-    }
-    static int segments(const Job& job, int steps) { return steps < 1 ? 1 : (steps - 1) / segment(job) + 1; }
-    int first_step(int k) const { return first_ + k * segment(job_); }
-    int end_step(int k) const { return k + 1 < segments(job_, last_ - first_) ? first_step(k + 1) : last_; }
-    P* checkpoint(int k) const { return checkpoints_ + Index(k) * sizes_.carried(); }
-
-    void pass_ends() {
-        int first = 0, last = job_.T - 1;
-        while (first < last && !io_.has_rows(job_, first)) ++first;
-        while (last > first && !io_.has_rows(job_, last)) --last;
-        first_ = first;
-        last_ = last;
+    // Number e of what the chunks take from the separators.
+    P from_item(int e) const {
+        P x;
+        for (int l = 0; l < W; ++l) x.set(l, item.of_chunk(job, group.system[l], group.chunk[l])[e]);
+        return x;
     }
 
-    // The steps t0 .. t1-1, before the first point that is eliminated or behind the last.
-    void pass(int t0, int t1) {
-        const int steps = job_.T - 1;
-        for (int from = t0; from < t1; from += io_.points) {
-            const int to = from + io_.points < t1 ? from + io_.points : t1;
-            const auto& rows = io_.rows(from + 1, to + 1, false);
-            for (int t = from; t < to; ++t) {
-                sweep_.pass(rows.s(t + 1), rows.w_smoothness(t + 1), *of_s_, *of_w_);
-                add_of_step(of_determinant_, 1);
-                end_step_of(of_determinant_, steps, t);
-                end_step_of(of_minimum_, steps, t);
-                end_point(t0 < first_ ? t : t + 1);
+    // Unknowns -------------------------------------------------------------------------------------------------------
+
+    P *A, *A_before, *B_before;  // (n, n) each, see kernels/covariance.hpp
+    P *matrix, *variances;       // results: (n, n), and (points, n)
+
+    // Of the points whose final rows segment k has.
+    void find_covariances(int k) {
+        const int first = k > 0 ? first_row(k) : 0;
+        int t1 = end_row(k);
+        if (k == last_segment()) {
+            for (int e = 0; e < n * n; ++e) A[e] = goes_on ? from_item(item.root + e) : splat<P>(0);
+            if (goes_on) {
+                t1 -= 1;
+                write_point(t1, t1 + 1, t1);
             }
         }
-    }
-    void add_of_step(const Gradient<P>& gradient, int columns) {
-        if (gradient.wants(S)) add_multiple_of(gradient.at(S, 0), of_s_, columns);
-        if (gradient.wants(W_SMOOTHNESS)) add_multiple_of(gradient.at(W_SMOOTHNESS, 0), of_w_, columns);
-    }
-    static void add_multiple_of(P* to, const P* from, int columns) {
-        for (int c = 0; c < columns; ++c) to[c] += from[c];
-    }
-    void end_step_of(const Gradient<P>& gradient, int steps, int t) {
-        gradient.end_point(io_, S, steps, t, result_);
-        gradient.end_point(io_, W_SMOOTHNESS, steps, t, result_);
-    }
-    void end_point(int t) {
-        for (const Gradient<P>* gradient : {&of_determinant_, &of_minimum_}) {
-            for (Field f : {C, B, W_EQUATION}) gradient->end_point(io_, f, job_.T, t, result_);
-            if (t >= job_.T_init) continue;
-            for (Field f : {U, W_INITIAL}) gradient->end_point(io_, f, job_.T_init, t, result_);
-        }
-    }
-
-    void start(bool has_rhs) {
-        sweep_.start();
-        points(first_, first_ + 1, nullptr, has_rhs);
-    }
-
-    // Elimination through the points t0 .. t1-1, with the steps into them, which leave what is wanted in `left`.
-    void points(int t0, int t1, P* left, bool has_rhs) {
-        for (int from = t0; from < t1; from += io_.points) {
-            const int to = from + io_.points < t1 ? from + io_.points : t1;
-            const auto& rows = io_.rows(from, to, has_rhs);
-            for (int t = from; t < to; ++t) {
-                if (t > first_) {
-                    sweep_.advance(rows.s(t), rows.w_smoothness(t), left);
-                    if (left) left += sizes_.entries();
-                }
-                sweep_.absorb(rows, t, job_.Q, has_rhs);
+        while (t1 > first) {
+            const int t0 = t1 - points > first ? t1 - points : first;
+            for (int t = t1 - 1; t >= t0; --t) {
+                back_to(k, t);
+                write_point(t, t1, t0);
             }
+            t1 = t0;
+        }
+        if (k == 0 && goes_on && wanted.lag) {
+            roots_before(size.n, PointRows<P, Size>(size, factor_at(k, -1)), A, A_before, B_before);
+            write_first_lag();
         }
     }
 
     // From point t+1 to t.
-    void back_to(int t, P* left) {
-        const int n = job_.n, steps = job_.T - 1;
-        poll();
-        if (wants_means(wanted_)) {
-            sweep_.back_mean(left);
-            if (of_minimum_.wants(S) || of_minimum_.wants(W_SMOOTHNESS)) {
-                sweep_.minimum_of_step(left, of_s_, of_w_);
-                add_of_step(of_minimum_, job_.m);
-                end_step_of(of_minimum_, steps, t);
-            }
+    void back_to(int k, int t) {
+        roots_before(size.n, PointRows<P, Size>(size, factor_at(k, t)), A, A_before, B_before);
+        if (wanted.lag && t + 1 < group.longest) {
+            set_products(B_before, false);
+            int length[W];
+            for (int l = 0; l < W; ++l) length[l] = group.length[l] - 1;
+            write(matrix, n * n, t, t + 1, wanted.lag, job.T - 1, length);
         }
-        if (wants_covariances(wanted_)) {
-            const bool of_step = of_determinant_.wants(S) || of_determinant_.wants(W_SMOOTHNESS);
-            sweep_.back(left, of_step);
-            if (wanted_.lag) {
-                sweep_.lag_covariance(result_);
-                io_.write(result_, n * n, wanted_.lag, steps, t, 0);
-            }
-            if (of_step) {
-                sweep_.of_step(left, *of_s_, *of_w_);
-                add_of_step(of_determinant_, 1);
-                end_step_of(of_determinant_, steps, t);
-            }
-            sweep_.reduce();
-        }
-        write_point(t);
+        triangularise_columns(size.n, A_before, B_before);
+        if (goes_on && t == group.longest - 2) this->keep_where_shorter(t + 1, A_before, A, n * n);  // the end of those
+        P* const kept = A;
+        A = A_before;
+        A_before = kept;
     }
 
-    // What is wanted of point t.
-    void write_point(int t) {
-        const int n = job_.n;
-        if (wanted_.covariance) {
-            sweep_.covariance(result_);
-            io_.write(result_, n * n, wanted_.covariance, job_.T, t, 0);
-        }
-        if (wanted_.variance) {
-            sweep_.variance(result_);
-            io_.write(result_, n, wanted_.variance, job_.T, t, 0);
-        }
-        if (wants_means(wanted_) || any_wanted(wanted_.of_determinant)) {
-            const auto& rows = io_.rows(t, t + 1, wants_means(wanted_));
-            if (any_wanted(wanted_.of_determinant)) add_of_determinant(rows, t);
-            if (wants_means(wanted_)) add_of_minimum(rows, t);
-            end_point(t);
+    // x A^T, of all columns of x or of an upper triangle
+    void set_products(const P* x, bool is_triangle) const {
+        for (int i = 0; i < n; ++i) {
+            for (int j = 0; j < n; ++j) {
+                P sum = splat<P>(0);
+                for (int k = is_triangle && i > j ? i : j; k < n; ++k) sum += x[i * n + k] * A[j * n + k];
+                matrix[i * n + j] = sum;
+            }
         }
     }
-
-    // The derivatives of log det M in the own rows of a point.
-    template <class Rows>
-    void add_of_determinant(const Rows& rows, int t) {
-        const int n = job_.n;
-        const P two = splat<P>(2);
-        const Gradient<P>& gradient = of_determinant_;
-        for (int q = 0; (gradient.wants(C) || gradient.wants(W_EQUATION)) && q < job_.Q; ++q) {
-            const P w = rows.w_equation(t, q);
-            if (!any(w != splat<P>(0))) continue;
-            P* const product = gradient.wants(C) ? result_ : nullptr;
-            const P square = sweep_.times_covariance([&](int j) SMNN_LAMBDA { return rows.c(t, q, j); }, product);
-            if (gradient.wants(W_EQUATION)) *gradient.at(W_EQUATION, q) += two * w * square;
-            for (int j = 0; product && j < n; ++j) *gradient.at(C, q * n + j) += two * w * w * product[j];
+    // What is wanted of point t. Variances are written with the first one, t0, of a block that ends before t1.
+    void write_point(int t, int t1, int t0) const {
+        if (wanted.covariance) {
+            set_products(A, true);
+            write(matrix, n * n, t, t + 1, wanted.covariance, job.T, group.length);
         }
-        if (t >= job_.T_init || !gradient.wants(W_INITIAL)) return;
-        sweep_.variance(result_);
-        for (int v = 0, i = 0; v < job_.V; ++v) {
-            for (int r = 0; r < job_.R_init; ++r, ++i) {
-                *gradient.at(W_INITIAL, i) += two * rows.w_initial(t, v, r) * result_[v * job_.K + r];
-            }
+        if (!wanted.variance) return;
+        for (int j = 0; j < n; ++j) {
+            P sum = splat<P>(0);
+            for (int k = j; k < n; ++k) sum += A[j * n + k] * A[j * n + k];
+            variances[Index(t - t0) * n + j] = sum;
+        }
+        if (t == t0) write(variances, n, t0, t1, wanted.variance, job.T, group.length);
+    }
+    // Of the left separator with the first point.
+    void write_first_lag() const {
+        set_products(B_before, false);
+        for (int l = 0; l < group.valid; ++l) {
+            if (group.start[l] == 0) continue;
+            double* const to = wanted.lag + (group.system[l] * (job.T - 1) + group.start[l] - 1) * n * n;
+            for (int e = 0; e < n * n; ++e) to[e] = matrix[e].get(l);
         }
     }
 
-    // Those of the minimum.
-    template <class Rows>
-    void add_of_minimum(const Rows& rows, int t) {
-        const int n = job_.n;
-        const Gradient<P>& gradient = of_minimum_;
-        const bool of_equations = gradient.wants(C) || gradient.wants(B) || gradient.wants(W_EQUATION);
-        for (int q = 0; of_equations && q < job_.Q; ++q) {
-            const P w = rows.w_equation(t, q);
-            if (!any(w != splat<P>(0))) continue;
-            const auto weight = [&](int j) SMNN_LAMBDA { return rows.c(t, q, j); };
-            combine(row_, job_.m, 0, n, weight, [&](int j) SMNN_LAMBDA { return sweep_.y.row(j); });
-            for (int c = 0; c < job_.m; ++c) row_[c] = rows.b(t, q, c) - row_[c];
-            add_of_row(w, B, W_EQUATION, q);
-            for (int j = 0; gradient.wants(C) && j < n; ++j) add_product(gradient.at(C, q * n + j), row_, sweep_.y.row(j));
+    // count numbers of each of the points t0 .. t1-1 of the lanes, which have so many, to an array (batch, times, count).
+    void write(const P* from, int count, int t0, int t1, double* to, int times, const int* length) const {
+        double* lanes[W];
+        for (int l = 0; l < group.valid; ++l) lanes[l] = to + (group.system[l] * times + group.start[l] + t0) * count;
+        write_lanes(from, count, t0, t1, length, group.valid, lanes);
+    }
+
+    // Rows -----------------------------------------------------------------------------------------------------------
+
+    RowCovariances<P> all{};  // see RowUnwinding
+    P *ends, *ea, *y;
+    GradientSet<P> gradients[1 + MOST_COLUMNS];  // of log det M, and of each minimum
+
+    // The points of segment k.
+    void unwind_segment(int k) {
+        RowUnwinding<P, Size> way{size, item.rows.m, item.rows.with_unknowns, {nullptr}, all, ea, ea + n};
+        const bool is_last = k == last_segment(), is_ragged = group.shortest < group.longest;
+        if (is_last) start_rows(way);
+        go(-points);
+        const int start = k * this->segment;
+        for (int t1 = end_of(k); t1 > start;) {
+            const bool is_beyond = is_last && is_ragged && t1 == group.longest;  // the end of the shorter lanes
+            const int t0 = is_beyond ? t1 - 1 : start + (t1 - 1 - start) / points * points;
+            const StagedRows<P> rows = stager.rows(t0, t1, false, t0, false, false);
+            if (wants_y(wanted)) stage_y(t0, t1);
+            way.tape.at = tape_at(k, t1);
+            for (int t = t1 - 1; t >= t0; --t) unwind_point(way, rows, k, t, t0);
+            if (is_beyond) {
+                const RowCovariances<P> end = item.rows.at(ends, n);
+                this->keep_where_shorter(t0, all.Z, end.Z, n * all.columns);
+                if (all.G) this->keep_where_shorter(t0, all.G, end.G, all.triangle(n));
+            }
+            for (int set = 0; set <= item.rows.m; ++set) gradients[set].flush(t0, t1, group.length);
+            t1 = t0;
         }
-        if (t >= job_.T_init || !(gradient.wants(U) || gradient.wants(W_INITIAL))) return;
-        for (int v = 0, i = 0; v < job_.V; ++v) {
-            for (int r = 0; r < job_.R_init; ++r, ++i) {
-                const P w = rows.w_initial(t, v, r);
-                const P* const y = sweep_.y.row(v * job_.K + r);
-                for (int c = 0; c < job_.m; ++c) row_[c] = rows.u(t, v, r, c) - y[c];
-                add_of_row(w, U, W_INITIAL, i);
+    }
+
+    // The rows of the triangle at the end of the lane.
+    void start_rows(const RowUnwinding<P, Size>& way) {
+        const RowCovariances<P> end = item.rows.at(ends, n);
+        if (goes_on) {
+            for (int e = 0; e < item.rows.entries(n); ++e) ends[e] = from_item(item.triangle + e);
+            copy(all.Z, end.Z, n * all.columns);
+            if (all.G) copy(all.G, end.G, all.triangle(n));
+        } else {
+            way.set_triangle(factor_at(last_segment(), group.longest - 1), n);
+        }
+    }
+
+    void unwind_point(RowUnwinding<P, Size>& way, const StagedRows<P>& rows, int k, int t, int t0) {
+        const bool has_initial = rows.has_initial(t), is_first = t == 0 && !goes_on;
+        for (int e = job.V * job.R_init - 1; has_initial && !is_first && e >= 0; --e) {
+            way.unwind_initial_row(column_of(e));
+            add_initial(way, rows, t, e, 0);
+        }
+        way.unwind_equations();
+        each_set(way, t0, t, [&](GradientSet<P>& to, auto product, auto with_y, auto residual) {
+            add_equations(to, rows, t, t - t0, product, with_y, residual);
+        });
+        way.take_step();
+        for (int e = 0; has_initial && is_first && e < job.V * job.R_init; ++e) add_initial(way, rows, t, e, column_of(e));
+        if (is_first) return;
+        way.unwind_step(factor_at(k, t - 1));
+        each_set(way, t0, t - 1, [&](GradientSet<P>& to, auto product, auto with_y, auto) {
+            add_step(to, rows, t, t - t0, product, with_y);
+        });
+    }
+    int column_of(int e) const { return e / job.R_init * job.K + e % job.R_init; }
+
+    // f(gradients, product(i, k), with_y(i, j), residual(i)) of the rows below the triangle: their products with one another,
+    // those with the unknowns of point t, and what they are at the minimum, whose products take the place of covariances.
+    template <class F>
+    void each_set(const RowUnwinding<P, Size>& way, int t0, int t, F f) {
+        if (all.G) {
+            f(gradients[0], [&](int i, int k) SMNN_LAMBDA { return way.product(i, k); },
+              [&](int i, int j) SMNN_LAMBDA { return way.of_unknowns(i)[j]; }, [](int) SMNN_LAMBDA { return splat<P>(0); });
+        }
+        for (int c = 0; c < item.rows.m; ++c) {
+            const P* const y_t = y + (Index(c) * (points + 1) + t - t0 + 1) * n;
+            const auto residual = [&](int i) SMNN_LAMBDA { return way.residual(i)[c]; };
+            f(gradients[1 + c], [&](int i, int k) SMNN_LAMBDA { return residual(i) * residual(k); },
+              [&](int i, int j) SMNN_LAMBDA { return residual(i) * y_t[j]; }, residual);
+        }
+    }
+
+    template <class Product, class WithY, class Residual>
+    void add_equations(
+        GradientSet<P>& to, const StagedRows<P>& rows, int t, int i, Product product, WithY with_y, Residual residual
+    ) {
+        for (int q = 0; q < job.Q; ++q) {
+            const P twice = splat<P>(2) * rows.w_equation(t, q);
+            for (int j = 0; to.wants(C) && j < n; ++j) to.at(C, i)[q * n + j] = twice * with_y(q, j);
+            if (to.wants(B)) to.at(B, i)[q] = -twice * residual(q);
+            if (to.wants(W_EQUATION)) {
+                to.at(W_EQUATION, i)[q] = splat<P>(2) * inverse_weight(rows.w_equation(t, q)) * product(q, q);
             }
         }
     }
-    // Those in right-hand side and weight of a row, whose residual without weight is in row_; there is -2 w^2 of it then.
-    void add_of_row(const P& w, Field rhs, Field weight, int e) {
-        const P twice = splat<P>(2) * w, minus = -twice * w;
-        if (of_minimum_.wants(weight)) {
-            P* const to = of_minimum_.at(weight, e);
-            for (int c = 0; c < job_.m; ++c) to[c] += twice * row_[c] * row_[c];
+
+    // Of the step into point t, with the unknowns of the point before.
+    template <class Product, class WithY>
+    void add_step(GradientSet<P>& to, const StagedRows<P>& rows, int t, int i, Product product, WithY with_y) {
+        const int K = job.K;
+        const P w = rows.w_smoothness(t), s = rows.s(t), zero = splat<P>(0);
+        if (to.wants(W_SMOOTHNESS)) {
+            P sum = zero;
+            for (int j = 0; j < n; ++j) sum += product(j, j);
+            *to.at(W_SMOOTHNESS, i) = splat<P>(2) * inverse_weight(w) * sum;
         }
-        for (int c = 0; c < job_.m; ++c) row_[c] *= minus;
-        if (!of_minimum_.wants(rhs)) return;
-        P* const to = of_minimum_.at(rhs, e);
-        for (int c = 0; c < job_.m; ++c) to[c] -= row_[c];
-    }
-    void add_product(P* to, const P* a, const P* b) const {
-        for (int c = 0; c < job_.m; ++c) to[c] += a[c] * b[c];
+        if (!to.wants(S)) return;
+        P sum = zero;
+        for (int j = 0; j < n; ++j) {
+            const int r = j % K, first = j - r;
+            P power = w;
+            for (int o = 0; o < K; ++o, power *= s) {
+                if (o < r) continue;
+                sum += splat<P>(wanted.of_rows[r * K + o]) * product(first + o, j);
+                if (o > 0) sum += splat<P>(wanted.of_unknowns[r * K + o]) * power * with_y(j, first + o);
+            }
+        }
+        *to.at(S, i) = splat<P>(2) * sum / s;
     }
 
-    void write_sums() {
-        const P log = sweep_.determinant.sum() * splat<P>(2);
-        for (int c = 0; c < job_.m; ++c) {
-            if (wanted_.log_determinant) io_.write(&log, 1, wanted_.log_determinant, 1, 0, c);
-            if (wanted_.minimum) io_.write(sweep_.minimum + c, 1, wanted_.minimum, 1, 0, c);
+    // Initial row e, which is row i below the triangle.
+    void add_initial(const RowUnwinding<P, Size>& way, const StagedRows<P>& rows, int t, int e, int i) {
+        const P w = rows.w_initial(t, e / job.R_init, e % job.R_init), inverse = inverse_weight(w);
+        each_set(way, t, t, [&](GradientSet<P>& to, auto product, auto, auto residual) {
+            const int count = job.V * job.R_init;
+            for (int l = 0; l < group.valid; ++l) {
+                const int point = group.start[l] + t;
+                if (t >= group.length[l] || point >= job.T_init) continue;
+                const Index at = (to.number[l] * job.T_init + point) * count + e;
+                if (to.wants(U)) static_cast<double*>(to.to[U].data)[at] = -2 * w.get(l) * residual(i).get(l);
+                if (to.wants(W_INITIAL)) static_cast<double*>(to.to[W_INITIAL].data)[at] = 2 * inverse.get(l) * product(i, i).get(l);
+            }
+        });
+    }
+
+    // y of the points t0-1 .. t1-1, of each right-hand side.
+    void stage_y(int t0, int t1) const {
+        const Input& in = job.in[Y];
+        const int before = t0 > 0;
+        for (int c = 0; c < item.rows.m; ++c) {
+            const LanePointers<P> lanes(job, in, group, c);
+            P* const to = y + Index(c) * (points + 1) * n;
+            for (int j = 0; !before && j < n; ++j) {
+                for (int l = 0; l < W; ++l) to[j].set(l, group.start[l] > 0 ? lanes.at[l][in.offsets[j] - in.time] : 0);
+            }
+            stage(job, in, lanes, t0 - before, t1, stager.next_block, to + (1 - before) * n);
         }
     }
 };
 
+// The phases of a group: SWEEP, with BACK where time is not divided.
 template <class P, class Size>
-void covariance(const Job& job, const Moments& wanted, Index group, void* scratch) {
-    CovariancePass<P, Size>(job, wanted, group, scratch).run();
+void run_moments(const Job& job, int phases, Index group, void* scratch) {
+    if (phases & SWEEP && job.C > 1) return SummingSweep<P, Size, true>(job, group, scratch).eliminate();
+    MomentsPass<P, Size> lanes(job, group, scratch);
+    lanes.start();
+    lanes.eliminate();
+    if (phases & BACK) lanes.back();
+}
+template <class P, class Size>
+Sizes sizes_of_moments(const Job& job, int phases) {
+    return job.C > 1 && !(phases & BACK) ? SummingSweep<P, Size, true>::sizes(job) : MomentsPass<P, Size>::sizes(job);
+}
+
+// Separators ---------------------------------------------------------------------------------------------------------
+
+// The final rows of a separator.
+struct SeparatorRows {
+    const int n;
+    const double* const f;
+    double inverse(int j) const { return f[j * n + j]; }
+    double R(int j, int l) const { return f[j * n + l]; }
+    double N(int j, int l) const { return f[n * n + j * n + l]; }
+    int columns(int) const { return n; }
+};
+SMNN_INLINE SeparatorRows separator_rows(const Job& job, Index system, int k) {
+    return {job.n, static_cast<const double*>(job.reduced) + (system * job.C + k) * job.separator_entries};
+}
+
+SMNN_INLINE Index item_entries(const Job& job) { return ItemLayout(job).of_system(job); }
+
+// Elimination of separators, with what it adds to log det M and the minima, and its state at each.
+template <class P>
+void reduce_moments(const Job& job, Index system, void* scratch) {
+    const int n = job.n;
+    double* const sums = job.sums + (job.lanes + system) * (1 + job.m);
+    for (int c = 0; c <= job.m; ++c) sums[c] = 0;
+    const ItemLayout item(job);
+    if (job.items) {  // (there is nothing before the first chunk)
+        double* const first = item.of_chunk(job, system, 0);
+        for (int e = 0; e < item.root; ++e) first[e] = 0;
+        for (int j = 0; j < n; ++j) first[j * n + j] = EMPTY<double>;
+    }
+    reduce_system<P>(job, system, scratch, SummingTape<double>{nullptr, sums + 1}, [&](int k, const auto& sweep) {
+        if (job.items && k + 1 < job.C) sweep.state(item.of_chunk(job, system, k + 1));
+    });
+    LogProduct<double> inverse;
+    for (int k = 0; k < job.C; ++k) {
+        for (int j = 0; j < n; ++j) inverse.multiply(separator_rows(job, system, k).inverse(j));
+    }
+    sums[0] = -inverse.sum();
+}
+
+// A of each separator.
+SMNN_INLINE void find_roots(const Job& job, Index system, const ItemLayout& item, double* room) {
+    const int n = job.n;
+    double *const zeros = room, *const B = room + n * n;
+    for (int e = 0; e < n * n; ++e) zeros[e] = 0;
+    const double* next = zeros;
+    for (int k = job.C - 1; k >= 0; --k) {
+        double* const A = item.of_chunk(job, system, k) + item.root;
+        roots_before(n, separator_rows(job, system, k), next, A, B);
+        triangularise_columns(n, A, B);
+        next = A;
+    }
+}
+
+// The rows of the triangle at each separator.
+SMNN_INLINE void find_triangles(const Job& job, Index system, const ItemLayout& item, double* room) {
+    const int n = job.n, m = item.rows.m;
+    const RowCovariances<double> all = item.rows.at(room, 2 * n);
+    double* const before = room + item.rows.entries(2 * n);
+    const auto set_triangle = [&](int k, int live) {
+        const SeparatorRows rows = separator_rows(job, system, k);
+        for (int i = n; item.rows.with_unknowns && i < live; ++i) {
+            double* const x = all.row(i) + m;
+            columns_before(n, rows, x, before);
+            for (int j = 0; j < n; ++j) x[j] = before[j];
+        }
+        for (int j = 0; j < n; ++j) all.clear(j, live);
+        set_final_rows(n, rows, item.rows.with_unknowns ? m : -1, all);
+    };
+    const auto put = [&](int k) {
+        const RowCovariances<double> to = item.rows.at(item.of_chunk(job, system, k) + item.triangle, n);
+        for (int e = 0; e < n * all.columns; ++e) to.Z[e] = all.Z[e];
+        for (int e = 0; all.G && e < all.triangle(n); ++e) to.G[e] = all.G[e];
+    };
+    set_triangle(job.C - 1, n);
+    put(job.C - 1);
+    for (int k = job.C - 2; k >= 0; --k) {
+        double* const end = const_cast<double*>(separator_rows(job, system, k + 1).f);
+        ChainUnwinding<double>{n, job.m, {end}, all, m}.step([&] { set_triangle(k, 2 * n); }, [] {});
+        put(k);
+    }
+}
+
+// What the chunks of a system take from the separators, but for the state there.
+SMNN_INLINE void find_items(const Job& job, Index system) {
+    const ItemLayout item(job);
+    double* const room = item.of_chunk(job, system, job.C);
+    if (wants_roots(*job.moments)) find_roots(job, system, item, room);
+    if (job.unwinds) find_triangles(job, system, item, room);
 }
 
 }  // namespace SMNN_LEVEL

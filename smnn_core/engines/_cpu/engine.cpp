@@ -28,7 +28,7 @@ void set_taped(Plan& plan, bool taped) {
 
 // Bytes of what is kept of separators.
 size_t reduced_bytes(const Plan& plan) {
-    return size_t(plan.job.batch * plan.job.m * plan.job.C * plan.job.separator_entries) * plan.item();
+    return size_t(plan.job.batch * plan.job.C * plan.job.separator_entries) * plan.item();
 }
 
 // The buffers of one call, beyond those of the factor.
@@ -137,7 +137,7 @@ void solve_normal(Plan& plan, const Factor* factor, bool contract) {
     if (plan.job.batch == 0) return;
     std::shared_ptr<Factor> own;
     int phases = FORWARD | BACK | (contract ? REFINE | CONTRACT : 0);
-    plan.job.contracts = plan.job.has_rhs = contract;
+    plan.job.contracts = plan.job.unwinds = plan.job.has_rhs = contract;
     set_taped(plan, contract);
     plan.job.has_checkpoints = contract && factor;
     if (!factor) {
@@ -208,7 +208,7 @@ bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, co
     std::vector<GradientOf> out;
     out.reserve(SMOOTHNESS_RHS);
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {
-        if (gradients[size_t(f)].data) out.emplace_back(plan, Field(f), gradients[size_t(f)]);
+        if (gradients[size_t(f)].data) out.emplace_back(plan, Field(f), gradients[size_t(f)], plan.job.gradient[f]);
     }
     solve_normal(plan, factor, true);
     for (GradientOf& gradient : out) gradient.finish();
@@ -217,36 +217,113 @@ bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, co
 
 namespace {
 
-void lay_out_gradients(Plan& plan, const Gradients& from, Gathered* to) {
-    const std::vector<Index>& batch = plan.problem.batch;
+// How the rows of a step change with it, see `Moments`: with S11 and S12 of the scheme and D = diag(o),
+//
+//     ρ = w (S11 S y[t-1] + S12 S y[t]),    s dρ/ds = w (S11 D S y[t-1] + S12 D S y[t])
+//                                                   = S12 D S12^-1 ρ + w (S11 D - S12 D S12^-1 S11) S y[t-1],
+//
+// both upper triangular; the first column of the latter is zero, as that of D is.
+class StepDerivatives {
+   public:
+    std::vector<double> of_rows, of_unknowns;
+
+    explicit StepDerivatives(const ProblemSpec& problem)
+        : of_rows(size_t(problem.K * problem.K)), of_unknowns(of_rows.size()) {
+        const int K = problem.K;
+        const auto S = [&](int i, int j) { return problem.scheme_rows[i * 2 * K + j]; };
+        const auto E = [&](int i, int j) -> double& { return of_rows[size_t(i * K + j)]; };
+        for (int i = 0; i < K; ++i) {
+            for (int j = i; j < K; ++j) {
+                double x = S(i, K + j) * j;
+                for (int k = i; k < j; ++k) x -= E(i, k) * S(k, K + j);
+                E(i, j) = x / S(j, K + j);
+            }
+            for (int j = 1; j < K; ++j) {
+                double x = S(i, j) * j;
+                for (int k = i; k <= j; ++k) x -= E(i, k) * S(k, j);
+                of_unknowns[size_t(i * K + j)] = x;
+            }
+        }
+    }
+};
+
+std::vector<GradientOf> gradients_of(Plan& plan, const Gradients& to, Output* out) {
+    std::vector<GradientOf> all;
+    all.reserve(SMOOTHNESS_RHS);
     for (int f = C; f < SMOOTHNESS_RHS; ++f) {
-        const View& view = from[size_t(f)];
-        if (!view.data || product(view.shape, size_t(view.rank)) == 0) continue;
-        const Axes a = axes(plan.problem, Field(f));
-        const Input laid_out = lay_out(view, batch, a, plan.numbers);
-        const Index entries = product(view.shape + batch.size() + 1, size_t(a.n_inner));
-        to[f] = {static_cast<double*>(view.data), laid_out.time != 0, int(entries), laid_out.offsets};
+        const View& view = to[size_t(f)];
+        if (view.data && product(view.shape, size_t(view.rank)) > 0) all.emplace_back(plan, Field(f), view, out[f]);
+    }
+    return all;
+}
+
+// log det M and the minima: sums over chunks and separators.
+void sum_moments(const Plan& plan, const Moments& wanted) {
+    const Job& job = plan.job;
+    const Index stride = 1 + job.m;
+    for (Index system = 0; system < job.batch; ++system) {
+        for (int c = 0; c < job.m; ++c) {
+            if (job.column_lhs && system % job.splits * job.m + c >= job.n_repeats) continue;
+            double log = 0, minimum = 0;
+            const auto add = [&](Index from) {
+                log += job.sums[from * stride];
+                minimum += job.sums[from * stride + 1 + c];
+            };
+            for (int k = 0; k < job.C; ++k) add(system * job.C + k);
+            if (plan.chunked()) add(job.lanes + system);
+            const Index number =
+                job.column_lhs ? job.column_lhs[system / job.splits] + job.column_repeat[system % job.splits * job.m + c] : system;
+            if (wanted.log_determinant) wanted.log_determinant[number] = log;
+            if (wanted.minimum) wanted.minimum[number] = minimum;
+        }
     }
 }
 
 }  // namespace
 
-bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_determinant, const Gradients& of_minimum) {
-    const bool of_lhs = wanted.covariance || wanted.lag || wanted.variance;
-    Plan plan(problem, 1, false, !of_lhs && problem.arrays[B].data);
-    if (plan.job.batch == 0) return false;
-    lay_out_gradients(plan, of_determinant, wanted.of_determinant);
-    lay_out_gradients(plan, of_minimum, wanted.of_minimum);
-    // Systems with many right-hand sides are taken one by one, and so are few systems: most of a pack would be empty.
-    CovarianceKernels kernels = isa().covariances(plan.job, false);
-    if (plan.job.m > 1 || 2 * plan.job.batch < kernels.lanes) kernels = isa().covariances(plan.job, true);
-    const Index groups = plan.job.groups = (plan.job.batch + kernels.lanes - 1) / kernels.lanes;
-    const size_t scratch = kernels.scratch(plan.job, wanted);
-    const bool is_small = double(groups) * problem.T * plan.job.n * plan.job.n < WORTH_THREADS;
-    parallel_for(groups, is_small ? 1 : max_threads(), [&](Index group) {
-        with_scratch(scratch, [&](void* memory) { kernels.run(plan.job, wanted, group, memory); });
-    });
-    return plan.any_undetermined();
+Solved moments(
+    const ProblemSpec& problem, Moments wanted, const View& y, const Gradients& of_determinant, const Gradients& of_minimum
+) {
+    const bool of_unknowns = wanted.covariance || wanted.lag || wanted.variance;
+    Plan plan(problem, 0, !of_unknowns, true);
+    Job& job = plan.job;
+    if (job.batch == 0) return plan.solved(nullptr);
+    const StepDerivatives derivatives(problem);
+    wanted.of_rows = derivatives.of_rows.data();
+    wanted.of_unknowns = derivatives.of_unknowns.data();
+    std::vector<GradientOf> gradients[] = {
+        gradients_of(plan, of_determinant, wanted.of_determinant), gradients_of(plan, of_minimum, wanted.of_minimum),
+    };
+    plan.set_input(Y, y);
+    job.moments = &wanted;
+    job.unwinds = !gradients[0].empty() || !gradients[1].empty();
+    job.has_rhs = problem.arrays[B].data;
+    const bool goes_back = of_unknowns || job.unwinds;
+    set_taped(plan, goes_back);
+    const auto keep_nothing = [&](int phases) { job.n_recomputed = plan.kernels.sizes(job, phases).segments; };
+    std::vector<double> sums(size_t((job.lanes + job.batch) * (1 + job.m)));
+    job.sums = sums.data();
+    keep_nothing(0);
+    Work work(plan, false);
+    if (!plan.chunked()) {
+        plan.run(goes_back ? SWEEP | BACK : SWEEP);
+    } else {
+        const Buffer items(goes_back ? size_t(job.batch * plan.of_moments.item_entries(job)) * plan.item() : 0);
+        job.items = static_cast<double*>(items.data());
+        plan.run(SWEEP);
+        plan.reduce();
+        if (goes_back) {
+            plan.find_items();
+            job.checkpoints = nullptr;  // (those on the way back are others)
+            keep_nothing(BACK);
+            plan.run(BACK);
+        }
+    }
+    sum_moments(plan, wanted);
+    for (std::vector<GradientOf>& each : gradients) {
+        for (GradientOf& gradient : each) gradient.finish();
+    }
+    return plan.solved(nullptr);
 }
 
 }  // namespace smnn

@@ -62,8 +62,11 @@ bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& 
 bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients);
 
 // Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, those of no data excepted:
-// they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. Returns
-// whether some pivot is so small that a solve should look at it.
-bool covariance(const ProblemSpec& problem, Moments wanted, const Gradients& of_determinant, const Gradients& of_minimum);
+// they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. y: the
+// solution, where gradients of the minimum with respect to coefficients or steps are wanted. The scheme is upper triangular.
+// There is no factor in what it returns.
+Solved moments(
+    const ProblemSpec& problem, Moments wanted, const View& y, const Gradients& of_determinant, const Gradients& of_minimum
+);
 
 }  // namespace smnn

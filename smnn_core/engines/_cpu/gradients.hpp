@@ -36,11 +36,10 @@ void sum_to_field(Plan& plan, Field f, const double* from, Index systems, Index 
 // How the gradient of a field is gathered, and its way into the array of the caller.
 class GradientOf {
    public:
-    GradientOf(Plan& plan, Field field, const View& to) : plan_(plan), field_(field), to_(to) {
+    GradientOf(Plan& plan, Field field, const View& to, Output& out) : plan_(plan), field_(field), to_(to) {
         const Axes a = axes(plan.problem, field);
         const Input layout = lay_out(to, plan.problem.batch, a, plan.numbers);
-        const Index count = layout.count, batch = plan.job.batch;
-        Output& out = plan.job.gradient[field];
+        const Index count = layout.count, batch = product(plan.problem.batch.data(), plan.problem.batch.size());
         const bool per_point = field != U && field != W_INITIAL;
         times_ = a.time;
         if (batch > 0 && product(to.shape, size_t(to.rank)) == batch * a.time * count) {

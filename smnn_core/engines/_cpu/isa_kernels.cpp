@@ -36,7 +36,7 @@ using Several = Native<Lanes<One>::count * SMNN_VECTORS <= MAX_LANES ? SMNN_VECT
 // The kernels of a group, in `found` where the sizes are among them.
 bool find_small(int V, int K, int Q, Kernels& found);
 bool find_large(int V, int K, int Q, Kernels& found);
-CovarianceKernels find_covariances(const Job& job, bool one_by_one);
+MomentsKernels find_moments(int V, int K, int Q, bool by_columns);
 
 template <int V_, int K_, int Q_, class P>
 bool is(int V, int K, int Q, Kernels& found) {
@@ -67,15 +67,14 @@ bool find_large(int V, int K, int Q, Kernels& found) {
 #elif defined(SMNN_GROUP_COVARIANCES)
 
 template <class P, class Size>
-CovarianceKernels covariances() {
-    return {Lanes<P>::count, CovariancePass<P, Size>::scratch, covariance<P, Size>};
+MomentsKernels moments() {
+    return {{Lanes<P>::count, Lanes<P>::count, false, sizes_of_moments<P, Size>, run_moments<P, Size>, separator_entries,
+             pivot_test_scratch<One>, pivot_test<One>, reduce_scratch<P>, reduce_moments<P>, nullptr},
+            item_entries, find_items};
 }
 
-CovarianceKernels find_covariances(const Job& job, bool one_by_one) {
-    if (job.V == 1 && job.K == 3) {
-        return one_by_one ? covariances<double, Fixed<1, 3, 1>>() : covariances<One, Fixed<1, 3, 1>>();
-    }
-    return one_by_one ? covariances<double, Sized>() : covariances<One, Sized>();
+MomentsKernels find_moments(int V, int K, int Q, bool by_columns) {
+    return V == 1 && K == 3 && Q == 1 && !by_columns ? moments<One, Fixed<1, 3, 1>>() : moments<One, Sized>();
 }
 
 #else
@@ -89,7 +88,7 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
 extern const Isa isa;
 #define SMNN_QUOTED(x) #x
 #define SMNN_NAME(x) SMNN_QUOTED(x)
-const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_covariances, panels::kernels, windows::kernels};
+const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_moments, panels::kernels, windows::kernels};
 
 #endif
 

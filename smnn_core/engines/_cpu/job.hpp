@@ -74,6 +74,7 @@ struct Job {
     const Index* column_repeat;  // (n_repeats)
     bool has_rhs;            // sweep with right-hand side
     bool contracts;          // this is an adjoint
+    bool unwinds;            // the way back goes through the tape, of an adjoint or of gradients of moments
     bool taped;              // this is an adjoint, or one will follow: checkpoints of all segments, rotations of separators
     bool has_checkpoints;    // those of a solve before
     Index separator_entries; // numbers that are kept of a separator
@@ -99,9 +100,13 @@ struct Job {
     void* ends;              // (groups, CarriedLayout<true>{n, m})
     void* passed;            // (groups, columns, PASSED, n)
     unsigned char* rough;    // (batch): set where chunks find that multipliers of a system are to be refined
-    void* reduced;           // (batch, m, C, separator_entries)
+    void* reduced;           // (batch, C, separator_entries)
     void* separators;        // (batch, columns, C, n); columns: m, or those of an adjoint
     void* multipliers;       // (batch, MULTIPLIERS, C, 2, n): of the rows that chunks leave, their own and the boundary's
+
+    const struct Moments* moments;  // that are wanted, null: none
+    double* sums;            // (lanes, 1 + m), then (batch, 1 + m) of separators: log det M and the minima
+    double* items;           // (batch, ItemLayout): of moments, what chunks take from the separators
 };
 
 // An undivided system whose factor, with those of the other lanes of its group, is no larger than this (in bytes, it stays
@@ -116,6 +121,19 @@ struct Sizes {
     int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
 };
 
+// What is wanted of the inverse of M and of the minimum: arrays, null where they are not.
+struct Moments {
+    double *covariance, *lag;           // (batch, T, n, n), and (batch, T-1, n, n) of each point with the next
+    double* variance;                   // (batch, T, n)
+    double *log_determinant, *minimum;  // (batch): log det M, and |W (A y - d)|^2 of the right-hand side
+    // The gradients of both with respect to the fields C .. W_INITIAL. Of right-hand sides that share their left-hand side the
+    // first has that of log det M. For those of the minimum in C and S, y is an input.
+    Output of_determinant[SMOOTHNESS_RHS], of_minimum[SMOOTHNESS_RHS];
+    // How the rows ρ of a step s to y[t], of weight w, change with it: dρ = (of_rows ρ + w of_unknowns diag(s^o) y[t-1]) ds / s,
+    // (K, K) each, upper triangular.
+    const double *of_rows, *of_unknowns;
+};
+
 // The kernels of one instruction set and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
@@ -126,37 +144,15 @@ struct Kernels {
     size_t (*pivot_test_scratch)(const Job&);
     void (*pivot_test)(const Job&, Index group, void* scratch);  // marks undetermined points, of lanes_in_chunks systems
     size_t (*reduce_scratch)(const Job&);
-    void (*reduce)(const Job&, Index system, int c, void* scratch);  // separators := R^-1 z, of right-hand side c
+    void (*reduce)(const Job&, Index system, void* scratch);  // separators := R^-1 z
     void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c, and multipliers
 };
 
-// The gradient of a field, (batch, time, entries), of numbers that inputs may share within a system: time is 1, or entries are
-// fewer than those of a time point.
-struct Gathered {
-    double* data = nullptr;      // null: it is not wanted
-    bool of_time = false;        // each time has its own
-    int entries = 0;
-    const Index* entry = nullptr;  // of each number of a time point
-};
-
-// What is wanted of the inverse of M and of the minimum: arrays, null where they are not.
-struct Moments {
-    const double* increments;           // (K, K), upper triangular: the rows C S of a step, see kernels/covariance.hpp
-    double *covariance, *lag;           // (batch, T, n, n), and (batch, T-1, n, n) of each point with the next
-    double* variance;                   // (batch, T, n)
-    double *log_determinant, *minimum;  // (batch): log det M, and |W (A y - d)|^2 of the right-hand side
-    // The gradients of both with respect to the fields C .. W_INITIAL. Of right-hand sides that share their left-hand side the
-    // first has that of log det M.
-    Gathered of_determinant[SMOOTHNESS_RHS], of_minimum[SMOOTHNESS_RHS];
-};
-
-// What elimination leaves for the way back exists of so many steps at a time.
-constexpr Index COVARIANCE_SEGMENT_BYTES = Index(24) << 20;
-
-struct CovarianceKernels {
-    int lanes;
-    size_t (*scratch)(const Job&, const Moments&);
-    void (*run)(const Job&, const Moments&, Index group, void* scratch);
+// Those of moments. The phases of a group are SWEEP, which finds log det M and the minima, and BACK.
+struct MomentsKernels {
+    Kernels kernels;
+    Index (*item_entries)(const Job&);                  // numbers that `items` has for a system
+    void (*separators)(const Job&, Index system);       // sets them
 };
 
 // The most right-hand sides that are eliminated together.
@@ -172,7 +168,7 @@ struct Isa {
     const char* name;
     // by_columns: with any number of right-hand sides
     Kernels (*find)(int V, int K, int Q, bool scheme_is_upper, bool by_columns);
-    CovarianceKernels (*covariances)(const Job& job, bool one_by_one);
+    MomentsKernels (*moments)(int V, int K, int Q, bool by_columns);
     const PanelKernels& panels;
     const WindowKernels& windows;
 };

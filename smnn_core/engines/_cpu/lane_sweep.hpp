@@ -24,6 +24,7 @@ struct Segments {
     const int factor_entries, carried_entries;  // packs of the factor of a point, and of the state of a sweep
     const int tape_entries, initial_entries;    // packs of the tape of a point, and of its initial rows
     const int state_entries;                    // packs of that state in a checkpoint: of a solve, without a chunk's boundary
+    const bool goes_on;                         // chunks that are swept as those of an undivided elimination
     const int points;                           // of a block
     const int longest;                          // points of the longest lane
     const int segment, n_segments;              // points of a segment
@@ -37,14 +38,18 @@ struct Segments {
           tape_entries(tape().point()),
           initial_entries(job_.V * job_.R_init * tape().initial_row()),
           state_entries(Chunked && !job_.taped ? CarriedLayout<true>{job_.n, job_.m}.boundary() : carried_entries),
+          goes_on(!Chunked && job_.C > 1),
           points(block_points<P>(job_)),
           longest(job_.T / job_.C + (job_.T % job_.C > 0)),
           segment(points_of_segment()),
           n_segments((longest - 1) / segment + 1) {}
 
     // Segment k has the final rows of the points before each of its own, and the last one those of the last point too.
-    int first_row(int k) const { return k > 0 ? k * segment - 1 : 0; }
+    int first_row(int k) const { return k > 0 || goes_on ? k * segment - 1 : 0; }
     Index points_kept() const { return job.n_recomputed < n_segments ? longest - first_row(job.n_recomputed) : 0; }
+    // Whether right-hand sides of final rows are not wanted: an adjoint, and moments, take no solution from them.
+    bool drops_z() const { return job.contracts || job.moments; }
+    Index unused_z_packs() const { return drops_z() ? (Index(points + 1) * job.m + goes_on) * job.n : 0; }
     // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
     Index points_of_z() const { return job.contracts ? longest : points_kept(); }
     // Points of a segment that is recomputed, and the one before it.
@@ -59,12 +64,12 @@ struct Segments {
     // Packs of the tape of as many points from the first one on, of which `initial` have initial rows. (Those of the first
     // point of an undivided lane are not on the tape.)
     Index tape_offset(Index count, Index initial) const {
-        const Index of_rows = (count < initial ? count : initial) - !Chunked;
+        const Index of_rows = (count < initial ? count : initial) - (!Chunked && !goes_on);
         return count * tape_entries + (of_rows > 0 ? of_rows : 0) * initial_entries;
     }
     Index recomputed_tape_packs() const {
         const Index initial = initial_points() < segment ? initial_points() : segment;
-        return job.contracts ? segment * tape_entries + initial * initial_entries : 0;
+        return job.unwinds ? segment * tape_entries + initial * initial_entries : 0;
     }
     // The state at the start of a segment (of the first one of a chunk: behind its first point), and `before`.
     int checkpoint_entries() const { return state_entries + (job.taped ? 0 : columns * job.n); }
@@ -78,9 +83,9 @@ struct Segments {
 
     // more: packs of scratch beside those of a LanePass.
     Sizes sizes(Index more) const {
-        Index packs = RowStager<P>::memory(job, points, staged_points()) + 2 * carried_entries + workspace_packs() + more;
-        packs += recomputed_points() * (factor_entries + (job.contracts ? 0 : job.n * columns)) + 4 * job.n * columns;
-        if (job.contracts) packs += recomputed_tape_packs() + (points + 1) * job.n;
+        Index packs = RowStager<P>::memory(job, points, staged_points()) + 2 * carried_entries + job.m + workspace_packs() + more;
+        packs += recomputed_points() * (factor_entries + (drops_z() ? 0 : job.n * columns)) + 4 * job.n * columns;
+        packs += recomputed_tape_packs() + unused_z_packs();
         if (!job.checkpoints) packs += checkpoint_packs();
         if (!job.z) packs += z_packs();
         const size_t pack = sizeof(P);
@@ -100,7 +105,7 @@ struct Segments {
 
    private:
     TapeLayout<Chunked> tape() const {
-        return {job.n, int(absorbed_rows(size)), first_absorbed(size) > 0};
+        return {job.n, int(absorbed_rows(size)), first_absorbed(size) > 0, job.m};
     }
     int points_of_segment() const {
         const Index point = Index(sizeof(P)) * factor_entries;
@@ -116,7 +121,7 @@ template <class P, class Size, bool Chunked>
 struct LaneSweep : Segments<P, Size, Chunked> {
     using Base = Segments<P, Size, Chunked>;
     using Base::job, Base::size, Base::columns, Base::carried_entries, Base::state_entries, Base::points, Base::segment;
-    using Base::first_row;
+    using Base::first_row, Base::goes_on;
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
@@ -127,10 +132,11 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     RowStager<P> stager;
     P *factor, *z;          // of the segments that are kept
     P *recomputed_factor, *recomputed_tape, *recomputed_z;  // of segment `recomputed`, -1: none
-    P* unused_z;            // of an adjoint, which takes no solution from its right-hand sides
+    P* unused_z;            // where they are not wanted: of a block
     int recomputed = -1;
     bool has_tape = false;  // of that segment
     P *carried, *saved, *workspace, *checkpoints;
+    P* sums = nullptr;      // those of a SummingTape, (m)
     bool has_checkpoints;
     bool on_the_way_back = false;  // the next segment is the one before
 
@@ -145,14 +151,15 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         factor = static_cast<P*>(job.factor);
         if (factor) factor += group_ * this->points_kept() * this->factor_entries;
         recomputed_factor = take(this->recomputed_points() * this->factor_entries);
-        recomputed_tape = job.contracts ? take(this->recomputed_tape_packs()) : nullptr;
-        unused_z = job.contracts ? take((points + 1) * job.n) : nullptr;
-        recomputed_z = job.contracts ? nullptr : take(this->recomputed_points() * job.n * columns);
+        recomputed_tape = job.unwinds ? take(this->recomputed_tape_packs()) : nullptr;
+        // (the first row of all is that of the point before)
+        unused_z = this->drops_z() ? take(this->unused_z_packs()) + (goes_on ? job.n : 0) : nullptr;
+        recomputed_z = this->drops_z() ? nullptr : take(this->recomputed_points() * job.n * columns);
         z = job.z ? static_cast<P*>(job.z) + group_ * this->z_packs() : take(this->z_packs());
         checkpoints = job.checkpoints ? static_cast<P*>(job.checkpoints) + group_ * this->checkpoint_packs()
                                       : take(this->checkpoint_packs());
         carried = Chunked ? static_cast<P*>(job.ends) + group_ * carried_entries : take(carried_entries);
-        saved = take(carried_entries);
+        saved = take(carried_entries + job.m);
         workspace = take(this->workspace_packs());
     }
 
@@ -241,7 +248,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             recomputed = k;
             has_tape = !std::is_same_v<TapeOf, NoTape>;
         }
-        if constexpr (!Size::fixed) size.z_step = z_step(k);
+        if constexpr (!Size::fixed) size.z_step = this->drops_z() ? Index(points + 1) * job.n : z_step(k);
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -249,6 +256,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             if (ragged && t1 == group.longest && t0 < group.shortest) t1 = group.shortest;
             const bool partial = InChunk && t0 >= group.shortest;
             if (partial) copy(saved, state, carried_entries);
+            if (partial && sums) copy(saved + carried_entries, sums, job.m);
             StagedRows<P> rows = staged<Rhs>(t0, t1);
             if (!again) rows.mark_zero_steps(t1);
             const int before_ = t0 > 0 ? t0 - 1 : 0;
@@ -259,7 +267,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             const auto part = [&](int from, int to) {
                 const Index done = from - t0;
                 rotations = sweep<P, Size, InChunk, Rhs, Keep>(
-                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n, rotations
+                    size, constants, rows, from, to, state, workspace, f + done * entries, fz + done * job.n, rotations, goes_on
                 );
             };
             const int from = Chunked && t0 == 0 ? 1 : t0;
@@ -270,7 +278,8 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             }
             part(from, t1);
             if (partial) keep_where_shorter(t0, state, saved, carried_entries);
-            if (!Chunked && t1 == group.longest) {
+            if (partial && sums) keep_where_shorter(t0, sums, saved + carried_entries, job.m);
+            if (!Chunked && t1 == group.longest && !goes_on) {
                 P *const last_f = factor_at(k, t1 - 1), *const last_z = z_of_rows(k, t1 - 1);
                 finish<P, Size, Rhs>(size, constants, rows, t1 - 1, state, workspace, last_f, last_z);
             }
@@ -278,7 +287,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         }
     }
     // The place of the right-hand sides of final rows, of point t on.
-    P* z_of_rows(int k, int t) const { return job.contracts ? unused_z : z_at(k, t); }
+    P* z_of_rows(int k, int t) const { return this->drops_z() ? unused_z : z_at(k, t); }
     void set_zero(P* to) const {
         for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
     }

@@ -261,15 +261,10 @@ class HeldGradients {
     std::array<Held, smnn::SMOOTHNESS_RHS> held_;
 };
 
-bool covariance(
-    const Problem& problem, nb::handle increments, nb::tuple results, nb::tuple of_determinant, nb::tuple of_minimum
-) {
+nb::tuple moments(const Problem& problem, nb::tuple results, nb::handle y, nb::tuple of_determinant, nb::tuple of_minimum) {
     const smnn::ProblemSpec& spec = problem.spec;
     constexpr size_t RESULTS = 5;
     if (results.size() != RESULTS) throw nb::value_error("another number of results");
-    Held of_increments;
-    of_increments.hold(increments, false);
-    of_increments.require({spec.K, spec.K});
     std::array<Held, RESULTS> held;
     size_t i = 0;
     const auto result = [&](std::initializer_list<int> axes) {
@@ -278,17 +273,27 @@ bool covariance(
         return static_cast<double*>(to);
     };
     const int n = spec.V * spec.K, T = spec.T;
-    const smnn::Moments wanted{
-        static_cast<const double*>(of_increments.view.data), result({T, n, n}), result({T - 1, n, n}), result({T, n}),
-        result({}), result({}), {}, {},
-    };
+    smnn::Moments wanted{};
+    wanted.covariance = result({T, n, n});
+    wanted.lag = result({T - 1, n, n});
+    wanted.variance = result({T, n});
+    wanted.log_determinant = result({});
+    wanted.minimum = result({});
     const HeldGradients determinant(problem, of_determinant), minimum(problem, of_minimum);
     if (determinant.wants(smnn::B) || determinant.wants(smnn::U)) {
         throw nb::value_error("log det M depends on no right-hand side");
     }
     const bool has_rhs = spec.arrays[smnn::B].data && (spec.arrays[smnn::U].data || spec.T_init * spec.R_init == 0);
     if ((wanted.minimum || minimum.wants_any()) && !has_rhs) throw nb::value_error("there is no right-hand side");
-    return without_lock([&] { return smnn::covariance(spec, wanted, determinant.views, minimum.views); });
+    Held solution;
+    if (minimum.wants(smnn::C) || minimum.wants(smnn::S)) solution.hold(y, false);
+    for (int k = 0; k < spec.K; ++k) {
+        const double* const row = spec.scheme_rows + k * 2 * spec.K;
+        if (row[spec.K + k] == 0) throw nb::value_error("a scheme that is not upper triangular");
+    }
+    const smnn::Solved solved =
+        without_lock([&] { return smnn::moments(spec, wanted, solution.view, determinant.views, minimum.views); });
+    return nb::make_tuple(solved.any_small_pivot, solved.any_zero_step);
 }
 
 // A matrix of any strides, or None: none.
@@ -422,9 +427,7 @@ NB_MODULE(_kernels, m) {
     m.def("find_undetermined", &find_undetermined, "problem"_a, "undetermined"_a);
     m.def("normal_solve", &normal_solve, "problem"_a, "factor"_a.none(), "g"_a, "x"_a);
     m.def("adjoint", &adjoint, "problem"_a, "factor"_a.none(), "y"_a, "g"_a, "gradients"_a);
-    m.def(
-        "covariance", &covariance, "problem"_a, "increments"_a, "results"_a, "of_determinant"_a, "of_minimum"_a
-    );
+    m.def("moments", &moments, "problem"_a, "results"_a, "y"_a.none(), "of_determinant"_a, "of_minimum"_a);
     m.def("triangularise", &triangularise, "A"_a, "begins"_a, "C"_a.none(), "T"_a, "order"_a, "threads"_a);
     m.def("rotate", &rotate, "A"_a, "T"_a, "order"_a, "d"_a, "back"_a, "threads"_a);
     m.def(

@@ -152,10 +152,11 @@ class Plan {
    public:
     Job job{};
     Kernels kernels;
+    MomentsKernels of_moments{};  // if they are what is wanted
     int threads;
 
     // C_of_factor: the chunks of the factor that is used, 0 where there is none.
-    Plan(const ProblemSpec& problem_, int C_of_factor, bool by_columns = false, bool one_by_one = false) : problem(problem_) {
+    Plan(const ProblemSpec& problem_, int C_of_factor, bool by_columns = false, bool moments = false) : problem(problem_) {
         job.V = problem.V;
         job.K = problem.K;
         job.Q = problem.Q;
@@ -169,8 +170,12 @@ class Plan {
         set_scheme();
         for (size_t f = 0; f < problem.arrays.size(); ++f) set_input(Field(f), problem.arrays[f]);
         const SharedLhs shared = find_shared_lhs();
-        const bool columns = one_by_one ? is_worth_one_by_one(shared) : by_columns && is_worth_columns(shared);
+        const bool columns = by_columns && (moments ? shared.n_repeats > 1 : is_worth_columns(shared));
         kernels = isa().find(problem.V, problem.K, problem.Q, job.scheme_is_upper, columns);
+        if (moments) {
+            of_moments = isa().moments(problem.V, problem.K, problem.Q, columns);
+            kernels = of_moments.kernels;
+        }
         job.m = 1;
         if (columns) {
             job.splits = (shared.n_repeats - 1) / MOST_COLUMNS + 1;
@@ -207,14 +212,19 @@ class Plan {
     // The problem of the separators: that of a solve, or of M x = g for column c.
     void reduce() {
         const size_t scratch = kernels.reduce_scratch(job);
-        parallel_for(job.batch * job.m, threads, [&](Index i) {
-            with_scratch(scratch, [&](void* memory) { kernels.reduce(job, i / job.m, int(i % job.m), memory); });
+        parallel_for(job.batch, threads, [&](Index i) {
+            with_scratch(scratch, [&](void* memory) { kernels.reduce(job, i, memory); });
         });
     }
     void reduce_normal(int c) {
         parallel_for(job.batch, threads, [&](Index i) {
             if (c == 0 || job.rough[i]) kernels.reduce_normal(job, i, c);
         });
+    }
+
+    // What chunks take from the separators, for moments.
+    void find_items() {
+        parallel_for(job.batch, threads, [&](Index i) { of_moments.separators(job, i); });
     }
 
     // Marks undetermined points in `flags`, (batch, T); this is a call of undivided systems.
@@ -278,13 +288,6 @@ class Plan {
         const bool fill_packs = shared.n_repeats >= compiled.lanes;
         if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
         return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
-    }
-
-    // The same where each left-hand side would be eliminated in numbers, not packs: many of them, with few right-hand sides
-    // each, fill packs.
-    bool is_worth_one_by_one(const SharedLhs& shared) const {
-        const int lanes = isa().covariances(job, false).lanes;
-        return job.batch > 0 && shared.n_repeats > 1 && (shared.n_lhs < lanes || shared.n_repeats >= lanes);
     }
 
     void set_scheme() {

@@ -36,61 +36,79 @@ struct GradientSink {
     using T = ScalarOf<P>;
     static constexpr int W = Lanes<P>::count;
 
-    const Job& job;
-    const Group<P>& group;
-    const Output& out;
-    const int count;        // entries of a point
-    const int times;        // points (or steps) of a system
+    const Job* job;
+    const Group<P>* group;
+    Output out;
+    int count;              // entries of a point
+    int times;              // points (or steps) of a system
     P* sums;                // (count): over the points of each lane, where the field is constant in time
     P* block;               // (points, count)
+    Index number[W];        // of each lane in the batch, with this right-hand side
 
-    static Index memory(int count, int points) { return Index(points + 1) * count; }
+    static Index memory(int count, int points) { return Index(points + 1) * count + 2 * GAP; }
 
+    GradientSink() = default;  // (to be assigned)
     GradientSink(
-        const Job& job_, const Group<P>& group_, Field field, int count_, int times_, P*& memory, int points
+        const Job& job_, const Group<P>& group_, const Output& out_, int count_, int times_, P*& memory, int points, int column = 0
     )
-        : job(job_), group(group_), out(job_.gradient[field]), count(count_), times(times_), sums(take_from(memory, count_)),
+        : job(&job_), group(&group_), out(out_), count(count_), times(times_), sums(take_from(memory, count_)),
           block(take_from(memory, Index(points) * count_)) {
         for (int e = 0; e < count; ++e) sums[e] = splat<P>(0);
+        for (int l = 0; l < W; ++l) number[l] = number_in_batch(job_, group_.system[l], column);
     }
 
     // The lane's points t0 .. t1-1; it has `length` of them.
     SMNN_OUTLINE void flush(int t0, int t1, const int* length) {
         if (out.gather == Gather::PER_SYSTEM) {
             T* to[W];
-            for (int l = 0; l < group.valid; ++l) {
-                to[l] = static_cast<T*>(out.data) + (group.system[l] * times + group.start[l] + t0) * count;
+            for (int l = 0; l < group->valid; ++l) {
+                to[l] = static_cast<T*>(out.data) + (number[l] * times + group->start[l] + t0) * count;
             }
-            return write_lanes(block, count, t0, t1, length, group.valid, to);
+            return write_lanes(block, count, t0, t1, length, group->valid, to);
         }
         for (int t = t0; out.gather != Gather::NONE && t < t1; ++t) {
             const P* const from = block + (t - t0) * count;
             bool is_common = out.gather == Gather::OVER_TIME;
-            for (int l = 0; l < group.valid; ++l) is_common = is_common && t < length[l];
+            for (int l = 0; l < group->valid; ++l) is_common = is_common && t < length[l];
             for (int e = 0; is_common && e < count; ++e) sums[e] += from[e];
-            for (int l = 0; !is_common && l < group.valid; ++l) {
+            for (int l = 0; !is_common && l < group->valid; ++l) {
                 for (int e = 0; t < length[l] && e < count; ++e) add(l, t, e, from[e].get(l));
             }
         }
     }
 
+    // Of the steps into points t0 .. t1-1. That into the first point of a chunk is one of its steps, too.
+    SMNN_OUTLINE void flush_steps(int t0, int t1) {
+        int length[W];
+        for (int l = 0; l < W; ++l) length[l] = group->length[l] - 1;
+        if (t0 > 0) return flush(t0 - 1, t1 - 1, length);
+        for (int l = 0; l < group->valid; ++l) {
+            if (group->start[l] > 0) add(l, -1, 0, block[0].get(l));
+        }
+        if (t1 == 1) return;
+        P* const kept = block;
+        block = kept + 1;
+        flush(0, t1 - 1, length);
+        block = kept;
+    }
+
     // After the last block.
     SMNN_OUTLINE void finish() {
-        for (int l = 0; out.gather == Gather::OVER_TIME && l < group.valid; ++l) {
-            T* const to = static_cast<T*>(out.data) + (group.system[l] * job.C + group.chunk[l]) * count;
+        for (int l = 0; out.gather == Gather::OVER_TIME && l < group->valid; ++l) {
+            T* const to = static_cast<T*>(out.data) + (number[l] * job->C + group->chunk[l]) * count;
             for (int e = 0; e < count; ++e) to[e] = sums[e].get(l);
         }
     }
 
     // One number of point t of a lane, which may be the step (-1) from the left separator.
     SMNN_INLINE void add(int l, int t, int e, T x) {
-        const Index at = (Index(group.start[l]) + t) * count + e;
+        const Index at = (Index(group->start[l]) + t) * count + e;
         T* const data = static_cast<T*>(out.data);
         switch (out.gather) {
             case Gather::NONE: break;
-            case Gather::PER_SYSTEM: data[group.system[l] * times * count + at] = x; break;
+            case Gather::PER_SYSTEM: data[number[l] * times * count + at] = x; break;
             case Gather::OVER_TIME: sums[e].set(l, sums[e].get(l) + x); break;
-            case Gather::OVER_BATCH: data[group.number * times * count + at] += x; break;
+            case Gather::OVER_BATCH: data[group->number * times * count + at] += x; break;
         }
     }
 };

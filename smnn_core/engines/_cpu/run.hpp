@@ -67,7 +67,7 @@ SMNN_INLINE Index separator_point(const Job& job, int k) {
 
 // Numbers of what is kept of a separator: its factor and, behind it, the tape of the step to the next one.
 inline Index separator_entries(const Job& job) {
-    return 2 * Index(job.n) * job.n + (job.taped ? chain_tape_entries(job.n) : 0);
+    return 2 * Index(job.n) * job.n + (job.taped ? chain_tape_entries(job.n, job.m) : 0);
 }
 
 // x := R^-1 x
@@ -82,48 +82,47 @@ void separators_back(const Job& job, const T* factor, T* x) {
 }
 
 template <class T, class Tape>
-using Chain = ChainSweep<T, int, 0, false, Alone, Tape>;
+using Chain = ChainSweep<T, int, 0, false, Alone, Tape, int>;
 
 template <class P>
 size_t reduce_scratch(const Job& job) {
-    return size_t(Chain<ScalarOf<P>, NoTape>::packs(job.n)) * sizeof(ScalarOf<P>);
+    return size_t(Chain<ScalarOf<P>, NoTape>::packs(job.n, job.m)) * sizeof(ScalarOf<P>);
 }
 
-template <class P, class Tape>
-void reduce_system(const Job& job, Index system, int c, void* scratch) {
+// rotations: with the tape of each separator in its place, if there is any. visit(k, sweep): at each separator.
+template <class P, class Tape, class Visit>
+void reduce_system(const Job& job, Index system, void* scratch, Tape rotations, Visit visit) {
     using T = ScalarOf<P>;
     constexpr int W = Lanes<P>::count;
     const int n = job.n, C = job.C;
-    const CarriedLayout<true> one{n}, all{n, job.m};
-    const P* ends = static_cast<const P*>(job.ends);
+    const Index entries = CarriedLayout<true>{n, job.m}.entries();
     const auto item = [&](int k) {
         const Index lane_ = system * C + k;
-        // entry e of what the chunk has left, as of one right-hand side
-        return [&, at = ends + lane_ / W * all.entries(), l = int(lane_ % W)](int e) {
-            if (e >= one.z()) e += (all.m - 1) * (e < one.norm2() ? e - one.z() : n) + (e < one.norm2() ? c : 0);
-            const int boundary = e - all.boundary_z();
-            if (boundary >= 0) e += (all.m - 1) * (boundary < n ? boundary : n) + (boundary < n ? c : 0);
-            return at[e].get(l);
-        };
+        // entry e of what the chunk has left
+        return [at = static_cast<const P*>(job.ends) + lane_ / W * entries, l = int(lane_ % W)](int e) { return at[e].get(l); };
     };
-    T* factor = static_cast<T*>(job.reduced) + (system * job.m + c) * C * job.separator_entries;
-    T* x = static_cast<T*>(job.separators) + (system * columns_of(job) + c) * C * n;
-    Chain<T, Tape> sweep(n, static_cast<T*>(scratch));
+    T* const factor = static_cast<T*>(job.reduced) + system * C * job.separator_entries;
+    T* const x = static_cast<T*>(job.separators) + system * columns_of(job) * C * n;
+    const Index column = Index(C) * n;
+    Chain<T, Tape> sweep(n, static_cast<T*>(scratch), {}, job.m);
+    sweep.tape = rotations;
     sweep.start(item(0));
     for (int k = 0; k < C; ++k) {
         poll();
+        visit(k, sweep);
         T *f = factor + k * job.separator_entries, *z = x + k * n;
-        if constexpr (!std::is_same_v<Tape, NoTape>) sweep.tape.at = f + 2 * n * n;
-        const bool bad =
-            k + 1 < C ? sweep.advance(item(k + 1), T(job.tolerance2), f, z) : sweep.finish(T(job.tolerance2), f, z);
+        if constexpr (!std::is_same_v<Tape, NoTape>) sweep.tape.at = job.taped ? f + 2 * n * n : nullptr;
+        const T tolerance2 = T(job.tolerance2);
+        const bool bad = k + 1 < C ? sweep.advance(item(k + 1), tolerance2, f, z, column) : sweep.finish(tolerance2, f, z, column);
         if (bad) StagedRows<P>::mark(job, system, int(separator_point(job, k)));
     }
-    separators_back(job, factor, x);
+    for (int c = 0; c < job.m; ++c) separators_back(job, factor, x + c * column);
 }
 template <class P>
-void reduce_system(const Job& job, Index system, int c, void* scratch) {
-    if (job.taped) return reduce_system<P, Tape<ScalarOf<P>>>(job, system, c, scratch);
-    reduce_system<P, NoTape>(job, system, c, scratch);
+void reduce_system(const Job& job, Index system, void* scratch) {
+    const auto none = [](int, const auto&) {};
+    if (job.taped) return reduce_system<P>(job, system, scratch, Tape<ScalarOf<P>>{}, none);
+    reduce_system<P>(job, system, scratch, NoTape(), none);
 }
 
 // Multipliers of the rows that chunks have left: Q R^-T g, from w of R^T D^-1 w = g, or (without w) those of the residual.
@@ -132,16 +131,21 @@ void unwind_separators(const Job& job, Index system, int set, const T* factor, c
     const int n = job.n, C = job.C;
     const Index entries = job.separator_entries;
     T* const to = static_cast<T*>(job.multipliers) + (system * MULTIPLIERS + set) * C * 2 * n;
-    ChainUnwinding<T, LARGEST> way{n, {nullptr}, w == nullptr, {}};
-    T top[LARGEST];
-    for (int j = 0; j < n; ++j) top[j] = w ? w[(C - 1) * n + j] * factor[(C - 1) * entries + j * n + j] : T(0);
-    for (int k = C - 2; k >= 0; --k) {
-        const T* const f = factor + k * entries;
-        way.tape.at = const_cast<T*>(f) + entries;
-        T* const item = to + (k + 1) * 2 * n;
-        way.step(f, w ? w + k * n : nullptr, top, item, item + n);
+    T v[2 * LARGEST];
+    const auto set_triangle = [&](int k) {
+        for (int j = 0; j < n; ++j) v[j] = w ? w[k * n + j] * factor[k * entries + j * n + j] : T(0);
+    };
+    const auto put = [&](int k, int boundary, const T* from) {
+        for (int j = 0; j < n; ++j) to[(2 * k + boundary) * n + j] = from[j];
+    };
+    set_triangle(C - 1);
+    for (int k = C - 1; k > 0; --k) {
+        ChainUnwinding<T> way{n, 1, {const_cast<T*>(factor) + k * entries}, {1, v, nullptr}, w == nullptr};
+        way.step([&] { set_triangle(k - 1); }, [&] { put(k, 0, v + n); });
+        put(k, 1, v + n);
     }
-    for (int j = 0; j < n; ++j) to[j] = top[j], to[n + j] = T(0);
+    put(0, 0, v);
+    for (int j = 0; j < n; ++j) to[n + j] = T(0);
 }
 
 template <class P>

@@ -15,11 +15,13 @@ extern "C" void __asan_unpoison_memory_region(const volatile void*, size_t);
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Bytes that gaps take at most, of the scratch memory of a run: one of a pack behind each piece.
+// Bytes that gaps take at most, of the scratch memory of a run, and the packs of one, behind each piece.
 #if defined(SMNN_CHECKED)
 constexpr size_t GAPS = 64 * 64;
+constexpr int GAP = 1;
 #else
 constexpr size_t GAPS = 0;
+constexpr int GAP = 0;
 #endif
 
 template <class P>

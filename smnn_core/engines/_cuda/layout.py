@@ -97,28 +97,6 @@ def chain_job(dtype: str) -> np.dtype[np.void]:
     )
 
 
-N_MOMENTS = 19
-"""Fields of `Moments`."""
-
-
-@cache
-def moments_job() -> np.dtype[np.void]:
-    """`MomentsJob`."""
-    return np.dtype(
-        [
-            ("systems", _systems),
-            ("in", _input, (FIELDS.index("smoothness"),)),
-            ("results", _pointer, (N_MOMENTS,)),
-            ("factor", _pointer),
-            ("checkpoints", _pointer),
-            ("threads", _index),
-            *((name, _int) for name in ("V", "K", "Q", "points", "T_init", "R_init", "segment")),
-            ("increments", "float64", (MAX_K * MAX_K,)),
-        ],
-        align=True,
-    )
-
-
 @cache
 def pointers_of(job: np.dtype[Any]) -> np.ndarray:
     """The words of a job, of eight bytes, that are addresses."""

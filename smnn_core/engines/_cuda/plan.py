@@ -21,7 +21,7 @@ import numpy as np
 from ..._arrays import Array, Namespace, Shape
 from .grain import Grain
 from .layout import pointers_of
-from .source import Module
+from .source import Specialization
 
 MOST_PLANS = 512
 """Of a device; each has some 4 KB for each launch."""
@@ -51,7 +51,7 @@ class Device(Protocol):
     def pieces(self, pieces: Pieces) -> tuple[object, list[int]]: ...  # memory, and the addresses of its pieces
     def address(self, x: Array) -> int: ...
     def prepare(
-        self, module: Module, kernel: str, lanes: int, job_bytes: int
+        self, module: Specialization, kernel: str, lanes: int, job_bytes: int
     ) -> Callable[[np.ndarray], None]: ...  # what launches a job, given as words
 
 
@@ -181,7 +181,7 @@ class Planner:
         self._memory.append((kind, shape, np.dtype(dtype)))
         return len(self._memory) - 1
 
-    def launch(self, module: Module, kernel: str, lanes: int, job: np.ndarray) -> None:
+    def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
         """A kernel, with the job as it is now."""
         self._launches.append((self._prepare(module, kernel, lanes, job.nbytes), job.tobytes()))
         self._pointers.append(pointers_of(job.dtype))

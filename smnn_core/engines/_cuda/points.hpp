@@ -77,7 +77,7 @@ struct Points {
                 keep(t - 1, f, z, team);
             }
             state.absorb_equations(rows, t);
-            if (rows.has_initial(t)) absorb_initial_rows<true>(state, rows, t, &carried[0], &workspace[0]);
+            if (rows.has_initial(t) && (Chunked || t > 0)) absorb_initial_rows<true>(state, rows, t, &carried[0], &workspace[0]);
         }
         for (; t < longest; ++t) {
             fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .layout import chain_job, moments_job, point_job
+from .layout import chain_job, point_job
 from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 
 BLOCK = WARPS * WARP
@@ -26,19 +26,10 @@ TEAMS = 8, 16, 32
 PARTS = SOLVE, ADJOINT = 1, 2
 """Modules that are compiled by themselves: the kernels of solves, and those that only derivatives and normal solves
 take, which are about a third of the compiler's time."""
-MOMENTS = 4
-"""The part that is all of a `MomentsModule`."""
-
-
-def parts_of(module: Module) -> tuple[int, ...]:
-    """The parts that are compiled by themselves."""
-    return (MOMENTS,) if isinstance(module, MomentsModule) else PARTS
 
 
 def part_of(kernel: str) -> int:
     """The part that a kernel belongs to."""
-    if kernel == "smnn_moments":
-        return MOMENTS
     return ADJOINT if kernel.endswith(("_forward", "_refine", "_contract", "_solve")) else SOLVE
 
 
@@ -138,58 +129,12 @@ class Specialization:
         return f"{self.dtype}-V{self.V}K{self.K}Q{self.Q}{extra}{chunked}"
 
 
-@dataclass(frozen=True)
-class MomentsModule:
-    """What `moments.cu` is compiled for. It computes in float64."""
-
-    V: int
-    K: int
-    Q: int
-
-    @property
-    def defines(self) -> dict[str, object]:
-        """The macros that it asks for."""
-        return {
-            "SMNN_LEVEL": "cuda",
-            "SMNN_MOMENTS_JOB_BYTES": moments_job().itemsize,
-            "SMNN_V": self.V,
-            "SMNN_K": self.K,
-            "SMNN_Q": self.Q,
-            "SMNN_BLOCK": WARP,
-        }
-
-    def team(self, kernel: str) -> int:
-        """A thread works alone."""
-        del kernel
-        return 1
-
-    def block(self, kernel: str) -> int:
-        """One warp, so that few systems use many multiprocessors."""
-        del kernel
-        return WARP
-
-    def source_of(self, part: int) -> str:
-        """The one part."""
-        assert part == MOMENTS
-        return self.source
-
-    @property
-    def source(self) -> str:
-        """The source text for NVRTC."""
-        return _BUILTINS + "".join(f"#define {k} {v}\n" for k, v in self.defines.items()) + kernels("moments.cu")
-
-    def __str__(self) -> str:
-        return f"moments-V{self.V}K{self.K}Q{self.Q}"
-
-
-Module = Specialization | MomentsModule
-
 NVRTC_OPTIONS = ("-std=c++17",)
 
 
 @cache
-def kernels(file: str = "kernels.cu") -> str:
-    """A file and all headers of this project that it includes, each once, in its place."""
+def kernels() -> str:
+    """`kernels.cu` and all headers of this project that it includes, each once, in its place."""
     seen: set[Path] = set()
 
     def read(path: Path) -> str:
@@ -200,4 +145,4 @@ def kernels(file: str = "kernels.cu") -> str:
         return _INCLUDE.sub(lambda match: read((path.parent / match[1]).resolve()), text)
 
     # CuPy writes the text to a file in the encoding of the locale, which may have no Greek letters; comments do
-    return read(Path(__file__).with_name(file).resolve()).encode("ascii", "replace").decode()
+    return read(Path(__file__).with_name("kernels.cu").resolve()).encode("ascii", "replace").decode()

@@ -23,18 +23,20 @@ template <int N, bool Chunked>
 constexpr int CHAIN_ENTRIES = (Chunked ? 3 : 2) * N * N;
 
 // N: the capacity of arrays. n: the same number, as Int<N> where loops are to be unrolled, else as an int. A thread has
-// arrays of its own or, N being 0, the memory that it is given: packs(n). A team shares that memory: ROOM and that of f and z.
-template <class P, class Count, int N, bool Chunked, class Team = Alone, class Tape = NoTape>
+// arrays of its own or, N being 0, the memory that it is given: packs(n, m). A team shares that memory: ROOM and that of f and z.
+// m: right-hand sides, Int<1> or, where N is 0, an int.
+template <class P, class Count, int N, bool Chunked, class Team = Alone, class Tape = NoTape, class Rhs = Int<1>>
 struct ChainSweep {
-    static constexpr int rows_of(int n) { return n * ((Chunked ? 3 : 2) * n + 1); }
-    static constexpr int boundary_of(int n) { return Chunked ? n * (n + 1) : 1; }
-    static constexpr int packs(int n) { return 2 * rows_of(n) + boundary_of(n) + 4 * n; }
+    static constexpr int rows_of(int n, int m = 1) { return n * ((Chunked ? 3 : 2) * n + m); }
+    static constexpr int boundary_of(int n, int m = 1) { return Chunked ? n * (n + m) : 1; }
+    static constexpr int packs(int n, int m = 1) { return 2 * rows_of(n, m) + boundary_of(n, m) + 4 * n; }
     static constexpr int ROWS = rows_of(N), BOUNDARY = boundary_of(N), ROOM = packs(N) + 3 * N;
     using T = typename Lanes<P>::Scalar;
     template <int Size>
     using Piece = Array<P, Team::size == 1 ? Size : 0>;
 
     const Count n;
+    const Rhs m;
     const Team team;
     Piece<ROWS> triangle, below;
     Piece<BOUNDARY> boundary;
@@ -42,12 +44,13 @@ struct ChainSweep {
     P* const room;  // of teams, for rotations
     Tape tape{};
 
-    SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {})
+    SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {}, Rhs m_ = {})
         : n(n_),
+          m(m_),
           team(team_),
-          triangle(memory, rows_of(N ? N : int(n))),
-          below(memory, rows_of(N ? N : int(n))),
-          boundary(memory, boundary_of(N ? N : int(n))),
+          triangle(memory, rows_of(N ? N : int(n), m_)),
+          below(memory, rows_of(N ? N : int(n), m_)),
+          boundary(memory, boundary_of(N ? N : int(n), m_)),
           norm2(memory, N ? N : int(n)),
           boundary_norm2(memory, N ? N : int(n)),
           weight(memory, N ? N : int(n)),
@@ -57,7 +60,7 @@ struct ChainSweep {
     // At the first separator of the chunk; item(e): entry e of its item.
     template <class Item>
     SMNN_INLINE void start(Item item) {
-        const CarriedLayout<true> at{n};
+        const CarriedLayout<true> at{n, m};
         const P zero = splat<P>(0);
         each_row([&](auto i) SMNN_LAMBDA {
             P* const row = triangle + i * columns();
@@ -66,23 +69,25 @@ struct ChainSweep {
                 row[n + j] = zero;
                 if constexpr (Chunked) {
                     row[left() + j] = item(at.spike() + i * n + j);
-                    boundary[i * (n + 1) + j] = j >= i ? item(at.boundary() + i * n + j) : zero;
+                    boundary[i * boundary_columns() + j] = j >= i ? item(at.boundary() + i * n + j) : zero;
                 }
             });
-            row[rhs()] = item(at.z() + i);
+            each_rhs([&](auto c) SMNN_LAMBDA { row[rhs() + c] = item(at.z() + i * m + c); });
             norm2[i] = item(at.norm2() + i);
             if constexpr (Chunked) {
-                boundary[i * (n + 1) + n] = item(at.boundary_z() + i);
+                each_rhs([&](auto c) SMNN_LAMBDA {
+                    boundary[i * boundary_columns() + n + c] = item(at.boundary_z() + i * m + c);
+                });
                 boundary_norm2[i] = item(at.boundary_norm2() + i);
             }
         });
     }
 
-    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (n).
-    // Returns where it is undetermined.
+    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (n), z_step
+    // apart for each right-hand side. Returns where it is undetermined.
     template <class Item>
-    SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z) {
-        const CarriedLayout<true> at{n};
+    SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z, Index z_step = 0) {
+        const CarriedLayout<true> at{n, m};
         const P zero = splat<P>(0);
         // the rows of the item that touch this separator alone,
         set_below(item, at.boundary(), at.boundary_z(), [&](auto i, auto j, P* row) SMNN_LAMBDA {
@@ -99,7 +104,7 @@ struct ChainSweep {
             row[n + j] = j >= i ? item(at.own() + i * n + j) : zero;
         });
         absorb(triangle, columns(), below);
-        const auto bad = finish(tolerance2, f, f_z);
+        const auto bad = finish(tolerance2, f, f_z, z_step);
         // what is left of these becomes the triangle of the next separator.
         each_row([&](auto i) SMNN_LAMBDA {
             P *const row = triangle + i * columns(), *const x = below + i * columns();
@@ -116,8 +121,19 @@ struct ChainSweep {
         return bad;
     }
 
+    // The triangle as a sweep carries it, in the form of CarriedLayout<false>.
+    SMNN_INLINE void state(P* to) const {
+        const CarriedLayout<false> at{n, m};
+        for (int i = 0; i < n; ++i) {
+            const P* const row = triangle.data + i * columns();
+            for (int j = 0; j < n; ++j) to[at.own() + i * n + j] = row[j];
+            for (int c = 0; c < m; ++c) to[at.z() + i * m + c] = row[rhs() + c];
+            to[at.norm2() + i] = norm2.data[i];
+        }
+    }
+
     // The final rows of this separator. Returns where it is undetermined.
-    SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z) {
+    SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z, Index z_step = 0) {
         auto bad_any = splat<P>(1) < splat<P>(0);
         team.sync();  // (f may hold the rows before)
         repeat(n, [&](auto j) SMNN_LAMBDA {
@@ -131,7 +147,7 @@ struct ChainSweep {
                 if constexpr (Chunked) f[2 * n * n + j * n + k] = row[left() + k];
             });
             f[j * n + j] = reciprocal(row[j]);
-            f_z[j] = row[rhs()];
+            each_rhs([&](auto c) SMNN_LAMBDA { f_z[c * z_step + j] = row[rhs() + c]; });
         });
         return bad_any;
     }
@@ -140,23 +156,25 @@ struct ChainSweep {
     template <class Put>
     SMNN_INLINE void leave(Put put) {
         static_assert(Chunked, "a chain that is not divided leaves nothing");
-        const CarriedLayout<true> at{n};
+        const CarriedLayout<true> at{n, m};
         each_row([&](auto i) SMNN_LAMBDA {
             const P* const row = triangle + i * columns();
             repeat(n, [&](auto j) SMNN_LAMBDA {
                 put(at.own() + i * n + j, row[j]);
                 put(at.spike() + i * n + j, row[left() + j]);
-                put(at.boundary() + i * n + j, boundary[i * (n + 1) + j]);
+                put(at.boundary() + i * n + j, boundary[i * boundary_columns() + j]);
             });
-            put(at.z() + i, row[rhs()]);
+            each_rhs([&](auto c) SMNN_LAMBDA {
+                put(at.z() + i * m + c, row[rhs() + c]);
+                put(at.boundary_z() + i * m + c, boundary[i * boundary_columns() + n + c]);
+            });
             put(at.norm2() + i, norm2[i]);
-            put(at.boundary_z() + i, boundary[i * (n + 1) + n]);
             put(at.boundary_norm2() + i, boundary_norm2[i]);
         });
     }
 
    private:
-    // A row has columns at this separator, from n on at the next one, then at the left one, and its right-hand side.
+    // A row has columns at this separator, from n on at the next one, then at the left one, and its right-hand sides.
     SMNN_INLINE auto left() const { return plus(n, n); }
     SMNN_INLINE auto rhs() const {
         if constexpr (Chunked) {
@@ -165,7 +183,12 @@ struct ChainSweep {
             return left();
         }
     }
-    SMNN_INLINE auto columns() const { return next(rhs()); }
+    SMNN_INLINE auto columns() const { return plus(rhs(), m); }
+    SMNN_INLINE auto boundary_columns() const { return plus(n, m); }
+    template <class F>
+    SMNN_INLINE void each_rhs(F f) const {
+        repeat(m, f);
+    }
 
     template <class F>
     SMNN_INLINE void each_row(F f) const {
@@ -182,7 +205,7 @@ struct ChainSweep {
                 set(i, j, row);
                 if constexpr (Chunked) row[left() + j] = splat<P>(0);
             });
-            row[rhs()] = item(z + i);
+            each_rhs([&](auto c) SMNN_LAMBDA { row[rhs() + c] = item(z + i * m + c); });
             weight[i] = reciprocal(item(pivots + i * n + i));
             factor[i] = splat<P>(1);
         });
@@ -225,57 +248,61 @@ struct ChainSweep {
         });
     }
     SMNN_INLINE void absorb_into_boundary() {
-        if constexpr (Chunked) absorb(boundary, next(n), below + left());
+        if constexpr (Chunked) absorb(boundary, boundary_columns(), below + left());
     }
     // Right-hand sides of rows that have no entries any more.
     SMNN_INLINE void leave_rows() {
-        repeat(n, [&](auto i) SMNN_LAMBDA { tape.push(weight[i] * factor[i] * below[i * columns() + rhs()]); });
+        repeat(n, [&](auto i) SMNN_LAMBDA {
+            each_rhs([&](auto c) SMNN_LAMBDA { tape.leave(c, weight[i] * factor[i], below[i * columns() + rhs() + c]); });
+        });
     }
 };
 
 // Numbers on the tape of the step from a separator to the next, of a chain that is not divided.
-constexpr int chain_tape_entries(int n) { return 3 * (n * (n - 1) + 2 * n * n) + 2 * n; }
+constexpr int chain_tape_entries(int n, int m) { return 3 * (n * (n - 1) + 2 * n * n) + 2 * n * m; }
 
-// The way back through the tape of such a chain (see tape.hpp), with one set of multipliers; `has_rest`: of
-// the residual, else of R^-T g.
-template <class T, int N>
+// The way back through the tape of such a chain (see tape.hpp). Rows of `all`: the triangle of a separator (n) and those below
+// it (n). The first `residuals` of the columns are those of the residual, of so many of the m right-hand sides.
+template <class T>
 struct ChainUnwinding {
-    const int n;
+    const int n, m;
     Tape<T> tape;
-    const bool has_rest;
-    T below[N];
+    const RowCovariances<T> all;
+    const int residuals;
 
-    // From the triangle of a separator (n) to that of the one before it, whose final rows f and w are given; the multipliers
-    // of the rows of the item that couples both go to own and boundary (n).
-    void step(const T* f, const T* w, T* top, T* own, T* boundary) {
+    // From the triangle of a separator to that of the one before it, whose final rows `set_triangle` puts in its place. Then the
+    // rows below are those that couple both, the item's own: own() sees them. At the end they are those of its boundary.
+    template <class SetTriangle, class Own>
+    void step(SetTriangle set_triangle, Own own) {
         leave();
-        absorb_back(top);
-        for (int i = 0; i < n; ++i) {
-            top[i] = w ? w[i] * f[i * n + i] : T(0);
-        }
-        absorb_back(top);
-        for (int i = 0; i < n; ++i) own[i] = below[i];
+        absorb_back();
+        set_triangle();
+        absorb_back();
+        own();
         leave();
-        absorb_back(top);
-        for (int i = 0; i < n; ++i) boundary[i] = below[i];
+        absorb_back();
     }
 
    private:
     void leave() {
         for (int i = n - 1; i >= 0; --i) {
-            const T rest = tape.pop();
-            below[i] = has_rest ? -rest : T(0);
+            all.clear(n + i, 2 * n);
+            for (int c = m - 1; c >= 0; --c) {
+                const T rest = tape.pop();
+                if (c < residuals) all.row(n + i)[c] = -rest;
+            }
         }
     }
     // The last rows that were taken into a triangle.
-    void absorb_back(T* top) {
+    void absorb_back() {
         for (int j = n - 1; j >= 0; --j) {
             for (int i = n - 1; i >= 0; --i) {
-                const T g = tape.pop(), eb = tape.pop(), kept = top[j];
-                top[j] -= g * below[i];
-                below[i] += eb * kept;
+                const T g = tape.pop(), eb = tape.pop();
+                all.rotate_back(j, n + i, 2 * n, g, eb);
             }
-            for (int i = n - 1; i >= 1; --i) swap_lanes(tape.pop() != T(0), below[0], below[i]);
+            for (int i = n - 1; i >= 1; --i) {
+                if (tape.pop() != T(0)) all.swap_rows(n, n + i, 2 * n);
+            }
         }
     }
 };

@@ -36,7 +36,7 @@ SMNN_OUTLINE Tape absorb_initial_row(
     tape.skip(2 * column);
     absorb(row, column, carried + at.own(), carried + at.spike(), row + n, Chunked ? n : 0, carried + at.z());
     if constexpr (Chunked) absorb(row + n, 0, carried + at.boundary(), nullptr, nullptr, 0, carried + at.boundary_z());
-    if constexpr (Rhs) tape.push(weight * factor * rhs[0]);
+    for (int c = 0; Rhs && c < m; ++c) tape.leave(c, weight * factor, rhs[c]);
     if (team.leads()) carried[at.norm2() + column] += w * w;
     team.sync();
     return tape;
@@ -47,7 +47,6 @@ template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows, c
 SMNN_INLINE void absorb_initial_rows(
     State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace, Tape&& tape = {}
 ) {
-    if (!Chunked && t == 0) return;  // (they are among the rows that the sweep starts with)
     const Size& size = state.size;
     P* const rhs = workspace + 2 * size.n;
     state.save(carried);

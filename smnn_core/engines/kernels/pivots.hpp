@@ -11,7 +11,6 @@
 #pragma once
 
 #include "factor.hpp"
-#include "reflect.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {

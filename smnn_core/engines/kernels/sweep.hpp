@@ -141,7 +141,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
         if constexpr (Chunked) absorb_into_boundary();
         if constexpr (Rhs) {
             repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA {
-                tape.push(x_weight[i] * x_factor[i] * x_z[i * size.m]);
+                each_rhs([&](auto c) SMNN_LAMBDA { tape.leave(c, x_weight[i] * x_factor[i], x_z[i * size.m + c]); });
             });
         }
     }
@@ -331,25 +331,28 @@ struct Elimination : State<P, Size, Chunked, Team> {
 
 // Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
 // the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
-// be kept. Rotations go to the tape, whose new end is returned.
+// be kept. Rotations go to the tape, whose new end is returned. goes_on: what is carried into the first point is the triangle of
+// one before it, whose final rows f and f_z start with.
 template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Tape>
 SMNN_OUTLINE Tape sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
-    P* workspace, P* f, P* f_z, Tape tape
+    P* workspace, P* f, P* f_z, Tape tape, bool goes_on = false
 ) {
     Elimination<P, Size, Chunked, Rhs, Alone, Tape> state(size, scheme, carried, workspace);
     state.tape = tape;
     const FactorLayout<Chunked> at{size.n, size.K};
     state.load(carried);  // (before the first point, whatever there is)
     for (int t = t0; t < t1; ++t) {
-        if (t == 0) {
+        if (t == 0 && !goes_on) {
             state.start(rows);
             state.tape.skip(size.n * (size.n + 1));  // (there is no step)
         } else {
             state.template eliminate_point<Keep>(rows, t, f + Index(t - t0) * at.entries(), f_z + Index(t - t0) * size.n);
         }
         state.absorb_equations(rows, t);
-        if (rows.has_initial(t)) absorb_initial_rows<Rhs>(state, rows, t, carried, workspace, state.tape);
+        if (rows.has_initial(t) && (Chunked || t > 0 || goes_on)) {  // (else they are among the rows that the sweep starts with)
+            absorb_initial_rows<Rhs>(state, rows, t, carried, workspace, state.tape);
+        }
     }
     state.save(carried);
     return state.tape;

@@ -23,6 +23,8 @@ struct NoTape {
     SMNN_INLINE void push(const P&) {}
     template <class P>
     SMNN_INLINE void push(const Rotation<P>&) {}
+    template <class P>
+    SMNN_INLINE void leave(int, const P&, const P&) {}
     SMNN_INLINE void skip(int) {}
 };
 
@@ -35,8 +37,76 @@ struct Tape {
         push(rotation.eb);
         push(rotation.g);
     }
+    // A row without entries, of weight e; z: what is left of its right-hand side c.
+    SMNN_INLINE void leave(int, const P& e, const P& z) { push(e * z); }
     SMNN_INLINE void skip(int count) { at += count; }
     SMNN_INLINE P pop() { return *--at; }
+};
+
+// Of a sweep that adds up the squares of what is left: the minimum, one sum for each right-hand side.
+template <class P>
+struct SummingTape {
+    P *at, *sums;  // null at: rotations are not kept
+
+    SMNN_INLINE void push(const P& x) {
+        if (at) *at++ = x;
+    }
+    SMNN_INLINE void push(const Rotation<P>& rotation) {
+        push(rotation.eb);
+        push(rotation.g);
+    }
+    SMNN_INLINE void leave(int c, const P& e, const P& z) {
+        push(e * z);
+        sums[c] += e * z * z;
+    }
+    SMNN_INLINE void skip(int count) {
+        if (at) at += count;
+    }
+};
+
+// Multipliers of rows: Z (rows, columns), one column for each set of them. G (rows, rows), the lower triangle row by row, if it
+// is wanted: products of the rows with one another, which take each rotation from both sides (covariance.hpp).
+template <class P>
+struct RowCovariances {
+    int columns;
+    P *Z, *G;
+
+    SMNN_INLINE static constexpr int triangle(int rows) { return rows * (rows + 1) / 2; }
+    SMNN_INLINE P* row(int a) const { return Z + a * columns; }
+    SMNN_INLINE P& product(int a, int b) const { return a < b ? G[triangle(b) + a] : G[triangle(a) + b]; }
+
+    SMNN_INLINE void clear(int a, int rows) const {
+        for (int c = 0; c < columns; ++c) row(a)[c] = splat<P>(0);
+        for (int b = 0; G && b < rows; ++b) product(a, b) = splat<P>(0);
+    }
+
+    // The rotation of rows a < b, of so many rows.
+    SMNN_INLINE void rotate_back(int a, int b, int rows, const P& g, const P& eb) const {
+        const auto rotate = [&](P& top, P& x) SMNN_LAMBDA {
+            const P kept = top;
+            top -= g * x;
+            x += eb * kept;
+        };
+        P *const Z_a = row(a), *const Z_b = row(b);
+        for (int c = 0; c < columns; ++c) rotate(Z_a[c], Z_b[c]);
+        if (!G) return;
+        P *const G_a = G + triangle(a), *const G_b = G + triangle(b);
+        for (int k = 0; k < a; ++k) rotate(G_a[k], G_b[k]);
+        for (int k = a + 1; k < b; ++k) rotate(G[triangle(k) + a], G_b[k]);
+        for (int k = b + 1; k < rows; ++k) rotate(G[triangle(k) + a], G[triangle(k) + b]);
+        const P aa = G_a[a], ab = G_b[a], bb = G_b[b];
+        G_a[a] = aa - g * (ab + ab - g * bb);
+        G_b[a] = ab - g * bb + eb * (aa - g * ab);
+        G_b[b] = bb + eb * (ab + ab + eb * aa);
+    }
+
+    SMNN_INLINE void swap_rows(int a, int b, int rows) const {
+        for (int c = 0; c < columns; ++c) swap_lanes(true, row(a)[c], row(b)[c]);
+        for (int k = 0; G && k < rows; ++k) {
+            if (k != a && k != b) swap_lanes(true, product(a, k), product(b, k));
+        }
+        if (G) swap_lanes(true, product(a, a), product(b, b));
+    }
 };
 
 // Numbers on the tape. Of a point: the step into it, its equations, what is left of their right-hand sides, and (chunked)
@@ -45,11 +115,12 @@ template <bool Chunked>
 struct TapeLayout {
     int n, absorbed;  // rows that are absorbed into the triangle of a point
     bool takes;       // whether the scheme's rows become the triangle
+    int m = 1;        // right-hand sides
 
     SMNN_INLINE constexpr int point() const {
-        return n * (n + 1) + (takes ? n : 0) + (Chunked ? 2 : 1) * 2 * n * absorbed + absorbed + Chunked;
+        return n * (n + 1) + (takes ? n : 0) + (Chunked ? 2 : 1) * 2 * n * absorbed + absorbed * m + Chunked;
     }
-    SMNN_INLINE constexpr int initial_row() const { return (Chunked ? 2 : 1) * 2 * n + 1; }
+    SMNN_INLINE constexpr int initial_row() const { return (Chunked ? 2 : 1) * 2 * n + m; }
 };
 
 // The number of rows from `first_absorbed` on.

@@ -246,3 +246,33 @@ def test_results_are_there_when_the_device_is_waited_for(cupy: ModuleType, array
     smnn.solve_ode(*arrays, scheme=smnn.TAYLOR)
     with pytest.raises(AssertionError, match="smnn_sweep: threads of a warp wait for one that is done"):
         cupy.cuda.Device(0).synchronize()
+
+
+def test_posteriors_are_those_of_numpy_arrays(cupy: ModuleType, arrays: list[Any]) -> None:
+    """By the array API engine."""
+
+    def moments(arrays: list[Any]) -> list[Any]:
+        p = smnn.posterior(*arrays)
+        return [p.variance, p.covariance, p.lag_covariance, p.sum_of_squares, p.log_determinant]
+
+    for found, expected in zip(moments(arrays), moments(problem(0)), strict=True):
+        np.testing.assert_allclose(found.get(), expected, rtol=0, atol=1e-8 * (1 + np.abs(expected).max()))
+
+
+def test_nothing_outlives_a_posterior(cupy: ModuleType, arrays: list[Any]) -> None:
+    """No cycle of references, which would keep it until Python looks for such."""
+
+    def use() -> None:
+        p = smnn.posterior(*arrays)
+        assert p.variance.shape == p.mean.shape
+        assert p.scale.shape == p.log_determinant.shape == p.covariance.shape[:1]
+
+    use()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(live)
+        use()
+        assert len(live) == before
+    finally:
+        gc.enable()

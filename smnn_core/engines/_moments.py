@@ -223,7 +223,7 @@ class OwnRows(NamedTuple):
             before, behind = self.first, system.n_steps - 1 - self.last
             constant = 2 * system.V * (before * diagonals[0] + behind * diagonals[1])
             logs = np.sum(2 * n * np.log(np.abs(v)) + n * (K - 1) * np.log(np.abs(s)), axis=-1)
-            found = found._replace(log_determinant=found.log_determinant + constant + logs)
+            found = found._replace(log_determinant=np.asarray(found.log_determinant + constant + logs))
         outside = {"step_sizes": n * (K - 1) / s, "weights.smoothness": 2 * n / v}
         cores = Moments.cores(system, d)[5 : 5 + len(FIELDS)]
 

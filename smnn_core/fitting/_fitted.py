@@ -426,6 +426,15 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
                 "the equations do not explain the data, the fit is in a wrong minimum (give starts=, other start "
                 "values or bounds), or the noise is larger. Standard errors are too small by that factor at least.",
             )
+    prior = setting.model.parameters.prior(s.φ)[0][:, : len(setting.model.parameters.names)]
+    far = np.abs(np.where(ok[:, None], prior, 0.0)).max(0) > DEVIATIONS
+    if far.any():
+        left = ", ".join(name for name, x in zip(setting.model.parameters.names, far, strict=True) if x)
+        yield (
+            "misfit",
+            f"{left} lie more than {DEVIATIONS:g} deviations from their priors: these are wrong, or the fit is in a "
+            "wrong minimum (give starts=, other start values or bounds).",
+        )
     rough, excess = _noise_beyond_differences(setting, ends)
     rough &= ok[:, None]
     if rough.any() and setting.loss.name == "squares":

@@ -479,6 +479,13 @@ def test_misfit_in_whatever_row_warns():
         smnn.fit(decay, t, np.exp(-1.3 * t), [1.0], noise=0.05, initial=([5.0], 0.3))
 
 
+@pytest.mark.parametrize("loss", ["squares", "student"])
+def test_a_prior_that_is_left_behind_warns(loss):
+    t = np.linspace(0, 4, 81)
+    with pytest.warns(smnn.MisfitWarning, match="k lie more than 5 deviations from their priors"):
+        smnn.fit(decay, t, np.exp(-1.3 * t), {"k": smnn.Parameter(prior=(0.5, 0.1))}, noise=0.02, loss=loss)
+
+
 def test_a_misfit_that_passes_for_noise_warns():
     t, rng = np.linspace(0, 20, 101), np.random.default_rng(0)
     data = np.stack([np.exp(-0.3 * t) + 0.2 * np.sin(t), np.exp(-0.3 * t)])[..., None]

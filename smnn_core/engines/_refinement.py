@@ -25,6 +25,7 @@ from functools import reduce
 from typing import Any, Protocol
 
 import array_api_compat as compat
+import numpy as np
 
 from .._arrays import Array, Namespace
 from .._constraints import apply, apply_transpose, weighted
@@ -67,18 +68,21 @@ def least_squares(factor: Solver, f: Rows) -> tuple[Rows, Array]:
     if not system.can_look or 0 in y.shape:
         return v, y
     dv, dy = _of_heavy_rows(factor, v)
+    finite = xp.all(xp.isfinite(dy), axis=(-3, -2, -1))
     size = change_of_solution(system, y, dy)
-    is_kept = size <= TINY
-    if bool(xp.any(size > TINY)):
+    is_kept = finite & (size <= TINY)
+    if bool(xp.any(finite & ~is_kept)):
         _, again = _of_heavy_rows(factor, _sum(v, dv))
-        is_kept = is_kept | (change_of_solution(system, y, again) < COMES_AGAIN * size)
+        is_kept = is_kept | (finite & (change_of_solution(system, y, again) < COMES_AGAIN * size))
     v = Rows(*(xp.where(members(is_kept, a), a + b, a) for a, b in zip(v, dv, strict=True)))
     return v, xp.where(members(is_kept, y), y + dy, y)
 
 
 def _of_heavy_rows(factor: Solver, v: Rows) -> tuple[Rows, Array]:
-    """The corrections of v and y by what is left of (W A)^T v = 0."""
-    return factor.solve_augmented(None, -_transpose(factor.system, v))
+    """The corrections of v and y by what is left of (W A)^T v = 0. Where that overflows they are not finite, and not
+    kept."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return factor.solve_augmented(None, -_transpose(factor.system, v))
 
 
 def refined_solution(factor: Solver, f: Rows, *, always: bool = True) -> Array:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import smnn_core as smnn
 import smnn_torch as st
-from smnn_core.extend import device_of, pad_to
+from smnn_core._arrays import device_of, pad_to
 
 HAS_DEVICE = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_DEVICE else "cpu")

@@ -193,6 +193,18 @@ def test_as_many_data_as_constants_leave_no_standard_error():
     assert 0.15 < r.standard_errors[0] < 0.25
 
 
+def test_callbacks_may_write_to_the_times_they_get():
+    def writes(t, y, θ):
+        t *= 3.0
+        return decay(t, y, θ)
+
+    t = np.linspace(0, 2, 30)
+    data = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(30)
+    written, plain = (smnn.fit(f, t, data, [0.5], noise=0.01) for f in (writes, decay))
+    np.testing.assert_array_equal(written.parameters, plain.parameters)
+    np.testing.assert_array_equal(written(t), plain(t))
+
+
 def test_experiments_share_parameters_and_their_lengths_may_differ():
     rng = np.random.default_rng(0)
     times = [np.linspace(0, 2, 15), np.linspace(1, 4, 40)]

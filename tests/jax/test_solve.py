@@ -20,11 +20,16 @@ import smnn_jax
 ROOT = Path(smnn.__file__).parents[1]
 
 
-def run(program: str, **environment: str) -> str:
-    """The output of a program, in a new interpreter."""
+def ended(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program in a new interpreter, once that has ended, within two minutes."""
     paths = f"{ROOT}:{ROOT / 'adapters'}"
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+
+
+def run(program: str, **environment: str) -> str:
+    """The output of a program that succeeds."""
+    done = ended(program, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -213,6 +218,8 @@ def test_interpreter_ends_while_calls_are_pending():
 
 
 def test_interpreter_ends_while_a_daemon_thread_goes_on_calling():
+    """It must not hang. JAX itself, which waits for the interpreter's lock in C++, may abort there, on busy cores more
+    often than not: so does the same program with `jnp.cumsum` in place of the solver."""
     program = """
 import threading, time
 import jax, jax.numpy as jnp, smnn_jax
@@ -225,9 +232,11 @@ def work():
 for _ in range(2):
     threading.Thread(target=work, daemon=True).start()
 time.sleep(0.1)
-print("done")
+print("done", flush=True)
 """
-    assert run(program) == "done"
+    done = ended(program)
+    assert done.stdout.strip() == "done"
+    assert done.returncode == 0 or "exception not rethrown" in done.stderr, done.stderr
 
 
 def test_the_package_is_typed():

@@ -58,7 +58,9 @@ def result(output: Path) -> list:
     return json.loads((output / "result.json").read_text())
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_a_stopped_run_resumes_to_the_same_result(tmp_path: Path, how: signal.Signals) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert start(whole).wait(60) == 0

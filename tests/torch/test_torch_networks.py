@@ -46,7 +46,7 @@ def error(net, exact, friction):
     [(lambda v: 0.15 * v + 0.1 * v**3, 0.05), (lambda v: 0.1 * v + 0.25 * np.abs(v) * v, 0.03)],
     ids=["cubic", "quadratic"],
 )
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_friction_of_a_pendulum_from_noisy_angles(friction, most, seed):
     t, exact, data = swings(friction, seed=seed)
     net = network(seed=seed)

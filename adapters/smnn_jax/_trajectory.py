@@ -31,6 +31,7 @@ from smnn_core.extend import (
     search,
     solution_of,
     solve_on_mesh,
+    takes_constants,
     warn_unless_converged,
 )
 
@@ -229,7 +230,6 @@ def _on_mesh(
     c = jnp.zeros(0, wide) if constants is None else jnp.asarray(constants, wide)
     p = c.shape[-1]
     equations = _TracedEquations(residual, p, like.dtype)
-    takes_constants = p > 0 and callable(conditions) and _takes_two(conditions)
     guess = options["guess"]
 
     def shape_of_f(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -239,7 +239,9 @@ def _on_mesh(
     run = solve_on_mesh(
         equations,
         fixed,
-        _TracedConditions(None, conditions, takes_constants) if callable(conditions) else _stated(conditions, fixed),
+        _TracedConditions(None, conditions, p > 0 and takes_constants(conditions))
+        if callable(conditions)
+        else _stated(conditions, fixed),
         shape_of_f,
         TRACED,
         _solver(options["engine"]),
@@ -471,14 +473,9 @@ def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
         G = jax.vmap(column, out_axes=-1)(basis)
         return _values("conditions", g), _values("conditions", G.reshape(*G.shape[:-1], *Y.shape[-3:]))
 
-    if equations.p and _takes_two(conditions):
+    if equations.p and takes_constants(conditions):
         return lambda y, constants: of_arrays(y, constants)
     return lambda y: of_arrays(y)
-
-
-def _takes_two(conditions: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(conditions).parameters.values()
-    return sum(a.default is inspect.Parameter.empty for a in parameters) >= 2
 
 
 def _guess_of_core(guess: Any, dtype: Any) -> Any:

@@ -3,7 +3,6 @@ derived in `smnn_core.trajectory._implicit`."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from smnn_core.extend import (
     differentiable,
     search,
     solution_of,
+    takes_constants,
     warn_unless_converged,
 )
 
@@ -188,7 +188,7 @@ def _mapped(
     mapped.look(residual(t, some(len(t), V, highest + 1), *(c[..., None, :] for c in others)), 2)
     if callable(conditions):
         y = some(len(t), V, highest)
-        mapped.look(conditions(y, *others) if others and _takes_two(conditions) else conditions(y), 1)
+        mapped.look(conditions(y, *others) if others and takes_constants(conditions) else conditions(y), 1)
     return mapped
 
 
@@ -305,14 +305,9 @@ def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
             raise NamespaceError(f"conditions must return a torch.Tensor, (..., C), got {type(g).__name__}.")
         return numbers(g, 1), numbers(_columns(lambda y: conditions(y, *c), Y, 3), 4)
 
-    if equations.p and _takes_two(conditions):
+    if equations.p and takes_constants(conditions):
         return lambda y, constants: of_arrays(y, constants)
     return lambda y: of_arrays(y)
-
-
-def _takes_two(conditions: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(conditions).parameters.values()
-    return sum(a.default is inspect.Parameter.empty for a in parameters) >= 2
 
 
 def _guess_of_core(guess: Any, equations: _Equations, n: int) -> Any:

@@ -81,6 +81,11 @@ class Observations:
     t0: float
     """the first time"""
 
+    @property
+    def n_inputs(self) -> int:
+        """U."""
+        return int(self.inputs_at(np.zeros((1, 1))).shape[-1])
+
     def inputs_at(self, t: np.ndarray) -> np.ndarray:
         """Of all trajectories, (B or 1, n, U), at times t, (B or 1, n), since the first."""
         if self.inputs is None:

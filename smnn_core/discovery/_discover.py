@@ -94,8 +94,7 @@ def discover(
         raise ArgumentError(f"weights must be at least two positive numbers in ascending order; got {weights}.")
     if not significance > 0:
         raise ArgumentError(f"significance must be positive; got {significance}.")
-    U = o.inputs_at(np.zeros((1, 1))).shape[-1]
-    variables, of_inputs = _names(names, data.shape[-1], U)
+    variables, of_inputs = _names(names, data.shape[-1], o.n_inputs)
     _check_library(library, o, order, arguments(variables, of_inputs, order))
     with ProgressBar(progress, desc="discover", unit="step") as bar:
         search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))

@@ -74,8 +74,7 @@ class Search:
     def run(self) -> None:
         """All terms; the sets of terms that this suggests; the best of them, revised."""
         V = self.o.values.shape[-1]
-        U = self.o.inputs_at(np.zeros((1, 1))).shape[-1]
-        self.terms = self.library.names([f"z{i}" for i in range(V * self.order + U)])
+        self.terms = self.library.names([f"z{i}" for i in range(V * self.order + self.o.n_inputs)])
         self.all = np.argwhere(np.ones((len(self.terms), V), dtype=bool))
         self.noise = self.o.noise
         self.start(np.zeros((len(self.terms), V)), self.weights[:-1])

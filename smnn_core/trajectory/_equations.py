@@ -162,7 +162,7 @@ class Conditions:
             ShapeError: for arrays that do not fit each other.
         """
         if callable(conditions):
-            return Conditions(None, conditions, has_constants and _n_positional(conditions) >= 2)
+            return Conditions(None, conditions, has_constants and takes_constants(conditions))
         if not isinstance(conditions, Mapping):
             conditions = {float(times[0]): conditions}
         arrays: dict[int, np.ndarray] = {}
@@ -254,10 +254,11 @@ def _differences(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, ra
     return np.stack(columns, axis=-1)
 
 
-def _n_positional(function: Callable[..., Any]) -> int:
+def takes_constants(conditions: Callable[..., Any]) -> bool:
+    """Conditions as a function of the states and of the constants, not of the states alone."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(conditions).parameters.values()
     except (TypeError, ValueError):
-        return 1
+        return False
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)
+    return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters) >= 2

@@ -293,13 +293,13 @@ def share(flags: Iterable[bool]) -> str:
 
 
 def is_calibrated(run: Run) -> bool:
-    """Whether the estimate is at most 10 times the error and at least half of it, as far as rounding shows either."""
+    """True if the estimate is at most 10 times the error and at least half of it, as far as rounding shows either."""
     error, estimate = max(run.error, ROUNDING), max(run.estimate, ROUNDING)
     return 0.5 * error <= estimate <= 10 * error
 
 
 def is_safe(run: Run) -> bool:
-    """Whether the estimate is at least half the error."""
+    """True if the estimate is at least half the error."""
     return max(run.estimate, ROUNDING) >= 0.5 * run.error
 
 

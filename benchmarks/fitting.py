@@ -44,7 +44,7 @@ from .tables import Table
 Array = np.ndarray
 RESULTS = Path(__file__).parent / "results" / "fitting.json"
 FOUND, COVERAGE, MILLISECONDS = 0.995, (0.92, 0.98), 5.0
-"""What FitzHugh-Nagumo has to reach."""
+"""Figures that FitzHugh-Nagumo has to reach."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ STATUS = Path("/proc/self/status")
 
 
 def available() -> bool:
-    """Whether this system can tell."""
+    """True if this system can tell."""
     return STATUS.exists() and os.access("/proc/self/clear_refs", os.W_OK)
 
 

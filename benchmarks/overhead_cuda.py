@@ -1,4 +1,4 @@
-"""What the CUDA engine costs on the host: `python -m benchmarks.overhead_cuda`.
+"""The time of the CUDA engine on the host: `python -m benchmarks.overhead_cuda`.
 
 Python's time for a solve and for the adjoint of four inputs, weights being numbers, at sizes of the benchmarks, as
 divided on a device of 132 multiprocessors. No device is needed: CuPy is the one of the tests, whose kernels do nothing

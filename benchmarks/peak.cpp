@@ -1,4 +1,4 @@
-// What this machine can do at most: a triad for memory bandwidth, a loop of independent multiply-adds for arithmetic.
+// The most that this machine can do: a triad for memory bandwidth, a loop of independent multiply-adds for arithmetic.
 // Compiled and called by roofline.py.
 #include <cstddef>
 

@@ -277,7 +277,7 @@ SHORTEST = {1: 1e-7, 2: 1e-7, 3: 3e-7, 4: 2e-5, 5: 3e-4}
 
 
 def is_well_posed(case: Case) -> bool:
-    """Whether small relative changes of W A change y little, in 1200 bits."""
+    """True if small relative changes of W A change y little, in 1200 bits."""
     from . import exact
 
     c, s, w, K = case.coefficients, case.step_sizes, case.weights, case.coefficients.shape[-1]

@@ -23,7 +23,7 @@ NUMPY_DTYPES = np.dtype("float32"), np.dtype("float64")
 
 
 def is_numpy(x: Array) -> bool:
-    """Whether x is a plain NumPy array: on the CPU, its values at hand."""
+    """True if x is a plain NumPy array: on the CPU, its values at hand."""
     return type(x) is np.ndarray
 
 
@@ -96,7 +96,7 @@ def _library(xp: Namespace) -> str:
 
 
 def _is_sharded(*arrays: Array) -> bool:
-    """Whether a JAX array lies on several devices: placing such arrays is XLA's business."""
+    """True if a JAX array lies on several devices: placing such arrays is XLA's business."""
     return any(compat.is_jax_array(x) and len(x.devices()) > 1 for x in arrays)
 
 
@@ -118,7 +118,7 @@ def owned(x: Array) -> Array:
 
 
 def is_tracer(x: Array) -> bool:
-    """Whether x stands for values that are not there yet (a JAX tracer, a torch fake tensor or compilation)."""
+    """True if x stands for values that are not there yet (a JAX tracer, a torch fake tensor or compilation)."""
     if is_numpy(x):
         return False
     if compat.is_torch_array(x):
@@ -159,7 +159,7 @@ def _jax_constant(function: str) -> Any:
 
 
 def has_zero(xp: Namespace, x: Array) -> bool:
-    """Whether an entry is zero, where values can be read."""
+    """True if an entry is zero, where values can be read."""
     if is_numpy(x):
         return not np.logical_and.reduce(x, axis=None)
     return bool(xp.any(x == 0))
@@ -171,7 +171,7 @@ def device_of(x: Array) -> Any:
 
 
 def can_look(x: Array) -> bool:
-    """Whether the values of x can be read without tracing errors and without synchronising with a device."""
+    """True if the values of x can be read without tracing errors and without synchronising with a device."""
     if is_numpy(x):
         return True
     if is_tracer(x) or compat.is_cupy_array(x):
@@ -184,7 +184,7 @@ def can_look(x: Array) -> bool:
 
 
 def _is_mapped(x: Array) -> bool:
-    """Whether a tensor has values for each member of `torch.func.vmap`, possibly inside other transforms."""
+    """True if a tensor has values for each member of `torch.func.vmap`, possibly inside other transforms."""
     functorch = sys.modules["torch"]._C._functorch
     while functorch.is_functorch_wrapped_tensor(x):
         if functorch.is_batchedtensor(x):

@@ -52,7 +52,7 @@ class Field:
 
     @property
     def is_of_lhs(self) -> bool:
-        """Whether it belongs to the left-hand side W A."""
+        """True if it belongs to the left-hand side W A."""
         return self.name not in ("rhs", "initial_values")
 
     def core(self, sizes: Sizes) -> Shape:

@@ -182,7 +182,7 @@ class System:
 
     @property
     def can_look(self) -> bool:
-        """Whether values can be read at no cost: concrete arrays on a CPU."""
+        """True if values can be read at no cost: concrete arrays on a CPU."""
         return all(can_look(x) for x in self.inputs.values())
 
     @property

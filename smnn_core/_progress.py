@@ -30,7 +30,7 @@ class ProgressBar:
 
     @property
     def shown(self) -> bool:
-        """Whether there is a bar; what it shows need not be computed otherwise."""
+        """True if there is a bar; what it shows need not be computed otherwise."""
         return self._bar is not None
 
     def step(self, **state: Any) -> None:

@@ -206,7 +206,7 @@ def cases_of_adapters() -> list[Any]:
 
 
 def complaint(error: BaseException, argument: str) -> str | None:
-    """What is wrong with an error that a wrong argument has led to."""
+    """Faults of an error that a wrong argument has led to."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     if not isinstance(error, (*ERRORS, smnn.EngineError, TypeError)):
         return f"a {type(error).__name__} of no kind of the library"

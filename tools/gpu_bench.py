@@ -47,7 +47,7 @@ class Clock:
 
 
 def cases() -> tuple[Any, ...]:
-    """Those of the CPU, one that fills any device, in two layouts, and one that only its length can."""
+    """Cases of the CPU, one that fills any device, in two layouts, and one that only its length can."""
     from benchmarks.cases import CASES, Case
 
     own = [case for case in CASES if not case.shared]

@@ -24,7 +24,7 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 
 
 def modules(which: str) -> list:
-    """Those of the tests, or of every size and dtype that the engine serves for as many equations as variables."""
+    """Modules of the tests, or of every size and dtype that the engine serves for as many equations as variables."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "cuda")]
     from _nvrtc import MODULES
 

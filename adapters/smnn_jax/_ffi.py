@@ -373,7 +373,7 @@ def register() -> None:
 
 @cache
 def available(platform: str) -> bool:
-    """Whether the operators run as custom calls on a platform of JAX."""
+    """True if the operators run as custom calls on a platform of JAX."""
     if platform == "cpu":
         return True
     if platform not in ("gpu", "cuda"):

@@ -97,7 +97,7 @@ def fit(
 
 
 def _is_pytree(x: Any) -> bool:
-    """Whether a parameter is a network's weights: arrays with axes, or a container of arrays."""
+    """True if a parameter is a network's weights: arrays with axes, or a container of arrays."""
     return not isinstance(x, (Parameter, Network, int, float)) and (
         isinstance(x, (dict, list, tuple)) or np.ndim(x) > 0
     )

@@ -15,7 +15,7 @@ __all__ = ["explicit_mesh", "explicit_spec", "in_shard_map", "vary_together", "v
 
 
 def in_shard_map() -> bool:
-    """Whether this is traced inside a shard_map, over any mesh axes."""
+    """True if this is traced inside a shard_map, over any mesh axes."""
     return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 

@@ -215,7 +215,7 @@ def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
 
 
 def _all_zero(*arrays: Array) -> bool:
-    """Whether half the work can be left out, as in reverse mode (d = 0), where that is known at no cost."""
+    """True if half the work can be left out, as in reverse mode (d = 0), where that is known at no cost."""
     return all(isinstance(x, np.ndarray) and not x.any() for x in arrays)
 
 

@@ -146,7 +146,7 @@ def _moments(operator: str, static: Static, *operands: Array) -> list[Array]:
 
 
 def _forward(operator: str, static: Static, *operands: Any) -> tuple[list[Array], tuple[Any, ...]]:
-    """Those of "statistics" come with their gradients, in one sweep, and its backward pass only sums these."""
+    """Results of "statistics" come with their gradients, in one sweep, and its backward pass only sums these."""
     values = tuple(x.value for x in operands)
     if operator == "blocks":
         return _moments(operator, static, *values), (values, None)

@@ -173,8 +173,8 @@ def _with_factor(
     """The solution for a right-hand side, given with the number of axes of its rows, and the factor that is kept.
 
     The rules for vmap put the mapped axis in front of the batch axes. Several in a row may have put axes of length 1
-    between those that the left-hand side had when it was eliminated. The right-hand side is as long there as it likes:
-    its axes are moved to the front, so that it broadcasts with the factor.
+    between those that the left-hand side had when it was eliminated. The right-hand side may have
+    any length on those axes: they are moved to the front, so that it broadcasts with the factor.
     """
     system, factor, *_ = prepare(how, keep, lhs, n_steps)
     now = batch_of_lhs(lhs)
@@ -374,7 +374,7 @@ def tensor(x: Any) -> Tensor:
 
 
 def is_plain(values: Sequence[Any]) -> bool:
-    """Whether engines can take these tensors: they have values, and no dispatch mode wants to see the op."""
+    """True if engines can take these tensors: they have values, and no dispatch mode wants to see the op."""
     if torch._C._len_torch_dispatch_stack():
         return False
     for x in values:
@@ -385,7 +385,7 @@ def is_plain(values: Sequence[Any]) -> bool:
 
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""Whether a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
+"""True if a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ FLOATS = (torch.float32, torch.float64)
 
 
 def serves(given: Sequence[Any]) -> bool:
-    """Whether these are tensors of one dtype on one CUDA device, and there is CuPy."""
+    """True if these are tensors of one dtype on one CUDA device, and there is CuPy."""
     first = given[0]
     same = all(x.device == first.device and x.dtype == first.dtype for x in given if isinstance(x, Tensor))
     return is_cuda(first) and first.dtype in FLOATS and same and cupy() is not None

@@ -96,7 +96,7 @@ def fit(
 
 
 def _split(residual: Any, parameters: Any) -> tuple[str, Any, _Networks, tuple[str, ...]]:
-    """What callbacks get as θ, the parameters by themselves, networks by name, and which of these callbacks get."""
+    """The form of θ in callbacks, the parameters by themselves, networks by name, and names of those in θ."""
     own = {"residual": residual} if isinstance(residual, nn.Module) and _trained(residual) else {}
     if isinstance(parameters, nn.Module):
         return "network", None, _Networks({"network": parameters} | own), ("network",)

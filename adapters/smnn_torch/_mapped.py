@@ -23,7 +23,7 @@ functorch = torch._C._functorch
 
 
 def under_transforms() -> bool:
-    """Whether a transform of `torch.func` is looking."""
+    """True if a transform of `torch.func` is looking."""
     return functorch.peek_interpreter_stack() is not None
 
 

@@ -259,12 +259,12 @@ def _functorch_is_active() -> bool:
 
 
 def _forward_mode_is_on() -> bool:
-    """Whether tensors may have tangents."""
+    """True if tensors may have tangents."""
     return forward_ad._current_level >= 0
 
 
 def _differentiable(g: Tensor, *others: Any) -> bool:
-    """Whether what is computed from these now may be differentiated or transformed again, or has tangents."""
+    """True if what is computed from these now may be differentiated or transformed again, or has tangents."""
     if torch.is_grad_enabled() or _functorch_is_active() or bridge.is_legacy_batched(g):
         return True
     if not _forward_mode_is_on():

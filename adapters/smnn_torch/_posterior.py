@@ -307,7 +307,7 @@ def _ranks(name: str) -> dict[str, int]:
 
 
 def _are_same(given: Sequence[Any], tensors: Sequence[Any]) -> bool:
-    """Whether these are the same tensors, or look at the same memory in the same way."""
+    """True if these are the same tensors, or look at the same memory in the same way."""
 
     def place(x: Any) -> Any:
         return (x.data_ptr(), x.shape, x.stride()) if isinstance(x, Tensor) else x

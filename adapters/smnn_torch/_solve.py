@@ -224,7 +224,7 @@ def _without_missing(u: Tensor, w: Any) -> tuple[Tensor, Any]:
 
 
 def _may_have_missing(u: Tensor) -> bool:
-    """Whether an entry is NaN; True where looking would be traced, or would wait for a device."""
+    """True if an entry is NaN; True where looking would be traced, or would wait for a device."""
     if torch.compiler.is_compiling() or not is_plain((u,)) or not u.is_cpu:
         return True
     u = u.detach()

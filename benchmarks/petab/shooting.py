@@ -17,7 +17,7 @@ __all__ = ["End", "drawn", "shoot"]
 
 @dataclass(frozen=True)
 class End:
-    """Where one start ended."""
+    """The end of one start."""
 
     objective: float
     seconds: float

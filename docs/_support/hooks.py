@@ -1,4 +1,4 @@
-"""What the site needs from Python while it is built.
+"""Hooks of the site while it is built.
 
 - The examples on the pages may import the packages from the working tree, and `figures` from this folder.
 - README's examples run, and must print what README says. Its pictures are found from the home page, which includes it.
@@ -70,7 +70,7 @@ def _mathml(formula: re.Match[str], page: str) -> str:
     latex = html.unescape(formula[3]).strip()
     block = formula[2] == "["
     mathml = convert(latex, display="block" if block else "inline")
-    # What the converter does not know it copies; an unescaped & is a column mark outside a matrix.
+    # The converter copies commands that it does not know; an unescaped & is a column mark outside a matrix.
     if "\\" in mathml or re.search(r"&(?!#?\w+;)", mathml):
         raise PluginError(f"{page}: a command or environment in this formula is not supported: {latex}")
     source = html.escape(latex, quote=True)

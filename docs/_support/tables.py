@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def of_examples(path: str) -> str:
-    """What the examples found beside what was published, the better number in bold."""
+    """Results of the examples beside those published, the better number in bold."""
     lines = ["| experiment | metric | published | ours |", "| --- | --- | ---: | ---: |"]
     for title, summary in json.loads((ROOT / path).read_text(encoding="utf-8")).items():
         for i, entry in enumerate(summary):

@@ -245,7 +245,7 @@ def _pieces(t: np.ndarray, seen: np.ndarray, unit: float) -> tuple[list[Piece], 
 
 
 def _suffices(seen: np.ndarray) -> bool:
-    """Whether a piece, (points, V), has enough points and values of each variable."""
+    """True if a piece, (points, V), has enough points and values of each variable."""
     return bool(np.any(seen, axis=-1).sum() >= LEAST_POINTS and (seen.sum(0) >= LEAST_VALUES).all())
 
 

@@ -69,7 +69,7 @@ class LinearFit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What is left of a linearised fit when the trajectory has been projected out."""
+    """The rest of a linearised fit when the trajectory has been projected out."""
 
     trajectories: tuple[Array, ...]
     """y_0, .., y_p in pieces of shape (some, B, T, V, K)"""

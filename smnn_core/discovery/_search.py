@@ -178,7 +178,7 @@ class Search:
             setattr(self, name, getattr(state, name))
 
     def better_than(self, other: Search) -> bool:
-        """Whether the present fit has the better score, both with the noise of the one that leaves less.
+        """True if the present fit has the better score, both with the noise of the one that leaves less.
 
         Where the noise is estimated, both have χ² = N, and the noise says which explains more.
         """

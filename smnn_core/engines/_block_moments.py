@@ -98,7 +98,7 @@ class BlockSelectedInverse:
 
 
 def _by_variable(sweep: Sweep) -> np.ndarray:
-    """Where the unknowns ordered by variable, then derivative, stand among those of a sweep."""
+    """Indices, among the unknowns of a sweep, of those ordered by variable, then derivative."""
     return np.arange(sweep.n).reshape(sweep.K, sweep.V).T.ravel()
 
 

@@ -19,7 +19,7 @@ from ._statistics import NONE, OF_LHS, RANKS, Statistics, by_field, core, from_f
 
 
 class Moments(NamedTuple):
-    """What the kernels compute of M^-1, or which of it is wanted, in their order."""
+    """Results of the kernels about M^-1, or which of these are wanted, in their order."""
 
     covariance: Any = None
     """(*batch, T, n, n)"""
@@ -60,7 +60,10 @@ class Moments(NamedTuple):
 
 
 class CompiledSelectedInverse:
-    """What is asked for, of a factor that has `moments(wanted)`; see `_selected_inverse.SelectedInverse`."""
+    """Blocks of M^-1 of a factor that has `moments(wanted)`, each computed when it is asked for.
+
+    See `_selected_inverse.SelectedInverse`.
+    """
 
     def __init__(self, factor: MomentsFactor, by_array_api: Any) -> None:
         """`by_array_api()` gives the array API engine's."""
@@ -106,10 +109,10 @@ class MomentsFactor(Factor):
 
     @abstractmethod
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """Those that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
+        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
 
     def has_moments(self, d: Rows | None = None) -> bool:
-        """Whether the kernels serve the system, and right-hand sides d."""
+        """True if the kernels serve the system, and right-hand sides d."""
         return are_compiled(self.system) and (d is None or d.smoothness is None)
 
     def selected_inverse(self) -> Any:
@@ -251,7 +254,7 @@ class OwnRows(NamedTuple):
 
 
 def are_compiled(system: System) -> bool:
-    """Whether the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
+    """True if the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
     K = system.K
     rows = triangular_rows(system.scheme, K)[0]
     return not rows[K:].any() and not np.tril(rows[:, K:], -1).any() and bool(np.diagonal(rows[:, K:]).all())

@@ -24,7 +24,7 @@ RUNS = 2
 
 
 def has_small(xp: Namespace, levels: Sequence[Level]) -> bool:
-    """Whether some pivot is small enough to be looked at. Asks for values."""
+    """True if some pivot is small enough to be looked at. Asks for values."""
     largest = xp.stack([xp.max(level.sizes, axis=-2) for level in levels])
     largest = xp.max(largest, axis=0)[..., None, :]
     return any(bool(xp.any(xp.abs(level.pivots) <= SMALL * largest)) for level in levels)

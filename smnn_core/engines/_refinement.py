@@ -126,8 +126,8 @@ def _refine(
 ) -> tuple[tuple[Array, ...], Array | None]:
     """solve(None), corrected by what solve makes of itself until `change`, the size of a correction, is small.
 
-    Each batch member is corrected as often as it takes itself, whatever the others do: once at least, or, unless
-    `always`, only where the correction is not small. Returns the size of the last correction of each member, too.
+    Each batch member stops when its own correction is small, whatever the others do. The first correction is always
+    added, or, unless `always`, only where it is not small. Returns the size of the last correction of each member, too.
     """
     xp = system.xp
     x = solve(None)

@@ -44,10 +44,10 @@ ALL = from_fields([True] * len(FIELDS))
 """Every gradient is wanted."""
 
 NONE = from_fields([None] * len(FIELDS))
-"""And none."""
+"""No gradient is wanted."""
 
 OF_LHS = from_fields(field.is_of_lhs for field in FIELDS.values())
-"""Those of log det M."""
+"""Gradients of log det M."""
 
 
 class Statistics(NamedTuple):
@@ -87,7 +87,7 @@ def pulled_back(problem: Problem, found: Statistics, g_determinant: Array, g_min
 def statistics_by_pullback(
     factor: Factor, d: Rows, wanted: Gradients, factorize: Callable[[System], Factor]
 ) -> Statistics:
-    """Those that the selected inverse and residuals give, in array calls; `factorize` is the array API engine's."""
+    """Statistics by the selected inverse and residuals, in array calls; `factorize` is the array API engine's."""
     system, xp = factor.system, factor.system.xp
     determinant, minimum = factor.selected_inverse().log_determinant, factor.sum_of_squares(d)
     if not any(by_field(wanted)):

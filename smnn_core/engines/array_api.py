@@ -133,7 +133,7 @@ def _by_time(xp: Namespace, flags: list[Array]) -> Array:
 
 
 def _is_solved(factor: Factor) -> Array:
-    """Whether refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
+    """True if refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
     system, xp = factor.system, factor.system.xp
 
     def wave(*shape: int) -> Array:

@@ -155,13 +155,13 @@ def _device(index: int) -> CupyDevice:
 
 
 def _widens(cupy: Any, index: int) -> bool:
-    """Whether float64 is at least an eighth as fast as float32."""
+    """True if float64 is at least an eighth as fast as float32."""
     ratio = cupy.cuda.Device(index).attributes["SingleToDoublePrecisionPerfRatio"]
     return int(ratio) <= 8
 
 
 def _narrow(device: CupyDevice, system: System) -> bool:
-    """Whether the system is computed in float32."""
+    """True if the system is computed in float32."""
     return not device.widens and system.dtype != system.xp.float64
 
 

@@ -41,7 +41,7 @@ CONTINUITY = 1e3
 
 
 class Initial(NamedTuple):
-    """What is known of y at the first time."""
+    """Knowledge of y at the first time."""
 
     values: Array
     """(M, V, q), 0 where nothing is"""
@@ -113,7 +113,7 @@ class Jumps(NamedTuple):
 
 
 class RowWeights(NamedTuple):
-    """What rows are multiplied by."""
+    """Factors of rows."""
 
     equations: Array
     """(M, Q): w, without the quadrature weights"""

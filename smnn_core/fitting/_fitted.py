@@ -369,7 +369,7 @@ def _determined(state: State, parameters: Parameters) -> dict[str, Array]:
 
 
 def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
-    """What a user has to know."""
+    """Warnings about the result."""
     s, S = ends.state, setting.S
     empty = ~setting.observed.seen.any((1, 2, 3))
     if empty.any():
@@ -456,8 +456,8 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
 
 
 def _noise_beyond_differences(setting: Setting, ends: Ends) -> tuple[Array, Array]:
-    """Where the variance of residuals exceeds that of differences between neighbouring observations by more than five
-    deviations, and the ratio of both, (S, m) each: of observables whose noise is not known.
+    """Observables whose residuals have a variance above that of differences between neighbouring observations by more
+    than five deviations, and the ratio of both, (S, m) each: of observables whose noise is not known.
 
     Relative variances of both estimates from n observations are 2 / n and 3.9 / n; that of their ratio is no larger
     than the sum, as they are positively correlated; its cube root is nearly normal (Wilson, Hilferty, PNAS 17 (1931)

@@ -65,7 +65,7 @@ LEAST_NOISE = 1e-6
 
 @dataclass(eq=False)
 class State:
-    """Where the iterations are."""
+    """An iterate and its cost."""
 
     z: Array
     """(M, N, V, K)"""
@@ -378,7 +378,7 @@ class GaussNewton:
         return np.where(ok | (np.abs(δ).max(-1, initial=0) > 0), moved, 0.0), np.where(ok, part, 0.0)
 
     def directions(self, sets: Array, d: Discretization, e: Evaluated, w: RowWeights) -> Directions:
-        """What a step of some sets may change of φ."""
+        """Changes of φ that a step of some sets may make."""
         p, n = self.s.φ.shape[1], self.n
         deviation = d.model.parameters.deviations
         parts = [(e.equations, w.equations[:, None] * d.quadrature[..., None])]
@@ -493,7 +493,7 @@ def _tamed(e: Evaluated) -> Evaluated:
 
 
 def _finite(e: Evaluated) -> Array:
-    """Whether all values and derivatives of a member are finite, (M,)."""
+    """True if all values and derivatives of a member are finite, (M,)."""
     ok = np.ones(len(e.initial), bool)
     for x in (e.equations, e.data, e.deviations, e.rest):
         if x is not None:

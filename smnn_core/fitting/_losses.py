@@ -1,4 +1,4 @@
-"""What residuals cost, and the weights of the least-squares problem that touches that cost (iteratively reweighted)."""
+"""The cost of residuals, and weights of the least-squares problem that touches that cost (iteratively reweighted)."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Model:
     """(E, n), NaN where there are fewer"""
 
     def jumped(self, φ: Array, who: Array) -> tuple[Array, Array]:
-        """What is added to y at each jump, (M, n, V), and its derivatives in φ, (M, n, V, p)."""
+        """Additions to y at each jump, (M, n, V), and their derivatives in φ, (M, n, V, p)."""
         assert self.jump_times is not None
         (M, p), n = φ.shape, self.jump_times.shape[1]
         if not callable(self.jumps):

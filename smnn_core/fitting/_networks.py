@@ -53,7 +53,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """What a step may change: each parameter by itself, and what rows see of the weights of networks."""
+    """Directions of a step: each parameter by itself, and what rows see of the weights of networks."""
 
     T: Array
     """(S, p, c): columns are changes of φ; those of weights orthonormal in units of their deviations"""

@@ -64,12 +64,12 @@ class Parameter:
 
     @property
     def of_log(self) -> bool:
-        """Whether the prior is of the logarithm."""
+        """True if the prior is of the logarithm."""
         return self.log if self.prior_log is None else self.prior_log
 
     @property
     def first(self) -> float:
-        """Where iterations begin."""
+        """The value with which iterations begin."""
         if self.start is not None:
             return float(self.start)
         if self.prior is not None:
@@ -85,7 +85,7 @@ class Parameter:
 
 
 def has_parameters(parameters: Any) -> bool:
-    """Whether callbacks get parameters."""
+    """True if callbacks get parameters."""
     if parameters is None:
         return False
     return len(parameters) > 0 if isinstance(parameters, Mapping) else np.shape(parameters)[-1:] != (0,)

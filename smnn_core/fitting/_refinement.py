@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 30
 
 @dataclass(eq=False)
 class Ends:
-    """Where all sets ended, on meshes of one number of intervals."""
+    """The ends of all sets, on meshes of one number of intervals."""
 
     t: Array
     """(M, N+1)"""

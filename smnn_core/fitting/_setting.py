@@ -136,7 +136,7 @@ class Setting:
 
     @property
     def has_hidden(self) -> bool:
-        """Whether there are variables that were not observed themselves."""
+        """True if there are variables that were not observed themselves."""
         return self.model.observe is not None or not self.observed.seen.any(2).all()
 
     def take(self, sets: Array) -> Setting:
@@ -210,7 +210,7 @@ class Setting:
         return d, state
 
     def jumped(self, times: Array, φ: Array, experiment: int) -> Array:
-        """What jumps have added to y of an experiment at times (n_sets, n) for φ (n_sets, p): (n_sets, n, V)."""
+        """Sums of the jumps of y of an experiment at times (n_sets, n) for φ (n_sets, p): (n_sets, n, V)."""
         if self.model.jump_times is None:
             return np.zeros((*times.shape, self.model.V))
         added, _ = self.model.jumped(φ, np.full(len(φ), experiment))

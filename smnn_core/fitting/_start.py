@@ -1,4 +1,4 @@
-"""Where a fit on a mesh starts: meshes that follow the data, sizes, noise and trajectories through the data.
+"""The start of a fit on a mesh: meshes that follow the data, sizes, noise and trajectories through the data.
 
 Letters: M members, N intervals, n times, m observables, V variables.
 """

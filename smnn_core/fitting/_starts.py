@@ -26,7 +26,7 @@ APART = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Starts:
-    """Where each start led; the first is the one given. Batch axes come first."""
+    """The end of each start; the first is the one given. Batch axes come first."""
 
     names: tuple[str, ...]
     start: Array
@@ -68,7 +68,7 @@ class Starts:
         return f"{text} % of {n} starts end at the best cost"
 
     def messages(self, errors: Array) -> Iterator[tuple[str, str]]:
-        """What is said of ends that differ although they explain the data equally well; errors (S, p)."""
+        """Warnings about ends that differ although they explain the data equally well; errors (S, p)."""
         n, p = self.parameters.shape[-2:]
         value = self.objective.reshape(-1, n)
         θ = self.parameters.reshape(len(value), n, p)

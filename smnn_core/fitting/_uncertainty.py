@@ -82,8 +82,8 @@ class Linearized:
         return self.setting.model.parameters.prior(self.ends.state.φ[0])[1]
 
     def responses(self, data: Array, initial: Array, priors: Array) -> tuple[Array, Array]:
-        """What shifts of data (M, n, rows, X), initial values (M, V, q, X) and priors (p, X) by so many standard
-        deviations change: z (M, N, V, K, X) and φ (p, X)."""
+        """Changes with data (M, n, rows, X), initial values (M, V, q, X) and priors (p, X) that move by so many
+        standard deviations: of z (M, N, V, K, X) and φ (p, X)."""
         d, directions, T = self.iteration.d, self.directions, self.directions.T[0]
         e = self.iteration.e.along(np.tile(T, (len(d.t), 1, 1)))
         step = d.step(self.ends.state.z, e, self.weights, shifts=(data, initial))

@@ -24,7 +24,7 @@ __all__ = ["INCREMENTS", "NUMPY", "Arithmetic", "namespace_of"]
 INCREMENTS = Scheme.from_matrices(
     [[1.0, 1.0]], [[-1.0, 0.0]], name="increments", citation="x[t] + (x[t+1] - x[t]) = x[t+1]"
 )
-"""What ties points together whose second unknown is the increment to the next."""
+"""The scheme that ties points together whose second unknown is the increment to the next."""
 
 
 def namespace_of(x: Array) -> Namespace:

@@ -216,7 +216,7 @@ def _carried(
     guessed: np.ndarray,
     start: Callable[[Mesh], Step],
 ) -> tuple[Step, np.ndarray, Mesh, np.ndarray]:
-    """What each member begins with on its next mesh: what it has, on a mesh of its own of as many intervals."""
+    """The start of each member on its next mesh: its present iterate, on a mesh of its own of as many intervals."""
     t, index = new.t.copy(), new.index.copy()
     N = new.N
     for b in np.flatnonzero(held | failed):

@@ -211,7 +211,7 @@ class Space:
 
     @cached_property
     def _is_uniform(self) -> bool:
-        """Whether all variables have one order."""
+        """True if all variables have one order."""
         return len(set(self.orders)) == 1
 
     def ends(self, xp: Namespace, features: Array, s: Array | Scale) -> Array:

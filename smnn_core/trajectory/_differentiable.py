@@ -147,7 +147,7 @@ _S = TypeVar("_S", bound=DifferentiableSolution)
 
 @dataclass(frozen=True)
 class Statement:
-    """What was to be solved, in arrays of a framework."""
+    """A statement of the problem in arrays of a framework."""
 
     xp: Namespace
     problem: Discrete
@@ -217,7 +217,7 @@ def differentiable(
     follow: bool = True,
     compiled: Compiled = lambda function: function,
 ) -> _S:
-    """What a search found, as a solution of an adapter's kind.
+    """The result of a search as a solution of an adapter's kind.
 
     Args:
         times: the caller's, in arrays of the framework.
@@ -260,7 +260,7 @@ def differentiable_on_mesh(
     asarray: Callable[[Any], Array],
     constant: Callable[[Array], Array],
 ) -> _S:
-    """What Newton's method found on a mesh that was given, without looking at values; arguments as above."""
+    """The result of Newton's method on a mesh that was given, without looking at values; arguments as above."""
     xp, space, mesh, of = kind.xp, run.space, run.mesh, members.of
     stated = Statement(xp, run.problem, space, times, residual, conditions, asarray, constant, members)
     t = of(mesh.t)

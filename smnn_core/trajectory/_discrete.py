@@ -150,7 +150,7 @@ class Discrete:
         return Iterate(u, f.reshape(*per_interval, -1), J, P, d, self.condition_rows(space, mesh, u))
 
     def linear(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear:
-        """What is linear in the step from an iterate with derivatives."""
+        """The linear problem of a step from an iterate with derivatives."""
         assert at.J is not None
         assert at.P is not None
         local = Local(space, at.J, at.P, mesh.scale, self.arithmetic)
@@ -171,7 +171,7 @@ class Discrete:
 
     @cached_property
     def _rows_of_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """What they look at, (B, C, n, M), and (B, C, p) zeros."""
+        """Derivatives of these conditions with respect to states, (B, C, n, M), and constants, (B, C, p): zeros."""
         assert self.conditions.values is not None
         (B, n), (time, _, _, state) = self.conditions.values.shape[:2], self._stated
         G = np.zeros((B, len(time), n, sum(self.orders)))

@@ -88,7 +88,7 @@ class Equations:
         )
 
     def called(self, arguments: tuple[Any, ...]) -> Any:
-        """What the callback returns; an error in it says with which shapes it was called."""
+        """The arrays that the callback returns; an error in it says with which shapes it was called."""
         try:
             return self.function(*arguments)
         except Exception as error:

@@ -195,7 +195,7 @@ def two_steps(
 
 
 def _nudge(mesh: Mesh, k: int) -> np.ndarray:
-    """What moves the last point of each interval just inside of it: (B, N, k)."""
+    """Shifts that move the last point of each interval just inside of it: (B, N, k)."""
     nudge = np.zeros((*mesh.s.shape, k))
     nudge[..., -1] = np.nextafter(mesh.t[:, 1:], mesh.t[:, :-1]) - mesh.t[:, 1:]
     return nudge

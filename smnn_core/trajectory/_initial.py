@@ -23,8 +23,8 @@ from ._window import recent
 __all__ = ["solve_initial"]
 
 ROUGH = 1e-6
-"""What an interval of the first march may add to the error, relative to the size of each variable. Marches with
-larger errors take as many windows, and have to be made again."""
+"""The most that an interval of the first march may add to the error, relative to the size of each variable. Marches
+with larger errors take as many windows, and have to be made again."""
 NEAR = 0.1
 """The largest relative error at the end of a march from which Newton's method is tried on the whole."""
 LEAST = 1e-13
@@ -85,7 +85,7 @@ def _refined(
     most_intervals: int,
     report: Callable[..., None],
 ) -> tuple[Found, np.ndarray]:
-    """What follows from a march by Newton's method on finer meshes, and where that failed the factor by which another
+    """Solutions from a march by Newton's method on finer meshes, and where that failed the factor by which another
     march should be more accurate, (B,), 1 where it is not wanted."""
     finished, mesh, u = run.finished, run.mesh, run.u
     allowed = tolerance * run.size + absolute
@@ -134,9 +134,9 @@ def _shares(
     tolerance: float,
     absolute: float,
 ) -> np.ndarray:
-    """What each interval adds to the error, amplified as the whole amplifies it, in units of what is allowed beside the
-    size that variables have thereabouts: (B, N, V). What fades is followed as closely as in a march. Meshes of members
-    that have failed stay as they are."""
+    """The share of each interval in the error, amplified as the whole amplifies it, in units of what is allowed beside
+    the size that variables have thereabouts: (B, N, V). What fades is followed as closely as in a march. Meshes of
+    members that have failed stay as they are."""
     y = space.largest(u.x, u.z)
     near = np.maximum(recent(y), recent(y[:, ::-1])[:, ::-1])
     largest = y.max(axis=1, keepdims=True)

@@ -32,7 +32,7 @@ from ._collocation import Scale, Space
 __all__ = ["ConditionRows", "Linear", "Local", "Step", "Structure"]
 
 ROUNDING = 500
-"""How many roundings of rows of size 1 are what is left of rows that depend on others."""
+"""Size, in roundings of rows of size 1, of the rest of rows that depend on others."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Local:
         )
 
     def _ends(self, stages: Array) -> Array:
-        """What stages (B, N, V k, columns), in units of y, add to the states at the ends: (B, N, M, columns)."""
+        """Parts that stages (B, N, V k, columns), in units of y, have in the states at the ends: (B, N, M, columns)."""
         space = self.space
         v, o = space.states
         W = space.at_end[v, max(space.R, 1) :, o]  # (M, k)
@@ -278,7 +278,7 @@ class Linear:
         return concat(xp, parts, axis=-1)
 
     def right_hand_side(self, f: Array, d: Array, g: Array) -> tuple[Array, Array]:
-        """What the rows that couple in time leave, (B, N+1, rows), and -H f, (B, N, V k)."""
+        """Residuals of the rows that couple in time, (B, N+1, rows), and -H f, (B, N, V k)."""
         local, M, m = self.local, self.M, self.m
         xp, (B, N) = self.arithmetic.xp, f.shape[:2]
         particular, γ = local.particular(f)

@@ -64,7 +64,7 @@ class Marched:
 
 
 class _Members:
-    """What each member of the batch has come to."""
+    """The progress of each member of the batch."""
 
     def __init__(self, space: Space, times: np.ndarray, x: np.ndarray) -> None:
         B = len(x)
@@ -296,8 +296,8 @@ def _ratio(
     absolute: float,
     solved: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each interval adds to the error, in units of what is allowed: (B, N); the highest derivatives that are not
-    zero, of order q + k - 1, and |y|, (B, N, V) both."""
+    """The share of each interval in the error, in units of what is allowed: (B, N); the highest derivatives that are
+    not zero, of order q + k - 1, and |y|, (B, N, V) both."""
     s = np.diff(mesh)
     q = np.array(space.orders)
     within = (np.arange(s.shape[1]) < solved[:, None])[..., None]

@@ -30,7 +30,7 @@ SHORTEST = 1e-5
 
 @dataclass
 class Newton:
-    """Where Newton's method ended."""
+    """The end of Newton's method."""
 
     u: Step
     converged: Array
@@ -106,7 +106,7 @@ def newton(
 
 
 class Progress(NamedTuple):
-    """Where the iteration stands; without derivatives at `at`, unless they come along with f."""
+    """The present iterate; without derivatives at `at`, unless they come along with f."""
 
     at: Iterate
     factor: Array

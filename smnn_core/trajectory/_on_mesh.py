@@ -43,7 +43,7 @@ TREES = {Step: (), ConditionRows: (), Iterate: (), Frozen: ("xp", "solve_ode", "
 
 @dataclass(frozen=True)
 class OnMesh:
-    """What Newton's method came to; members (B,)."""
+    """The result of Newton's method; members (B,)."""
 
     problem: Discrete
     space: Space

@@ -286,7 +286,7 @@ def _fitted(given: Conditions, V: int, R: int, orders: tuple[int, ...]) -> Condi
 
 
 def _structure(problem: Discrete, orders: tuple[int, ...], times: np.ndarray, c: np.ndarray) -> tuple[bool, Structure]:
-    """Whether this is an initial-value problem, and at which times conditions look; their number is checked."""
+    """Kind of the problem, True for initial values, and the times at which conditions look; their number is checked."""
     space = Space((0.5,), orders)
     n, B = len(times), len(c)
     mesh = Mesh(np.broadcast_to(times, (B, n)), np.broadcast_to(np.arange(n), (B, n)))
@@ -395,7 +395,7 @@ Start = Callable[[Discrete, Space, Mesh, np.ndarray], Step]
 
 
 def first_guess(guess: Any, times: np.ndarray, V: int, R: int) -> tuple[Start, tuple[int, ...]]:
-    """What the iteration begins with, as a function of problem, space, mesh and constants, and its batch shape."""
+    """The start of the iteration, as a function of problem, space, mesh and constants, and its batch shape."""
     if hasattr(guess, "at_mesh"):
         return guess.at_mesh, guess.batch
     if callable(guess):

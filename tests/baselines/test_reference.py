@@ -27,7 +27,7 @@ def test_reference_is_the_least_squares_solution(scheme):
 
 
 def test_refinement_reaches_far_below_float64_on_an_ill_conditioned_problem():
-    """Where float64 may lose five digits, the reference is better than its epsilon."""
+    """On problems of which float64 may lose five digits, the reference is better than its epsilon."""
     T = 60
     c = np.broadcast_to([1.0, 1.0, 1.0, 1.0], (1, T, 1, 1, 4))
     b, u, s = np.zeros((1, T, 1)), np.array([[[[1.0, 0.0, 0.0]]]]), np.full((1, T - 1), 0.01)

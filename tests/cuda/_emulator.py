@@ -67,7 +67,7 @@ def check_addresses(module: Specialization, kernel: str, job: np.ndarray) -> Non
 
 
 def raise_if(wrong: int, module: Specialization, kernel: str) -> None:
-    """What a launch on the grid has returned."""
+    """The result of a launch on the grid."""
     reasons = "", "there is no such kernel", "threads of a warp wait for one that is done", "a barrier of other threads"
     assert not wrong, f"{module}, {kernel}: {reasons[wrong]}"
 

@@ -86,7 +86,7 @@ def _item(x: np.ndarray, key: Any) -> Any:
 
 
 VIEWS = _item, np.reshape, np.broadcast_to
-"""What looks at no numbers, if it is a view."""
+"""Calls that look at no numbers where they give a view."""
 
 
 def _call(function: Callable[..., Any], args: Any, kwargs: Any, what: str = "kernel") -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Record:
-    """What happened, in order: (what, the address of the stream)."""
+    """Events in their order: (what, the address of the stream)."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, int]] = []
@@ -69,7 +69,7 @@ pending = Pending()
 
 
 class Graph:
-    """What was captured. It keeps the memory that was allocated meanwhile, as PyTorch does."""
+    """A captured graph. It keeps the memory that was allocated meanwhile, as PyTorch does."""
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
@@ -119,7 +119,7 @@ NULL = Stream(0)
 
 
 class Thread(threading.local):
-    """What each thread has of its own: the streams and the allocators that it has entered."""
+    """Of each thread its own: the streams and the allocators that it has entered."""
 
     def __init__(self) -> None:
         self.streams = [NULL]

@@ -22,7 +22,7 @@ LIMITS = HERE / "limits.json"
 ARCHITECTURES = ("sm_80", "sm_90")
 
 OPTIONS = (*NVRTC_OPTIONS, "-ftz=true", "--device-as-default-execution-space")
-"""What NVRTC is given: CuPy adds all but the first itself, and some versions of NVRTC refuse to be told twice."""
+"""Options of NVRTC: CuPy adds all but the first itself, and some versions of NVRTC refuse to be told twice."""
 
 MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)
@@ -85,7 +85,7 @@ def _bytes(get_size, get, program: ctypes.c_void_p) -> bytes:
 
 
 def report(module: Specialization, architecture: str) -> Report:
-    """What each kernel needs: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
+    """Needs of each kernel: registers, and bytes of spills, of the whole stack frame, and of a block's shared memory.
 
     Kept in build/.
     """
@@ -106,7 +106,7 @@ def report(module: Specialization, architecture: str) -> Report:
 
 
 def needs(log: str) -> Report:
-    """What the assembler says of each kernel, given -v."""
+    """Words of the assembler about each kernel, given -v."""
     return {
         match["kernel"]: {
             "registers": int(match["registers"]),

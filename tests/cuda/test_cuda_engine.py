@@ -1,4 +1,4 @@
-"""What `engines.cuda` asks of CuPy, with a CuPy whose arrays are NumPy's and whose modules run on the CPU."""
+"""Calls of `engines.cuda` to CuPy, with a CuPy whose arrays are NumPy's and whose modules run on the CPU."""
 
 from __future__ import annotations
 

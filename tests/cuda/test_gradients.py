@@ -80,7 +80,7 @@ def test_gradients_that_are_zero_are_not_taken_for_lost(order: int) -> None:
 
 
 def test_float32_arithmetic_refines_as_well() -> None:
-    """Where a device's float64 is slow: a second-order equation, of which A λ has two digits and less."""
+    """Devices whose float64 is slow: a second-order equation, of which A λ has two digits and less."""
     arguments = adjoint.problem(2, 3, np.full(59, 0.02))
     g, expected = adjoint.reference(arguments)
     narrow = solve_and_pull_back(tuple(x.astype(np.float32) for x in arguments), WHOLE, g.astype(np.float32))

@@ -118,7 +118,7 @@ class Recorder(Emulator):
 
 
 def flags_of(problem: Problem, grain: Grain, **options) -> dict[str, set[str]]:
-    """What goes through tiles in a solve and its adjoint."""
+    """Fields that go through tiles in a solve and its adjoint."""
     device = Recorder(grain, **options)
     y, factor = host.solve_problem(device, problem)
     found = {"back": device.flags["smnn_back"]}
@@ -180,7 +180,7 @@ def test_a_wrong_place_in_the_tile_shows(grain, monkeypatch) -> None:
     [(32, 0xFFFFFFFF, 0), (0, 0xFFFFFFFF, 0), (31, 0xFFFFFFFF, 2), (1, 0xFFFFFFFF, 2), (8, 0xFF, 0), (9, 0xFF, 3)],
 )
 def test_the_emulator_finds_threads_that_wait_for_one_that_is_done(waiting, members, wrong, tmp_path) -> None:
-    """What a device would hang on, or do wrong."""
+    """Programs that a device would hang on, or do wrong."""
     (tmp_path / "kernel.cpp").write_text(f"""
         #include <type_traits>
         #include "grid.hpp"

@@ -76,7 +76,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    """Where the site is served."""
+    """The address of the site."""
     with Server(("127.0.0.1", 0), functools.partial(Handler, directory=SITE)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

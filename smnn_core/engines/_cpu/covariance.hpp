@@ -65,7 +65,7 @@ struct RowsLayout {
     }
 };
 
-// What a chunk takes from the separators: the state of an elimination of all before it; A of its last point (n, n), and the
+// Input of a chunk from the separators: the state of an elimination of all before it; A of its last point (n, n), and the
 // rows of the triangle there. Behind those of the chunks of a system there is room to find them.
 struct ItemLayout {
     const RowsLayout rows;
@@ -160,7 +160,7 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
     }
 
    private:
-    // Whether sums are wanted, of an elimination that finds them.
+    // True if sums are wanted, and this elimination finds them.
     bool first() const { return (job.moments->log_determinant || job.moments->minimum) && !goes_on; }
     // The same, with sums.
     void sum(int k, P* state, bool stays) {
@@ -317,7 +317,7 @@ class MomentsPass : public SummingSweep<P, Size, false> {
             }
         }
     }
-    // What is wanted of point t. Variances are written with the first one, t0, of a block that ends before t1.
+    // Writes the blocks of point t that are wanted. Variances are written with the first one, t0, of a block that ends before t1.
     void write_point(int t, int t1, int t0) const {
         if (wanted.covariance) {
             set_products(A, true);
@@ -590,7 +590,7 @@ SMNN_INLINE void find_triangles(const Job& job, Index system, const ItemLayout& 
     }
 }
 
-// What the chunks of a system take from the separators, but for the state there.
+// Input of the chunks of a system from the separators, but for the state there.
 SMNN_INLINE void find_items(const Job& job, Index system) {
     const ItemLayout item(job);
     double* const room = item.of_chunk(job, system, job.C);

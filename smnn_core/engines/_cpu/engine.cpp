@@ -12,10 +12,10 @@ namespace {
 
 // A factor up to this size is kept whole, whatever the size of the inputs.
 constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// The memory that a call needs beside factor, solution and gradients, as a rule, with the pages of its code.
-constexpr double ELSE_BYTES = 400e3;
+// Memory of a call besides factor, solution and gradients, as a rule, with the pages of its code.
+constexpr double OVERHEAD_BYTES = 400e3;
 
-// Whether undivided lanes are one segment, which stays in the second level of cache.
+// True if undivided lanes are one segment, which stays in the second level of cache.
 bool is_short(const Plan& plan) {
     return !plan.chunked() && plan.kernels.sizes(plan.job, 0).segments == 1;
 }
@@ -97,7 +97,7 @@ int segments_to_recompute(const Plan& plan, const Sizes& whole, Keep keep) {
     const double all = double(bytes), most = all * allowed / whole.entries;
     // (lanes in several segments need room for one of them besides, and for the code that recomputes)
     const double fraction = whole.segments > 1 ? 0.3 : 0.15;
-    const double by_inputs = (most - std::min(fraction * most, ELSE_BYTES + 0.03 * most)) / all * whole.points;
+    const double by_inputs = (most - std::min(fraction * most, OVERHEAD_BYTES + 0.03 * most)) / all * whole.points;
     // and no more than a quarter of the machine's memory
     const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
     const double points = std::min(by_inputs, by_machine);

@@ -61,7 +61,7 @@ bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& 
 // The gradients of L, from y and g = dL/dy, and what a solve of the same problem has kept. Returns as `normal_solve`.
 bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients);
 
-// Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, those of no data excepted:
+// Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, null where not wanted:
 // they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. y: the
 // solution, where gradients of the minimum with respect to coefficients or steps are wanted. The scheme is upper triangular.
 // There is no factor in what it returns.

@@ -27,7 +27,7 @@ struct Input {
     bool shared = false;             // by all batch members
 };
 
-// How the gradient of a field is gathered.
+// The gathering of the gradient of a field.
 enum class Gather {
     NONE,        // it is not wanted
     PER_SYSTEM,  // data: (batch, time, count)
@@ -65,7 +65,7 @@ struct Job {
     int C;                   // chunks per system
     Index lanes;             // batch * C
     Index groups;            // of as many lanes as a pack has
-    // Where systems share left-hand sides, these are eliminated together with m right-hand sides: the first m of left-hand
+    // Left-hand sides that systems share are eliminated together with m right-hand sides: the first m of left-hand
     // side k are those of system k * splits, the next m of system k * splits + 1, and so on, as far as there are any. Number
     // r of left-hand side k is column_lhs[k] + column_repeat[r] in the batch. Otherwise m = 1, and column_lhs is null.
     int m;
@@ -121,7 +121,7 @@ struct Sizes {
     int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
 };
 
-// What is wanted of the inverse of M and of the minimum: arrays, null where they are not.
+// Results of the inverse of M and of the minimum: arrays, null where they are not wanted.
 struct Moments {
     double *covariance, *lag;           // (batch, T, n, n), and (batch, T-1, n, n) of each point with the next
     double* variance;                   // (batch, T, n)
@@ -148,7 +148,7 @@ struct Kernels {
     void (*reduce_normal)(const Job&, Index system, int c);  // separators := M^-1 g, of column c, and multipliers
 };
 
-// Those of moments. The phases of a group are SWEEP, which finds log det M and the minima, and BACK.
+// Kernels of moments. The phases of a group are SWEEP, which finds log det M and the minima, and BACK.
 struct MomentsKernels {
     Kernels kernels;
     Index (*item_entries)(const Job&);                  // numbers that `items` has for a system

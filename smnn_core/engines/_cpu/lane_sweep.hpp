@@ -47,7 +47,7 @@ struct Segments {
     // Segment k has the final rows of the points before each of its own, and the last one those of the last point too.
     int first_row(int k) const { return k > 0 || goes_on ? k * segment - 1 : 0; }
     Index points_kept() const { return job.n_recomputed < n_segments ? longest - first_row(job.n_recomputed) : 0; }
-    // Whether right-hand sides of final rows are not wanted: an adjoint, and moments, take no solution from them.
+    // True if right-hand sides of final rows are not wanted: an adjoint, and moments, take no solution from them.
     bool drops_z() const { return job.contracts || job.moments; }
     Index unused_z_packs() const { return drops_z() ? (Index(points + 1) * job.m + goes_on) * job.n : 0; }
     // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
@@ -187,7 +187,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         if (is_recomputed(k)) return recomputed_z + c * z_step(k) + Index(t - first_row(k)) * job.n;
         return z + c * z_step(k) + Index(t - first_row(job.n_recomputed)) * job.n;
     }
-    // Whether the factor of segment k is there all the time. (On its way back an adjoint eliminates all segments again.)
+    // True if the factor of segment k is there all the time. (On its way back an adjoint eliminates all segments again.)
     bool is_kept(int k) const { return k >= job.n_recomputed && !(job.contracts && on_the_way_back); }
     bool is_recomputed(int k) const { return k < job.n_recomputed && !job.contracts; }
     // The distance from z of one column to that of the next.

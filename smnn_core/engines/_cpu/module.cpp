@@ -64,7 +64,7 @@ class WithoutLock {
     PyThreadState* state_ = nullptr;
     std::optional<smnn::Interruptible> call_;
 
-    // Whether a handler of a signal, such as that of Ctrl-C, has raised an exception: it is that of the interpreter then.
+    // True if a handler of a signal, such as that of Ctrl-C, has raised an exception: it is that of the interpreter then.
     bool is_interrupted() {
         PyEval_RestoreThread(state_);
         const bool raised = PyErr_CheckSignals() != 0;

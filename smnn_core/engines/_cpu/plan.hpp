@@ -222,7 +222,7 @@ class Plan {
         });
     }
 
-    // What chunks take from the separators, for moments.
+    // Input of the chunks from the separators, for moments.
     void find_items() {
         parallel_for(job.batch, threads, [&](Index i) { of_moments.separators(job, i); });
     }
@@ -280,7 +280,7 @@ class Plan {
         return shared;
     }
 
-    // Whether left-hand sides are eliminated once, together with many of their right-hand sides: by kernels whose sizes are
+    // True if left-hand sides are eliminated once, together with many of their right-hand sides: by kernels whose sizes are
     // not compiled. Where others are, many of one short left-hand side better fill packs of their own.
     bool is_worth_columns(const SharedLhs& shared) const {
         if (!job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;

@@ -181,7 +181,7 @@ class RowStager {
     P* at_[ROW_FIELDS];
 
     static Index pointers(const Job& job) { return (Index(sizeof(LanePointers<P>)) * job.m - 1) / Index(sizeof(P)) + 1; }
-    // Whether the field has room for all points that stay where they are.
+    // True if the field has room for all points that stay where they are.
     static bool stays(int f) { return f != U && f != W_INITIAL && f != SMOOTHNESS_RHS; }
     static Index size_of_field(const Job& job, int f, int points, int room) {
         return Index(stays(f) ? room : points) * numbers_of(job, f) * (f == B || f == U ? job.m : 1);

@@ -64,7 +64,7 @@ void relax() {
 #endif
 }
 
-// Whether `done` within that time.
+// True if `done` within that time.
 template <class Done>
 bool wait_awake(Done done) {
     const auto end = std::chrono::steady_clock::now() + AWAKE;

@@ -154,5 +154,5 @@ def lay_out(
 
 
 def too_many_axes(batch: Shape) -> bool:
-    """Whether a batch may keep more axes than kernels have room for."""
+    """True if a batch may keep more axes than kernels have room for."""
     return sum(size != 1 for size in batch) > MAX_AXES

@@ -89,7 +89,7 @@ def _pitch(count: int, itemsize: int) -> int:
 
 
 def far_apart(x: Place, core: Shape, batch_strides: Sequence[int], chunked: bool) -> bool:
-    """Whether each lane of an array lies in one line, and neighbouring lanes neither side by side nor in one place.
+    """True if each lane of an array lies in one line, and neighbouring lanes neither side by side nor in one place.
 
     Args:
         core: time, and what a point has.

@@ -116,7 +116,7 @@ SMNN_INLINE void columns_before(Count n, const Rows& rows, const P* of_next, P* 
     });
 }
 
-// Those of the final rows of a point with its unknowns: Z[j] = column j of R^-1, from column `first` of Z on, and G = D^-1.
+// Covariances of the final rows of a point with its unknowns: Z[j] = column j of R^-1, from column `first` of Z on, and G = D^-1.
 // (What they have with others is zero.)
 template <class P, class Count, class Rows>
 SMNN_INLINE void set_final_rows(Count n, const Rows& rows, int first, const RowCovariances<P>& to) {

@@ -160,12 +160,9 @@ def main() -> None:
     folder = HERE / ("results" if options.save else "output")
     folder.mkdir(exist_ok=True)
     (HERE / "output").mkdir(exist_ok=True)
-    if options.save:
-        store.idle()
-    results = run(options.quick, options.cases, HERE / "output")
+    with store.measuring(options.save):
+        results = run(options.quick, options.cases, HERE / "output")
     tables = report.text(results)
-    if options.save:
-        store.idle("after")
     store.save(folder / "results.json", results)
     (folder / "results.txt").write_text(tables)
     pictures = report.draw(results, folder)

@@ -4,7 +4,7 @@
     python -m benchmarks.boundary --quick    of each problem the largest and the smallest eps, at 1e-6
     python -m benchmarks.boundary --only T24 T31
 
-Writes benchmarks/results/boundary.md unless only some are chosen. Both solvers start from the straight line through the
+With --save all are written to benchmarks/results/boundary.md. Both solvers start from the straight line through the
 conditions; where ours fails, continuation in eps is tried and named. True errors are those of the variables between and
 on mesh points, relative to the largest value of each, against closed forms, or against our own solution at 1e-11, which
 `solve_bvp` started from it confirms or not: the table says how many. Times are processor time; more than `PATIENCE`
@@ -31,6 +31,7 @@ from tqdm import tqdm
 import smnn_core as smnn
 
 from . import boundary_problems as problems
+from . import store
 from .boundary_problems import BoundaryProblem, by_scipy
 from .tables import Table
 
@@ -379,29 +380,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="*", help="names of problems, T1 to T33")
     parser.add_argument("--no-peer", action="store_true", help="do not run solve_bvp")
+    parser.add_argument("--save", action="store_true", help="write the tables to benchmarks/results/boundary.md")
     arguments = parser.parse_args()
+    if arguments.save and (arguments.only or arguments.no_peer):
+        parser.error("--save is for all problems, beside solve_bvp: leave out --only and --no-peer.")
     chosen = [p for p in problems.cash_problems() if not arguments.only or p.name in arguments.only]
     tolerances: tuple[float, ...] = TOLERANCES
     if arguments.quick:
         tolerances = (1e-6,)
         ends = {p.name: (max(q.eps for q in chosen if q.name == p.name), p.eps) for p in chosen}
         chosen = [p for p in chosen if p.eps in ends[p.name]]
-    references, runs = References(), []
-    for problem in tqdm(chosen, desc="collection"):
-        peer = not arguments.no_peer
-        for tolerance in tolerances:
-            run = measure(problem, tolerance, references, peer=peer)
-            peer = run.peer_solved
-            runs.append(run)
-    runs.sort(key=lambda run: (-run.tolerance, int(run.name[1:]), -run.eps))
-    tables = [summary(runs)]
-    if not arguments.only:
-        tables.append(special_table())
-    tables += [each(runs, tolerance) for tolerance in tolerances]
-    for table in tables:
-        print(table.text(), end="\n\n")
-    print(confirmed(references))
-    if not (arguments.only or arguments.no_peer):
+    with store.measuring(arguments.save):
+        references, runs = References(), []
+        for problem in tqdm(chosen, desc="collection"):
+            peer = not arguments.no_peer
+            for tolerance in tolerances:
+                run = measure(problem, tolerance, references, peer=peer)
+                peer = run.peer_solved
+                runs.append(run)
+        runs.sort(key=lambda run: (-run.tolerance, int(run.name[1:]), -run.eps))
+        tables = [summary(runs)]
+        if not arguments.only:
+            tables.append(special_table())
+        tables += [each(runs, tolerance) for tolerance in tolerances]
+        for table in tables:
+            print(table.text(), end="\n\n")
+        print(confirmed(references))
+    if arguments.save:
         RESULTS.write_text(markdown(tables, confirmed(references), arguments.quick), encoding="utf-8")
 
 

@@ -101,15 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}, which the documentation shows")
     save = parser.parse_args().save
-    if save:
-        store.idle()
-    with tempfile.TemporaryDirectory() as empty:
+    with store.measuring(save), tempfile.TemporaryDirectory() as empty:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
         rows = measure()
     print("\n".join(table(rows)))
     if save:
         found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
-        store.idle("after")
         store.save(RESULTS, found)
 
 

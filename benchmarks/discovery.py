@@ -130,7 +130,10 @@ def command_line() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
-    """Runs what is missing, as long as the budget lasts; saves after every run."""
+    """Runs what is missing, as long as the budget lasts; saves after every run.
+
+    The machine must be idle before, and its processes, as many as cores, may then be all that runs.
+    """
     names = arguments.systems or list(polynomial_systems())[:: arguments.every]
     done = {(r["method"].split(",")[0], r["system"], r["points"], r["noise"], r["seed"]) for r in records}
     wanted = [
@@ -145,6 +148,8 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
     tasks = [task for task in wanted if task not in done]
     end = time.monotonic() + arguments.budget
     os.environ.update(OMP_NUM_THREADS=str(arguments.threads), OPENBLAS_NUM_THREADS=str(arguments.threads))
+    if tasks:
+        store.idle()
     left, running = iter(tasks), set[Future[list[Record]]]()
     pool = ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn"))
     with pool, tqdm(total=len(tasks), unit="run") as bar:

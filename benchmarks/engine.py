@@ -19,7 +19,7 @@ import numpy as np
 
 import smnn_core as smnn
 
-from . import blocks, tables
+from . import blocks, store, tables
 from .timing import measure
 
 RESULTS = Path(__file__).parent / "results" / "blocks.json"
@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--blocks", action="store_true", help="time against n alone")
     parser.add_argument("--save", action="store_true", help=f"save time against n in {RESULTS.name}")
     chosen = parser.parse_args()
-    of_blocks = blocks.table()
+    with store.measuring(chosen.save):
+        of_blocks = blocks.table()
     print(of_blocks.text())
     if chosen.save:
         tables.save(RESULTS, [of_blocks])

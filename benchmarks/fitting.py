@@ -30,6 +30,7 @@ from tqdm import tqdm
 import smnn_core as smnn
 from examples._lynx_hare_data import PELTS, YEARS, lotka_volterra
 
+from . import store
 from .fitting_problems import (
     FittingProblem,
     butterfly,
@@ -434,7 +435,8 @@ def main() -> int:
     parser.add_argument("--profiles", type=int, default=100, help="data sets with a profile of each parameter")
     parser.add_argument("--save", action="store_true", help="write the results to benchmarks/results/fitting.json")
     options = parser.parse_args()
-    pelts = lynx_and_hare()
+    with store.measuring(options.save):
+        pelts = lynx_and_hare()
     print("Lynx and hare, from (0.1, 0.01, 0.1, 0.01), in", f"{pelts['seconds']:.3f} s")
     for name, key in (("fit", "parameters"), ("likelihood", "likelihood")):
         errors = pelts["standard_errors" if key == "parameters" else "likelihood_errors"]
@@ -452,19 +454,26 @@ def main() -> int:
             content["profiles"] = profiled
             RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    for result in rows(options.sets) if options.sets else ():
+    left = rows(options.sets) if options.sets else iter(())
+    while True:
+        with store.measuring(options.save):
+            result = next(left, None)
+        if result is None:
+            break
         table.append(result)
         print(line(result), flush=True)
         keep()
     if options.profiles:
-        profiled |= profiles(options.profiles)
+        with store.measuring(options.save):
+            profiled |= profiles(options.profiles)
         parts = (" ".join(f"{100 * x:.0f}" for x in profiled[k]) for k in ("coverage", "coverage_of_errors"))
         print("\nProfiles of {problem}, {sets} data sets, {seconds:.2f} s each, cover".format(**profiled), end=" ")
         print("{} % of the truths, standard errors {} %".format(*parts), flush=True)
         keep()
     for problem in HIDDEN if options.hidden else ():
         if options.only in problem.name:
-            others.append(hidden(problem, options.hidden, options.few))
+            with store.measuring(options.save):
+                others.append(hidden(problem, options.hidden, options.few))
             print(hidden_table(others[-1:]).text().split("\n", 1)[1], flush=True)
             keep()
     failures = missed(table, pelts)

@@ -7,11 +7,11 @@
     python -m benchmarks.initial --batch 1000    van der Pol's equation, μ = 1 to 1,000, with gradients, beside diffrax
     python -m benchmarks.initial --references    how far two methods of SciPy at 1e-13 and the references agree
 
-Writes benchmarks/results/initial.md where the whole was run. Each solver runs at tolerances from 1e-3 to 1e-13, the
-absolute ones relative to the size of each variable, until it takes more than `PATIENCE` seconds; the time for an error
-is that of its fastest run with at most this error at the times where the solution is known. Ours and SciPy's run Python
-with exact derivatives (LSODA and Radau with banded or sparse ones where they are), diffrax compiled code without the
-time of compilation. Times are those of the processor, all threads together: set OMP_NUM_THREADS=1.
+With --save all problems are written to benchmarks/results/initial.md. Each solver runs at tolerances from 1e-3 to
+1e-13, the absolute ones relative to the size of each variable, until it takes more than `PATIENCE` seconds; the time
+for an error is that of its fastest run with at most this error at the times where the solution is known. Ours and
+SciPy's run Python with exact derivatives (LSODA and Radau with banded or sparse ones where they are), diffrax compiled
+code without the time of compilation. Times are those of the processor, all threads together: set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import smnn_core as smnn
 
+from . import store
 from .initial_problems import (
     FLOATS,
     AlgebraicProblem,
@@ -383,7 +384,10 @@ def main() -> None:
     parser.add_argument("--references", action="store_true")
     parser.add_argument("--batch", type=int, metavar="MEMBERS", help="the batch with gradients, alone")
     parser.add_argument("--gradients", action="store_true", help="times of gradients, alone")
+    parser.add_argument("--save", action="store_true", help="write the tables to benchmarks/results/initial.md")
     arguments = parser.parse_args()
+    if arguments.save and (arguments.only or arguments.quick):
+        parser.error("--save is for all problems: leave out --only and --quick.")
     if arguments.batch:
         print(batch(arguments.batch).text())
         return
@@ -402,18 +406,20 @@ def main() -> None:
         print(gradient_table(explicit).text())
         return
     small = {p.name for p in explicit if len(p.start) <= 10} | {p.name for p in implicit}
-    results: dict[str, dict[str, Curve]] = {}
-    for problem in tqdm([*explicit, *implicit], desc="problems"):
-        curves = measure(problem) if isinstance(problem, InitialProblem) else algebraic(problem)
-        results[problem.name] = curves
-        times = "; ".join(f"{name} " + ", ".join(cell(curve, aim) for aim in AIMS) for name, curve in curves.items())
-        tqdm.write(f"{problem.name}, ms for errors of {AIMS}: {times}")
-    tables = [figures(results, small), *(work_table(results, aim) for aim in AIMS), precision_table(results)]
-    if not (arguments.only or arguments.quick):
-        tables += [gradient_table([p for p in explicit if len(p.start) <= 10]), batch(1000)]
-    for table in tables:
-        print(table.text(), end="\n\n")
-    if not (arguments.only or arguments.quick):
+    with store.measuring(arguments.save):
+        results: dict[str, dict[str, Curve]] = {}
+        for problem in tqdm([*explicit, *implicit], desc="problems"):
+            curves = measure(problem) if isinstance(problem, InitialProblem) else algebraic(problem)
+            results[problem.name] = curves
+            cells = {name: ", ".join(cell(curve, aim) for aim in AIMS) for name, curve in curves.items()}
+            times = "; ".join(f"{name} {those}" for name, those in cells.items())
+            tqdm.write(f"{problem.name}, ms for errors of {AIMS}: {times}")
+        tables = [figures(results, small), *(work_table(results, aim) for aim in AIMS), precision_table(results)]
+        if not (arguments.only or arguments.quick):
+            tables += [gradient_table([p for p in explicit if len(p.start) <= 10]), batch(1000)]
+        for table in tables:
+            print(table.text(), end="\n\n")
+    if arguments.save:
         parts = [f"## {table.title}\n\n{table.markdown()}\n" for table in tables]
         head = "# Initial-value problems to a tolerance\n\n`python -m benchmarks.initial` prints what follows.\n"
         RESULTS.write_text("\n".join([head, *parts]), encoding="utf-8")

@@ -200,26 +200,24 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/neural.json")
     arguments = parser.parse_args()
-    if arguments.save:
-        store.idle()
-    exact = trajectories()
-    data = positions(exact, arguments.seed)
-    rows = [ours(exact, data, arguments.seed)]
-    print(line(rows[0]), flush=True)
-    run = {
-        "adjoint": partial(through_torchdiffeq, adjoint=True),
-        "torchdiffeq": partial(through_torchdiffeq, adjoint=False),
-        "diffrax": through_diffrax,
-    }
-    for name in arguments.peers:
-        rows += run[name](exact, data, arguments.seed, arguments.times, rows[0]["seconds"])
+    with store.measuring(arguments.save):
+        exact = trajectories()
+        data = positions(exact, arguments.seed)
+        rows = [ours(exact, data, arguments.seed)]
+        print(line(rows[0]), flush=True)
+        run = {
+            "adjoint": partial(through_torchdiffeq, adjoint=True),
+            "torchdiffeq": partial(through_torchdiffeq, adjoint=False),
+            "diffrax": through_diffrax,
+        }
+        for name in arguments.peers:
+            rows += run[name](exact, data, arguments.seed, arguments.times, rows[0]["seconds"])
     if arguments.save:
         path = ROOT / "benchmarks" / "results" / "neural.json"
         before = store.load(path)["rows"] if path.exists() else []
         new = {row["solver"] for row in rows}
         rows += [row for row in before if row["solver"] not in new]
         result = {"seed": arguments.seed, "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rows": rows}
-        store.idle("after")
         store.save(path, result)
 
 

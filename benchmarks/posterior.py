@@ -384,17 +384,16 @@ def main() -> None:
         name, *case = options.peak
         print(own_peak(name, tuple(map(int, case))))
         return
-    if options.save:
-        store.idle()
     cases = []
-    for case in CASES[:QUICK] if options.quick else CASES:
-        row = seconds(case)
-        cases.append(row)
-        print(f"n = {row['n']}, T = {row['T']}, batch {row['batch']}: seconds")
-        for what in ("moments", "evidence"):
-            print(f"  {what}: " + ", ".join(f"{name} {x:.2g}" for name, x in row[what].items()))
-        row["peak"] = peak(case)
-        print("  MB at the peak: " + ", ".join(f"{name} {x:.3g}" for name, x in row["peak"].items()))
+    with store.measuring(options.save):
+        for case in CASES[:QUICK] if options.quick else CASES:
+            row = seconds(case)
+            cases.append(row)
+            print(f"n = {row['n']}, T = {row['T']}, batch {row['batch']}: seconds")
+            for what in ("moments", "evidence"):
+                print(f"  {what}: " + ", ".join(f"{name} {x:.2g}" for name, x in row[what].items()))
+            row["peak"] = peak(case)
+            print("  MB at the peak: " + ", ".join(f"{name} {x:.3g}" for name, x in row["peak"].items()))
     print("largest relative error of a variance, T = 40")
     accuracy = []
     for R, step in ((2, 0.01), (4, 0.01), (4, 0.001), (5, 0.001), (6, 0.001)):
@@ -408,7 +407,6 @@ def main() -> None:
     if options.save:
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         result = {"machine": machine, "cases": cases, "errors": accuracy}
-        store.idle("after")
         store.save(PATH, result)
 
 

@@ -1,8 +1,8 @@
 """Results on disk: compact, compressed where they are many, and of machines that did nothing else.
 
-`save` writes one line for each row of a table, numbers to four digits. `idle` ends a program that is to save times on a
-machine that is busy with something else: a load average sees it too late, so that it counts the processor
-time of the whole machine over a second in which this process sleeps.
+`save` writes one line for each row of a table, numbers to four digits. `measuring` stands around all that measures
+times which are saved, and ends the program where the machine is busy with something else: a load average sees it too
+late, so that it counts the processor time of the whole machine over a second in which this process sleeps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import gzip
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,16 @@ def _ticks() -> tuple[int, int]:
     return numbers[3] + numbers[4], sum(numbers)
 
 
+@contextmanager
+def measuring(saved: bool) -> Iterator[None]:
+    """Around what measures times that are to be saved: before and after it the machine must be idle."""
+    if saved:
+        idle()
+    yield
+    if saved:
+        idle("after")
+
+
 def idle(when: str = "before") -> None:
     """Ends the program where others use the machine `when` it measured: its times would be saved as results.
 
@@ -76,5 +88,5 @@ def idle(when: str = "before") -> None:
     if (share := share_in_use()) > BUSY:
         raise SystemExit(
             f"{100 * share:.0f} % of the processors are in use {when} measuring, more than the {100 * BUSY:.0f} % up "
-            "to which times mean something: nothing is saved. End what runs beside, or measure without --save."
+            "to which times mean something: these are not saved. End what runs beside, or measure without --save."
         )

@@ -23,6 +23,7 @@ import numpy as np
 import smnn_core as smnn
 import smnn_petab
 
+from .. import store
 from .shooting import drawn, shoot
 
 HERE = Path(__file__).parent
@@ -140,7 +141,8 @@ def main() -> None:
     chosen = [n for n in NAMES if not arguments.problems or n.startswith(tuple(arguments.problems))]
     for name in [] if arguments.table else chosen:
         shots = arguments.starts if arguments.shots is None else arguments.shots
-        results[name] = measured(name, arguments.starts, arguments.seconds, shots)
+        with store.measuring(arguments.save):
+            results[name] = measured(name, arguments.starts, arguments.seconds, shots)
         results = {n: results[n] for n in NAMES if n in results}
         path.write_text(json.dumps(results) + "\n")
         print(table({name: results[name]}), flush=True)

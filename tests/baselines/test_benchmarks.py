@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -153,6 +156,26 @@ def test_times_of_a_busy_machine_are_not_saved(tmp_path, monkeypatch, busy, shar
             store.idle()
     else:
         store.idle()
+
+
+def test_times_are_saved_where_the_machine_was_idle_before_and_after(monkeypatch):
+    asked = []
+    monkeypatch.setattr(store, "idle", lambda when="before": asked.append(when))
+    with store.measuring(False):
+        pass
+    assert asked == []
+    with store.measuring(True):
+        assert asked == ["before"]
+    assert asked == ["before", "after"]
+
+
+def test_every_benchmark_that_saves_times_asks_for_an_idle_machine():
+    no_times = {"accuracy", "grids", "memory", "store", "systems", "tables"}
+    texts = {path: path.read_text("utf-8") for path in Path(store.__file__).parent.rglob("*.py")}
+    saving = {path: text for path, text in texts.items() if re.search(r"\bsave\(|\.write_text\(", text)}
+    timed = {path: text for path, text in saving.items() if path.stem not in no_times}
+    assert len(timed) > 8
+    assert not [path for path, text in timed.items() if "store.measuring(" not in text and "store.idle(" not in text]
 
 
 def test_lines_of_the_scaling_picture_have_one_colour_for_each_solver_and_their_names():

@@ -13,8 +13,8 @@ LIMIT_SLOW := --timeout=600
 BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) \
 	$(shell find smnn_core/engines -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu')
 
-# OpenMP threads that wait spin for milliseconds, which starves whatever else runs, themselves included, on busy cores; not
-# to spin at all takes longer on idle ones.
+# OpenMP threads that wait spin for milliseconds (https://github.com/pytorch/pytorch/issues/80777), which starves
+# whatever else runs, themselves included, on busy cores; not to spin at all takes longer on idle ones.
 demo test test-slow test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
 .PHONY: help demo test test-slow test-all lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean

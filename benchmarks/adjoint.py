@@ -7,7 +7,7 @@ condition number. The gradient is W v in the rows of the equations, v = (W A)^+^
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -82,13 +82,13 @@ def error(found: Array, expected: Array) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def errors(arguments: tuple[Array, ...]) -> dict[str, float]:
+def errors(arguments: tuple[Array, ...], engines: Sequence[str] = ENGINES) -> dict[str, float]:
     c, _, u, s = arguments
     g, expected = reference(arguments)
     options = {"n_initial_steps": len(u), "n_initial_orders": u.shape[-1]}
     factor = smnn.factorize(c, s, engine="array_api", **options)
     result = {"A λ": error(apply(factor.system, factor.normal_solve(g)).equation, expected)}
-    for engine in ENGINES:
+    for engine in engines:
         result[engine] = error(smnn.solve_ode_vjp(*arguments, engine=engine)[1](g).rhs, expected)
     return result
 

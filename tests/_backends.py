@@ -33,7 +33,8 @@ class Backend:
     _to_numpy: Callable[[Array], np.ndarray]
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        # A copy, so that no test sees another's writes; order="C", since torch refuses negative strides.
+        # A copy, so that no test sees another's writes; order="C", since torch refuses negative strides
+        # (https://github.com/pytorch/pytorch/issues/92680).
         return self._from_numpy(np.array(x, dtype=dtype, order="C"))
 
     def to_numpy(self, x: Array) -> np.ndarray:

@@ -348,7 +348,9 @@ _CALLS = _Calls()
 
 
 def _drain() -> None:
-    """Before the interpreter ends: XLA runs asynchronously, and a handler cannot start once there is no interpreter.
+    """Before the interpreter ends: XLA runs asynchronously, and a handler cannot start once there is no interpreter:
+    its thread would hang or crash (https://github.com/python/cpython/pull/28525,
+    https://github.com/python/cpython/issues/124619).
 
     What still has a result or an effect is waited for; of what has none, such as a gradient that nobody kept, only its
     calls show. A daemon thread may go on calling for ever: its calls stop after a while.

@@ -385,7 +385,8 @@ def is_plain(values: Sequence[Any]) -> bool:
 
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""True if a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, which autograd functions do not see."""
+"""True if a tensor is batched by `torch.autograd.grad(is_grads_batched=True)`, whose vmap is an older one that autograd
+functions do not see (https://github.com/pytorch/pytorch/pull/65564)."""
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

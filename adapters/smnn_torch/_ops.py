@@ -2,9 +2,11 @@
 
     smnn::least_squares, smnn::normal_solve, and smnn::adjoint, the backward pass of the first
 
-Dynamo does not trace an `autograd.Function` with a `jvp`, and ops made by `torch.library.custom_op` know no forward
-mode. So these are plain dispatcher entries, whose kernels for autograd and functorch are the autograd functions of
-`_operators`: every transform works on them, inside a compiled function and outside.
+Dynamo does not trace an `autograd.Function` with a `jvp` (https://github.com/pytorch/pytorch/issues/118397) or
+leaves the `jvp` out (https://github.com/pytorch/pytorch/issues/192985), and ops made by
+`torch.library.custom_op` know no forward mode (https://github.com/pytorch/pytorch/pull/131116). So these are plain
+dispatcher entries, whose kernels for autograd and functorch are the autograd functions of `_operators`: every transform
+works on them, inside a compiled function and outside.
 
 In graphs they carry no factor: a graph can only carry tensors of sizes known to it, and the size of a factor is the
 engine's own business. The backward pass of a compiled function therefore eliminates again.
@@ -50,7 +52,8 @@ def least_squares(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: 
 
 def normal_solve(how: Statement, lhs: Sequence[Any], h: Tensor) -> Tensor:
     """The op below autograd, for the forward pass of `_operators.NormalSolve`."""
-    h = h if h.is_leaf else h.detach()  # what makes fake tensors asks for `.grad`, and is warned about others
+    # Fake tensors copy `.grad` (https://github.com/pytorch/pytorch/pull/82593): of others than leaves with a warning.
+    h = h if h.is_leaf else h.detach()
     with torch._C._AutoDispatchBelowAutograd():
         return call("normal_solve", how, lhs, h)
 

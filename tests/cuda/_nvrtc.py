@@ -22,7 +22,8 @@ LIMITS = HERE / "limits.json"
 ARCHITECTURES = ("sm_80", "sm_90")
 
 OPTIONS = (*NVRTC_OPTIONS, "-ftz=true", "--device-as-default-execution-space")
-"""Options of NVRTC: CuPy adds all but the first itself, and some versions of NVRTC refuse to be told twice."""
+"""Options of NVRTC: CuPy adds all but the first itself, and NVRTC refuses some that are given twice
+(https://github.com/cupy/cupy/issues/3292)."""
 
 MODULES = [
     Specialization(dtype, V, K, Q, extra_rows=False, chunked=chunked)

@@ -65,9 +65,13 @@ def test_short_steps_and_spare_orders(engine: str) -> None:
 
 @pytest.mark.parametrize("name", list(adjoint.PROBLEMS))
 def test_gradients_keep_nine_digits(name: str) -> None:
-    """The table of the page on the derivative; W A λ, which squares the condition number, has no digit in some rows."""
-    found = adjoint.errors(adjoint.PROBLEMS[name]())
-    assert max(found[engine] for engine in adjoint.ENGINES if engine in ("array_api", *ENGINES)) < adjoint.BOUND
+    """The table of the page on the derivative; W A λ, which squares the condition number, has no digit in some rows.
+
+    The engine for GPUs has it in `tests/cuda/test_gradients.py`.
+    """
+    engines = adjoint.ENGINES if cpu._kernels else ("array_api",)
+    found = adjoint.errors(adjoint.PROBLEMS[name](), engines)
+    assert max(found[engine] for engine in engines) < adjoint.BOUND
 
 
 def test_derivatives_of_a_constant_are_no_reason_to_warn() -> None:

@@ -1,4 +1,5 @@
-"""Widths of prose and of the code of the README, which the first page of the site shows; openings of comments."""
+"""Widths of prose and of the code of the README, which the first page of the site shows; openings of comments,
+and shapes in those of kernels."""
 
 from __future__ import annotations
 
@@ -79,3 +80,25 @@ def test_docstrings_and_comments_begin_with_a_noun() -> None:
         texts += [(path, text) for path in files(*patterns) for text in comments(path, mark)]
     assert len(texts) > 1000
     assert not [f"{path.relative_to(ROOT)}: {text}" for path, text in texts if OPENING.match(text.strip())]
+
+
+FUNCTION = re.compile(
+    r"(?:^[ \t]*//.*\n)*(?:^[ \t]*template.*\n)*^[ \t]*[\w<>:, *&]+?\b\w+\(([^{};]*?)\)[^;{}()]*\{", re.MULTILINE
+)
+POINTER = re.compile(
+    r"\b(?:P|T|double|int|Output|ScalarOf<P>|Index)\s*(?:\* ?const ?)?\*(?:\s*(?:SMNN_|__)(?i:restrict))? ?&?(\w+)"
+)
+
+
+def test_pointers_that_kernels_take_have_shapes_beside_them() -> None:
+    """`name (axes)` in the comment above a function, for each array that it takes."""
+    missing, seen = [], 0
+    for path in files("smnn_core/engines/kernels/*.hpp", "smnn_core/engines/_cpu/*.hpp"):
+        for found in FUNCTION.finditer(path.read_text(encoding="utf-8")):
+            comment = " ".join(re.findall(r"//(.*)", found[0]))
+            for name in POINTER.findall(re.sub(r"//.*", "", found[1])):
+                seen += 1
+                if "[&]" not in found[1] and not re.search(rf"\b{name}\b`?[^.;]*\(", comment):
+                    missing.append(f"{path.relative_to(ROOT)}: {name} of {found[0].splitlines()[-1].strip()}")
+    assert seen > 100
+    assert not missing

@@ -145,7 +145,8 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         }
     }
 
-    // Multipliers of the rows that are left at the end of the lane.
+    // Multipliers of the rows that are left at the end of the lane: to (sets, n) of the triangle, then, chunked, (sets, n) of the
+    // boundary, with two sets if fresh, else one.
     template <bool Fresh>
     void start_multipliers(P* to) const {
         constexpr int sets = Fresh ? MULTIPLIERS : 1;
@@ -175,7 +176,8 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     // Of g - (W A)^T v, which takes the place of g in `rest`: the sums of the magnitudes of its terms, of the points of a block
     // and the one before, and what it is at the left separator.
     struct Residual {
-        P *terms, *outside;
+        P *terms;    // (points + 1, n)
+        P *outside;  // (n)
     };
     // Of the sum of the terms.
     static constexpr double SMALL_RESIDUAL = 1e-12;
@@ -192,7 +194,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     }
 
     // That of the points t0 .. t1-1, but for what the step into the first one gives to the point before. Blocks come from the
-    // last one to the first.
+    // last one to the first. w_step (points) becomes the weights of the steps.
     SMNN_OUTLINE void set_residual(const StagedRows<P>& rows, int t0, int t1, P* w_step, const Residual& residual) {
         if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, rest_at(t1 - 1));
         for (int t = t0; t < t1; ++t) w_step[t - t0] = has_point(t) * rows.w_smoothness(t);
@@ -235,7 +237,8 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         return there;
     }
 
-    // `rest` at the last point of each lane, and what the step from the left separator has given to it, to the separators.
+    // `rest` at the last point of each lane, and outside (n), what the step from the left separator has given to it, to the
+    // separators.
     SMNN_OUTLINE void pass(const P* outside) const {
         copy(passed(1, Passed::REST_LEFT), outside, job.n);
         for (int l = 0; l < W; ++l) {
@@ -250,10 +253,11 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     using StepSinks = GradientSink<P>[2];
     // λ (refined) and y of a block, with the point before in front; and a column before its first point.
     struct Block {
-        P *lambda, *y, *border;
+        P *lambda, *y;  // (points + 1, n)
+        P *border;      // (n)
     };
 
-    // y of the points t0-1 .. t1-1 (that before the first point of a system is zero)
+    // y (points + 1, n) of the points t0-1 .. t1-1 (that before the first point of a system is zero)
     void stage_y(int t0, int t1, P* y) const {
         const Input& in = job.in[Y];
         const LanePointers<P> lanes(job, in, group);
@@ -269,7 +273,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         spread(in, t1 - t0 + before, to);
     }
 
-    // Column c of the points t0-1 .. t1-1, times `factor`, added to `to`.
+    // Column c of the points t0-1 .. t1-1, times `factor`, added to `to` (points + 1, n); border (n): room.
     void add_column(int k, int c, int t0, int t1, const P& factor, P* border, P* to) const {
         const P *const x = z_at(k, t0, c), *before = x - job.n;
         if (t0 == 0) {

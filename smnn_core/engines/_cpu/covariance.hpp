@@ -58,7 +58,7 @@ struct RowsLayout {
         : m(any_wanted(job.moments->of_minimum) ? job.m : 0), columns(m + (wants_unknowns(*job.moments) ? job.n : 0)),
           with_unknowns(wants_unknowns(*job.moments)), with_products(any_wanted(job.moments->of_determinant)) {}
     int entries(int rows) const { return rows * columns + (with_products ? RowCovariances<double>::triangle(rows) : 0); }
-    // rows: for which there is room
+    // memory (entries(rows)), with room for so many rows
     template <class P>
     RowCovariances<P> at(P* memory, int rows) const {
         return {columns, memory, with_products ? memory + rows * columns : nullptr};
@@ -89,11 +89,13 @@ struct GradientSet {
     static int count(const Job& job, int field) {
         return field == C ? job.Q * job.n : field == B || field == W_EQUATION ? job.Q : field == S || field == W_SMOOTHNESS;
     }
+    // Packs of `set`; to (SMOOTHNESS_RHS): by field, null data: not wanted.
     static Index memory(const Job& job, const Output* to, int points) {
         Index packs = 0;
         for (int f = 0; f < SMOOTHNESS_RHS; ++f) packs += to[f].data ? GradientSink<P>::memory(count(job, f), points) : 0;
         return packs;
     }
+    // to_ (SMOOTHNESS_RHS): as above; memory (memory(..)): moves on behind what is taken of it.
     void set(const Job& job, const Group<P>& group, const Output* to_, int column, P*& memory, int points) {
         to = to_;
         for (int l = 0; l < W; ++l) number[l] = number_in_batch(job, group.system[l], column);
@@ -106,6 +108,7 @@ struct GradientSet {
     // The numbers of point i of a block, or of the step into it.
     P* at(Field f, int i) const { return sinks[f].block + Index(i) * sinks[f].count; }
 
+    // The points t0 .. t1-1; length (W): of each lane.
     void flush(int t0, int t1, const int* length) {
         for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
             if (to[f].data) is_of_step(f) ? sinks[f].flush_steps(t0, t1) : sinks[f].flush(t0, t1, length);
@@ -154,7 +157,8 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // Segment k, whose rows and tape are to stay or not. again: it was eliminated before, by this pass or another.
+    // Segment k, from and to state (CarriedLayout::entries()), whose rows and tape are to stay or not. again: it was eliminated
+    // before, by this pass or another.
     void sweep(int k, P* state, bool stays, bool again) {
         this->template sweep_segment<Chunked>(k, state, job.unwinds, stays, job.unwinds, again);
     }
@@ -162,7 +166,7 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
    private:
     // True if sums are wanted, and this elimination finds them.
     bool first() const { return (job.moments->log_determinant || job.moments->minimum) && !goes_on; }
-    // The same, with sums.
+    // The same, state (CarriedLayout::entries()), with sums.
     void sum(int k, P* state, bool stays) {
         this->sums = squares;
         const SummingTape<P> tape{stays && job.unwinds ? tape_at(k, k * this->segment) : nullptr, squares};
@@ -170,7 +174,7 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
         this->sums = nullptr;
     }
 
-    // The inverses of the pivots of point t.
+    // The inverses of the pivots of point t, whose final rows f (FactorLayout::entries()) are.
     void multiply(LogProduct<P>& product, int t, const P* f) const {
         const FactorLayout<Chunked> at{job.n, job.K};
         for (int j = 0; j < job.n; ++j) {
@@ -307,7 +311,7 @@ class MomentsPass : public SummingSweep<P, Size, false> {
         A_before = kept;
     }
 
-    // x A^T, of all columns of x or of an upper triangle
+    // x A^T, of all columns of x (n, n) or of an upper triangle
     void set_products(const P* x, bool is_triangle) const {
         for (int i = 0; i < n; ++i) {
             for (int j = 0; j < n; ++j) {
@@ -341,7 +345,8 @@ class MomentsPass : public SummingSweep<P, Size, false> {
         }
     }
 
-    // count numbers of each of the points t0 .. t1-1 of the lanes, which have so many, to an array (batch, times, count).
+    // from (points, count), of the points t0 .. t1-1 of lanes that have length (W) points, to an array `to` (batch, times,
+    // count).
     void write(const P* from, int count, int t0, int t1, double* to, int times, const int* length) const {
         double* lanes[W];
         for (int l = 0; l < group.valid; ++l) lanes[l] = to + (group.system[l] * times + group.start[l] + t0) * count;
@@ -547,7 +552,7 @@ void reduce_moments(const Job& job, Index system, void* scratch) {
     sums[0] = -inverse.sum();
 }
 
-// A of each separator.
+// A of each separator. room (2 n n)
 SMNN_INLINE void find_roots(const Job& job, Index system, const ItemLayout& item, double* room) {
     const int n = job.n;
     double *const zeros = room, *const B = room + n * n;
@@ -561,7 +566,7 @@ SMNN_INLINE void find_roots(const Job& job, Index system, const ItemLayout& item
     }
 }
 
-// The rows of the triangle at each separator.
+// The rows of the triangle at each separator. room (item.rows.entries(2 n) + n)
 SMNN_INLINE void find_triangles(const Job& job, Index system, const ItemLayout& item, double* room) {
     const int n = job.n, m = item.rows.m;
     const RowCovariances<double> all = item.rows.at(room, 2 * n);

@@ -1,4 +1,4 @@
-// Gradients of whole fields: how each is gathered, and its way into the array of the caller. For engine.cpp alone.
+// Gradients of whole fields: the gathering of each, and its way into the array of the caller. For engine.cpp alone.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace smnn {
 namespace {
 
-// The sum of a gradient over the axes along which its field is broadcast.
+// The sum of a gradient, from (systems, repeats, times, entries of the field), over the axes along which its field is broadcast.
 void sum_to_field(Plan& plan, Field f, const double* from, Index systems, Index repeats, Index times, const View& to) {
     const Input layout = lay_out(to, plan.problem.batch, axes(plan.problem, f), plan.numbers);
     const Index count = layout.count, size = product(to.shape, size_t(to.rank));
@@ -33,7 +33,7 @@ void sum_to_field(Plan& plan, Field f, const double* from, Index systems, Index 
     for (Index i = 0; i < size; ++i) static_cast<double*>(to.data)[i] = sums[size_t(i)];
 }
 
-// How the gradient of a field is gathered, and its way into the array of the caller.
+// The gathering of the gradient of a field, and its way into the array of the caller.
 class GradientOf {
    public:
     GradientOf(Plan& plan, Field field, const View& to, Output& out) : plan_(plan), field_(field), to_(to) {

@@ -81,7 +81,8 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         if (!job.has_rhs) forward<false>(k, first_row(k), end_row(k));
     }
 
-    // With x at the left separator known, the rows (own, left) that a checkpoint holds add own^T left x to `before`.
+    // With x at the left separator known, left_x (n), the rows (own, left) of a checkpoint, state
+    // (CarriedLayout<true>::entries()), add own^T left x to `to` (n).
     SMNN_OUTLINE void join_to_before(const P* state, const P* left_x, P* to) const {
         const CarriedLayout<true> at{job.n};
         const P zero = splat<P>(0);
@@ -143,7 +144,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // Stages g of the points from .. to-1. That of an adjoint becomes the residual of v in its place.
+    // Stages g of the points from .. to-1: at (points, n). That of an adjoint becomes the residual of v in its place.
     P* stage_g(int from, int to, P* at) {
         const Input& in = job.in[G];
         stage(job, in, LanePointers<P>(job, in, group), from, to, stager.next_block, at);
@@ -164,7 +165,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         return static_cast<P*>(job.passed) + ((group.number * columns + c) * PASSED + which) * job.n;
     }
 
-    // An array that is constant in time is staged as one point: repeats it.
+    // An array that is constant in time is staged as one point: repeats it in block (count, in.count).
     SMNN_OUTLINE void spread(const Input& in, int count, P* block) const {
         if (in.time != 0) return;
         for (int t = 1; t < count; ++t) {
@@ -174,7 +175,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
 
     // R x = z, x is written over z ------------------------------------------------------------------------------------
 
-    // x of the separator at the end of every lane (which = 0), or on its left (which = -1; zero where there is none)
+    // x (n) of the separator at the end of every lane (which = 0), or on its left (which = -1; zero where there is none)
     SMNN_OUTLINE void separator(int which, P* x, int c = 0) const {
         const T* all = static_cast<const T*>(job.separators);
         for (int l = 0; l < W; ++l) {
@@ -205,7 +206,8 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
-    // Columns c .. c+m-1 of a segment.
+    // Columns c .. c+m-1 of a segment. left_x (m, n): at the left separator; after_x (m, n): at the point behind the segment,
+    // then at its first one.
     template <int M>
     void back_columns(int k, int c, Int<M> m, const P* left_x, P* after_x) {
         int t1 = end_of(k);
@@ -241,6 +243,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         }
     }
 
+    // The points t0 .. t1-1 of it, with left_x (m, n) and after_x (m, n) as above.
     template <int M>
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         P* const f = factor_at(k, t0);

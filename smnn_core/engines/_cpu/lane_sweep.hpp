@@ -199,7 +199,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         return {job.scheme_rows, job.scheme_norm2, job.tolerance2};
     }
 
-    // to := from in lanes that end before point t
+    // to (count) := from (count) in lanes that end before point t
     SMNN_OUTLINE void keep_where_shorter(int t, P* to, const P* from, int count) const {
         for (int l = 0; l < W; ++l) {
             if (t < group.length[l]) continue;
@@ -215,6 +215,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
 
     bool has_checkpoint(int k) const { return job.taped || k < job.n_recomputed; }
     P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
+    // to (count) := from (count)
     static void copy(P* to, const P* from, int count) {
         for (int i = 0; i < count; ++i) to[i] = from[i];
     }
@@ -228,7 +229,8 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         return rows;
     }
 
-    // Elimination of segment k. InChunk: with columns at the left separator. keep: final rows go to the factor (without
+    // Elimination of segment k, from and to state (CarriedLayout<InChunk>::entries()). InChunk: with columns at the left
+    // separator. keep: final rows go to the factor (without
     // right-hand sides they always do); taped: and rotations to the tape. again: the segment was eliminated before.
     template <bool InChunk>
     void sweep_segment(int k, P* state, bool with_rhs, bool keep, bool taped, bool again) {
@@ -240,6 +242,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
                  : sweep_segment<InChunk, false, true>(k, state, again, NoTape());
     }
 
+    // The same, state (CarriedLayout<InChunk>::entries()), with rotations to a tape of this kind.
     template <bool InChunk, bool Rhs, bool Keep, class TapeOf>
     SMNN_OUTLINE void sweep_segment(int k, P* state, bool again, TapeOf rotations) {
         const SchemeRows<T> constants = scheme();
@@ -288,6 +291,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     }
     // The place of the right-hand sides of final rows, of point t on.
     P* z_of_rows(int k, int t) const { return this->drops_z() ? unused_z : z_at(k, t); }
+    // to (n) := 0
     void set_zero(P* to) const {
         for (int j = 0; j < job.n; ++j) to[j] = splat<P>(0);
     }

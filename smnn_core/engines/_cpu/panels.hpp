@@ -55,7 +55,7 @@ struct Strips {
         });
     }
 
-    // c -= a b or c = a b for one row, several sums of it under way.
+    // c (STRIP) -= a b or c = a b for one row a (K), a_column apart, several sums of it under way; b as above.
     template <bool SUBTRACT>
     SMNN_INLINE static void row(int K, const double* a, Index a_column, const double* b, Index b_row, double* c) {
         constexpr int SUMS = 4;
@@ -78,7 +78,7 @@ struct Strips {
         });
     }
 
-    // The same for any number of rows.
+    // The same for any number of rows: a (rows, K), b (K, STRIP), c (rows, STRIP), strides as of `tile`.
     template <bool SUBTRACT>
     SMNN_OUTLINE static void product(
         int rows, int K, const double* a, Index a_row, Index a_column, const double* b, Index b_row, double* c,
@@ -109,7 +109,7 @@ struct Strips {
         }
     }
 
-    // The way back.
+    // The way back: strip (count, STRIP), rows (count) or null.
     SMNN_INLINE static void scatter(
         const double* strip, const MatrixView& to, Index first, const int* rows, Index count
     ) {
@@ -124,6 +124,7 @@ struct Strips {
         }
     }
 
+    // V (rows, WIDTH), T (width, WIDTH), order (rows), scratch ((rows + 2 WIDTH) STRIP): StripKernels::apply
     static void apply(
         int rows, int width, const double* V, const double* T, bool back, const int* order, const MatrixView& c,
         Index first, double* scratch
@@ -136,6 +137,7 @@ struct Strips {
         scatter(strip, c, first, order, rows);
     }
 
+    // scratch (2 n STRIP): StripKernels::substitute
     static void substitute(
         const Triangle& triangle, const MatrixView& x, const MatrixView& next, Index first, double* scratch
     ) {
@@ -157,6 +159,7 @@ struct Strips {
         scatter(at, x, first, nullptr, n);
     }
 
+    // scratch (2 n STRIP): StripKernels::substitute_transposed
     static void substitute_transposed(
         const Triangle& triangle, const MatrixView& x, const MatrixView& next, Index first, double* scratch
     ) {
@@ -180,6 +183,7 @@ struct Strips {
         scatter(beyond, next, first, nullptr, n);
     }
 
+    // scratch ((rows of a + rows of b) STRIP): StripKernels::multiply
     static void multiply(const MatrixView& a, const MatrixView& b, const MatrixView& c, Index first, double* scratch) {
         double *const from = scratch, *const to = from + b.rows * STRIP;
         gather(b, first, nullptr, b.rows, from);
@@ -190,6 +194,7 @@ struct Strips {
     static constexpr StripKernels kernels{STRIP, apply, substitute, substitute_transposed, multiply};
 };
 
+// Exchanges a (count) and b (count).
 template <class T>
 SMNN_INLINE void exchange(T* a, T* b, int count) {
     for (int i = 0; i < count; ++i) {
@@ -199,6 +204,7 @@ SMNN_INLINE void exchange(T* a, T* b, int count) {
     }
 }
 
+// x (rows, WIDTH), tau (width), order (rows): PanelKernels::reflect
 inline void reflect(int rows, int width, double* x, double* tau, int* order) {
     alignas(64) double w[WIDTH];
     int pivot = 0;
@@ -248,6 +254,7 @@ inline void reflect(int rows, int width, double* x, double* tau, int* order) {
     }
 }
 
+// x (rows, WIDTH), tau (width), T (width, WIDTH): PanelKernels::collect
 inline void collect(int rows, int width, double* x, const double* tau, double* T) {
     for (int k = 0; k < width; ++k) {
         for (int c = k; c < WIDTH; ++c) x[k * WIDTH + c] = c == k ? 1.0 : 0.0;

@@ -22,7 +22,8 @@ struct Triangle {
 struct StripKernels {
     int columns;
 
-    // c := Q^T c, or Q c (`back`), of those rows of c that `order` (rows) names.
+    // c := Q^T c, or Q c (`back`), of those rows of c that `order` (rows) names, Q = 1 - V T V^T of `collect`: V (rows, WIDTH),
+    // T (width, WIDTH).
     // scratch: ((rows + 2 WIDTH) columns), aligned, as all of these.
     void (*apply)(
         int rows, int width, const double* V, const double* T, bool back, const int* order, const MatrixView& c,
@@ -34,7 +35,7 @@ struct StripKernels {
         const Triangle&, const MatrixView& x, const MatrixView& next, Index first, double* scratch
     );
 
-    // x := R^-T x, then next -= E^T x
+    // x := R^-T x, then next -= E^T x.  scratch: (2 n columns)
     void (*substitute_transposed)(
         const Triangle&, const MatrixView& x, const MatrixView& next, Index first, double* scratch
     );

@@ -36,6 +36,7 @@ constexpr Index SHORT_FOR_COLUMNS = 16;
 // Below this many steps of packs, times n^2, threads cost more than they bring.
 constexpr double WORTH_THREADS = 2500;
 
+// The number of elements of an array: shape (rank).
 Index product(const Index* shape, size_t rank) {
     Index result = 1;
     for (size_t i = 0; i < rank; ++i) result *= shape[i];

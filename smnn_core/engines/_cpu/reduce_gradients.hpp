@@ -6,7 +6,8 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// Writes the points t0 .. t1-1 of every lane, up to its length: count numbers each, to where the lane's point t0 lies.
+// Writes from (points, count), the points t0 .. t1-1 of every lane, up to its length (lanes), to the place `to` (lanes) of the
+// lane's point t0.
 template <class P>
 SMNN_OUTLINE void write_lanes(const P* from, int count, int t0, int t1, const int* length, int valid, ScalarOf<P>* const* to) {
     int common = t1;
@@ -19,7 +20,7 @@ SMNN_OUTLINE void write_lanes(const P* from, int count, int t0, int t1, const in
     }
 }
 
-// Writes a block of points of (systems, T, n).
+// Writes from (points, n), the points t0 .. t1-1, to data (batch, T, n), at right-hand side c of each left-hand side.
 template <class P>
 void write_points(const Job& job, const Group<P>& group, int t0, int t1, const P* from, void* data, int c = 0) {
     ScalarOf<P>* to[Lanes<P>::count];
@@ -57,7 +58,7 @@ struct GradientSink {
         for (int l = 0; l < W; ++l) number[l] = number_in_batch(job_, group_.system[l], column);
     }
 
-    // The lane's points t0 .. t1-1; it has `length` of them.
+    // Each lane's points t0 .. t1-1; it has length (W) of them.
     SMNN_OUTLINE void flush(int t0, int t1, const int* length) {
         if (out.gather == Gather::PER_SYSTEM) {
             T* to[W];

@@ -70,7 +70,7 @@ inline Index separator_entries(const Job& job) {
     return 2 * Index(job.n) * job.n + (job.taped ? chain_tape_entries(job.n, job.m) : 0);
 }
 
-// x := R^-1 x
+// x (C, n) := R^-1 x; factor (C, separator_entries)
 template <class T>
 void separators_back(const Job& job, const T* factor, T* x) {
     const int n = job.n;
@@ -125,7 +125,8 @@ void reduce_system(const Job& job, Index system, void* scratch) {
     reduce_system<P>(job, system, scratch, NoTape(), none);
 }
 
-// Multipliers of the rows that chunks have left: Q R^-T g, from w of R^T D^-1 w = g, or (without w) those of the residual.
+// Multipliers of the rows that chunks have left: Q R^-T g, from w (C, n) of R^T D^-1 w = g, or (null w) those of the residual.
+// factor (C, separator_entries)
 template <class T>
 void unwind_separators(const Job& job, Index system, int set, const T* factor, const T* w) {
     const int n = job.n, C = job.C;

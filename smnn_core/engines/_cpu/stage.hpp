@@ -107,7 +107,8 @@ struct Transpose {
     }
 };
 
-// count numbers that follow one another, of every lane; those at a distance of `next` are prefetched
+// to (count): numbers that follow one another, from (lanes) where those of each lane begin; those at a distance of `next` are
+// prefetched
 template <class T, int N, int U>
 SMNN_OUTLINE void stage_run(const T* const* from, Index count, Index next, Pack<T, N, U>* to) {
     typename Vector<T, N>::type rows[N];
@@ -127,7 +128,7 @@ SMNN_OUTLINE void stage_run(const T* const* from, Index count, Index next, Pack<
     }
 }
 
-// the inverse, for the lanes up to `valid`
+// The inverse, for the lanes up to `valid`: from (count), to (lanes).
 template <class T, int N, int U>
 SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* to, int valid) {
     typename Vector<T, N>::type rows[N];
@@ -144,7 +145,7 @@ SMNN_OUTLINE void unstage_run(const Pack<T, N, U>* from, Index count, T* const* 
     }
 }
 
-// Reads one number of each cache line of a factor that is kept. Processors keep more reads of memory under way than they do
+// Reads one number of each cache line of a factor that is kept, from (count). Processors keep more reads of memory under way than they do
 // beside the arithmetic on what is read.
 template <class P>
 SMNN_INLINE void touch(const P* from, Index count, bool down) {
@@ -154,7 +155,7 @@ SMNN_INLINE void touch(const P* from, Index count, bool down) {
     for (Index i = 0; i < lines; ++i) (void)at[(down ? lines - 1 - i : i) * LINE];
 }
 
-// The points t0 .. t1-1 of an array, (points, count) packs; one point where it is constant in time. next: points from this block
+// The points t0 .. t1-1 of an array, to (points, in.count) packs; one point where it is constant in time. next: points from this block
 // to the one that is staged next; 0 where that is of the next group.
 template <class P>
 SMNN_OUTLINE void stage(const Job& job, const Input& in, const LanePointers<P>& lanes, int t0, int t1, int next, P* to) {

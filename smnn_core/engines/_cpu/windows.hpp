@@ -21,7 +21,7 @@ inline void powers(double s, int64_t R, double* power) {
 
 constexpr int64_t BLOCK = 4;  // rows that are subtracted from another at a time
 
-// row -= sum of g[i] top[i], i < count <= BLOCK, of n numbers; rows of top are `apart` numbers apart.
+// row (n) -= sum of g[i] top[i]: g (count), count <= BLOCK, top (count, n), rows `apart` numbers apart.
 SMNN_INLINE void subtract(
     int64_t count, const double* g, const double* __restrict top, int64_t apart, double* __restrict row, int64_t n
 ) {
@@ -37,7 +37,7 @@ SMNN_INLINE void subtract(
     }
 }
 
-// The sum of a[i] b[i], in as many partial sums as fill vectors.
+// The sum of a[i] b[i], a (n) and b (n), in as many partial sums as fill vectors.
 SMNN_INLINE double dot(const double* __restrict a, const double* __restrict b, int64_t n) {
     constexpr int64_t SUMS = 8;
     double sums[SUMS] = {};
@@ -51,6 +51,7 @@ SMNN_INLINE double dot(const double* __restrict a, const double* __restrict b, i
     return sum;
 }
 
+// Exchanges a (n) and b (n).
 SMNN_INLINE void exchange(double* __restrict a, double* __restrict b, int64_t n) {
     for (int64_t l = 0; l < n; ++l) {
         const double x = a[l];
@@ -58,6 +59,7 @@ SMNN_INLINE void exchange(double* __restrict a, double* __restrict b, int64_t n)
     }
 }
 
+// x (B, N+1, M), z (B, N, V, k), y (B, N, k, V, R+1), d (B, N, M): WindowKernels::values
 inline void values(const Window& w, const double* x, const double* z, double* y, double* d) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width();
     double feature[FEATURES], power[ORDERS];
@@ -82,6 +84,8 @@ inline void values(const Window& w, const double* x, const double* z, double* y,
     }
 }
 
+// J (B, N, k, V, V, R+1), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), n = V k:
+// WindowKernels::eliminate
 inline void eliminate(const Window& w, const double* J, double* lu, double* scale, int* order, double* HC, double* G) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
     double power[ORDERS], row[FEATURES];
@@ -161,6 +165,8 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
     }
 }
 
+// lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V), d (B, N, M),
+// dx (B, N+1, M), dz (B, N, V, k): WindowKernels::advance
 inline void advance(const Window& w, const double* lu, const double* scale, const int* order, const double* HC,
                            const double* G, const double* f, const double* d, double* dx, double* dz) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
@@ -194,13 +200,15 @@ inline void advance(const Window& w, const double* lu, const double* scale, cons
     }
 }
 
-// The largest of |values[n]| and the `window` - 1 before it, `apart` numbers apart from each other.
+// The largest of |values[n]| and the `window` - 1 before it; values (n + 1), `apart` numbers apart from each other.
 SMNN_INLINE double recent(const double* values, int64_t n, int64_t window, int64_t apart) {
     double largest = 0;
     for (int64_t i = n < window ? 0 : n - window + 1; i <= n; ++i) largest = std::fmax(largest, std::fabs(values[i * apart]));
     return largest;
 }
 
+// least (B, M), offset (B), dx (B, N+1, M), dz (B, N, V, k), x (B, N+1, M), z (B, N, V, k), change (B, N):
+// WindowKernels::accept
 inline void accept(const Window& w, int64_t window, const double* least, const double* offset, const double* dx,
                    const double* dz, double* x, double* z, double* change) {
     const int64_t V = w.V, k = w.k, M = w.M, N = w.N;

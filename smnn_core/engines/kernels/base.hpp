@@ -199,9 +199,11 @@ struct Array {
     SMNN_INLINE Array(P*&, int) {}
     SMNN_INLINE P& operator[](int i) { return data[i]; }
     SMNN_INLINE operator P*() { return data; }
+    // memory (N)
     SMNN_INLINE void load(const P* memory, int) {
         repeat(Int<N>(), [&](auto i) SMNN_LAMBDA { data[i] = memory[i]; });
     }
+    // memory (N)
     SMNN_INLINE void save(P* memory, int) const {
         repeat(Int<N>(), [&](auto i) SMNN_LAMBDA { memory[i] = data[i]; });
     }
@@ -224,9 +226,11 @@ struct Array<P, 0> {
     SMNN_INLINE P& operator[](int i) { return data[i]; }
 #endif
     SMNN_INLINE operator P*() { return data; }
+    // memory (count), which may be that of the array
     SMNN_INLINE void load(const P* memory, int count) {
         for (int i = 0; i < count; ++i) data[i] = memory[i];
     }
+    // memory (count), which may be that of the array
     SMNN_INLINE void save(P* memory, int count) const {
         for (int i = 0; i < count; ++i) memory[i] = data[i];
     }

@@ -44,6 +44,7 @@ struct ChainSweep {
     P* const room;  // of teams, for rotations
     Tape tape{};
 
+    // memory (packs(n, m), and 3 n more for a team): null where a thread has arrays of its own
     SMNN_INLINE explicit ChainSweep(Count n_, P* memory = nullptr, Team team_ = {}, Rhs m_ = {})
         : n(n_),
           m(m_),
@@ -83,8 +84,8 @@ struct ChainSweep {
         });
     }
 
-    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (n), z_step
-    // apart for each right-hand side. Returns where it is undetermined.
+    // From this separator to the next, whose item it is: the final rows of this one go to f (CHAIN_ENTRIES) and f_z (m, n), whose
+    // right-hand sides are z_step apart. Returns where it is undetermined.
     template <class Item>
     SMNN_INLINE auto advance(Item item, T tolerance2, P* f, P* f_z, Index z_step = 0) {
         const CarriedLayout<true> at{n, m};
@@ -121,7 +122,7 @@ struct ChainSweep {
         return bad;
     }
 
-    // The triangle as a sweep carries it, in the form of CarriedLayout<false>.
+    // The triangle as a sweep carries it: to (CarriedLayout<false>::entries()).
     SMNN_INLINE void state(P* to) const {
         const CarriedLayout<false> at{n, m};
         for (int i = 0; i < n; ++i) {
@@ -132,7 +133,8 @@ struct ChainSweep {
         }
     }
 
-    // The final rows of this separator. Returns where it is undetermined.
+    // The final rows of this separator, f (CHAIN_ENTRIES) and f_z (m, n), right-hand sides z_step apart. Returns where it is
+    // undetermined.
     SMNN_INLINE auto finish(T tolerance2, P* f, P* f_z, Index z_step = 0) {
         auto bad_any = splat<P>(1) < splat<P>(0);
         team.sync();  // (f may hold the rows before)
@@ -211,7 +213,7 @@ struct ChainSweep {
         });
     }
 
-    // The rows below, or their last columns x, into the rows of a triangle, which have so many.
+    // The rows below, or their last columns, x (n, count), into a triangle, rows (n, count). Those of x are columns() apart.
     template <class Columns>
     SMNN_INLINE void absorb(P* rows, Columns count, P* x) {
         repeat(n, [&](auto j) SMNN_LAMBDA {
@@ -229,8 +231,8 @@ struct ChainSweep {
             );
         });
     }
-    // Of the rows x the one with the largest entry in column j, or one nearly as large, comes first. Between rows that have
-    // nothing but rounding errors in that column, a rotation would mix large ones into small ones.
+    // Of the rows x (n, count), columns() apart, the one with the largest entry in column j, or one nearly as large, comes first.
+    // Between rows that have nothing but rounding errors in that column, a rotation would mix large ones into small ones.
     template <class J, class Columns>
     SMNN_INLINE void exchange_rows(J j, Columns count, P* x) {
         const auto square = [&](auto i) SMNN_LAMBDA { return weight[i] * factor[i] * (x[i * columns() + j] * x[i * columns() + j]); };
@@ -307,7 +309,7 @@ struct ChainUnwinding {
     }
 };
 
-// R x = z - G next - L left, for one separator; x may be z.
+// R x = z - G next - L left, for one separator, whose factor f (CHAIN_ENTRIES) is; z, next, left and x (n) each. x may be z.
 template <class P, bool Chunked, class Count, class F>
 SMNN_INLINE void chain_back(Count n, F f, const P* z, const P* next, const P* left, P* x) {
     const F R = f, G = f + n * n, L = f + 2 * n * n;
@@ -322,8 +324,8 @@ SMNN_INLINE void chain_back(Count n, F f, const P* z, const P* next, const P* le
     }
 }
 
-// R^T D^-1 w = g for one separator, in place; what it subtracts from g at the next one is set in `next`, what it subtracts at
-// the left one added to `left`.
+// R^T D^-1 w = g for one separator, whose factor f (CHAIN_ENTRIES) is, in place: w (n) is g. What it subtracts from g at the
+// next one is set in `next` (n), what it subtracts at the left one added to `left` (n).
 template <class P, bool Chunked, class Count, class F>
 SMNN_INLINE void chain_forward(Count n, F f, P* w, P* next, P* left) {
     const F R = f, G = f + n * n, L = f + 2 * n * n;

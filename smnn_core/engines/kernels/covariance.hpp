@@ -67,6 +67,7 @@ struct PointRows {
     const Size& size;
     const FactorLayout<false> at;
     const P* const f;
+    // f_ (FactorLayout<false>::entries())
     SMNN_INLINE PointRows(const Size& size_, const P* f_) : size(size_), at{size_.n, size_.K}, f(f_) {}
     SMNN_INLINE const P& inverse(int j) const { return f[at.row(j)]; }  // 1 / R_jj
     SMNN_INLINE const P& R(int j, int l) const { return f[at.row(j) + l - j]; }
@@ -78,7 +79,7 @@ struct PointRows {
     }
 };
 
-// From A of point t+1 to U and B of point t, which has these final rows; (n, n) each, none in the place of another.
+// From A (n, n) of point t+1 to U (n, n) and B (n, n) of point t, which has these final rows; none in the place of another.
 template <class P, class Count, class Rows>
 SMNN_INLINE void roots_before(Count n, const Rows& rows, const P* A, P* U, P* B) {
     const P zero = splat<P>(0);
@@ -105,7 +106,7 @@ SMNN_INLINE void roots_before(Count n, const Rows& rows, const P* A, P* U, P* B)
 
 // Rows ---------------------------------------------------------------------------------------------------------------
 
-// cov(ρ, y[t]) (n), from cov(ρ, y[t+1]) (n), and the final rows of point t.
+// to (n) = cov(ρ, y[t]), from of_next (n) = cov(ρ, y[t+1]), which it must not be, and the final rows of point t.
 template <class P, class Count, class Rows>
 SMNN_INLINE void columns_before(Count n, const Rows& rows, const P* of_next, P* to) {
     repeat_down(n, [&](auto j) SMNN_LAMBDA {
@@ -174,7 +175,7 @@ struct RowUnwinding {
             for (int k = 0; all.G && k <= i; ++k) product(i, k) = ea[i] * ea[k] * all.product(i, k);
         }
     }
-    // Rotates them with the final rows f of the point before.
+    // Rotates them with the final rows f (FactorLayout<false>::entries()) of the point before.
     SMNN_OUTLINE void unwind_step(const P* f) {
         const int n = size.n;
         const PointRows<P, Size> before(size, f);
@@ -188,7 +189,7 @@ struct RowUnwinding {
             for (int i = n - 1 - round; i >= 0; --i) rotate_back(round + i, i, n);
         }
     }
-    // The triangle of a point are its final rows, of so many rows.
+    // The triangle of a point are its final rows, f (FactorLayout<false>::entries()), of so many rows.
     SMNN_INLINE void set_triangle(const P* f, int rows) const {
         for (int j = 0; j < size.n; ++j) all.clear(j, rows);
         set_final_rows(size.n, PointRows<P, Size>(size, f), with_unknowns ? m : -1, all);

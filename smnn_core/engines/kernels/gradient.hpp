@@ -45,7 +45,7 @@ struct Powers {
     SMNN_INLINE const P& operator[](int o) const { return p[o]; }
 };
 
-// c x of the equations of point t.
+// c x of the equations of point t: to (Q), x (n).
 template <class P, class Size, class Rows>
 SMNN_INLINE void multiply_equations(const Size& size, const Rows& rows, int t, const P* x, P* to) {
     repeat(size.Q, [&](auto q) SMNN_LAMBDA {
@@ -55,7 +55,7 @@ SMNN_INLINE void multiply_equations(const Size& size, const Rows& rows, int t, c
     });
 }
 
-// F S x0 + G S x1 of the step s, with x (n) at its two ends.
+// F S x0 + G S x1 of the step s: to (n + extra), with x0 and x1 (n) at its two ends; S (2K, 2K), see SchemeRows.
 template <class P, class Size>
 SMNN_INLINE void multiply_step(const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P* x0, const P* x1, P* to) {
     const Powers<P, Size> p(size, s);
@@ -72,7 +72,7 @@ SMNN_INLINE void multiply_step(const Size& size, const typename Lanes<P>::Scalar
     }
 }
 
-// Both, of the points t0 .. t1-1: x starts at point t0, `before` (n) is x at the point before. The numbers must be the same,
+// Both, of the points t0 .. t1-1: x (points, n) starts at point t0, `before` (n) is x at the point before. The numbers must be the same,
 // to the last bit, wherever they are asked for: hence not inlined, or (on a GPU) of functions that are rounded once.
 template <class P, class Size, class Rows>
 SMNN_OUTLINE void multiply(
@@ -98,12 +98,13 @@ SMNN_INLINE void subtract(const Difference<P>& from, int j, const P& term) {
     from.x[j] -= term;
     from.terms[j] += magnitude(term);
 }
+// The same for a vector alone: from (n).
 template <class P>
 SMNN_INLINE void subtract(P* from, int j, const P& term) {
     from[j] -= term;
 }
 
-// Subtracts c^T w^2 a of the equations of point t from x: P*, or Difference<P>.
+// Subtracts c^T w^2 a of the equations of point t from x (n), P* or Difference<P>; a (Q).
 template <class P, class Size, class Rows, class To>
 SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, const P* a, To x) {
     repeat(size.Q, [&](auto q) SMNN_LAMBDA {
@@ -112,7 +113,7 @@ SMNN_INLINE void subtract_equations(const Size& size, const Rows& rows, int t, c
     });
 }
 
-// Subtracts S F^T w^2 a and S G^T w^2 a of the step s from x0 and x1.
+// Subtracts S F^T w^2 a and S G^T w^2 a of the step s from x0 (n) and x1 (n); a (n + extra).
 template <class P, class Size, class To>
 SMNN_INLINE void subtract_step(
     const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P& w, const P* a, To x0, To x1
@@ -132,8 +133,8 @@ SMNN_INLINE void subtract_step(
     }
 }
 
-// Subtracts A^T W^2 a from x, which starts at point t0, and from `before` (n) at the point before. The weights of the steps
-// are given.
+// Subtracts A^T W^2 a from x (points, n), which starts at point t0, and from `before` (n) at the point before. w_step (points):
+// the weights of the steps.
 template <class P, class Size, class Rows>
 SMNN_OUTLINE void subtract_transposed(
     const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* w_step, Products<P> a,
@@ -157,7 +158,8 @@ struct BlockGradients {
     P* w_smoothness;  // (points)
 };
 
-// The gradients, from y and λ with their products; both start at point t0, and have the point before in front.
+// The gradients, from y and λ with their products; y and lambda (points, n) start at point t0, and have the point before in
+// front.
 template <class P, class Size, class Rows>
 SMNN_OUTLINE void contract(
     const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* y, const P* lambda,

@@ -10,7 +10,8 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-// One initial row `w y[column] = rhs` into the state, which lies in memory; rhs (m) and row (2 n) are overwritten.
+// One initial row `w y[column] = rhs` into the state in memory, carried (CarriedLayout::entries()); rhs (m) and row (2 n) are
+// overwritten.
 template <class P, bool Chunked, bool Rhs, class Team, class Tape>
 SMNN_OUTLINE Tape absorb_initial_row(
     int n, int m, int column, P w, P* rhs, P* carried, P* row, const Team& team, Tape tape
@@ -42,7 +43,7 @@ SMNN_OUTLINE Tape absorb_initial_row(
     return tape;
 }
 
-// The initial rows of point t.
+// The initial rows of point t. carried (CarriedLayout::entries()): the memory of the state; workspace (2 n + m).
 template <bool Rhs, class P, class Size, bool Chunked, class Team, class Rows, class Tape = NoTape>
 SMNN_INLINE void absorb_initial_rows(
     State<P, Size, Chunked, Team>& state, const Rows& rows, int t, P* carried, P* workspace, Tape&& tape = {}

@@ -28,6 +28,7 @@ class PivotTest {
    public:
     SMNN_INLINE static int workspace(const Sized& size) { return RUNS * (size.n + size.rows) * 2 * size.n; }
 
+    // room_ (workspace(size))
     SMNN_INLINE PivotTest(const Sized& size_, const SchemeRows<T>& scheme_, P* room_)
         : size(size_), scheme(scheme_), n(size_.n), room(room_) {
         for (int e = 0; e < workspace(size); ++e) room[e] = splat<P>(0);
@@ -89,7 +90,7 @@ class PivotTest {
         return x * splat<P>(1 + PERTURBATION * uniform);
     }
 
-    // The row x, zero before column `first`, into the triangle: Givens rotations, as far as column `end`.
+    // The row x (end), zero before column `first`, into the triangle: Givens rotations.
     SMNN_INLINE void absorb(int run, P* x, int first, int end) {
         const P zero = splat<P>(0), one = splat<P>(1);
         for (int j = first; j < n; ++j) {

@@ -36,6 +36,7 @@ struct State {
     Piece<Cap::rows> x_z, x_weight, x_factor;
     P* const room;  // of teams, for rotations
 
+    // carried (CarriedLayout::entries()), workspace (workspace(K, n, rows, m)): used where sizes are known at run time
     SMNN_INLINE State(const Size& size_, P* carried, P* workspace, Team team_)
         : size(size_),
           team(team_),
@@ -63,11 +64,13 @@ struct State {
         return K + 2 * n + 2 * n * n + rows * ((Chunked ? 2 : 1) * n + 5 + m);
     }
 
+    // memory (CarriedLayout::entries()): where the state is carried, which may be `carried`
     SMNN_INLINE void load(const P* memory) {
         if constexpr (Size::fixed) each_carried([&](P& x, int e) SMNN_LAMBDA { x = memory[e]; });
         team.share(Int<0>(), size.n, [&](auto j) SMNN_LAMBDA { inverse[j] = reciprocal(own[j * size.n + j]); });
         team.sync();
     }
+    // memory (CarriedLayout::entries())
     SMNN_INLINE void save(P* memory) {
         if constexpr (Size::fixed) each_carried([&](P& x, int e) SMNN_LAMBDA { memory[e] = x; });
     }

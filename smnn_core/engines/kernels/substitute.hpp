@@ -1,4 +1,4 @@
-// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards. 
+// Triangular solves with the factor of a lane: R^T w = g forwards, R x = z backwards.
 #pragma once
 
 #include "factor.hpp"
@@ -23,8 +23,9 @@ struct PointColumns {
     }
 };
 
-// x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (n) and, chunked, x at the left separator (n). On return `after` is
-// x[t0]. All of f, z and x start at point t0; x may be z. For m right-hand sides at once, which lie `step` apart.
+// x[t] for t = t1-1 .. t0, from z, x[t1] in `after` (m, n) and, chunked, x at the left separator, left (m, n). On return `after`
+// is x[t0]. f (points, FactorLayout::entries()), z and x (m, points, n) start at point t0; x may be z. Right-hand sides of z and
+// x lie `step` apart.
 template <class P, class Size, bool Chunked, int M = 1, class F>
 SMNN_OUTLINE void substitute_back(
     const Size& size, int t0, int t1, F f, const P* z, const P* left, P* after, P* x, Index step = 0, Int<M> m = {}
@@ -66,9 +67,9 @@ SMNN_OUTLINE void substitute_back(
     if constexpr (Size::fixed) next_x.save(after, size.n * m);
 }
 
-// w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g. `before` (n) holds what the points before
-// subtract from g[t0], on return what point t1-1 subtracts from g[t1]; `left` (n) gathers what all subtract from g at the
-// left separator. w may be g. For m right-hand sides at once, which lie `g_step` and `step` apart.
+// w[t] for t = t0 .. t1-1, from g; R^T D^-1 w = g. `before` (m, n) holds what the points before subtract from g[t0], on return
+// what point t1-1 subtracts from g[t1]; `left` (m, n) gathers what all subtract from g at the left separator. f (points,
+// FactorLayout::entries()), g and w (m, points, n) start at point t0, right-hand sides `g_step` and `step` apart; w may be g.
 template <class P, class Size, bool Chunked, int M = 1, class F>
 SMNN_OUTLINE void substitute_forward(
     const Size& size, int t0, int t1, F f, const P* g, P* before, P* left, P* w, Index g_step = 0, Index step = 0,

@@ -37,6 +37,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
     const SchemeRows<T>& scheme;
     Tape tape{};
 
+    // carried (CarriedLayout::entries()), workspace (State::workspace())
     SMNN_INLINE Elimination(const Size& size_, const SchemeRows<T>& scheme_, P* carried, P* workspace, Team team_ = {})
         : Base(size_, carried, workspace, team_), scheme(scheme_) {}
 
@@ -67,7 +68,8 @@ struct Elimination : State<P, Size, Chunked, Team> {
         team.sync();
     }
 
-    // From the point before t towards t: its final rows go to f and f_z, where they are kept.
+    // From the point before t towards t: its final rows go to f (FactorLayout::entries()) and f_z (m, n), right-hand sides
+    // size.z_step apart, where they are kept.
     template <bool Keep = true, class Rows>
     SMNN_INLINE void eliminate_point(const Rows& rows, int t, P* SMNN_RESTRICT f, P* SMNN_RESTRICT f_z) {
         set_powers(rows, t);
@@ -146,7 +148,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
         }
     }
 
-    // The final rows of the last point, which has no next one.
+    // The final rows of the last point, which has no next one: f (FactorLayout::entries()), f_z (m, n) as above.
     template <class Rows>
     SMNN_INLINE void finish(const Rows& rows, int t, P* f, P* f_z) {
         const FactorLayout<Chunked> at{size.n, size.K};
@@ -329,10 +331,11 @@ struct Elimination : State<P, Size, Chunked, Team> {
     }
 };
 
-// Sweeps points t0 .. t1-1 (0: the first point of the lane). `carried` holds the state between calls; the final rows of
-// the points t0-1 .. t1-2 go to f and f_z, which start at point t0 - 1; what lies there is undefined where they are not to
-// be kept. Rotations go to the tape, whose new end is returned. goes_on: what is carried into the first point is the triangle of
-// one before it, whose final rows f and f_z start with.
+// Sweeps points t0 .. t1-1 (0: the first point of the lane). carried (CarriedLayout::entries()) holds the state between calls,
+// workspace (State::workspace()) nothing; the final rows of the points t0-1 .. t1-2 go to f (points, FactorLayout::entries())
+// and f_z (m, points, n), right-hand sides size.z_step apart, which start at point t0 - 1; what lies there is undefined where
+// they are not to be kept. No two of them overlap. Rotations go to the tape, whose new end is returned. goes_on: what is carried
+// into the first point is the triangle of one before it, whose final rows f and f_z start with.
 template <class P, class Size, bool Chunked, bool Rhs, bool Keep, class Rows, class Tape>
 SMNN_OUTLINE Tape sweep(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t0, int t1, P* carried,
@@ -358,7 +361,8 @@ SMNN_OUTLINE Tape sweep(
     return state.tape;
 }
 
-// The final rows of the last point of a system that is not divided into chunks.
+// The final rows of the last point of a system that is not divided into chunks: f (FactorLayout<false>::entries()) and
+// f_z (m, n), from carried (CarriedLayout<false>::entries()); workspace (State::workspace()).
 template <class P, class Size, bool Rhs, class Rows>
 SMNN_OUTLINE void finish(
     const Size& size, const SchemeRows<typename Lanes<P>::Scalar>& scheme, const Rows& rows, int t, P* carried,

@@ -169,7 +169,8 @@ struct Unwinding {
     SMNN_INLINE static constexpr int carried_entries(int n) { return (Chunked ? 2 : 1) * M * n; }
     SMNN_INLINE static constexpr int workspace(int rows) { return M * rows; }
 
-    // carried (triangle: (M, n), boundary: (M, n)): between blocks
+    // end: behind the last number of the tape (see TapeLayout); carried (carried_entries(n)): triangle (M, n), then boundary
+    // (M, n), between blocks; workspace (workspace(rows))
     SMNN_INLINE Unwinding(const Size& size_, P* end, P* carried, P* workspace)
         : size(size_),
           tape{end},
@@ -177,12 +178,14 @@ struct Unwinding {
           boundary(carried, Chunked ? M * size_.n : 0),
           below(workspace, M * size_.rows) {}
 
+    // memory (carried_entries(n)), which may be `carried`
     SMNN_INLINE void load(const P* memory) {
         if constexpr (Size::fixed) {
             top.load(memory, 0);
             if constexpr (Chunked) boundary.load(memory + M * size.n, 0);
         }
     }
+    // memory (carried_entries(n))
     SMNN_INLINE void save(P* memory) const {
         if constexpr (Size::fixed) {
             top.save(memory, 0);
@@ -229,7 +232,8 @@ struct Unwinding {
         });
     }
 
-    // The step into a point, from the final rows f of the point before, and w of R^T D^-1 w = g there.
+    // The step into a point, from the final rows f (FactorLayout::entries()) of the point before, and w (n) of
+    // R^T D^-1 w = g there.
     SMNN_INLINE void unwind_step(const P* f, const P* w) {
         const FactorLayout<Chunked> at{size.n, size.K};
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
@@ -249,7 +253,7 @@ SMNN_INLINE P inverse_weight(const P& w) {
     return select(none, splat<P>(0), reciprocal(select(none, splat<P>(1), w)));
 }
 
-// An initial row of column `column`, of carried multipliers (see `Unwinding`); row (M): those of the row.
+// An initial row of column `column`; carried (Unwinding::carried_entries(n)): multipliers; row (M): those of the row.
 template <class P, bool Chunked, bool Fresh>
 SMNN_OUTLINE Tape<P> unwind_initial_row(int n, int column, Tape<P> tape, P* carried, P* row) {
     constexpr int M = Fresh ? 2 : 1;
@@ -270,7 +274,9 @@ SMNN_OUTLINE Tape<P> unwind_initial_row(int n, int column, Tape<P> tape, P* carr
     return tape;
 }
 
-// The points t1-1 .. t0. `end`: of the tape of point t1-1. f and w: of point t0-1 on; to: of point t0 on.
+// The points t1-1 .. t0. `end`: behind the tape of point t1-1 (see TapeLayout). f (points, FactorLayout::entries()) and w
+// (points, n): of point t0-1 on; to: of point t0 on. carried (Unwinding::carried_entries(n)): multipliers between blocks;
+// workspace (Unwinding::workspace(rows)).
 template <class P, class Size, bool Chunked, bool Fresh, class Rows>
 SMNN_OUTLINE void unwind(
     const Size& size, const Rows& rows, int t0, int t1, P* end, const P* f, const P* w, const P& factor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from statistics import median
@@ -18,8 +18,6 @@ PUBLISHED_LIMIT = 20_000
 """Points in time up to which the published algorithm is run: it takes several launches for each."""
 COALESCED = "wide, batch last"
 """The case whose inputs threads read side by side where they lie."""
-UNSTAGED = ", unstaged"
-"""The end of the names of cases that do without staging through shared memory, to say what it gains."""
 
 
 POSTERIORS = (10_000, 1000, 1, 3), (1000, 1000, 3, 3), (1, 2000, 1, 3), (1, 100_000, 1, 3)
@@ -52,8 +50,7 @@ def cases() -> tuple[Any, ...]:
 
     own = [case for case in CASES if not case.shared]
     wide, longest = Case("wide", 10**6, 50, 1, 3, 1, target=20), Case("longest", 1, 10**6, 1, 3, 1, target=20)
-    unstaged = [replace(case, name=case.name + UNSTAGED) for case in (wide, longest)]
-    return (*own, wide, unstaged[0], replace(wide, name=COALESCED), longest, unstaged[1])
+    return (*own, wide, replace(wide, name=COALESCED), longest)
 
 
 @contextmanager
@@ -122,7 +119,7 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         kept[:] = [y, vjp, vjp(g)]
 
     stream = cupy.cuda.Stream(non_blocking=True)
-    with stream, changed(stage=False) if case.name.endswith(UNSTAGED) else nullcontext():
+    with stream:
         row: Row = {"seconds": seconds_of(run, stream.synchronize, clock), "graph_seconds": None, "note": ""}
         factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
@@ -177,7 +174,7 @@ def measure_chunk(shortest: int, clock: Clock, T: int = 10_000) -> Row:
 
 def measure_published(case: Any, dtype: str, clock: Clock) -> tuple[float | None, str]:
     """Forward + backward of `smnn_cholesky` on CUDA tensors, as a CUDA graph; seconds, and a note."""
-    if case.name == COALESCED or case.name.endswith(UNSTAGED):
+    if case.name == COALESCED:
         return None, "published algorithm: as above"
     if case.T > PUBLISHED_LIMIT:
         return None, f"published algorithm not run: {case.T} sequential steps"

@@ -25,7 +25,6 @@ KINDS = {
     "local": ("LDL", "STL"),
     "generic": ("LD", "ST"),
     "shared": ("LDS", "STS"),
-    "async": ("LDGSTS",),
 }
 """Columns of the table, by the first word of an instruction."""
 WORK = frozenset(word for words in KINDS.values() for word in words)

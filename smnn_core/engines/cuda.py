@@ -19,10 +19,8 @@ memory that a capture frees to others, which replays would overwrite: capture wi
 graph's own.
 
 What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the
-caller lie as they do: where the batch comes first, as is usual, what neighbouring threads need lies far apart, and the
-threads of a warp copy runs of points through shared memory (`_cuda/tiles.py` says which fields, `_cuda/tile.hpp` how).
-Batches that lie last in memory, and inputs that systems share, are read in place. What this saves is not measured yet:
-`make gpu-check` times it with and without.
+caller are read where they lie: where the batch comes first, as is usual, each thread goes along a line of its own, and
+the cache holds the rest of each sector until the points that follow (`docs/theory/gpu.md` counts sectors).
 
 This module imports CuPy only when it is given CuPy arrays, or asked to describe itself.
 """
@@ -99,8 +97,6 @@ class CupyDevice:
     grain: Grain
     widens: bool = True
     """whether systems in float32 are computed in float64"""
-    stage: bool = True
-    """whether fields whose lanes lie far apart go through shared memory; the results are the same to the bit"""
 
     @cached_property
     def plans(self) -> Callable[..., Plan]:

@@ -26,7 +26,6 @@ from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.layout import point_job
 from smnn_core.engines._cuda.plan import ALIGNMENT, Pieces, plans_of
 from smnn_core.engines._cuda.source import Specialization
-from smnn_core.engines._cuda.tiles import STAGED
 
 HERE = Path(__file__).parent
 KERNELS = Path(host.__file__).parent
@@ -61,7 +60,7 @@ def library(module: Specialization) -> ctypes.CDLL:
 def check_addresses(module: Specialization, kernel: str, job: np.ndarray) -> None:
     """As a device does, whose threads read numbers at multiples of their size alone."""
     itemsize = 4 if getattr(module, "dtype", "float64") == "float32" else 8
-    if kernel.removeprefix("smnn_") in STAGED:
+    if not kernel.startswith("smnn_chains"):
         inputs = job.view(point_job(module.dtype, module.K))["in"]["data"]
         assert not (inputs % itemsize).any(), f"{kernel}: misaligned address"
 
@@ -77,8 +76,8 @@ class Emulator:
 
     xp = array_api_compat.numpy
 
-    def __init__(self, grain: Grain, *, block: int = 32, backwards: bool = False, stage: bool = True) -> None:
-        self.grain, self.block, self.backwards, self.stage = grain, block, backwards, stage
+    def __init__(self, grain: Grain, *, block: int = 32, backwards: bool = False) -> None:
+        self.grain, self.block, self.backwards = grain, block, backwards
         self.plans = plans_of(self)
         self.launched: list[str] = []
         self._guards: list[tuple[np.ndarray, np.ndarray]] = []

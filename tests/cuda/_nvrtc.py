@@ -33,8 +33,7 @@ MODULES = [
     Specialization("float32", 1, 2, 1, extra_rows=True, chunked=True),
     Specialization("float64", 2, 3, 2, extra_rows=False, chunked=True),
 ]
-"""The sizes of the benchmarks, unrolled and looped code, with tiles and without, both precisions, every branch of the
-sources."""
+"""The sizes of the benchmarks, unrolled and looped code, both precisions, every branch of the sources."""
 
 Report = dict[str, dict[str, int]]
 

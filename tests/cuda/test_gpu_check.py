@@ -6,7 +6,6 @@ import importlib
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def test_dry_run_names_every_step_in_its_order(gpu_check, capsys) -> None:
     )
     places = [printed.index(name) for name in names]
     assert places == sorted(places)
-    for what in ("lorenz", "longest, unstaged", "variances of 10000 x 1000, n = 3"):
+    for what in ("lorenz", "longest", "variances of 10000 x 1000, n = 3"):
         assert what in printed
 
 
@@ -153,18 +152,12 @@ def test_the_other_layout_holds_the_same_numbers(gpu_bench) -> None:
     assert y.strides == (8, 64, 32)
 
 
-def test_unstaged_cases_are_those_of_the_same_sizes(gpu_bench) -> None:
-    by_name = {case.name: case for case in gpu_bench.cases()}
-    for name in ("wide", "longest"):
-        assert replace(by_name[name + gpu_bench.UNSTAGED], name=name) == by_name[name]
-
-
 def test_devices_are_others_for_a_while(gpu_bench, monkeypatch) -> None:
     device = cuda.CupyDevice(None, 0, np, Grain(lanes=1))
     monkeypatch.setattr(cuda, "_device", lambda index: device)
-    with gpu_bench.changed(stage=False):
-        assert not cuda._device(0).stage
-    assert cuda._device(0).stage
+    with gpu_bench.changed(widens=False):
+        assert not cuda._device(0).widens
+    assert cuda._device(0).widens
 
 
 @needs_compiler

@@ -30,8 +30,7 @@ from .._interface import ALL, by_field, from_fields, inputs_by_field
 from . import adjoint
 from .layout import FIELDS, MAX_AXES, SIDES, STATES, chain_job, lay_out, point_job
 from .plan import Device, Kind, Layout, Place, Planner, described
-from .source import Specialization
-from .tiles import WARP, far_apart, staged
+from .source import WARP, Specialization
 
 
 class Signature(NamedTuple):
@@ -153,7 +152,6 @@ class Call:
         self.factor = self._factor(is_given=sizes is not None)
         self.job = np.zeros(1, point_job(self.dtype, system.K))
         self.inputs = np.zeros(len(FIELDS), self.job["in"].dtype)
-        self.lines: dict[int, Shape] = {}  # see `staged`, by array
         self.chains = np.zeros(1, chain_job(self.dtype))
         self.levels = self.chains[0]["level"][1 : len(self.sizes)]
 
@@ -203,9 +201,6 @@ class Call:
         inputs = lay_out(self.batch, [*self.arrays, flags], cores, systems)
         systems["flag_strides"][:MAX_AXES], systems["flag_strides"][MAX_AXES] = inputs[-1]["batch"], 1
         self.inputs[: len(self.arrays)] = inputs[:-1]
-        for f, (x, core) in enumerate(zip(self.arrays, cores, strict=False)):
-            if x is not None and far_apart(x, core, inputs[f]["batch"][: systems["axes"]].tolist(), self.chunked):
-                self.lines[f] = core[1:]
         # without orders there are no initial rows
         job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
         job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
@@ -229,9 +224,9 @@ class Call:
 
     def place(self, others: Mapping[str, int | None]) -> None:
         """Which array kernels see as each field: its own, unless the number of another is given, or None for zeros."""
-        self.source = [others.get(name, f) for f, name in enumerate(FIELDS)]
         none = np.zeros((), self.inputs.dtype)
-        for f, source in enumerate(self.source):
+        for f, name in enumerate(FIELDS):
+            source = others.get(name, f)
             self.job["in"][0, f] = none if source is None else self.inputs[source]
 
     def choose(self, first_side: int, sides: int, sizes: Place | None = None) -> None:
@@ -244,10 +239,8 @@ class Call:
         """A kernel on points; x is what it fills."""
         self.job["x"]["data"] = 0 if x is None else x.address
         if self.count:
-            tiles = self.module.tiles(kernel) if self.planner.stage else {}
-            lines = {f: self.lines[i] for f, i in enumerate(self.source) if i in self.lines}
             lanes = self.lanes * int(self.job["sides"][0])
-            self.planner.launch(self.module, f"smnn_{kernel}", lanes, staged(self.job, tiles, lines))
+            self.planner.launch(self.module, f"smnn_{kernel}", lanes, self.job)
 
     def _launch_chains(self, kernel: str) -> None:
         """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level lanes; where

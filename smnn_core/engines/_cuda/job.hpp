@@ -32,7 +32,6 @@ enum SizeOfSide { EQUATIONS, STEPS, INITIAL, ADDED, SOLUTION = ADDED + 2, SIZES 
 // An array seen as (batch..., time, inner...), strides in elements, 0 where it is broadcast; no data: zeros.
 struct Input {
     const void* data;
-    Index staged;    // -1: lanes lie in one line each, and `time` and `inner` are strides in a tile; else 0
     Index time;
     Index side;      // from that of y to that of λ
     Index inner[3];  // of the last three axes, in front zeros
@@ -44,7 +43,6 @@ struct Input {
 struct Output {
     void* data;
     Index over_time;
-    Index staged;  // -1: through a tile; else 0
 };
 
 // How systems lie in the arrays that are shared by points and separators.

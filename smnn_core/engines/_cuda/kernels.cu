@@ -2,7 +2,7 @@
 //
 // Needs SMNN_SCALAR, SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA (rows of the scheme on the next point alone), SMNN_CHUNKED (time
 // is divided), SMNN_BLOCK (threads), SMNN_TEAM (threads that sweep a lane) and SMNN_TEAMS (of a block that sweeps),
-// SMNN_SHARED (bytes), the sizes of both jobs as the host lays them out, and those of the tiles of each kernel (tiles.py).
+// SMNN_SHARED (bytes), and the sizes of both jobs as the host lays them out.
 // SMNN_PARTS chooses kernels: 1 those of solves, 2 those that only derivatives and normal solves take, 3 both.
 #ifndef SMNN_PARTS
 #define SMNN_PARTS 3
@@ -18,25 +18,7 @@ using Scalar = SMNN_SCALAR;
 // Unrolled where most of it stays in registers: up to n = 5, and n = 9 where nothing is carried to a left separator.
 constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9);
 using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
-struct SweepTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_SWEEP};
-};
-struct ForwardTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_FORWARD};
-};
-struct BackTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_BACK};
-};
-struct RefineTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_REFINE};
-};
-struct ContractTiles {
-    static constexpr TileSizes sizes{SMNN_TILES_CONTRACT};
-};
-template <class Tiles>
-using MemoryOf = WarpMemory<Scalar, D, Tiles>;
-template <class Tiles>
-using PointsOf = Points<Scalar, D, SMNN_CHUNKED, MemoryOf<Tiles>>;
+using PointsOf = Points<Scalar, D, SMNN_CHUNKED>;
 using ChainsOf = Chains<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
@@ -50,14 +32,11 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
 
-// All threads of a warp go to the end, those beyond the last lane as well: they take part in copying.
-#define SMNN_POINTS_KERNEL(NAME, TILES, BODY)                                                                   \
+#define SMNN_POINTS_KERNEL(NAME)                                                                                \
     extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
-        NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                       \
+        smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                \
         using namespace smnn::SMNN_LEVEL;                                                                       \
-        __shared__ MemoryOf<TILES> memory[SMNN_BLOCK / WARP];                                                   \
-        static_assert(sizeof(memory) <= SMNN_SHARED, "tiles take more shared memory than a block has");         \
-        PointsOf<TILES>(job, this_thread(), memory[threadIdx.x / WARP]).BODY();                                 \
+        PointsOf(job, this_thread()).NAME();                                                                    \
     }
 
 // Sweeps: by a thread, or by a team in shared memory, `room`, where a lane takes more than a thread has registers for.
@@ -65,12 +44,8 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 namespace smnn {
 namespace SMNN_LEVEL {
 
-struct NoTiles {
-    static constexpr TileSizes sizes{};
-};
 using SweepD = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, false>;
-using SweepMemory = WarpMemory<Scalar, SweepD, NoTiles>;
-using SweepPoints = Points<Scalar, SweepD, SMNN_CHUNKED, SweepMemory>;
+using SweepPoints = Points<Scalar, SweepD, SMNN_CHUNKED>;
 using SweepTeam = Team<SMNN_TEAM>;
 
 }  // namespace SMNN_LEVEL
@@ -86,8 +61,7 @@ extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
     smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {
     using namespace smnn::SMNN_LEVEL;
     SMNN_ROOM(SweepPoints::ROOM)
-    SweepMemory none;
-    SweepPoints(job, this_thread() / SMNN_TEAM, none).sweep(room, SweepTeam());
+    SweepPoints(job, this_thread() / SMNN_TEAM).sweep(room, SweepTeam());
 }
 #endif
 #else
@@ -100,16 +74,16 @@ using SweepTeam = Alone;
 #define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
 
 #if SMNN_PARTS & 1
-SMNN_POINTS_KERNEL(smnn_sweep, SweepTiles, sweep)
+SMNN_POINTS_KERNEL(sweep)
 #endif
 #endif
 #if SMNN_PARTS & 1
-SMNN_POINTS_KERNEL(smnn_back, BackTiles, back)
+SMNN_POINTS_KERNEL(back)
 #endif
 #if SMNN_PARTS & 2
-SMNN_POINTS_KERNEL(smnn_forward, ForwardTiles, forward)
-SMNN_POINTS_KERNEL(smnn_refine, RefineTiles, refine)
-SMNN_POINTS_KERNEL(smnn_contract, ContractTiles, contract)
+SMNN_POINTS_KERNEL(forward)
+SMNN_POINTS_KERNEL(refine)
+SMNN_POINTS_KERNEL(contract)
 #endif
 
 #if SMNN_CHUNKED

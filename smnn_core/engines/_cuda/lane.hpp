@@ -5,14 +5,13 @@
 #include "../kernels/team.hpp"
 #include "job.hpp"
 #include "size.hpp"
-#include "tile.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
 struct Lane {
     Index number, system;
-    int chunk, start, length;  // length 0: a thread without a lane, which stands by that of another
+    int chunk, start, length;  // length 0: a thread without a lane, or without work
     int side = 0;
 
     // Lane `slot` of the sides from the first on, of `lanes` each.
@@ -56,104 +55,39 @@ struct Field_ {
     }
 };
 
-// A field that may be staged; `outside`: at a point that no tile holds.
-template <class T, class TileOf>
-struct Staged {
-    static constexpr int points = TileOf::points;
-
-    TileOf& tile;
-    Field_<T> field;
-
-    SMNN_INLINE Staged(const Systems& systems, const Input& in, const Lane& lane, TileOf& tile_)
-        : tile(tile_), field(place(systems, in, lane, tile_), in) {}
-    SMNN_INLINE static const T* place(const Systems& systems, const Input& in, const Lane& lane, TileOf& tile) {
-        const T* at = Field_<T>::of(systems, in, lane);
-        if constexpr (points > 0) {
-            at += Index(lane.start - TileOf::before) * (in.staged ? Index(TileOf::count) : in.time);
-            tile.origin[lane_of_warp()] = at;
-            return in.staged ? tile.mine() : at;
-        } else {
-            return at + Index(lane.start) * in.time;
-        }
-    }
-    SMNN_INLINE bool there() const { return field.there(); }
-    template <class... I>
-    SMNN_INLINE T operator()(int t, I... i) const {
-        return field(slot_of<TileOf>(field.in.staged, t), i...);
-    }
-    template <class... I>
-    SMNN_INLINE T outside(int t, I... i) const {
-        if constexpr (points > 0) {
-            // (the strides are those of the tile)
-            const int e = int(field.offset(0, i...)) / TileOf::pitch;
-            if (field.in.staged) return tile.origin[lane_of_warp()][Index(t + TileOf::before) * TileOf::count + e];
-            return field(t + TileOf::before, i...);
-        } else {
-            return field(t, i...);
-        }
-    }
-    SMNN_INLINE void fetch(const WarpLanes& lanes, int t, int edge) const {
-        if constexpr (points > 0) {
-            if (field.in.staged && (edge & (points - 1)) == 0) tile.fetch(lanes, t & -points);
-        }
-    }
-};
-
 // The place of the results of a lane, `count` numbers for each of `times` points or steps of a row (a system, or a side of it);
 // or, over time, for the lane as a whole.
-template <class T, class Count, class TileOf>
+template <class T, class Count>
 struct Place {
-    static constexpr int points = TileOf::points;
-
     const Output& out;
     const Count count;
-    const int times;
-    TileOf& tile;
     T* const at;
 
-    SMNN_INLINE Place(const Output& out_, const Lane& lane, Index row, int times_, Count count_, TileOf& tile_)
-        : out(out_), count(count_), times(times_), tile(tile_), at(first(out_, lane, row, times_, count_, tile_)) {}
-    SMNN_INLINE static T* first(const Output& out, const Lane& lane, Index row, int times, int count, TileOf& tile) {
-        T* at = static_cast<T*>(out.data);
-        if (out.over_time) return at + lane.number * count;
-        at += (row * times + lane.start) * count;
-        if constexpr (points > 0) return out.staged ? tile.mine() : at - TileOf::before * count;
-        return at;
-    }
-    SMNN_INLINE void put(int t, int e, T x) const {
-        Index to = Index(slot_of<TileOf>(out.staged, t)) * count + e;
-        if constexpr (points > 0) to *= out.staged ? TileOf::pitch : 1;
-        at[to] = x;
-    }
-    SMNN_INLINE void flush(const WarpLanes& lanes, int t) const {
-        if constexpr (points > 0) {
-            if (out.staged && (t & (points - 1)) == 0) tile.flush(lanes, t, static_cast<T*>(out.data), times);
-        }
-    }
+    SMNN_INLINE Place(const Output& out_, const Lane& lane, Index row, int times, Count count_)
+        : out(out_),
+          count(count_),
+          at(static_cast<T*>(out_.data) + (out_.over_time ? lane.number : row * times + lane.start) * count_) {}
+    SMNN_INLINE void put(int t, int e, T x) const { at[Index(t) * count + e] = x; }
 };
 
 // Points are counted from the first of the lane. The step into point t is number t - 1.
-template <class T, class D, class Memory>
+template <class T, class D>
 struct LaneRows {
     using Size = typename SizeOf<D::unrolled>::template type<D>;
 
     const PointJob<T, D::K>& job;
     const Lane& lane;
     const Size size;
-    const Staged<T, decltype(Memory::c)> c_;
-    const Staged<T, decltype(Memory::b)> b_;
-    const Staged<T, decltype(Memory::w_equation)> w_equation_;
-    const Staged<T, decltype(Memory::s)> s_;
-    const Field_<T> w_smoothness_, u_, w_initial_, smoothness_rhs_;
+    const Field_<T> c_, b_, w_equation_, s_, w_smoothness_, u_, w_initial_, smoothness_rhs_;
 
-    SMNN_INLINE LaneRows(const PointJob<T, D::K>& job_, const Lane& lane_, Memory& memory)
+    SMNN_INLINE LaneRows(const PointJob<T, D::K>& job_, const Lane& lane_)
         : job(job_),
           lane(lane_),
           size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)),
-          c_(job_.systems, job_.in[C], lane_, memory.c),
-          b_(job_.systems, job_.in[B], lane_, memory.b),
-          w_equation_(job_.systems, job_.in[W_EQUATION], lane_, memory.w_equation),
-          s_(job_.systems, job_.in[S], lane_, memory.s),
+          c_(job_.systems, job_.in[C], lane_),
+          b_(job_.systems, job_.in[B], lane_),
+          w_equation_(job_.systems, job_.in[W_EQUATION], lane_),
+          s_(job_.systems, job_.in[S], lane_),
           w_smoothness_(job_.systems, job_.in[W_SMOOTHNESS], lane_),
           u_(job_.systems, job_.in[U], lane_),
           w_initial_(job_.systems, job_.in[W_INITIAL], lane_),

@@ -28,7 +28,6 @@ _pointer, _index, _int = np.uint64, np.int64, np.int32
 _input = np.dtype(
     [
         ("data", _pointer),
-        ("staged", _index),
         ("time", _index),
         ("side", _index),
         ("inner", _index, (3,)),
@@ -36,7 +35,7 @@ _input = np.dtype(
     ],
     align=True,
 )
-_output = np.dtype([("data", _pointer), ("over_time", _index), ("staged", _index)], align=True)
+_output = np.dtype([("data", _pointer), ("over_time", _index)], align=True)
 _systems = np.dtype(
     [
         ("bad", _pointer),

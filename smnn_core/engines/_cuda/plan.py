@@ -43,8 +43,6 @@ class Device(Protocol):
     @property
     def grain(self) -> Grain: ...
     @property
-    def stage(self) -> bool: ...  # whether fields whose lanes lie far apart go through shared memory, see `tiles`
-    @property
     def plans(self) -> Callable[..., Plan]: ...  # `plans_of`
     def results(self, arrays: Sequence[tuple[Shape, np.dtype[Any]]]) -> list[Array]: ...  # what a call returns, empty
     def zeros(self, shape: Shape, dtype: np.dtype[Any]) -> Array: ...
@@ -162,7 +160,7 @@ class Planner:
     """Lays out one call on places; `plan` is what can be run."""
 
     def __init__(self, device: Device) -> None:
-        self.grain, self.stage, self._prepare = device.grain, device.stage, device.prepare
+        self.grain, self._prepare = device.grain, device.prepare
         self._memory: list[tuple[Kind, Shape, np.dtype[Any]]] = []
         self._launches: list[tuple[Callable[[np.ndarray], None], bytes]] = []
         self._pointers: list[np.ndarray] = []

@@ -9,7 +9,7 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class T, class D, bool Chunked, class Memory>
+template <class T, class D, bool Chunked>
 struct Points {
     using Size = typename SizeOf<D::unrolled>::template type<D>;
     static constexpr int n = D::n, K = D::K;
@@ -20,18 +20,13 @@ struct Points {
     const Index lanes;
     Lane lane;
     const Size size;
-    const int longest;  // lane: all threads of a warp go on as long
-    Memory& memory;
 
-    SMNN_INLINE Points(const PointJob<T, D::K>& job_, Index number, Memory& memory_)
+    SMNN_INLINE Points(const PointJob<T, D::K>& job_, Index number)
         : job(job_),
           lanes(job_.systems.count * job_.chunks),
           lane(number, job_.points, job_.chunks, lanes, job_.first_side, job_.sides),
-          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)),
-          longest(Division{job_.points, job_.chunks}.longest()),
-          memory(memory_) {
+          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)) {
         if (is_settled()) lane.length = 0;
-        if constexpr (Memory::any) memory.lanes.enter(row(), lane.start, lane.length);
     }
 
     // The part of a point that is kept, as the compiler knows it, or does not (see Dimensions).
@@ -54,9 +49,10 @@ struct Points {
     SMNN_INLINE void sweep() const { sweep(nullptr, Alone()); }
     template <class Team>
     SMNN_INLINE void sweep(T* room, Team team) const {
+        if (lane.length == 0) return;
         constexpr bool own = Team::size == 1;
         const SchemeRows<T> scheme{job.scheme_rows, job.scheme_norm2, job.tolerance2};
-        const LaneRows<T, D, Memory> rows(job, lane, memory);
+        const LaneRows<T, D> rows(job, lane);
         Array<T, own ? CARRIED : 0> carried(room, CARRIED);
         Array<T, own ? WORKSPACE : 0> workspace(room, WORKSPACE);
         using Entries = Array<T, own ? ENTRIES : 0>;
@@ -64,9 +60,7 @@ struct Points {
         Elimination<T, Size, Chunked, true, Team> state(size, scheme, carried, workspace, team);
         // The first point, and those with initial rows: a loop of their own, which leaves the other one short.
         int t = 0;
-        for (const int first = job.T_init < longest ? job.T_init : longest; t < first || t == 0; ++t) {
-            fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
-            if (t >= lane.length) continue;
+        for (const int first = job.T_init < lane.length ? job.T_init : lane.length; t < first || t == 0; ++t) {
             if (t == 0) {
                 state.start(rows);
             } else {
@@ -79,9 +73,7 @@ struct Points {
             state.absorb_equations(rows, t);
             if (rows.has_initial(t) && (Chunked || t > 0)) absorb_initial_rows<true>(state, rows, t, &carried[0], &workspace[0]);
         }
-        for (; t < longest; ++t) {
-            fetch(memory.lanes, t, t, rows.c_, rows.b_, rows.w_equation_, rows.s_);
-            if (t >= lane.length) continue;
+        for (; t < lane.length; ++t) {
             T* at = room;
             Entries f(at, ENTRIES);
             Column z(at, n);
@@ -89,7 +81,6 @@ struct Points {
             keep(t - 1, f, z, team);
             state.absorb_equations(rows, t);
         }
-        if (lane.length == 0) return;
         if constexpr (Chunked) {
             state.save(carried);
             store<T>(job.ends, lane.number, carried_entries(), lanes, carried, team);
@@ -110,12 +101,10 @@ struct Points {
     }
     // `left`: what is subtracted from g of the separator on the left already.
     SMNN_INLINE void forward(const Input& of_g, T* left) const {
-        const Staged<T, decltype(Memory::g)> g_(job.systems, of_g, lane, memory.g);
+        const Field_<T> g_(job.systems, of_g, lane);
         T before[n], g[n];
         for (int j = 0; j < size.n; ++j) before[j] = T(0);
-        for (int t = 0; t < longest; ++t) {
-            fetch(memory.lanes, t, t, g_);
-            if (t >= lane.length) continue;
+        for (int t = 0; t < lane.length; ++t) {
             for (int j = 0; j < size.n; ++j) g[j] = g_(t, j / size.K, j % size.K);
             if (Chunked && t == lane.length - 1) {
                 T* passed = static_cast<T*>(job.passed) + slot() * 2 * size.n;
@@ -135,8 +124,8 @@ struct Points {
     // R x = z from the last point to the first.
     SMNN_INLINE void back() const {
         const bool bad = job.systems.bad[lane.system] != 0;
-        using Count = decltype(size.n);
-        const Place<T, Count, decltype(Memory::x)> out(job.x, lane, row(), job.points, size.n, memory.x);
+        if (lane.length == 0) return;
+        const Place<T, decltype(size.n)> out(job.x, lane, row(), job.points, size.n);
         const auto write = [&](int t, const T* x) {
             for (int j = 0; j < size.n; ++j) out.put(t, j, bad ? not_a_number<T>() : x[j]);
         };
@@ -144,17 +133,13 @@ struct Points {
         separator(-1, left);
         if constexpr (Chunked) {
             separator(0, next);
-            // (its slot is free: a lane has no points in tiles beyond its last)
-            if (lane.length > 0) write(lane.length - 1, next);
+            write(lane.length - 1, next);
         } else {
             for (int j = 0; j < size.n; ++j) next[j] = T(0);
         }
-        for (int t = longest - 1; t >= 0; --t) {
-            if (t < lane.length - Chunked) {
-                substitute(t, left, next, x);
-                write(t, x);
-            }
-            flush(memory.lanes, t, out);
+        for (int t = lane.length - 1 - Chunked; t >= 0; --t) {
+            substitute(t, left, next, x);
+            write(t, x);
         }
     }
 
@@ -163,7 +148,7 @@ struct Points {
 
    private:
     static constexpr int Q = D::Q, STEP = n + D::extra;
-    using Rows = LaneRows<T, D, Memory>;
+    using Rows = LaneRows<T, D>;
     // f(j, v, r) for the columns j that initial values may fix, known to the compiler where sizes are
     template <class F>
     SMNN_INLINE void each_initial_row(F f) const {
@@ -204,17 +189,15 @@ struct Points {
 };
 
 // The gradient of one field on its way out: entry e of point t, or its sum over the points of the lane.
-template <class T, class D, int COUNT, class TileOf>
+template <class T, class D, int COUNT>
 struct Sink {
     using Count = typename SizeOf<D::unrolled>::template number<COUNT>;
 
-    static constexpr int points = TileOf::points;
-
-    const Place<T, Count, TileOf> place;
+    const Place<T, Count> place;
     double sums[COUNT];
 
-    SMNN_INLINE Sink(const Output& out, const Lane& lane, int times, int count, TileOf& tile)
-        : place(out, lane, lane.system, times, number_of(Count(), count), tile) {
+    SMNN_INLINE Sink(const Output& out, const Lane& lane, int times, int count)
+        : place(out, lane, lane.system, times, number_of(Count(), count)) {
         for (int e = 0; e < place.count; ++e) sums[e] = 0;
     }
     SMNN_INLINE void put(int t, int e, T x) {
@@ -231,23 +214,21 @@ struct Sink {
         if (!place.out.over_time || !place.out.data) return;
         for (int e = 0; e < place.count; ++e) place.at[e] = T(sums[e]);
     }
-    SMNN_INLINE void flush(const WarpLanes& lanes, int t) const { place.flush(lanes, t); }
 };
 
 // (points, n) on the way back: at the current point and the one before it.
-template <class T, int N, class Size, class TileOf>
+template <class T, int N, class Size>
 struct Trailing {
-    const Staged<T, TileOf> field;
+    const Field_<T> field;
     const Size size;
     T both[2 * N];
 
-    SMNN_INLINE Trailing(const Systems& systems, const Input& in, const Lane& lane, const Size& size_, TileOf& tile)
-        : field(systems, in, lane, tile), size(size_) {}
+    SMNN_INLINE Trailing(const Systems& systems, const Input& in, const Lane& lane, const Size& size_)
+        : field(systems, in, lane), size(size_) {}
     SMNN_INLINE T* before() { return both; }
     SMNN_INLINE T* now() { return both + size.n; }
-    // at a point that no tile holds
-    SMNN_INLINE void outside(int t, T* to) const {
-        for (int j = 0; j < size.n; ++j) to[j] = field.outside(t, j / size.K, j % size.K);
+    SMNN_INLINE void read_now(int t) {
+        for (int j = 0; j < size.n; ++j) both[size.n + j] = field(t, j / size.K, j % size.K);
     }
     SMNN_INLINE void read_before(int t, bool is_first) {
         for (int j = 0; j < size.n; ++j) both[j] = is_first ? T(0) : field(t - 1, j / size.K, j % size.K);
@@ -285,17 +266,17 @@ struct Sizes {
 // where a are the products that are kept, d and g are there for y and for λ, and rest is the right-hand side of what refines.
 // The part that the step into a chunk adds to `rest` at the separator on its left is not in it: it goes into the next solve.
 // The rows of initial values are a = y + its change - u. At first, total and a are zero, and total stays so for y.
-template <class T, class D, bool Chunked, class Memory>
-SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {
-    const Rows rows(job, lane, memory);
+template <class T, class D, bool Chunked>
+SMNN_INLINE void Points<T, D, Chunked>::refine() const {
+    const Rows rows(job, lane);
     const bool of_y = lane.side == OF_Y, is_first = !job.systems.sizes, bad = job.systems.bad[lane.system] != 0;
-    const Staged<T, decltype(Memory::given)> given(job.systems, job.in[GIVEN], lane, memory.given);
-    const Staged<T, decltype(Memory::g)> g_(job.systems, job.in[G], lane, memory.g);
-    const Staged<T, decltype(Memory::total)> total_(job.systems, job.in[TOTAL], lane, memory.total);
+    const Field_<T> given(job.systems, job.in[GIVEN], lane);
+    const Field_<T> g_(job.systems, job.in[G], lane);
+    const Field_<T> total_(job.systems, job.in[TOTAL], lane);
     const Field_<T> y(job.systems, job.in[Y], lane);
     using Numbers = decltype(size.n);
-    const Place<T, Numbers, decltype(Memory::total)> total(job.total, lane, row(), job.points, size.n, memory.total);
-    const Place<T, Numbers, decltype(Memory::x)> out(job.x, lane, row(), job.points, size.n, memory.x);
+    const Place<T, Numbers> total(job.total, lane, row(), job.points, size.n);
+    const Place<T, Numbers> out(job.x, lane, row(), job.points, size.n);
     const bool is_given = is_first && of_y;
     // x at the current point and the one before it, x as it was solved for, and rest: at the point, and before it, for now
     T both[2 * n], solved[n], left[n], rest[n], earlier[n], equations[Q], step[STEP];
@@ -359,19 +340,14 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {
     for (int j = 0; j < size.n; ++j) solved[j] = earlier[j] = T(0);
     if (lane.length > 0) {
         if (is_given) {
-            for (int j = 0; j < size.n; ++j) now[j] = given.outside(lane.length - 1, j / size.K, j % size.K);
+            for (int j = 0; j < size.n; ++j) now[j] = given(lane.length - 1, j / size.K, j % size.K);
         } else {
             separator(-1, left);
             if constexpr (Chunked) separator(0, solved);
             read(lane.length - 1, now);
         }
     }
-    for (int t = longest - 1; t >= 0; --t) {
-        const int edge = t < longest - 1 ? t + 1 : 0;
-        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.w_equation_, rows.s_, given, g_, total_);
-        if (t < lane.length) take_point(t);
-        flush(memory.lanes, t, total, out);
-    }
+    for (int t = lane.length - 1; t >= 0; --t) take_point(t);
     const Index count = job.systems.count;
     if (lane.length > 0) sizes.add_to(job.sizes, count, lane.system, lane.side);
     keep_sizes();
@@ -379,35 +355,30 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::refine() const {
         // on to the next solve, which some systems will not need
         if (!job.passed) return;
         for (int j = 0; j < size.n; ++j) left[j] = -earlier[j];
-        __syncwarp();
         forward(job.in[REST], left);
     }
 }
 
 // y + its change and λ, with the products that are kept of them, into the gradients of all inputs: NaN where refinement does
 // not find them.
-template <class T, class D, bool Chunked, class Memory>
-SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
-    const Rows rows(job, lane, memory);
-    Trailing<T, n, Size, decltype(Memory::y)> y(job.systems, job.in[Y], lane, size, memory.y);
-    Trailing<T, n, Size, decltype(Memory::change_of_y)> change(
-        job.systems, job.in[TOTAL], lane, size, memory.change_of_y
-    );
+template <class T, class D, bool Chunked>
+SMNN_INLINE void Points<T, D, Chunked>::contract() const {
+    const Rows rows(job, lane);
+    Trailing<T, n, Size> y(job.systems, job.in[Y], lane, size);
+    Trailing<T, n, Size> change(job.systems, job.in[TOTAL], lane, size);
     Lane of_lambda = lane;
     of_lambda.side = OF_LAMBDA;
-    Trailing<T, n, Size, decltype(Memory::lambda)> x(job.systems, job.in[TOTAL], of_lambda, size, memory.lambda);
+    Trailing<T, n, Size> x(job.systems, job.in[TOTAL], of_lambda, size);
     bool bad = job.systems.bad[lane.system] != 0;
     for (int side = 0; side < SIDES; ++side) {
         bad = bad || exceeds<T>(job.sizes, job.systems.count, lane.system, side, T(LOST));
     }
     const int steps = job.points - 1, initial = size.V * job.R_init;
-    // (gradients take the places in tiles of what they are gradients of)
-    Sink<T, D, Q * n, decltype(Memory::c)> dc(job.gradient[C], lane, job.points, size.Q * size.n, memory.c);
-    Sink<T, D, Q, decltype(Memory::b)> db(job.gradient[B], lane, job.points, size.Q, memory.b);
-    Sink<T, D, 1, decltype(Memory::s)> ds(job.gradient[S], lane, steps, 1, memory.s);
-    NoTile none;
-    Sink<T, D, Q, NoTile> dw(job.gradient[W_EQUATION], lane, job.points, size.Q, none);
-    Sink<T, D, 1, NoTile> dws(job.gradient[W_SMOOTHNESS], lane, steps, 1, none);
+    Sink<T, D, Q * n> dc(job.gradient[C], lane, job.points, size.Q * size.n);
+    Sink<T, D, Q> db(job.gradient[B], lane, job.points, size.Q);
+    Sink<T, D, 1> ds(job.gradient[S], lane, steps, 1);
+    Sink<T, D, Q> dw(job.gradient[W_EQUATION], lane, job.points, size.Q);
+    Sink<T, D, 1> dws(job.gradient[W_SMOOTHNESS], lane, steps, 1);
     T* du = static_cast<T*>(job.gradient[U].data) + lane.system * job.T_init * initial;
     T* dwi = static_cast<T*>(job.gradient[W_INITIAL].data) + lane.system * job.T_init * initial;
     T c[Q * n], b[Q], w[Q], s, ws, refined[2 * n], of_y[Q + STEP], of_x[Q + STEP];
@@ -447,18 +418,9 @@ SMNN_INLINE void Points<T, D, Chunked, Memory>::contract() const {
         change.go_back();
         x.go_back();
     };
-    if (lane.length > 0) {
-        y.outside(lane.length - 1, y.now());
-        change.outside(lane.length - 1, change.now());
-        x.outside(lane.length - 1, x.now());
-    }
-    for (int t = longest - 1; t >= 0; --t) {
-        const int edge = t < longest - 1 ? t + 1 : 0;
-        fetch(memory.lanes, t, edge, rows.c_, rows.b_, rows.s_, y.field, change.field, x.field);
-        if (t < lane.length) contract_point(t);
-        flush(memory.lanes, t, dc, db, ds);
-    }
     if (lane.length == 0) return;
+    for (Trailing<T, n, Size>* each : {&y, &change, &x}) each->read_now(lane.length - 1);
+    for (int t = lane.length - 1; t >= 0; --t) contract_point(t);
     dc.finish();
     db.finish();
     dw.finish();

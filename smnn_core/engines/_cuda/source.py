@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from .layout import chain_job, point_job
-from .tiles import SHARED, STAGED, TILES, WARP, WARPS, Tile, tiles_of
 
+WARP, WARPS = 32, 4
+"""Threads of a warp, and warps of a block."""
+SHARED = 48 << 10
+"""Bytes of shared memory that a block may take without asking for more."""
 BLOCK = WARPS * WARP
 """Threads of a block, where each has a lane of its own."""
 ALONE = 5
@@ -76,7 +79,6 @@ class Specialization:
             "SMNN_TEAM": self.team("smnn_sweep"),
             "SMNN_TEAMS": self.block("smnn_sweep") // self.team("smnn_sweep"),
             "SMNN_SHARED": SHARED,
-            **{f"SMNN_TILES_{kernel.upper()}": self._tile_sizes(kernel) for kernel in STAGED},
             "SMNN_POINT_JOB_BYTES": point_job(self.dtype, self.K).itemsize,
             "SMNN_CHAIN_JOB_BYTES": chain_job(self.dtype).itemsize,
         }
@@ -103,17 +105,6 @@ class Specialization:
         entries = n * (n + 1) // 2 + K * K * self.V * (self.V + 1) // 2 + (n * n if self.chunked else 0)
         points, separators = carried + workspace + entries + n, (10 * n * n + 11 * n) * self.chunked
         return max(points, separators) * np.dtype(self.dtype).itemsize
-
-    def tiles(self, kernel: str) -> dict[str, Tile]:
-        """The tiles of a kernel on points."""
-        if self.team(f"smnn_{kernel}") > 1:
-            return {}  # (neighbours read neighbours)
-        return tiles_of(kernel, self.dtype, self.V, self.K, self.Q)
-
-    def _tile_sizes(self, kernel: str) -> str:
-        """`TileSizes`."""
-        tiles = self.tiles(kernel)
-        return ",".join("{{{},{}}}".format(*tiles.get(name, (0, 0))) for name in TILES)
 
     def source_of(self, part: int) -> str:
         """One of `PARTS`, or their sum, as NVRTC compiles it."""

@@ -2,10 +2,14 @@
 #pragma once
 
 #include "../kernels/team.hpp"
-#include "tile.hpp"
+#include "job.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
+
+constexpr int WARP = 32;
+
+SMNN_INLINE int lane_of_warp() { return int(threadIdx.x % WARP); }
 
 // `Size` threads, a power of two, side by side.
 template <int Size>

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from smnn_core._problem import Problem
+from smnn_core._problem import Problem, from_fields
 from smnn_core.engines import cuda
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._interface import from_fields
 
 __all__ = ["measure"]
 

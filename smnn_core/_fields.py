@@ -14,7 +14,7 @@ from ._arrays import Array, Shape
 from ._errors import ArgumentError, ShapeError
 from ._validate import LARGEST_T, batch_of, check_integer, check_rank
 
-__all__ = ["FIELDS", "Field", "Sizes", "number_of_steps"]
+__all__ = ["FIELDS", "RANKS", "Field", "Sizes", "number_of_steps"]
 
 
 class Sizes(NamedTuple):
@@ -97,6 +97,9 @@ FIELDS = {
     )
 }
 """By name, in order."""
+
+RANKS = tuple(field.rank for field in FIELDS.values())
+"""Axes of inputs and their gradients behind those of the batch, in that order."""
 
 
 def number_of_steps(given: Mapping[str, Array], n_steps: int | None) -> int:

@@ -6,7 +6,7 @@ n = V*K unknowns per time point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
@@ -33,7 +33,21 @@ from ._fields import FIELDS, Sizes, number_of_steps
 from ._schemes import TAYLOR, Scheme
 from ._validate import check_initial, check_integer, show
 
-__all__ = ["UNIT", "Gradients", "Problem", "Rows", "System", "Weights", "copy_with"]
+__all__ = [
+    "ALL",
+    "NONE",
+    "OF_LHS",
+    "UNIT",
+    "Gradients",
+    "Problem",
+    "Rows",
+    "System",
+    "Weights",
+    "by_field",
+    "copy_with",
+    "from_fields",
+    "inputs_by_field",
+]
 
 ArrayOrNumber = Any
 _T = TypeVar("_T", "Problem", "System")
@@ -85,6 +99,34 @@ class Gradients(NamedTuple):
     initial_values: Array
     step_sizes: Array
     weights: Weights
+
+
+def by_field(gradients: Gradients) -> tuple[Any, ...]:
+    """Gradients, or which of them are wanted, one after another in the order of `FIELDS`, which is that of the kernels,
+    too (`engines/_cpu/job.hpp`)."""
+    *fields, w = gradients
+    return *fields, w.equation, w.initial, w.smoothness
+
+
+def from_fields(values: Iterable[Any]) -> Gradients:
+    """The inverse of `by_field`."""
+    c, b, u, s, *weights = values
+    return Gradients(c, b, u, s, Weights(*weights))
+
+
+def inputs_by_field(system: System, rhs: Array = None, initial_values: Array = None) -> tuple[Array, ...]:
+    """The inputs of a problem in the order of their gradients, `by_field`."""
+    return by_field(Gradients(system.coefficients, rhs, initial_values, system.step_sizes, system.weights))
+
+
+ALL = from_fields([True] * len(FIELDS))
+"""Every gradient is wanted."""
+
+NONE = from_fields([None] * len(FIELDS))
+"""And none."""
+
+OF_LHS = from_fields(field.is_of_lhs for field in FIELDS.values())
+"""Gradients of the left-hand side, which log det M has."""
 
 
 @dataclass(frozen=True, eq=False)

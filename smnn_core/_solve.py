@@ -11,11 +11,11 @@ from . import _constraints, _gradient
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
 from ._diagnosis import likely_causes
 from ._errors import AccuracyWarning, ArgumentError, ShapeError, SingularSystemError
-from ._problem import UNIT, Gradients, Problem, System, Weights
+from ._problem import ALL, UNIT, Gradients, Problem, System, Weights
 from ._schemes import HERMITE, Scheme
 from ._weighting import as_arrays, pull_back, weighted_problem, weighted_system
 from .engines import select
-from .engines._interface import ALL, Engine, Factor
+from .engines._interface import Engine, Factor
 
 __all__ = ["Factorization", "Residuals", "dense_system", "factorize", "residuals", "solve_ode", "solve_ode_vjp"]
 

@@ -67,7 +67,7 @@ from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS
 from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
-from ._problem import UNIT, Problem, Rows, System, check_weights
+from ._problem import ALL, NONE, UNIT, Problem, Rows, System, check_weights
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
@@ -76,7 +76,7 @@ from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._interface import Engine, Factor
-from .engines._statistics import ALL, NONE, Statistics, pulled_back
+from .engines._statistics import Statistics, pulled_back
 from .engines.array_api import ArrayEngine
 from .fitting._parameters import has_parameters
 from .trajectory._arithmetic import INCREMENTS, Arithmetic

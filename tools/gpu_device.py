@@ -85,9 +85,8 @@ def solve_with(library: str, device: str, arrays: list[Any], g: Any) -> list[Any
 def moments(arrays: list[Any]) -> list[Any]:
     """Variances, covariances, log det M and the minimum, with the gradients of both."""
     import smnn_core as smnn
-    from smnn_core._problem import Problem
+    from smnn_core._problem import ALL, Problem, by_field
     from smnn_core.engines import select
-    from smnn_core.engines._statistics import ALL, by_field
 
     p = smnn.posterior(*arrays)
     problem = Problem.build(*arrays, scheme=smnn.WIENER)

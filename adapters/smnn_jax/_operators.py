@@ -170,7 +170,7 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
 
 def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
     """The blocks of M^-1 in and beside the diagonal; operands c, s, weights."""
-    return list(_moments(static, operands)[1].selected_inverse().blocks)
+    return list(_moments(static, operands)[1].covariances())
 
 
 def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
@@ -193,7 +193,7 @@ def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
     """The gradients of c, s, weights, all batch axes in full; operands these and the gradients of the results."""
     operands = _in_full("blocks_pullback", operands)
     _, factor = _moments(static, operands)
-    return list(_of_lhs(factor.selected_inverse().pullback(*operands[5:], None)))
+    return list(_of_lhs(factor.moments_pullback(*operands[5:], None)))
 
 
 def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:

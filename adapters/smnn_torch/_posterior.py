@@ -209,7 +209,7 @@ class _Moments(Function):
         if name == "blocks":
             factor = call.prepare(tensors[:5])
             with bridge.calls_on(factor.system):
-                return tuple(map(bridge.tensor, factor.selected_inverse().blocks))
+                return tuple(map(bridge.tensor, factor.covariances()))
         problem, found = _statistics(call, tensors, call.moving)
         call.statistics = tensors, problem, found
         return bridge.tensor(found.log_determinant), bridge.tensor(found.minimum)
@@ -246,7 +246,7 @@ def _pulled_back(
         factor = call.prepare(tensors[:5])
         with bridge.calls_on(factor.system):
             g = [bridge.like(factor.system, x) for x in of_results]
-            c, _, _, s, w = factor.selected_inverse().pullback(*g, None)
+            c, _, _, s, w = factor.moments_pullback(*g, None)
             return list(map(bridge.tensor, (c, s, *vars(w).values())))
     known = call.statistics
     if (

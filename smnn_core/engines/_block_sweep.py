@@ -238,11 +238,16 @@ class Sweep:
         cpu._kernels.substitute(step.pivots, step.A, E, x, beyond, transposed, self.threads)
         return x
 
-    def product(self, *factors: np.ndarray) -> np.ndarray:
-        """The product of matrices, from the left to the right."""
-        result = factors[0]
-        for x in factors[1:]:
-            out = np.empty((len(result), x.shape[1]))
-            cpu._kernels.multiply(result, x, out, self.threads)
-            result = out
-        return result
+    def inverse(self, t: int) -> np.ndarray:
+        """R[t]^-1"""
+        return self.solve(t, np.eye(self.n), None)
+
+    def backward(self, t: int) -> np.ndarray:
+        """J = -R[t]^-1 E[t]"""
+        return self.solve(t, np.zeros((self.n, self.n)), np.eye(self.n))
+
+    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a b, in as many threads as the sweep has: those of BLAS would wait for one another."""
+        out = np.empty((len(a), b.shape[1]))
+        cpu._kernels.multiply(a, b, out, self.threads)
+        return out

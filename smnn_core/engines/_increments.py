@@ -7,7 +7,7 @@ from math import factorial
 
 import numpy as np
 
-from .._arrays import Array, Namespace, Shape, broadcast_shapes, powers, size
+from .._arrays import Array, Namespace, Shape, broadcast_shapes, power_derivatives, powers, size
 from .._problem import Rows, System
 from .._schemes import Scheme
 from ._odd_even import Couplings, pad
@@ -107,3 +107,32 @@ def _lead(x: Array, rank: int) -> Shape:
 def _concat_rows(xp: Namespace, lead: Shape, *blocks: Array) -> Array:
     """Blocks of rows (..., rows, n), broadcast to the leading shape and stacked."""
     return xp.concat([xp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in blocks], axis=-2)
+
+
+def taylor(system: System, derivative: bool = False) -> Array:
+    """Phi of each step, which predicts y[t+1] from y[t]: for all unknowns; or its derivative in s for one variable.
+
+    (..., T-1 or 1, n, n), or (..., T-1 or 1, K, K).
+    """
+    xp, V, K, s = system.xp, system.V, system.K, system.step_sizes
+    p = (power_derivatives if derivative else powers)(xp, s, K)
+    zero = xp.zeros_like(s)
+    rows = [[p[..., o - r] / factorial(o - r) if o >= r else zero for o in range(K)] for r in range(K)]
+    Phi = xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+    if derivative:
+        return Phi
+    Phi = Phi[..., :, None, :, None] * xp.eye(V, dtype=system.dtype, device=system.device)[:, None, :]
+    return xp.reshape(Phi, (*s.shape, K * V, K * V))
+
+
+def permuted(system: System, x: Array, *, back: bool = False) -> Array:
+    """(..., n, n) with unknowns ordered by derivative, as ordered by variable; or `back`."""
+    xp, lead, (outer, inner) = system.xp, tuple(x.shape[:-2]), (system.K, system.V)
+    if 1 in (outer, inner):
+        return x
+    if back:
+        outer, inner = inner, outer
+    axes = len(lead)
+    x = xp.reshape(x, (*lead, outer, inner, outer, inner))
+    x = xp.permute_dims(x, (*range(axes), axes + 1, axes, axes + 3, axes + 2))
+    return xp.reshape(x, (*lead, system.n, system.n))

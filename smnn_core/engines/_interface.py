@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from .. import _gradient
+from .._arrays import sum_to_shape
 from .._constraints import apply, weighted, without_weights
-from .._problem import Gradients, Problem, Rows, System
+from .._problem import (
+    ALL,
+    NONE,
+    OF_LHS,
+    Gradients,
+    Problem,
+    Rows,
+    System,
+    by_field,
+    from_fields,
+    inputs_by_field,
+)
 from ._refinement import least_squares, refined_multipliers
-from ._statistics import ALL, NONE, RANKS, Statistics, by_field, from_fields, inputs_by_field, statistics_by_pullback
+from ._statistics import Statistics, in_full, minimum_pullback
 
-__all__ = ["ALL", "NONE", "RANKS", "Engine", "Factor", "by_field", "from_fields", "inputs_by_field"]
+__all__ = ["Engine", "Factor", "augmented_by_solves"]
 
 Array = Any
 
@@ -88,27 +99,54 @@ class Factor(ABC):
         r = zip(self.residual_rows(d), (2, 3, 3), strict=True)
         return sum(self.system.xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in r)
 
-    def selected_inverse(self) -> Any:
-        """The blocks of M^-1 in and beside the diagonal, log det M and their pullback: a `SelectedInverse`."""
-        return self._by_array_api.selected_inverse()
+    @abstractmethod
+    def log_determinant(self) -> Array:
+        """log det M, (*batch,). Here and below, that of undetermined members is NaN."""
+
+    @abstractmethod
+    def covariances(self) -> tuple[Array, Array]:
+        """The blocks of Σ = M^-1 in and beside the diagonal, (*batch, T, n, n) and (*batch, T-1, n, n), unknowns
+        ordered by variable, then derivative."""
+
+    def variances(self) -> Array:
+        """The diagonal of the former, (*batch, T, n)."""
+        variances: Array = self.system.xp.linalg.diagonal(self.covariances()[0])
+        return variances
+
+    @abstractmethod
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        """The gradients of the system for each member, (*batch, *core), see `Statistics`, from those of `covariances`
+        and of `log_determinant`; None is zero."""
+
+    def moments_pullback(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        """The same, summed to the shapes of the inputs."""
+        gradients = by_field(self.moment_gradients(dΣ, d_lag, d_log_determinant))
+        return from_fields(
+            None if x is None else sum_to_shape(self.system.xp, x, tuple(like.shape))
+            for x, like in zip(gradients, inputs_by_field(self.system), strict=True)
+        )
 
     def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
         """log det M and |W (d - A y)|^2, with the gradients of both for each member that are wanted.
 
-        Laws: the first two are those of `selected_inverse` and `sum_of_squares` up to rounding; the gradients, summed
-        over members, those of `selected_inverse().pullback` and of the minimum at fixed y.
+        Laws: the first two are those of `log_determinant` and `sum_of_squares` up to rounding; the gradients, summed
+        over members, those of `moments_pullback` and of the minimum at fixed y.
         """
-        return statistics_by_pullback(self, d, wanted, self._factorized)
+        system, xp = self.system, self.system.xp
+        determinant, minimum = self.log_determinant(), self.sum_of_squares(d)
+        if not any(by_field(wanted)):
+            return Statistics(determinant, minimum)
+        ones = [xp.ones(x.shape, dtype=system.dtype, device=system.device) for x in (determinant, minimum)]
+        of_determinant = self.moment_gradients(None, None, ones[0])
+        batch = tuple(minimum.shape)
+        problem = in_full(Problem(system, d.equation, d.initial, batch), batch)
+        of_minimum = minimum_pullback(problem, self.solve(d), self.residual_rows(d), ones[1])
 
-    @cached_property
-    def _by_array_api(self) -> Factor:
-        return self._factorized(self.system)
+        def chosen(gradients: Gradients, given: Gradients) -> Gradients:
+            pairs = zip(by_field(gradients), by_field(wanted), by_field(given), strict=True)
+            return from_fields(x if take and has else None for x, take, has in pairs)
 
-    @staticmethod
-    def _factorized(system: System) -> Factor:
-        from .array_api import ArrayEngine  # (which derives from this module)
-
-        return ArrayEngine().factorize(system)
+        return Statistics(determinant, minimum, chosen(of_determinant, OF_LHS), chosen(of_minimum, ALL))
 
 
 def augmented_by_solves(

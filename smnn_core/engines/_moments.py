@@ -1,25 +1,22 @@
-"""Moments by compiled kernels (`kernels/covariance.hpp`), and what factors make of them."""
+"""Moments by compiled kernels (`kernels/covariance.hpp`), of the points that have to be eliminated for them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Shape, sum_to_shape
-from .._fields import FIELDS, Field
-from .._problem import Gradients, Rows, System
+from .._arrays import Shape
+from .._fields import FIELDS, RANKS, Field
+from .._problem import NONE, Gradients, Rows, System, by_field, from_fields, inputs_by_field
 from .._schemes import triangular_rows
-from ._interface import Factor
-from ._statistics import NONE, OF_LHS, RANKS, Statistics, by_field, core, from_fields, inputs_by_field
+from ._statistics import core
 
 
 class Moments(NamedTuple):
-    """Results of the kernels about M^-1, or which of these are wanted, in their order."""
+    """The results of the kernels for M^-1, or which of them are wanted, in their order."""
 
     covariance: Any = None
     """(*batch, T, n, n)"""
@@ -57,92 +54,6 @@ class Moments(NamedTuple):
         given = zip(inputs_by_field(system, b, u), RANKS, strict=True)
         of_inputs = [() if x is None else core(x, rank) for x, rank in given]
         return (T, n, n), (T - 1, n, n), (T, n), (), (), *of_inputs, *of_inputs
-
-
-class CompiledSelectedInverse:
-    """Blocks of M^-1 of a factor that has `moments(wanted)`, each computed when it is asked for.
-
-    See `_selected_inverse.SelectedInverse`.
-    """
-
-    def __init__(self, factor: MomentsFactor, by_array_api: Any) -> None:
-        """`by_array_api()` gives the array API engine's."""
-        self.factor, self._by_array_api = factor, by_array_api
-
-    @cached_property
-    def log_determinant(self) -> Array:
-        """(*batch,)"""
-        return self._rounded(self.factor.moments(Moments(log_determinant=True)).log_determinant)
-
-    @cached_property
-    def blocks(self) -> tuple[Array, Array]:
-        """(*batch, T, n, n) and (*batch, T-1, n, n)"""
-        found = self.factor.moments(Moments(covariance=True, lag_covariance=True))
-        return self._rounded(found.covariance), self._rounded(found.lag_covariance)
-
-    @cached_property
-    def variance(self) -> Array:
-        """The diagonal of the first of `blocks`, (*batch, T, n)."""
-        return self._rounded(self.factor.moments(Moments(variance=True)).variance)
-
-    def pullback(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
-        """The gradients with respect to the system, from those of `blocks` and of `log_determinant`; None is zero."""
-        if dΣ is not None or d_lag is not None or d_log_determinant is None:
-            gradients: Gradients = self._by_array_api().pullback(dΣ, d_lag, d_log_determinant)
-            return gradients
-        system, g = self.factor.system, d_log_determinant
-        found = self.factor.moments(Moments(of_determinant=OF_LHS)).of_determinant
-        given = zip(by_field(found), inputs_by_field(system), RANKS, strict=True)
-        return from_fields(
-            None
-            if x is None
-            else self._rounded(sum_to_shape(system.xp, g[(..., *(None,) * rank)] * x, tuple(like.shape)))
-            for x, like, rank in given
-        )
-
-    def _rounded(self, x: Array) -> Array:
-        return self.factor._in_dtype(x)
-
-
-class MomentsFactor(Factor):
-    """A factor whose engine has kernels for moments."""
-
-    @abstractmethod
-    def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
-
-    def has_moments(self, d: Rows | None = None) -> bool:
-        """True if the kernels serve the system, and right-hand sides d."""
-        return are_compiled(self.system) and (d is None or d.smoothness is None)
-
-    def selected_inverse(self) -> Any:
-        """The blocks of M^-1 in and beside the diagonal, and log det M."""
-        # (a new one each time: kept here, it and the factor would keep each other until Python looks for cycles)
-        by_array_api = super().selected_inverse
-        return CompiledSelectedInverse(self, by_array_api) if self.has_moments() else by_array_api()
-
-    def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
-        """log det M, the minimum, and their gradients that are wanted, in one sweep and, for these, back."""
-        if not self.has_moments(d):
-            return super().statistics(d, wanted)
-        of_lhs = from_fields(a and b for a, b in zip(by_field(wanted), by_field(OF_LHS), strict=True))
-        found = self.moments(Moments(None, None, None, True, True, of_lhs, wanted), d)
-        batch, own = found.minimum.shape, self.system.batch
-        if 0 not in batch:  # (log det M is the same for all right-hand sides of a left-hand side: that of the first)
-            first = *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
-            of_lhs = from_fields(x if x is None else x[first] for x in by_field(found.of_determinant))
-            found = found._replace(log_determinant=found.log_determinant[first], of_determinant=of_lhs)
-        _, _, _, *statistics = Moments.of([x if x is None else self._in_dtype(x) for x in found.in_order])
-        return Statistics(*statistics)
-
-    def sum_of_squares(self, d: Rows) -> Array:
-        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
-        if not self.has_moments(d):
-            return super().sum_of_squares(d)
-        return self._in_dtype(self.moments(Moments(minimum=True), d).minimum)
-
-    def _in_dtype(self, x: Array) -> Array:
-        return x.astype(self.system.dtype, copy=False)
 
 
 class OwnRows(NamedTuple):
@@ -254,7 +165,7 @@ class OwnRows(NamedTuple):
 
 
 def are_compiled(system: System) -> bool:
-    """True if the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
+    """True where the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
     K = system.K
     rows = triangular_rows(system.scheme, K)[0]
     return not rows[K:].any() and not np.tril(rows[:, K:], -1).any() and bool(np.diagonal(rows[:, K:]).all())

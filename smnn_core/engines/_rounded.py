@@ -11,10 +11,9 @@ from typing import Any
 
 from .._arrays import Array
 from .._cupy import results
-from .._problem import Gradients, Problem, Rows, System
-from ._interface import ALL, NONE, Factor, by_field, from_fields
+from .._problem import ALL, NONE, Gradients, Problem, Rows, System, by_field, from_fields
+from ._interface import Factor
 from ._refinement import widened
-from ._selected_inverse import RoundedSelectedInverse
 from ._statistics import Statistics
 
 
@@ -59,11 +58,21 @@ class RoundedFactor(Factor):
 
     def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
         found = self.wide.statistics(_widened_rows(self.system, d), wanted)
-        gradients = (from_fields(x if x is None else self._rounded(x) for x in by_field(g)) for g in found[2:])
-        return Statistics(*map(self._rounded, found[:2]), *gradients)
+        return Statistics(*map(self._rounded, found[:2]), *map(self._rounded_gradients, found[2:]))
 
-    def selected_inverse(self) -> RoundedSelectedInverse:
-        return RoundedSelectedInverse(self.system, self.wide.selected_inverse())
+    def log_determinant(self) -> Array:
+        return self._rounded(self.wide.log_determinant())
+
+    def covariances(self) -> tuple[Array, Array]:
+        diagonal, lag = self.wide.covariances()
+        return self._rounded(diagonal), self._rounded(lag)
+
+    def variances(self) -> Array:
+        return self._rounded(self.wide.variances())
+
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        given = (None if x is None else _wide(self.system, x) for x in (dΣ, d_lag, d_log_determinant))
+        return self._rounded_gradients(self.wide.moment_gradients(*given))
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients, or those wanted; y, which was rounded, is solved for again, if it is not at hand."""
@@ -72,7 +81,9 @@ class RoundedFactor(Factor):
         else:
             wide = widened_problem(problem)
             solution = self.wide.solve(wide.rows)
-        gradients = self.wide.adjoint(wide, solution, _wide(self.system, g), wanted)
+        return self._rounded_gradients(self.wide.adjoint(wide, solution, _wide(self.system, g), wanted))
+
+    def _rounded_gradients(self, gradients: Gradients) -> Gradients:
         return from_fields(None if x is None else self._rounded(x) for x in by_field(gradients))
 
     def _rounded(self, x: Array) -> Array:

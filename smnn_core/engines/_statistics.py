@@ -6,48 +6,13 @@ summed, what members share is not. `pulled_back` sums that, once it is known wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .. import _constraints as rows
 from .._arrays import Array, Namespace, Shape, sum_to_shape
-from .._fields import FIELDS
-from .._problem import Gradients, Problem, Rows, System, Weights
-
-if TYPE_CHECKING:
-    from ._interface import Factor
-
-
-def by_field(gradients: Gradients) -> tuple[Any, ...]:
-    """Gradients, or which of them are wanted, one after another in the order of `FIELDS`, which is that of the kernels,
-    too (`_cpu/job.hpp`)."""
-    *fields, w = gradients
-    return *fields, w.equation, w.initial, w.smoothness
-
-
-def from_fields(values: Iterable[Any]) -> Gradients:
-    """The inverse of `by_field`."""
-    c, b, u, s, *weights = values
-    return Gradients(c, b, u, s, Weights(*weights))
-
-
-def inputs_by_field(system: System, rhs: Array = None, initial_values: Array = None) -> tuple[Array, ...]:
-    """The inputs of a problem in the order of their gradients, `by_field`."""
-    return by_field(Gradients(system.coefficients, rhs, initial_values, system.step_sizes, system.weights))
-
-
-RANKS = tuple(field.rank for field in FIELDS.values())
-"""Axes of inputs and their gradients behind those of the batch, in the order of `by_field`."""
-
-ALL = from_fields([True] * len(FIELDS))
-"""Every gradient is wanted."""
-
-NONE = from_fields([None] * len(FIELDS))
-"""No gradient is wanted."""
-
-OF_LHS = from_fields(field.is_of_lhs for field in FIELDS.values())
-"""Gradients of log det M."""
+from .._fields import RANKS
+from .._problem import NONE, Gradients, Problem, Rows, Weights, by_field, from_fields, inputs_by_field
 
 
 class Statistics(NamedTuple):
@@ -84,44 +49,15 @@ def pulled_back(problem: Problem, found: Statistics, g_determinant: Array, g_min
     return from_fields(values)
 
 
-def statistics_by_pullback(
-    factor: Factor, d: Rows, wanted: Gradients, factorize: Callable[[System], Factor]
-) -> Statistics:
-    """Statistics by the selected inverse and residuals, in array calls; `factorize` is the array API engine's."""
-    system, xp = factor.system, factor.system.xp
-    determinant, minimum = factor.selected_inverse().log_determinant, factor.sum_of_squares(d)
-    if not any(by_field(wanted)):
-        return Statistics(determinant, minimum)
-    own = in_full(system, system.batch)
-    is_in_full = all(
-        x is None or x.shape == y.shape for x, y in zip(inputs_by_field(system), inputs_by_field(own), strict=True)
-    )
-    ones = xp.ones(system.batch, dtype=system.dtype, device=system.device)
-    of_determinant = (factor if is_in_full else factorize(own)).selected_inverse().pullback(None, None, ones)
-    batch = tuple(minimum.shape)
-    b, u = (_broadcast(xp, x, batch, rank) for x, rank in ((d.equation, 2), (d.initial, 3)))
-    problem = Problem(in_full(system, batch), b, u, batch)
-    ones = xp.ones(batch, dtype=system.dtype, device=system.device)
-    of_minimum = minimum_pullback(problem, factor.solve(d), factor.residual_rows(d), ones)
-
-    def chosen(gradients: Gradients, given: Gradients) -> Gradients:
-        pairs = zip(by_field(gradients), by_field(wanted), by_field(given), strict=True)
-        return from_fields(x if take and has else None for x, take, has in pairs)
-
-    return Statistics(determinant, minimum, chosen(of_determinant, OF_LHS), chosen(of_minimum, ALL))
-
-
-def in_full(system: System, batch: Shape) -> System:
-    """The system with all axes of a batch in every array."""
-    xp = system.xp
-    values = (_broadcast(xp, x, batch, rank) for x, rank in zip(inputs_by_field(system), RANKS, strict=True))
-    c, _, _, s, w = from_fields(values)
-    return replace(system, coefficients=c, step_sizes=s, weights=w, batch=batch)
+def in_full(problem: Problem, batch: Shape) -> Problem:
+    """The problem with all axes of a batch in every array, so that each member has a gradient of its own."""
+    system = problem.system
+    inputs = zip(inputs_by_field(system, problem.rhs, problem.initial_values), RANKS, strict=True)
+    c, b, u, s, w = from_fields(_broadcast(system.xp, x, batch, rank) for x, rank in inputs)
+    return Problem(replace(system, coefficients=c, step_sizes=s, weights=w, batch=batch), b, u, batch)
 
 
 def _broadcast(xp: Namespace, x: Any, batch: Shape, rank: int) -> Any:
-    if x is None:
-        return None
     lead = tuple(x.shape[: max(x.ndim - rank, 0)])
     shape = core(x, rank)
     return xp.broadcast_to(xp.reshape(x, (*(1,) * (len(batch) - len(lead)), *lead, *shape)), (*batch, *shape))

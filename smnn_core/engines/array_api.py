@@ -6,11 +6,13 @@ The elimination is that of `_odd_even`, of rows by increments (`_increments`); h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
 from .._constraints import weighted
-from .._problem import Rows, System
+from .._problem import Gradients, Rows, System, by_field, from_fields
+from ._covariances import Covariances
 from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
 from ._interface import Engine, Factor
 from ._odd_even import (
@@ -28,7 +30,6 @@ from ._odd_even import (
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
 from ._refinement import SETTLING, members, refine_solution, widened
 from ._rounded import RoundedFactor
-from ._selected_inverse import SelectedInverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +82,44 @@ class ArrayFactor(Factor):
             v = Rows(*(xp.where(members(bad, x), nan, x) for x in left))
         return v, y
 
-    def selected_inverse(self) -> SelectedInverse:
-        """The blocks of M^-1 in and beside the diagonal, and log det M."""
-        return SelectedInverse(self.system, self.levels, self.last, self.undetermined)
+    @cached_property
+    def _covariances(self) -> Covariances:
+        return Covariances(self.system, self.levels, self.last)
+
+    def log_determinant(self) -> Array:
+        xp = self.system.xp
+        logs = [xp.log(xp.abs(xp.linalg.diagonal(x.R_inverse))) for x in (*self.levels, self.last)]
+        return self._determined(-2 * sum(xp.sum(x, axis=(-2, -1)) for x in logs))
+
+    def covariances(self) -> tuple[Array, Array]:
+        diagonal, lag = self._covariances.blocks
+        return self._determined(diagonal), self._determined(lag)
+
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        found = self._covariances.gradients(dΣ, d_lag, d_log_determinant)
+        return from_fields(None if x is None else self._determined(x) for x in by_field(found))
+
+    def _determined(self, x: Array) -> Array:
+        """x, NaN for undetermined members."""
+        bad = self.system.xp.any(self.undetermined, axis=-1)
+        return self.system.xp.where(members(bad, x), self.system.constant(self.system.xp.nan), x)
+
+
+class MomentsByArrayApi(Factor):
+    """A factor that leaves moments to that of the array API engine."""
+
+    @cached_property
+    def _by_array_api(self) -> Factor:
+        return ArrayEngine().factorize(self.system)
+
+    def log_determinant(self) -> Array:
+        return self._by_array_api.log_determinant()
+
+    def covariances(self) -> tuple[Array, Array]:
+        return self._by_array_api.covariances()
+
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        return self._by_array_api.moment_gradients(dΣ, d_lag, d_log_determinant)
 
 
 class ArrayEngine(Engine):

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Shape, broadcast_shapes
-from .._problem import Rows, System
+from .._arrays import Array, Shape, broadcast_shapes, power_derivatives, powers
+from .._problem import Gradients, Rows, System
 from . import cpu
-from ._block_moments import BlockSelectedInverse
+from ._block_moments import covariances, rows_times
 from ._block_sweep import Entries, Sweep, scheme_rows
+from ._covariances import gradients_of_rows
+from ._increments import permuted
 from ._interface import Engine, Factor
 from ._pivots import LARGEST_CHANGE, RUNS, SMALL
 from ._refinement import widened
@@ -67,13 +69,59 @@ class BlockFactor(Factor):
             v = Rows(*(-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True)))
         return v, y
 
-    def selected_inverse(self) -> BlockSelectedInverse:
-        """The blocks of M^-1 in and beside the diagonal, and log det M."""
-        return BlockSelectedInverse(self.system, self.sweeps, np.asarray(self.undetermined.any(axis=-1)))
+    @property
+    def _determined(self) -> dict[Index, Sweep]:
+        """The sweeps of members that are not undetermined."""
+        return {index: sweep for index, sweep in self.sweeps.items() if not self.undetermined[index].any()}
 
-    @staticmethod
-    def _factorized(system: System) -> Factor:
-        return BlockEngine().factorize(system)
+    def log_determinant(self) -> np.ndarray:
+        result = np.full(self.system.batch, np.nan)
+        for index, sweep in self._determined.items():
+            result[index] = 2 * np.log(np.abs(sweep.pivots)).sum()
+        return result
+
+    def covariances(self) -> tuple[np.ndarray, np.ndarray]:
+        T, n, batch = self.system.n_steps, self.system.n, self.system.batch
+        diagonal, lag = (np.full((*batch, count, n, n), np.nan) for count in (T, T - 1))
+        for index, sweep in self._determined.items():
+            for t, X, of_next in covariances(sweep):
+                diagonal[index][t] = sweep.product(X, X.T)
+                if t < T - 1:
+                    lag[index][t] = of_next
+        return permuted(self.system, diagonal), permuted(self.system, lag)
+
+    def variances(self) -> np.ndarray:
+        system, T = self.system, self.system.n_steps
+        result = np.full((*system.batch, T, system.K, system.V), np.nan)
+        for index, sweep in self._determined.items():
+            for t, X, _ in covariances(sweep):
+                result[index][t] = np.sum(X * X, axis=-1).reshape(system.K, system.V)
+        return np.swapaxes(result, -1, -2).reshape(*system.batch, T, system.n)
+
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        system, batch, T, n = self.system, self.system.batch, self.system.n_steps, self.system.n
+
+        H = L = None
+        if dΣ is not None or d_lag is not None:
+            zero = np.zeros((n, n))
+            H, L = (zero if x is None else permuted(system, x, back=True) for x in (dΣ, d_lag))
+            H = np.broadcast_to((H + np.swapaxes(H, -1, -2)) / 2, (*batch, T, n, n))
+            L = np.broadcast_to(L / 2, (*batch, T - 1, n, n))
+        g = np.broadcast_to(0.0 if d_log_determinant is None else d_log_determinant, batch)
+        S = scheme_rows(system)[0]
+        rows = Rows(
+            np.full((*batch, T, system.Q, n), np.nan),
+            np.full((*batch, system.n_initial_steps, system.V, system.n_initial_orders), np.nan),
+            np.full((*batch, T - 1, len(S), system.V, 2 * system.K), np.nan),
+        )
+        for index, sweep in self._determined.items():
+            of_H, of_L = (None if x is None else x[index] for x in (H, L))
+            for to, x in zip(rows, rows_times(sweep, of_H, of_L, float(g[index])), strict=True):
+                to[index] = x
+        equation = np.swapaxes(rows.equation.reshape(*rows.equation.shape[:-1], system.K, system.V), -1, -2)
+        s = system.step_sizes
+        steps, of_steps = (S * np.tile(f(np, s, system.K), 2)[..., None, :] for f in (powers, power_derivatives))
+        return gradients_of_rows(system, rows._replace(equation=equation), steps, of_steps)
 
     def _rows(self, f: Rows) -> list[np.ndarray]:
         """Weighted rows as (..., T, own rows) and (..., T-1, coupling rows)."""

@@ -27,11 +27,26 @@ import numpy as np
 from .._arrays import Array, Shape, broadcast_shapes
 from .._constraints import weighted
 from .._errors import ArgumentError
-from .._problem import ZERO_STEP, Gradients, Problem, Rows, System
+from .._fields import RANKS
+from .._problem import (
+    ALL,
+    NONE,
+    OF_LHS,
+    ZERO_STEP,
+    Gradients,
+    Problem,
+    Rows,
+    System,
+    by_field,
+    from_fields,
+    inputs_by_field,
+)
 from .._schemes import triangular_rows
-from ._interface import ALL, RANKS, Engine, augmented_by_solves, by_field, from_fields, inputs_by_field
-from ._moments import Moments, MomentsFactor, OwnRows, are_compiled
+from ._interface import Engine, augmented_by_solves
+from ._moments import Moments, OwnRows, are_compiled
 from ._refinement import refined_solution, widened
+from ._statistics import Statistics
+from .array_api import MomentsByArrayApi
 
 _kernels: Any
 try:
@@ -133,7 +148,7 @@ class Solved(NamedTuple):
 
 
 @dataclass(eq=False)
-class CpuFactor(MomentsFactor):
+class CpuFactor(MomentsByArrayApi):
     """A system, with the part of its factor that kernels kept, if any."""
 
     system: System
@@ -200,8 +215,52 @@ class CpuFactor(MomentsFactor):
         _mask_gradients(problem, result, undetermined)
         return result
 
+    def log_determinant(self) -> Array:
+        if not are_compiled(self.system):
+            return super().log_determinant()
+        return self.moments(Moments(log_determinant=True)).log_determinant
+
+    def covariances(self) -> tuple[Array, Array]:
+        if not are_compiled(self.system):
+            return super().covariances()
+        found = self.moments(Moments(covariance=True, lag_covariance=True))
+        return found.covariance, found.lag_covariance
+
+    def variances(self) -> Array:
+        if not are_compiled(self.system):
+            return super().variances()
+        return self.moments(Moments(variance=True)).variance
+
+    def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
+        if dΣ is not None or d_lag is not None or d_log_determinant is None or not are_compiled(self.system):
+            return super().moment_gradients(dΣ, d_lag, d_log_determinant)
+        found = by_field(self.moments(Moments(of_determinant=OF_LHS)).of_determinant)
+        return from_fields(
+            None if x is None else d_log_determinant[(..., *(None,) * rank)] * x
+            for x, rank in zip(found, RANKS, strict=True)
+        )
+
+    def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
+        """log det M, the minimum, and their gradients that are wanted, in one sweep and, for these, back."""
+        if not are_compiled(self.system) or d.smoothness is not None:
+            return super().statistics(d, wanted)
+        of_lhs = from_fields(a and b for a, b in zip(by_field(wanted), by_field(OF_LHS), strict=True))
+        found = self.moments(Moments(None, None, None, True, True, of_lhs, wanted), d)
+        batch, own = found.minimum.shape, self.system.batch
+        if 0 not in batch:  # (log det M is the same for all right-hand sides of a left-hand side: that of the first)
+            first = *(0,) * (len(batch) - len(own)), *(slice(length) for length in own)
+            of_lhs = from_fields(x if x is None else x[first] for x in by_field(found.of_determinant))
+            found = found._replace(log_determinant=found.log_determinant[first], of_determinant=of_lhs)
+        return Statistics(*found[3:])
+
+    def sum_of_squares(self, d: Rows) -> Array:
+        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
+        if not are_compiled(self.system) or d.smoothness is not None:
+            return super().sum_of_squares(d)
+        return self.moments(Moments(minimum=True), d).minimum
+
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
-        """The moments that are wanted, in float64; the minimum and its gradients are those of right-hand sides d."""
+        """The moments that are wanted; the minimum and its gradients are those of right-hand sides d."""
         of_points = any(wanted.in_order[:3])
         own = OwnRows(self.system, 0, self.system.n_steps - 1) if of_points else OwnRows.of(self.system)
         system, rows = own.cut_system(), own.cut_rows(d)
@@ -228,8 +287,12 @@ class CpuFactor(MomentsFactor):
             if x is not None:
                 first: Any = (..., *(0,) * len(core))
                 self._refuse_overflow(x[first], d)
+        dtype = self.system.dtype
         return Moments.of(
-            [x if x is None else self._masked(x, len(core)) for x, core in zip(of_all.in_order, cores, strict=True)]
+            [
+                x if x is None else self._masked(x, len(core)).astype(dtype, copy=False)
+                for x, core in zip(of_all.in_order, cores, strict=True)
+            ]
         )
 
     def refuse_overflow(self, y: np.ndarray, d: Rows) -> None:

@@ -41,16 +41,16 @@ import numpy as np
 from .._arrays import Array, Namespace, Shape
 from .._cupy import results
 from .._errors import EngineWarning
-from .._problem import Gradients, Problem, Rows, System
+from .._problem import ALL, Gradients, Problem, Rows, System
 from ._cuda import host
 from ._cuda.grain import Grain
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.plan import Pieces, Plan, plans_of
 from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
-from ._interface import ALL, Engine, Factor, augmented_by_solves
+from ._interface import Engine, Factor, augmented_by_solves
 from ._refinement import widened
 from ._rounded import RoundedFactor, widened_problem
-from .array_api import ArrayEngine
+from .array_api import ArrayEngine, MomentsByArrayApi
 
 LARGEST = 12
 """Unknowns per time point, at most: a thread keeps some n^2 numbers for its lane."""
@@ -179,7 +179,7 @@ def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class CudaFactor(Factor):
+class CudaFactor(MomentsByArrayApi):
     """A factor on a device. Its calls run there."""
 
     system: System

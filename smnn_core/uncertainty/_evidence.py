@@ -21,12 +21,12 @@ import numpy as np
 
 from .._arrays import Array, Shape, broadcast_shapes, common_namespace
 from .._errors import ArgumentError, ShapeError, SingularSystemError
-from .._problem import UNIT, Gradients, Problem, System, Weights
+from .._problem import NONE, UNIT, Gradients, Problem, System, Weights
 from .._schemes import WIENER, Scheme
 from .._solve import raise_if_singular
 from ..engines import select
 from ..engines._interface import Engine
-from ..engines._statistics import NONE, Statistics
+from ..engines._statistics import Statistics
 from ._posterior import stated_problem
 
 __all__ = ["log_evidence"]

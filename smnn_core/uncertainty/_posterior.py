@@ -29,7 +29,6 @@ from .._solve import owned_system, refuse_autodiff, solve_problem
 from .._validate import LARGEST_T, check_integer
 from .._weighting import as_arrays, weighted_problem
 from ..engines._increments import increment_rows
-from ..engines._selected_inverse import RoundedSelectedInverse, SelectedInverse
 
 __all__ = ["Posterior", "posterior", "wiener_weight"]
 
@@ -186,16 +185,13 @@ class Posterior:
         return self.problem.system
 
     @cached_property
-    def _selected_inverse(self) -> SelectedInverse | RoundedSelectedInverse:
-        return self._factor.selected_inverse()
-
-    @property
     def _blocks(self) -> tuple[Array, Array]:
-        return self._selected_inverse.blocks
+        blocks: tuple[Array, Array] = self._factor.covariances()
+        return blocks
 
-    @property
+    @cached_property
     def _diagonal(self) -> Array:
-        return self._selected_inverse.variance
+        return self._factor.variances()
 
     @cached_property
     def _statistics(self) -> tuple[Array, Array]:

@@ -12,12 +12,11 @@ from _emulator import COMPILER, Emulator
 from _engine_cases import gradients_by_name, random_problem
 
 import smnn_core as smnn
-from smnn_core._problem import Problem
+from smnn_core._problem import Problem, by_field, from_fields
 from smnn_core.engines import cuda, select
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
-from smnn_core.engines._interface import by_field, from_fields
 
 GRAIN = Grain(lanes=1000, shortest=3, fewest=2, radix=4, last=3, gain=np.inf)
 

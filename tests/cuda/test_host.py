@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 import smnn_core as smnn
 from smnn_core import _gradient
-from smnn_core._problem import Problem, Rows
+from smnn_core._problem import Problem, Rows, by_field
 from smnn_core._solve import raise_if_singular
 from smnn_core.engines._cuda import host, layout
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization
-from smnn_core.engines._interface import by_field
 from smnn_core.engines.array_api import ArrayEngine
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")

@@ -18,10 +18,9 @@ from threadpoolctl import threadpool_limits
 
 import smnn_core as smnn
 from smnn_core import _gradient
-from smnn_core._problem import Gradients, Problem, Rows, System
+from smnn_core._problem import Gradients, Problem, Rows, System, by_field, from_fields
 from smnn_core._schemes import triangular_rows
 from smnn_core.engines import cpu
-from smnn_core.engines._interface import by_field, from_fields
 from smnn_core.engines.array_api import ArrayEngine
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")

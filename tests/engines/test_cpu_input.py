@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import smnn_core as smnn
-from smnn_core._problem import System
+from smnn_core._problem import System, inputs_by_field
 from smnn_core.engines import cpu, select
-from smnn_core.engines._interface import inputs_by_field
 
 pytestmark = pytest.mark.skipif(cpu._kernels is None, reason="the kernels are not compiled here")
 

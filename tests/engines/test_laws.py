@@ -11,16 +11,17 @@ from _backends import Backend, load
 
 import smnn_core as smnn
 from smnn_core._constraints import apply, apply_transpose, residual, weighted
-from smnn_core._problem import Problem, Rows, System
+from smnn_core._problem import ALL, Problem, Rows, System, by_field, from_fields
 from smnn_core.engines import ENGINES
-from smnn_core.engines._interface import ALL, Engine, Factor, by_field, from_fields
+from smnn_core.engines._interface import Engine, Factor
 from smnn_core.engines._statistics import minimum_pullback, pulled_back
+from smnn_core.engines.array_api import MomentsByArrayApi
 
 EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass
-class PlainFactor(Factor):
+class PlainFactor(MomentsByArrayApi):
     """The one method that a factor must have, by dense QR."""
 
     system: System
@@ -202,30 +203,26 @@ def test_the_sum_of_squares_is_that_of_the_residual(subject: Subject) -> None:
     subject.near(subject.factor(p).sum_of_squares(subject.given(p).rows), expected, p)
 
 
-def test_the_selected_inverse_has_blocks_of_the_inverse(subject: Subject) -> None:
+def test_covariances_are_blocks_of_the_inverse(subject: Subject) -> None:
     p, (T, n) = problem(), (9, 6)
-    found, A = subject.factor(p).selected_inverse(), dense(p.system)
+    found, A = subject.factor(p), dense(p.system)
     M = np.swapaxes(A, -1, -2) @ A
     inverse, i = np.linalg.inv(M).reshape(3, T, n, T, n), np.arange(T)
-    subject.near(found.blocks[0], np.moveaxis(inverse[:, i, :, i], 0, 1), p)
-    subject.near(found.blocks[1], np.moveaxis(inverse[:, i[:-1], :, i[1:]], 0, 1), p)
-    subject.near(found.log_determinant, np.linalg.slogdet(M)[1], p)
+    subject.near(found.covariances()[0], np.moveaxis(inverse[:, i, :, i], 0, 1), p)
+    subject.near(found.covariances()[1], np.moveaxis(inverse[:, i[:-1], :, i[1:]], 0, 1), p)
+    subject.near(found.log_determinant(), np.linalg.slogdet(M)[1], p)
 
 
-def test_statistics_are_those_of_the_selected_inverse_and_the_minimum(subject: Subject) -> None:
+def test_statistics_are_those_of_moments_and_the_minimum(subject: Subject) -> None:
     p = problem()
     given, oracle = subject.given(p), ENGINES["array_api"].factorize(p.system)
     for factor in (subject.factor(p), subject.engine.factor_of_moments(given.system)):
         found = factor.statistics(given.rows, ALL)
         g = np.linspace(1.0, 2.0, found.minimum.size).reshape(found.minimum.shape)
-        subject.near(found.log_determinant, oracle.selected_inverse().log_determinant, p)
+        subject.near(found.log_determinant, oracle.log_determinant(), p)
         subject.near(found.minimum, oracle.sum_of_squares(p.rows), p)
         pulled = pulled_back(given, found, subject.given(g), subject.given(0 * g))
-        expected = (
-            oracle.selected_inverse()
-            .pullback(None, None, g)
-            ._replace(rhs=0 * p.rhs, initial_values=0 * p.initial_values)
-        )
+        expected = oracle.moments_pullback(None, None, g)._replace(rhs=0 * p.rhs, initial_values=0 * p.initial_values)
         subject.all_near(pulled, expected, p)
         pulled = pulled_back(given, found, subject.given(0 * g), subject.given(g))
         expected = minimum_pullback(p, oracle.solve(p.rows), oracle.residual_rows(p.rows), g)

@@ -24,9 +24,8 @@ import numpy as np
 from ..._arrays import Array, Shape, broadcast_shapes, sum_to_shape
 from ..._fields import FIELDS as INPUTS
 from ..._fields import Sizes
-from ..._problem import Gradients, Problem, Rows, System
+from ..._problem import ALL, Gradients, Problem, Rows, System, by_field, from_fields, inputs_by_field
 from ..._schemes import Scheme, triangular_rows
-from .._interface import ALL, by_field, from_fields, inputs_by_field
 from . import adjoint
 from .layout import FIELDS, MAX_AXES, SIDES, STATES, chain_job, lay_out, point_job
 from .plan import Device, Kind, Layout, Place, Planner, described

@@ -18,7 +18,7 @@ from jax import Array
 
 import smnn_jax
 from smnn_core import _constraints
-from smnn_core._gradient import contract, residual
+from smnn_core._augmented import residual, solution_pullback
 from smnn_core._problem import Problem
 from smnn_core.baselines import normal_equations
 
@@ -73,8 +73,8 @@ def _backward(kept: Any, g: Array) -> tuple[Array, ...]:
     λ = jnp.reshape(jnp.moveaxis(_substitute(factor, h), 0, 1), y.shape)
     problem = Problem.build(*arguments)
     W = problem.system.weights
-    v, Wr = (_constraints.weighted(W, x) for x in (_constraints.apply(problem.system, λ), residual(problem, y)))
-    return contract(problem, y, λ, v, Wr)[0][:4]
+    μ, v = (_constraints.weighted(W, x) for x in (_constraints.apply(problem.system, λ), residual(problem, y)))
+    return solution_pullback(problem, y, v, μ, -λ)[:4]
 
 
 cholesky_scan.defvjp(_forward, _backward)

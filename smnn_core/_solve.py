@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from . import _constraints, _gradient
+from . import _constraints
 from ._arrays import Array, broadcast_shapes, common_namespace, is_numpy, is_tracer, owned, size, without_derivatives
+from ._augmented import residual
 from ._diagnosis import likely_causes
 from ._errors import AccuracyWarning, ArgumentError, ShapeError, SingularSystemError
 from ._problem import ALL, UNIT, Gradients, Problem, System, Weights
@@ -238,7 +239,7 @@ def residuals(
     if tuple(y.shape[-3:]) != core:
         raise ShapeError(f"y must have shape (..., {', '.join(map(str, core))}); got {tuple(y.shape)}.")
     broadcast_shapes({"y": tuple(y.shape[:-3]), "the other arguments": problem.batch})
-    r = _gradient.residual(problem, y)
+    r = residual(problem, y)
     return Residuals(-r.equation, -r.initial, -r.smoothness)
 
 

@@ -24,9 +24,11 @@ than public names do; the changelog says so when they do.
 
 - `adjoint_without_factor`: all gradients of a solution, or those wanted (`ALL`, `NONE`); a
   factor that was kept has them, too.
-- `least_squares_pullback`, `solve_pushforward`, `normal_pullback`, `normal_pushforward`: each of the two operators,
-  differentiated in either mode, in terms of both.
-- `apply`, `apply_transpose`, `weighted`, `without_weights`, `residual`: A y, A^T r, W r, W^-1 r and d - A y.
+- `Factor.augmented`: the one solve; `pushforward`, `pullback`: its derivatives in either mode, in terms of itself.
+- `solution_pushforward`, `solution_pullback`: those of a solution, in terms of it.
+- `by_field`, `from_fields`: gradients, or which are wanted, in the order of `FIELDS`.
+- `apply`, `apply_transpose`, `weighted`, `without_weights`, `residual`, `rows_left`: A y, A^T r, W r, W^-1 r, d - A y
+  and f - W A y.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
@@ -62,12 +64,12 @@ than public names do; the changelog says so when they do.
 """
 
 from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
+from ._augmented import pullback, pushforward, residual, solution_pullback, solution_pushforward
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS
-from ._gradient import least_squares_pullback, normal_pullback, normal_pushforward, residual, solve_pushforward
-from ._problem import ALL, NONE, UNIT, Problem, Rows, System, check_weights
+from ._problem import ALL, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
@@ -76,6 +78,7 @@ from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._interface import Engine, Factor
+from .engines._refinement import rows_left
 from .engines._statistics import Statistics, pulled_back
 from .engines.array_api import ArrayEngine
 from .fitting._parameters import has_parameters
@@ -115,6 +118,7 @@ __all__ = [
     "apply_transpose",
     "as_arrays",
     "broadcast_shapes",
+    "by_field",
     "can_look",
     "check_integer",
     "check_states",
@@ -126,25 +130,27 @@ __all__ = [
     "eliminate",
     "error_estimate_with",
     "evidence_with",
+    "from_fields",
     "has_parameters",
     "increments",
     "is_tracer",
     "itemsize_of_results",
-    "least_squares_pullback",
-    "normal_pullback",
-    "normal_pushforward",
     "odd_even",
     "on_stream",
     "owned",
     "pivots",
+    "pullback",
     "pulled_back",
+    "pushforward",
     "refined",
     "residual",
+    "rows_left",
     "search",
     "select",
     "solution_of",
+    "solution_pullback",
+    "solution_pushforward",
     "solve_on_mesh",
-    "solve_pushforward",
     "solve_with",
     "statistics_of",
     "sum_to_shape",

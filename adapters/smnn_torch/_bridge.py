@@ -7,7 +7,7 @@ device. `_for_engine` is the one place where arrays are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -47,17 +47,18 @@ __all__ = [
     "adjoint",
     "adjoint_anew",
     "adjoint_on_cpu",
+    "augmented",
     "batch_of_lhs",
     "calls_on",
     "full_precision",
-    "in_order",
     "is_legacy_batched",
     "is_plain",
-    "least_squares",
-    "least_squares_on_cpu",
+    "inputs_of",
+    "lhs_of",
     "like",
-    "normal_solve",
     "prepare",
+    "solution",
+    "solution_on_cpu",
     "statistics",
     "tensor",
 ]
@@ -102,31 +103,42 @@ class Keep:
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept
 
-    def for_others(self) -> Keep:
-        """The factor, for solves with other right-hand sides: their adjoints must not take this solve's solution."""
-        return Keep(self.kept and self.kept._replace(problem=None, y=None))
-
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, pickled or not, eliminates again."""
         return Keep, ()
 
 
-def least_squares(how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None) -> Tensor:
-    """argmin_y |W (A y - d)|, d = (b, u, σ), with the factor that is kept, or else a new one."""
-    if keep.kept is None and σ is None:
-        engine, problem = _problem(how, lhs, b, u)
+def lhs_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Of one value for each input, those of the left-hand side."""
+    return tuple([x for x, field in zip(inputs, FIELDS.values(), strict=True) if field.is_of_lhs])
+
+
+def inputs_of(lhs: Sequence[Any], rhs: Any, initial_values: Any) -> tuple[Any, ...]:
+    """The inverse of `lhs_of`."""
+    of_lhs, of_rhs = iter(lhs), iter((rhs, initial_values))
+    return tuple([next(of_lhs if field.is_of_lhs else of_rhs) for field in FIELDS.values()])
+
+
+def solution(how: Statement, keep: Keep, inputs: Sequence[Any]) -> Tensor:
+    """argmin_y |W (A y - d)|, d = (rhs, initial_values, 0), with the factor that is kept, or else a new one."""
+    if keep.kept is None:
+        engine, problem = _for_engine(how, _build_problem, inputs)
         with calls_on(problem.system):
             return _solved(how, keep, engine, problem)
-    n_steps = how.n_steps if σ is None else σ.shape[-3] + 1
-    return _with_factor(how, keep, lhs, n_steps, {"b": (b, 2), "u": (u, 3), "σ": (σ, 3)})
+    _, b, u, *_ = inputs
+
+    def solve(factor: Factor, b: Any, u: Any) -> tuple[Any, ...]:
+        return (factor.solve(Rows(b, u, None)),)
+
+    return _with_factor(how, keep, lhs_of(inputs), how.n_steps, [(b, 2), (u, 3)], (3,), solve)[0]
 
 
-def least_squares_on_cpu(
-    how: Statement, keep: Keep, numbers: Sequence[float], c: Tensor, s: Tensor, b: Tensor, u: Tensor
+def solution_on_cpu(
+    how: Statement, keep: Keep, numbers: Sequence[float], c: Tensor, b: Tensor, u: Tensor, s: Tensor
 ) -> Tensor | None:
-    """`least_squares` with weights that are numbers and a new factor, for plain tensors on the CPU: the shortest way to
-    a compiled engine. None where it does not lead there."""
-    given = c, s, b, u
+    """`solution` with weights that are numbers and a new factor, for plain tensors on the CPU: the shortest way to a
+    compiled engine. None where it does not lead there."""
+    given = c, b, u, s
     if keep.kept is not None or torch._C._len_torch_dispatch_stack() or not PLAIN.issuperset(map(type, given)):
         return None
     if not (c.is_cpu and s.is_cpu and b.is_cpu and u.is_cpu and c.dtype is s.dtype is b.dtype is u.dtype):
@@ -134,13 +146,13 @@ def least_squares_on_cpu(
     if c.dtype not in _cuda.FLOATS:
         return None
     try:
-        c, s, b, u = [x.numpy(force=True) for x in given]
+        arrays = [x.numpy(force=True) for x in given]
     except RuntimeError:  # asked for in advance, this would take longer than all else here
         if any(map(is_legacy_batched, given)):
             return None
         raise
     weights = _weights(*numbers)
-    problem = Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
+    problem = Problem.build(*arrays, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
     engine = select(how.engine, problem.system)
     if isinstance(engine, ArrayEngine):
         return None
@@ -162,44 +174,60 @@ def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Ten
     return tensor(y)
 
 
-def normal_solve(how: Statement, keep: Keep, lhs: Sequence[Any], h: Tensor) -> Tensor:
-    """M^-1 h."""
-    return _with_factor(how, keep, lhs, h.shape[-3], {"h": (h, 3)})
+def augmented(
+    how: Statement, keep: Keep, rows: bool, lhs: Sequence[Any], f: Sequence[Tensor | None], g: Tensor | None
+) -> tuple[Tensor, ...]:
+    """(v, y), or (y,) where rows are not wanted, of the augmented solve; parts of f may be None."""
+
+    def solve(factor: Factor, *given: Any) -> tuple[Any, ...]:
+        *f, g = given
+        v, y = factor.augmented(None if f[0] is None else Rows(*f), g, rows=rows)
+        return (*v, y) if rows else (y,)
+
+    cores = (2, 3, 3, 3) if rows else (3,)
+    return _with_factor(how, keep, lhs, how.n_steps, list(zip((*f, g), (2, 3, 3, 3), strict=True)), cores, solve)
 
 
 def _with_factor(
-    how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None, rhs: Mapping[str, tuple[Tensor | None, int]]
-) -> Tensor:
-    """The solution for a right-hand side, given with the number of axes of its rows, and the factor that is kept.
+    how: Statement,
+    keep: Keep,
+    lhs: Sequence[Any],
+    n_steps: int | None,
+    given: Sequence[tuple[Tensor | None, int]],
+    cores: Sequence[int],
+    solve: Callable[..., Sequence[Any]],
+) -> tuple[Tensor, ...]:
+    """The results of solve(factor, ...), by the factor that is kept, of tensors given with the number of axes of their
+    rows; `cores` are those of the results.
 
     The rules for vmap put the mapped axis in front of the batch axes. Several in a row may have put axes of length 1
-    between those that the left-hand side had when it was eliminated. The right-hand side may have
-    any length on those axes: they are moved to the front, so that it broadcasts with the factor.
+    between those that the left-hand side had when it was eliminated. What is given may have any length on those axes:
+    they are moved to the front, so that it broadcasts with the factor.
     """
     system, factor, *_ = prepare(how, keep, lhs, n_steps)
     now = batch_of_lhs(lhs)
-    rank = max(len(now), *(x.ndim - core for x, core in rhs.values() if x is not None))
+    rank = max(len(now), *(x.ndim - core for x, core in given if x is not None))
     places = _places(system.batch, (1,) * (rank - len(now)) + now)
     if places is None:
-        return _with_factor(how, Keep(), lhs, n_steps, rhs)
+        return _with_factor(how, Keep(), lhs, n_steps, given, cores, solve)
     others = tuple(i for i in range(rank) if i not in places)
     moved = others + places != tuple(range(rank))
+    order = (*others, *places)
+    back = tuple(order.index(i) for i in range(rank))
 
     def arrange(x: Tensor | None, core: int) -> Any:
         if x is None:
             return None
         if moved:
             x = x.reshape(*(1,) * (rank + core - x.ndim), *x.shape)
-            x = x.permute(*others, *places, *range(rank, rank + core))
+            x = x.permute(*order, *range(rank, rank + core))
         return like(system, x)
 
     with calls_on(system):
-        arrays = [arrange(*entry) for entry in rhs.values()]
-        y = tensor(factor.normal_solve(*arrays) if "h" in rhs else factor.solve(Rows(*arrays)))
+        results = [tensor(x) for x in solve(factor, *(arrange(*entry) for entry in given))]
     if not moved:
-        return y
-    order = (*others, *places, *range(rank, rank + 3))
-    return y.permute(*(order.index(i) for i in range(rank + 3)))
+        return tuple(results)
+    return tuple(x.permute(*back, *range(rank, rank + core)) for x, core in zip(results, cores, strict=True))
 
 
 def _places(kept: Shape, now: Shape) -> tuple[int, ...] | None:
@@ -224,47 +252,37 @@ def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
 
 
 def adjoint(
-    how: Statement,
-    keep: Keep,
-    lhs: Sequence[Any],
-    b: Tensor,
-    u: Tensor,
-    y: Tensor,
-    g: Tensor,
-    wanted: Gradients = ALL,
+    how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL
 ) -> Gradients:
-    """The gradients with respect to all inputs of y = least_squares(...), or those wanted, in the arrays of the
-    engine."""
+    """The gradients with respect to all inputs of a solution, or those wanted, in the arrays of the engine."""
     if keep.kept is None and how.recompute:
-        return adjoint_anew(how, lhs, b, u, y, g, wanted)
-    system, factor, problem, solution = prepare(how, keep, lhs, y.shape[-3])
+        return adjoint_anew(how, inputs, y, g, wanted)
+    system, factor, problem, solution = prepare(how, keep, lhs_of(inputs), y.shape[-3])
     with calls_on(system):
         if problem is None:
-            problem = Problem(system, like(system, b), like(system, u), tuple(y.shape[:-3]))
+            problem = Problem(system, like(system, inputs[1]), like(system, inputs[2]), tuple(y.shape[:-3]))
             solution = like(system, y)
         return factor.adjoint(problem, solution, like(system, g), wanted)
 
 
-def adjoint_anew(
-    how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor, wanted: Gradients = ALL
-) -> Gradients:
+def adjoint_anew(how: Statement, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL) -> Gradients:
     """`adjoint` where nothing was kept, nor will be."""
-    _, problem = _problem(how._replace(n_steps=y.shape[-3]), lhs, b, u)
+    _, problem = _for_engine(how._replace(n_steps=y.shape[-3]), _build_problem, inputs)
     with calls_on(problem.system):
         y, g = like(problem.system, y), like(problem.system, g)
         return adjoint_without_factor(problem, y, g, wanted, engine=how.engine, recompute=how.recompute)
 
 
 def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
-    """`adjoint` with what `least_squares_on_cpu` kept, for a g that has values: the gradients of c, s, b and u that are
+    """`adjoint` with what `solution_on_cpu` kept, for a g that has values: the gradients of c, b, u and s that are
     wanted. None where nothing was kept there."""
     kept = keep.kept
     if kept is None or kept.problem is None or type(kept.y) is not np.ndarray:
         return None
     if torch._C._len_torch_dispatch_stack() or type(g) not in PLAIN or not g.is_cpu:
         return None
-    dc, db, du, ds, _ = kept.factor.adjoint(kept.problem, kept.y, g.numpy(force=True), wanted)
-    return [None if x is None else torch.from_numpy(x) for x in (dc, ds, db, du)]
+    gradients = kept.factor.adjoint(kept.problem, kept.y, g.numpy(force=True), wanted)
+    return [None if x is None else torch.from_numpy(x) for x in gradients[:4]]
 
 
 def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:
@@ -280,31 +298,16 @@ def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None)
     return kept
 
 
-def statistics(
-    how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, wanted: Gradients
-) -> tuple[Problem, Statistics]:
+def statistics(how: Statement, inputs: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
     """The problem in the arrays of the engine, and its statistics, with the gradients that are wanted."""
-    engine, problem = _problem(how, lhs, b, u)
+    engine, problem = _for_engine(how, _build_problem, inputs)
     with calls_on(problem.system):
         return problem, statistics_of(engine, problem, wanted, check=how.check)
 
 
-def in_order(gradients: Gradients) -> tuple[Any, ...]:
-    """Gradients in the order of arguments everywhere here: c, s, w_e, w_i, w_s, b, u."""
-    c, b, u, s, w = gradients
-    return c, s, w.equation, w.initial, w.smoothness, b, u
-
-
-def _problem(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor) -> tuple[Engine, Problem]:
-    """The engine that will serve, and the problem, checked, in its arrays; it looks at their values itself."""
-    return _for_engine(how, lambda how, *given: _build_problem(how, given[:5], *given[5:]), (*lhs, b, u))
-
-
-def _build_problem(how: Statement, lhs: Sequence[Any], b: Any, u: Any) -> Problem:
-    """The problem, checked, in arrays or tensors of any kind."""
-    c, s, w_e, w_i, w_s = lhs
-    weights = Weights(w_e, w_i, w_s)
-    return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=weights, values=False)
+def _build_problem(how: Statement, c: Any, b: Any, u: Any, s: Any, *w: Any) -> Problem:
+    """The problem, checked but for its values, in arrays or tensors of any kind."""
+    return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=Weights(*w), values=False)
 
 
 def _build_system(how: Statement, c: Any, s: Any, *w: Any) -> System:

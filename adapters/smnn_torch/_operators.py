@@ -1,14 +1,14 @@
-"""The two linear operators as autograd functions, each closed under differentiation (see `smnn_core._gradient`).
+"""The augmented solve as an autograd function, with the derivative of `smnn_core._augmented`, and the solution.
 
-    LeastSquares    y = argmin_y |W (A y - d)|     with d = (b, u, σ): equation, initial and smoothness rows
-    NormalSolve     x = M^-1 h                     with M = A^T W^2 A
+    Augmented    (v, y) with v + W A y = f and (W A)^T v = g
+    Solution     y of these for f = W d and g = 0, d = (rhs, initial_values, 0)
 
-Their rules are written with the formulas of the core on tensors and with the two operators themselves, so that
-derivatives of any order, in any mixture of forward and reverse mode, follow. An ordinary backward pass, whose result
-will not be differentiated again, takes the shortcut of the engine's fused adjoint instead.
+The derivative of the first is itself again, so that derivatives of any order, in any mixture of forward and reverse
+mode, follow. An ordinary backward pass of a solution, whose result will not be differentiated again, takes the shortcut
+of the engine's fused adjoint instead.
 
-Arguments: `how`, a `Statement`; `keep`, where the factor is or will be; lhs = (c, s, w_e, w_i, w_s): coefficients, step
-sizes, and weights, tensors or numbers; then the right-hand side.
+Arguments: `how`, a `Statement`; `keep`, where the factor is or will be; inputs in the order of `FIELDS`, or those of
+the left-hand side, lhs; weights are tensors or numbers.
 
 Tensors that only stand for others (traced, or batched by `is_grads_batched`) go through the custom ops of `_ops`, whose
 derivatives are those of this module again.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -29,59 +29,125 @@ from torch.autograd import Function, forward_ad
 from smnn_core import Gradients, ShapeError, Weights
 from smnn_core.extend import (
     FIELDS,
+    NONE,
     Problem,
+    Rows,
+    Shape,
     System,
-    least_squares_pullback,
-    normal_pullback,
-    normal_pushforward,
-    solve_pushforward,
+    by_field,
+    from_fields,
+    pullback,
+    pushforward,
+    rows_left,
+    solution_pullback,
+    solution_pushforward,
     sum_to_shape,
+    weighted,
 )
 
 from . import _bridge as bridge
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision
+from ._bridge import Keep, Statement, full_precision, lhs_of
 
-__all__ = [
-    "LHS_RANKS",
-    "RHS_RANKS",
-    "LeastSquares",
-    "NormalSolve",
-    "least_squares",
-    "normal_solve",
-    "system_of",
-    "with_batch_in_front",
-]
+__all__ = ["LHS_RANKS", "RANKS", "augmented", "problem_of", "solution", "system_of", "with_batch_in_front"]
+
+RANKS = {name: field.rank for name, field in FIELDS.items()}
+LHS_RANKS = {name: field.rank for name, field in FIELDS.items() if field.is_of_lhs}
+AUGMENTED_RANKS = {**LHS_RANKS, "f.equation": 2, "f.initial": 3, "f.smoothness": 3, "g": 3}
+"""The arguments of the operators in order, and how many axes their rows have."""
+N_LHS = len(LHS_RANKS)
 
 
-def least_squares(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-    """`LeastSquares.apply`; without the work that only other transforms need where there is none but reverse mode."""
-    c, s, *weights, b, u, σ = tensors
-    if σ is not None or not _NUMBERS.issuperset(map(type, weights)) or _forward_mode_is_on() or _functorch_is_active():
-        return LeastSquares.apply(how, keep, *tensors)
-    return _ReverseModeLeastSquares.apply((how, keep, weights), c, s, b, u)
+def solution(how: Statement, keep: Keep, inputs: Sequence[Any]) -> Tensor:
+    """`Solution.apply`; without the work that only other transforms need where there is none but reverse mode."""
+    c, b, u, s, *weights = inputs
+    if not _NUMBERS.issuperset(map(type, weights)) or _forward_mode_is_on() or _functorch_is_active():
+        return Solution.apply(how, keep, *inputs)
+    return _ReverseModeSolution.apply((how, keep, weights), c, b, u, s)
 
 
 _NUMBERS = frozenset((float, int))
 
 
-def normal_solve(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-    """`NormalSolve.apply`, or its op: tensors batched by `is_grads_batched` have their graph below the batch."""
-    *lhs, h = tensors
-    if any(isinstance(x, Tensor) and bridge.is_legacy_batched(x) for x in tensors):
-        return ops.call("normal_solve", how._replace(n_steps=h.shape[-3]), lhs, h)
-    return NormalSolve.apply(how, keep, *tensors)
+def augmented(
+    how: Statement, keep: Keep, lhs: Sequence[Any], f: Sequence[Any] | None, g: Tensor | None, *, rows: bool = True
+) -> tuple[Any, Tensor]:
+    """v (None unless rows are wanted) and y; all of f and g that is None is zero.
+
+    Tensors batched by `is_grads_batched` have their graph below the batch: they go to the op.
+    """
+    f = 3 * (None,) if f is None else f
+    if any(isinstance(x, Tensor) and bridge.is_legacy_batched(x) for x in (*lhs, *f, g)):
+        result = ops.call(OPS[rows], how, (*lhs, *f, g))
+    else:
+        result = Augmented.apply(how, keep, rows, *lhs, *f, g)
+    return (Rows(*result[:3]), result[3]) if rows else (None, result)
 
 
-class LeastSquares(Function):
-    """(how, keep, c, s, w_e, w_i, w_s, b, u, σ) -> y."""
+OPS = {True: "augmented", False: "augmented_states"}
+
+
+class Augmented(Function):
+    """(how, keep, rows, lhs, f, g) -> (v, y), or y where rows are not wanted."""
 
     @staticmethod
-    def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-        *lhs, b, u, σ = tensors
+    def forward(how: Statement, keep: Keep, rows: bool, *tensors: Any) -> Any:
         if not bridge.is_plain(tensors):
-            return ops.least_squares(how, lhs, b, u, σ)
-        return bridge.least_squares(how, keep, lhs, b, u, σ)
+            return ops.below_autograd(OPS[rows], how, tensors)
+        results = bridge.augmented(how, keep, rows, tensors[:N_LHS], tensors[N_LHS:-1], tensors[-1])
+        return results if rows else results[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        how, keep, ctx.rows, *tensors = inputs
+        _save(ctx, how, keep, *tensors, *(output if ctx.rows else (output,)))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        needed = ctx.needs_input_grad[3:]
+        if all(x is None for x in cotangents):
+            return None, None, None, *(None for _ in needed)
+        how, keep, lhs, f, g, v, y = _parts(ctx.rows, _saved(ctx))
+        *of_rows, of_y = cotangents if ctx.rows else (None, None, None, *cotangents)
+        with full_precision(y):
+            system = system_of(how, lhs, y.shape[-3])
+            if v is None and any(needed[:N_LHS]):
+                v, y = augmented(how, keep, lhs, f, g)
+            μ, λ = augmented(how, keep, lhs, _in_all_rows(system, of_rows), of_y)
+            gradients = by_field(pullback(system, v, y, μ, λ) if any(needed[:N_LHS]) else NONE)
+            pairs = zip((*μ, λ), (*f, g), strict=True)
+            of_b = [None if x is None else sum_to_shape(xp, a, tuple(x.shape)) for a, x in pairs]
+        return None, None, None, *_needed((*lhs_of(gradients), *of_b), needed)
+
+    @staticmethod
+    def jvp(ctx: Any, _how: None, _keep: None, _rows: None, *tangents: Tensor | None) -> Any:
+        dc, ds, *dw = tangents[:N_LHS]
+        with _inside_jvp(ctx) as saved:
+            how, keep, lhs, f, _, v, y = _parts(ctx.rows, saved)
+            system = system_of(how, lhs, y.shape[-3])
+            if v is None:
+                v = rows_left(system, f, y)
+            δ, γ = pushforward(system, Gradients(dc, None, None, ds, Weights(*dw)), v, y)
+            parts = zip(3 * (None,) if δ is None else δ, tangents[N_LHS:-1], strict=True)
+            df = _in_all_rows(system, [_sum(a, b) for a, b in parts])
+            dv, dy = augmented(how, keep, lhs, df, _sum(γ, tangents[-1]), rows=ctx.rows)
+            dy = torch.broadcast_to(dy, y.shape)
+            return (*map(torch.broadcast_to, dv, (x.shape for x in v)), dy) if ctx.rows else dy
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, rows: bool, *tensors: Any) -> Any:
+        moved = with_batch_in_front(AUGMENTED_RANKS, in_dims[3:], tensors)
+        return Augmented.apply(how, keep, rows, *moved), (0, 0, 0, 0) if rows else 0
+
+
+class Solution(Function):
+    """(how, keep, inputs) -> y."""
+
+    @staticmethod
+    def forward(how: Statement, keep: Keep, *inputs: Any) -> Tensor:
+        if not bridge.is_plain(inputs):
+            return ops.below_autograd("solution", how, inputs)
+        return bridge.solution(how, keep, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -89,46 +155,43 @@ class LeastSquares(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        needed = ctx.needs_input_grad[2:]
         if g is None:
-            return (None,) * 10
-        how, keep, *lhs, b, u, σ, y = _saved(ctx)
-        wanted = _wanted(*ctx.needs_input_grad[2:9])
-        gradients, dσ = _pull_back(how, keep, lhs, b, u, σ, y, g, wanted)
-        return None, None, *_needed(ctx, (*bridge.in_order(gradients), dσ))
+            return None, None, *(None for _ in needed)
+        how, keep, *inputs, y = _saved(ctx)
+        gradients = _pulled_back(how, keep, inputs, y, g, from_fields(needed))
+        return None, None, *_needed(by_field(gradients), needed)
 
     @staticmethod
     def jvp(ctx: Any, _how: None, _keep: None, *tangents: Tensor | None) -> Tensor:
-        dc, ds, *dw, db, du, dσ = tangents
-        with _inside_jvp(ctx) as (how, keep, *lhs, b, u, σ, y):
-            problem = _problem_of(how, lhs, b, u, σ, y)
-            δ, γ = solve_pushforward(problem, y, Gradients(dc, db, du, ds, Weights(*dw)), dσ)
-            dy = LeastSquares.apply(how, keep, *lhs, *δ)
-            if any(t is not None for t in (dc, ds, *dw)):
-                dy = dy + NormalSolve.apply(how, keep, *lhs, γ)
+        with _inside_jvp(ctx) as (how, keep, *inputs, y):
+            how, problem = _solved(how, inputs, y)
+            f, g = solution_pushforward(problem, y, from_fields(tangents))
+            _, dy = augmented(how, keep, lhs_of(inputs), f, g, rows=False)
             return torch.broadcast_to(dy, y.shape)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
-        return LeastSquares.apply(how, keep, *with_batch_in_front(_RANKS["least_squares"], in_dims[2:], tensors)), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *inputs: Any) -> tuple[Tensor, int]:
+        return Solution.apply(how, keep, *with_batch_in_front(RANKS, in_dims[2:], inputs)), 0
 
 
-class _ReverseModeLeastSquares(Function):
-    """((how, keep, weights), c, s, b, u) -> y, for weights that are numbers, outside of functorch and forward mode.
+class _ReverseModeSolution(Function):
+    """((how, keep, weights), c, b, u, s) -> y, for weights that are numbers, outside of functorch and forward mode.
 
     Without `setup_context`, for which PyTorch binds arguments, and with as few arguments as possible.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, others: tuple[Statement, Keep, Sequence[float]], c: Tensor, s: Tensor, b: Tensor, u: Tensor
+        ctx: Any, others: tuple[Statement, Keep, Sequence[float]], c: Tensor, b: Tensor, u: Tensor, s: Tensor
     ) -> Tensor:
         how, keep, weights = others
-        y = bridge.least_squares_on_cpu(how, keep, weights, c, s, b, u)
+        y = bridge.solution_on_cpu(how, keep, weights, c, b, u, s)
         if y is None:
-            y = LeastSquares.forward(how, keep, c, s, *weights, b, u, None)
+            y = Solution.forward(how, keep, c, b, u, s, *weights)
         ctx.set_materialize_grads(False)
         ctx.statement = how, weights
-        ctx.save_for_backward(c, s, b, u, y, _token(keep))
+        ctx.save_for_backward(c, b, u, s, y, _token(keep))
         return y
 
     @staticmethod
@@ -136,98 +199,43 @@ class _ReverseModeLeastSquares(Function):
         if g is None:
             return (None,) * 5
         how, weights = ctx.statement
-        c, s, b, u, y, token = ctx.saved_tensors
-        _, of_c, of_s, of_b, of_u = ctx.needs_input_grad
-        wanted = _wanted(of_c, of_s, False, False, False, of_b, of_u)
-        keep = _kept(token)
-        if not _differentiable(g, c, s, b, u, y):
+        *inputs, y, token = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        wanted, keep = _wanted(needed), _kept(token)
+        if not _differentiable(g, *inputs, y):
             gradients = bridge.adjoint_on_cpu(keep, g, wanted)
             if gradients is not None:
                 return None, *gradients
-        (dc, db, du, ds, _), _ = _pull_back(how, keep, (c, s, *weights), b, u, None, y, g, wanted)
-        return (
-            None,
-            bridge.tensor(dc) if of_c else None,
-            bridge.tensor(ds) if of_s else None,
-            bridge.tensor(db) if of_b else None,
-            bridge.tensor(du) if of_u else None,
-        )
+        of_inputs = _pulled_back(how, keep, (*inputs, *weights), y, g, wanted)[:4]
+        return None, *_needed(of_inputs, needed)
 
 
-class NormalSolve(Function):
-    """(how, keep, c, s, w_e, w_i, w_s, h) -> x."""
-
-    @staticmethod
-    def forward(how: Statement, keep: Keep, *tensors: Any) -> Tensor:
-        *lhs, h = tensors
-        if not bridge.is_plain(tensors):
-            return ops.normal_solve(how, lhs, h)
-        return bridge.normal_solve(how, keep, lhs, h)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, *inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
-        if g is None:
-            return (None,) * 8
-        how, keep, *lhs, h, x = _saved(ctx)
-        with full_precision(x):
-            system = system_of(how, lhs, x.shape[-3])
-            gradients, λ = normal_pullback(system, x, h, g, lambda g: normal_solve(how, keep, *lhs, g))
-        return None, None, *_needed(ctx, (*bridge.in_order(gradients)[:5], sum_to_shape(xp, λ, tuple(h.shape))))
-
-    @staticmethod
-    def jvp(ctx: Any, _how: None, _keep: None, *tangents: Tensor | None) -> Tensor:
-        dc, ds, *dw, dh = tangents
-        with _inside_jvp(ctx) as (how, keep, *lhs, _, x):
-            dx = torch.zeros_like(x) if dh is None else NormalSolve.apply(how, keep, *lhs, dh)
-            if any(t is not None for t in (dc, ds, *dw)):
-                system = system_of(how, lhs, x.shape[-3])
-                δ, γ = normal_pushforward(system, x, Gradients(dc, None, None, ds, Weights(*dw)))
-                dx = dx - LeastSquares.apply(how, keep, *lhs, *δ) - NormalSolve.apply(how, keep, *lhs, γ)
-            return torch.broadcast_to(dx, x.shape)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *tensors: Any) -> tuple[Tensor, int]:
-        return NormalSolve.apply(how, keep, *with_batch_in_front(_RANKS["normal_solve"], in_dims[2:], tensors)), 0
+@lru_cache(maxsize=16)
+def _wanted(needed: tuple[bool, ...]) -> Gradients:
+    """The gradients that autograd asks for, of inputs without weights."""
+    return from_fields((*needed, False, False, False))
 
 
-def _pull_back(
-    how: Statement,
-    keep: Keep,
-    lhs: Sequence[Any],
-    b: Tensor,
-    u: Tensor,
-    σ: Tensor | None,
-    y: Tensor,
-    g: Tensor,
-    wanted: Gradients,
-) -> tuple[Gradients, Any]:
-    """The gradients, or those wanted, with respect to all inputs of y = least_squares(...), and σ: in tensors where
-    they may be differentiated again, else in arrays of the engine."""
-    if σ is None and not _differentiable(g, *lhs, b, u, y):
-        return _adjoint(how, keep, lhs, b, u, y, g, wanted), None
-    return _gradients(how, keep, lhs, b, u, σ, y, g)
-
-
-def _gradients(
-    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor, g: Tensor
-) -> tuple[Gradients, Tensor | None]:
-    """The gradients with respect to all inputs of y = least_squares(...), and σ, themselves differentiable."""
-    with full_precision(y):
-        problem = _problem_of(how, lhs, b, u, σ, y)
-        gradients, dσ = least_squares_pullback(problem, y, g, lambda g: normal_solve(how, keep, *lhs, g))
-    return gradients, None if σ is None else sum_to_shape(xp, dσ, tuple(σ.shape))
-
-
-def _adjoint(
-    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor, wanted: Gradients
+def _pulled_back(
+    how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients
 ) -> Gradients:
-    if not bridge.is_plain((g,) if keep.kept is not None else (*lhs, b, u, y, g)):
-        return ops.adjoint(how, lhs, b, u, y, g)
-    return bridge.adjoint(how, keep, lhs, b, u, y, g, wanted)
+    """The gradients, or those wanted, with respect to all inputs of a solution: in tensors where they may be
+    differentiated again, else in arrays of the engine."""
+    if _differentiable(g, *inputs, y):
+        return _gradients(how, keep, inputs, y, g)
+    if not bridge.is_plain((g,) if keep.kept is not None else (*inputs, y, g)):
+        return from_fields(ops.below_autograd("adjoint", how, (*inputs, y, g)))
+    return bridge.adjoint(how, keep, inputs, y, g, wanted)
+
+
+def _gradients(how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor) -> Gradients:
+    """The gradients with respect to all inputs of a solution, themselves differentiable."""
+    lhs = lhs_of(inputs)
+    with full_precision(y):
+        how, problem = _solved(how, inputs, y)
+        v, y = augmented(how, keep, lhs, weighted(problem.system.weights, problem.rows), None)
+        μ, λ = augmented(how, keep, lhs, None, g)
+        return solution_pullback(problem, y, v, μ, λ)
 
 
 def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
@@ -248,9 +256,34 @@ def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
     )
 
 
-def _problem_of(how: Statement, lhs: Sequence[Any], b: Tensor, u: Tensor, σ: Tensor | None, y: Tensor) -> Problem:
-    """The problem that y solves, as `system_of`."""
-    return Problem(system_of(how, lhs, y.shape[-3]), b, u, tuple(y.shape[:-3]), σ)
+def problem_of(how: Statement, inputs: Sequence[Any], batch: Shape, n_steps: int) -> Problem:
+    """The problem of a solution, as `system_of`."""
+    _, b, u, *_ = inputs
+    return Problem(system_of(how, lhs_of(inputs), n_steps), b, u, batch)
+
+
+def _solved(how: Statement, inputs: Sequence[Any], y: Tensor) -> tuple[Statement, Problem]:
+    """How, with T, and the problem that y solves."""
+    *batch, T, _, _ = y.shape
+    return how._replace(n_steps=T), problem_of(how, inputs, tuple(batch), T)
+
+
+def _in_all_rows(system: System, f: Sequence[Tensor | None]) -> Rows | None:
+    """Rows of which some may be None, zero; None where all are."""
+    if all(x is None for x in f):
+        return None
+    zero = system.coefficients.new_zeros
+    equation, initial, smoothness = f
+    return Rows(
+        zero(system.n_steps, system.Q) if equation is None else equation,
+        zero(system.n_initial_steps, system.V, system.n_initial_orders) if initial is None else initial,
+        smoothness,
+    )
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b; None is zero."""
+    return a if b is None else b if a is None else a + b
 
 
 def _functorch_is_active() -> bool:
@@ -273,23 +306,26 @@ def _differentiable(g: Tensor, *others: Any) -> bool:
 
 
 def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
-    """Saves inputs and result for both modes."""
+    """Saves inputs and results for both modes."""
     ctx.set_materialize_grads(False)
     ctx.how = how
-    saved = [*tensors, _token(keep)]
-    ctx.numbers = numbers = [(i, w) for i, w in enumerate(tensors[2:5], 2) if not isinstance(w, Tensor)]
-    for i, _ in numbers:
-        saved[i] = None
+    ctx.numbers = {i: x for i, x in enumerate(tensors) if not isinstance(x, Tensor)}
+    saved = [x if isinstance(x, Tensor) else None for x in (*tensors, _token(keep))]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
 
 
 def _saved(ctx: Any) -> list[Any]:
-    """how, keep, the inputs (weights that are numbers included) and the result."""
+    """how, keep, the inputs (weights that are numbers included) and the results."""
     *tensors, token = ctx.saved_tensors
-    for i, w in ctx.numbers:
-        tensors[i] = w
-    return [ctx.how, _kept(token), *tensors]
+    return [ctx.how, _kept(token), *(ctx.numbers.get(i, x) for i, x in enumerate(tensors))]
+
+
+def _parts(rows: bool, saved: Sequence[Any]) -> tuple[Any, ...]:
+    """how, keep, lhs, f, g, v and y of `Augmented`, v None where rows are not wanted."""
+    how, keep, *tensors = saved
+    lhs, f, results = tensors[:N_LHS], tensors[N_LHS : N_LHS + 3], tensors[N_LHS + 4 :]
+    return how, keep, lhs, f, tensors[N_LHS + 3], Rows(*results[:3]) if rows else None, results[-1]
 
 
 def _token(keep: Keep) -> Tensor | None:
@@ -321,29 +357,14 @@ def _inside_jvp(ctx: Any) -> Iterator[list[Any]]:
     tangents of this level taken off the saved tensors, it is right.
     """
     with forward_ad._set_fwd_grad_enabled(True):
-        how, keep, *tensors = _saved(ctx)
-        saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in tensors]
+        saved = [forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x for x in _saved(ctx)]
         with full_precision(saved[-1]):
-            yield [how, keep.for_others(), *saved]
+            yield saved
 
 
-@lru_cache(maxsize=128)
-def _wanted(c: bool, s: bool, w_e: bool, w_i: bool, w_s: bool, b: bool, u: bool) -> Gradients:
-    """Which gradients autograd asks for."""
-    return Gradients(c, b, u, s, Weights(w_e, w_i, w_s))
-
-
-def _needed(ctx: Any, gradients: Sequence[Any]) -> list[Tensor | None]:
-    return [bridge.tensor(x) if needed else None for x, needed in zip(gradients, ctx.needs_input_grad[2:], strict=True)]
-
-
-LHS_RANKS = {name: field.rank for name, field in FIELDS.items() if field.is_of_lhs}
-RHS_RANKS = {name: field.rank for name, field in FIELDS.items() if not field.is_of_lhs}
-_RANKS = {
-    "least_squares": {**LHS_RANKS, **RHS_RANKS, "smoothness": 3},
-    "normal_solve": {**LHS_RANKS, "g": 3},
-}
-"""The arguments of the operators in order, and how many axes their rows have."""
+def _needed(gradients: Sequence[Any], needed: Sequence[bool]) -> list[Tensor | None]:
+    pairs = zip(gradients, needed, strict=True)
+    return [bridge.tensor(x) if need and x is not None else None for x, need in pairs]
 
 
 def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
@@ -368,15 +389,15 @@ def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None],
     return result
 
 
-def _adjoint_op(
-    how: Statement, keep: Keep, lhs: Sequence[Any], b: Tensor, u: Tensor, y: Tensor, g: Tensor
-) -> list[Any]:
+def _adjoint(how: Statement, keep: Keep, *tensors: Any) -> list[Any]:
     """The gradients, by the engine's adjoint where nobody differentiates them again, as in a compiled backward pass."""
-    if _differentiable(g, *lhs, b, u, y):
-        return list(bridge.in_order(_gradients(how, keep, lhs, b, u, None, y, g)[0]))
-    return list(bridge.in_order(ops.adjoint(how, lhs, b, u, y, g)))
+    *inputs, y, g = tensors
+    if _differentiable(g, *inputs, y):
+        return list(by_field(_gradients(how, keep, inputs, y, g)))
+    return list(ops.below_autograd("adjoint", how, tensors))
 
 
-ops.differentiate("least_squares", lambda how, keep, lhs, *rhs: LeastSquares.apply(how, keep, *lhs, *rhs))
-ops.differentiate("normal_solve", lambda how, keep, lhs, h: NormalSolve.apply(how, keep, *lhs, h))
-ops.differentiate("adjoint", _adjoint_op)
+ops.differentiate("solution", Solution.apply)
+for _rows, _name in OPS.items():
+    ops.differentiate(_name, partial(lambda rows, how, keep, *rest: Augmented.apply(how, keep, rows, *rest), _rows))
+ops.differentiate("adjoint", _adjoint)

@@ -26,16 +26,17 @@ from smnn_core.extend import (
     Rows,
     Statistics,
     System,
+    by_field,
     check_integer,
     evidence_with,
+    from_fields,
     owned,
     pulled_back,
-    without_weights,
 )
 
 from . import _bridge as bridge
-from ._bridge import Keep, Statement
-from ._operators import LHS_RANKS, RHS_RANKS, least_squares, system_of, with_batch_in_front
+from ._bridge import Keep, Statement, lhs_of
+from ._operators import LHS_RANKS, RANKS, augmented, problem_of, solution, with_batch_in_front
 from ._solve import stated
 
 __all__ = ["Posterior", "log_evidence", "posterior"]
@@ -61,13 +62,12 @@ def posterior(
     raises ArgumentError. Compiled functions run it outside of their graphs.
     """
     how = Statement(scheme, n_steps, 0, 0, engine, check)
-    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
-    lhs, b, u = tuple(map(owned, lhs)), owned(b), owned(u)  # later changes in place are not its own
+    how, inputs = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    inputs = tuple(map(owned, inputs))  # later changes in place are not its own
     keep = Keep()
-    y = least_squares(how, keep, *lhs, b, u, None)
+    y = solution(how, keep, inputs)
     how = how._replace(n_steps=y.shape[-3])
-    problem = Problem(system_of(how, lhs, y.shape[-3]), b, u, tuple(y.shape[:-3]))
-    return Posterior(y, problem, how, keep, lhs)
+    return Posterior(y, problem_of(how, inputs, tuple(y.shape[:-3]), y.shape[-3]), how, keep, inputs)
 
 
 @torch.compiler.disable
@@ -98,12 +98,12 @@ def _statistics_alone(
 ) -> tuple[Problem, Tensor, Tensor]:
     """The problem, log det M and |W (d - A y)|^2, without the solution."""
     how = Statement(scheme, n_steps, 0, 0, engine, check)
-    how, lhs, b, u = stated(how, *arguments, weights)
+    how, inputs = stated(how, *arguments, weights)
     call = _Call(how, Keep())
-    log_determinant, minimum = _moments("statistics", call, *lhs, b, u)
+    log_determinant, minimum = _moments("statistics", call, *inputs)
     assert call.statistics is not None
     n_steps = call.statistics[1].system.n_steps
-    return Problem(system_of(how, lhs, n_steps), b, u, tuple(minimum.shape)), log_determinant, minimum
+    return problem_of(how, inputs, tuple(minimum.shape), n_steps), log_determinant, minimum
 
 
 class Posterior(CorePosterior):
@@ -111,9 +111,9 @@ class Posterior(CorePosterior):
 
     mean: Tensor
 
-    def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, lhs: Sequence[Any]) -> None:
+    def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, inputs: Sequence[Any]) -> None:
         super().__init__(mean, problem, None)
-        self._how, self._keep, self._lhs, self._call = how, keep, lhs, _Call(how, keep)
+        self._how, self._keep, self._inputs, self._call = how, keep, inputs, _Call(how, keep)
         self._known: dict[tuple[str, bool], tuple[Tensor, ...]] = {}
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -128,11 +128,11 @@ class Posterior(CorePosterior):
 
     @torch.compiler.disable
     def _response(self, ξ: Rows) -> Tensor:
-        return least_squares(self._how, self._keep.for_others(), *self._lhs, *without_weights(self._system, ξ))
+        return augmented(self._how, self._keep, lhs_of(self._inputs), ξ, None, rows=False)[1]
 
     @property
     def _blocks(self) -> tuple[Tensor, Tensor]:
-        diagonal, lag = self._remembered("blocks", *self._lhs)
+        diagonal, lag = self._remembered("blocks", *lhs_of(self._inputs))
         return diagonal, lag
 
     @property
@@ -141,7 +141,7 @@ class Posterior(CorePosterior):
 
     @property
     def _statistics(self) -> tuple[Tensor, ...]:
-        return self._remembered("statistics", *self._lhs, self.problem.rhs, self.problem.initial_values)
+        return self._remembered("statistics", *self._inputs)
 
     def _remembered(self, name: str, *tensors: Any) -> tuple[Tensor, ...]:
         """The field `name`, remembered for each grad mode: what is found under `no_grad` has no derivatives."""
@@ -180,34 +180,28 @@ def _fits(system: System, lhs: Sequence[Any]) -> bool:
 def _moments(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
     moves = [isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled() for x in tensors]
     if name == "statistics":
-        call.moving = _gradients(moves)
+        call.moving = from_fields(moves)
     return _Moments.apply(name, call, *tensors)
 
 
-def _gradients(in_order: Sequence[Any]) -> Gradients:
-    """From the order of arguments."""
-    c, s, *w, b, u = in_order
-    return Gradients(c, b, u, s, Weights(*w))
-
-
-def _statistics(call: _Call, tensors: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
-    """The statistics of the tensors, where these have values."""
+def _statistics(call: _Call, inputs: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
+    """The statistics of inputs that have values."""
     if call.factor is None and call.keep.kept is None:
-        return bridge.statistics(call.how, tensors[:5], tensors[5], tensors[6], wanted)
-    factor = call.prepare(tensors[:5])
-    b, u = (bridge.like(factor.system, x) for x in tensors[5:])
+        return bridge.statistics(call.how, inputs, wanted)
+    factor = call.prepare(lhs_of(inputs))
+    b, u = (bridge.like(factor.system, x) for x in inputs[1:3])
     with bridge.calls_on(factor.system):
         found = factor.statistics(Rows(b, u, None), wanted)
     return Problem(factor.system, b, u, tuple(found.minimum.shape)), found
 
 
 class _Moments(Function):
-    """(name, call, c, s, w_e, w_i, w_s[, b, u]) -> what `name` says, see the module."""
+    """(name, call, inputs, or those of the left-hand side) -> the moments of that name, see the module."""
 
     @staticmethod
     def forward(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
         if name == "blocks":
-            factor = call.prepare(tensors[:5])
+            factor = call.prepare(tensors)
             with bridge.calls_on(factor.system):
                 return tuple(map(bridge.tensor, factor.covariances()))
         problem, found = _statistics(call, tensors, call.moving)
@@ -243,22 +237,22 @@ def _pulled_back(
 ) -> list[Tensor | None]:
     """The gradients of the tensors that have values and need them."""
     if name == "blocks":
-        factor = call.prepare(tensors[:5])
+        factor = call.prepare(tensors)
         with bridge.calls_on(factor.system):
             g = [bridge.like(factor.system, x) for x in of_results]
-            c, _, _, s, w = factor.moments_pullback(*g, None)
-            return list(map(bridge.tensor, (c, s, *vars(w).values())))
+            gradients = factor.moments_pullback(*g, None)
+        return list(map(bridge.tensor, lhs_of(by_field(gradients))))
     known = call.statistics
     if (
         known is None
         or not _are_same(known[0], tensors)
-        or any(need and x is None for need, x in zip(needed, bridge.in_order(known[2].of_minimum), strict=True))
+        or any(need and x is None for need, x in zip(needed, by_field(known[2].of_minimum), strict=True))
     ):
-        known = (tensors, *_statistics(call, tensors, _gradients(needed)))
+        known = (tensors, *_statistics(call, tensors, from_fields(needed)))
     _, problem, found = known
     with bridge.calls_on(problem.system):
         g = [bridge.like(problem.system, x) for x in of_results]
-        gradients = bridge.in_order(pulled_back(problem, found, *g))
+        gradients = by_field(pulled_back(problem, found, *g))
     return [x if x is None else bridge.tensor(x) for x in gradients]
 
 
@@ -303,7 +297,7 @@ class _Pullback(Function):
 
 def _ranks(name: str) -> dict[str, int]:
     """The tensors of `_Moments` and how many axes their rows have."""
-    return LHS_RANKS | (RHS_RANKS if name == "statistics" else {})
+    return RANKS if name == "statistics" else LHS_RANKS
 
 
 def _are_same(given: Sequence[Any], tensors: Sequence[Any]) -> bool:

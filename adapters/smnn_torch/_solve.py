@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smnn_core import HERMITE, ArgumentError, NamespaceError, Scheme, ShapeError, Weights
 from smnn_core.extend import (
+    FIELDS,
     UNIT,
     Problem,
     across_steps,
@@ -24,12 +25,13 @@ from smnn_core.extend import (
 )
 
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision, is_plain, prepare
-from ._operators import least_squares, normal_solve, system_of
+from ._bridge import Keep, Statement, full_precision, inputs_of, is_plain, lhs_of, prepare
+from ._operators import augmented, solution, system_of
 
 __all__ = ["Factorization", "error_estimate", "factorize", "solve_ode"]
 
-LHS = ("coefficients", "step_sizes", "weights.equation", "weights.initial", "weights.smoothness")
+NAMES = tuple(FIELDS)
+LHS = lhs_of(NAMES)
 NUMBERS = (float, Tensor, int, np.number, torch.SymFloat, torch.SymInt)
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -76,24 +78,23 @@ def solve_ode(
         SingularSystemError: as `smnn_core.solve_ode`.
     """
     how = Statement(scheme, n_steps, 0, 0, engine, check, recompute)
-    how, lhs, b, u = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
+    how, inputs = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
     if torch.compiler.is_compiling():
-        return ops.call("least_squares", how, lhs, b, u, None)
-    return least_squares(how, Keep(), *lhs, b, u, None)
+        return ops.call("solution", how, inputs)
+    return solution(how, Keep(), inputs)
 
 
 def stated(
     how: Statement, coefficients: Tensor, rhs: Tensor, initial_values: Tensor, step_sizes: Tensor, weights: Weights
-) -> tuple[Statement, tuple[Any, ...], Tensor, Tensor]:
-    """The arguments of a solution as those of its operator: how, with T_init and R_init, (c, s, weights), b and u."""
-    names = "coefficients", "step_sizes", "rhs", "initial_values"
+) -> tuple[Statement, tuple[Any, ...]]:
+    """The arguments of a solution as those of its operator: how, with T_init and R_init, and the inputs."""
     check_weights(weights)
-    c, s, b, u, *w = _checked(names, (coefficients, step_sizes, rhs, initial_values), weights)
+    c, b, u, s, *w = _checked(NAMES[:4], (coefficients, rhs, initial_values, step_sizes), weights)
     shape = u.shape
     T_init, R_init = (shape[-3], shape[-1]) if len(shape) >= 3 else (0, 0)
     u, w[1] = _without_missing(u, w[1])
     w[2] = _across_steps(how.scheme, c, s, w[2])
-    return how._replace(n_initial_steps=T_init, n_initial_orders=R_init), (c, s, *w), b, u
+    return how._replace(n_initial_steps=T_init, n_initial_orders=R_init), (c, b, u, s, *w)
 
 
 def error_estimate(
@@ -194,11 +195,12 @@ class Factorization:
             ShapeError, DTypeError, NamespaceError, DeviceError: if they do not fit the left-hand side.
         """
         b, u = _checked(("rhs", "initial_values"), (rhs, initial_values))
+        inputs = inputs_of(self._lhs, b, u)
         if torch.compiler.is_compiling():
-            return ops.call("least_squares", self._how, self._lhs, b, u, None)
+            return ops.call("solution", self._how, inputs)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
         prepare(self._how, self._keep, self._lhs, self._n_steps)  # (where this is a copy: without a right-hand side)
-        return least_squares(self._how, self._keep, *self._lhs, b, u, None)
+        return solution(self._how, self._keep, inputs)
 
     def normal_solve(self, g: Tensor) -> Tensor:
         """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, R+1).
@@ -208,9 +210,9 @@ class Factorization:
         """
         (g,) = _checked(("g",), (g,))
         if torch.compiler.is_compiling():
-            return ops.call("normal_solve", self._how, self._lhs, g)
+            return -ops.call("augmented_states", self._how, (*self._lhs, None, None, None, g))
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
-        return normal_solve(self._how, self._keep, *self._lhs, g)
+        return -augmented(self._how, self._keep, self._lhs, None, g, rows=False)[1]
 
 
 def _without_missing(u: Tensor, w: Any) -> tuple[Tensor, Any]:
@@ -262,8 +264,9 @@ def _checked(names: Sequence[str], tensors: Sequence[Tensor], weights: Weights |
 
     A step size that is a number is made a tensor.
     """
-    if "step_sizes" in names and isinstance(tensors[1], (int, float)) and isinstance(tensors[0], Tensor):
-        tensors = (tensors[0], tensors[0].new_full((1,), tensors[1]), *tensors[2:])
+    *others, last = tensors
+    if names[-1] == "step_sizes" and isinstance(last, (int, float)) and isinstance(tensors[0], Tensor):
+        tensors = (*others, tensors[0].new_full((1,), last))
     for x in tensors:
         if not isinstance(x, Tensor):
             name = next(name for name, y in zip(names, tensors, strict=True) if y is x)

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from .. import _gradient
 from .._arrays import sum_to_shape
+from .._augmented import solve_pullback
 from .._constraints import apply, weighted, without_weights
 from .._problem import (
     ALL,
@@ -25,7 +25,7 @@ from .._problem import (
     from_fields,
     inputs_by_field,
 )
-from ._refinement import least_squares, refined_multipliers
+from ._refinement import add_rows, least_squares, refined_multipliers
 from ._statistics import Statistics, in_full, minimum_pullback
 
 __all__ = ["Engine", "Factor", "augmented_by_solves"]
@@ -69,6 +69,28 @@ class Factor(ABC):
         """
         return -self.solve_augmented(None, g, rows=False)[1]
 
+    def augmented(self, f: Rows | None, g: Array | None, *, rows: bool = True) -> tuple[Any, Array]:
+        """v, None unless `rows` are wanted, and y of `solve_augmented`, refined.
+
+        Laws: v + W A y = f and (W A)^T v = g up to rounding, and it is its own transpose.
+        """
+        if rows:
+            return self._augmented(f, g)
+        parts = [] if f is None else [self.solve(without_weights(self.system, f))]
+        if g is not None:
+            parts.append(-self.normal_solve(g))
+        return None, sum(parts[1:], start=parts[0])
+
+    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """Both v and y."""
+        parts = [] if f is None else [least_squares(self, f)]
+        if g is not None:
+            parts.append((refined_multipliers(self, g), -self.normal_solve(g)))
+        v, y = parts[0]
+        for dv, dy in parts[1:]:
+            v, y = add_rows(v, dv), y + dy
+        return v, y
+
     def refuse_overflow(self, y: Array, d: Rows) -> None:  # noqa: B027 (engines whose arithmetic does not square rows)
         """
         Raises:
@@ -92,7 +114,7 @@ class Factor(ABC):
         `wanted` has a bool in the place of every gradient: those that are not wanted may be None.
         """
         del wanted
-        return _gradient.solve_pullback(problem, self, y, g)
+        return solve_pullback(problem, self, y, g)
 
     def sum_of_squares(self, d: Rows) -> Array:
         """|W (d - A y)|^2 at the minimum, (*batch,). Law: that of residual_rows(d) up to rounding."""

@@ -50,7 +50,9 @@ UNSETTLED = 1e-2
 class Solver(Protocol):
     """A factor, whose solves are refined."""
 
-    system: System
+    @property
+    def system(self) -> System:
+        """Its left-hand side."""
 
     def solve_augmented(
         self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
@@ -72,7 +74,7 @@ def least_squares(factor: Solver, f: Rows) -> tuple[Rows, Array]:
     size = change_of_solution(system, y, dy)
     is_kept = finite & (size <= TINY)
     if bool(xp.any(finite & ~is_kept)):
-        _, again = _of_heavy_rows(factor, _sum(v, dv))
+        _, again = _of_heavy_rows(factor, add_rows(v, dv))
         is_kept = is_kept | (finite & (change_of_solution(system, y, again) < COMES_AGAIN * size))
     v = Rows(*(xp.where(members(is_kept, a), a + b, a) for a, b in zip(v, dv, strict=True)))
     return v, xp.where(members(is_kept, y), y + dy, y)
@@ -115,6 +117,15 @@ def refined_multipliers(factor: Solver, g: Array) -> Rows:
     v, sizes = _refine(system, solve, lambda v, dv: change_of_rows(system.xp, Rows(*v), Rows(*dv)))
     _tell(system.xp, sizes)
     return Rows(*v)
+
+
+def refined_once(factor: Solver, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+    """v and y with v + W A y = f and (W A)^T v = g, corrected by what is left of the second, for factors whose y leaves
+    nothing of the first."""
+    v, y = factor.solve_augmented(f, g)
+    left = _transpose(factor.system, v)
+    dv, dy = factor.solve_augmented(None, -left if g is None else g - left)
+    return add_rows(v, dv), y + dy
 
 
 def _refine(
@@ -172,7 +183,8 @@ def _transpose(system: System, v: Rows) -> Array:
     return apply_transpose(system, weighted(system.weights, v))
 
 
-def _sum(v: Rows, dv: Rows) -> Rows:
+def add_rows(v: Rows, dv: Rows) -> Rows:
+    """v + dv."""
     return Rows(*(a + b for a, b in zip(v, dv, strict=True)))
 
 

@@ -41,6 +41,11 @@ class RoundedFactor(Factor):
         v, y = self.wide.solve_augmented(f, g, rows=rows, states=states)
         return Rows(*map(self._rounded, v)) if rows else None, self._rounded(y) if states else None
 
+    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        f = None if f is None else _widened_rows(self.system, f)
+        v, y = self.wide.augmented(f, None if g is None else _wide(self.system, g))
+        return Rows(*map(self._rounded, v)), self._rounded(y)
+
     def solve(self, d: Rows) -> Array:
         return self._rounded(self.wide.solve(_widened_rows(self.system, d)))
 

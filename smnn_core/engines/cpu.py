@@ -17,7 +17,7 @@ number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ from .._problem import (
 from .._schemes import triangular_rows
 from ._interface import Engine, augmented_by_solves
 from ._moments import Moments, OwnRows, are_compiled
-from ._refinement import refined_solution, widened
+from ._refinement import refined_once, refined_solution, widened
 from ._statistics import Statistics
 from .array_api import MomentsByArrayApi
 
@@ -189,6 +189,13 @@ class CpuFactor(MomentsByArrayApi):
         """v and y with v + W A y = f and (W A)^T v = g."""
         del rows, states
         return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
+
+    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """As one more solution and its correction, in float64."""
+        f, g = None if f is None else Rows(*map(_wide, f)), _wide(g)
+        wide = replace(self, system=widened(self.system), solved=None)
+        v, y = refined_once(wide, f, g)
+        return Rows(*(_rounded(x, self.system.dtype) for x in v)), _rounded(y, self.system.dtype)
 
     def normal_solve(self, g: Array) -> np.ndarray:
         return _rounded(self._masked(self._normal_solve(g)[0]), self.system.dtype)

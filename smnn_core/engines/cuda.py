@@ -48,7 +48,7 @@ from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
 from ._cuda.plan import Pieces, Plan, plans_of
 from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
 from ._interface import Engine, Factor, augmented_by_solves
-from ._refinement import widened
+from ._refinement import refined_once, widened
 from ._rounded import RoundedFactor, widened_problem
 from .array_api import ArrayEngine, MomentsByArrayApi
 
@@ -220,6 +220,10 @@ class CudaFactor(MomentsByArrayApi):
         """v and y with v + W A y = f and (W A)^T v = g."""
         del rows, states
         return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
+
+    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """As one more solution and its correction."""
+        return refined_once(self, f, g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """Normal solve, and contraction into all gradients, or those wanted."""

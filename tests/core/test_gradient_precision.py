@@ -1,7 +1,7 @@
 """Gradients keep their digits where steps are short: float32 against float64, and the engines against each other.
 
 What is bounded is the error for y'' + 4y = 0, relative to the largest entry, with steps between 0.2 and 0.01. Through
-λ alone the gradients of coefficients and right-hand sides would lose 8 digits here (see `smnn_core._gradient`), all
+λ alone the gradients of coefficients and right-hand sides would lose 8 digits here (see `smnn_core._augmented`), all
 that float32 has.
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 from _strategies import collocation_scheme, custom_scheme
 
 import smnn_core as smnn
-from smnn_core import _gradient
+from smnn_core import _constraints
 from smnn_core._problem import Gradients, Problem
 from smnn_core.engines.array_api import ArrayEngine
 
@@ -49,8 +49,8 @@ def condition(problem: Problem) -> float:
     for _ in range(8):
         x = factor.normal_solve(x / np.linalg.norm(x))
         y = y / np.linalg.norm(y)
-        y = _gradient.rows.apply_transpose(
-            system, _gradient.rows.weighted(system.weights, _gradient.rows.apply(system, y), 2)
+        y = _constraints.apply_transpose(
+            system, _constraints.weighted(system.weights, _constraints.apply(system, y), 2)
         )
     # power iteration underestimates: by less than this for 8 steps from a random start
     return 10 * float(np.linalg.norm(x) * np.linalg.norm(y))

@@ -27,5 +27,5 @@ def pretend(patch: Any) -> None:
     patch.setattr(_cuda, "_allocator", lambda device: allocator(cpu))
     patch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=Streams.current))
     patch.setattr(_bridge, "_on_cpu", lambda given: None)
-    patch.setattr(_bridge, "least_squares_on_cpu", lambda *given: None)
+    patch.setattr(_bridge, "solution_on_cpu", lambda *given: None)
     Streams.current = 0

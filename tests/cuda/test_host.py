@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smnn_core as smnn
-from smnn_core import _gradient
+from smnn_core import _augmented
 from smnn_core._problem import Problem, Rows, by_field
 from smnn_core._solve import raise_if_singular
 from smnn_core.engines._cuda import host, layout
@@ -38,7 +38,7 @@ def check(problem: Problem, grain: Grain, **options) -> host.DeviceFactor:
     g = rng.uniform(-1, 1, (*problem.batch, system.n_steps, system.V, system.K)).astype(system.dtype)
     oracle = ArrayEngine().factorize(system)
     y, x = oracle.solve(problem.rows), oracle.normal_solve(g)
-    residual = max(np.abs(r).max(initial=0) for r in _gradient.residual(problem, y))
+    residual = max(np.abs(r).max(initial=0) for r in _augmented.residual(problem, y))
     size_y, size_x = np.abs(y).max(initial=1), np.abs(x).max(initial=1)
     # backward stable: eps times the condition number, squared where the residual counts or in the normal solve
     tolerance_y, tolerance_x = 20 * eps * (np.sqrt(cond) * size_y + cond * residual), 20 * eps * cond * size_x
@@ -49,7 +49,7 @@ def check(problem: Problem, grain: Grain, **options) -> host.DeviceFactor:
     assert not factor.undetermined.any()
     assert_near(host.factorize(device, system).solve(problem.rows), y, tolerance_y, "solve")
     assert_near(factor.normal_solve(g), x, tolerance_x, "normal solve")
-    expected = gradients_by_name(_gradient.solve_pullback(problem, oracle, y, g))
+    expected = gradients_by_name(_augmented.solve_pullback(problem, oracle, y, g))
     for name, value in gradients_by_name(factor.adjoint(problem, found, g)).items():
         repeats = g.size / max(value.size, 1)  # terms of the sum over broadcast axes
         size = (1 + size_x) * (1 + size_y) * (1 + np.abs(expected[name]).max(initial=0))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 import smnn_core as smnn
-from smnn_core import _gradient
+from smnn_core import _augmented, _constraints
 from smnn_core._problem import Gradients, Problem, Rows, System, by_field, from_fields
 from smnn_core._schemes import triangular_rows
 from smnn_core.engines import cpu
@@ -68,8 +68,8 @@ def condition(problem: Problem) -> float:
     for _ in range(8):
         x = factor.normal_solve(x / np.linalg.norm(x))
         y = y / np.linalg.norm(y)
-        rows = _gradient.rows.weighted(system.weights, _gradient.rows.apply(system, y), 2)
-        y = _gradient.rows.apply_transpose(system, rows)
+        rows = _constraints.weighted(system.weights, _constraints.apply(system, y), 2)
+        y = _constraints.apply_transpose(system, rows)
     # power iteration underestimates: by less than this for 8 steps from a random start
     return 10 * float(np.linalg.norm(x) * np.linalg.norm(y))
 
@@ -98,13 +98,13 @@ def check_against_oracle(problem: Problem) -> None:
     oracle = ArrayEngine().factorize(system)
     y = oracle.solve(problem.rows)
     x = oracle.normal_solve(g)
-    expected = named(_gradient.solve_pullback(problem, oracle, y, g))
+    expected = named(_augmented.solve_pullback(problem, oracle, y, g))
 
     found, factor = ENGINE.solve_problem(problem)
     assert factor.undetermined is None
     size_y, size_x = np.abs(y).max(initial=1), np.abs(x).max(initial=1)
     root = np.sqrt(cond)
-    residual = max(np.abs(r).max(initial=0) for r in _gradient.residual(problem, y))
+    residual = max(np.abs(r).max(initial=0) for r in _augmented.residual(problem, y))
     # backward stable: eps times the condition number, squared where the residual counts or in the normal solve
     assert_near(found, y, 20 * eps * (root * size_y + cond * residual), "y")
     assert_near(factor.normal_solve(g), x, 20 * eps * cond * size_x, "normal solve")
@@ -328,7 +328,7 @@ def test_gradients_of_singular_members_are_nan(shared_steps: bool) -> None:
     problem = Problem.build(c, regular.rhs, regular.initial_values[..., :1], s)
     g = rng.normal(size=(3, 6, 1, 3))
     oracle = ArrayEngine().factorize(problem.system)
-    expected = _gradient.solve_pullback(problem, oracle, oracle.solve(problem.rows), g)
+    expected = _augmented.solve_pullback(problem, oracle, oracle.solve(problem.rows), g)
     y, factor = ENGINE.solve_problem(problem)
     for found in (factor.adjoint(problem, y, g), ENGINE.adjoint(problem, y, g)):
         for x, other in zip(by_field(found), by_field(expected), strict=True):

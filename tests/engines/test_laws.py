@@ -195,6 +195,27 @@ def test_residual_rows_are_what_the_solution_leaves(subject: Subject) -> None:
         subject.near(a, b, p, scale=1.0)
 
 
+def test_the_augmented_solve_meets_its_equations_and_is_symmetric(subject: Subject) -> None:
+    p = problem()
+    factor, (f, g), (h, k) = subject.factor(p), *((in_rows(p, states(p, i)), states(p, i + 1)) for i in (1, 3))
+    f, h = (x._replace(smoothness=x.smoothness + 0.1) for x in (f, h))
+    found = []
+    for rows, x in (f, g), (h, k):
+        v, y = factor.augmented(subject.given(rows), subject.given(x))
+        v, y = Rows(*map(subject.backend.to_numpy, v)), subject.backend.to_numpy(y)
+        for a, b, c in zip(v, in_rows(p, y), rows, strict=True):
+            subject.near(subject.given(a + b), c, p, scale=1.0)
+        subject.near(subject.given(in_states(p, v)), x, p, power=1)
+        _, alone = factor.augmented(subject.given(rows), subject.given(x), rows=False)
+        subject.near(alone, y, p)
+        found.append((*v, y))
+    there, back = (
+        sum((a * b).sum() for a, b in zip(z, b, strict=True)) for z, b in zip(found, ((*h, k), (*f, g)), strict=True)
+    )
+    tolerance = g.size * EPS * np.linalg.cond(dense(p.system)).max() ** 2 * abs(there)
+    np.testing.assert_allclose(there, back, rtol=0, atol=tolerance)
+
+
 def test_the_sum_of_squares_is_that_of_the_residual(subject: Subject) -> None:
     p = problem()
     expected = sum(

@@ -61,7 +61,7 @@ def test_dynamic_batch_and_time(make: Any) -> None:
         for node in graph.graph.nodes
         if node.op == "call_function" and "smnn" in str(node.target)
     ]
-    assert solves == [torch.ops.smnn.least_squares.default, torch.ops.smnn.adjoint.default]
+    assert solves == [torch.ops.smnn.solution.default, torch.ops.smnn.adjoint.default]
 
 
 def test_a_compiled_backward_pass_is_the_adjoint_of_the_engine(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_export_with_dynamic_shapes_can_be_trained(make: Any, strict: bool) -> N
     batch, time = torch.export.Dim("batch", max=100), torch.export.Dim("time", min=3, max=1000)
     shapes = {"c": {0: batch, 1: time}, "b": {0: batch, 1: time}, "u": {0: batch}, "s": {0: batch, 1: time - 1}}
     exported = torch.export.export(layer, inputs, dynamic_shapes=shapes, strict=strict)
-    assert any(node.target is torch.ops.smnn.least_squares.default for node in exported.graph.nodes)
+    assert any(node.target is torch.ops.smnn.solution.default for node in exported.graph.nodes)
     module, other = exported.module(), make((5,), T=11)
     torch.testing.assert_close(module(*other), layer(*other))
     (actual,) = torch.autograd.grad(module(*other).sum(), list(module.parameters()))
@@ -182,15 +182,17 @@ def test_export_with_dynamic_shapes_can_be_trained(make: Any, strict: bool) -> N
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("batch", [(), (2,)])
-@pytest.mark.parametrize("name", ["least_squares", "normal_solve", "adjoint"])
+@pytest.mark.parametrize("name", ["solution", "adjoint", "augmented", "augmented_states"])
 def test_opcheck(make: Any, name: str, batch: tuple[int, ...]) -> None:
     c, b, u, s = make(batch, T=4, V=2, grad=True)
     weights = [torch.tensor(w, dtype=torch.float64).requires_grad_() for w in (1.0, 2.0, 0.5)]
     y = st.solve_ode(c, b, u, s).detach().requires_grad_()
     g = torch.randn_like(y).requires_grad_()
-    rest = {"least_squares": (b, u, None), "normal_solve": (g,), "adjoint": (b, u, y, g)}[name]
-    how = None, 1, 2, "taylor", [], [], "auto", False, False
-    torch.library.opcheck(getattr(torch.ops.smnn, name).default, (c, s, *weights, *rest, *how))
+    inputs = c, b, u, s, *weights
+    given = (c, s, *weights, torch.randn_like(b).requires_grad_(), torch.randn_like(u), None, g)
+    tensors = {"solution": inputs, "adjoint": (*inputs, y, g)}.get(name, given)
+    how = 4, 1, 2, "taylor", [], [], "auto", False, False
+    torch.library.opcheck(getattr(torch.ops.smnn, name).default, (*tensors, *how))
 
 
 def test_ops_have_every_derivative(make: Any) -> None:
@@ -200,7 +202,7 @@ def test_ops_have_every_derivative(make: Any) -> None:
 
     def op(c: Tensor) -> Tensor:
         how = None, 1, 1, "taylor", [], [], "auto", False, False  # (operators know nothing of exponents)
-        y = torch.ops.smnn.least_squares(c, s, one, one, one, b, u, None, *how)
+        y = torch.ops.smnn.solution(c, b, u, s, one, one, one, *how)
         return y.tanh().sum()
 
     def ours(c: Tensor) -> Tensor:

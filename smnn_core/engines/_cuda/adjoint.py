@@ -1,7 +1,7 @@
 """Gradients: λ = M^-1 g, what refines λ and y, and the contraction of these.
 
 A λ and A y - d have lost digits to cancellation, which A M^-1 (g - A^T W^2 A λ) and A M^-1 A^T W^2 (d - A y) give back:
-`smnn_core/_gradient.py` says why. What is refined are these products; each correction is multiplied by A before it is
+`smnn_core/_augmented.py` says why. What is refined are these products; each correction is multiplied by A before it is
 added, since the sum of λ and a correction would be rounded.
 
 The CPU engine refines where it must, and leaves members whose rows differ so much in size that this is not enough to

@@ -3,7 +3,7 @@
 // Of a vector x, (points, n), the rows of a block are `Products`: c x of the equations, and F S x[t-1] + G S x[t] of the
 // step into each point, S = diag(s^o), without weights. With a_λ = A λ and a_y = A y - d, where (W A)^T W A λ = g,
 //
-//     dL = w^2 a_λ . dd  -  w^2 a_λ . (dA y)  -  w^2 a_y . (dA λ)  -  2 w a_λ a_y . dw      (smnn_core/_gradient.py)
+//     dL = w^2 a_λ . dd  -  w^2 a_λ . (dA y)  -  w^2 a_y . (dA λ)  -  2 w a_λ a_y . dw      (smnn_core/_augmented.py)
 //
 // row by row. The smoothness rows enter through their triangular form [S11 S12; 0 S22]: products with the rows, and with
 // their transpose, are the same after an orthogonal transformation.

@@ -15,9 +15,9 @@ BUILD_INPUTS := pyproject.toml tools/requirements.py $(wildcard CMakeLists.txt) 
 
 # OpenMP threads that wait spin for milliseconds (https://github.com/pytorch/pytorch/issues/80777), which starves
 # whatever else runs, themselves included, on busy cores; not to spin at all takes longer on idle ones.
-demo test test-slow test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
+demo test test-slow test-processors test-latest docs test-docs examples: export GOMP_SPINCOUNT := 10000
 
-.PHONY: help demo test test-slow test-all lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean
+.PHONY: help demo test test-slow test-all test-processors lint format docs test-docs docs-serve bench gpu-check gpu-pack examples test-latest build wheel-check sanitize aarch64 clang clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -25,6 +25,7 @@ help:
 	@echo "make demo      discover the Lorenz equations: from noisy data with error bars, and by training a network"
 	@echo "make test      the tests, within 5 minutes on two cores"
 	@echo "make test-all  these, and the exhaustive ones that are marked slow"
+	@echo "make test-processors  the tests of whatever computes, as other processors run them"
 	@echo "make lint      ruff and mypy"
 	@echo "make test-latest  the tests of the JAX adapter under the newest JAX (Python >= 3.12)"
 	@echo "make docs      the documentation, in site/"
@@ -51,6 +52,9 @@ test-slow: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab $(VENV)/.exa
 	$(PY) -m pytest -n $(WORKERS) $(LIMIT_SLOW) --ignore tests/docs -m slow
 
 test-all: test test-slow
+
+test-processors: $(VENV)/.test $(VENV)/.torch $(VENV)/.jax $(VENV)/.petab
+	PYTHON=$(PY) tools/processors.sh -n $(WORKERS) $(LIMIT)
 
 test-latest:
 	WORKERS=$(WORKERS) tools/test_latest.sh

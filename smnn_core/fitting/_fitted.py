@@ -451,7 +451,8 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
         yield (
             "misfit",
             f"{int(stuck.sum())} of {S} fits do not meet their equations: these cost {s.costs[stuck, 1].max():.3g} "
-            "where nearly 0 is expected.",
+            "where nearly 0 is expected. No solution of them is near the data, or the fit is in a wrong minimum (give "
+            "starts=, other start values or bounds).",
         )
 
 

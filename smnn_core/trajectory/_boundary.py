@@ -20,6 +20,8 @@ __all__ = ["MARGIN", "Found", "solve_boundary"]
 
 MARGIN = 0.7
 """The part of the tolerance that the estimate may reach: it is right within some tens of per cent."""
+OTHER_START = "a guess= nearer the solution, such as that of an easier problem; or derivatives that you gave are wrong"
+"""Advice where Newton's method does not converge."""
 
 
 @dataclass
@@ -121,17 +123,21 @@ def solve_boundary(
         if fixed:
             for b in np.flatnonzero(~held):
                 reasons[b] = (
-                    "solved on the mesh that was given; the estimate of the error is above the tolerance"
+                    "solved on the mesh that was given; the estimate of the error is above the tolerance: give a finer "
+                    "mesh, a larger tolerance, or no mesh"
                     if ok[b]
-                    else "Newton's method did not converge on the mesh that was given"
+                    else f"Newton's method did not converge on the mesh that was given: give a finer mesh, none, or "
+                    f"{OTHER_START}"
                 )
             return Found(space, mesh, u, error, held, reasons, iterations, met=ok | held)
         if held.all():
             return Found(space, mesh, u, error, held, reasons, iterations)
         if most_intervals < 2 * mesh.N and not (ok & ~held).any():
-            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "Newton's method did not converge")
+            reason, advice = "Newton's method did not converge", f"give {OTHER_START}"
+            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
         if most_intervals <= mesh.N:
-            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, "the mesh would be too fine")
+            reason, advice = "the mesh would be too fine", "allow more of them by max_intervals, or a larger tolerance"
+            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
         failed = ~ok & ~held
         new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
         halved = failed
@@ -176,11 +182,11 @@ def _given_up(
     reasons: list[str],
     iterations: int,
     reason: str,
+    advice: str,
 ) -> Found:
     for b in np.flatnonzero(~held):
-        reasons[b] = f"{reason}, with {mesh.N} intervals" + (
-            "; the estimate of the error is above the tolerance" if ok[b] else ""
-        )
+        left = "; the estimate of the error is above the tolerance" if ok[b] else ""
+        reasons[b] = f"{reason}, with {mesh.N} intervals{left}: {advice}"
     return Found(space, mesh, u, error, held, reasons, iterations)
 
 

@@ -120,7 +120,7 @@ def _refined(
         ratio = (found.error / allowed[:, None]).max(axis=(1, 2))
     good = ~failed & (ratio <= 1)
     error = np.where(finished[:, None, None], found.error, np.nan)
-    ended = "more intervals are not allowed" if most_intervals <= mesh.N else ENDED
+    ended = "more intervals are not allowed: raise max_intervals or tolerance" if most_intervals <= mesh.N else ENDED
     reasons = [_reason(good[b], finished[b], ratio[b] * tolerance, run.reached[b], ended) for b in range(len(x))]
     return Found(space, mesh, u, error, good, reasons, run.windows), shorter
 
@@ -149,7 +149,10 @@ def _shares(
     return np.where(np.isfinite(ratio)[:, None, None], share, NO_SHARE)
 
 
-ENDED = "shorter steps do not help: f is not smooth, or the equations amplify what rounding leaves"
+ENDED = (
+    "shorter steps do not help: f is not smooth (times of jumps belong into `times`), its derivatives are wrong, or "
+    "the equations amplify what rounding leaves, and only a larger tolerance can be met"
+)
 
 
 def _reason(good: bool, finished: bool, error: float, reached: float, ended: str) -> str:
@@ -160,4 +163,7 @@ def _reason(good: bool, finished: bool, error: float, reached: float, ended: str
             f"the estimate of the global error is {error:.1e} of the size of the variables, above the tolerance, and "
             f"{ended}"
         )
-    return f"steps became too short, or too many, at t = {reached:.6g}: the solution may end there, or f be undefined"
+    return (
+        f"steps became too short, or too many, at t = {reached:.6g}: the solution may end there, or f be undefined; "
+        "end before it, or allow more by max_intervals"
+    )

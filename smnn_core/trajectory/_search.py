@@ -146,7 +146,8 @@ def without_contradictions(problem: Discrete, found: Found, tolerance: float) ->
         q = int(np.argmax(left[b] - allowed[b]))
         reasons[b] = (
             f"the equations, more than variables, contradict each other: the best compromise leaves {left[b, q]:.1e} "
-            f"of equation {q}, of which rounding and tolerance leave {allowed[b, q]:.1e} at most"
+            f"of equation {q}, of which rounding and tolerance leave {allowed[b, q]:.1e} at most. Leave one of them "
+            "out, or check its signs"
         )
     return replace(found, converged=found.converged & ~bad, reasons=reasons)
 

@@ -225,3 +225,28 @@ def test_progress_is_shown_where_it_is_asked_for(capsys):
     for conditions in ([[0.1]], {1: [[0.1]]}):
         smnn.solve(logistic(), [0, 1], conditions, progress=True)
         assert "solves" in capsys.readouterr().err
+
+
+def blow_up(t, y):  # y' = y^2, y(0) = 1, which ends at t = 1
+    return scalar(y[..., 0, 1] - y[..., 0, 0] ** 2, -2 * y[..., 0, 0], 1.0)
+
+
+def no_root(t, y):  # y' = y^2 + 10, y(0) = y(1)
+    return scalar(y[..., 0, 1] - y[..., 0, 0] ** 2 - 10, -2 * y[..., 0, 0], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("residual", "options", "advice"),
+    [
+        (blow_up, {"times": [0, 2]}, "end before it, or allow more by max_intervals"),
+        (blow_up, {"times": [0, 0.99], "max_intervals": 4}, "max_intervals"),
+        (blow_up, {"times": [0, 2], "mesh": np.linspace(0, 2, 9)}, "a guess= nearer the solution"),
+        (blow_up, {"times": [0, 0.9], "mesh": np.linspace(0, 0.9, 3)}, "give a finer mesh"),
+        (no_root, {"times": [0, 1], "conditions": lambda y: y[..., 0, :, 0] - y[..., 1, :, 0]}, "guess="),
+    ],
+)
+def test_who_did_not_converge_says_what_to_change(residual, options, advice):
+    conditions = options.pop("conditions", [[1.0]])
+    with pytest.warns(smnn.ConvergenceWarning, match=advice):
+        s = smnn.solve(residual, options.pop("times"), conditions, order=[1], **options)
+    assert not s.converged

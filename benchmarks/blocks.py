@@ -57,7 +57,7 @@ def table() -> Table:
     rows = []
     for n in SIZES:
         engine, t = seconds(n)
-        times = (f"{1e6 * t['forward']:.3g}", f"{1e6 * t['backward']:.3g}")
+        times = tuple(f"{float(f'{1e6 * t[way]:.3g}'):,g}" for way in ("forward", "backward"))
         # (of small matrices NumPy's calls take longer than their operations)
         ratios = [f"{t['forward'] / t[name]:.2g}" if n >= 48 else "" for name in ("product", "qr")]
         rows.append((str(n), engine, *times, *ratios))

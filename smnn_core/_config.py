@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 import sys
+import textwrap
 from importlib import metadata
+from typing import Any
 
 from .engines import ENGINES
 
 __all__ = ["show_config"]
 
+WIDTH = 78
+INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "    ", "break_on_hyphens": False}
 LIBRARIES = ("numpy", "array-api-compat", "scipy", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -38,7 +42,7 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, str]] | None:
     for section, entries in config.items():
         print(f"{section}:")
         for name, value in entries.items():
-            print(f"  {name}: {value}")
+            print(textwrap.fill(f"{name}: {value}", WIDTH, **INDENTED))
     return None
 
 

@@ -74,11 +74,13 @@ def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert "available" in config["engines"]["array_api"]
     assert config["libraries"]["numpy"] == np.__version__
     assert smnn.show_config() is None
-    printed = capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 78
+    printed = " ".join(out.split())
     for section, entries in config.items():
         assert f"{section}:" in printed
         for name, value in entries.items():
-            assert f"  {name}: {value}" in printed
+            assert f"{name}: {value}" in printed
 
 
 def test_the_compiled_engine_is_there_where_there_is_a_compiler() -> None:

@@ -159,6 +159,15 @@ def test_nothing_wider_than_the_screen(visit: Visit, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
+def test_no_line_of_code_has_a_hidden_end(visit: Visit, path: str) -> None:
+    page = visit.open(path)
+    assert not page.evaluate(
+        "[...document.querySelectorAll('pre code')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.textContent.slice(0, 80))"
+    )
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_every_reference_within_the_page_has_its_target(path: str) -> None:
     if reason := missing():
         pytest.skip(reason)

@@ -28,6 +28,7 @@ def exact_logistic(q):
     return a * u * e / (a + k * u * (1 - e))
 
 
+@pytest.mark.slow
 def test_first_and_second_derivatives():
     def both(end):
         return jax.jacfwd(lambda q: (jax.grad(end)(q),) * 2, has_aux=True)(Q)

@@ -43,8 +43,10 @@ def error(net, exact, friction):
 
 @pytest.mark.parametrize(
     ("friction", "most"),
-    [(lambda v: 0.15 * v + 0.1 * v**3, 0.05), (lambda v: 0.1 * v + 0.25 * np.abs(v) * v, 0.03)],
-    ids=["cubic", "quadratic"],
+    [
+        pytest.param(lambda v: 0.15 * v + 0.1 * v**3, 0.05, id="cubic", marks=pytest.mark.slow),
+        pytest.param(lambda v: 0.1 * v + 0.25 * np.abs(v) * v, 0.03, id="quadratic"),
+    ],
 )
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_friction_of_a_pendulum_from_noisy_angles(friction, most, seed):

@@ -34,13 +34,20 @@ plt.rcParams.update(
 )
 
 
+MANY = 300
+"""Markers of one line from which on they are one picture: as many elements take a browser seconds."""
+
+
 def svg(figure: Figure, description: str) -> str:
     """The figure, to be printed by a block with `html="true"`; the description is for readers who cannot see it.
 
     Black becomes the colour of the text around it, so that the picture is readable on a light and on a dark page.
     """
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    for line in (line for axes in figure.axes for line in axes.lines):
+        if len(line.get_xdata()) > MANY and line.get_marker() not in ("", "None", None):
+            line.set_rasterized(True)
+    figure.savefig(text, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     image = text.getvalue()
     image = image[image.index("<svg") :].replace("#000000", "currentColor")

@@ -58,6 +58,11 @@ class Observed:
         """
         if hasattr(data, "columns") and hasattr(data, "to_numpy"):
             times, data, names = _of_frame(times, data)
+        elif isinstance(times, str):
+            raise ArgumentError(
+                f"times = {times!r} names a column of a data frame, but data is a {type(data).__name__}: give one data "
+                f"frame, in which a column `{EXPERIMENT}` tells experiments apart, or times as numbers."
+            )
         several = isinstance(data, (list, tuple)) and not np.isscalar(data[0]) and np.ndim(data[0]) > 0
         sheets = [np.asarray(x, float) for x in data] if several else [np.asarray(data, float)]
         if several and not isinstance(times, (list, tuple)):

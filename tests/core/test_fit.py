@@ -542,6 +542,8 @@ def test_data_frames():
     assert abs(r["k"] - 1.3) < 1e-3
     with pytest.raises(smnn.ArgumentError, match="time column"):
         smnn.fit(decay, "t", frame, {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match="one data frame, in which a column `experiment`"):
+        smnn.fit(decay, "time", [frame, frame], {"k": 1.0})
 
 
 def test_prints_names_errors_and_what_was_warned_of():

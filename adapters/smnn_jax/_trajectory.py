@@ -444,8 +444,8 @@ def _values(name: str, x: Any) -> Any:
     if isinstance(x, jax.core.Tracer):
         raise _TracedError(
             f"solve chooses a mesh by values, which {name} has none of under jit and vmap: give mesh= and times by "
-            "numbers (np.linspace; jnp.linspace is traced there), or call it outside of them; a batch is given as batch "
-            "axes."
+            "numbers (np.linspace; jnp.linspace is traced there), or call it outside of them; a batch is given as "
+            "batch axes."
         )
     return np.asarray(x, dtype=np.float64)
 

@@ -165,7 +165,7 @@ class OwnRows(NamedTuple):
 
 
 def are_compiled(system: System) -> bool:
-    """True where the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
+    """True if the kernels know the rows of the scheme: as many as unknowns of a variable, in upper triangular form."""
     K = system.K
     rows = triangular_rows(system.scheme, K)[0]
     return not rows[K:].any() and not np.tril(rows[:, K:], -1).any() and bool(np.diagonal(rows[:, K:]).all())

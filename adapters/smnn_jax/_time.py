@@ -85,7 +85,9 @@ class ChunkFactor:
 
     def _solve(self, d: Rows) -> Array:
         n = self.system.n
-        own, coupling = increments.stack_rows(self.system, weighted(self.system.weights, d))
+        own, coupling = increments.stack_rows(
+            self.system, weighted(self.system.weights, d), increments.basis(self.system)
+        )
         own, coupling = own[..., :-1, :, None], coupling[..., None]
         batch = jnp.broadcast_shapes(own.shape[:-3], coupling.shape[:-3])
         own, coupling = (jnp.broadcast_to(x, (*batch, *x.shape[-3:])) for x in (own, coupling))

@@ -30,6 +30,11 @@ def increment_rows(scheme: Scheme, K: int) -> tuple[np.ndarray, np.ndarray, np.n
     return U, triangle[:, :K], D
 
 
+def basis(system: System) -> Array:
+    """U, (m, k)."""
+    return system.constant(increment_rows(system.scheme, system.K)[0])
+
+
 def blocks(system: System) -> tuple[Array, Couplings]:
     """W A as own rows (*batch, T, mD, n) and T-1 couplings."""
     xp, T, V, K, n = system.xp, system.n_steps, system.V, system.K, system.n
@@ -65,27 +70,26 @@ def _taylor(system: System, r: int) -> Array:
     return system.constant([[1 / factorial(k)] for k in range(system.K - r)])
 
 
-def stack_rows(system: System, d: Rows) -> tuple[Array, Array]:
-    """Right-hand sides in the order of `blocks`: of the own rows, (..., T, mD), and of couplings, (..., T-1, mC)."""
+def stack_rows(system: System, d: Rows, basis: Array) -> tuple[Array, Array]:
+    """Right-hand sides in the order of `blocks`: of the own rows, (..., T, mD), and of couplings, (..., T-1, mC), of
+    which each variable has as many as the basis (m, k) has columns."""
     xp, T = system.xp, system.n_steps
     initial = xp.reshape(d.initial, (*d.initial.shape[:-2], size(tuple(d.initial.shape[-2:]))))
     initial = pad(xp, initial, -2, 0, T)
     batch = broadcast_shapes({"rhs": tuple(d.equation.shape[:-2]), "initial_values": tuple(initial.shape[:-2])})
     shapes = [(*batch, T, x.shape[-1]) for x in (d.equation, initial)]
     own = xp.concat([xp.broadcast_to(x, s) for x, s in zip((d.equation, initial), shapes, strict=True)], axis=-1)
-    U = system.constant(increment_rows(system.scheme, system.K)[0])
-    mC = system.V * U.shape[-1]
+    mC = system.V * basis.shape[-1]
     if d.smoothness is None:
         return own, xp.zeros((T - 1, mC), dtype=system.dtype, device=system.device)
-    return own, xp.reshape(d.smoothness @ U, (*d.smoothness.shape[:-2], mC))
+    return own, xp.reshape(d.smoothness @ basis, (*d.smoothness.shape[:-2], mC))
 
 
-def unstack_rows(system: System, own: Array, coupling: Array) -> Rows:
+def unstack_rows(system: System, own: Array, coupling: Array, basis: Array) -> Rows:
     """The transpose of `stack_rows`."""
     xp, V, R_init = system.xp, system.V, system.n_initial_orders
     initial = own[..., : system.n_initial_steps, system.Q :]
-    U = system.constant(increment_rows(system.scheme, system.K)[0])
-    coupling = xp.reshape(coupling, (*coupling.shape[:-1], V, U.shape[-1])) @ xp.matrix_transpose(U)
+    coupling = xp.reshape(coupling, (*coupling.shape[:-1], V, basis.shape[-1])) @ xp.matrix_transpose(basis)
     return Rows(own[..., : system.Q], xp.reshape(initial, (*initial.shape[:-1], V, R_init)), coupling)
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
+from .._arrays import Array, Namespace, size
 from .._constraints import weighted
 from .._problem import Gradients, Rows, System, by_field, from_fields
+from ._columns import Columns, ColumnsFactor
 from ._covariances import Covariances
-from ._increments import blocks, flatten, stack_rows, unflatten, unstack_rows
+from ._increments import basis, blocks
 from ._interface import Engine, Factor
 from ._odd_even import (
     Couplings,
@@ -33,7 +33,7 @@ from ._rounded import RoundedFactor
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayFactor(Factor):
+class ArrayFactor(ColumnsFactor):
     """The levels of elimination."""
 
     system: System
@@ -42,45 +42,38 @@ class ArrayFactor(Factor):
     """the one point that is left; its E and G are empty"""
     undetermined: Array
 
-    def solve_augmented(
-        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
-    ) -> tuple[Any, Any]:
-        """v and y with v + W A y = f and (W A)^T v = g."""
-        system, xp, n = self.system, self.system.xp, self.system.n
-        stacked, shapes = None, {"system": system.batch}
-        if f is not None:
-            stacked = stack_rows(system, f)
-            shapes |= {"rhs": tuple(stacked[0].shape[:-2]), "smoothness": tuple(stacked[1].shape[:-2])}
-        if g is not None:
-            shapes["g"] = tuple(g.shape[:-3])
-        columns = _Columns(xp, system.batch, broadcast_shapes(shapes))
-        levels, last = columns.factor(self)
+    @property
+    def basis(self) -> Array:
+        return basis(self.system)
 
-        # z = Q^T f - R^-T g, of the eliminated points and of the last
+    def solve_columns(
+        self, columns: Columns, f: tuple[Array, Array] | None, g: Array | None, rows: bool, states: bool
+    ) -> tuple[tuple[Array, Array] | None, Array | None]:
+        """Q z and R^-1 z, with z = Q^T f - R^-T g of the eliminated points and of the last."""
+        system, xp, n = self.system, self.system.xp, self.system.n
+
+        def of_lhs(level: Level) -> Level:
+            arrays = {k: x if isinstance(x, int) else columns.of_lhs(x, system.batch) for k, x in vars(level).items()}
+            return Level(**arrays)
+
+        levels, last = [of_lhs(level) for level in self.levels], of_lhs(self.last)
         z: list[Array] = []
         z_last = system.constant(0)
-        if stacked is not None:
-            z, own, coupling = reflect(xp, n, levels, *(columns.gather(x, 2) for x in stacked))
+        if f is not None:
+            z, own, coupling = reflect(xp, n, levels, *f)
             z_last = (xp.matrix_transpose(last.Q) @ last_rows(xp, n, own, coupling))[..., :n, :]
         if g is not None:
-            w, g_last, _ = substitute_transposed(xp, levels, columns.gather(flatten(xp, g), 2))
+            w, g_last, _ = substitute_transposed(xp, levels, g)
             z = [a - b for a, b in zip(z, w, strict=True)] if z else [-b for b in w]
             z_last = z_last - xp.matrix_transpose(last.R_inverse) @ g_last
-
-        v = y = None
-        bad, nan = xp.broadcast_to(xp.any(self.undetermined, axis=-1), columns.batch), system.constant(xp.nan)
+        fitted = x = None
         if states:
             first = last.R_inverse @ z_last
-            y, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
-            y = unflatten(system, columns.scatter(y))
-            y = xp.where(members(bad, y), nan, y)
+            x, _ = substitute_back(xp, levels, z, first, xp.zeros_like(first))
         if rows:
             own, coupling = reflect_back(xp, levels, last, z, z_last, system.Q + system.V * system.n_initial_orders)
-            coupling = coupling[..., : system.n_steps - 1, :, :]
-            fitted = unstack_rows(system, columns.scatter(own), columns.scatter(coupling))
-            left = (-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True))
-            v = Rows(*(xp.where(members(bad, x), nan, x) for x in left))
-        return v, y
+            fitted = own, coupling[..., : system.n_steps - 1, :, :]
+        return fitted, x
 
     @cached_property
     def _covariances(self) -> Covariances:
@@ -185,42 +178,3 @@ def _eliminated(system: System, own: Array, couplings: Couplings) -> list[Level]
     """All levels, that of the one point that is left behind the others."""
     levels, own, couplings = eliminate(system, own, couplings)
     return [*levels, eliminate_last(system, own, couplings)]
-
-
-class _Columns:
-    """How right-hand sides that share a left-hand side become columns of one matrix.
-
-    Batch axes along which the left-hand side is repeated are moved behind the rows, so that one elimination serves all.
-    """
-
-    def __init__(self, xp: Namespace, lhs: Shape, batch: Shape) -> None:
-        self.xp, self.batch = xp, batch
-        lhs = (1,) * (len(batch) - len(lhs)) + lhs
-        self.repeated = tuple(i for i, (a, b) in enumerate(zip(lhs, batch, strict=True)) if a == 1 and b != 1)
-        self.own = tuple(i for i in range(len(batch)) if i not in self.repeated)
-        self.lhs = tuple(lhs[i] for i in self.own)
-
-    def gather(self, x: Array, rank: int) -> Array:
-        """(..., *core) with `rank` core axes, as (*own, *core, columns)."""
-        core = tuple(x.shape[x.ndim - rank :])
-        x = self.xp.broadcast_to(x, (*self.batch, *core))
-        cores = tuple(range(len(self.batch), len(self.batch) + rank))
-        x = self.xp.permute_dims(x, (*self.own, *cores, *self.repeated))
-        return self.xp.reshape(x, (*self.lhs, *core, size(tuple(self.batch[i] for i in self.repeated))))
-
-    def scatter(self, x: Array) -> Array:
-        """(*own, T, n, columns) as (*batch, T, n)."""
-        axes = (*self.own, len(self.batch), len(self.batch) + 1, *self.repeated)
-        x = self.xp.reshape(x, (*x.shape[:-1], *(self.batch[i] for i in self.repeated)))
-        return self.xp.permute_dims(x, tuple(axes.index(i) for i in range(len(axes))))
-
-    def factor(self, factor: ArrayFactor) -> tuple[list[Level], Level]:
-        """The levels and the last point of a factor without the axes along which it is repeated."""
-
-        def drop(x: Array) -> Array:
-            return self.xp.reshape(x, (*self.lhs, *x.shape[len(factor.system.batch) :]))
-
-        def level(old: Level) -> Level:
-            return Level(**{k: x if isinstance(x, int) else drop(x) for k, x in vars(old).items()})
-
-        return [level(old) for old in factor.levels], level(factor.last)

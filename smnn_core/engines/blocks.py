@@ -5,21 +5,23 @@ Members are swept in threads; that of a single system has its columns divided am
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Shape, broadcast_shapes, power_derivatives, powers
+from .._arrays import Array, power_derivatives, powers
 from .._problem import Gradients, Rows, System
 from . import cpu
 from ._block_moments import covariances, rows_times
 from ._block_sweep import Entries, Sweep, scheme_rows
+from ._columns import Columns, ColumnsFactor
 from ._covariances import gradients_of_rows
 from ._increments import permuted
-from ._interface import Engine, Factor
+from ._interface import Engine
 from ._pivots import LARGEST_CHANGE, RUNS, SMALL
 from ._refinement import widened
 from ._rounded import RoundedFactor
@@ -29,7 +31,7 @@ Index = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class BlockFactor(Factor):
+class BlockFactor(ColumnsFactor):
     """The sweeps of all batch members."""
 
     system: System
@@ -42,34 +44,42 @@ class BlockFactor(Factor):
         """The memory that the factor keeps."""
         return sum(sweep.nbytes for sweep in self.sweeps.values())
 
-    def solve_augmented(
-        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
-    ) -> tuple[Any, Any]:
-        """v and y with v + W A y = f and (W A)^T v = g."""
-        system = self.system
-        T, V, R_init, n, U = system.n_steps, system.V, system.n_initial_orders, system.n, scheme_rows(system)[1]
-        given = ([] if f is None else self._rows(f)) + ([] if g is None else [self._from_states(g)])
-
-        def solve(sweep: Sweep, *x: np.ndarray) -> tuple[np.ndarray, ...]:
-            w: Any = 0 if g is None else sweep.substitute_transposed(x[-1])
-            z = -w if f is None else sweep.rotate(*x[:2]) - w
-            return (*(sweep.rotate_back(z) if rows else ()), *([sweep.substitute(z)] if states else ()))
-
-        cores = [(T, system.Q + V * R_init), (T - 1, V * U.shape[1])] if rows else []
-        found = self._for_members(given, cores + ([(T, n)] if states else []), solve)
-        v = y = None
-        if states:
-            y = found.pop()
-            y = np.ascontiguousarray(np.swapaxes(y.reshape(*y.shape[:-1], system.K, V), -1, -2))
-        if rows:
-            own, coupling = found
-            initial = own[..., : system.n_initial_steps, system.Q :]
-            coupling = np.swapaxes(coupling.reshape(*coupling.shape[:-1], U.shape[1], V), -1, -2) @ U.T
-            fitted = own[..., : system.Q], initial.reshape(*initial.shape[:-1], V, R_init), coupling
-            v = Rows(*(-x if a is None else a - x for a, x in zip(f or 3 * (None,), fitted, strict=True)))
-        return v, y
-
     @property
+    def basis(self) -> np.ndarray:
+        return scheme_rows(self.system)[1]
+
+    def solve_columns(
+        self, columns: Columns, f: tuple[Array, Array] | None, g: Array | None, rows: bool, states: bool
+    ) -> tuple[tuple[Array, Array] | None, Array | None]:
+        """Q z and R^-1 z, with z = Q^T f - R^-T g."""
+        system = self.system
+        T, V, k = system.n_steps, system.V, self.basis.shape[1]
+
+        def swapped(x: np.ndarray, outer: int, inner: int) -> np.ndarray:
+            """Couplings (T-1, outer inner, columns) ordered the other way."""
+            return np.swapaxes(x.reshape(T - 1, outer, inner, -1), 1, 2).reshape(x.shape)
+
+        def empty(length: int, rows: int) -> np.ndarray:
+            return np.full((*columns.lhs, length, rows, columns.count), np.nan)
+
+        own, coupling = empty(T, system.Q + V * system.n_initial_orders), empty(T - 1, V * k)
+        x = empty(T, system.n)
+        members = dict(zip(np.ndindex(system.batch), np.ndindex(columns.lhs), strict=True))
+
+        def solve(index: Index) -> None:
+            sweep, at = self._determined[index], members[index]
+            w: Any = 0 if g is None else sweep.substitute_transposed(np.array(g[at], order="C"))
+            z = -w if f is None else sweep.rotate(f[0][at], swapped(f[1][at], V, k)) - w
+            if rows:
+                own[at], of_step = sweep.rotate_back(z)
+                coupling[at] = swapped(of_step, k, V)
+            if states:
+                x[at] = sweep.substitute(z)
+
+        in_threads(solve, list(self._determined) if columns.count else [])
+        return (own, coupling) if rows else None, x if states else None
+
+    @cached_property
     def _determined(self) -> dict[Index, Sweep]:
         """The sweeps of members that are not undetermined."""
         return {index: sweep for index, sweep in self.sweeps.items() if not self.undetermined[index].any()}
@@ -122,52 +132,6 @@ class BlockFactor(Factor):
         s = system.step_sizes
         steps, of_steps = (S * np.tile(f(np, s, system.K), 2)[..., None, :] for f in (powers, power_derivatives))
         return gradients_of_rows(system, rows._replace(equation=equation), steps, of_steps)
-
-    def _rows(self, f: Rows) -> list[np.ndarray]:
-        """Weighted rows as (..., T, own rows) and (..., T-1, coupling rows)."""
-        system, (equation, initial, smoothness) = self.system, f
-        T, T_init, V = system.n_steps, system.n_initial_steps, system.V
-        n_initial = V * system.n_initial_orders
-        batch = np.broadcast_shapes(equation.shape[:-2], initial.shape[:-3])
-        own = np.zeros((*batch, T, system.Q + n_initial))
-        own[..., : system.Q] = equation
-        own[..., :T_init, system.Q :] = initial.reshape(*initial.shape[:-2], n_initial)
-        U = scheme_rows(system)[1]
-        if smoothness is None:
-            return [own, np.zeros((T - 1, V * U.shape[1]))]
-        coupling = np.swapaxes(smoothness @ U, -1, -2)
-        return [own, coupling.reshape(*coupling.shape[:-2], V * U.shape[1])]
-
-    def _from_states(self, x: Array) -> np.ndarray:
-        """(..., T, V, K) as (..., T, n) ordered by derivative."""
-        return np.swapaxes(x, -1, -2).reshape(*x.shape[:-2], self.system.n)
-
-    def _for_members(
-        self, given: list[np.ndarray], cores: Sequence[Shape], f: Callable[..., tuple[np.ndarray, ...]]
-    ) -> list[np.ndarray]:
-        """Right-hand sides that share a left-hand side become columns."""
-        own = self.system.batch
-        batch = broadcast_shapes({"system": own, **{f"given {i}": x.shape[:-2] for i, x in enumerate(given)}})
-        own = (1,) * (len(batch) - len(own)) + own
-        given = [np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in given]
-        results = [np.full((*batch, *core), np.nan) for core in cores]
-        bad = np.asarray(self.undetermined.any(axis=-1))
-
-        def solve(index: Index) -> None:
-            repeated = (slice(None) if length == 1 else slice(i, i + 1) for i, length in self._places(index, own))
-            where = tuple(repeated)
-            columns = [np.array(np.moveaxis(x[where].reshape(-1, *x.shape[-2:]), 0, -1), order="C") for x in given]
-            if not bad[index] and columns[0].size:
-                for to, x in zip(results, f(self.sweeps[index], *columns), strict=True):
-                    to[where] = np.moveaxis(x, -1, 0).reshape(to[where].shape)
-
-        in_threads(solve, list(self.sweeps))
-        return results
-
-    @staticmethod
-    def _places(index: Index, own: Shape) -> Iterator[tuple[int, int]]:
-        """The place of a member along each axis of a batch, and the length of that axis in the system."""
-        return zip((0,) * (len(own) - len(index)) + index, own, strict=True)
 
 
 def in_threads(f: Callable[[Index], Any], members: list[Index]) -> list[Any]:

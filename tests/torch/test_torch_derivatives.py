@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+import smnn_core as smnn
 import smnn_torch as st
 
 ALL = (0, 1, 2, 3)
@@ -276,7 +278,10 @@ def test_gradients_of_a_batch_of_directions(make: Any) -> None:
 @pytest.mark.parametrize("how", ["weight", "coefficients"])
 @pytest.mark.parametrize("engine", ["auto", "array_api"])
 def test_second_derivatives_where_an_equation_is_missing(make: Any, how: str, engine: str) -> None:
-    """A row of zeros has a norm without a derivative."""
+    """A row of zeros has a norm without a derivative.
+
+    A rounding error of the rows changes y by their condition number, and each derivative by that once more.
+    """
     c, b, u, s = make(T=5)
     mask = torch.ones(5, 1, dtype=torch.float64)
     if how == "weight":
@@ -288,13 +293,16 @@ def test_second_derivatives_where_an_equation_is_missing(make: Any, how: str, en
         y = st.solve_ode(*inputs, weights=st.Weights(mask), engine=engine)
         return y.tanh().sum()
 
+    A, _ = smnn.dense_system(*(x.numpy() for x in (c, b, u, s)), weights=smnn.Weights(mask.numpy()))
+    tolerance = 10 * np.finfo(np.float64).eps * np.linalg.cond(A / np.linalg.norm(A, axis=0)) ** 2
     inputs = tuple(x.requires_grad_() for x in (c, b, u, s))
     first = torch.autograd.grad(f(*inputs), inputs, create_graph=True)
     size = sum(g.square().sum() for g in first)
     found = torch.autograd.grad(size, inputs)
     # forward over reverse does not meet the derivative of the norm
     _, expected = jvp(grad(f, ALL), inputs, tuple(2 * g.detach() for g in first))
-    torch.testing.assert_close(found, expected)
+    for x, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, exact, rtol=0, atol=tolerance * float(exact.detach().abs().max()))
 
 
 @pytest.mark.parametrize("engine", ["auto", "array_api"])

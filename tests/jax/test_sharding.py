@@ -47,7 +47,7 @@ def collectives(compiled):
     return set(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text()))
 
 
-@pytest.mark.parametrize("engine", ["auto", "array_api"])
+@pytest.mark.parametrize("engine", ["auto", pytest.param("array_api", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 def test_each_device_solves_its_own_part(arguments, kind, engine):
     expected = solve(**arguments)
@@ -142,7 +142,7 @@ class TestShardMap:
 
         return mapped
 
-    @pytest.mark.parametrize("engine", ["auto", "array_api"])
+    @pytest.mark.parametrize("engine", ["auto", pytest.param("array_api", marks=pytest.mark.slow)])
     def test_solution_and_gradient(self, arguments, mapped, engine):
         f = mapped(engine)
         y, gradient = jax.jit(lambda x: (f(x), jax.grad(lambda x: jnp.sum(f(x) ** 2))(x)))(arguments)

@@ -39,7 +39,7 @@ def close(actual, expected, factor=1e4):
     [
         (4, 1, AxisType.Auto),
         pytest.param(12, 12, AxisType.Explicit, marks=pytest.mark.slow),
-        (16, 6, AxisType.Auto),
+        pytest.param(16, 6, AxisType.Auto, marks=pytest.mark.slow),
         pytest.param(1024, 1, AxisType.Auto, marks=pytest.mark.slow),
     ],
 )

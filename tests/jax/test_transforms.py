@@ -113,6 +113,7 @@ def test_reverse_mode_is_one_call(small, moving):
     assert "while" not in text
 
 
+@pytest.mark.slow
 def test_second_derivatives_agree_in_all_modes(small):
     def f(s):
         return loss(small | {"step_sizes": s})
@@ -157,7 +158,7 @@ class TestVmap:
         assert "f64[1,8,5,2,2,3]" in calls[0][1]  # coefficients, as given
         assert "f64[3,8,5,2]" in calls[0][1]  # right-hand sides
 
-    @pytest.mark.parametrize("engine", ["auto", "array_api"])
+    @pytest.mark.parametrize("engine", ["auto", pytest.param("array_api", marks=pytest.mark.slow)])
     def test_of_gradients(self, small, engine):
         b = jnp.stack([small["rhs"], 2 * small["rhs"], 3 * small["rhs"]])
         gradient = jax.grad(lambda b: loss(small | {"rhs": b}, engine=engine))

@@ -84,9 +84,9 @@ bench: $(VENV)/.torch $(VENV)/.jax $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.boundary
 	$(PY) -m benchmarks.boundary_batch
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.initial
-	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural --save
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.neural
 	$(PY) -m benchmarks.friction
-	$(PY) -m benchmarks.posterior --save
+	$(PY) -m benchmarks.posterior
 	$(PY) -m benchmarks.overhead_torch
 	$(PY) -m benchmarks.compile_torch
 	$(PY) -m benchmarks.overhead_jax

@@ -84,7 +84,7 @@ def test_any_batch_and_time_in_any_division_and_order_of_threads(
 @pytest.mark.parametrize(
     ("V", "K", "Q", "scheme", "dtype"),
     [
-        (2, 2, 2, "custom", "float64"),
+        pytest.param(2, 2, 2, "custom", "float64", marks=pytest.mark.slow),
         (1, 3, 1, "taylor", "float32"),
         (3, 3, 3, "taylor", "float64"),
         pytest.param(4, 3, 5, "custom", "float64", marks=pytest.mark.slow),

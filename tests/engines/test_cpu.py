@@ -644,6 +644,7 @@ def test_factors_of_short_lanes_are_not_kept(B) -> None:
         np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_segments_in_chunks() -> None:
     """So many points that arrays and factor are read from memory (FAR_BYTES in _cpu/plan.hpp)."""
     T = 300_001

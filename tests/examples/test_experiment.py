@@ -83,6 +83,7 @@ def test_a_checkpoint_of_other_arguments_is_refused(tmp_path: Path) -> None:
     assert "'seed': '0'" in (tmp_path / "said").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_without_resume_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert start(tmp_path).wait(60) == 0
     assert start(tmp_path).wait(60) == 0

@@ -292,9 +292,17 @@ def solve_with(engine: Engine, problem: Problem, *, check: bool, recompute: bool
     """`solve_problem` with an engine that was selected; looks at the values that were not checked."""
     if not engine.checks_values:
         problem.system.check_values()
-    y, factor = engine.solve_problem(problem, recompute=recompute)
+    y, factor = solve_unjudged(engine, problem, recompute=recompute)
     raise_if_singular(problem.system, factor.undetermined, check)
-    factor.refuse_overflow(y, problem.rows)
+    return y, factor
+
+
+def solve_unjudged(engine: Engine, problem: Problem, *, recompute: bool = False) -> tuple[Array, Factor]:
+    """The same, and members whose system is singular are NaN; by the array API engine where squares of rows overflow in
+    that given."""
+    y, factor = engine.solve_problem(problem, recompute=recompute)
+    if factor.overflows(y, problem.rows):
+        return select("array_api", problem.system).solve_problem(problem)
     return y, factor
 
 

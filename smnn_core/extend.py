@@ -18,6 +18,7 @@ than public names do; the changelog says so when they do.
 - `ENGINES`, `Engine`, `ArrayEngine`, `Factor`, `select`: the engines; that for all arrays; that of a name, or the
   first that serves.
 - `solve_with`, `eliminate`: solution and factor, or the factor, after the checks that look at values.
+  `solve_unjudged`: without these, NaN where a system is singular.
 - `error_estimate_with`: `error_estimate` by another `solve_ode`.
 
 **Derivatives** (`docs/theory/derivative.md`)
@@ -70,7 +71,7 @@ from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS
 from ._problem import ALL, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
-from ._solve import adjoint_without_factor, check_states, eliminate, solve_with
+from ._solve import adjoint_without_factor, check_states, eliminate, solve_unjudged, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
 from .engines import ENGINES, select
@@ -151,6 +152,7 @@ __all__ = [
     "solution_pullback",
     "solution_pushforward",
     "solve_on_mesh",
+    "solve_unjudged",
     "solve_with",
     "statistics_of",
     "sum_to_shape",

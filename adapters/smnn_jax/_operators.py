@@ -24,6 +24,7 @@ from smnn_core.extend import (
     adjoint_without_factor,
     device_of,
     select,
+    solve_unjudged,
 )
 
 Array = Any
@@ -133,7 +134,7 @@ def least_squares(static: Static, operands: Sequence[Array]) -> list[Array]:
     """[argmin_y |W (A y - d)|^2] for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
     system, (b, u) = static.system(*operands[:5]), operands[5:]
     problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
-    return [select(static.engine, system).solve_problem(problem)[0]]
+    return [solve_unjudged(select(static.engine, system), problem)[0]]
 
 
 def augmented(static: Static, operands: Sequence[Array]) -> list[Array]:

@@ -91,11 +91,10 @@ class Factor(ABC):
             v, y = add_rows(v, dv), y + dy
         return v, y
 
-    def refuse_overflow(self, y: Array, d: Rows) -> None:  # noqa: B027 (engines whose arithmetic does not square rows)
-        """
-        Raises:
-            ArgumentError: where a solution y is undefined since squares of rows overflow, though all rows are finite.
-        """
+    def overflows(self, y: Array, d: Rows) -> bool:
+        """Whether a solution y of `solve_problem` is not finite, though all rows are: squares of rows overflow."""
+        del y, d
+        return False
 
     def adjoint_rows(self, g: Array) -> Rows:
         """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.

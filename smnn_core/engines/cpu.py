@@ -17,6 +17,7 @@ number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -44,7 +45,7 @@ from .._problem import (
 from .._schemes import triangular_rows
 from ._interface import Engine, augmented_by_solves
 from ._moments import Moments, OwnRows, are_compiled
-from ._refinement import refined_once, refined_solution, widened
+from ._refinement import least_squares, refined_once, refined_solution, widened
 from ._statistics import Statistics
 from .array_api import MomentsByArrayApi
 
@@ -91,6 +92,30 @@ def _small_pivot(w: np.ndarray) -> float:
     return SMALL_PIVOT * 10.0 ** min(int(np.log10(spread) / 2), 5)
 
 
+def _outweighs(system: System, y: np.ndarray) -> bool:
+    """Whether terms of equations, w c y, are so heavy that those of smoothness rows, w s^r y, are light beside them.
+
+    Rotations take both into one another, and light ones lose as many digits: of a variable, all but nine, of a
+    derivative, all but four.
+    """
+    c, s, w = system.coefficients, np.abs(system.step_sizes), system.weights
+    with np.errstate(all="ignore"):
+        tied = np.abs(w.smoothness).min(where=w.smoothness != 0, initial=np.inf) * s.min() ** np.arange(system.K)
+        heaviest = max(c.max(initial=0.0), -c.min(initial=0.0)) * np.abs(w.equation).max(initial=0.0)
+        if not heaviest >= HEAVY * tied.min():
+            return False
+        terms = np.abs(w.equation) * np.abs(c * y[..., None, :, :]).max(axis=(-2, -1))
+        light = np.abs(y).max(axis=-3) * tied * HEAVY
+        light[..., 1:] *= 1e5
+        return bool(np.any(terms.max(axis=(-2, -1))[..., None, None] >= light))
+
+
+def _has_tiny_entries(system: System) -> bool:
+    """Whether entries of equations are so small beside others that products of a few of their squares underflow."""
+    entries = np.abs(system.weights.equation)[..., None, None] * np.abs(system.coefficients)
+    return bool(np.any((entries > 0) & (entries < TINY * entries.max(initial=0.0, where=np.isfinite(entries)))))
+
+
 _DOUBLE = np.dtype(np.float64)
 
 
@@ -102,6 +127,14 @@ OVERFLOW = (
 
 SMALL_PIVOT = 1e-9
 """That of systems whose smoothness rows have equal weights."""
+
+
+HEAVY = 1e7
+"""How many times heavier than others terms have to be for solutions to be refined."""
+
+
+TINY = 1e-30
+"""Where rows differ a lot, systems with entries of equations this small beside others are left to another engine."""
 
 
 POOLED_BYTES = 1 << 17
@@ -156,7 +189,6 @@ class CpuFactor(MomentsByArrayApi):
     kept: Any = None
     """`_kernels.Factor` of one batch shape, whole or in part; or None"""
     has_small_pivots: bool = False
-    """solutions are refined"""
     solved: Solved | None = None
     """what was solved with it first"""
     is_judged: bool = True
@@ -172,16 +204,34 @@ class CpuFactor(MomentsByArrayApi):
         return 0 if self.kept is None else int(self.kept.nbytes)
 
     def solve(self, d: Rows) -> np.ndarray:
+        y = self.refined(self._solve(d), d)
+        if self.overflows(y, d):
+            return self._by_array_api.solve(d)
+        return _rounded(y, self.system.dtype)
+
+    def refined(self, y: np.ndarray, d: Rows) -> np.ndarray:
+        """The solution y, in float64, corrected where one elimination does not give it nine digits."""
+        if self.has_small_pivots:
+            y = refined_solution(*self._wide(d), always=False)
+        is_light = _outweighs(self.system, y)
+        if (is_light or self.has_small_pivots) and _has_tiny_entries(self.system):
+            return np.full_like(y, np.nan)  # (as `overflows` knows it)
+        return least_squares(*self._wide(d))[1] if is_light else y
+
+    def _wide(self, d: Rows) -> tuple[CpuFactor, Rows]:
+        """A factor in float64, whose solutions are those of one elimination, and weighted rows."""
+        system = widened(self.system)
+        wide = Rows(*(None if x is None else _wide(x) for x in d))
+        return _Unrefined(system, self.undetermined), weighted(system.weights, wide)
+
+    def _solve(self, d: Rows) -> np.ndarray:
+        """The solution in float64, as it comes from one elimination."""
         system = self.system
         batch = system.batch_with(d)
         smoothness = None if d.smoothness is None else d.smoothness @ triangular_rows(system.scheme, system.K)[1]
         y = _states(system, batch)
         _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
-        self.refuse_overflow(y, d)
-        y = self._masked(y)
-        if self.has_small_pivots:
-            y = _refined(system, d, self.undetermined)
-        return _rounded(y, system.dtype)
+        return self._masked(y)
 
     def solve_augmented(
         self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
@@ -217,10 +267,20 @@ class CpuFactor(MomentsByArrayApi):
         gradients = [_empty(x.shape) if take else None for x, take in zip(inputs, by_field(wanted), strict=True)]
 
         small_pivot = _kernels.adjoint(solved.spec, kept, _wide(y), _wide(g), tuple(gradients))
+        overflows = self._are_nan(gradients) and np.isfinite(y).all() and np.isfinite(g).all()
+        if overflows or (small_pivot and _has_tiny_entries(problem.system)):
+            return self._by_array_api.adjoint(problem, y, g, wanted)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result
+
+    @staticmethod
+    def _are_nan(gradients: Sequence[np.ndarray | None]) -> bool:
+        """Looks at one number of each: those of a batch member are all NaN, or none is."""
+        found = zip(gradients, RANKS, strict=True)
+        firsts = (x.reshape(*x.shape[: x.ndim - rank], -1)[..., :1] for x, rank in found if x is not None)
+        return any(np.isnan(first).any() for first in firsts)
 
     def log_determinant(self) -> Array:
         if not are_compiled(self.system):
@@ -291,9 +351,8 @@ class CpuFactor(MomentsByArrayApi):
         of_all = own.extended(Moments.of(found), batch, d)
         cores = Moments.cores(self.system, d)
         for x, core in zip(of_all.in_order[:5], cores, strict=False):
-            if x is not None:
-                first: Any = (..., *(0,) * len(core))
-                self._refuse_overflow(x[first], d)
+            if x is not None and self._overflows(x[(..., *(0,) * len(core))], d):
+                raise ArgumentError(OVERFLOW.format(float(np.abs(self.system.coefficients).max())))
         dtype = self.system.dtype
         return Moments.of(
             [
@@ -302,27 +361,34 @@ class CpuFactor(MomentsByArrayApi):
             ]
         )
 
-    def refuse_overflow(self, y: np.ndarray, d: Rows) -> None:
-        self._refuse_overflow(y[..., 0, 0, 0], d)
+    def overflows(self, y: np.ndarray, d: Rows) -> bool:
+        return self._overflows(y[..., 0, 0, 0], d)
 
-    def _refuse_overflow(self, x: np.ndarray, d: Rows | None) -> None:
-        """Looks at one number of each batch member, (...): what overflows makes all of them NaN."""
+    def _overflows(self, x: np.ndarray, d: Rows | None) -> bool:
+        """Looks at one number of each batch member, (...): squares of rows that overflow make all of them NaN."""
         bad = np.isnan(x)
         if not bad.any():
-            return
+            return False
         bad &= self.system.is_finite
         for given, rank in () if d is None else ((d.equation, 2), (d.initial, 3)):
             bad &= np.isfinite(given).all(axis=tuple(range(-rank, 0)))
         if self.undetermined is not None:
             bad &= ~self.undetermined.any(axis=-1)
-        if bad.any():
-            raise ArgumentError(OVERFLOW.format(float(np.abs(self.system.coefficients).max())))
+        return bool(bad.any())
 
     def _masked(self, x: np.ndarray, rank: int = 3) -> np.ndarray:
         """NaN for batch members that have undetermined points."""
         if self.undetermined is not None:
             x[np.broadcast_to(self.undetermined.any(axis=-1), x.shape[: x.ndim - rank])] = np.nan
         return x
+
+
+@dataclass(eq=False)
+class _Unrefined(CpuFactor):
+    """One whose solutions are those of one elimination."""
+
+    def refined(self, y: np.ndarray, d: Rows) -> np.ndarray:
+        return y
 
 
 class CpuEngine(Engine):
@@ -371,9 +437,7 @@ class CpuEngine(Engine):
         system, spec = problem.system, _spec_of(problem)
         y = _states(system, problem.batch)
         factor = _eliminated(system, spec, problem.batch, y, recompute)
-        y = factor._masked(y)
-        if factor.has_small_pivots:
-            y = _refined(system, problem.rows, factor.undetermined)
+        y = factor.refined(factor._masked(y), problem.rows)
         factor.solved = Solved(problem, spec, None if recompute or system.dtype == _DOUBLE else y)
         return _rounded(y, system.dtype), factor
 
@@ -413,13 +477,6 @@ def _eliminated(system: System, spec: Any, batch: Shape, y: np.ndarray | None, r
     if zero_step:
         raise ArgumentError(ZERO_STEP)
     return CpuFactor(system, _undetermined(system) if small_pivot else None, kept, small_pivot)
-
-
-def _refined(system: System, d: Rows, undetermined: np.ndarray | None) -> np.ndarray:
-    """The solution in float64, corrected until corrections are small, of a system that has small pivots."""
-    system, d = widened(system), Rows(*(None if x is None else _wide(x) for x in d))
-    y: np.ndarray = refined_solution(CpuFactor(system, undetermined), weighted(system.weights, d), always=False)
-    return y
 
 
 def _solution(spec: Any, problem: Problem) -> np.ndarray:

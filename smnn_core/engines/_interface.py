@@ -92,7 +92,7 @@ class Factor(ABC):
         return v, y
 
     def overflows(self, y: Array, d: Rows) -> bool:
-        """Whether a solution y of `solve_problem` is not finite, though all rows are: squares of rows overflow."""
+        """True where a solution y of `solve_problem` is not finite, though all rows are: squares of rows overflow."""
         del y, d
         return False
 

@@ -45,7 +45,7 @@ from .._problem import (
 from .._schemes import triangular_rows
 from ._interface import Engine, augmented_by_solves
 from ._moments import Moments, OwnRows, are_compiled
-from ._refinement import least_squares, refined_once, refined_solution, widened
+from ._refinement import least_squares, members, refined_once, refined_solution, widened
 from ._statistics import Statistics
 from .array_api import MomentsByArrayApi
 
@@ -92,26 +92,30 @@ def _small_pivot(w: np.ndarray) -> float:
     return SMALL_PIVOT * 10.0 ** min(int(np.log10(spread) / 2), 5)
 
 
-def _outweighs(system: System, y: np.ndarray) -> bool:
-    """Whether terms of equations, w c y, are so heavy that those of smoothness rows, w s^r y, are light beside them.
+def _outweighs(system: System, y: np.ndarray) -> np.ndarray | None:
+    """Batch members, (*batch,), None if there are none, where terms of equations, w c y, are so heavy that those of
+    smoothness rows, w s^r y, are light beside them.
 
     Rotations take both into one another, and light ones lose as many digits: of a variable, all but nine, of a
     derivative, all but four.
     """
     c, s, w = system.coefficients, np.abs(system.step_sizes), system.weights
+    if 0 in y.shape:
+        return None
     with np.errstate(all="ignore"):
         tied = np.abs(w.smoothness).min(where=w.smoothness != 0, initial=np.inf) * s.min() ** np.arange(system.K)
         heaviest = max(c.max(initial=0.0), -c.min(initial=0.0)) * np.abs(w.equation).max(initial=0.0)
         if not heaviest >= HEAVY * tied.min():
-            return False
+            return None
         terms = np.abs(w.equation) * np.abs(c * y[..., None, :, :]).max(axis=(-2, -1))
         light = np.abs(y).max(axis=-3) * tied * HEAVY
         light[..., 1:] *= 1e5
-        return bool(np.any(terms.max(axis=(-2, -1))[..., None, None] >= light))
+        found = np.any(terms.max(axis=(-2, -1))[..., None, None] >= light, axis=(-2, -1))
+    return found if found.any() else None
 
 
 def _has_tiny_entries(system: System) -> bool:
-    """Whether entries of equations are so small beside others that products of a few of their squares underflow."""
+    """True where entries of equations are so small beside others that products of a few of their squares underflow."""
     entries = np.abs(system.weights.equation)[..., None, None] * np.abs(system.coefficients)
     return bool(np.any((entries > 0) & (entries < TINY * entries.max(initial=0.0, where=np.isfinite(entries)))))
 
@@ -134,7 +138,7 @@ HEAVY = 1e7
 
 
 TINY = 1e-30
-"""Where rows differ a lot, systems with entries of equations this small beside others are left to another engine."""
+"""Systems whose rows differ a lot, with entries of equations this small beside others, are left to another engine."""
 
 
 POOLED_BYTES = 1 << 17
@@ -213,10 +217,10 @@ class CpuFactor(MomentsByArrayApi):
         """The solution y, in float64, corrected where one elimination does not give it nine digits."""
         if self.has_small_pivots:
             y = refined_solution(*self._wide(d), always=False)
-        is_light = _outweighs(self.system, y)
-        if (is_light or self.has_small_pivots) and _has_tiny_entries(self.system):
+        light = _outweighs(self.system, y)
+        if (self.has_small_pivots or light is not None) and _has_tiny_entries(self.system):
             return np.full_like(y, np.nan)  # (as `overflows` knows it)
-        return least_squares(*self._wide(d))[1] if is_light else y
+        return y if light is None else np.where(members(light, y), least_squares(*self._wide(d))[1], y)
 
     def _wide(self, d: Rows) -> tuple[CpuFactor, Rows]:
         """A factor in float64, whose solutions are those of one elimination, and weighted rows."""
@@ -278,9 +282,8 @@ class CpuFactor(MomentsByArrayApi):
     @staticmethod
     def _are_nan(gradients: Sequence[np.ndarray | None]) -> bool:
         """Looks at one number of each: those of a batch member are all NaN, or none is."""
-        found = zip(gradients, RANKS, strict=True)
-        firsts = (x.reshape(*x.shape[: x.ndim - rank], -1)[..., :1] for x, rank in found if x is not None)
-        return any(np.isnan(first).any() for first in firsts)
+        found = [(x, rank) for x, rank in zip(gradients, RANKS, strict=True) if x is not None and x.size]
+        return any(np.isnan(x[(..., *(0,) * min(rank, x.ndim))]).any() for x, rank in found)  # type: ignore[arg-type]
 
     def log_determinant(self) -> Array:
         if not are_compiled(self.system):
@@ -387,8 +390,8 @@ class CpuFactor(MomentsByArrayApi):
 class _Unrefined(CpuFactor):
     """One whose solutions are those of one elimination."""
 
-    def refined(self, y: np.ndarray, d: Rows) -> np.ndarray:
-        return y
+    def solve(self, d: Rows) -> np.ndarray:
+        return self._solve(d)
 
 
 class CpuEngine(Engine):

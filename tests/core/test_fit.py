@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -191,6 +192,31 @@ def test_as_many_data_as_constants_leave_no_standard_error():
     assert np.isnan(r.standard_errors).all()
     r = smnn.fit(decay, t[:2], 3 * np.exp(-1.3 * t[:2]), [1.0], noise=0.02)
     assert 0.15 < r.standard_errors[0] < 0.25
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_times_are_as_good_as_any(seed):
+    """Estimate and standard error are those of the exact solution by `scipy.optimize.curve_fit`."""
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.uniform(0, 3, 40))
+    data = 3 * np.exp(-1.3 * t) + 0.02 * rng.standard_normal(40)
+    expected, C = curve_fit(
+        lambda t, a, k: a * np.exp(-k * t), t, data, [3, 1], sigma=np.full(40, 0.02), absolute_sigma=True
+    )
+    r = smnn.fit(decay, t, data, [1.0], noise=0.02)
+    assert r.converged
+    assert abs(r.parameters[0] - expected[1]) < 1e-4 * r.standard_errors[0]
+    np.testing.assert_allclose(r.standard_errors[0], C[1, 1] ** 0.5, rtol=1e-3)
+
+
+def test_results_keep_no_array_of_the_caller():
+    t, noise, start = np.linspace(0, 2, 30), np.full((30, 1), 0.01), np.array([0.5])
+    data = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(30)
+    r, times = smnn.fit(decay, t, data, start, noise=noise), np.linspace(0, 2, 7)
+    before = pickle.dumps([r, r(times)])
+    for x in (t, data, noise, start):
+        x *= 3
+    assert pickle.dumps([r, r(times)]) == before
 
 
 def test_callbacks_may_write_to_the_times_they_get():

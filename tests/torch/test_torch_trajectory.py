@@ -292,3 +292,24 @@ def test_what_cannot_be_done_is_said():
         smnn_torch.solve(lambda t, y: y[..., 1], [0, 1], torch.ones(1, 1))
     with pytest.raises(smnn.ArgumentError, match="tolerance must lie between 6e-06"):
         smnn_torch.solve(lambda t, y: y[..., 1], [0, 1], torch.ones(1, 1, dtype=torch.float32), tolerance=1e-7)
+
+
+def test_derivatives_on_steps_that_follow_the_solution():
+    """eps y'' = (1 - y^2) y' - y, eps = 1e-3, from (2, 0) across a jump: dy(2)/dy(0) = 1.25339 by differences of
+    `scipy.integrate.solve_ivp(method="Radau", rtol=1e-11)`; steps differ by a factor of a thousand and more."""
+
+    def end(a):
+        s = smnn_torch.solve(
+            lambda t, y: 1e-3 * y[..., 2] - (1 - y[..., 0] ** 2) * y[..., 1] + y[..., 0],
+            [0.0, 2.0],
+            torch.stack([a, 0 * a])[None],
+            tolerance=1e-8,
+        )
+        steps = s.t.diff().abs()
+        assert s.converged
+        assert steps.max() > 100 * steps.min()
+        return s([2.0])[0, 0, 0]
+
+    a = torch.tensor(2.0, dtype=f64, requires_grad=True)
+    (derivative,) = torch.autograd.grad(end(a), a)
+    assert abs(float(derivative) - 1.25339) < 1e-4

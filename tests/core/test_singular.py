@@ -120,8 +120,8 @@ def test_the_error_can_be_pickled() -> None:
 
 @pytest.mark.parametrize("factor", [1e10, 1e15, 1e20, 1e40, 1e75, 1e140, 1e200])
 @pytest.mark.parametrize("engine", ["cpu", "array_api"])
-def test_equations_times_a_large_number_are_solved_or_refused(factor: float, engine: str) -> None:
-    """Heavy equations hold exactly, however heavy; where squares of rows overflow, that is said."""
+def test_equations_times_a_large_number(factor: float, engine: str) -> None:
+    """Heavy equations hold exactly, however heavy."""
     rng = np.random.default_rng(0)
     T, V = 41, 2
     c = 0.3 * rng.uniform(-1, 1, (3, T, V, V, 4)) * [1, 1, 0, 0]
@@ -136,13 +136,9 @@ def test_equations_times_a_large_number_are_solved_or_refused(factor: float, eng
         "posterior": lambda: smnn.posterior(factor * c, factor * b, u, s, scheme=smnn.HERMITE, engine=engine).mean,
     }
     for call in calls.values():
-        try:
-            y = call()
-        except smnn.ArgumentError as error:
-            assert "squares of rows overflow" in str(error)  # noqa: PT017 (either is right)
-            assert factor > 1e50
-            continue
-        np.testing.assert_allclose(y[..., :2], expected[..., :2], rtol=0, atol=1e-9 * np.abs(expected[..., :2]).max())
+        np.testing.assert_allclose(
+            call()[..., :2], expected[..., :2], rtol=0, atol=1e-9 * np.abs(expected[..., :2]).max()
+        )
 
 
 def test_variances_of_rows_whose_squares_overflow_are_refused() -> None:

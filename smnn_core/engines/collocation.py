@@ -1,6 +1,6 @@
-"""Compiled windows of a march (`smnn_core/trajectory/_window.py`): values at the points, stages eliminated, states
-swept forward, steps added. The kernels are in `_cpu/windows.hpp`; None stands in for them where the engine could not be
-compiled."""
+"""Compiled collocation (`smnn_core/trajectory/_window.py`): values at the points, stages eliminated, states swept
+forward or tied together by conditions, steps added. The kernels are in `_cpu/windows.hpp`; None stands in for them
+where the engine could not be compiled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from .cpu import _kernels
 
-__all__ = ["accept", "advance", "eliminate", "is_compiled", "values"]
+__all__ = ["accept", "advance", "couple", "eliminate", "is_compiled", "solve", "values"]
 
 is_compiled = _kernels is not None
 values: Any = getattr(_kernels, "window_values", None)
 eliminate: Any = getattr(_kernels, "window_eliminate", None)
 advance: Any = getattr(_kernels, "window_advance", None)
+couple: Any = getattr(_kernels, "window_couple", None)
+solve: Any = getattr(_kernels, "window_solve", None)
 accept: Any = getattr(_kernels, "window_accept", None)

@@ -95,7 +95,6 @@ def solve_boundary(
     """
     B = len(mesh.t)
     u, held = start(mesh), np.zeros(B, bool)
-    _check_start(problem, space, mesh, u)
     error = np.full((B, mesh.N, space.V), np.inf)
     guessed = np.ones(B, bool)
     reasons = ["not solved"] * B
@@ -106,6 +105,8 @@ def solve_boundary(
         run = robust_newton(problem, space, mesh, u, held, tolerance=inner, guess=again)
         iterations += run.iterations
         ok = run.converged
+        if guessed.all() and not ok.any():
+            _check_start(problem, space, mesh, u)
         found = estimate(problem, space, mesh, run.u) if ok.any() else None
         u = run.u.where(ok | held, u)
         if found is not None:
@@ -168,8 +169,8 @@ def inner_tolerance(tolerance: float) -> float:
 def size_of_variables(space: Space, u: Step, mesh: Mesh) -> Array:
     """The largest |y| of each variable, (B, V)."""
     xp = namespace_of(u.x)
-    y = space.values(xp, space.table((0.0, 0.5, 1.0)), space.features(xp, u.x[:, :-1], u.z, mesh.scale), mesh.scale)
-    return xp.max(xp.abs(y[..., 0]), axis=(1, 2))
+    y = space.between(xp, space.features(xp, u.x[:, :-1], u.z, mesh.scale), 3)
+    return xp.max(xp.abs(y), axis=(1, 3))
 
 
 def _given_up(
@@ -230,7 +231,7 @@ def _carried(
         if own is not None:
             t[b], index[b] = own.t[0], own.index[0]
     carried = Mesh(t, index)
-    x, z = space.moved(space, u.x, u.z, mesh.t, carried.t)
+    x, z = space.moved(space, u.x, u.z, mesh.t, carried.t, rough=not held.any())
     moved = Step(x, z, u.p)
     if guessed.any():
         moved = start(carried).where(guessed, moved)

@@ -30,7 +30,10 @@ from numpy.polynomial import legendre
 
 from .._arrays import Array, Namespace, concat, device_of
 
-__all__ = ["Scale", "Space", "gauss", "radau", "space_of"]
+MOST_POWERS = 14
+"""Degrees of polynomials that are written in powers: more would lose digits."""
+
+__all__ = ["Scale", "Space", "constant", "gauss", "radau", "space_of"]
 
 
 @lru_cache(maxsize=32)
@@ -163,6 +166,11 @@ class Space:
         """Exponents of s with which derivatives 0..R follow from what is in units of y."""
         return tuple(range(0, -self.R - 1, -1))
 
+    def between(self, xp: Namespace, features: Array, n: int) -> Array:
+        """y at n equidistant times of each interval, its ends included: (..., N, V, n)."""
+        table = constant(xp, _values(self, n), features)
+        return (features[..., None, :] @ table)[..., 0, :]
+
     def features(self, xp: Namespace, x: Array, z: Array, s: Array | Scale) -> Array:
         """Φ, (..., N, V, max(R, 1) + k), of states (..., N, M) and stages (..., N, V, k); s (..., N)."""
         scale, states = Scale.of(xp, s), self.spread_states(xp, x)
@@ -174,7 +182,7 @@ class Space:
         """y and its derivatives at the n offsets of a table: (..., N, n, V, R+1)."""
         V, a, n, orders = table.shape
         scale = Scale.of(xp, s)
-        W = _constant(xp, table.reshape(V, a, n * orders), features)
+        W = constant(xp, table.reshape(V, a, n * orders), features)
         lead = features.shape[:-2]
         if V > 1 and not self._is_uniform:
             flat = _permuted(xp, xp.reshape(features, (-1, V, a)), (1, 0, 2))  # one product for each variable
@@ -203,7 +211,9 @@ class Space:
         return np.linalg.solve(np.vander(θ, increasing=True), self.weights(np, θ).reshape(len(θ), -1))
 
     def ahead(self, x: np.ndarray, z: np.ndarray, s: np.ndarray, θ: np.ndarray) -> np.ndarray:
-        """`inside` in fewer operations, with fewer digits: for predictions."""
+        """`inside` for NumPy, in fewer operations, with fewer digits: for predictions."""
+        if self.k + self.R > MOST_POWERS:
+            return self.inside(np, x, z, s, θ)
         scale = Scale(np, s)
         W = np.vander(θ, len(self._powers), increasing=True) @ self._powers
         y = W.reshape(len(θ), self.V, self.R + 1, -1) @ self.features(np, x, z, scale)[..., None]
@@ -235,20 +245,27 @@ class Space:
         return np.ascontiguousarray(np.moveaxis(self.at_points, 1, -1))
 
     def moved(
-        self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray
+        self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray, *, rough: bool = False
     ) -> tuple[np.ndarray, ...]:
-        """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
+        """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated; `rough` as
+        in `at_times`."""
         s = np.diff(mesh)
         at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)
-        y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1))
+        y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1), rough=rough)
         n = mesh.shape[1]
         states, stages = self.gather_states(np, y[:, :n]), y[:, n:, np.arange(self.V), list(self.orders)]
         return states, np.swapaxes(stages.reshape(*s.shape, new.k, self.V), -1, -2)
 
-    def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1)."""
+    def at_times(
+        self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray, *, rough: bool = False
+    ) -> np.ndarray:
+        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1). `rough`: in
+        fewer operations, with fewer digits."""
         i, member = self.interval(t, times), np.arange(len(t))[:, None]
         s = np.diff(t)[member, i]
+        if rough:
+            flat = (a.reshape(-1, *a.shape[2:]) for a in (x[member, i], z[member, i], s, (times - t[member, i]) / s))
+            return self.ahead(*flat).reshape(*times.shape, self.V, self.R + 1)
         return self.inside(np, x[member, i], z[member, i], s, (times - t[member, i]) / s)
 
     def inside(self, xp: Namespace, x: Array, z: Array, s: Array, θ: Array) -> Array:
@@ -275,7 +292,7 @@ class Space:
                     rows.append(xp.zeros((*θ.shape, width + self.k), dtype=θ.dtype, device=device_of(θ)))
                     continue
                 taylor = xp.stack([powers[o - r] if r <= o < q else zero for o in range(width)], axis=-1)
-                series = _constant(xp, self._integrals[q - r], θ)
+                series = constant(xp, self._integrals[q - r], θ)
                 rows.append(concat(xp, [taylor, P[..., : series.shape[0]] @ series], axis=-1))
             of_order[q] = xp.stack(rows, axis=-2)
         return xp.stack([of_order[q] for q in self.orders], axis=-3)
@@ -301,7 +318,14 @@ def _table(space: Space, at: tuple[float, ...]) -> np.ndarray:
     return W
 
 
-def _constant(xp: Namespace, table: np.ndarray, like: Array) -> Array:
+@lru_cache(maxsize=256)
+def _values(space: Space, n: int) -> np.ndarray:
+    W = np.ascontiguousarray(space.table(np.linspace(0, 1, n))[..., 0])
+    W.flags.writeable = False
+    return W
+
+
+def constant(xp: Namespace, table: np.ndarray, like: Array) -> Array:
     """A table as an array like another; other libraries get a copy, since they may not take what is read-only."""
     return table if xp is np else xp.asarray(table.copy(), dtype=like.dtype, device=device_of(like))
 

@@ -14,7 +14,8 @@ from .._arrays import Array
 from ._arithmetic import NUMPY, Arithmetic, namespace_of
 from ._collocation import Scale, Space
 from ._equations import Conditions, Equations
-from ._linear import ConditionRows, Linear, Local, Step, Structure
+from ._linear import ConditionRows, Linear, Local, Step, Structure, is_all
+from ._window import CompiledWindow, Coupled, Window, window
 
 __all__ = ["Discrete", "Iterate", "Mesh"]
 
@@ -36,6 +37,11 @@ class Mesh:
     def scale(self) -> Scale:
         """Powers of the steps."""
         return Scale(np, self.s)
+
+    @cached_property
+    def windows(self) -> dict[tuple[Space, bool], Window]:
+        """The algebra of each space, for NumPy and for others."""
+        return {}
 
     @property
     def N(self) -> int:
@@ -68,12 +74,13 @@ class Iterate:
     def is_finite(self) -> Array:
         """Members without an undefined residual, (B,)."""
         xp = namespace_of(self.f)
-        parts = self.f, self.d, self.conditions.g
-        f, d, g = (xp.all(xp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in parts)
-        return f & d & g
+        f, g = (xp.all(xp.isfinite(x.reshape(len(x), -1)), axis=1) for x in (self.f, self.conditions.g))
+        return f & g
 
     def where(self, mask: Array, other: Iterate) -> Iterate:
         """self in the members of the mask, other elsewhere."""
+        if is_all(mask):
+            return self
         xp = namespace_of(mask)
 
         def choose(a: Array, b: Array) -> Array:
@@ -135,22 +142,36 @@ class Discrete:
     def at(self, space: Space, mesh: Mesh, u: Step, *, derivatives: bool = True) -> Iterate:
         """Residuals and derivatives of all rows; without `derivatives` those of the equations only where they come
         along with f."""
-        xp, scale = self.arithmetic.xp, mesh.scale
-        B, N = scale.s.shape
-        features = space.features(xp, u.x[:, :-1], u.z, scale)
-        y = space.values(xp, space.at_points, features, scale).reshape(B, N * space.k, space.V, space.R + 1)
-        t, J, P = self.times_of(space, mesh.t), None, None
-        per_interval = (B, N, space.k)
+        algebra = self.window(space, mesh)
+        if algebra.times is None:
+            algebra.times = self.times_of(space, mesh.t)
+        (y, d), t = algebra.values(u.x, u.z), algebra.times
+        J, P, per_interval = None, None, (*mesh.s.shape, space.k)
         if derivatives or self.equations.gives_derivatives:
             f, J, P = self.linearize(t, y, u.p)
             J, P = (x.reshape(*per_interval, *x.shape[2:]) for x in (J, P))
         else:
             f = self.value(t, y, u.p)
-        d = u.x[:, 1:] - space.ends(xp, features, scale)
         return Iterate(u, f.reshape(*per_interval, -1), J, P, d, self.condition_rows(space, mesh, u))
 
+    def window(self, space: Space, mesh: Mesh) -> Window:
+        """The algebra of a mesh."""
+        key = space, self.arithmetic is NUMPY
+        if key not in mesh.windows:
+            mesh.windows[key] = window(space, mesh.s, self.equations.Q, self.arithmetic)
+        return mesh.windows[key]
+
+    def solver(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear | Coupled:
+        """What is linear in the step from an iterate with derivatives, for steps without damping."""
+        algebra = self.window(space, mesh)
+        if isinstance(algebra, CompiledWindow):
+            assert at.J is not None
+            assert at.P is not None
+            return Coupled(algebra, at.J, at.P, at.conditions, self.structure, mesh.index, size)
+        return self.linear(space, mesh, at, size)
+
     def linear(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear:
-        """The linear problem of a step from an iterate with derivatives."""
+        """The same, for steps of every kind."""
         assert at.J is not None
         assert at.P is not None
         local = Local(space, at.J, at.P, mesh.scale, self.arithmetic)

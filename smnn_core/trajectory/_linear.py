@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, concat
+from .._arrays import Array, Namespace, concat
 from ._arithmetic import NUMPY, Arithmetic, namespace_of
 from ._collocation import Scale, Space
 
-__all__ = ["ConditionRows", "Linear", "Local", "Step", "Structure"]
+__all__ = ["ConditionRows", "Linear", "Local", "Step", "Structure", "is_all", "rows_of_conditions"]
 
 ROUNDING = 500
 """Size, in roundings of rows of size 1, of the rest of rows that depend on others."""
@@ -79,6 +79,11 @@ class ConditionRows:
     """(B, C, p)"""
 
 
+def is_all(mask: Array) -> bool:
+    """Whether a mask is known to hold all members."""
+    return isinstance(mask, np.ndarray) and bool(mask.all())
+
+
 @dataclass(frozen=True)
 class Step:
     """A change, or a state, of the unknowns: states x (B, N+1, M), stages z (B, N, V, k), constants p (B, p)."""
@@ -98,12 +103,25 @@ class Step:
 
     def where(self, mask: Array, other: Step) -> Step:
         """self in the members of the mask (B,), other elsewhere."""
+        if is_all(mask):
+            return self
         xp = namespace_of(mask)
         return Step(
             xp.where(mask[:, None, None], self.x, other.x),
             xp.where(mask[:, None, None, None], self.z, other.z),
             xp.where(mask[:, None], self.p, other.p),
         )
+
+
+def rows_of_conditions(xp: Namespace, conditions: ConditionRows, structure: Structure) -> Array:
+    """The conditions in terms of the states of their points, of constants, and of states that are carried there: (B, C,
+    m)."""
+    home, touches = structure.home, structure.touches
+    parts = [conditions.G[:, np.arange(len(home)), home], conditions.G_p]
+    for other in structure.carried:
+        seen = touches[:, other] & (home != other)
+        parts.append(conditions.G[:, :, other] * seen[:, None])
+    return concat(xp, parts, axis=-1)
 
 
 class Local:
@@ -250,7 +268,7 @@ class Linear:
         if m > inner:
             c = concat(xp, [c, zeros(*c.shape[:-1], m - inner)], axis=-1)
         c = concat(xp, [c, zeros(B, 1, *c.shape[2:])], axis=1)
-        c = arithmetic.put(c, self._places, self._condition_rows(conditions) * D[:, None, :])
+        c = arithmetic.put(c, self._places, rows_of_conditions(xp, conditions, structure) * D[:, None, :])
         for a, time in enumerate(carried):  # x(time) - carried = 0
             k = np.arange(M)
             at, row = index[:, time, None], self.beside + first[a] + k
@@ -266,16 +284,6 @@ class Linear:
         """Member, point and row of each condition, for (B, N+1, rows)."""
         B = len(self.index)
         return np.arange(B)[:, None], self.index[:, self.structure.home], self.beside + self.own
-
-    def _condition_rows(self, conditions: ConditionRows) -> Array:
-        """The conditions in terms of the unknowns of their points: (B, C, m)."""
-        xp, home, touches = self.arithmetic.xp, self.structure.home, self.structure.touches
-        each = np.arange(len(home))
-        parts = [conditions.G[:, each, home], conditions.G_p]
-        for other in self.structure.carried:
-            seen = touches[:, other] & (home != other)
-            parts.append(conditions.G[:, :, other] * seen[:, None])
-        return concat(xp, parts, axis=-1)
 
     def right_hand_side(self, f: Array, d: Array, g: Array) -> tuple[Array, Array]:
         """Residuals of the rows that couple in time, (B, N+1, rows), and -H f, (B, N, V k)."""

@@ -21,7 +21,7 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import constants_of_error, finer, parts
-from ._window import WINDOW, window
+from ._window import WINDOW, marching_window
 
 __all__ = ["FAINTEST", "Marched", "follow", "march"]
 
@@ -32,8 +32,12 @@ ITERATIONS = 8
 ROUNDING = 1e-5
 """Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
 be: equations may amplify it."""
-FURTHER = np.array([10.0, 10.0, 10.0, 10.0, 4.0, 2.0, 2.0, 1.2, 1.2])
+FURTHER = np.array([10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0, 4.0, 2.0])
 """How much further a window may reach than the last, by the steps that Newton's method took there."""
+SLOW = 4, 0.3
+"""Steps after which what has converged is kept, where the next interval converges slower than this."""
+HOPELESS = 3, 0.9
+"""The same where nothing has: the first interval was too long."""
 FIRST = 1e-6
 """The first step, as a part of the whole."""
 NONE = np.zeros((0,))
@@ -136,7 +140,7 @@ def march(
         last, next_ = np.maximum(count - 1, 0), np.minimum(count, N - 1)
         rejected = ~whole & (count < solved)
         after = np.where(rejected, s[b, next_] * grow[b, next_], s[b, last] * grow[b, last])
-        m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 4, after), m.h)
+        m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 10, after), m.h)
         m.grows = whole & (grow[b, last] > 1.5)
         reached = np.abs(mesh[b, solved] - m.t)
         further = np.where(solved < N, 1.0, FURTHER[steps])
@@ -251,7 +255,7 @@ def _newton(
     active: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """How many intervals of each window were solved, (B,), their states and stages, and the steps it took, (B,)."""
-    algebra = window(space, np.diff(mesh), problem.equations.Q)
+    algebra = marching_window(space, np.diff(mesh), problem.equations.Q)
     at_times = problem.times_of(space, mesh)
     x, z = np.array(u.x, order="C"), np.array(u.z, order="C")
     B, N = len(mesh), mesh.shape[1] - 1
@@ -259,9 +263,9 @@ def _newton(
     limit = 1e-2 * tolerance[:, None]
     offset = absolute / tolerance
     solved = np.where(active, 0, N)
-    before, stale, age = None, True, 0
-    steps = np.zeros(B, int)
-    while (solved < N).any() and steps.max() < ITERATIONS:
+    before, stale, age = np.full((B, N), np.inf), True, 0
+    steps, member = np.zeros(B, int), np.arange(B)
+    for step in range(1, ITERATIONS + 1):
         steps += solved < N
         y, d = algebra.values(x, z)
         if stale:
@@ -270,18 +274,24 @@ def _newton(
             stale, age = False, 0
         else:
             f = problem.value(at_times, y, p)
-        with np.errstate(all="ignore"):
-            change = algebra.accept(x, z, *algebra.advance(f, d), least, offset)
-            rate = change / before if before is not None else np.full_like(change, np.inf)
-            left = np.where(rate < 1, rate / (1 - rate) * change, np.inf)
+        change, rate, left = algebra.accept(x, z, *algebra.advance(f, d), least, offset, before)
         ended = (change < limit) | (left < limit)
         if age == 0:
             ended |= (rate > 0.5) & (change < ROUNDING)
         solved = np.where(active, np.where(ended, N, np.arange(N)).min(axis=1), N)
+        unsolved = solved < N
+        if not unsolved.any():
+            break
         age += 1
         before = change
-        slow = rate[np.arange(B), np.minimum(solved, N - 1)]
-        stale = age >= 5 or bool((slow[solved < N] > 0.1).any())
+        slow = rate[member, np.minimum(solved, N - 1)]
+        stale = age >= 5 or bool((slow[unsolved] > 0.1).any())
+        given_up = ~unsolved
+        for (least_steps, allowed), these in ((SLOW, solved > 0), (HOPELESS, solved == 0)):
+            if step >= least_steps:
+                given_up |= these & (slow > allowed)
+        if given_up.all():
+            break
     return np.where(active, solved, 0), x, z, steps
 
 

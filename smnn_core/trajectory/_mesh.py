@@ -21,11 +21,11 @@ from math import factorial
 import numpy as np
 
 from .._arrays import Array
-from ._collocation import Space, gauss, radau, space_of
+from ._collocation import Space, constant, gauss, radau, space_of
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._newton import sizes
-from ._window import window
+from ._window import marching_window
 
 __all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more", "parts"]
 
@@ -57,6 +57,13 @@ def constants_of_error(space: Space) -> np.ndarray:
     return np.abs(np.einsum("vlj,l->vj", W, ω)).max(axis=1)
 
 
+@lru_cache(maxsize=64)
+def _interpolation(space: Space, other: Space) -> np.ndarray:
+    """Stages at the points of another space from those of one: (k, k')."""
+    Λ = Space(space.points, (0,)).table(other.points)[0, 1:, :, 0]
+    return np.ascontiguousarray(Λ)
+
+
 def parts(space: Space, B: int, N: int) -> list[slice]:
     """Intervals of B members, some at a time: Jacobians of at most `MOST_ENTRIES` numbers."""
     count = max(1, MOST_ENTRIES // (B * space.k * space.V**2 * (space.R + 1)))
@@ -66,17 +73,15 @@ def parts(space: Space, B: int, N: int) -> list[slice]:
 def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
     """The error of a solution; `forward` where all conditions stand at the first time."""
     xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.scale
-    y = space.values(xp, space.table(higher.points), space.features(xp, u.x[:, :-1], u.z, s), s)
-    z = xp.moveaxis(y[..., np.arange(space.V), np.array(space.orders)], -1, -2)
+    z = u.z @ constant(xp, _interpolation(space, higher), u.z)
     there = Step(u.x, z, u.p)
     if forward:
         δ = _forward(problem, higher, mesh, there)
     else:
         at = problem.at(higher, mesh, there)
-        δ = problem.linear(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
-    offsets = np.linspace(0, 1, space.k + 4)
+        δ = problem.solver(higher, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
     features = higher.features(xp, δ.x[:, :-1], δ.z, s)
-    error = xp.max(xp.abs(higher.values(xp, higher.table(offsets), features, s)[..., 0]), axis=2)
+    error = xp.max(xp.abs(higher.between(xp, features, space.k + 4)), axis=-1)
     top = (z + δ.z) @ higher.leading  # s^k y^(q+k)
     q = np.array(space.orders)
     local = constants_of_error(space) * xp.abs(mesh.s[..., None] ** q * top)
@@ -89,7 +94,7 @@ def _forward(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> Step:
     B, N = mesh.s.shape
     for part in parts(space, B, N):
         ends = slice(part.start, part.stop + 1)
-        algebra = window(space, mesh.s[:, part], problem.equations.Q)
+        algebra = marching_window(space, mesh.s[:, part], problem.equations.Q)
         y, d = algebra.values(np.ascontiguousarray(u.x[:, ends]), np.ascontiguousarray(u.z[:, part]))
         f, J, _ = problem.linearize(problem.times_of(space, mesh.t[:, ends]), y, u.p)
         algebra.eliminate(J)
@@ -109,9 +114,9 @@ def equidistributed(
     K = np.array([space.k + q for q in space.orders])
     with np.errstate(all="ignore"):
         density = (np.nan_to_num(share, nan=1e30, posinf=1e30) ** (1 / K)).max(axis=-1) / np.abs(mesh.s)  # (B, N)
-    around = np.maximum(density, 0.5 * np.maximum(np.roll(density, 1, 1), np.roll(density, -1, 1)))
-    around[:, 0] = np.maximum(density[:, 0], 0.5 * density[:, min(1, mesh.N - 1)])
-    around[:, -1] = np.maximum(density[:, -1], 0.5 * density[:, max(mesh.N - 2, 0)])
+    around = density.copy()
+    around[:, 1:] = np.maximum(around[:, 1:], 0.5 * density[:, :-1])
+    around[:, :-1] = np.maximum(around[:, :-1], 0.5 * density[:, 1:])
     steps = np.abs(mesh.s)
     mean = (around * steps).sum(axis=1, keepdims=True) / steps.sum(axis=1, keepdims=True)
     around = np.maximum(around, np.maximum(0.05 * mean, 1e-300))

@@ -17,6 +17,7 @@ from ._arithmetic import NUMPY, namespace_of
 from ._collocation import Space
 from ._discrete import Discrete, Iterate, Mesh
 from ._linear import Linear, Step
+from ._window import Coupled
 
 __all__ = ["Newton", "newton", "robust_newton", "sizes"]
 
@@ -41,7 +42,9 @@ class Newton:
 def sizes(space: Space, u: Step, absolute: float = 0.0) -> Array:
     """The largest value of each state over the mesh, and the constants: (B, M + p); 1 where there are zeros alone."""
     xp = namespace_of(u.x)
-    size = concat(xp, [xp.max(xp.abs(u.x), axis=1), xp.abs(u.p)], axis=-1)
+    size = xp.max(xp.abs(u.x), axis=1)
+    if u.p.shape[-1]:
+        size = concat(xp, [size, xp.abs(u.p)], axis=-1)
     return xp.where(size > absolute, size, (absolute if absolute > 0 else 1.0) * xp.ones_like(size))
 
 
@@ -57,12 +60,14 @@ class _Norm:
             self.z = xp.where(z > 0, z, xp.ones_like(z))[:, None, :, None]
 
     def __call__(self, d: Step) -> Array:
-        parts = [(d.x / self.x) ** 2, (d.p / self.p) ** 2]
+        parts = [d.x / self.x]
+        if d.p.shape[-1]:
+            parts.append(d.p / self.p)
         if len(self.algebraic):
-            parts.append((d.z[:, :, self.algebraic] / self.z) ** 2)
-        total = sum(self.xp.sum(part, axis=tuple(range(1, part.ndim))) for part in parts)
-        count = sum(int(np.prod(part.shape[1:])) for part in parts)
-        return self.xp.sqrt(total / max(count, 1))
+            parts.append(d.z[:, :, self.algebraic] / self.z)
+        flat = [part.reshape(len(part), -1) for part in parts]
+        total = sum(self.xp.sum(part * part, axis=1) for part in flat)
+        return self.xp.sqrt(total / max(sum(part.shape[1] for part in flat), 1))
 
 
 def newton(
@@ -85,7 +90,7 @@ def newton(
 
     def advance(now: Progress) -> Progress:
         at = now.at if now.at.J is not None else problem.at(space, mesh, now.at.u)
-        linear = problem.linear(space, mesh, at, sizes(space, at.u))
+        linear = problem.solver(space, mesh, at, sizes(space, at.u))
         step = linear.solve(at.f, at.d, at.conditions.g)
         norm = _Norm(space, at.u.plus(step))
         length = norm(step)
@@ -138,7 +143,7 @@ def _damped(
     space: Space,
     mesh: Mesh,
     at: Iterate,
-    linear: Linear,
+    linear: Linear | Coupled,
     step: Step,
     length: Array,
     norm: _Norm,
@@ -186,7 +191,7 @@ def limited(
     def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
         u, active, converged, iterations = now
         at = problem.at(space, mesh, u)
-        step = problem.linear(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
+        step = problem.solver(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
         length = _Norm(space, u.plus(step))(step)
         active = active & at.is_finite & xp.isfinite(length)
         shortened = 0.05 / xp.where(length > 1e-300, length, 1e-300 * xp.ones_like(length))

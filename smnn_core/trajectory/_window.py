@@ -1,20 +1,28 @@
-"""The linear algebra of a window: B members, N intervals, first states given, as many equations as variables.
+"""The algebra of B meshes of N intervals.
 
-`Window` says it in NumPy, for every number of equations; `CompiledWindow` does the same in compiled loops.
+`Window` says it for every array library and every number of equations; `CompiledWindow` does the same in compiled
+loops, for NumPy and as many equations as variables. Steps of the unknowns follow from those of the first states
+(`advance`), or from conditions: `Linear`, and `Coupled` in compiled loops.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
+from .._arrays import Array
 from ..engines import collocation as compiled
+from ._arithmetic import NUMPY, Arithmetic
 from ._collocation import Scale, Space
-from ._linear import Local
+from ._linear import ConditionRows, Local, Step, Structure, rows_of_conditions
 
-__all__ = ["WINDOW", "CompiledWindow", "Window", "recent", "window"]
+__all__ = ["WINDOW", "CompiledWindow", "Coupled", "DecoupledWindow", "Window", "marching_window", "recent", "window"]
 
 WINDOW = 16
 """Most intervals of a window of a march."""
+MANY = 12
+"""Variables from which on stages are decoupled."""
 
 
 class Window:
@@ -23,16 +31,18 @@ class Window:
         s: (B, N), the steps.
     """
 
-    def __init__(self, space: Space, s: np.ndarray) -> None:
-        self.space, self.scale = space, Scale(np, s)
+    def __init__(self, space: Space, s: np.ndarray, arithmetic: Arithmetic = NUMPY) -> None:
+        self.space, self.scale, self.arithmetic = space, Scale(np, s), arithmetic
         self.local: Local | None = None
+        self.times: np.ndarray | None = None
+        """(B, N k): of the points, where they are kept"""
 
-    def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def values(self, x: Array, z: Array) -> tuple[Array, Array]:
         """y at the points, (B, N k, V, R+1), and the jumps of the states, (B, N, M); x (B, N+1, M), z (B, N, V, k)."""
-        space, (B, N) = self.space, self.scale.s.shape
-        features = space.features(np, x[:, :-1], z, self.scale)
-        y = space.values(np, space.at_points, features, self.scale)
-        return y.reshape(B, N * space.k, space.V, space.R + 1), x[:, 1:] - space.ends(np, features, self.scale)
+        space, xp, (B, N) = self.space, self.arithmetic.xp, self.scale.s.shape
+        features = space.features(xp, x[:, :-1], z, self.scale)
+        y = space.values(xp, space.at_points, features, self.scale)
+        return y.reshape(B, N * space.k, space.V, space.R + 1), x[:, 1:] - space.ends(xp, features, self.scale)
 
     def eliminate(self, J: np.ndarray) -> None:
         """Takes J, (B, N k, Q, V, R+1), as the left-hand side of steps to come."""
@@ -50,11 +60,19 @@ class Window:
         return dx, self.local.stages(particular, dx[:, :-1], np.zeros((B, 0)))
 
     def accept(
-        self, x: np.ndarray, z: np.ndarray, dx: np.ndarray, dz: np.ndarray, least: np.ndarray, offset: np.ndarray
-    ) -> np.ndarray:
-        """Adds a step to x and z: the relative change of each interval, (B, N), infinite where it is not finite. States
-        change in units of the largest that they had in the last `WINDOW` intervals, at least `least` (B, M), plus
-        `offset` (B,); variables of order zero in units of their stages."""
+        self,
+        x: np.ndarray,
+        z: np.ndarray,
+        dx: np.ndarray,
+        dz: np.ndarray,
+        least: np.ndarray,
+        offset: np.ndarray,
+        before: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Adds a step to x and z: the relative change of each interval, (B, N), infinite where it is not finite; its
+        quotient to the change `before`, which is infinite in the first step; and what further steps would change.
+        States change in units of the largest that they had in the last `WINDOW` intervals, at least `least` (B, M),
+        plus `offset` (B,); variables of order zero in units of their stages."""
         zero = [v for v, q in enumerate(self.space.orders) if q == 0]
         with np.errstate(all="ignore"):
             x += dx
@@ -64,7 +82,9 @@ class Window:
             if zero:
                 size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
                 change = np.maximum(change, (moved / _positive(recent(size), offset)).max(axis=2))
-        return np.where(np.isfinite(change), change, np.inf)
+            change = np.where(np.isfinite(change), change, np.inf)
+            rate = np.nan_to_num(np.where(np.isfinite(before), change / before, np.inf), nan=np.inf)
+            return change, rate, np.where(rate < 1, rate / (1 - rate) * change, np.inf)
 
 
 def recent(size: np.ndarray) -> np.ndarray:
@@ -87,44 +107,163 @@ class CompiledWindow(Window):
 
     def __init__(self, space: Space, s: np.ndarray) -> None:
         super().__init__(space, s)
-        q = np.array(space.orders, np.intc)
-        first = np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc)
-        self._given = (q, first, np.ascontiguousarray(s), space.rows_at_points, np.ascontiguousarray(space.at_end))
-        B, N = s.shape
-        n, M = space.V * space.k, space.M
-        self._y = np.empty((B, N * space.k, space.V, space.R + 1))
-        self._factor = (
-            np.empty((B, N, n, n)),
-            np.empty((B, N, n)),
-            np.empty((B, N, n), np.intc),
-            np.empty((B, N, n, M)),
-            np.empty((B, N, M, M)),
-        )
+        q, first, at_end = _tables(space)
+        self.given = (q, first, np.ascontiguousarray(s), space.rows_at_points, at_end)
+        self.factor: tuple[np.ndarray, ...] = ()
 
     def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y, d = np.empty_like(self._y), np.empty((*z.shape[:2], x.shape[-1]))
-        compiled.values(*self._given, x, z, y, d)
+        space, (B, N) = self.space, self.scale.s.shape
+        y, d = np.empty((B, N * space.k, space.V, space.R + 1)), np.empty((B, N, space.M))
+        compiled.values(*self.given, x, z, y, d)
         return y, d
 
-    def eliminate(self, J: np.ndarray) -> None:
-        compiled.eliminate(*self._given, np.ascontiguousarray(J), *self._factor)
+    def eliminate(self, J: np.ndarray, P: np.ndarray | None = None) -> None:
+        """The same; P (B, N k, Q, p), the derivatives by constants that `Coupled` takes."""
+        space, (B, N) = self.space, self.scale.s.shape
+        n, inner = space.V * space.k, space.M + (0 if P is None else P.shape[-1])
+        parts = (n, n), (n,), (n, inner), (space.M, inner)
+        lu, scale, HC, G = (np.empty((B, N, *part)) for part in parts)
+        self.factor = lu, scale, np.empty((B, N, n), np.intc), HC, G
+        if P is None:
+            P = np.empty((B, N, 0))
+        compiled.eliminate(*self.given, np.ascontiguousarray(J), np.ascontiguousarray(P), *self.factor)
 
     def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         (B, N), space = d.shape[:2], self.space
         dx, dz = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
         dx[:, 0] = 0.0 if start is None else start
-        compiled.advance(*self._given, *self._factor, np.ascontiguousarray(f), d, dx, dz)
+        compiled.advance(*self.given, *self.factor, np.ascontiguousarray(f), d, dx, dz)
         return dx, dz
 
     def accept(
-        self, x: np.ndarray, z: np.ndarray, dx: np.ndarray, dz: np.ndarray, least: np.ndarray, offset: np.ndarray
-    ) -> np.ndarray:
-        change = np.empty(z.shape[:2])
-        compiled.accept(*self._given, WINDOW, np.ascontiguousarray(least), offset, dx, dz, x, z, change)
-        return change
+        self,
+        x: np.ndarray,
+        z: np.ndarray,
+        dx: np.ndarray,
+        dz: np.ndarray,
+        least: np.ndarray,
+        offset: np.ndarray,
+        before: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        change, rate, left = found = tuple(np.empty(z.shape[:2]) for _ in range(3))
+        compiled.accept(*self.given, WINDOW, np.ascontiguousarray(least), offset, dx, dz, before, x, z, *found)
+        return change, rate, left
 
 
-def window(space: Space, s: np.ndarray, Q: int | None) -> Window:
-    """The faster of the two."""
-    fits = compiled.is_compiled and space.V == Q
-    return CompiledWindow(space, s) if fits else Window(space, s)
+@lru_cache(maxsize=64)
+def _tables(space: Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orders, the first state of each variable, and W at the end, as the compiled code takes them."""
+    q = np.array(space.orders, np.intc)
+    return q, np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc), np.ascontiguousarray(space.at_end)
+
+
+class DecoupledWindow(Window):
+    """Steps by derivatives that are the mean of those at the points of an interval, for many variables of order one.
+
+    With J_0, J_1 by y and y', and y = x + s A z at the points, the stages are those of
+
+        (1 ⊗ J_1 + s A ⊗ J_0) δz = -(f + J_0 δx),    A = T Λ T^-1,
+
+    which is one problem of V unknowns for each eigenvalue: (J_1 + s λ J_0) (T^-1 δz) = -T^-1 (f + J_0 δx).
+
+    Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8.
+    """
+
+    def __init__(self, space: Space, s: np.ndarray) -> None:
+        super().__init__(space, s)
+        λ, T = np.linalg.eig(space.at_points[0, 1:, :, 0].T)
+        chosen = λ.imag >= 0  # of a pair one, which stands for both
+        self._λ, self._rows = λ[chosen], np.linalg.inv(T)[chosen]
+        self._back = T[:, chosen] * np.where(λ[chosen].imag > 0, 2.0, 1.0)
+        self._inverses: list[np.ndarray] = []
+        self._J: np.ndarray = s
+
+    def eliminate(self, J: np.ndarray) -> None:
+        B, N = self.scale.s.shape
+        self._J = J.reshape(B, N, self.space.k, *J.shape[2:])[..., 0]
+        mean = J.reshape(B, N, self.space.k, *J.shape[2:]).mean(axis=2)
+        of_y, of_slope = mean[..., 0] * self.scale.s[..., None, None], mean[..., 1]
+        self._inverses = [self.arithmetic.inverse(of_slope + (λ if λ.imag > 0 else λ.real) * of_y) for λ in self._λ]
+
+    def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        (B, N), space = d.shape[:2], self.space
+        f = f.reshape(B, N, space.k, space.V)
+        dx, dz = np.zeros((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
+        if start is not None:
+            dx[:, 0] = start
+        to_end = space.at_end[0, 1:, 0]
+        for n in range(N):
+            right = self._rows @ -(f[:, n] + (self._J[:, n] @ dx[:, n, None, :, None])[..., 0])
+            stages = [(A[:, n] @ right[:, i, :, None])[..., 0] for i, A in enumerate(self._inverses)]
+            dz[:, n] = (self._back @ np.stack(stages, axis=1)).real.swapaxes(1, 2)
+            dx[:, n + 1] = dx[:, n] + self.scale.s[:, n, None] * (dz[:, n] @ to_end) - d[:, n]
+        return dx, dz
+
+
+class Coupled:
+    """What `Linear` solves, without damping, in compiled loops, with one factor for all right-hand sides.
+
+    Args:
+        J: (B, N k, Q, V, R+1); P: (B, N k, Q, p).
+        index: (B, n): the mesh points of the times at which conditions look.
+        size: (B, M + p): sizes of states and constants, in whose units pivots are judged.
+    """
+
+    def __init__(
+        self,
+        window: CompiledWindow,
+        J: np.ndarray,
+        P: np.ndarray,
+        conditions: ConditionRows,
+        structure: Structure,
+        index: np.ndarray,
+        size: np.ndarray,
+    ) -> None:
+        window.eliminate(J, P)
+        self.space, p = window.space, P.shape[-1]
+        (B, N), M, carried = window.scale.s.shape, window.space.M, structure.carried
+        rows, at = rows_of_conditions(np, conditions, structure), index[:, structure.home]
+        if carried:  # x(time) - carried = 0
+            size = np.concatenate([size, *[size[:, :M]] * len(carried)], axis=1)
+            ties = np.zeros((len(carried), M, rows.shape[-1]))
+            for a, tie in enumerate(ties):
+                tie[:, :M], tie[:, M + p + a * M : M + p + (a + 1) * M] = np.eye(M), -np.eye(M)
+            ties = np.broadcast_to(ties.reshape(-1, rows.shape[-1]), (B, len(carried) * M, rows.shape[-1]))
+            rows = np.concatenate([rows, ties], axis=1)
+            at = np.concatenate([at, np.repeat(index[:, carried], M, axis=1)], axis=1)
+        m = rows.shape[-1]
+        most = m + M
+        self.given = (
+            *window.given,
+            p,
+            np.ascontiguousarray(at, np.intc),
+            np.ascontiguousarray(rows),
+            np.ascontiguousarray(size),
+        )
+        *eliminated, G = window.factor
+        R, tau = np.empty((B, N + 1, most, most)), np.empty((B, N + 1, m))
+        coupled = R, tau, np.empty((B, N + 1), np.intc), np.empty((B, N * M + m))
+        compiled.couple(*self.given, G, *coupled)
+        self.factor = (*eliminated, *coupled)
+
+    def solve(self, f: np.ndarray, d: np.ndarray, g: np.ndarray) -> Step:
+        """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none."""
+        (B, N), (m, p), space = d.shape[:2], (self.given[-1].shape[1], self.given[5]), self.space
+        x, z, c = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k)), np.empty((B, m - space.M))
+        if m > g.shape[1]:
+            g = np.concatenate([g, np.zeros((B, m - g.shape[1]))], axis=1)
+        compiled.solve(*self.given, *self.factor, np.ascontiguousarray(f), d, np.ascontiguousarray(g), x, z, c)
+        return Step(x, z, c[:, :p])
+
+
+def marching_window(space: Space, s: np.ndarray, Q: int | None) -> Window:
+    """The fastest that has `advance`."""
+    if MANY < space.V == Q and set(space.orders) == {1}:
+        return DecoupledWindow(space, s)
+    return window(space, s, Q)
+
+
+def window(space: Space, s: np.ndarray, Q: int | None, arithmetic: Arithmetic = NUMPY) -> Window:
+    """The faster of those that have exact derivatives."""
+    fits = compiled.is_compiled and space.V == Q and arithmetic is NUMPY
+    return CompiledWindow(space, s) if fits else Window(space, s, arithmetic)

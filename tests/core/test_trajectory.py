@@ -12,7 +12,8 @@ from scipy.integrate import solve_ivp
 import smnn_core as smnn
 from smnn_core.engines import collocation as compiled
 from smnn_core.trajectory._collocation import Space, gauss, radau
-from smnn_core.trajectory._window import WINDOW, CompiledWindow, Window, recent
+from smnn_core.trajectory._linear import ConditionRows, Linear, Local, Structure
+from smnn_core.trajectory._window import WINDOW, CompiledWindow, Coupled, DecoupledWindow, Window, recent
 
 nan = np.nan
 
@@ -443,6 +444,59 @@ def test_compiled_windows_are_those_of_numpy(orders):
             assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())
 
 
+TOUCHED = {
+    "values at both ends": ((2,), 0, [[1, 0, 0], [0, 0, 1]]),
+    "constants": ((2, 1), 1, [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]]),
+    "several times at once": ((2, 0, 1), 1, [[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 0, 1]]),
+    "periodic": ((1, 1, 1), 2, [[1, 0, 1]] * 5),
+}
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize(("orders", "p", "touches"), TOUCHED.values(), ids=TOUCHED)
+def test_compiled_steps_are_those_of_numpy(orders, p, touches):
+    space, structure, rng = Space(gauss(3), orders), Structure(np.array(touches)), np.random.default_rng(0)
+    B, N, V, k, M = 2, 5, len(orders), 3, sum(orders)
+    s, index = rng.uniform(0.1, 2.0, (B, N)), np.array([[0, 2, N], [0, 3, N]])
+    shapes = (B, N, k, V, V, space.R + 1), (B, N, k, V, p), (B, N, k, V), (B, N, M), (B, M + p)
+    J, P, f, d, g = (rng.standard_normal(shape) for shape in shapes)
+    G = rng.standard_normal((B, M + p, 3, M)) * structure.touches[:, :, None]
+    rows, size = ConditionRows(g, G, rng.standard_normal((B, M + p, p))), rng.uniform(0.5, 2.0, (B, M + p))
+    expected = Linear(Local(space, J, P, s), rows, structure, index, size).solve(f, d, g)
+    found = Coupled(CompiledWindow(space, s), J, P, rows, structure, index, size).solve(f, d, g)
+    for name in ("x", "z", "p"):
+        one, other = getattr(expected, name), getattr(found, name)
+        assert np.allclose(one, other, rtol=1e-8, atol=1e-9 * np.abs(expected.x).max())
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+def test_compiled_steps_of_conditions_that_say_the_same_twice_are_nan():
+    space, N = Space(gauss(2), (2,)), 4
+    J = np.zeros((1, N, 2, 1, 1, 3))
+    J[..., 2] = 1.0  # y'' = f, y'(0) and y'(1) given
+    G = np.zeros((1, 2, 2, 2))
+    G[0, 0, 0, 1] = G[0, 1, 1, 1] = 1.0
+    rows = ConditionRows(np.zeros((1, 2)), G, np.zeros((1, 2, 0)))
+    window, size = CompiledWindow(space, np.full((1, N), 0.25)), np.ones((1, 2))
+    P, structure = np.zeros((1, N, 2, 1, 0)), Structure(np.eye(2, dtype=bool))
+    coupled = Coupled(window, J, P, rows, structure, np.array([[0, N]]), size)
+    assert np.isnan(coupled.solve(np.ones((1, N, 2, 1)), np.zeros((1, N, 2)), np.zeros((1, 2))).x).any()
+
+
+def test_decoupled_stages_are_those_of_constant_derivatives():
+    space, rng = Space(radau(4), (1,) * 5), np.random.default_rng(0)
+    B, N, V = 2, 3, 5
+    s = rng.uniform(0.1, 2.0, (B, N))
+    J = np.repeat(rng.standard_normal((B, N, V, V, 2)), space.k, axis=1)
+    J[..., 1] += 5 * np.eye(V)
+    f, d, start = (rng.standard_normal(shape) for shape in ((B, N * space.k, V), (B, N, V), (B, V)))
+    plain, fast = Window(space, s), DecoupledWindow(space, s)
+    for w in (plain, fast):
+        w.eliminate(J)
+    for one, other in zip(plain.advance(f, d, start), fast.advance(f, d, start), strict=True):
+        assert np.allclose(one, other, rtol=1e-9, atol=1e-10 * np.abs(one).max())
+
+
 @pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
 @pytest.mark.parametrize("orders", [(1,), (2, 0, 1)])
 def test_compiled_changes_are_those_of_numpy(orders):
@@ -452,13 +506,13 @@ def test_compiled_changes_are_those_of_numpy(orders):
     u, step = ([rng.standard_normal(shape) for shape in shapes] for _ in range(2))
     step[0][1, 7:] = np.nan
     u[0][0, :3, 0], step[0][0, :3, 0] = 0.0, 0.0
-    least, offset = np.full((B, space.M), 1e-3), np.array([0.0, 0.1])
+    least, offset, before = np.full((B, space.M), 1e-3), np.array([0.0, 0.1]), rng.uniform(0.0, 9.0, (B, N))
+    before[0, 3] = np.inf
     found = []
     for window in (Window, CompiledWindow):
         x, z = (a.copy() for a in u)
-        change = window(space, np.ones((B, N))).accept(x, z, *step, least, offset)
-        found.append((x, z, change))
+        found.append((x, z, *window(space, np.ones((B, N))).accept(x, z, *step, least, offset, before)))
     for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-13)
+        np.testing.assert_allclose(one, other, rtol=1e-10)
     assert np.isinf(found[0][2][1, 6:]).all()
     assert np.isfinite(found[0][2][0]).all()

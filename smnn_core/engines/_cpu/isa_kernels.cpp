@@ -1,8 +1,11 @@
 // The kernels of one instruction set, in a namespace of its own: compiled once for each, and for each group of sizes.
+#if defined(SMNN_GROUP_WINDOWS)
+#include "windows.hpp"
+#else
+
 #include "covariance.hpp"
 #include "panels.hpp"
 #include "run.hpp"
-#include "windows.hpp"
 
 #ifndef SMNN_VECTOR_BYTES
 #define SMNN_VECTOR_BYTES 16
@@ -85,6 +88,9 @@ Kernels find(int V, int K, int Q, bool scheme_is_upper, bool by_columns) {
     return kernels<One, Sized>();
 }
 
+namespace windows {
+extern const WindowKernels kernels;
+}
 extern const Isa isa;
 #define SMNN_QUOTED(x) #x
 #define SMNN_NAME(x) SMNN_QUOTED(x)
@@ -94,3 +100,5 @@ const Isa isa{SMNN_NAME(SMNN_LEVEL), find, find_moments, panels::kernels, window
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
+
+#endif

@@ -21,7 +21,7 @@ void require(const char* name, size_t found, int64_t expected) {
 smnn::Window window(const Integers& q, const Integers& first, const Constants& s, const Constants& W, const Constants& E) {
     if (s.ndim() != 2 || W.ndim() != 4 || E.ndim() != 3) throw nb::value_error("another number of axes than is expected");
     const int64_t V = int64_t(W.shape(0)), k = int64_t(W.shape(1)), R = int64_t(W.shape(2)) - 1;
-    smnn::Window w{int64_t(s.shape(0)), int64_t(s.shape(1)), V, k, 0, R, q.data(), first.data(), s.data(), W.data(), E.data()};
+    smnn::Window w{int64_t(s.shape(0)), int64_t(s.shape(1)), V, k, 0, R, 0, q.data(), first.data(), s.data(), W.data(), E.data()};
     if (R > smnn::WindowKernels::MOST_ORDERS || k > smnn::WindowKernels::MOST_POINTS) throw nb::value_error("too many orders or points");
     require("q", q.size(), V);
     require("first", first.size(), V);
@@ -45,19 +45,21 @@ void values(Integers q, Integers first, Constants s, Constants W, Constants E, C
 }
 
 void eliminate(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Constants J, Numbers lu, Numbers scale, Integers order,
-    Numbers HC, Numbers G
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants J, Constants P, Numbers lu,
+    Numbers scale, Integers order, Numbers HC, Numbers G
 ) {
-    const smnn::Window w = window(q, first, s, W, E);
+    smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
+    w.p = int64_t(P.shape(P.ndim() - 1));
+    require("P", P.size(), count * n * w.p);
     require("J", J.size(), count * n * w.V * (w.R + 1));
     require("lu", lu.size(), count * n * n);
     require("scale", scale.size(), count * n);
     require("order", order.size(), count * n);
-    require("HC", HC.size(), count * n * w.M);
-    require("G", G.size(), count * w.M * w.M);
+    require("HC", HC.size(), count * n * (w.M + w.p));
+    require("G", G.size(), count * w.M * (w.M + w.p));
     nb::gil_scoped_release release;
-    smnn::isa().windows.eliminate(w, J.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
+    smnn::isa().windows.eliminate(w, J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
 }
 
 void advance(
@@ -84,9 +86,72 @@ void advance(
     );
 }
 
+// at (B, C), rows (B, C, M + c), size (B, M + c)
+smnn::Coupling coupling(smnn::Window& w, int64_t p, const Integers& at, const Constants& rows, const Constants& size) {
+    if (size.ndim() != 2) throw nb::value_error("size");
+    const int64_t C = int64_t(size.shape(1));
+    w.p = p;
+    if (p < 0 || C < w.M + p) throw nb::value_error("constants");
+    require("at", at.size(), w.B * C);
+    require("rows", rows.size(), w.B * C * C);
+    require("size", size.size(), w.B * C);
+    return {C - w.M, at.data(), rows.data(), size.data()};
+}
+
+void couple(
+    Integers q, Integers first, Constants s, Constants W, Constants E, int64_t p, Integers at, Constants rows, Constants size,
+    Constants G, Numbers R, Numbers tau, Integers count, Numbers scale
+) {
+    smnn::Window w = window(q, first, s, W, E);
+    const smnn::Coupling c = coupling(w, p, at, rows, size);
+    const int64_t points = w.B * (w.N + 1), most = c.most(w.M);
+    require("G", G.size(), w.B * w.N * w.M * (w.M + p));
+    require("R", R.size(), points * most * most);
+    require("tau", tau.size(), points * (w.M + c.c));
+    require("count", count.size(), points);
+    require("scale", scale.size(), w.B * (w.N * w.M + w.M + c.c));
+    nb::gil_scoped_release release;
+    smnn::isa().windows.couple(w, c, G.data(), R.data(), tau.data(), count.data(), scale.data());
+}
+
+void solve(
+    Integers q, Integers first, Constants s, Constants W, Constants E, int64_t p, Integers at, Constants rows, Constants size,
+    Constants lu, Constants scale, Integers order, Constants HC, Constants R, Constants tau, Integers count,
+    Constants row_scale, Constants f, Constants d, Constants g, Numbers dx, Numbers dz, Numbers dc
+) {
+    smnn::Window w = window(q, first, s, W, E);
+    const smnn::Coupling c = coupling(w, p, at, rows, size);
+    const int64_t n = w.V * w.k, intervals = w.B * w.N, points = w.B * (w.N + 1), most = c.most(w.M);
+    require("lu", lu.size(), intervals * n * n);
+    require("scale", scale.size(), intervals * n);
+    require("order", order.size(), intervals * n);
+    require("HC", HC.size(), intervals * n * (w.M + p));
+    require("R", R.size(), points * most * most);
+    require("tau", tau.size(), points * (w.M + c.c));
+    require("count", count.size(), points);
+    require("scale", row_scale.size(), w.B * (w.N * w.M + w.M + c.c));
+    require("f", f.size(), intervals * n);
+    require("d", d.size(), intervals * w.M);
+    require("g", g.size(), w.B * (w.M + c.c));
+    require("dx", dx.size(), points * w.M);
+    require("dz", dz.size(), intervals * n);
+    require("dc", dc.size(), w.B * c.c);
+    for (size_t i = 0; i < order.size(); ++i) {
+        if (order.data()[i] < 0 || order.data()[i] >= n) throw nb::value_error("order");
+    }
+    for (size_t i = 0; i < count.size(); ++i) {
+        if (count.data()[i] < 0 || count.data()[i] > most) throw nb::value_error("count");
+    }
+    nb::gil_scoped_release release;
+    smnn::isa().windows.solve(
+        w, c, lu.data(), scale.data(), order.data(), HC.data(), R.data(), tau.data(), count.data(), row_scale.data(), f.data(),
+        d.data(), g.data(), dx.data(), dz.data(), dc.data()
+    );
+}
+
 void accept(
     Integers q, Integers first, Constants s, Constants W, Constants E, int64_t intervals, Constants least, Constants offset,
-    Constants dx, Constants dz, Numbers x, Numbers z, Numbers change
+    Constants dx, Constants dz, Constants before, Numbers x, Numbers z, Numbers change, Numbers rate, Numbers left
 ) {
     const smnn::Window w = window(q, first, s, W, E);
     const int64_t states = w.B * (w.N + 1) * w.M, stages = w.B * w.N * w.V * w.k;
@@ -96,10 +161,14 @@ void accept(
     require("dz", dz.size(), stages);
     require("x", x.size(), states);
     require("z", z.size(), stages);
+    require("before", before.size(), w.B * w.N);
     require("change", change.size(), w.B * w.N);
+    require("rate", rate.size(), w.B * w.N);
+    require("left", left.size(), w.B * w.N);
     nb::gil_scoped_release release;
     smnn::isa().windows.accept(
-        w, intervals, least.data(), offset.data(), dx.data(), dz.data(), x.data(), z.data(), change.data()
+        w, intervals, least.data(), offset.data(), dx.data(), dz.data(), before.data(), x.data(), z.data(), change.data(),
+        rate.data(), left.data()
     );
 }
 
@@ -109,5 +178,7 @@ void bind_windows(nb::module_& m) {
     m.def("window_values", &values);
     m.def("window_eliminate", &eliminate);
     m.def("window_advance", &advance);
+    m.def("window_couple", &couple);
+    m.def("window_solve", &solve);
     m.def("window_accept", &accept);
 }

@@ -1,8 +1,9 @@
-// Collocation on the intervals of a window: values at the points, stages eliminated, states swept forward. Arguments and
-// letters are those of windows_job.hpp.
+// Collocation on intervals: values at the points, stages eliminated, states swept forward or tied together by conditions.
+// Arguments and letters are those of windows_job.hpp.
 #pragma once
 
 #include <cmath>
+#include <vector>
 
 #include "../kernels/pack.hpp"
 #include "windows_job.hpp"
@@ -20,6 +21,7 @@ inline void powers(double s, int64_t R, double* power) {
 }
 
 constexpr int64_t BLOCK = 4;  // rows that are subtracted from another at a time
+constexpr double SINGULAR = 1e-14;  // the part of a column that is rounding
 
 // row (n) -= sum of g[i] top[i]: g (count), count <= BLOCK, top (count, n), rows `apart` numbers apart.
 SMNN_INLINE void subtract(
@@ -84,14 +86,16 @@ inline void values(const Window& w, const double* x, const double* z, double* y,
     }
 }
 
-// J (B, N, k, V, V, R+1), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), n = V k:
-// WindowKernels::eliminate
-inline void eliminate(const Window& w, const double* J, double* lu, double* scale, int* order, double* HC, double* G) {
-    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
+// J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
+// G (B, N, M, M + p), n = V k: WindowKernels::eliminate
+inline void eliminate(
+    const Window& w, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
+) {
+    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, K = w.M + w.p;
     double power[ORDERS], row[FEATURES];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
         double* const A = lu + at * n * n;
-        double* const C = HC + at * n * M;
+        double* const C = HC + at * n * K;
         double* const size = scale + at * n;
         int* const p = order + at * n;
         powers(w.s[at], w.R, power);
@@ -106,7 +110,7 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
                     const double g = -derivative[r] / power[r];
                     subtract(1, &g, W + r * a, a, row, a);
                 }
-                for (int64_t o = 0; o < w.q[v]; ++o) C[i * M + w.first[v] + o] = row[o] * power[o];
+                for (int64_t o = 0; o < w.q[v]; ++o) C[i * K + w.first[v] + o] = row[o] * power[o];
                 for (int64_t l = 0; l < k; ++l) {
                     A[i * n + v * k + l] = row[width + l];
                     largest = std::fmax(largest, std::fabs(row[width + l]));
@@ -114,7 +118,8 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
             }
             size[i] = largest > 0 ? 1 / largest : 1.0;
             for (int64_t c = 0; c < n; ++c) A[i * n + c] *= size[i];
-            for (int64_t c = 0; c < M; ++c) C[i * M + c] *= size[i];
+            for (int64_t c = 0; c < w.p; ++c) C[i * K + w.M + c] = P[(at * n + i) * w.p + c];
+            for (int64_t c = 0; c < K; ++c) C[i * K + c] *= size[i];
             p[i] = int(i);
         }
         for (int64_t first = 0; first < n; first += BLOCK) {
@@ -126,7 +131,7 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
                 }
                 if (best != c) {
                     exchange(A + c * n, A + best * n, n);
-                    exchange(C + c * M, C + best * M, M);
+                    exchange(C + c * K, C + best * K, K);
                     const int index = p[c];
                     p[c] = p[best], p[best] = index;
                 }
@@ -140,24 +145,24 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
             for (int64_t i = first + 1; i < n; ++i) {
                 const int64_t count = (i < end ? i : end) - first;
                 subtract(count, A + i * n + first, A + first * n + end, n, A + i * n + end, rest);
-                subtract(count, A + i * n + first, C + first * M, M, C + i * M, M);
+                subtract(count, A + i * n + first, C + first * K, K, C + i * K, K);
             }
         }
         for (int64_t i = n - 1; i >= 0; --i) {
             for (int64_t c = i + 1; c < n; c += BLOCK) {
-                subtract(c + BLOCK < n ? BLOCK : n - c, A + i * n + c, C + c * M, M, C + i * M, M);
+                subtract(c + BLOCK < n ? BLOCK : n - c, A + i * n + c, C + c * K, K, C + i * K, K);
             }
-            for (int64_t l = 0; l < M; ++l) C[i * M + l] /= A[i * n + i];
+            for (int64_t l = 0; l < K; ++l) C[i * K + l] /= A[i * n + i];
         }
-        double* const gamma = G + at * M * M;
-        for (int64_t i = 0; i < M * M; ++i) gamma[i] = 0.0;
+        double* const gamma = G + at * w.M * K;
+        for (int64_t i = 0; i < w.M * K; ++i) gamma[i] = 0.0;
         for (int64_t v = 0; v < V; ++v) {
             const double* const E = w.E + v * a * r1;
             for (int64_t r = 0; r < w.q[v]; ++r) {
-                double* const out = gamma + (w.first[v] + r) * M;
+                double* const out = gamma + (w.first[v] + r) * K;
                 for (int64_t l = 0; l < k; ++l) {
                     const double g = E[(width + l) * r1 + r] / power[r];
-                    subtract(1, &g, C + (v * k + l) * M, M, out, M);
+                    subtract(1, &g, C + (v * k + l) * K, K, out, K);
                 }
                 for (int64_t o = r; o < w.q[v]; ++o) out[w.first[v] + o] += E[o * r1 + r] * power[o] / power[r];
             }
@@ -165,37 +170,200 @@ inline void eliminate(const Window& w, const double* J, double* lu, double* scal
     }
 }
 
+// Of the interval `at`, z (n) = -C_z^-1 f and the jump (M) that it leaves, -d included; lu (B, N, n, n), scale (B, N, n),
+// order (B, N, n), f (B, N, k, V), d (B, N, M), power (R+1).
+inline void particular(
+    const Window& w, int64_t at, const double* lu, const double* scale, const int* order, const double* f, const double* d,
+    const double* power, double* z, double* jump
+) {
+    const int64_t k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = w.V * k;
+    const double* const A = lu + at * n * n;
+    for (int64_t i = 0; i < n; ++i) {
+        const int from = order[at * n + i];
+        z[i] = -f[at * n + from] * scale[at * n + from] - dot(A + i * n, z, i);
+    }
+    for (int64_t i = n - 1; i >= 0; --i) {
+        z[i] = (z[i] - dot(A + i * n + i + 1, z + i + 1, n - i - 1)) / A[i * n + i];
+    }
+    for (int64_t v = 0; v < w.V; ++v) {
+        for (int64_t r = 0; r < w.q[v]; ++r) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; ++l) sum += w.E[(v * a + width + l) * r1 + r] * z[v * k + l];
+            jump[w.first[v] + r] = sum / power[r] - d[at * w.M + w.first[v] + r];
+        }
+    }
+}
+
+// z (n), from what f leaves, becomes the steps of the stages of the interval `at`, by those of the states at the left (M)
+// and of the constants (p); HC (B, N, n, M + p), power (R+1).
+inline void finish(
+    const Window& w, int64_t at, const double* HC, const double* left, const double* constants, const double* power, double* z
+) {
+    const int64_t k = w.k, n = w.V * k, K = w.M + w.p;
+    for (int64_t i = 0; i < n; ++i) {
+        const double* const row = HC + (at * n + i) * K;
+        z[i] -= dot(row, left, w.M) + dot(row + w.M, constants, w.p);
+    }
+    for (int64_t v = 0; v < w.V; ++v) {
+        for (int64_t l = 0; l < k; ++l) z[v * k + l] /= power[w.q[v]];
+    }
+}
+
 // lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V), d (B, N, M),
 // dx (B, N+1, M), dz (B, N, V, k): WindowKernels::advance
-inline void advance(const Window& w, const double* lu, const double* scale, const int* order, const double* HC,
-                           const double* G, const double* f, const double* d, double* dx, double* dz) {
-    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, M = w.M;
+inline void advance(
+    const Window& w, const double* lu, const double* scale, const int* order, const double* HC, const double* G,
+    const double* f, const double* d, double* dx, double* dz
+) {
+    const int64_t n = w.V * w.k, M = w.M;
     double power[ORDERS];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
-        const double* const A = lu + at * n * n;
-        double* const z = dz + at * n;
         double* const left = dx + (at / w.N * (w.N + 1) + at % w.N) * M;
         double* const right = left + M;
         powers(w.s[at], w.R, power);
-        for (int64_t i = 0; i < n; ++i) {  // -C_z^-1 f
-            const int from = order[at * n + i];
-            z[i] = -f[at * n + from] * scale[at * n + from] - dot(A + i * n, z, i);
-        }
-        for (int64_t i = n - 1; i >= 0; --i) {
-            z[i] = (z[i] - dot(A + i * n + i + 1, z + i + 1, n - i - 1)) / A[i * n + i];
-        }
-        for (int64_t v = 0; v < V; ++v) {
-            for (int64_t r = 0; r < w.q[v]; ++r) {
-                const int64_t m = w.first[v] + r;
-                double sum = 0;
-                for (int64_t l = 0; l < k; ++l) sum += w.E[(v * a + width + l) * r1 + r] * z[v * k + l];
-                sum = sum / power[r] - d[at * M + m];
-                right[m] = sum + dot(G + (at * M + m) * M, left, M);
+        particular(w, at, lu, scale, order, f, d, power, dz + at * n, right);
+        for (int64_t m = 0; m < M; ++m) right[m] += dot(G + (at * M + m) * M, left, M);
+        finish(w, at, HC, left, nullptr, power, dz + at * n);
+    }
+}
+
+// Reflects column j of S (rows, columns), rows `apart` numbers apart, onto its entry j: the vector, whose entry j is 1,
+// stands below. Returns its factor; NaN where nothing is left of a column.
+inline double reflect(double* S, int64_t rows, int64_t columns, int64_t apart, int64_t j) {
+    double above = 0, sum = 0;
+    for (int64_t i = 0; i < j; ++i) above += S[i * apart + j] * S[i * apart + j];
+    for (int64_t i = j; i < rows; ++i) sum += S[i * apart + j] * S[i * apart + j];
+    if (!(sum > SINGULAR * SINGULAR * (above + sum))) return S[j * apart + j] = double(NAN);
+    const double first = S[j * apart + j], norm = std::copysign(std::sqrt(sum), first), inverse = 1 / (norm + first);
+    const double tau = (norm + first) / norm;
+    S[j * apart + j] = -norm;
+    for (int64_t i = j + 1; i < rows; ++i) S[i * apart + j] *= inverse;
+    for (int64_t l = j + 1; l < columns; ++l) {
+        double part = S[j * apart + l];
+        for (int64_t i = j + 1; i < rows; ++i) part += S[i * apart + j] * S[i * apart + l];
+        part *= tau;
+        S[j * apart + l] -= part;
+        for (int64_t i = j + 1; i < rows; ++i) S[i * apart + l] -= part * S[i * apart + j];
+    }
+    return tau;
+}
+
+// row (width) := first (n) times size (n) and a factor that makes its largest number, or `largest`, 1; zeros behind.
+// Returns the factor.
+inline double put(double* row, const double* first, const double* size, int64_t n, int64_t width, double largest) {
+    for (int64_t l = 0; l < n; ++l) largest = std::fmax(largest, std::fabs(row[l] = first[l] * size[l]));
+    const double factor = largest > 0 ? 1 / largest : 1.0;
+    for (int64_t l = 0; l < n; ++l) row[l] *= factor;
+    for (int64_t l = n; l < width; ++l) row[l] = 0;
+    return factor;
+}
+
+// The columns of S are the states of a point, the constants, and the states of the next; its rows those that are left of
+// points before, those that stand there, and those of continuity. G (B, N, M, M + p), R (B, N+1, 2 M + c, 2 M + c), tau
+// (B, N+1, M + c), count (B, N+1), scale (B, N M + M + c): WindowKernels::couple
+inline void couple(
+    const Window& w, const Coupling& c, const double* G, double* R, double* tau, int* count, double* scale
+) {
+    const int64_t M = w.M, N = w.N, K = M + w.p, C = M + c.c, most = c.most(M);
+    for (int64_t b = 0; b < w.B; ++b) {
+        const double* const size = c.size + b * C;
+        double* const of_continuity = scale + b * (N * M + C);
+        double* const of_rows = of_continuity + N * M;
+        int64_t left = 0;
+        for (int64_t n = 0; n <= N; ++n) {
+            double* const S = R + (b * (N + 1) + n) * most * most;
+            const int64_t next = n < N ? M : 0;
+            int64_t rows = left;
+            for (int64_t i = 0; i < C && rows + next < most; ++i) {
+                if (c.at[b * C + i] != n) continue;
+                of_rows[i] = put(S + rows++ * most, c.rows + (b * C + i) * C, size, C, most, 0);
+            }
+            for (int64_t m = 0; m < next; ++m) {
+                double* const row = S + rows++ * most;
+                const double* const gamma = G + ((b * N + n) * M + m) * K;
+                const double factor = put(row, gamma, size, K, most, size[m]);
+                for (int64_t l = 0; l < K; ++l) row[l] = -row[l];
+                row[C + m] = factor * size[m];
+                of_continuity[n * M + m] = factor;
+            }
+            count[b * (N + 1) + n] = int(rows);
+            const int64_t eliminated = n < N ? M : C;
+            double* const factors = tau + (b * (N + 1) + n) * C;
+            for (int64_t j = 0; j < eliminated; ++j) {
+                factors[j] = j < rows ? reflect(S, rows, C + next, most, j) : S[j * most + j] = double(NAN);
+            }
+            left = 0;
+            for (int64_t i = M; i < rows && n < N; ++i) {
+                const double* const from = S + i * most;
+                double* const to = S + (most + left++) * most;
+                for (int64_t l = 0; l < M; ++l) to[l] = from[C + l];
+                for (int64_t l = M; l < C; ++l) to[l] = from[l];
+                for (int64_t l = C; l < most; ++l) to[l] = 0;
             }
         }
-        for (int64_t i = 0; i < n; ++i) z[i] -= dot(HC + (at * n + i) * M, left, M);
-        for (int64_t v = 0; v < V; ++v) {
-            for (int64_t l = 0; l < k; ++l) z[v * k + l] /= power[w.q[v]];
+    }
+}
+
+// lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p), R, tau, count, row_scale of `couple`, f (B, N, k,
+// V), d (B, N, M), g (B, M + c), dx (B, N+1, M), dz (B, N, V, k), dc (B, c): WindowKernels::solve
+inline void solve(
+    const Window& w, const Coupling& c, const double* lu, const double* scale, const int* order, const double* HC,
+    const double* R, const double* tau, const int* count, const double* row_scale, const double* f, const double* d,
+    const double* g, double* dx, double* dz, double* dc
+) {
+    const int64_t M = w.M, N = w.N, stages = w.V * w.k, C = M + c.c, most = c.most(M);
+    double power[ORDERS];
+    std::vector<double> scratch(size_t(most + C));
+    double *const rhs = scratch.data(), *const y = rhs + most;
+    for (int64_t b = 0; b < w.B; ++b) {
+        const double* const size = c.size + b * C;
+        const double* const of_continuity = row_scale + b * (N * M + C);
+        const double* const of_rows = of_continuity + N * M;
+        double* const x = dx + b * (N + 1) * M;
+        int64_t left = 0;
+        for (int64_t n = 0; n <= N; ++n) {
+            const int64_t point = b * (N + 1) + n, next = n < N ? M : 0, rows = count[point];
+            for (int64_t i = 0; i < C && left + next < rows; ++i) {
+                if (c.at[b * C + i] == n) rhs[left++] = -g[b * C + i] * of_rows[i];
+            }
+            if (n < N) {
+                const int64_t at = b * N + n;
+                powers(w.s[at], w.R, power);
+                particular(w, at, lu, scale, order, f, d, power, dz + at * stages, rhs + left);
+                for (int64_t m = 0; m < M; ++m) rhs[left + m] *= of_continuity[n * M + m];
+            }
+            const double* const S = R + point * most * most;
+            const int64_t eliminated = n < N ? M : C;
+            for (int64_t j = 0; j < eliminated && j < rows; ++j) {
+                double part = rhs[j];
+                for (int64_t i = j + 1; i < rows; ++i) part += S[i * most + j] * rhs[i];
+                part *= tau[point * C + j];
+                rhs[j] -= part;
+                for (int64_t i = j + 1; i < rows; ++i) rhs[i] -= part * S[i * most + j];
+            }
+            for (int64_t m = 0; m < M; ++m) x[n * M + m] = rhs[m];
+            for (left = 0; left + M < rows && n < N; ++left) rhs[left] = rhs[M + left];
+        }
+        for (int64_t l = 0; l < C; ++l) y[l] = rhs[l];
+        for (int64_t n = N; n >= 0; --n) {  // y: states, then constants, in units of their sizes
+            const double* const S = R + (b * (N + 1) + n) * most * most;
+            const int64_t unknowns = n < N ? M : C;
+            for (int64_t i = 0; i < unknowns && n < N; ++i) {
+                rhs[i] = x[n * M + i] - dot(S + i * most + M, y + M, c.c) - dot(S + i * most + C, y, M);
+            }
+            if (n == N) {
+                for (int64_t i = 0; i < C; ++i) rhs[i] = y[i];
+            }
+            for (int64_t i = unknowns - 1; i >= 0; --i) {
+                y[i] = (rhs[i] - dot(S + i * most + i + 1, y + i + 1, unknowns - i - 1)) / S[i * most + i];
+            }
+            for (int64_t m = 0; m < M; ++m) x[n * M + m] = y[m] * size[m];
+        }
+        double* const constants = dc + b * c.c;
+        for (int64_t l = 0; l < c.c; ++l) constants[l] = y[M + l] * size[M + l];
+        for (int64_t n = 0; n < N; ++n) {
+            powers(w.s[b * N + n], w.R, power);
+            finish(w, b * N + n, HC, x + n * M, constants, power, dz + (b * N + n) * stages);
         }
     }
 }
@@ -207,10 +375,10 @@ SMNN_INLINE double recent(const double* values, int64_t n, int64_t window, int64
     return largest;
 }
 
-// least (B, M), offset (B), dx (B, N+1, M), dz (B, N, V, k), x (B, N+1, M), z (B, N, V, k), change (B, N):
-// WindowKernels::accept
+// least (B, M), offset (B), dx (B, N+1, M), dz (B, N, V, k), x (B, N+1, M), z (B, N, V, k); before, change, rate and left
+// (B, N): WindowKernels::accept
 inline void accept(const Window& w, int64_t window, const double* least, const double* offset, const double* dx,
-                   const double* dz, double* x, double* z, double* change) {
+                   const double* dz, const double* before, double* x, double* z, double* change, double* rate, double* left) {
     const int64_t V = w.V, k = w.k, M = w.M, N = w.N;
     const auto relative = [](double moved, double size, double offset) {
         const double part = std::fabs(moved) / ((size > 0 ? size : 1e-300) + offset);
@@ -239,12 +407,17 @@ inline void accept(const Window& w, int64_t window, const double* least, const d
                 }
                 largest = std::fmax(largest, relative(moved, size, offset[b]));
             }
-            change[b * N + n] = largest;
+            const int64_t at = b * N + n;
+            const double quotient = before[at] <= 1e300 ? largest / before[at] : double(INFINITY);
+            change[at] = largest;
+            rate[at] = quotient >= 0 ? quotient : double(INFINITY);
+            left[at] = quotient < 1 ? quotient / (1 - quotient) * largest : double(INFINITY);
         }
     }
 }
 
-constexpr WindowKernels kernels{values, eliminate, advance, accept};
+extern const WindowKernels kernels;
+const WindowKernels kernels{values, eliminate, advance, couple, solve, accept};
 
 }  // namespace windows
 }  // namespace SMNN_LEVEL

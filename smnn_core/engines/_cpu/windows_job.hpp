@@ -1,4 +1,4 @@
-// Windows of a march, as plain data that instruction-set builds (windows.hpp) and the code around them share.
+// Collocation on intervals, as plain data that instruction-set builds (windows.hpp) and the code around them share.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,10 @@
 namespace smnn {
 
 // Letters as in smnn_core/trajectory/_collocation.py: B members, N intervals, V variables of orders q[v] <= R, k points,
-// M states, Q = V equations; a = max(R, 1) + k features of a variable: its states times s^o, its stages times s^q. Arrays
-// are contiguous; results may not overlap what they are made of.
+// M states, Q = V equations, p constants; a = max(R, 1) + k features of a variable: its states times s^o, its stages times
+// s^q. Arrays are contiguous; results may not overlap what they are made of.
 struct Window {
-    int64_t B, N, V, k, M, R;
+    int64_t B, N, V, k, M, R, p;
     const int* q;      // (V)
     const int* first;  // (V): the first state of a variable
     const double* s;   // (B, N)
@@ -20,19 +20,34 @@ struct Window {
     int64_t a() const { return width() + k; }
 };
 
+// What ties the points of a mesh together: continuity, and C = M + c rows in the states of one point and c constants, of
+// which the first p are those of the equations.
+struct Coupling {
+    int64_t c;
+    const int* at;       // (B, C): the points of the rows
+    const double* rows;  // (B, C, M + c)
+    const double* size;  // (B, M + c): units of the unknowns
+
+    // Of a point: rows that are left from those before it, its own, and those of continuity with the next.
+    int64_t most(int64_t M) const { return 2 * M + c; }
+};
+
 struct WindowKernels {
     static constexpr int MOST_ORDERS = 64, MOST_POINTS = 65;
 
     // y (B, N, k, V, R+1) at the points, and d (B, N, M), the jumps of the states x (B, N+1, M); z (B, N, V, k).
     void (*values)(const Window&, const double* x, const double* z, double* y, double* d);
 
-    // Of each interval, from J (B, N, k, V, V, R+1): C_z = L U with rows scaled and exchanged, n = V k,
+    // Of each interval, from J (B, N, k, V, V, R+1) and P (B, N, k, V, p): C_z = L U with rows scaled and exchanged,
+    // n = V k,
     //
     //     lu (B, N, n, n), scale (B, N, n), order (B, N, n),
     //
-    // C_z^-1 C_x, HC (B, N, n, M), and how states at the end follow from those at the start, G (B, N, M, M). NaN where
-    // C_z is singular.
-    void (*eliminate)(const Window&, const double* J, double* lu, double* scale, int* order, double* HC, double* G);
+    // C_z^-1 (C_x, P), HC (B, N, n, M + p), and how states at the end follow from those at the start and from constants,
+    // G (B, N, M, M + p). NaN where C_z is singular.
+    void (*eliminate)(
+        const Window&, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
+    );
 
     // The steps dx (B, N+1, M), whose first are given, and dz (B, N, V, k) for f (B, N, k, V) and jumps d (B, N, M).
     void (*advance)(
@@ -40,12 +55,27 @@ struct WindowKernels {
         const double* f, const double* d, double* dx, double* dz
     );
 
+    // The points of a mesh one after the other, by reflections: of each the unknowns that are eliminated there,
+    //
+    //     R (B, N+1, 2 M + c, 2 M + c), reflectors below the diagonal, tau (B, N+1, M + c), count (B, N+1), rows,
+    //
+    // and the factors of rows of continuity and of others, scale (B, N M + C). NaN where it is singular.
+    void (*couple)(const Window&, const Coupling&, const double* G, double* R, double* tau, int* count, double* scale);
+
+    // The steps dx (B, N+1, M), dz (B, N, V, k) and dc (B, c) for f and d as above and g (B, C) of the rows.
+    void (*solve)(
+        const Window&, const Coupling&, const double* lu, const double* scale, const int* order, const double* HC,
+        const double* R, const double* tau, const int* count, const double* row_scale, const double* f, const double* d,
+        const double* g, double* dx, double* dz, double* dc
+    );
+
     // Adds a step to x and z. `change` (B, N) becomes the relative change of each interval: of states in units of the
     // largest that they had in the last `window` intervals, at least `least` (B, M), plus `offset` (B); of variables of
-    // order zero in units of their stages. Infinite where it is not finite.
+    // order zero in units of their stages. Infinite where it is not finite. With the changes `before` (B, N), infinite in
+    // the first step, rate (B, N) is their quotient, and `left` (B, N) what further steps would change.
     void (*accept)(
         const Window&, int64_t window, const double* least, const double* offset, const double* dx, const double* dz,
-        double* x, double* z, double* change
+        const double* before, double* x, double* z, double* change, double* rate, double* left
     );
 };
 

@@ -162,7 +162,7 @@ class Discrete:
         return mesh.windows[key]
 
     def solver(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear | Coupled:
-        """What is linear in the step from an iterate with derivatives, for steps without damping."""
+        """The linear problem of steps without damping, from an iterate with derivatives."""
         algebra = self.window(space, mesh)
         if isinstance(algebra, CompiledWindow):
             assert at.J is not None

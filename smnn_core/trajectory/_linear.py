@@ -80,7 +80,7 @@ class ConditionRows:
 
 
 def is_all(mask: Array) -> bool:
-    """Whether a mask is known to hold all members."""
+    """True for a mask that is known to hold all members."""
     return isinstance(mask, np.ndarray) and bool(mask.all())
 
 

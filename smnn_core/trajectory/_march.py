@@ -175,7 +175,8 @@ def follow(
     problem: Discrete, space: Space, mesh: Mesh, u: Step, least: np.ndarray, tolerance: float, absolute: float
 ) -> tuple[np.ndarray, Step]:
     """Solves on a mesh from a guess u whose first states are given: which members were solved, (B,), and the solution.
-    Where rounding of what was solved first keeps the rest from converging, the rest goes on from there.
+    Where rounding of what was solved first keeps the rest from converging, the rest goes on from there; where the guess
+    leads nowhere, with the states that it has come to.
 
     Args:
         least: (B, M): changes of states that are smaller than this are not relative to the states.
@@ -184,14 +185,17 @@ def follow(
     x, z = u.x.copy(), u.z.copy()
     solved = np.isfinite(x).all(axis=(1, 2))
     allowed = np.full(B, tolerance)
-    most, n = parts(space, B, N)[0].stop, 0
+    most, n, began_anew = parts(space, B, N)[0].stop, 0, np.zeros(B, bool)
     while n < N and solved.any():
         part, ends = slice(n, min(n + most, N)), slice(n, min(n + most, N) + 1)
         guess = Step(x[:, ends], z[:, part], u.p)
         count, x[:, ends], z[:, part], _ = _newton(
             problem, space, mesh.t[:, ends], guess, least, allowed, absolute, solved
         )
-        solved &= count > 0
+        stuck = solved & (count == 0)
+        solved &= ~stuck | ~began_anew
+        began_anew = stuck & solved
+        x[began_anew, n + 1 :], z[began_anew, n:] = x[began_anew, n, None], 0.0
         n += int(count[solved].min(initial=N))
     return solved, Step(x, z, u.p)
 

@@ -20,8 +20,8 @@ struct Window {
     int64_t a() const { return width() + k; }
 };
 
-// What ties the points of a mesh together: continuity, and C = M + c rows in the states of one point and c constants, of
-// which the first p are those of the equations.
+// The rows that tie the points of a mesh together: those of continuity, and C = M + c in the states of one point and c
+// constants, of which the first p are those of the equations.
 struct Coupling {
     int64_t c;
     const int* at;       // (B, C): the points of the rows

@@ -47,8 +47,7 @@ for _class, _static in TREES.items():
     jax.tree_util.register_dataclass(_class, data_fields=_names, meta_fields=list(_static))
 
 
-def _linear_solution(coefficients: Array, b: Array, damping: None, engine: str) -> Array:
-    del damping  # of Levenberg and Marquardt, who are not called
+def _linear_solution(coefficients: Array, b: Array, engine: str) -> Array:
     none = jnp.zeros((0, coefficients.shape[-2], 1), b.dtype)
     return solve_ode(coefficients, b, none, jnp.ones(1, b.dtype), n_steps=b.shape[-2], scheme=INCREMENTS, engine=engine)
 

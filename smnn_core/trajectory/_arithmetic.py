@@ -14,7 +14,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from .._arrays import Array, Namespace
-from .._problem import UNIT, Problem, Weights
+from .._problem import UNIT, Problem
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from .._weighting import weighted_problem
@@ -46,9 +46,9 @@ class Arithmetic:
     """(x, index, values) -> x with other values at the index; x may be written into"""
     loop: Callable[[Callable[[Any], Array], Callable[[Any], Any], Any], Any]
     """(going, advance, state) -> the first state for which going(state) is false"""
-    solve: Callable[[Array, Array, Array | None, str], Array]
-    """(coefficients (B, T, Q, m, 2), b (B, T, Q), damping (B,) or None, engine) -> y (B, T, m, 2) of the problem with
-    the scheme `INCREMENTS`, NaN where it is singular; damping weighs further rows y[..., 0] = 0"""
+    solve: Callable[[Array, Array, str], Array]
+    """(coefficients (B, T, Q, m, 2), b (B, T, Q), engine) -> y (B, T, m, 2) of the problem with the scheme
+    `INCREMENTS`, NaN where it is singular"""
 
 
 def _inverse(A: np.ndarray) -> np.ndarray:
@@ -75,13 +75,10 @@ def _loop(going: Callable[[_State], Any], advance: Callable[[_State], _State], s
     return state
 
 
-def _solve(coefficients: np.ndarray, b: np.ndarray, damping: np.ndarray | None, engine: str) -> np.ndarray:
-    B, T, _, m, _ = coefficients.shape
-    u, weights = np.zeros((0, m, 1)), UNIT
-    if damping is not None:
-        u = np.zeros((T, m, 1))
-        weights = Weights(initial=np.broadcast_to(damping[:, None, None, None], (B, T, m, 1)))
-    problem = Problem.build(coefficients, b, u, np.ones(1), n_steps=T, scheme=INCREMENTS, weights=weights, values=False)
+def _solve(coefficients: np.ndarray, b: np.ndarray, engine: str) -> np.ndarray:
+    _, T, _, m, _ = coefficients.shape
+    none = np.zeros((0, m, 1))
+    problem = Problem.build(coefficients, b, none, np.ones(1), n_steps=T, scheme=INCREMENTS, weights=UNIT, values=False)
     return solve_without_raising(weighted_problem(problem), engine=engine)[0]
 
 

@@ -203,7 +203,7 @@ def _next_mesh(
     """The meshes of members that were solved but not well enough; of others only the number of intervals counts."""
     N = mesh.N
     if found is None or not solved.any():
-        return mesh.halved()
+        return mesh.halved() if most_intervals < 4 * N else mesh.halved().halved()
     share = found.local / np.where(allowed > 0, allowed, 1e-300)[:, None]
     largest = share.max(axis=(1, 2))
     with np.errstate(all="ignore"):

@@ -162,7 +162,7 @@ class Discrete:
         return mesh.windows[key]
 
     def solver(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear | Coupled:
-        """The linear problem of steps without damping, from an iterate with derivatives."""
+        """The linear problem of a step from an iterate with derivatives, in compiled loops where they can."""
         algebra = self.window(space, mesh)
         if isinstance(algebra, CompiledWindow):
             assert at.J is not None
@@ -171,7 +171,7 @@ class Discrete:
         return self.linear(space, mesh, at, size)
 
     def linear(self, space: Space, mesh: Mesh, at: Iterate, size: Array) -> Linear:
-        """The same, for steps of every kind."""
+        """The same in the operations of an array library."""
         assert at.J is not None
         assert at.P is not None
         local = Local(space, at.J, at.P, mesh.scale, self.arithmetic)

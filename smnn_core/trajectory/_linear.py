@@ -301,24 +301,10 @@ class Linear:
         b = concat(xp, [concat(xp, parts, axis=-1), zeros(B, 1, self.coefficients.shape[2])], axis=1)
         return self.arithmetic.put(b, self._places, -g) * self.scale, particular
 
-    def merit(self, f: Array, d: Array, g: Array) -> Array:
-        """The size of residuals in terms of what they would move: states, in units of their sizes, and stages; (B,)."""
-        b, particular = self.right_hand_side(f, d, g)
-        space = self.local.space
-        largest = np.ones((len(f), space.V))
-        first = space.states[1] == 0
-        largest[:, space.states[0][first]] = self.size[:, : self.M][:, first]
-        stages = particular.reshape(*particular.shape[:2], space.V, space.k) / largest[:, None, :, None]
-        return np.sqrt((b**2).sum(axis=(1, 2)) + (stages**2).sum(axis=(1, 2, 3)) / space.k)
-
-    def solve(self, f: Array, d: Array, g: Array, damping: Array | None = None) -> Step:
-        """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none.
-
-        Args:
-            damping: (B,): weights with which the states, in units of their sizes, are kept where they are.
-        """
+    def solve(self, f: Array, d: Array, g: Array) -> Step:
+        """The step for equations f (B, N, k, Q), continuity d (B, N, M) and conditions g (B, C); NaN where none."""
         M, N = self.M, f.shape[1]
         b, particular = self.right_hand_side(f, d, g)
-        y = self.arithmetic.solve(self.coefficients, b, damping, self.engine)[..., 0] * self.size[:, None]
+        y = self.arithmetic.solve(self.coefficients, b, self.engine)[..., 0] * self.size[:, None]
         x, p = y[..., :M], y[:, 0, M : M + self.p]
         return Step(x, self.local.stages(particular, x[:, :N], p), p)

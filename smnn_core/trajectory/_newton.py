@@ -22,7 +22,9 @@ from ._window import Coupled
 __all__ = ["Newton", "newton", "robust_newton", "sizes"]
 
 FINE = 512
-"""Intervals from which on only damped steps are tried: what needs others is found on coarser meshes, at less cost."""
+"""Intervals from which on only damped steps are tried, and fewer: what needs others is found on coarser meshes, at less
+cost."""
+MOST_ON_FINE = 40
 ROUNDING = 30.0
 """Steps of so many tolerances that nothing shortens are as short as the arithmetic can make them."""
 SHORTEST = 1e-5
@@ -81,7 +83,7 @@ def newton(
     most: int = 150,
 ) -> Newton:
     """Newton's method from u for the members that are not held (B,); the others keep their u. Traceable."""
-    xp = problem.arithmetic.xp
+    xp, most = problem.arithmetic.xp, most if mesh.N <= FINE else min(most, MOST_ON_FINE)
     at = problem.at(space, mesh, u, derivatives=False)
     start = Progress(at, xp.ones(held.shape, dtype=u.x.dtype), ~held & at.is_finite, xp.zeros_like(held), 0)
 
@@ -179,7 +181,7 @@ def _damped(
 
 
 def limited(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: Array, *, tolerance: float, most: int = 80
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: Array, *, tolerance: float, most: int = 64
 ) -> Newton:
     """Newton's method with steps of at most a twentieth of the size of the unknowns, whatever becomes of the residuals:
     it gets past points where the left-hand side is nearly singular, at which monotone methods end. Traceable."""
@@ -204,43 +206,6 @@ def limited(
     return Newton(u, converged, iterations)
 
 
-def levenberg_marquardt(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: np.ndarray, *, tolerance: float, most: int = 60
-) -> Newton:
-    """Steps that keep states near where they are, by as much as the last step was too long; for starts from which
-    Newton's method does not get away. The residuals are those of the rows that couple in time, with the left-hand side
-    of the last iterate."""
-    B = len(held)
-    active, converged = ~held, np.zeros(B, bool)
-    at = problem.at(space, mesh, u)
-    active &= at.is_finite
-    damping = np.full(B, 1e-1)
-    iterations = 0
-    while active.any() and iterations < most:
-        iterations += 1
-        linear = problem.linear(space, mesh, at, sizes(space, at.u))
-        before = linear.merit(at.f, at.d, at.conditions.g)
-        accepted, factor = ~active, np.ones(B)
-        for _ in range(12):
-            step = linear.solve(at.f, at.d, at.conditions.g, np.where(damping < 1e-8, 0.0, damping))
-            there = problem.at(space, mesh, at.u.plus(step, np.where(accepted, 0.0, factor)))
-            with np.errstate(all="ignore"):
-                left = linear.merit(there.f, there.d, there.conditions.g)
-                better = ~accepted & there.is_finite & (left < (1 - 1e-3 * factor) * before)
-            length = _Norm(space, at.u.plus(step))(step)
-            at = there.where(better, at)
-            good = (left < 0.25 * before) & (factor == 1)
-            eased = np.where(good, 0.1, np.where(factor == 1, 0.4, 1.0)) * damping
-            damping = np.where(better, eased, np.where(accepted, damping, 4 * damping))
-            factor = np.where(accepted | better, factor, 0.5 * factor)
-            converged |= better & (length < tolerance) & (damping < 1e-4)
-            accepted |= better
-            if accepted.all():
-                break
-        active &= accepted & ~converged
-    return Newton(at.u, converged, iterations)
-
-
 def robust_newton(
     problem: Discrete,
     space: Space,
@@ -252,8 +217,7 @@ def robust_newton(
     guess: Callable[[], Step] | None = None,
 ) -> Newton:
     """Damped steps; where they end, others: damped ones from the first guess, since the solution of a mesh that was too
-    coarse may be a worse start, and, on meshes that are not fine yet, limited ones from u, and those of Levenberg and
-    Marquardt from the end of the first. Traceable, without the last.
+    coarse may be a worse start, and, on meshes that are not fine yet, limited ones from u. Traceable.
     """
     looks = problem.arithmetic is NUMPY
     run = newton(problem, space, mesh, u, held, tolerance=tolerance)
@@ -261,11 +225,7 @@ def robust_newton(
         run = _both(run, newton(problem, space, mesh, guess(), held | run.converged, tolerance=tolerance))
     if (looks and (run.converged | held).all()) or mesh.N > FINE:
         return run
-    again = limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance)
-    run = _both(run, again)
-    if not looks or (run.converged | held).all():
-        return run
-    return _both(run, levenberg_marquardt(problem, space, mesh, run.u, held | run.converged, tolerance=tolerance))
+    return _both(run, limited(problem, space, mesh, u, held | run.converged, tolerance=tolerance))
 
 
 def _both(first: Newton, second: Newton) -> Newton:

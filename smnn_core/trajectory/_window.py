@@ -201,7 +201,7 @@ class DecoupledWindow(Window):
 
 
 class Coupled:
-    """Steps of `Linear` without damping, in compiled loops, with one factor for all right-hand sides.
+    """Steps of `Linear` in compiled loops, with one factor for all right-hand sides.
 
     Args:
         J: (B, N k, Q, V, R+1); P: (B, N k, Q, p).

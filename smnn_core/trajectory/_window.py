@@ -83,7 +83,7 @@ class Window:
                 size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
                 change = np.maximum(change, (moved / _positive(recent(size), offset)).max(axis=2))
             change = np.where(np.isfinite(change), change, np.inf)
-            rate = np.nan_to_num(np.where(np.isfinite(before), change / before, np.inf), nan=np.inf)
+            rate = np.nan_to_num(np.where(np.isfinite(before), change / before, np.inf), nan=np.inf, posinf=np.inf)
             return change, rate, np.where(rate < 1, rate / (1 - rate) * change, np.inf)
 
 

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import libsbml
+import numpy as np
 
 import smnn_petab
+from smnn_petab._objective import Objective
+from smnn_petab._shooting import Search, Trajectories, alone
+
+
+def trajectories(objective: Objective, θ: np.ndarray, rtol: float) -> Trajectories | None:
+    """States and sensitivities of all experiments, as fits integrate them."""
+
+    def asking() -> Search[Trajectories | None]:
+        return (yield θ, rtol)
+
+    return alone(objective, asking())
 
 
 def sbml(

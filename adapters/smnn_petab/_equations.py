@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,16 @@ class Equations:
     before: tuple[Setting | None, ...]
 
     @property
+    def in_rates(self) -> np.ndarray:
+        """Which inputs rates depend on, (number of inputs,), bool."""
+        names = set().union(*(r.free_symbols for r in self.rates))
+        return np.array([s in names for s in self.inputs], bool)
+
+    @property
     def moving(self) -> np.ndarray:
         """Which parameters rates or initial values depend on, (p,), bool: others do not move the trajectories."""
         names: set[sp.Symbol] = set()
-        in_rates = {*self.inputs} & set().union(*(r.free_symbols for r in self.rates))
+        in_rates = [s for s, used in zip(self.inputs, self.in_rates, strict=True) if used]
         for setting in (*self.settings, *(b for b in self.before if b is not None)):
             values = dict(zip(self.inputs, setting.inputs, strict=True))
             names |= set().union(*(values[s].free_symbols for s in in_rates))
@@ -98,33 +104,78 @@ class Equations:
 
         return evaluate
 
+    def settings_function(self, settings: Sequence[Setting]) -> Callable[[Any], tuple[np.ndarray, ...]]:
+        """The same of E settings at once, for one θ, a sequence of numbers: q (E, number of inputs), ∂q/∂θ (E, number
+        of inputs, p), x0 (E, n), ∂x0/∂θ (E, n, p); NaN where a formula has no value."""
+        E, names, number = len(settings), {s: i for i, s in enumerate(self.parameters)}, len(self.inputs)
+        rows = [[*s.inputs, *(sp.nan if v is None else v for v in s.initial)] for s in settings]
+        every = [e for row in rows for e in row]
+        at, derivatives = [], []
+        for i, e in enumerate(every):
+            for s in e.free_symbols & names.keys():
+                at.append((i, names[s]))
+                derivatives.append(sp.diff(e, s))
+        f = self.of_parameters([*every, *derivatives], "math")
+        index = tuple(np.array(at, int).reshape(-1, 2).T)
+
+        def evaluate(θ: Any) -> tuple[np.ndarray, ...]:
+            try:
+                values = np.array(f(θ), float)
+            except (ArithmeticError, ValueError, TypeError):  # TypeError: a complex number
+                values = np.full(len(every) + len(at), math.nan)
+            slope = np.zeros((len(every), len(names)))
+            slope[index] = values[len(every) :]
+            value, slopes = values[: len(every)].reshape(E, -1), slope.reshape(E, -1, len(names))
+            return value[:, :number], slopes[:, :number], value[:, number:], slopes[:, number:]
+
+        return evaluate
+
     @cached_property
     def differentiated(self) -> tuple[Differentiated, Differentiated, Differentiated]:
         """Rates, observables and noise with their derivatives, on NumPy arrays."""
         return self.differentiate(self.rates), self.differentiate(self.observables), self.differentiate(self.noise)
 
-    def differentiate(self, expressions: Sequence[Any]) -> Differentiated:
+    @cached_property
+    def rates_of_numbers(self) -> tuple[Callable[..., list[float]], Callable[..., np.ndarray]]:
+        """Rates (n,) and their derivatives by the states (n, n) as functions of numbers t, x (n,) and q; NaN where they
+        have no value."""
+        n = len(self.states)
+        values = self.function(self.rates, "math")
+        slopes = self.function([sp.diff(r, s) for r in self.rates for s in self.states], "math")
+
+        def called(function: Callable[..., list[float]], number: int, *arguments: Any) -> list[float]:
+            try:
+                found = function(*arguments)
+                return [math.nan] * number if any(isinstance(v, complex) for v in found) else found
+            except (ArithmeticError, ValueError):
+                return [math.nan] * number
+
+        return partial(called, values, n), lambda *arguments: np.reshape(called(slopes, n * n, *arguments), (n, n))
+
+    @cached_property
+    def rates_of_arrays(self) -> tuple[Callable[..., list[Any]], Differentiated]:
+        """Rates, and rates with derivatives, of those inputs alone that are `in_rates`."""
+        inputs = tuple(s for s, used in zip(self.inputs, self.in_rates, strict=True) if used)
+        f = compile_function([[TIME], self.states, inputs], self.rates)
+        return lambda t, x, q: f([t], x, q), self.differentiate(self.rates, inputs)
+
+    def differentiate(self, expressions: Sequence[Any], inputs: Sequence[Any] | None = None) -> Differentiated:
         """A function (t, x, q) -> (values, derivatives by x, derivatives by q) of shapes (..., m), (..., m, n) and
         (..., m, number of inputs), for NumPy arrays t (...), x (n, ...) and q (number of inputs, ...)."""
-        m, n, number = len(expressions), len(self.states), len(self.inputs)
-        names = (*self.states, *self.inputs)
+        inputs = self.inputs if inputs is None else inputs
+        m, n, number = len(expressions), len(self.states), len(inputs)
+        names = (*self.states, *inputs)
         derivatives = [(i, j, sp.diff(e, s)) for i, e in enumerate(expressions) for j, s in enumerate(names)]
         derivatives = [d for d in derivatives if d[2] != 0]
         at = np.array([i * (n + number) + j for i, j, _ in derivatives], int)
         every = [*expressions, *(d[2] for d in derivatives)]
-        on_arrays, on_numbers = self.function(every), self.function(every, "math")
+        f = compile_function([[TIME], self.states, inputs], every)
 
         def evaluate(t: Any, x: Any, q: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             shape = np.shape(t)
             values = np.empty((*shape, len(every)))
-            if shape:
-                for i, v in enumerate(on_arrays(t, x, q)):
-                    values[..., i] = v
-            else:  # Python's numbers are several times faster than NumPy's
-                try:
-                    values[:] = on_numbers(float(t), x.tolist(), q.tolist())
-                except (ArithmeticError, ValueError, TypeError):  # TypeError: a complex number
-                    values[:] = math.nan
+            for i, v in enumerate(f([t], x, q)):
+                values[..., i] = v
             J = np.zeros((*shape, m * (n + number)))
             J[..., at] = values[..., m:]
             J = J.reshape(*shape, m, n + number)

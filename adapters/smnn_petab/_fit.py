@@ -17,9 +17,9 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,19 +29,23 @@ from smnn_core import fit as fit_core
 
 from ._callbacks import Callbacks
 from ._result import SAME, Fit, Starts
-from ._shooting import Minimum, errors, minimise
+from ._shooting import Clock, Minimum, Search, alone, errors, minimise, together
 from ._tables import Parameter
 
 if TYPE_CHECKING:
+    from ._objective import Objective
     from ._problem import Problem
 
 __all__ = ["fit", "relaxed"]
 
 Array = np.ndarray
+T = TypeVar("T")
 STEPS = 10
 """Of `smnn_core.fit` at each weight of the equations."""
 COARSE = 1e-2
 """Decrease of the objective that is not worth a step of a start; the best end is minimised further."""
+ROUGH, FINE = 1e-4, 1e-6
+"""Relative tolerances of integrations of starts and of the best end."""
 DRAWS = 30
 """Starts that are drawn in place of one where no parameter matters, or no integration succeeds."""
 
@@ -97,18 +101,24 @@ def fit(
         assert table is not None  # of more than one start
         shared = (time.process_time() - began) / starts
         first.append(_scaled(problem, table.parameters[:starts]))
-    own = rng.spawn(starts)  # what one start draws does not depend on how long others took
-    relaxed_value, ends, used = np.full(starts, math.nan), [], []
-    for i in _counted(range(starts), progress):
-        began = time.process_time()
-        if len(first) == 2:
-            relaxed_value[i] = objective.value(first[1][i], 1e-6) if np.isfinite(first[1][i]).all() else math.inf
-        ends.append(_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, own[i]))
-        used.append(time.process_time() - began + shared)
+    own, clocks = rng.spawn(starts), [Clock(shared) for _ in range(starts)]
+    # what one start draws does not depend on how long others took
+    relaxed_value = np.full(starts, math.nan)
+    if len(first) == 2:
+        finite = np.isfinite(first[1]).all(1)
+        relaxed_value[:] = [
+            objective.value(x, 1e-6) if ok else math.inf for x, ok in zip(first[1], finite, strict=True)
+        ]
+    searches = (
+        (_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, own[i], clocks[i]), clocks[i])
+        for i in range(starts)
+    )
+    found = dict(_counted(together(objective, searches), starts, progress))
+    ends = [found[i] for i in range(starts)]
     values = np.array([objective.value(m.x) for m in ends])
     if not np.isfinite(values).any():
         raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
-    best = minimise(objective, ends[int(values.argmin())].x, seconds=seconds, rtol=1e-8)
+    best, error = alone(objective, _polished(objective, ends[int(values.argmin())].x, seconds))
     if not best.converged:
         warnings.warn(
             f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "
@@ -119,7 +129,7 @@ def fit(
     names = [p.name for p in problem.tables.parameters]
     return Fit(
         parameters=dict(zip(names, objective.unscaled(best.x)[0].tolist(), strict=True)),
-        standard_errors=dict(zip(names, errors(objective, best.x).tolist(), strict=True)),
+        standard_errors=dict(zip(names, error.tolist(), strict=True)),
         objective=objective.value(best.x),
         converged=best.converged,
         starts=Starts(
@@ -128,23 +138,33 @@ def fit(
             np.array([objective.unscaled(m.x)[0] for m in ends]),
             np.array([m.converged for m in ends]),
             np.array([m.evaluations for m in ends]),
-            np.array(used),
+            np.array([c.used for c in clocks]),
         ),
         problem=problem,
     )
 
 
-def _searched(problem: Problem, first: list[Array], seconds: float, rng: np.random.Generator) -> Minimum:
+def _polished(objective: Objective, x: Array, seconds: float) -> Search[tuple[Minimum, Array]]:
+    """The minimum near x, more exactly, and errors there."""
+    clock = Clock()
+    best = yield from minimise(objective, x, clock, rtol=FINE, until=seconds)
+    error = yield from errors(objective, best.x, FINE)
+    return best, error
+
+
+def _searched(
+    problem: Problem, first: list[Array], seconds: float, rng: np.random.Generator, clock: Clock
+) -> Search[Minimum]:
     """The end of one start: the lowest minimum that mirrors lead to, in at most `seconds` of processor time."""
-    objective, until = problem.likelihood, time.process_time() + seconds
+    objective, until = problem.likelihood, clock.used + seconds
     low, high = np.array([p.start for p in problem.tables.parameters]).T
     every = objective.equations.moving
     best, evaluations, todo = Minimum(first[0], math.inf, 0, False, True, every), 0, deque(first)
     tried = np.zeros(len(low), bool)
     draws, again = 0, 0
-    while todo and (not evaluations or time.process_time() < until):
-        left = until - time.process_time()
-        new = minimise(objective, todo.popleft(), below=best.value, enough=COARSE, seconds=left, rtol=1e-5)
+    while todo and (not evaluations or clock.used < until):
+        start = todo.popleft()
+        new = yield from minimise(objective, start, clock, below=best.value, enough=COARSE, until=until, rtol=ROUGH)
         evaluations += new.evaluations
         if new.value < best.value - SAME:
             tried[:], again = False, 0
@@ -183,10 +203,10 @@ def _scaled(problem: Problem, θ: Array) -> Array:
     return np.array([problem.likelihood.scaled(dict(zip(names, row, strict=True))) for row in θ])
 
 
-def _counted(items: Iterable[int], progress: bool) -> Iterable[int]:
+def _counted(items: Iterator[T], total: int, progress: bool) -> Iterable[T]:
     """Items with a progress bar."""
     if not progress:
         return items
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc="integrated", unit="start")
+    return tqdm(items, desc="integrated", unit="start", total=total)

@@ -37,7 +37,7 @@ def plot(problem: Problem, parameters: Mapping[str, float], axes: Any = None) ->
     θ = np.array([parameters[p.name] for p in problem.tables.parameters])
     for i, experiment in enumerate(problem.tables.experiments):
         grid = np.unique([*np.linspace(0, experiment.times[-1], POINTS), *experiment.times])
-        x, _ = objective.simulate(i, θ, 1e-6, False, grid)
+        x = objective.simulate(i, θ, 1e-6, grid)
         q, *_ = equations.setting_function(equations.settings[i])(θ)
         inputs = np.broadcast_to(q[:, None], (len(q), len(grid)))
         with np.errstate(all="ignore"):

@@ -5,20 +5,26 @@ minimised over at each trajectory, for a few evaluations of formulas (variable p
 Fröhlich, Hasenauer, Weindl, Bioinformatics 36 (2020) 594, for these problems).
 
 z are parameters in units of steps: natural logarithms, or a quarter of the width between bounds on a linear scale.
+
+A search asks for trajectories at parameters and goes on when it has them; in between others are integrated beside its
+own (`together`).
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.optimize import lsq_linear
 
+from ._integration import Job, Pool
 from ._objective import LN10, Objective, Terms
 
-__all__ = ["Minimum", "errors", "minimise"]
+__all__ = ["Clock", "Minimum", "Search", "alone", "errors", "minimise", "together"]
 
 Array = np.ndarray
 FLAT = 100.0
@@ -36,6 +42,110 @@ WEAK = 0.1
 """The same of one that hardly matters: an error of 3 e-folds."""
 GIVEN = 6
 """Evaluations in which a search for something lower has to halve the distance."""
+WIDTH = 150
+"""Trajectories that are integrated side by side."""
+
+Trajectories = list[tuple[Array, Array]]
+T = TypeVar("T")
+Search = Generator[tuple[Array, float], "Trajectories | None", T]
+"""Asks for the trajectories of all experiments at (θ, rtol), and gets them, or None where an integration failed."""
+
+
+@dataclass
+class Clock:
+    """Seconds of processor time that a search has used; trajectories that are integrated together share them."""
+
+    used: float = 0.0
+
+
+def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) -> Iterator[tuple[int, T]]:
+    """Runs searches side by side; yields the number of each and what it returns as they end."""
+    equations, at = objective.equations, objective.moving
+    used = np.flatnonzero(equations.in_rates)
+    pool = Pool(objective.batch_values, objective.batch_rates, len(equations.states))
+    waiting, running = enumerate(searches), dict[int, _Running]()
+    last, shared = time.process_time(), 0.0
+
+    def wanted(key: Any, rtol: float, setting: tuple[Array, ...], times: Array, switches: tuple[float, ...]) -> Job:
+        q, dq, x, S = setting
+        return Job(key, x, S[:, at], q[used], dq[np.ix_(used, at)], times, switches, rtol)
+
+    def ask(i: int, θ: Array, rtol: float) -> None:
+        settings = objective.settings(θ)
+        before = objective.equilibrations(θ) if objective.equilibrations else ()
+        for e, setting in enumerate(zip(*settings, strict=True)):
+            times, switches = objective.tables.experiments[e].times, equations.settings[e].switches
+            own = wanted((i, e), rtol, setting, times, switches)
+            if equations.before[e] is not None:
+                first = tuple(part[objective.before[e]] for part in before)
+                own = wanted((i, e, own), rtol, first, np.empty(0), ())
+            pool.add(own)
+        running[i].asked(len(settings[0]), shared)
+
+    def resumed(i: int, found: Trajectories | None, first: bool = False) -> Iterator[tuple[int, T]]:
+        nonlocal last
+        state = running[i]
+        try:
+            ask(i, *(next(state.search) if first else state.search.send(found)))
+        except StopIteration as end:
+            del running[i]
+            yield i, end.value
+        now = time.process_time()
+        state.clock.used += now - last
+        last = now
+
+    while True:
+        while len(pool) < WIDTH and (new := next(waiting, None)) is not None:
+            i, (search, clock) = new
+            running[i] = _Running(search, clock)
+            yield from resumed(i, None, first=True)
+        if not running:
+            return
+        members = len(pool)
+        done = list(pool.step())
+        now = time.process_time()
+        shared += (now - last) / members
+        last = now
+        for job, found in done:
+            i, e, *rest = job.key
+            if rest and found is not None:  # an equilibration
+                own: Job = rest[0]
+                taken = np.isnan(own.x)
+                own.x, own.S = np.where(taken, found[0], own.x), np.where(taken[:, None], found[1], own.S)
+                pool.add(own)
+            elif running[i].got(e, found, shared):
+                yield from resumed(i, running[i].found())
+
+
+def alone(objective: Objective, search: Search[T]) -> T:
+    """What one search returns."""
+    return next(iter(together(objective, [(search, Clock())])))[1]
+
+
+@dataclass
+class _Running:
+    """A search and the trajectories that it has asked for."""
+
+    search: Any
+    clock: Clock
+    parts: list[tuple[Array, Array] | None] | None = None
+    left: int = 0
+    since: float = 0.0
+
+    def asked(self, number: int, shared: float) -> None:
+        self.parts, self.left, self.since = [None] * number, number, shared
+
+    def got(self, e: int, found: tuple[Array, Array] | None, shared: float) -> bool:
+        """Whether that was the last one."""
+        assert self.parts is not None
+        self.parts[e] = found
+        self.left -= 1
+        self.clock.used += shared - self.since
+        return not self.left
+
+    def found(self) -> Trajectories | None:
+        assert self.parts is not None
+        return None if any(x is None for x in self.parts) else list(self.parts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -73,15 +183,13 @@ class _Problem:
         self.inner = ~objective.equations.moving
         self.evaluations = 0
 
-    def at(self, z: Array) -> _Point:
-        """The point reached from z by minimising over the inner parameters.
-
-        Raises:
-            ArithmeticError: the integration failed.
-        """
+    def at(self, z: Array) -> Search[_Point | None]:
+        """The point reached from z by minimising over the inner parameters; None where the integration failed."""
         θ, _ = self.objective.unscaled(z * self.unit)
-        trajectories = self.objective.trajectories(θ, self.rtol, True)
+        trajectories = yield θ, self.rtol
         self.evaluations += 1
+        if trajectories is None:
+            return None
         point = self._point(z, trajectories)
         damping = 1e-3 if self.inner.any() else math.inf
         while damping < 1e8:
@@ -90,7 +198,7 @@ class _Problem:
                 break
             new = self._point(np.clip(point.z + step, self.low, self.high), trajectories)
             if new.value < point.value:
-                done = point.value - new.value < 1e-9 * (1 + abs(new.value))
+                done = point.value - new.value < 1e-6 * (1 + abs(new.value))
                 point, damping = new, damping / 10
                 if done:
                     break
@@ -98,7 +206,7 @@ class _Problem:
                 damping *= 10
         return point
 
-    def _point(self, z: Array, trajectories: list[tuple[Array, Array]]) -> _Point:
+    def _point(self, z: Array, trajectories: Trajectories) -> _Point:
         θ, slope = self.objective.unscaled(z * self.unit)
         terms: Terms = self.objective.terms(θ, trajectories)
         gradient, curvature = terms.newton()
@@ -116,20 +224,21 @@ class _Problem:
         if len(at):
             H = point.curvature[np.ix_(at, at)]
             H = H + damping * np.diag(np.maximum(H.diagonal(), 1e-12))
-            step[at] = -np.linalg.lstsq(H, point.gradient[at], rcond=None)[0]
+            step[at] = -np.linalg.solve(H, point.gradient[at])
         return np.clip(step, -3, 3)
 
 
 def minimise(
     objective: Objective,
     x: Array,
+    clock: Clock,
     *,
     below: float = math.inf,
     enough: float = ENOUGH,
     most: int = 100,
-    seconds: float = math.inf,
+    until: float = math.inf,
     rtol: float = 1e-6,
-) -> Minimum:
+) -> Search[Minimum]:
     """The minimum near parameters x, on their scales.
 
     Args:
@@ -137,20 +246,19 @@ def minimise(
             distance to that value.
         enough: decrease of the objective that is not worth a step.
         most: evaluations with sensitivities.
-        seconds: of processor time, after which the best point so far is returned.
+        until: what the clock may show, after which the best point so far is returned.
         rtol: of the integration.
 
     Returns:
         `Minimum`; its value is infinite where the integration fails at x.
     """
-    problem, until = _Problem(objective, rtol), time.process_time() + seconds
+    problem = _Problem(objective, rtol)
     z, radius, converged = np.clip(np.asarray(x) / problem.unit, problem.low, problem.high), FIRST, False
-    try:
-        point = problem.at(z)
-    except ArithmeticError:
+    point = yield from problem.at(z)
+    if point is None:
         return Minimum(np.asarray(x), math.inf, problem.evaluations, False, True, ~problem.inner)
     mark = point.value - below
-    while problem.evaluations < most and time.process_time() < until and math.isfinite(point.value):
+    while problem.evaluations < most and clock.used < until and math.isfinite(point.value):
         step, predicted = _step(problem, point, radius)
         if predicted < enough or radius < SMALLEST:
             converged = _step(problem, point, FIRST)[1] < max(enough, WORTH)
@@ -159,16 +267,13 @@ def minimise(
             if point.value - below > max(0.5 * mark, 0.0):
                 break
             mark = point.value - below
-        try:
-            new = problem.at(np.clip(point.z + step, problem.low, problem.high))
-            gain = point.value - new.value
-        except ArithmeticError:
-            gain = -math.inf
+        new = yield from problem.at(np.clip(point.z + step, problem.low, problem.high))
+        gain = -math.inf if new is None else point.value - new.value
         if gain < 0.25 * predicted:
             radius *= 0.25
         elif gain > 0.75 * predicted:
             radius = min(LARGEST, 2 * radius)
-        if gain > 0:
+        if new is not None and gain > 0:
             point = new
     matters = point.curvature.diagonal()
     flat = not math.isfinite(point.value) or matters[~problem.inner].max(initial=0.0) < INSENSITIVE
@@ -177,13 +282,15 @@ def minimise(
     return Minimum(point.z * problem.unit, point.value, problem.evaluations, converged, flat, open_)
 
 
-def errors(objective: Objective, x: Array, rtol: float = 1e-8) -> Array:
+def errors(objective: Objective, x: Array, rtol: float = 1e-6) -> Search[Array]:
     """Standard errors of parameters on their scales at a minimum, (p,), by expected second derivatives.
 
     NaN for those at a bound; infinite where the data say nothing.
     """
     problem = _Problem(objective, rtol)
-    point = problem.at(np.clip(x / problem.unit, problem.low, problem.high))
+    point = yield from problem.at(np.clip(x / problem.unit, problem.low, problem.high))
+    if point is None:
+        return np.full(len(x), math.nan)
     free = (point.z > problem.low + 1e-6) & (point.z < problem.high - 1e-6)
     result = np.full(len(x), math.nan)
     Λ, V = np.linalg.eigh(point.curvature[np.ix_(free, free)])

@@ -1,12 +1,14 @@
 """`python -m benchmarks.petab`: parameters of ten published models from many starts, beside least squares.
 
-    python -m benchmarks.petab                          # ten problems, 100 starts each: an hour and a half
-    python -m benchmarks.petab --quick                  # 10 starts each, of at most 3 s: five minutes
+    python -m benchmarks.petab                          # ten problems, 100 starts each
+    python -m benchmarks.petab --quick                  # 10 starts each, of at most 1 s: three minutes
     python -m benchmarks.petab --starts 10 Boehm Bruno
+    python -m benchmarks.petab --budget 300             # as many starts up to 100 as end in 300 s for each problem
     python -m benchmarks.petab --table                  # what was measured before, as a table
 
 Seconds are of processor time, so that other work of the machine does not count. Results go to petab.json and petab.png
-in benchmarks/output, with --save in benchmarks/results; problems that were not run again keep theirs.
+in benchmarks/output, with --save in benchmarks/results, after every 25 starts. A run goes on where the last one with
+the same limit of seconds stopped: starts that are there are not made again, unless --anew says so.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +35,63 @@ NAMES = sorted(path.name for path in HERE.iterdir() if path.is_dir() and "_" in 
 PUBLISHED = {"Boehm": "2.4 / 2.4", "Fiedler": "8.1 / 4.5", "Bruno": "69 / 69", "Crauste": "0.1 / 0"}
 """Per cent of 1,000 starts within 0.1 of the optimum, fmincon / lsqnonlin over shooting with sensitivities."""
 SAME = 0.1
+CHUNK = 25
+"""Starts after which results are saved."""
 
 
 def load(name: str) -> smnn_petab.Problem:
     return smnn_petab.load(next(iter(sorted((HERE / name).glob("*.yaml")))))
 
 
-def measured(name: str, starts: int, seconds: float, shots: int) -> dict[str, Any]:
-    """Fits, and least squares over shooting for some of as many starts."""
-    problem = load(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", smnn.ConvergenceWarning)  # `converged` stands in the table
-        fit = problem.fit(starts, seconds=seconds, progress=True)
-    other = list(shoot(problem, drawn(problem, shots), seconds)) if shots else []
+def begun(problem: smnn_petab.Problem, limit: float) -> dict[str, Any]:
+    """What is known before the first start."""
     return {
         "parameters": len(problem.nominal),
         "nominal": problem.objective(),
-        "best": fit.objective,
         "nominal_by_smnn": problem.objective(solver="smnn"),
-        "best_by_smnn": problem.objective(fit.parameters, solver="smnn"),
-        "best_parameters": fit.parameters,
-        "converged": fit.converged,
-        "ends": fit.starts.objective.tolist(),
-        "seconds": fit.starts.seconds.tolist(),
-        "shooting": [end.objective for end in other],
-        "shooting_seconds": [end.seconds for end in other],
+        "best": math.inf,
+        "limit": limit,
+        "ends": [],
+        "seconds": [],
+        "shooting": [],
+        "shooting_seconds": [],
     }
+
+
+def more(problem: smnn_petab.Problem, r: dict[str, Any], starts: int) -> None:
+    """Fits from further starts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.ConvergenceWarning)  # `converged` stands in the table
+        fit = problem.fit(starts, seed=len(r["ends"]), seconds=r["limit"], progress=True)
+    r["ends"] += fit.starts.objective.tolist()
+    r["seconds"] += fit.starts.seconds.tolist()
+    if fit.objective < r["best"]:
+        by_smnn = problem.objective(fit.parameters, solver="smnn")
+        r |= {"best": fit.objective, "best_by_smnn": by_smnn, "converged": fit.converged}
+        r["best_parameters"] = fit.parameters
+
+
+def beside(problem: smnn_petab.Problem, r: dict[str, Any], shots: int) -> None:
+    """Least squares over shooting from further starts."""
+    starts = drawn(problem, shots, seed=len(r["shooting"]))
+    for end in shoot(problem, starts, r["limit"]):
+        r["shooting"].append(end.objective)
+        r["shooting_seconds"].append(end.seconds)
+
+
+def measure(name: str, r: dict[str, Any] | None, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Results of a problem as they grow, up to the number of starts or the budget."""
+    problem, until = load(name), time.process_time() + arguments.budget
+    if r is None or r.get("limit") != arguments.seconds or arguments.anew:
+        r = begun(problem, arguments.seconds)
+    while (left := arguments.starts - len(r["ends"])) > 0 and time.process_time() < until:
+        more(problem, r, min(CHUNK, left))
+        yield r
+    shots = arguments.starts if arguments.shots is None else arguments.shots
+    until = time.process_time() + arguments.budget
+    while (left := shots - len(r["shooting"])) > 0 and time.process_time() < until:
+        beside(problem, r, min(CHUNK, left))
+        yield r
 
 
 def share(ends: list[float], best: float) -> float:
@@ -126,25 +161,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", help="beginnings of names; none: all")
     parser.add_argument("--starts", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=5.0, help="at most, for a start")
-    parser.add_argument("--quick", action="store_true", help="10 starts, 3 s, and 3 starts of least_squares")
+    parser.add_argument("--seconds", type=float, default=2.0, help="at most, for a start")
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds for the starts of a problem, of each way"
+    )
+    parser.add_argument("--anew", action="store_true", help="forget earlier starts")
+    parser.add_argument("--quick", action="store_true", help="10 starts, 1 s, and 3 starts of least_squares")
     parser.add_argument("--shots", type=int, default=None, help="starts of least_squares; as many as starts by default")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.starts, arguments.seconds, arguments.shots = 10, 3.0, 3
+        arguments.starts, arguments.seconds, arguments.shots = 10, 1.0, 3
     folder = HERE.parent / ("results" if arguments.save else "output")
     folder.mkdir(exist_ok=True)
     path = folder / "petab.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     chosen = [n for n in NAMES if not arguments.problems or n.startswith(tuple(arguments.problems))]
     for name in [] if arguments.table else chosen:
-        shots = arguments.starts if arguments.shots is None else arguments.shots
         with store.measuring(arguments.save):
-            results[name] = measured(name, arguments.starts, arguments.seconds, shots)
-        results = {n: results[n] for n in NAMES if n in results}
-        path.write_text(json.dumps(results) + "\n")
+            for r in measure(name, results.get(name), arguments):
+                results[name] = r
+                results = {n: results[n] for n in NAMES if n in results}
+                path.write_text(json.dumps(results) + "\n")
         print(table({name: results[name]}), flush=True)
     print(table(results))
     picture(results, folder / "petab.png")

@@ -1,18 +1,32 @@
-"""The usual way: least squares over numerical integration with forward sensitivities, start by start."""
+"""The usual way: least squares over numerical integration with forward sensitivities, start by start.
+
+The rows are (g(m) - g(h)) / σ and, where σ is estimated, sqrt(2 log σ + c), c large enough for the root (Stapor et al.,
+2018). Sensitivities S = ∂x/∂θ follow S' = J S + P. Each column has the Jacobian J of the states: LSODA is told a matrix
+with J in diagonal blocks, in banded form.
+"""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from scipy.integrate import odeint
 from scipy.optimize import least_squares
 from scipy.stats import qmc
 
 import smnn_petab
 
 __all__ = ["End", "drawn", "shoot"]
+
+
+OFFSET = 50.0
+"""c of the rows of σ: σ may be as small as exp(-25)."""
+MOST_CALLS = 10_000
+"""Evaluations of the rates between two switches: solutions that end in finite time take steps without end."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +41,142 @@ class TookTooLong(Exception):
     """The time that a start may take is over."""
 
 
+class Sensitivities:
+    """Trajectories with ∂x/∂θ by LSODA; no equilibrations before experiments."""
+
+    def __init__(self, problem: smnn_petab.Problem, rtol: float) -> None:
+        self.problem, self.objective, self.rtol = problem, problem.likelihood, rtol
+        self.experiments, self.settings = problem.tables.experiments, problem.equations.settings
+        f = problem.equations.function
+        n, names = len(problem.equations.states), (*problem.equations.states, *problem.equations.inputs)
+        rates = problem.equations.rates
+        self.derivatives = [
+            (i, j, r.diff(s)) for i, r in enumerate(rates) for j, s in enumerate(names) if r.diff(s) != 0
+        ]
+        self.at = np.array([i * len(names) + j for i, j, _ in self.derivatives], int)
+        self.function = f([*rates, *(d for *_, d in self.derivatives)], "math")
+        self.n, self.shape = n, (n, len(names))
+
+    def rates(self, t: float, x: np.ndarray, q: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """f (n,), J (n, n) and ∂f/∂q (n, inputs); NaN where they have no value."""
+        try:
+            values = np.array(self.function(t, x.tolist(), q), float)
+        except (ArithmeticError, ValueError, TypeError):  # TypeError: a complex number
+            values = np.full(self.n + len(self.at), np.nan)
+        J = np.zeros(self.shape[0] * self.shape[1])
+        J[self.at] = values[self.n :]
+        J = J.reshape(self.shape)
+        return values[: self.n], J[:, : self.n], J[:, self.n :]
+
+    def __call__(self, θ: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """x (times, n) and S (times, n, p) of each experiment.
+
+        Raises:
+            ArithmeticError: the integration failed.
+        """
+        q, dq, x0, S0 = self.objective.settings(θ)
+        each = zip(self.experiments, self.settings, q, dq, x0, S0, strict=True)
+        return [self.integrated(e.times, s.switches, *rest) for e, s, *rest in each]
+
+    def integrated(
+        self,
+        times: np.ndarray,
+        switches: tuple[float, ...],
+        q: np.ndarray,
+        dq: np.ndarray,
+        x: np.ndarray,
+        S: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x and S at times, from 0 on, in pieces between switching times."""
+        moving = self.objective.moving
+        n, p = self.n, len(moving)
+        if not np.isfinite(x).all():
+            raise ArithmeticError("an initial value is not finite")
+        state = np.concatenate([x[:, None], S[:, moving]], 1).T.ravel()  # block after block: x, then columns of S
+        found = np.empty((len(times), state.size))
+        ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
+        found[times == 0] = state
+        for start, end in pairwise(ends):
+            inside = (times > start) & (times <= end)
+            if end > start:
+                at = np.unique([*times[inside], end])
+                solution = self.piece(state, q.tolist(), dq[:, moving], start, end, at)
+                found[inside], state = solution[np.isin(at, times[inside])], solution[-1]
+        parts = found.reshape(len(times), 1 + p, n)
+        return parts[:, 0], np.moveaxis(parts[:, 1:], 1, 2)
+
+    def piece(
+        self, state: np.ndarray, q: list[float], dq: np.ndarray, start: float, end: float, at: np.ndarray
+    ) -> np.ndarray:
+        """The state and its sensitivities at times between two switches, (times, (1 + p) n)."""
+        n, blocks = self.n, len(state) // self.n
+        margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
+        calls, most = 0, int(MOST_CALLS * (1e-6 / self.rtol) ** 0.25)  # of a method of about fourth order
+
+        def right(t: float, z: np.ndarray) -> np.ndarray:
+            nonlocal calls
+            calls += 1
+            if calls > most:
+                raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
+            Z, right = z.reshape(blocks, n), np.empty((blocks, n))
+            right[0], J, P = self.rates(min(max(t, start + margin), end - margin), Z[0], q)
+            np.matmul(Z[1:], J.T, out=right[1:])
+            right[1:] += (P @ dq).T
+            return right.ravel()
+
+        def band(t: float, z: np.ndarray) -> np.ndarray:
+            """J[i, j] of each block at [i - j + n - 1, block n + j]."""
+            _, J, _ = self.rates(min(max(t, start + margin), end - margin), z[:n], q)
+            packed = np.zeros((2 * n - 1, n))
+            i, j = np.indices((n, n))
+            packed[i - j + n - 1, j] = J
+            return np.tile(packed, (1, blocks))
+
+        tolerance, atol = np.full(state.size, self.rtol), np.full(state.size, 1e-2 * self.rtol)
+        # sensitivities have scales of their own, and do not decide about the accuracy of the states
+        tolerance[n:] = min(1e-3, 1e2 * self.rtol)
+        atol[n:] = 1e-2 * tolerance[n:]
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
+            solution, report = odeint(
+                right,
+                state,
+                np.concatenate([[start], at]),
+                Dfun=band,
+                ml=n - 1,
+                mu=n - 1,
+                rtol=tolerance,
+                atol=atol,
+                tcrit=[end],
+                mxstep=most,
+                tfirst=True,
+                full_output=True,
+            )
+        if report["message"] != "Integration successful." or not np.isfinite(solution).all():
+            raise ArithmeticError(f"integration failed: {report['message']}")
+        return solution[1:]
+
+    def rows(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows whose sum of squares, halved, is the objective up to a constant, and their derivatives by x.
+
+        Raises:
+            ArithmeticError: the integration failed, or a row is not finite.
+        """
+        θ, slope = self.objective.unscaled(x)
+        t = self.objective.terms(θ, self(θ))
+        with np.errstate(all="ignore"):  # of σ beyond exp(-25), refused below
+            σ_row = np.sqrt(2 * np.log(t.σ) + OFFSET)
+            rows = np.concatenate([t.r, σ_row, t.prior])
+            derivatives = np.concatenate([-t.dh - t.r[:, None] * t.dσ, t.dσ / σ_row[:, None], t.dprior]) * slope
+        if not (np.isfinite(rows).all() and np.isfinite(derivatives).all()):
+            raise ArithmeticError("a row or a derivative is not finite")
+        return rows, derivatives
+
+
 class Rows:
     """Rows and their derivatives at the last point, so that `least_squares` may ask for them one after the other."""
 
-    def __init__(self, problem: smnn_petab.Problem, limit: float) -> None:
-        self.objective, self.until = problem.likelihood, time.process_time() + limit
+    def __init__(self, integration: Sensitivities, limit: float) -> None:
+        self.integration, self.until = integration, time.process_time() + limit
         self.at: bytes | None = None
         self.last: tuple[np.ndarray, np.ndarray] | None = None
         self.best = (np.inf, np.empty(0))
@@ -43,7 +188,7 @@ class Rows:
                 raise TookTooLong
             self.at = x.tobytes()
             try:
-                self.last = self.objective.rows(x, rtol=1e-6)
+                self.last = self.integration.rows(x)
             except ArithmeticError:
                 if self.last is None:
                     raise
@@ -75,9 +220,10 @@ def shoot(problem: smnn_petab.Problem, starts: np.ndarray, limit: float = 60.0) 
             for side in ("lower", "upper")
         ]
     )
+    integration = Sensitivities(problem, 1e-6)
     for x in starts:
         began = time.process_time()
-        rows = Rows(problem, limit)
+        rows = Rows(integration, limit)
         try:
             inside = np.clip(x, *bounds)
             options = {"bounds": tuple(bounds), "max_nfev": 300, "ftol": 1e-8, "xtol": 1e-8}

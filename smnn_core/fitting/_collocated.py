@@ -30,6 +30,7 @@ from .._problem import Problem, Weights
 from .._schemes import Scheme
 from .._solve import solve_without_raising
 from ..trajectory._collocation import Space
+from ..trajectory._equations import refuse_coupling
 from ._losses import Loss
 from ._model import Linear, Model
 from ._taylor import continuity, evaluate, radau_rule, taylor
@@ -222,11 +223,8 @@ class Discretization:
     def evaluate(self, z: Array, φ: Array) -> Evaluated:
         """All callbacks at z (M, N, V, K) and φ (M, p)."""
         model, size = self.model, self.size
-        M, N, V, _ = z.shape
-        q = model.q
-        at = z @ np.swapaxes(self.E.reshape(M, N, -1, z.shape[-1]), -1, -2)
-        at = np.moveaxis(at.reshape(M, N, V, self.k, q + 1), 2, 3)
-        y = at.reshape(M, N * self.k, V, q + 1) * size[:, None, :, None]
+        M, q = len(z), model.q
+        y = self._at_points(z)
         jumped = model.jumped(φ, self.who) if self.jumps is not None else None
         y, shift = _shifted(y, jumped, None if self.jumps is None else self.jumps.of_intervals)
         f = self._scaled(model.equations(self.x, y, φ, self.who), y.shape[1], shift)
@@ -239,7 +237,7 @@ class Discretization:
             σ = self._scaled(model.deviations(self.times, y, φ, self.who), y.shape[1], shift)
         rest = None
         if model.steady:
-            first = np.zeros((M, 1, V, q + 1))
+            first = np.zeros((M, 1, model.V, q + 1))
             first[..., :q] = z[:, :1, :, :q] * size[:, None, :, None]
             rest = self._scaled(model.at_rest(self.t[:, :1], first, φ, self.who), 1)
         u, U = self.exact.values, np.zeros((*self.exact.values.shape, φ.shape[1]))
@@ -247,6 +245,31 @@ class Discretization:
             u, U = model.initial_values(self.t[:, :1], φ, self.who)
             u, U = np.nan_to_num(u) / size[..., None], np.nan_to_num(U) / size[..., None, None]
         return Evaluated(f, h, σ, outside, rest, np.array(u), np.array(U))
+
+    def _at_points(self, z: Array) -> Array:
+        """y at the collocation points, (M, N k, V, q+1)."""
+        M, N, V, K = z.shape
+        at = z @ np.swapaxes(self.E.reshape(M, N, -1, K), -1, -2)
+        at = np.moveaxis(at.reshape(M, N, V, self.k, -1), 2, 3)
+        return at.reshape(M, N * self.k, V, -1) * self.size[:, None, :, None]
+
+    def refuse_coupling(self, z: Array, φ: Array) -> None:
+        """
+        Raises:
+            ArgumentError: if a callback at one time depends on y at another.
+        """
+        model, who = self.model, self.who
+        y, u = (
+            self._at_points(z),
+            evaluate(self.t, z, self.times, model.q + 1, self.where) * self.size[:, None, :, None],
+        )
+        checked = [("residual", y, lambda y: model.equations(self.x, y, φ, who).value)]
+        if model.observe is not None:
+            checked.append(("observe", u, lambda y: model.observables(self.times, y, φ, who, self.least)[0].value))
+        if model.noise is not None:
+            checked.append(("noise", u, lambda y: model.deviations(self.times, y, φ, who).value))
+        for name, given, function in checked:
+            refuse_coupling(name, function, given, function(given))
 
     def _scaled(self, x: Linear, n: int, shift: Array | None = None) -> Linear:
         """With derivatives in z, of which y = size z and what jumps have added, and all axes of their own.

@@ -110,7 +110,7 @@ def fit(
         `Fitted`, with NumPy arrays.
 
     Raises:
-        ShapeError, ArgumentError: naming the argument.
+        ShapeError, ArgumentError: naming the argument; for callbacks that couple times, too.
         ConvergenceWarning: is issued where fits did not converge, or parameters are not determined.
         MisfitWarning: is issued where the cost exceeds what the observations allow by five deviations, in whatever
             rows.
@@ -161,6 +161,7 @@ def fit(
         drawn = np.stack([parameters.drawn(starts, rng) for _ in range(S)]).reshape(S, starts, -1)
         drawn[:, 0] = φ[::starts]
         φ = drawn.reshape(S * starts, -1)
+    setting.take(own[:1]).refuse_coupling(np.array(φ[:1]))
     with ProgressBar(progress, desc="fit", unit="step") as bar:
 
         def report(level: float, left: int) -> None:

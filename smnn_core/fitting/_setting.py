@@ -209,6 +209,14 @@ class Setting:
         )  # fmt: skip
         return d, state
 
+    def refuse_coupling(self, φ: Array) -> None:
+        """
+        Raises:
+            ArgumentError: if a callback at one time depends on y at another.
+        """
+        d, state = self.start(φ)
+        d.refuse_coupling(state.z, np.repeat(φ, self.E, axis=0))
+
     def jumped(self, times: Array, φ: Array, experiment: int) -> Array:
         """Sums of the jumps of y of an experiment at times (n_sets, n) for φ (n_sets, p): (n_sets, n, V)."""
         if self.model.jump_times is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._errors import ArgumentError, DTypeError, NamespaceError, ShapeError
 
-__all__ = ["Conditions", "Equations", "as_floats"]
+__all__ = ["Conditions", "Equations", "as_floats", "refuse_coupling"]
 
 
 def as_floats(name: str, x: Any) -> np.ndarray:
@@ -232,6 +232,28 @@ class Conditions:
                     f"{', '.join(map(str, y.shape[-3:]))}); got {G.shape}."
                 )
         return g, G
+
+
+def refuse_coupling(name: str, function: Callable[[np.ndarray], np.ndarray], y: np.ndarray, f: np.ndarray) -> None:
+    """
+    Args:
+        function: y (..., n, V, orders) -> values (..., n, rows), f for the y given.
+
+    Raises:
+        ArgumentError: if its values at one time depend on y at another.
+    """
+    other, size = y.copy(), np.abs(y).max(-3, keepdims=True)
+    other[..., ::2, :, :] = np.where(y == 0, 0.1 * np.where(size > 0, size, 1.0), 1.1 * y)[..., ::2, :, :]
+    with np.errstate(all="ignore"):
+        noise = 1e3 * np.finfo(float).eps * np.abs(f[np.isfinite(f)]).max(initial=0.0)
+        changed = np.abs(function(other) - f)[..., 1::2, :] > noise
+    if changed.any():
+        raise ArgumentError(
+            f"{name} at one time depends on y at another time: changing y at some times changed its values at others. "
+            "It must be evaluated at each time by itself. Differences in time are not needed, since y holds the "
+            "derivatives; an integral or a mean becomes another variable with an equation of its own; statistics over "
+            "time (as in batch normalisation) must be constants."
+        )
 
 
 def _padded(J: np.ndarray, orders: int) -> np.ndarray:

@@ -535,6 +535,39 @@ def test_a_misfit_that_passes_for_noise_warns():
         smnn.fit(decay, t, data[1], [1.0])
 
 
+def test_two_fits_at_the_same_parameters_have_the_same_cost():
+    """Whatever the starts, and the meshes that these led to."""
+    t, data, truth = spikes(1)
+    starts = np.array([[1.0, 1.0, 1.0], truth, [0.1, 0.4, 5.0]])
+    each = [smnn.fit(fitzhugh_nagumo, t, data[0], start, noise=0.2) for start in starts]
+    for r in each:
+        np.testing.assert_allclose(r.parameters, each[0].parameters, atol=0.01 * each[0].standard_errors.min())
+        assert abs(r.cost - each[0].cost) < 0.01  # iterations end where a step gains less than 0.001
+
+
+@pytest.mark.parametrize("coupled", ["residual", "observe", "noise"])
+def test_callbacks_that_couple_times_are_refused(coupled):
+    t = np.linspace(0, 3, 31)
+
+    def value(t, y, k):
+        return y[..., 0], np.ones((*t.shape, 1, 1, 1)), np.zeros((*t.shape, 1, 1))
+
+    def error(t, y, k):
+        return np.full((*t.shape, 1), 0.1), np.zeros((*t.shape, 1, 1, 1)), np.zeros((*t.shape, 1, 1))
+
+    def of_all_times(function):
+        def result(t, y, k):
+            h, H, P = function(t, y, k)
+            return h + 0.1 * y[..., 0].mean(1, keepdims=True), H, P
+
+        return result
+
+    callbacks = {"residual": decay, "observe": value, "noise": error}
+    callbacks[coupled] = of_all_times(callbacks[coupled])
+    with pytest.raises(smnn.ArgumentError, match=f"^{coupled} at one time depends on y at another time"):
+        smnn.fit(callbacks.pop("residual"), t, np.exp(-1.3 * t), [1.0], variables=1, **callbacks)
+
+
 def test_a_member_that_fails_leaves_others_alone():
     def of_small_values(t, y, k):
         f, J, P = decay(t, y, k)

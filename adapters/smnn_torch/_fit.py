@@ -48,8 +48,9 @@ def fit(
         initial: numbers or (θ[, u]) -> (M, V), see `smnn_core.fit`.
         jumps: (times, numbers or (θ[, u]) -> (M, n, V), or (M, V) where all are alike), see `smnn_core.fit`.
 
-    The other arguments are those of `smnn_core.fit`. Callbacks get the dtype of `data` where it is a tensor, else
-    float64; all other arithmetic is float64, and the result holds NumPy arrays.
+    The other arguments are those of `smnn_core.fit`. Results have no gradients by data, noise or initial values:
+    tensors that require them are refused. Callbacks get the dtype of `data` where it is a tensor, else float64; all
+    other arithmetic is float64, and the result holds NumPy arrays.
 
     Networks are trained in place by the same Gauss-Newton iterations (`smnn_core.Network`): no optimiser, no rate, no
     schedule. They are in `networks` of the result, too. Those weights that require gradients are fitted, a priori
@@ -66,6 +67,8 @@ def fit(
         >>> print(f"{r.parameters[0]:.3f}")
         1.300
     """
+    every = {"times": times, "data": data, "parameters": parameters, "noise": noise, "initial": initial, "jumps": jumps}
+    _refuse_gradients(every | options)
     first = data[0] if isinstance(data, (list, tuple)) and len(data) else data
     dtype, device = (first.dtype, first.device) if isinstance(first, Tensor) else (torch.float64, torch.device("cpu"))
     takes, given, networks, handed = _split(residual, parameters)
@@ -110,6 +113,27 @@ def _split(residual: Any, parameters: Any) -> tuple[str, Any, _Networks, tuple[s
     networks = {k: x for k, x in parameters.items() if isinstance(x, nn.Module)}
     single = {k: x for k, x in parameters.items() if k not in networks}
     return takes, single, _Networks(networks | own), tuple(networks)
+
+
+def _refuse_gradients(arguments: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ArgumentError: if a tensor among them, in lists and mappings, too, is part of a graph: a fit would leave it.
+    """
+
+    def tensors(x: Any) -> Iterator[Tensor]:
+        if isinstance(x, Tensor):
+            yield x
+        elif type(x) in (list, tuple, dict):
+            for part in x.values() if type(x) is dict else x:
+                yield from tensors(part)
+
+    for name, x in arguments.items():
+        if torch.is_grad_enabled() and any(part.requires_grad for part in tensors(x)):
+            raise ArgumentError(
+                f"{name} requires gradients, but results of fits have none by what they were fitted to: give "
+                f"{name}.detach(), or call fit under torch.no_grad()."
+            )
 
 
 def _plain(x: Any) -> Any:

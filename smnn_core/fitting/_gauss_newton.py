@@ -24,7 +24,7 @@ from ._start import median
 
 __all__ = ["LEVELS", "GaussNewton", "State"]
 
-LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5)
+LEVELS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7)
 """Weights of equations of unit size, per root of the time scale, relative to data of the precision of most."""
 FINAL = 6
 """The level from which fits may end."""
@@ -239,20 +239,31 @@ class GaussNewton:
             active &= s.level < len(LEVELS)
         s.level = np.minimum(s.level, len(LEVELS) - 1)
 
-    def simulate(self) -> None:
-        """Moves trajectories to solutions of the equations at the parameters of the start, where that succeeds.
-
-        For observables that are not finite where trajectories start, such as logarithms of what is 0 at first; all
-        initial values have to be known. Newton's method for all times at once, with shortened steps.
-        """
+    def outside(self) -> Array:
+        """Sets with observables that are not finite where trajectories start, such as logarithms of what is 0."""
         s, d = self.s, self.d
-        known = (d.exact.weights > 0).all((1, 2)).reshape(-1, self.E).all(1)
         σ, _ = d.standard(self.e, RowWeights(np.ones((len(s.z), 1)), s.noise, np.zeros(len(s.z))))
         poor = ~np.isfinite(np.where(d.seen, self.e.data.value / σ, 0.0)).all((1, 2))
         poor |= (d.seen & self.e.outside).any((1, 2))
-        sets = np.flatnonzero(known & poor.reshape(-1, self.E).any(1))
+        return poor.reshape(-1, self.E).any(1)
+
+    def simulate(self, wanted: Array) -> Array:
+        """Moves trajectories to solutions of the equations at the parameters of the start.
+
+        Newton's method for all times at once, with shortened steps; all initial values have to be known.
+
+        Args:
+            wanted: (S,), bool.
+
+        Returns:
+            (S,), bool: where that succeeded.
+        """
+        s, d = self.s, self.d
+        known = (d.exact.weights > 0).all((1, 2)).reshape(-1, self.E).all(1)
+        sets = np.flatnonzero(known & wanted)
+        everywhere = np.zeros(self.S, bool)
         if not len(sets):
-            return
+            return everywhere
         i = self.members(sets)
         alone = replace(d.take(i), seen=np.zeros_like(d.seen[i]))
         s.level[sets] = FINAL
@@ -275,6 +286,8 @@ class GaussNewton:
         own = np.flatnonzero(solved)
         s.z[i[own]] = z[own]
         self.e = d.evaluate(s.z, np.repeat(s.φ, self.E, axis=0))
+        everywhere[sets] = solved.reshape(-1, self.E).all(1)
+        return everywhere
 
     def follow(self) -> None:
         """Moves trajectories alone, at the parameters of the start: for variables that nobody observed."""

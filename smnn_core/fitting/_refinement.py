@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .._arrays import Array
+from ._collocated import Discretization
 from ._gauss_newton import FINAL, GaussNewton, State
 from ._setting import POINTS, Setting
 from ._taylor import equidistributed, halved, moved
@@ -17,6 +19,12 @@ __all__ = ["Ends", "fitted", "objective"]
 REFINEMENTS = 5
 BEHIND = 10.0
 """Starts whose -2 log likelihood is that much above the best one's are not tried on finer meshes."""
+DEVIATIONS = 5.0
+"""By which the cost of an end that is tried once more exceeds its expectation."""
+HEAVY = 8
+"""The level of the equations for trajectories that obey them from the start."""
+SAME = 1e-2
+"""Difference of -2 log likelihood of ends that are alike."""
 FINER = 0.1
 """How far parameters may move on a mesh twice as fine, in standard errors."""
 CHUNK_BYTES = 1 << 30
@@ -58,11 +66,14 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
     S, E = setting.S, setting.E
     d, state = setting.start(φ)
     options = {"E": E, "estimated": setting.observed.estimated, "report": report}
+    first = state.take(np.arange(S), np.arange(S * E))
     iteration = GaussNewton(d, state, free=setting.free, **options)
     if setting.has_hidden:
-        iteration.simulate()
+        iteration.simulate(iteration.outside())
         iteration.follow()
     iteration.run(most)
+    if setting.has_hidden:
+        _from_solutions(setting, d, first, state, most, options)
     ends = Ends(d.t, state, np.full(S, np.nan), np.zeros(S, bool))
     for refinement in range(REFINEMENTS):
         behind = objective(setting, ends.state)
@@ -84,6 +95,37 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
         GaussNewton(d, own, free=part.free, refining=True, **options).run(most)
         _put_back(ends, todo, members, finer, own, before, setting.tolerance, setting.model.parameters.single)
     return ends
+
+
+def _from_solutions(
+    setting: Setting, d: Discretization, first: State, state: State, most: int, options: dict[str, Any]
+) -> None:
+    """Fits sets that have ended badly once more, from solutions of the equations at the parameters of the start, where
+    all initial values are known: trajectories of variables that nobody observed have nothing else to follow, and may
+    lead parameters astray. The better end is kept.
+    """
+    number = setting.observed.seen.sum((1, 2, 3))
+    misfit = state.costs.sum(-1) - number > DEVIATIONS * np.sqrt(2 * number)
+    poor = np.flatnonzero(~state.converged | (misfit & (setting.model.noise is None)))
+    i = (poor[:, None] * setting.E + np.arange(setting.E)).ravel()
+    part, again = setting.take(poor), first.take(poor, i)
+    if not len(poor):
+        return
+    iteration = GaussNewton(d.take(i), again, free=part.free, refining=True, **options)
+    solved = iteration.simulate(np.ones(len(poor), bool))
+    again.failed |= ~solved
+    if not solved.any():
+        return
+    again.level[:] = HEAVY
+    iteration.run(most)
+    before = state.take(poor, i)
+    values = [np.where(s.failed, np.inf, np.nan_to_num(objective(part, s), nan=np.inf)) for s in (before, again)]
+    better = (values[1] < values[0] - SAME) | ((values[1] < values[0] + SAME) & again.converged & ~before.converged)
+    better = np.flatnonzero(better & ~again.failed)
+    own = (better[:, None] * setting.E + np.arange(setting.E)).ravel()
+    for name, x in vars(again).items():
+        at, of = (i[own], own) if name in State.OF_MEMBERS else (poor[better], better)
+        getattr(state, name)[at] = x[of]
 
 
 def _put_back(

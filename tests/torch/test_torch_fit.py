@@ -11,7 +11,9 @@ from scipy.integrate import solve_ivp
 
 import smnn_core as smnn
 import smnn_torch as st
+from benchmarks.fitting import run
 from benchmarks.fitting_problems import fitzhugh_nagumo
+from benchmarks.hidden_problems import HIDDEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning")
 
@@ -59,6 +61,17 @@ def test_enzyme_of_which_the_product_is_seen():
     assert r.converged
     assert r.cost < 160 + 5 * 320**0.5
     assert (np.abs(r.parameters - 1) < 3 * r.standard_errors).all()
+
+
+def test_rates_a_thousand_times_apart_of_which_the_product_is_seen():
+    """The fast one is known from below alone; fits from solutions of the equations find what data allow."""
+    problem = next(p for p in HIDDEN if "rates 1000" in p.name)
+    data, truth = problem.data(5)[1:], np.array(problem.truth)
+    r, _ = run(problem, data, np.tile(truth, (4, 1)))
+    exact = ((problem.exact - data) / 0.01)[..., 3]
+    assert r.converged.all()
+    assert (r.cost < (exact**2).sum(1) + 0.5).all()  # the cost of the truth, where mesh and weight are finite
+    assert (np.abs(r.parameters[:, 2] - 1) < 4 * r.standard_errors[:, 2]).all()
 
 
 @pytest.mark.parametrize("hidden", [[], [1, 3]])
@@ -170,3 +183,18 @@ def test_doses_by_a_function_of_a_parameter():
     )
     assert r.converged
     np.testing.assert_allclose(r.parameters, [0.4, 25.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["data", "noise", "parameters"])
+def test_gradients_that_would_be_lost_are_refused(name):
+    t = torch.linspace(0, 2, 21, dtype=torch.float64)
+    arguments = {"data": 3 * torch.exp(-1.3 * t), "noise": torch.tensor(0.01), "parameters": torch.ones(1)}
+    arguments[name].requires_grad_()
+
+    def residual(t, y, k):
+        return y[..., 1] + k * y[..., 0]
+
+    with pytest.raises(smnn.ArgumentError, match=f"^{name} requires gradients"):
+        st.fit(residual, t, **arguments)
+    with torch.no_grad():
+        st.fit(residual, t, **arguments)

@@ -5,7 +5,7 @@ that lie farthest from the middle of their limits, is mirrored in it and the obj
 finds lower ends: a model has other minima where a step is slow in place of fast, and rates that ended at one of their
 bounds often belong at the other. After every second of them some of the rates that are at a bound, or hardly matter,
 are drawn again, all at once: a species that plays no part at an end frees all rates of its own. Searches that do not
-come down to the end at hand are given up early.
+come down to the end at hand are given up early. All starts run side by side (`_shooting.together`).
 
 On request, `smnn_core.fit` comes first: trajectories and parameters together, under equations that are light at first
 and grow heavy, all starts as one batch. Starts that cannot be integrated come near the data there.

@@ -77,7 +77,7 @@ class Problem:
 
     @cached_property
     def likelihood(self) -> Objective:
-        """The objective by numerical integration of the initial-value problems, independent of the fit."""
+        """The objective, at trajectories by LSODA or those of the fit."""
         return Objective(self.equations, self.tables)
 
     def fit(
@@ -112,7 +112,7 @@ class Problem:
 
         Args:
             parameters: values on the linear scale; those not given are nominal.
-            solver: "scipy", `scipy.integrate.solve_ivp` (LSODA, relative tolerance 1e-10), or "smnn", `smnn_core.solve`
+            solver: "scipy", `scipy.integrate.odeint` (LSODA, relative tolerance 1e-10), or "smnn", `smnn_core.solve`
                 (tolerance 1e-7): two integrations that have nothing in common.
 
         Returns:

@@ -118,7 +118,7 @@ def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) 
 
 
 def alone(objective: Objective, search: Search[T]) -> T:
-    """What one search returns."""
+    """The return value of one search."""
     return next(iter(together(objective, [(search, Clock())])))[1]
 
 
@@ -136,7 +136,7 @@ class _Running:
         self.parts, self.left, self.since = [None] * number, number, shared
 
     def got(self, e: int, found: tuple[Array, Array] | None, shared: float) -> bool:
-        """Whether that was the last one."""
+        """Takes the result of an experiment; True where that was the last one."""
         assert self.parts is not None
         self.parts[e] = found
         self.left -= 1

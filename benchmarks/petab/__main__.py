@@ -44,7 +44,7 @@ def load(name: str) -> smnn_petab.Problem:
 
 
 def begun(problem: smnn_petab.Problem, limit: float) -> dict[str, Any]:
-    """What is known before the first start."""
+    """Results before the first start."""
     return {
         "parameters": len(problem.nominal),
         "nominal": problem.objective(),
@@ -179,11 +179,15 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     chosen = [n for n in NAMES if not arguments.problems or n.startswith(tuple(arguments.problems))]
     for name in [] if arguments.table else chosen:
-        with store.measuring(arguments.save):
-            for r in measure(name, results.get(name), arguments):
-                results[name] = r
-                results = {n: results[n] for n in NAMES if n in results}
-                path.write_text(json.dumps(results) + "\n")
+        steps = measure(name, results.get(name), arguments)
+        while True:
+            with store.measuring(arguments.save):
+                r = next(steps, None)
+            if r is None:
+                break
+            results[name] = r
+            results = {n: results[n] for n in NAMES if n in results}
+            path.write_text(json.dumps(results) + "\n")
         print(table({name: results[name]}), flush=True)
     print(table(results))
     picture(results, folder / "petab.png")

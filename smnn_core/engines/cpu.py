@@ -176,7 +176,7 @@ def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
     return narrow
 
 
-class Solved(NamedTuple):
+class LastSolve(NamedTuple):
     """A problem, as kernels take it, and its solution before it was rounded, if it was and that was kept."""
 
     problem: Problem
@@ -191,9 +191,9 @@ class CpuFactor(MomentsByArrayApi):
     system: System
     undetermined: np.ndarray | None = None
     kept: Any = None
-    """`_kernels.Factor` of one batch shape, whole or in part; or None"""
+    """`_kernels.Factor` of one batch shape, or None"""
     has_small_pivots: bool = False
-    solved: Solved | None = None
+    solved: LastSolve | None = None
     """what was solved with it first"""
     is_judged: bool = True
     """whether `undetermined` is known; else the first moments see to it"""
@@ -264,7 +264,8 @@ class CpuFactor(MomentsByArrayApi):
         """The gradients that are wanted, from multipliers of the rows; eliminates again, for the tape of rotations."""
         solved, kept = self.solved, self.kept
         if solved is None or solved.problem is not problem:
-            solved, kept = Solved(problem, _spec_of(problem), None), None  # (what is kept depends on right-hand sides)
+            # (checkpoints that are kept with a factor depend on right-hand sides)
+            solved, kept = LastSolve(problem, _spec_of(problem), None), None
         if y.dtype != _DOUBLE:
             y = _solution(solved.spec, problem) if solved.y is None else solved.y
         inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
@@ -433,15 +434,15 @@ class CpuEngine(Engine):
         return CpuFactor(system, is_judged=False) if are_compiled(system) else self.factorize(system)
 
     def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[np.ndarray, CpuFactor]:
-        """The solution and the factor: of the latter as much as leaves the memory of solution, factor and adjoint below
-        six times that of inputs that vary with batch and time, up to a quarter of the machine's, or nothing
-        (`recompute`). What is not kept is eliminated again.
+        """The solution and the factor, which is kept or (always with `recompute`) eliminated again, see the module.
+
+        With the adjoint they take at most ten times the memory of inputs that vary with batch and time.
         """
         system, spec = problem.system, _spec_of(problem)
         y = _states(system, problem.batch)
         factor = _eliminated(system, spec, problem.batch, y, recompute)
         y = factor.refined(factor._masked(y), problem.rows)
-        factor.solved = Solved(problem, spec, None if recompute or system.dtype == _DOUBLE else y)
+        factor.solved = LastSolve(problem, spec, None if recompute or system.dtype == _DOUBLE else y)
         return _rounded(y, system.dtype), factor
 
     def solve_determined(self, problem: Problem) -> np.ndarray:

@@ -25,7 +25,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
 
     using Base::Base;
 
-    static Sizes sizes(const Job& job, int phases) {
+    static GroupMemory sizes(const Job& job, int phases) {
         const Segments<P, Size, Chunked> all(job);
         const Index n = job.n, points = all.points;
         const Index of_back = points + (points + 2 + 2 * MULTIPLIERS) * n;
@@ -39,7 +39,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         P* const start = memory;
         multipliers_ = take(2 * MULTIPLIERS * job.n);
         P* const w_step = take(points);
-        const Residual residual{take((points + 1) * job.n), take(job.n)};
+        const RestTerms residual{take((points + 1) * job.n), take(job.n)};
         select_columns(0, 1);
         this->back([&](int k) { unwind_segment<true>(k, [&](const StagedRows<P>& rows, int t0, int t1) {
             set_residual(rows, t0, t1, w_step, residual);
@@ -175,7 +175,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
 
     // Of g - (W A)^T v, which takes the place of g in `rest`: the sums of the magnitudes of its terms, of the points of a block
     // and the one before, and what it is at the left separator.
-    struct Residual {
+    struct RestTerms {
         P *terms;    // (points + 1, n)
         P *outside;  // (n)
     };
@@ -195,7 +195,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
 
     // That of the points t0 .. t1-1, but for what the step into the first one gives to the point before. Blocks come from the
     // last one to the first. w_step (points) becomes the weights of the steps.
-    SMNN_OUTLINE void set_residual(const StagedRows<P>& rows, int t0, int t1, P* w_step, const Residual& residual) {
+    SMNN_OUTLINE void set_residual(const StagedRows<P>& rows, int t0, int t1, P* w_step, const RestTerms& residual) {
         if (Chunked && t1 == group.longest) this->stage_g(t1 - 1, t1, rest_at(t1 - 1));
         for (int t = t0; t < t1; ++t) w_step[t - t0] = has_point(t) * rows.w_smoothness(t);
         const RowProducts<P> v = products(t0);
@@ -212,7 +212,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         compare(t0, t1, first);
     }
     // Terms of the last point, of the step out of it, are there from the block behind.
-    Difference<P> start(const Residual& residual, int t0, int t1) const {
+    Difference<P> start(const RestTerms& residual, int t0, int t1) const {
         if (t0 == 0) set_zero(residual.outside);
         P* const last = residual.terms + (t1 - t0) * job.n;
         t1 < group.longest ? copy(last, residual.terms, job.n) : set_zero(last);

@@ -133,7 +133,7 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
     static constexpr int W = Lanes<P>::count;
     P* const squares;
 
-    static Sizes sizes(const Job& job) { return Segments<P, Size, Chunked>(job).sizes(job.m); }
+    static GroupMemory sizes(const Job& job) { return Segments<P, Size, Chunked>(job).sizes(job.m); }
 
     SummingSweep(const Job& job_, Index group_, void* scratch) : Base(job_, group_, scratch), squares(this->take(job_.m)) {}
 
@@ -196,7 +196,7 @@ class MomentsPass : public SummingSweep<P, Size, false> {
     static constexpr int W = Lanes<P>::count;
 
    public:
-    static Sizes sizes(const Job& job) {
+    static GroupMemory sizes(const Job& job) {
         const Segments<P, Size, false> all(job);
         return all.sizes(job.m + of_roots(job, all.points) + of_rows(job) + of_y(job, all.points) + of_gradients(job, all.points));
     }
@@ -431,9 +431,9 @@ class MomentsPass : public SummingSweep<P, Size, false> {
         }
     }
 
-    template <class Product, class WithY, class Residual>
+    template <class Product, class WithY, class AtMinimum>
     void add_equations(
-        GradientSet<P>& to, const StagedRows<P>& rows, int t, int i, Product product, WithY with_y, Residual residual
+        GradientSet<P>& to, const StagedRows<P>& rows, int t, int i, Product product, WithY with_y, AtMinimum residual
     ) {
         for (int q = 0; q < job.Q; ++q) {
             const P twice = splat<P>(2) * rows.w_equation(t, q);
@@ -509,7 +509,7 @@ void run_moments(const Job& job, int phases, Index group, void* scratch) {
     if (phases & BACK) lanes.back();
 }
 template <class P, class Size>
-Sizes sizes_of_moments(const Job& job, int phases) {
+GroupMemory sizes_of_moments(const Job& job, int phases) {
     return job.C > 1 && !(phases & BACK) ? SummingSweep<P, Size, true>::sizes(job) : MomentsPass<P, Size>::sizes(job);
 }
 

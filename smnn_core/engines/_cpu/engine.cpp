@@ -10,11 +10,6 @@ namespace smnn {
 
 namespace {
 
-// A factor up to this size is kept whole, whatever the size of the inputs.
-constexpr size_t SMALL_BYTES = size_t(1) << 19;
-// Memory of a call besides factor, solution and gradients, as a rule, with the pages of its code.
-constexpr double OVERHEAD_BYTES = 400e3;
-
 // True if undivided lanes are one segment, which stays in the second level of cache.
 bool is_short(const Plan& plan) {
     return !plan.chunked() && plan.kernels.sizes(plan.job, 0).segments == 1;
@@ -36,7 +31,7 @@ struct Work {
     Buffer z, checkpoints, ends, passed, reduced, separators, multipliers, rough;
 
     Work(Plan& plan, bool with_factor) {
-        const Sizes sizes = plan.kernels.sizes(plan.job, 0);
+        const GroupMemory sizes = plan.kernels.sizes(plan.job, 0);
         const size_t groups = size_t(plan.job.groups);
         const Index columns = plan.job.contracts ? ADJOINT_COLUMNS : plan.job.m;
         if (plan.chunked() || (with_factor && !plan.job.contracts && !is_short(plan))) {
@@ -71,7 +66,7 @@ struct Work {
 };
 
 void use(Plan& plan, const Factor& factor) {
-    plan.job.n_recomputed = factor.n_recomputed;
+    plan.job.keeps_factor = true;
     plan.job.factor = factor.factor.data();
     plan.job.reduced = factor.reduced.data();
     plan.job.separator_entries = factor.separator_entries;
@@ -79,44 +74,29 @@ void use(Plan& plan, const Factor& factor) {
     plan.job.checkpoints = factor.checkpoints.data();
 }
 
-// How much of a factor is kept. ALL: it is the result. SOME: of lanes in several segments, as much as leaves the memory of a
-// solve and its adjoint below six times that of inputs which vary with batch and time. NONE: nothing.
-enum class Keep { ALL, SOME, NONE };
+// A factor is kept, whole, where a caller asks for it (ALWAYS); for the way back of a solve, and its adjoint, (IF_WORTH) where it
+// stays in caches, or where elimination takes longer than memory and it is no more than seven times inputs that vary with batch
+// and time. Undivided lanes of one segment have theirs in the second level of cache.
+enum class Retain { ALWAYS, IF_WORTH, NEVER };
+constexpr size_t CACHES = size_t(8) << 20;
 
-// Segments, the first ones, that are recomputed rather than kept.
-int segments_to_recompute(const Plan& plan, const Sizes& whole, Keep keep) {
+bool is_worth_keeping(const Plan& plan, size_t bytes, Retain retain) {
+    if (retain != Retain::IF_WORTH || is_short(plan)) return retain == Retain::ALWAYS;
     const Job& job = plan.job;
-    const size_t bytes = size_t(job.groups) * whole.factor, most_kept = plan.kernels.are_fast ? FAR_BYTES : SIZE_MAX;
-    if (keep == Keep::NONE || (keep == Keep::SOME && (is_short(plan) || bytes > most_kept))) return whole.segments;
-    if (keep == Keep::ALL || bytes <= SMALL_BYTES) return 0;
-    // numbers per time point: six times the inputs, less the gradients, the solution, and what an adjoint keeps of chunks;
-    // and some memory for all else
-    const int inputs = job.Q * job.n + job.Q + 1;
-    const int of_adjoint = plan.chunked() ? ADJOINT_COLUMNS * job.n + MULTIPLIERS * (job.Q + job.n) : job.n;
-    const int allowed = 5 * inputs - job.n - of_adjoint;
-    const double all = double(bytes), most = all * allowed / whole.entries;
-    // (lanes in several segments need room for one of them besides, and for the code that recomputes)
-    const double fraction = whole.segments > 1 ? 0.3 : 0.15;
-    const double by_inputs = (most - std::min(fraction * most, OVERHEAD_BYTES + 0.03 * most)) / all * whole.points;
-    // and no more than a quarter of the machine's memory
-    const double by_machine = 4 * double(pool_bytes()) / all * whole.points;
-    const double points = std::min(by_inputs, by_machine);
-    int recomputed = 0;
-    while (recomputed < whole.segments && whole.points - recomputed * whole.segment > points) ++recomputed;
-    return recomputed;
+    const size_t inputs = size_t(job.batch) * size_t(job.T * (job.Q * job.n + job.Q + 1)) * plan.item();
+    return bytes <= CACHES || (!plan.kernels.are_compiled && bytes <= 7 * inputs);
 }
 
-// The factor's memory, of all groups; null where nothing of it is kept.
-std::shared_ptr<Factor> make_factor(Plan& plan, Keep keep) {
-    const Sizes whole = plan.kernels.sizes(plan.job, 0);
-    const int recomputed = plan.job.n_recomputed = segments_to_recompute(plan, whole, keep);
-    if (recomputed == whole.segments) return nullptr;
-    auto factor = std::make_shared<Factor>();
-    const Sizes kept = plan.kernels.sizes(plan.job, 0);
+// Memory for the factor, of all groups; null where it is not kept.
+std::shared_ptr<Factor> make_factor(Plan& plan, Retain retain) {
+    plan.job.keeps_factor = true;
+    const GroupMemory kept = plan.kernels.sizes(plan.job, 0);
     const size_t groups = size_t(plan.job.groups);
+    plan.job.keeps_factor = is_worth_keeping(plan, groups * kept.factor, retain);
+    if (!plan.job.keeps_factor) return nullptr;
+    auto factor = std::make_shared<Factor>();
     factor->batch = plan.problem.batch;
     factor->C = plan.job.C;
-    factor->n_recomputed = recomputed;
     factor->factor = Buffer(groups * kept.factor);
     factor->separator_entries = plan.job.separator_entries;
     if (plan.job.taped) factor->checkpoints = Buffer(groups * kept.checkpoints);
@@ -141,7 +121,7 @@ void solve_normal(Plan& plan, const Factor* factor, bool contract) {
     set_taped(plan, contract);
     plan.job.has_checkpoints = contract && factor;
     if (!factor) {
-        own = make_factor(plan, contract || is_short(plan) ? Keep::NONE : Keep::SOME);
+        own = make_factor(plan, contract || is_short(plan) ? Retain::NEVER : Retain::IF_WORTH);
         phases |= SWEEP;
     }
     if (!factor) factor = own.get();
@@ -163,13 +143,13 @@ void solve_normal(Plan& plan, const Factor* factor, bool contract) {
 
 }  // namespace
 
-Solved solve(const ProblemSpec& problem, void* y, bool recompute) {
+Outcome solve(const ProblemSpec& problem, void* y, bool recompute) {
     Plan plan(problem, 0, y != nullptr);
     if (plan.job.batch == 0) return plan.solved(nullptr);
     plan.job.has_rhs = y != nullptr;
     plan.job.x = y;
     set_taped(plan, y && !recompute && plan.job.m == 1);
-    auto factor = make_factor(plan, !y ? Keep::ALL : recompute ? Keep::NONE : Keep::SOME);
+    auto factor = make_factor(plan, !y ? Retain::ALWAYS : recompute ? Retain::NEVER : Retain::IF_WORTH);
     if (!factor) set_taped(plan, false);
     if (factor) use(plan, *factor);
     Work work(plan, factor != nullptr);
@@ -281,7 +261,7 @@ void sum_moments(const Plan& plan, const Moments& wanted) {
 
 }  // namespace
 
-Solved moments(
+Outcome moments(
     const ProblemSpec& problem, Moments wanted, const View& y, const Gradients& of_determinant, const Gradients& of_minimum
 ) {
     const bool of_unknowns = wanted.covariance || wanted.lag || wanted.variance;
@@ -300,10 +280,8 @@ Solved moments(
     job.has_rhs = problem.arrays[B].data;
     const bool goes_back = of_unknowns || job.unwinds;
     set_taped(plan, goes_back);
-    const auto keep_nothing = [&](int phases) { job.n_recomputed = plan.kernels.sizes(job, phases).segments; };
     std::vector<double> sums(size_t((job.lanes + job.batch) * (1 + job.m)));
     job.sums = sums.data();
-    keep_nothing(0);
     Work work(plan, false);
     if (!plan.chunked()) {
         plan.run(goes_back ? SWEEP | BACK : SWEEP);
@@ -315,7 +293,6 @@ Solved moments(
         if (goes_back) {
             plan.find_items();
             job.checkpoints = nullptr;  // (those on the way back are others)
-            keep_nothing(BACK);
             plan.run(BACK);
         }
     }

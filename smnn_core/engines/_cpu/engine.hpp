@@ -30,17 +30,17 @@ struct ProblemSpec {
 // Of the fields of a problem: arrays of their shapes, contiguous. No data: not wanted.
 using Gradients = std::array<View, SMOOTHNESS_RHS>;
 
-// The factors of the systems of one batch, for later solves.
+// The factors of the systems of one batch, for later solves, whole.
 struct Factor {
     std::vector<Index> batch;
-    int C, n_recomputed;
+    int C;
     Buffer factor, reduced;
     Index separator_entries;
     Buffer checkpoints;  // for an adjoint, of the right-hand side that it was made with
     size_t bytes;
 };
 
-struct Solved {
+struct Outcome {
     std::shared_ptr<Factor> factor;  // null where nothing is kept: recomputing is cheaper, or asked for
     bool any_small_pivot;
     bool any_zero_step;              // the results are of no use then
@@ -48,7 +48,7 @@ struct Solved {
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
 // `recompute`, here and below: as little memory as possible, that is to keep nothing of a factor.
-Solved solve(const ProblemSpec& problem, void* y, bool recompute);
+Outcome solve(const ProblemSpec& problem, void* y, bool recompute);
 
 // Marks the time points that rows leave undetermined, where pivots are nothing but rounding: bool, (batch, T) contiguous.
 // Returns whether there are any. The other functions only say whether some pivot is small beside the norm of its column, which
@@ -65,7 +65,7 @@ bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, co
 // they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. y: the
 // solution, where gradients of the minimum with respect to coefficients or steps are wanted. The scheme is upper triangular.
 // There is no factor in what it returns.
-Solved moments(
+Outcome moments(
     const ProblemSpec& problem, Moments wanted, const View& y, const Gradients& of_determinant, const Gradients& of_minimum
 );
 

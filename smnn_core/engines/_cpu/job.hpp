@@ -78,7 +78,7 @@ struct Job {
     bool taped;              // this is an adjoint, or one will follow: checkpoints of all segments, rotations of separators
     bool has_checkpoints;    // those of a solve before
     Index separator_entries; // numbers that are kept of a separator
-    int n_recomputed;             // segments, the first ones, whose part of the factor is not kept but recomputed
+    bool keeps_factor;       // else it is recomputed, segment by segment
 
     // the scheme's rows in triangular form, for V variables alike: (2K, 2K), and squared norms of its columns (2K)
     const double* scheme_rows;
@@ -114,11 +114,10 @@ struct Job {
 // what a sweep carries into each of them is small beside its factor.
 constexpr Index CACHED_BYTES = 400 * 1024, SEGMENT_BYTES = 64 * 1024, SEGMENT_POINTS = 16;
 
-struct Sizes {
+struct GroupMemory {
     size_t scratch;          // bytes, of a run of a group
     size_t factor, z, checkpoints, ends, passed;  // bytes of a group
     int segments;            // of the longest lane
-    int segment, points, entries;  // points of a segment and of the longest lane, entries of the factor of a point
 };
 
 // Results of the inverse of M and of the minimum: arrays, null where they are not wanted.
@@ -137,8 +136,8 @@ struct Moments {
 // The kernels of one instruction set and problem size.
 struct Kernels {
     int lanes, lanes_in_chunks;  // of a pack
-    bool are_fast;               // recomputing takes less time than a factor that is read from memory
-    Sizes (*sizes)(const Job&, int phases);
+    bool are_compiled;           // for these very sizes
+    GroupMemory (*sizes)(const Job&, int phases);
     void (*run)(const Job&, int phases, Index group, void* scratch);
     Index (*separator_entries)(const Job&);  // numbers that are kept of a separator
     size_t (*pivot_test_scratch)(const Job&);

@@ -39,15 +39,15 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
         const int last = last_segment();
         const bool again = !(phases & SWEEP);
         for (int k = 0; k <= last; ++k) {
-            const bool is_here = again && (k >= job.n_recomputed || (!Chunked && k == recomputed));
-            if (this->has_checkpoint(k)) {
+            const bool is_here = again && (job.keeps_factor || (!Chunked && k == recomputed));
+            if (this->writes_checkpoints()) {
                 P *const at = checkpoint(k), *const from = has_checkpoints ? at : carried;
                 if (!is_here) copy(has_checkpoints ? carried : at, from, state_entries);
                 if ((phases & FORWARD) && !job.contracts) copy(checkpoint(k) + state_entries, before, job.n * columns);
             }
-            const bool keep = (phases & FORWARD) || k >= job.n_recomputed || (!Chunked && k == last);
+            const bool keep = (phases & FORWARD) || job.keeps_factor || (!Chunked && k == last);
             // (the last segment of an undivided lane is there on the way back)
-            const bool taped = job.contracts && !Chunked && k == last && k < job.n_recomputed;
+            const bool taped = job.contracts && !Chunked && k == last && !job.keeps_factor;
             const bool with_rhs = job.has_rhs && (taped || !has_checkpoints);
             if (!is_here) this->template sweep_segment<Chunked>(k, carried, with_rhs, keep, taped, again);
             if (phases & FORWARD) forward<Chunked>(k, first_row(k), end_row(k));
@@ -132,9 +132,9 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
             }
             const P* const g_now = right_hand_side(t0, t1);
             P* const f = factor_at(k, t0);
-            if (this->is_kept(k)) touch(f, Index(t1 - t0) * this->factor_entries, false);
+            if (this->is_kept()) touch(f, Index(t1 - t0) * this->factor_entries, false);
             substitute_forward<P, Size, InChunk>(
-                size, t0, t1, f, g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(k), m
+                size, t0, t1, f, g_now, before_, left_sum_, z_at(k, t0, c), this->points_of_z() * job.n, z_step(), m
             );
             if (partial) {
                 keep_where_shorter(t0 + 1, before_, saved_, job.n * m);
@@ -199,7 +199,7 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
             if (Chunked) separator(-1, left + c * job.n, c);
         }
         for (int k = last_segment(); k >= 0; --k) {
-            if (!this->is_kept(k) && k != recomputed) recompute(k);
+            if (!this->is_kept() && k != recomputed) recompute(k);
             first(k);
             each_pair([&](int c, auto m) { back_columns(k, c, m, left + c * job.n, after + c * job.n); });
             then(k);
@@ -248,11 +248,11 @@ struct LanePass : LaneSweep<P, Size, Chunked> {
     void back_block(int k, int c, Int<M> m, int t0, int t1, const P* left_x, P* after_x) {
         P* const f = factor_at(k, t0);
         P* const x = z_at(k, t0, c);
-        if (this->is_kept(k)) touch(f, Index(t1 - t0) * this->factor_entries, true);
-        if (Chunked && (job.contracts || k >= job.n_recomputed)) {
-            substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(k), m);
+        if (this->is_kept()) touch(f, Index(t1 - t0) * this->factor_entries, true);
+        if (Chunked && (job.contracts || job.keeps_factor)) {
+            substitute_back<P, Size, Chunked>(size, t0, t1, f, x, left_x, after_x, x, z_step(), m);
         } else {
-            substitute_back<P, Size, false>(size, t0, t1, f, x, left_x, after_x, x, z_step(k), m);
+            substitute_back<P, Size, false>(size, t0, t1, f, x, left_x, after_x, x, z_step(), m);
         }
     }
 };

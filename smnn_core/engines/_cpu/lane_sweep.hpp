@@ -1,8 +1,8 @@
 // Elimination of a group of lanes: how their points are divided into segments and blocks, and what is kept of them.
 //
-// Of the first segments the factor is not kept, but recomputed: it exists one segment at a time, small enough for the second
-// level of cache. The sweep leaves its state where each of them starts (a checkpoint), and on the way back they are eliminated
-// again from there, the last one first. That is more arithmetic, and a small part of the memory. Rows are staged block by block.
+// A factor that is not kept is recomputed: it exists one segment at a time, small enough for the second level of cache. The sweep
+// leaves its state where each segment starts (a checkpoint), and on the way back they are eliminated again from there, the last one
+// first. That is more arithmetic, and a small part of the memory. Rows are staged block by block.
 #pragma once
 
 #include <type_traits>
@@ -46,14 +46,14 @@ struct Segments {
 
     // Segment k has the final rows of the points before each of its own, and the last one those of the last point too.
     int first_row(int k) const { return k > 0 || goes_on ? k * segment - 1 : 0; }
-    Index points_kept() const { return job.n_recomputed < n_segments ? longest - first_row(job.n_recomputed) : 0; }
+    Index points_kept() const { return job.keeps_factor ? longest : 0; }
     // True if right-hand sides of final rows are not wanted: an adjoint, and moments, take no solution from them.
     bool drops_z() const { return job.contracts || job.moments; }
     Index unused_z_packs() const { return drops_z() ? (Index(points + 1) * job.m + goes_on) * job.n : 0; }
     // Points whose z is kept. An adjoint keeps λ, and the right-hand sides of its other columns.
     Index points_of_z() const { return job.contracts ? longest : points_kept(); }
     // Points of a segment that is recomputed, and the one before it.
-    Index recomputed_points() const { return job.contracts || job.n_recomputed > 0 ? segment + 1 : 0; }
+    Index recomputed_points() const { return job.contracts || !job.keeps_factor ? segment + 1 : 0; }
     // Packs of the multipliers of a row of each point, for both sets.
     Index products_packs() const {
         return MULTIPLIERS * (longest * (job.Q + step_rows(size)) + initial_points() * job.V * job.R_init);
@@ -72,8 +72,9 @@ struct Segments {
         return job.unwinds ? segment * tape_entries + initial * initial_entries : 0;
     }
     // The state at the start of a segment (of the first one of a chunk: behind its first point), and `before`.
+    bool writes_checkpoints() const { return job.taped || !job.keeps_factor; }
     int checkpoint_entries() const { return state_entries + (job.taped ? 0 : columns * job.n); }
-    Index checkpoint_packs() const { return Index(job.taped ? n_segments : job.n_recomputed) * checkpoint_entries(); }
+    Index checkpoint_packs() const { return writes_checkpoints() ? Index(n_segments) * checkpoint_entries() : 0; }
     // Points whose rows stay staged: of an adjoint those of the segment that is eliminated.
     int staged_points() const { return job.contracts && segment > points ? segment : points; }
     int workspace_packs() const {
@@ -82,7 +83,7 @@ struct Segments {
     }
 
     // more: packs of scratch beside those of a LanePass.
-    Sizes sizes(Index more) const {
+    GroupMemory sizes(Index more) const {
         Index packs = RowStager<P>::memory(job, points, staged_points()) + 2 * carried_entries + job.m + workspace_packs() + more;
         packs += recomputed_points() * (factor_entries + (drops_z() ? 0 : job.n * columns)) + 4 * job.n * columns;
         packs += recomputed_tape_packs() + unused_z_packs();
@@ -97,9 +98,6 @@ struct Segments {
             size_t(CarriedLayout<true>{job.n, job.m}.entries()) * pack,
             size_t(PASSED * job.n * columns) * pack,
             n_segments,
-            segment,
-            longest,
-            factor_entries,
         };
     }
 
@@ -170,28 +168,26 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     int end_of(int k) const { return k < last_segment() ? (k + 1) * segment : group.longest; }
     // The factor of point t, which is in segment k, and z of column c.
     P* factor_at(int k, int t) const {
-        if (!is_kept(k)) return recomputed_factor + Index(t - first_row(k)) * entries_of(k);
-        return factor + Index(t - first_row(job.n_recomputed)) * this->factor_entries;
+        if (!is_kept()) return recomputed_factor + Index(t - first_row(k)) * entries();
+        return factor + Index(t) * this->factor_entries;
     }
     // The tape of segment k, which is recomputed, up to point t.
     P* tape_at(int k, int t) const {
         const Index left = job.T_init - group.first_start, initial = left < 0 ? 0 : left < this->longest ? left : this->longest;
         return recomputed_tape + this->tape_offset(t, initial) - this->tape_offset(k * segment, initial);
     }
-    int entries_of(int k) const {
-        const bool is_plain = Chunked && on_the_way_back && !job.contracts && k < job.n_recomputed;
+    int entries() const {
+        const bool is_plain = Chunked && on_the_way_back && !job.contracts && !job.keeps_factor;
         return is_plain ? FactorLayout<false>{job.n, job.K}.entries() : this->factor_entries;
     }
     P* z_at(int k, int t, int c = 0) const {
-        if (job.contracts) return z + c * z_step(k) + Index(t) * job.n;
-        if (is_recomputed(k)) return recomputed_z + c * z_step(k) + Index(t - first_row(k)) * job.n;
-        return z + c * z_step(k) + Index(t - first_row(job.n_recomputed)) * job.n;
+        return keeps_z() ? z + c * z_step() + Index(t) * job.n : recomputed_z + c * z_step() + Index(t - first_row(k)) * job.n;
     }
-    // True if the factor of segment k is there all the time. (On its way back an adjoint eliminates all segments again.)
-    bool is_kept(int k) const { return k >= job.n_recomputed && !(job.contracts && on_the_way_back); }
-    bool is_recomputed(int k) const { return k < job.n_recomputed && !job.contracts; }
+    // True if the factor is there all the time. (On its way back an adjoint eliminates all segments again.)
+    bool is_kept() const { return job.keeps_factor && !(job.contracts && on_the_way_back); }
+    bool keeps_z() const { return job.keeps_factor || job.contracts; }
     // The distance from z of one column to that of the next.
-    Index z_step(int k) const { return (is_recomputed(k) ? this->recomputed_points() : this->points_of_z()) * job.n; }
+    Index z_step() const { return (keeps_z() ? this->points_of_z() : this->recomputed_points()) * job.n; }
     // g of an adjoint, then its residual.
     P* rest_at(int t) const { return z + (this->points_of_z() + t) * job.n; }
 
@@ -213,7 +209,6 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         stager.next_block = this->longest > points ? next : 0;
     }
 
-    bool has_checkpoint(int k) const { return job.taped || k < job.n_recomputed; }
     P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
     // to (count) := from (count)
     static void copy(P* to, const P* from, int count) {
@@ -247,11 +242,11 @@ struct LaneSweep : Segments<P, Size, Chunked> {
     SMNN_OUTLINE void sweep_segment(int k, P* state, bool again, TapeOf rotations) {
         const SchemeRows<T> constants = scheme();
         const Index entries = FactorLayout<InChunk>{job.n, job.K}.entries();
-        if (Keep && !is_kept(k)) {
+        if (Keep && !is_kept()) {
             recomputed = k;
             has_tape = !std::is_same_v<TapeOf, NoTape>;
         }
-        if constexpr (!Size::fixed) size.z_step = this->drops_z() ? Index(points + 1) * job.n : z_step(k);
+        if constexpr (!Size::fixed) size.z_step = this->drops_z() ? Index(points + 1) * job.n : z_step();
         const int end = end_of(k);
         for (int t0 = k * segment; t0 < end;) {
             int t1 = t0 + points < end ? t0 + points : end;
@@ -277,7 +272,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             if (InChunk && t0 == 0) {
                 // the checkpoint of the first segment of a chunk is behind its first point
                 part(0, 1);
-                if (has_checkpoint(k) && !has_checkpoints) copy(checkpoint(k), state, state_entries);
+                if (this->writes_checkpoints() && !has_checkpoints) copy(checkpoint(k), state, state_entries);
             }
             part(from, t1);
             if (partial) keep_where_shorter(t0, state, saved, carried_entries);

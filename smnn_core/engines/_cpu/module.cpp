@@ -201,7 +201,7 @@ nb::ndarray<nb::numpy> empty(const std::vector<size_t>& shape, bool is_double) {
 nb::tuple solve(const Problem& problem, nb::handle y, bool recompute) {
     Held out;
     void* const to = out.hold_result(y, problem.shape_of_solution());
-    const smnn::Solved solved = without_lock([&] { return smnn::solve(problem.spec, to, recompute); });
+    const smnn::Outcome solved = without_lock([&] { return smnn::solve(problem.spec, to, recompute); });
     return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
 }
 
@@ -291,7 +291,7 @@ nb::tuple moments(const Problem& problem, nb::tuple results, nb::handle y, nb::t
         const double* const row = spec.scheme_rows + k * 2 * spec.K;
         if (row[spec.K + k] == 0) throw nb::value_error("a scheme that is not upper triangular");
     }
-    const smnn::Solved solved =
+    const smnn::Outcome solved =
         without_lock([&] { return smnn::moments(spec, wanted, solution.view, determinant.views, minimum.views); });
     return nb::make_tuple(solved.any_small_pivot, solved.any_zero_step);
 }

@@ -24,9 +24,6 @@ namespace {
 constexpr double CHUNKED_COST = 2, SEPARATOR_COST = 1.5;
 constexpr int SHORTEST_CHUNK = 8;
 
-// The size above which arrays do not stay in caches from one call to the next.
-constexpr size_t FAR_BYTES = size_t(8) << 20;
-
 // A thread keeps its scratch memory up to this size; beyond, it comes from the pool.
 constexpr size_t THREAD_SCRATCH = size_t(4) << 20;
 
@@ -198,7 +195,7 @@ class Plan {
     Plan(const Plan&) = delete;
     Plan& operator=(const Plan&) = delete;
 
-    Solved solved(std::shared_ptr<Factor> factor) const {
+    Outcome solved(std::shared_ptr<Factor> factor) const {
         return {std::move(factor), any_undetermined(), any_zero_step_ != 0};
     }
     bool chunked() const { return job.C > 1; }
@@ -287,8 +284,8 @@ class Plan {
         if (!job.in[B].data || job.in[SMOOTHNESS_RHS].data || job.batch == 0) return false;
         const Kernels compiled = isa().find(job.V, job.K, job.Q, job.scheme_is_upper, false);
         const bool fill_packs = shared.n_repeats >= compiled.lanes;
-        if (compiled.are_fast && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
-        return shared.n_repeats >= (compiled.are_fast ? 4 : 2);
+        if (compiled.are_compiled && fill_packs && job.T < SHORT_FOR_COLUMNS * shared.n_repeats) return false;
+        return shared.n_repeats >= (compiled.are_compiled ? 4 : 2);
     }
 
     void set_scheme() {

@@ -52,7 +52,7 @@ void run(const Job& job, int phases, Index group, void* scratch) {
 }
 
 template <class P, class Chunks, class Size>
-Sizes sizes(const Job& job, int phases) {
+GroupMemory sizes(const Job& job, int phases) {
     return job.C > 1 ? Adjoint<Chunks, Size, true>::sizes(job, phases)
                      : Adjoint<P, Size, false>::sizes(job, phases);
 }

@@ -72,21 +72,6 @@ SMNN_INLINE void multiply_step(const Size& size, const typename Lanes<P>::Scalar
     }
 }
 
-// Both, of the points t0 .. t1-1: x (points, n) starts at point t0, `before` (n) is x at the point before. The numbers must be the same,
-// to the last bit, wherever they are asked for: hence not inlined, or (on a GPU) of functions that are rounded once.
-template <class P, class Size, class Rows>
-SMNN_OUTLINE void multiply(
-    const Size& size, const typename Lanes<P>::Scalar* S, const Rows& rows, int t0, int t1, const P* before, const P* x,
-    Products<P> to
-) {
-    for (int t = t0; t < t1; ++t, before = x, x += size.n) {
-        multiply_equations(size, rows, t, x, to.equation);
-        multiply_step<P>(size, S, rows.s(t), before, x, to.step);
-        to.equation += size.Q;
-        to.step += step_rows(size);
-    }
-}
-
 // A vector, and the sum of the magnitudes of what was subtracted from each of its entries.
 template <class P>
 struct Difference {

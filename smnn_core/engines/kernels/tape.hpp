@@ -1,13 +1,11 @@
 // The tape of an elimination: its rotations in their order, which are Q. What a sweep writes is read from the end.
 //
-// With rotations (rotate.hpp) top' = top + eb row, row' = row - g top. Multipliers v of rows, with sum over rows of v row the
-// same before and after, go the other way:
+// Multipliers of rows go the other way through a rotation (rotate.hpp): docs/theory/elimination.md derives
 //
 //     v_top = v_top' - g v_row',    v_row = v_row' + eb v_top'        (both of after)
 //
-// From v_top = w / d at the final rows of every point, R^T D^-1 w = g, and zeros at rows that are left without entries, they
-// lead to v = Q R^-T g: multipliers of the rows of the problem, (W A)^T v = g. From zeros at final rows, and -e z at rows of
-// weight e whose right-hand side z is left, they lead to the residual W (A y - d). Nothing cancels, as it does in W A λ.
+// and what it leads to: from w / d at the final rows of every point to Q R^-T g; from -e z at rows that are left without
+// entries, of weight e and right-hand side z, to the residual W (A y - d).
 #pragma once
 
 #include "factor.hpp"

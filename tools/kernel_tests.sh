@@ -10,7 +10,7 @@ shift
 mkdir -p "$to"
 compile="${CXX:-c++} -std=c++17 -pthread -Wall -Wextra -Werror -Wno-psabi -fno-math-errno -fno-trapping-math $*"
 {
-    for group in SIZED SMALL LARGE COVARIANCES; do
+    for group in SIZED SMALL LARGE COVARIANCES WINDOWS; do
         echo "-DSMNN_LEVEL=baseline -DSMNN_VECTOR_BYTES=16 -DSMNN_VECTORS=2 -DSMNN_FEW_SIZES -DSMNN_GROUP_$group -c $sources/isa_kernels.cpp -o $to/isa_kernels_$group.o"
     done
     echo "-c tests/kernels/test_kernels.cpp -o $to/test_kernels.o"

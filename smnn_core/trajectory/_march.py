@@ -271,6 +271,7 @@ def _newton(
     steps, member = np.zeros(B, int), np.arange(B)
     for step in range(1, ITERATIONS + 1):
         steps += solved < N
+        algebra.skip = (solved >= N).astype(np.intc)
         y, d = algebra.values(x, z)
         if stale:
             f, J, _ = problem.linearize(at_times, y, p)

@@ -36,6 +36,8 @@ class Window:
         self.local: Local | None = None
         self.times: np.ndarray | None = None
         """(B, N k): of the points, where they are kept"""
+        self.skip: np.ndarray | None = None
+        """(B,): members that need not move"""
 
     def values(self, x: Array, z: Array) -> tuple[Array, Array]:
         """y at the points, (B, N k, V, R+1), and the jumps of the states, (B, N, M); x (B, N+1, M), z (B, N, V, k)."""
@@ -110,6 +112,7 @@ class CompiledWindow(Window):
         q, first, at_end = _tables(space)
         self.given = (q, first, np.ascontiguousarray(s), space.rows_at_points, at_end)
         self.factor: tuple[np.ndarray, ...] = ()
+        self.skip = np.zeros(len(s), np.intc)
 
     def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         space, (B, N) = self.space, self.scale.s.shape
@@ -123,16 +126,16 @@ class CompiledWindow(Window):
         n, inner = space.V * space.k, space.M + (0 if P is None else P.shape[-1])
         parts = (n, n), (n,), (n, inner), (space.M, inner)
         lu, scale, HC, G = (np.empty((B, N, *part)) for part in parts)
-        self.factor = lu, scale, np.empty((B, N, n), np.intc), HC, G
+        self.factor = lu, scale, np.zeros((B, N, n), np.intc), HC, G
         if P is None:
             P = np.empty((B, N, 0))
-        compiled.eliminate(*self.given, np.ascontiguousarray(J), np.ascontiguousarray(P), *self.factor)
+        compiled.eliminate(*self.given, self.skip, np.ascontiguousarray(J), np.ascontiguousarray(P), *self.factor)
 
     def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         (B, N), space = d.shape[:2], self.space
         dx, dz = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
         dx[:, 0] = 0.0 if start is None else start
-        compiled.advance(*self.given, *self.factor, np.ascontiguousarray(f), d, dx, dz)
+        compiled.advance(*self.given, self.skip, *self.factor, np.ascontiguousarray(f), d, dx, dz)
         return dx, dz
 
     def accept(

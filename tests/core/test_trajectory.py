@@ -443,6 +443,11 @@ def test_compiled_windows_are_those_of_numpy(orders):
         steps = plain.advance(f, d, start)
         for one, other in zip(steps, fast.advance(f, d, start), strict=True):
             assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())
+    whole = fast.advance(f, d)
+    fast.skip = np.array([0, 1], np.intc)
+    for one, other in zip(whole, fast.advance(f, d), strict=True):
+        assert np.array_equal(one[0], other[0])
+        assert not other[1].any()
 
 
 TOUCHED = {

@@ -45,12 +45,13 @@ void values(Integers q, Integers first, Constants s, Constants W, Constants E, C
 }
 
 void eliminate(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Constants J, Constants P, Numbers lu,
+    Integers q, Integers first, Constants s, Constants W, Constants E, Integers skip, Constants J, Constants P, Numbers lu,
     Numbers scale, Integers order, Numbers HC, Numbers G
 ) {
     smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
     w.p = int64_t(P.shape(P.ndim() - 1));
+    require("skip", skip.size(), w.B);
     require("P", P.size(), count * n * w.p);
     require("J", J.size(), count * n * w.V * (w.R + 1));
     require("lu", lu.size(), count * n * n);
@@ -59,15 +60,16 @@ void eliminate(
     require("HC", HC.size(), count * n * (w.M + w.p));
     require("G", G.size(), count * w.M * (w.M + w.p));
     nb::gil_scoped_release release;
-    smnn::isa().windows.eliminate(w, J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
+    smnn::isa().windows.eliminate(w, skip.data(), J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
 }
 
 void advance(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Constants lu, Constants scale, Integers order,
+    Integers q, Integers first, Constants s, Constants W, Constants E, Integers skip, Constants lu, Constants scale, Integers order,
     Constants HC, Constants G, Constants f, Constants d, Numbers dx, Numbers dz
 ) {
     const smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
+    require("skip", skip.size(), w.B);
     require("lu", lu.size(), count * n * n);
     require("scale", scale.size(), count * n);
     require("order", order.size(), count * n);
@@ -82,7 +84,7 @@ void advance(
     }
     nb::gil_scoped_release release;
     smnn::isa().windows.advance(
-        w, lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
+        w, skip.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
     );
 }
 

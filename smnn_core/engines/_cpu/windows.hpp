@@ -86,14 +86,16 @@ inline void values(const Window& w, const double* x, const double* z, double* y,
     }
 }
 
-// J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
+// skip (B), J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
 // G (B, N, M, M + p), n = V k: WindowKernels::eliminate
 inline void eliminate(
-    const Window& w, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
+    const Window& w, const int* skip, const double* J, const double* P, double* lu, double* scale, int* order, double* HC,
+    double* G
 ) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, K = w.M + w.p;
     double power[ORDERS], row[FEATURES];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
+        if (skip[at / w.N]) continue;
         double* const A = lu + at * n * n;
         double* const C = HC + at * n * K;
         double* const size = scale + at * n;
@@ -209,17 +211,22 @@ inline void finish(
     }
 }
 
-// lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V), d (B, N, M),
-// dx (B, N+1, M), dz (B, N, V, k): WindowKernels::advance
+// skip (B), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V),
+// d (B, N, M), dx (B, N+1, M), dz (B, N, V, k): WindowKernels::advance
 inline void advance(
-    const Window& w, const double* lu, const double* scale, const int* order, const double* HC, const double* G,
-    const double* f, const double* d, double* dx, double* dz
+    const Window& w, const int* skip, const double* lu, const double* scale, const int* order, const double* HC,
+    const double* G, const double* f, const double* d, double* dx, double* dz
 ) {
     const int64_t n = w.V * w.k, M = w.M;
     double power[ORDERS];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
         double* const left = dx + (at / w.N * (w.N + 1) + at % w.N) * M;
         double* const right = left + M;
+        if (skip[at / w.N]) {
+            for (int64_t m = 0; m < M; ++m) right[m] = 0;
+            for (int64_t i = 0; i < n; ++i) dz[at * n + i] = 0;
+            continue;
+        }
         powers(w.s[at], w.R, power);
         particular(w, at, lu, scale, order, f, d, power, dz + at * n, right);
         for (int64_t m = 0; m < M; ++m) right[m] += dot(G + (at * M + m) * M, left, M);

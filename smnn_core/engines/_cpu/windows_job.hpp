@@ -44,14 +44,15 @@ struct WindowKernels {
     //     lu (B, N, n, n), scale (B, N, n), order (B, N, n),
     //
     // C_z^-1 (C_x, P), HC (B, N, n, M + p), and how states at the end follow from those at the start and from constants,
-    // G (B, N, M, M + p). NaN where C_z is singular.
+    // G (B, N, M, M + p). NaN where C_z is singular; nothing of members that skip (B) names.
     void (*eliminate)(
-        const Window&, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
+        const Window&, const int* skip, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
     );
 
-    // The steps dx (B, N+1, M), whose first are given, and dz (B, N, V, k) for f (B, N, k, V) and jumps d (B, N, M).
+    // The steps dx (B, N+1, M), whose first are given, and dz (B, N, V, k) for f (B, N, k, V) and jumps d (B, N, M); zero
+    // in members that skip (B) names.
     void (*advance)(
-        const Window&, const double* lu, const double* scale, const int* order, const double* HC, const double* G,
+        const Window&, const int* skip, const double* lu, const double* scale, const int* order, const double* HC, const double* G,
         const double* f, const double* d, double* dx, double* dz
     );
 

@@ -67,6 +67,9 @@ def solve_initial(
         )
         found, shorter = _refined(problem, space, run, x, tolerance, absolute, most_intervals, report)
         best = found if best is None else best.joined(found, marched)
+        # the march may have passed over something, as a transient; where another does not help, it is rounding
+        stalled = run.finished & ~found.converged & (shorter == 1) & (local == ROUGH)
+        shorter = np.where(stalled, 1e-2, shorter)
         marched = marched & (shorter < 1) & (local > 1.01 * LEAST)
         if not marched.any():
             break
@@ -119,8 +122,6 @@ def _refined(
     with np.errstate(all="ignore"):
         ratio = (found.error / allowed[:, None]).max(axis=(1, 2))
     good = ~failed & (ratio <= 1)
-    stalled = ~failed & (ratio > 1)  # by what the march passed over, as a transient at its start
-    shorter[stalled] = np.clip(0.3 / ratio[stalled], 1e-4, 0.3)
     error = np.where(finished[:, None, None], found.error, np.nan)
     ended = "more intervals are not allowed: raise max_intervals or tolerance" if most_intervals <= mesh.N else ENDED
     reasons = [_reason(good[b], finished[b], ratio[b] * tolerance, run.reached[b], ended) for b in range(len(x))]

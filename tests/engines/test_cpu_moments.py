@@ -322,6 +322,25 @@ def test_gradients_of_log_det_over_short_steps_keep_their_digits(
     np.testing.assert_allclose(found.weights.smoothness, expected[2], rtol=of_weights)
 
 
+def test_gradients_of_covariances_over_short_steps_are_the_same_by_two_eliminations() -> None:
+    """s = 0.001, R = 3: the array API engine and that for large blocks, of covariances in units of deviations."""
+    s, T, K, rng = 0.001, 12, 4, np.random.default_rng(0)
+    c = np.zeros((T, 1, 1, K))
+    c[..., 0], c[..., 2] = 4.0, 1.0
+    weights = smnn.Weights(np.full((T, 1), 1e3), 1e2, np.full(T - 1, float(smnn.wiener_weight(1.0, s, K - 1))))
+    b, u = np.zeros((T, 1)), np.zeros((1, 1, K))
+    problem = weighted_problem(Problem.build(c, b, u, np.full(T - 1, s), scheme=smnn.WIENER, weights=weights))
+    array_api, blocks = (engine.factorize(problem.system) for engine in (ARRAY_API, BLOCKS))
+    size = 1 / np.sqrt(blocks.variances())
+    g = rng.normal(size=(T, K, K)) * size[:, :, None] * size[:, None, :]
+    g_lag = rng.normal(size=(T - 1, K, K)) * size[:-1, :, None] * size[1:, None, :]
+    found, expected = (factor.moments_pullback(g, g_lag, None) for factor in (array_api, blocks))
+    for i, (x, y) in enumerate(zip(by_field(found), by_field(expected), strict=True)):
+        if y is not None:
+            tolerance = 1e-7 if i == 3 else 1e-10  # (step sizes)
+            np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+
+
 @pytest.mark.parametrize("orders", [4, 6])
 def test_the_minimum_over_short_steps_and_its_gradient_keep_their_digits(orders: int) -> None:
     """s = 0.001: rows of smoothness, of large weight, are of increments and not of y, whose rounding they exceed.

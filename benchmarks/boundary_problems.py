@@ -341,12 +341,13 @@ def nonlinear(number: int, e: float) -> BoundaryProblem:
 
 
 def troesch(μ: float) -> BoundaryProblem:
-    """T23: y'' = μ sinh(μ y), y(0) = 0, y(1) = 1."""
+    """T23: y'' = μ sinh(μ y), y(0) = 0, y(1) = 1, with time from the other end: the layer of μ = 100 is narrower than
+    the distance of two numbers near 1, but not near 0."""
     return scalar(
         "T23",
         1 / μ,
         (0.0, 1.0),
-        (0, 1),
+        (1, 0),
         lambda t, y, p: (μ * np.sinh(μ * y), μ**2 * np.cosh(μ * y), 0.0),
         lead=lambda t: 1.0,
     )

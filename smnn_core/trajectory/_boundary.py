@@ -93,7 +93,7 @@ def solve_boundary(
         start: the first guess on a mesh.
         report: called with the number of intervals and the largest estimate, for a progress bar.
     """
-    B = len(mesh.t)
+    B, first = len(mesh.t), mesh
     u, held = start(mesh), np.zeros(B, bool)
     error = np.full((B, mesh.N, space.V), np.inf)
     guessed = np.ones(B, bool)
@@ -105,7 +105,7 @@ def solve_boundary(
         run = robust_newton(problem, space, mesh, u, held, tolerance=inner, guess=again)
         iterations += run.iterations
         ok = run.converged
-        if guessed.all() and not ok.any():
+        if mesh is first and not ok.any():
             _check_start(problem, space, mesh, u)
         found = estimate(problem, space, mesh, run.u) if ok.any() else None
         u = run.u.where(ok | held, u)
@@ -141,8 +141,13 @@ def solve_boundary(
             return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
         failed = ~ok & ~held
         new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
-        halved = failed
-        u, error, mesh, guessed = _carried(space, mesh, new, u, error, held, halved, guessed & ~ok, start)
+        with np.errstate(all="ignore"):
+            carried = _carried(space, mesh, new, u, error, held, failed, guessed & ~ok, start)
+        if (carried[2].s == 0).any(axis=1)[~held].all():
+            reason = "the solution changes within less than the distance of two numbers"
+            advice = "let it do so at t = 0, near which they are closer"
+            return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
+        u, error, mesh, guessed = carried
 
 
 def _check_start(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> None:

@@ -139,7 +139,9 @@ class Solution:
             own = t[min(b, len(t) - 1)]
             own = times[0] + (own - own[0]) / (own[-1] - own[0]) * (times[-1] - times[0])
             own[-1] = times[-1]
-            inner = own[np.abs(own[:, None] - times).min(axis=1) > 1e-3 * abs(times[-1] - times[0]) / len(own)]
+            step = np.abs(np.diff(own))
+            near = 1e-3 * np.minimum(np.append(step, np.inf), np.append(np.inf, step))
+            inner = own[np.abs(own[:, None] - times).min(axis=1) > near]
             merged = np.sort(np.concatenate([inner, times]))
             members.append(merged if times[-1] > times[0] else merged[::-1])
         N = max(len(m) for m in members) - 1

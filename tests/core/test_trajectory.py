@@ -171,6 +171,35 @@ def test_stiff_and_algebraic():
     assert np.abs(s.y[..., 0].sum(axis=-1) - 1).max() < tolerance
 
 
+def troesch(m, start, guess=None):
+    """Troesch's problem, y'' = m sinh(m y), whose layer is as wide as exp(-m / 2)."""
+
+    def residual(t, y):
+        a = y[..., 0]
+        return y[..., 2] - m * np.sinh(m * a), jacobian(t, 1, 3, e_00_0=-m * m * np.cosh(m * a[..., 0]), e_00_2=1.0)
+
+    with np.errstate(over="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.ConvergenceWarning)
+        ends = {start: [[1.0, nan]], 1.0 - start: [[0.0, nan]]}
+        return smnn.solve(residual, [0.0, 1.0], ends, order=2, guess=guess)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_continuation_keeps_meshes_of_layers_at_the_ends(start):
+    first = troesch(30.0, start)
+    s = troesch(40.0, start, first)
+    assert s.converged
+    slope = abs(s([1.0 - start])[0, 0, 1])
+    assert np.isclose(slope, 8 * np.exp(-40.0), rtol=1e-3)  # from its asymptotic form for large m
+    assert np.abs(np.diff(s.t)).min() < 1e-9
+
+
+def test_layers_narrower_than_numbers_tell_are_refused_with_a_reason():
+    s = troesch(100.0, 1.0)
+    assert not s.converged
+    assert "distance of two numbers" in s.reason
+
+
 def test_an_eigenvalue():
     """Mathieu: y'' + (λ - 10 cos 2t) y = 0, λ = -5.800046020852 (Abramowitz, Stegun, table 20.1)."""
 

@@ -92,7 +92,8 @@ class Factor(ABC):
         return v, y
 
     def overflows(self, y: Array, d: Rows) -> bool:
-        """True where a solution y of `solve_problem` is not finite, though all rows are: squares of rows overflow."""
+        """True where a solution y of `solve_problem` is not finite, though all rows are, or may be wrong, since squares
+        of rows overflow or underflow."""
         del y, d
         return False
 

@@ -199,6 +199,8 @@ class CpuFactor(MomentsByArrayApi):
     kept: Any = None
     """`_kernels.Factor` of one batch shape, or None"""
     has_small_pivots: bool = False
+    has_tiny_entries: bool = False
+    """solutions had better come from another engine, see `_has_tiny_entries`"""
     solved: LastSolve | None = None
     """what was solved with it first"""
     is_judged: bool = True
@@ -224,8 +226,8 @@ class CpuFactor(MomentsByArrayApi):
         if self.has_small_pivots:
             y = refined_solution(*self._wide(d), always=False)
         light = _outweighs(self.system, y)
-        if (self.has_small_pivots or light is not None) and _has_tiny_entries(self.system):
-            return np.full_like(y, np.nan)  # (as `overflows` knows it)
+        if self.has_small_pivots or light is not None:
+            self.has_tiny_entries = _has_tiny_entries(self.system)
         return y if light is None else np.where(members(light, y), least_squares(*self._wide(d))[1], y)
 
     def _wide(self, d: Rows) -> tuple[CpuFactor, Rows]:
@@ -372,7 +374,7 @@ class CpuFactor(MomentsByArrayApi):
         )
 
     def overflows(self, y: np.ndarray, d: Rows) -> bool:
-        return self._overflows(y[..., 0, 0, 0], d)
+        return self.has_tiny_entries or self._overflows(y[..., 0, 0, 0], d)
 
     def _overflows(self, x: np.ndarray, d: Rows | None) -> bool:
         """Looks at one number of each batch member, (...): squares of rows that overflow make all of them NaN."""

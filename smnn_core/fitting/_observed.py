@@ -80,6 +80,8 @@ class Observed:
                 )
             if not np.isfinite(t).all():
                 raise ArgumentError(f"times{where} must be finite.")
+            if np.isinf(x).any():
+                raise ArgumentError(f"data{where} contains infinite values; missing ones are NaN.")
             if not np.isfinite(x).any():
                 raise ArgumentError(f"data{where} has no finite value: nothing was observed.")
         batch = np.broadcast_shapes(*(x.shape[:-2] for x in sheets), *(t.shape[:-1] for t in clocks))

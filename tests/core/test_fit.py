@@ -621,6 +621,7 @@ def test_prints_names_errors_and_what_was_warned_of():
     [
         ({"times": np.zeros(3)}, smnn.ShapeError, r"times \(\.\.\., n\)"),
         ({"data": np.full(11, np.nan)}, smnn.ArgumentError, "nothing was observed"),
+        ({"data": np.r_[np.ones(10), np.inf]}, smnn.ArgumentError, "data contains infinite values"),
         ({"noise": -1.0}, smnn.ArgumentError, "noise must be positive"),
         ({"noise": np.ones(3)}, smnn.ShapeError, "noise must broadcast"),
         ({"noise": {"z": 1.0}}, smnn.ArgumentError, "no observables"),

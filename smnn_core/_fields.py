@@ -6,15 +6,15 @@ times of R_init orders. Time is the first axis behind those of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._arrays import Array, Shape
 from ._errors import ArgumentError, ShapeError
 from ._validate import LARGEST_T, batch_of, check_integer, check_rank
 
-__all__ = ["FIELDS", "RANKS", "Field", "Sizes", "number_of_steps"]
+__all__ = ["FIELDS", "LHS_RANKS", "RANKS", "Field", "Sizes", "inputs_of", "lhs_of", "number_of_steps"]
 
 
 class Sizes(NamedTuple):
@@ -100,6 +100,22 @@ FIELDS = {
 
 RANKS = tuple(field.rank for field in FIELDS.values())
 """Axes of inputs and their gradients behind those of the batch, in that order."""
+
+
+def lhs_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Of one value for each input, in order, those of the left-hand side."""
+    c, _, _, *others = inputs
+    return c, *others
+
+
+def inputs_of(lhs: Sequence[Any], rhs: Any, initial_values: Any) -> tuple[Any, ...]:
+    """The inverse of `lhs_of`."""
+    c, *others = lhs
+    return c, rhs, initial_values, *others
+
+
+LHS_RANKS = lhs_of(RANKS)
+"""Of the inputs of the left-hand side."""
 
 
 def number_of_steps(given: Mapping[str, Array], n_steps: int | None) -> int:

@@ -9,7 +9,8 @@ than public names do; the changelog says so when they do.
 - `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
 - `Rows`: one value for each row.
 - `UNIT`: the weights that are all 1.
-- `FIELDS`: the inputs of a problem by name, in order: their axes, and what they belong to.
+- `FIELDS`: the inputs of a problem by name, in order: their axes, and what they belong to; `RANKS`, `LHS_RANKS`: how
+  many axes. `lhs_of`, `inputs_of`: of one value for each, those of the left-hand side, and back.
 - `check_states`, `check_weights`, `check_integer`: raise for what does not fit.
 - `as_arrays`, `across_steps`, `without_missing`: step sizes and weights as callers give them, as those of `Problem`.
 
@@ -69,7 +70,7 @@ from ._augmented import pullback, pushforward, residual, solution_pullback, solu
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
-from ._fields import FIELDS
+from ._fields import FIELDS, LHS_RANKS, RANKS, inputs_of, lhs_of
 from ._problem import ALL, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_unjudged, solve_with
 from ._validate import check_integer
@@ -97,7 +98,9 @@ __all__ = [
     "ENGINES",
     "FIELDS",
     "INCREMENTS",
+    "LHS_RANKS",
     "NONE",
+    "RANKS",
     "SECOND_ORDER",
     "TREES",
     "UNIT",
@@ -134,8 +137,10 @@ __all__ = [
     "from_fields",
     "has_parameters",
     "increments",
+    "inputs_of",
     "is_tracer",
     "itemsize_of_results",
+    "lhs_of",
     "odd_even",
     "on_stream",
     "owned",

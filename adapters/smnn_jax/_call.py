@@ -133,8 +133,7 @@ def _executed(operator: str, static: Static) -> Callable[..., list[Array]]:
     """The operator on one device.
 
     Its own jit holds the constants of the traced engine, which custom_partitioning does not take
-    (https://github.com/jax-ml/jax/issues/24390), and to which custom_linear_solve would do in a shard_map what
-    `_MappedSystem` tells of.
+    (https://github.com/jax-ml/jax/issues/24390).
     """
     return jax.jit(partial(_execute, operator, static))
 

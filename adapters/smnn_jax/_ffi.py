@@ -24,7 +24,7 @@ import numpy as np
 
 from smnn_core.extend import itemsize_of_results, on_stream
 
-from ._operators import OPERATORS, Static
+from ._operators import OPERATORS, STEP_SIZES, Static
 
 __all__ = ["TARGET", "available", "register"]
 
@@ -177,18 +177,15 @@ def _call(frame: list[int]) -> tuple[str, Static, list[int], list[int]]:
     return *Static.decode(ctypes.string_at(text, length)), operands, results
 
 
-STEP_SIZES = 1
-"""Which operand they are, of every operator."""
-
-
 def _execute_on_host(frame: list[int]) -> None:
     operator, static, addresses, results = _call(frame)
     operands = [_numpy(x, READ) for x in addresses]
-    steps = operands[STEP_SIZES]
+    i = STEP_SIZES[operator]
+    steps = operands[i]
     if not steps.all():
         # An error of one device would leave the others waiting for it: a system with a step of zero comes back as NaN,
         # like one without a unique solution.
-        operands[STEP_SIZES] = np.where(steps == 0, np.nan, steps)
+        operands[i] = np.where(steps == 0, np.nan, steps)
     for to, x in zip(results, OPERATORS[operator](static, operands), strict=True):
         _numpy(to, WRITE)[...] = x
 

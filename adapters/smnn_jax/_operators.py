@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-from smnn_core import HERMITE, TAYLOR, WIENER, Gradients, Scheme, Weights
+from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, Weights
 from smnn_core.extend import (
     FIELDS,
+    LHS_RANKS,
+    RANKS,
     Problem,
     Rows,
     System,
     adjoint_without_factor,
+    by_field,
     device_of,
+    from_fields,
+    lhs_of,
     select,
     solve_unjudged,
 )
@@ -30,23 +35,25 @@ from smnn_core.extend import (
 Array = Any
 Shape = tuple[int, ...]
 
-__all__ = ["CORE_AXES", "OPERATORS", "PROBLEM_AXES", "SYSTEM_AXES", "Static", "batch_shape", "result_shapes"]
-
-SYSTEM_AXES = tuple(field.rank for field in FIELDS.values() if field.is_of_lhs)
-"""Core axes of coefficients, step sizes and the three weights."""
-
-PROBLEM_AXES = (*SYSTEM_AXES, *(field.rank for field in FIELDS.values() if not field.is_of_lhs))
-"""The same, with right-hand side and initial values."""
+__all__ = ["CORE_AXES", "N_LHS", "OPERATORS", "STEP_SIZES", "N", "Static", "batch_shape", "result_shapes"]
 
 CORE_AXES = {
-    "least_squares": PROBLEM_AXES,
-    "augmented": (*SYSTEM_AXES, 2, 3, 3, 3),
-    "adjoint": (*PROBLEM_AXES, 3, 3),
-    "blocks": SYSTEM_AXES,
-    "blocks_pullback": (*SYSTEM_AXES, 3, 3),
-    "statistics": PROBLEM_AXES,
+    "solution": RANKS,
+    "adjoint": (*RANKS, 3, 3),
+    "augmented": (*LHS_RANKS, 2, 3, 3, 3),
+    "augmented_f": (*LHS_RANKS, 2, 3, 3),
+    "augmented_g": (*LHS_RANKS, 3),
+    "blocks": LHS_RANKS,
+    "blocks_pullback": (*LHS_RANKS, 3, 3),
+    "statistics": RANKS,
 }
 """Core axes of the operands of each operator."""
+N, N_LHS = len(RANKS), len(LHS_RANKS)
+STEP_SIZES = {
+    name: (tuple(FIELDS) if cores[:N] == RANKS else lhs_of(tuple(FIELDS))).index("step_sizes")
+    for name, cores in CORE_AXES.items()
+}
+"""The place of the step sizes among the operands of each operator."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,12 @@ class Static:
             scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
         return operator, Static(T, T_init, R_init, scheme, engine, wanted=tuple(wanted))
 
+    def cores(self, coefficients: Shape) -> tuple[Shape, ...]:
+        """The axes of rows and states behind those of the batch, from the shape of the coefficients."""
+        Q, V, K = coefficients[-3:]
+        T, m = self.n_steps, len(self.scheme.rows(K)[0])
+        return (T, Q), (self.n_initial_steps, V, self.n_initial_orders), (T - 1, V, m), (T, V, K)
+
     def system(self, c: Array, s: Array, *weights: Array) -> System:
         """W A from its arrays, which were checked before."""
         shapes = [x.shape for x in (c, s, *weights)]
@@ -100,7 +113,7 @@ class Static:
             n_steps=self.n_steps,
             n_initial_steps=self.n_initial_steps,
             n_initial_orders=self.n_initial_orders,
-            batch=batch_shape(shapes, SYSTEM_AXES),
+            batch=batch_shape(shapes, LHS_RANKS),
             device=device_of(c),
         )
 
@@ -118,9 +131,10 @@ def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> lis
         T, n = static.n_steps, shapes[0][-2] * shapes[0][-1]
         return [(*batch, T, n, n), (*batch, T - 1, n, n)]
     if operator == "statistics":
-        of_determinant = tuple(i for i in static.wanted if i < len(SYSTEM_AXES))
-        gradients = [(*batch, *shapes[i][len(batch) :]) for i in of_determinant + static.wanted]
+        gradients = [(*batch, *shapes[i][len(batch) :]) for i in _of_determinant(static) + static.wanted]
         return [batch, batch, *gradients]
+    if operator.startswith("augmented"):
+        return [(*batch, *core) for core in static.cores(shapes[0])]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -130,81 +144,73 @@ def batch_shape(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
     return tuple([next((n for n in sizes if n != 1), 1) for sizes in zip(*leads, strict=True)])
 
 
-def least_squares(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[argmin_y |W (A y - d)|^2] for d = (b, u, 0); operands c, s, weights, b, u. NaN where it is not unique."""
-    system, (b, u) = static.system(*operands[:5]), operands[5:]
-    problem = Problem(system, b, u, batch_shape([x.shape for x in operands], PROBLEM_AXES))
-    return [solve_unjudged(select(static.engine, system), problem)[0]]
+def solution(static: Static, operands: Sequence[Array]) -> list[Array]:
+    """[argmin_y |W (A y - d)|^2] for d = (rhs, initial_values, 0); operands the inputs. NaN where it is not unique."""
+    problem = _problem(static, operands, batch_shape([x.shape for x in operands], RANKS))
+    return [solve_unjudged(select(static.engine, problem.system), problem)[0]]
 
 
-def augmented(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[argmin_x |W (A x - d)|^2 - M^-1 h]; operands c, s, weights, the three parts of d, and h."""
-    system, (*d, h) = static.system(*operands[:5]), operands[5:]
-    engine = select(static.engine, system)
-    if _all_zero(*d):
-        return [-engine.normal_solve(system, h)]
-    factor = engine.factorize(system)
-    if not _all_zero(h):
-        x = factor.normal_solve(h)
-        return [-x if _all_zero(*d) else factor.solve(Rows(*d)) - x]
-    return [factor.solve(Rows(*d))]
+def augmented(static: Static, operands: Sequence[Array], *, f: bool = True, g: bool = True) -> list[Array]:
+    """[v, y] of the augmented solve; operands those of the left-hand side, then f and g where they are not zero."""
+    system, rest = static.system(*operands[:N_LHS]), list(operands[N_LHS:])
+    factor = select(static.engine, system).factorize(system)
+    v, y = factor.augmented(Rows(*rest[:3]) if f else None, rest[-1] if g else None)
+    batch = batch_shape([x.shape for x in operands], (*LHS_RANKS, *((2, 3, 3) if f else ()), *((3,) if g else ())))
+    results = zip((*v, y), (2, 3, 3, 3), strict=True)
+    return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
 
 
 def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The gradients that are wanted of those with respect to c, s, weights, b, u; operands these, y, dL/dy.
+    """The gradients that are wanted with respect to the inputs of a solution; operands these, y, dL/dy.
 
     All batch axes of a gradient are in full: what an operand shares is still to be summed.
     """
-    given = system = static.system(*operands[:5])
-    batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
-    n = len(batch)
-    if any(x.shape[:n] != batch for x in operands):
-        operands = [given.xp.broadcast_to(x, (*batch, *x.shape[n:])) for x in operands]
-        system = static.system(*operands[:5])
-    b, u, y, g = operands[5:]
-    gradients = adjoint_without_factor(Problem(system, b, u, batch), y, g, engine=static.engine, eliminated=given)
-    w = gradients.weights
-    of_lhs = gradients.coefficients, gradients.step_sizes, w.equation, w.initial, w.smoothness
-    everything = *of_lhs, gradients.rhs, gradients.initial_values
-    return [everything[i] for i in static.wanted]
+    given = static.system(*lhs_of(operands[:N]))
+    *inputs, y, g = _in_full("adjoint", operands)
+    problem = _problem(static, inputs, tuple(y.shape[:-3]))
+    gradients = by_field(adjoint_without_factor(problem, y, g, engine=static.engine, eliminated=given))
+    return [gradients[i] for i in static.wanted]
+
+
+def _problem(static: Static, inputs: Sequence[Array], batch: Shape) -> Problem:
+    _, b, u, *_ = inputs
+    return Problem(static.system(*lhs_of(inputs)), b, u, batch)
 
 
 def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The blocks of M^-1 in and beside the diagonal; operands c, s, weights."""
+    """The blocks of M^-1 in and beside the diagonal; operands those of the left-hand side."""
     return list(_moments(static, operands)[1].covariances())
 
 
 def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """[log det M, |W (d - A y)|^2], and their gradients for each member, of the first with respect to those of c, s,
-    weights that are wanted, of the second to those of c, s, weights, b, u; operands these."""
-    system, factor = _moments(static, operands)
-    batch = batch_shape([x.shape for x in operands], PROBLEM_AXES)
-    take = [i in static.wanted for i in range(len(PROBLEM_AXES))]
-    c, s, *w, b, u = take
-    found = factor.statistics(Rows(operands[5], operands[6], None), Gradients(c, b, u, s, Weights(*w)))
-    right = found.of_minimum.rhs, found.of_minimum.initial_values
-    parts = _of_lhs(found.of_determinant), (*_of_lhs(found.of_minimum), *right)
-    gradients = [part[i] for part in parts for i in static.wanted if i < len(part)]
+    """[log det M, |W (d - A y)|^2], and their gradients for each member, those that are wanted; operands the inputs."""
+    system, factor = _moments(static, lhs_of(operands))
+    batch = batch_shape([x.shape for x in operands], RANKS)
+    wanted = from_fields(i in static.wanted for i in range(N))
+    found = factor.statistics(Rows(operands[1], operands[2], None), wanted)
+    determinant, minimum = by_field(found.of_determinant), by_field(found.of_minimum)
+    gradients = [determinant[i] for i in _of_determinant(static)] + [minimum[i] for i in static.wanted]
     n = len(batch)
     results = [(found.log_determinant, 0), (found.minimum, 0), *((x, x.ndim - n) for x in gradients)]
     return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
 
 
+def _of_determinant(static: Static) -> tuple[int, ...]:
+    """The gradients of log det M that are wanted."""
+    return tuple(i for i in static.wanted if i in lhs_of(range(N)))
+
+
 def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
-    """The gradients of c, s, weights, all batch axes in full; operands these and the gradients of the results."""
+    """The gradients of the left-hand side, all batch axes in full; operands its inputs and the gradients of the
+    results."""
     operands = _in_full("blocks_pullback", operands)
-    _, factor = _moments(static, operands)
-    return list(_of_lhs(factor.moments_pullback(*operands[5:], None)))
+    _, factor = _moments(static, operands[:N_LHS])
+    return list(lhs_of(by_field(factor.moments_pullback(*operands[N_LHS:], None))))
 
 
-def _of_lhs(gradients: Gradients) -> tuple[Array, ...]:
-    w = gradients.weights
-    return gradients.coefficients, gradients.step_sizes, w.equation, w.initial, w.smoothness
-
-
-def _moments(static: Static, operands: Sequence[Array]) -> tuple[System, Any]:
+def _moments(static: Static, lhs: Sequence[Array]) -> tuple[System, Any]:
     """The system and its factor; the moments of undetermined members are NaN."""
-    system = static.system(*operands[:5])
+    system = static.system(*lhs)
     return system, select(static.engine, system).factor_of_moments(system)
 
 
@@ -212,18 +218,16 @@ def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
     """The operands with all batch axes in full."""
     batch = batch_shape([x.shape for x in operands], CORE_AXES[operator])
     xp = compat.array_namespace(operands[0])
-    return [xp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for x in operands]
-
-
-def _all_zero(*arrays: Array) -> bool:
-    """True if half the work can be left out, as in reverse mode (d = 0), where that is known at no cost."""
-    return all(isinstance(x, np.ndarray) and not x.any() for x in arrays)
+    shapes = [(*batch, *x.shape[len(batch) :]) for x in operands]
+    return [x if x.shape == shape else xp.broadcast_to(x, shape) for x, shape in zip(operands, shapes, strict=True)]
 
 
 OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
-    "least_squares": least_squares,
-    "augmented": augmented,
+    "solution": solution,
     "adjoint": adjoint,
+    "augmented": augmented,
+    "augmented_f": partial(augmented, g=False),
+    "augmented_g": partial(augmented, f=False),
     "blocks": blocks,
     "blocks_pullback": blocks_pullback,
     "statistics": statistics,

@@ -16,12 +16,22 @@ from jax.custom_derivatives import SymbolicZero
 
 from smnn_core import WIENER, ArgumentError, Scheme, Weights
 from smnn_core import Posterior as CorePosterior
-from smnn_core.extend import SECOND_ORDER, UNIT, Problem, Rows, check_integer, evidence_with, is_tracer, sum_to_shape
+from smnn_core.extend import (
+    SECOND_ORDER,
+    UNIT,
+    Problem,
+    Rows,
+    check_integer,
+    evidence_with,
+    is_tracer,
+    lhs_of,
+    sum_to_shape,
+)
 
 from ._call import call
-from ._operators import SYSTEM_AXES, Static
+from ._operators import Static
+from ._solution import Inputs, augmented, system_of
 from ._solve import normalise, raise_if_singular, solved, stated
-from ._tangent import Inputs, augmented_solve, system_of
 
 Array = Any
 
@@ -79,8 +89,9 @@ def _statistics_alone(
     static, inputs, system = stated(*arguments, weights, n_steps, scheme, engine)
     inputs = normalise(inputs)
     log_determinant, minimum = _moments("statistics", static, *inputs)
-    raise_if_singular(system, inputs[2:5], log_determinant, check)
-    return Problem(system_of(static, inputs), *inputs[5:], tuple(minimum.shape)), log_determinant, minimum
+    raise_if_singular(system, inputs[4:], log_determinant, check)
+    problem = Problem(system_of(static, inputs), inputs.rhs, inputs.initial_values, tuple(minimum.shape))
+    return problem, log_determinant, minimum
 
 
 @jax.tree_util.register_pytree_node_class
@@ -112,13 +123,12 @@ class Posterior(CorePosterior):
         return self._sample(lambda shape: jax.random.normal(next(keys), (size, *shape), self.mean.dtype))
 
     def _response(self, ξ: Rows) -> Array:
-        """(W A)^+ ξ, by way of (*) of `_tangent`, of which any derivative is known."""
-        h = jnp.zeros((*ξ.equation.shape[:-2], *self.mean.shape[-3:]), self.mean.dtype)
-        return _response(self._static, Inputs(*(x[None] for x in self._inputs)), ξ, h)
+        """(W A)^+ ξ, of which any derivative is known."""
+        return _response(self._static, tuple(x[None] for x in lhs_of(self._inputs)), ξ)
 
     @property
     def _blocks(self) -> tuple[Array, Array]:
-        diagonal, lag = self._result("blocks", *self._inputs[: len(SYSTEM_AXES)])
+        diagonal, lag = self._result("blocks", *lhs_of(self._inputs))
         return diagonal, lag
 
     @property
@@ -153,8 +163,8 @@ def _forward(operator: str, static: Static, *operands: Any) -> tuple[list[Array]
     moving = tuple(i for i, x in enumerate(operands) if x.perturbed)
     determinant, minimum, *gradients = _first_order(operator, replace(static, wanted=moving), *values)
     found, parts = iter(gradients), []
-    for last in (len(SYSTEM_AXES), len(values)):
-        parts.append([next(found) if i in moving and i < last else None for i in range(len(values))])
+    for of in (lhs_of(range(len(values))), range(len(values))):
+        parts.append([next(found) if i in moving and i in of else None for i in range(len(values))])
     return [determinant, minimum], (values, parts)
 
 
@@ -189,8 +199,8 @@ def _second_order(operator: str, static: Static, primals: Any, tangents: Any) ->
 
 
 @partial(jax.jit, static_argnums=0)
-def _response(static: Static, inputs: Inputs, ξ: Rows, h: Array) -> Array:
-    return augmented_solve(static, inputs, (ξ, h))
+def _response(static: Static, lhs: tuple[Array, ...], ξ: Rows) -> Array:
+    return augmented(static, lhs, ξ, None)[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from smnn_core import HERMITE, ArgumentError, EngineError, Scheme, Weights
 from smnn_core.extend import (
     ENGINES,
+    RANKS,
     UNIT,
     Problem,
     System,
@@ -27,10 +28,10 @@ from smnn_core.extend import (
     without_missing,
 )
 
-from ._least_squares import Inputs, least_squares
 from ._mesh import explicit_mesh, explicit_spec, vary_together
-from ._operators import CORE_AXES, Static
-from ._split import check_time_axis, split_least_squares
+from ._operators import Static
+from ._solution import Inputs, solution
+from ._split import check_time_axis, split_solution
 
 Array = Any
 
@@ -124,13 +125,13 @@ def stated(
     # numbers become NumPy arrays, which JAX puts wherever the others are
     arrays = weights.equation, w_initial, w_smoothness
     w = [np.asarray(w, rhs.dtype) if isinstance(w, (int, float)) else w for w in arrays]
-    return static, Inputs(coefficients, step_sizes, w[0], w[1], w[2], rhs, u), system
+    return static, Inputs(coefficients, rhs, u, step_sizes, *w), system
 
 
 def solved(static: Static, inputs: Inputs, system: System, check: bool) -> Array:
     """The solution for arguments that were `stated`."""
     y = _solve(static, inputs)
-    raise_if_singular(system, inputs[2:5], y, check)
+    raise_if_singular(system, inputs[4:], y, check)
     return y
 
 
@@ -143,11 +144,11 @@ def error_estimate(coefficients: Array, rhs: Array, initial_values: Array, step_
 def _solve(static: Static, inputs: Inputs) -> Array:
     inputs = vary_together(normalise(inputs))
     axis = static.time_axis
-    solve = partial(least_squares, static) if axis is None else partial(split_least_squares, axis, static)
-    spec = explicit_spec(inputs, CORE_AXES["least_squares"])
+    solve = partial(solution, static) if axis is None else partial(split_solution, axis, static)
+    spec = explicit_spec(inputs, RANKS)
     if spec is None:
         return solve(inputs)
-    # the rules of least_squares speak of no shardings: they are left to XLA, and stated for the result
+    # the rules of the solution speak of no shardings: they are left to XLA, and stated for the result
     mesh = explicit_mesh(inputs)
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.sharding.auto_axes(solve, out_sharding=PartitionSpec(*spec, axis))(inputs)
@@ -155,10 +156,9 @@ def _solve(static: Static, inputs: Inputs) -> Array:
 
 def normalise(inputs: Inputs) -> Inputs:
     """Unit axes in front, so that all inputs have their core axes and the same number of batch axes."""
-    cores = CORE_AXES["least_squares"]
-    n_batch = max(0, *(x.ndim - core for x, core in zip(inputs, cores, strict=True)))
+    n_batch = max(0, *(x.ndim - core for x, core in zip(inputs, RANKS, strict=True)))
     return Inputs(
-        *(jnp.reshape(x, (1,) * (n_batch + core - x.ndim) + x.shape) for x, core in zip(inputs, cores, strict=True))
+        *(jnp.reshape(x, (1,) * (n_batch + core - x.ndim) + x.shape) for x, core in zip(inputs, RANKS, strict=True))
     )
 
 

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from smnn_core import ArgumentError, ShapeError
+from smnn_core.extend import RANKS
 
-from ._least_squares import Inputs, least_squares
 from ._mesh import vary_together
-from ._operators import PROBLEM_AXES, Static
+from ._operators import Static
+from ._solution import Inputs, solution
 
 Array = Any
 
-__all__ = ["check_time_axis", "split_least_squares"]
+__all__ = ["check_time_axis", "split_solution"]
 
-TIME = Inputs(*(-rank for rank in PROBLEM_AXES))
+TIME = Inputs(*(-rank for rank in RANKS))
 """The time axis of each input: the first behind those of the batch."""
 
 
@@ -48,8 +49,8 @@ def check_time_axis(time_axis: str, n_steps: int) -> None:
         )
 
 
-def split_least_squares(axis: str, static: Static, inputs: Inputs) -> Array:
-    """`least_squares` with time split over a mesh axis."""
+def split_solution(axis: str, static: Static, inputs: Inputs) -> Array:
+    """`solution` with time split over a mesh axis."""
     T = static.n_steps
     D = jax.sharding.get_abstract_mesh().shape[axis]
     P = T // D
@@ -69,7 +70,7 @@ def split_least_squares(axis: str, static: Static, inputs: Inputs) -> Array:
         return PartitionSpec() if whole else PartitionSpec(*(None,) * (x.ndim + getattr(TIME, name)), axis)
 
     def solve(inputs: Inputs) -> Array:
-        return least_squares(local, _with_halo(local, vary_together(inputs, {axis}), few))
+        return solution(local, _with_halo(local, vary_together(inputs, {axis}), few))
 
     return jax.shard_map(
         solve,

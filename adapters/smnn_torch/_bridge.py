@@ -33,6 +33,7 @@ from smnn_core.extend import (
     adjoint_without_factor,
     broadcast_shapes,
     eliminate,
+    lhs_of,
     select,
     solve_with,
     statistics_of,
@@ -53,8 +54,6 @@ __all__ = [
     "full_precision",
     "is_legacy_batched",
     "is_plain",
-    "inputs_of",
-    "lhs_of",
     "like",
     "prepare",
     "solution",
@@ -106,17 +105,6 @@ class Keep:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, pickled or not, eliminates again."""
         return Keep, ()
-
-
-def lhs_of(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Of one value for each input, those of the left-hand side."""
-    return tuple([x for x, field in zip(inputs, FIELDS.values(), strict=True) if field.is_of_lhs])
-
-
-def inputs_of(lhs: Sequence[Any], rhs: Any, initial_values: Any) -> tuple[Any, ...]:
-    """The inverse of `lhs_of`."""
-    of_lhs, of_rhs = iter(lhs), iter((rhs, initial_values))
-    return tuple([next(of_lhs if field.is_of_lhs else of_rhs) for field in FIELDS.values()])
 
 
 def solution(how: Statement, keep: Keep, inputs: Sequence[Any]) -> Tensor:

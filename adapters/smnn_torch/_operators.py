@@ -36,6 +36,7 @@ from smnn_core.extend import (
     System,
     by_field,
     from_fields,
+    lhs_of,
     pullback,
     pushforward,
     rows_left,
@@ -47,7 +48,7 @@ from smnn_core.extend import (
 
 from . import _bridge as bridge
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision, lhs_of
+from ._bridge import Keep, Statement, full_precision
 
 __all__ = ["LHS_RANKS", "RANKS", "augmented", "problem_of", "solution", "system_of", "with_batch_in_front"]
 

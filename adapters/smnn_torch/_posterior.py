@@ -30,12 +30,13 @@ from smnn_core.extend import (
     check_integer,
     evidence_with,
     from_fields,
+    lhs_of,
     owned,
     pulled_back,
 )
 
 from . import _bridge as bridge
-from ._bridge import Keep, Statement, lhs_of
+from ._bridge import Keep, Statement
 from ._operators import LHS_RANKS, RANKS, augmented, problem_of, solution, with_batch_in_front
 from ._solve import stated
 

@@ -20,12 +20,14 @@ from smnn_core.extend import (
     check_states,
     check_weights,
     error_estimate_with,
+    inputs_of,
+    lhs_of,
     owned,
     without_missing,
 )
 
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision, inputs_of, is_plain, lhs_of, prepare
+from ._bridge import Keep, Statement, full_precision, is_plain, prepare
 from ._operators import augmented, solution, system_of
 
 __all__ = ["Factorization", "error_estimate", "factorize", "solve_ode"]

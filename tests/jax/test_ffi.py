@@ -71,7 +71,7 @@ def test_errors_in_the_engine_come_back_as_errors_of_xla(arguments, monkeypatch)
     f = jax.jit(lambda x: solve(**x))
     arguments = on_jax(arguments)
     f(arguments)
-    monkeypatch.setitem(_ffi.OPERATORS, "least_squares", fail)
+    monkeypatch.setitem(_ffi.OPERATORS, "solution", fail)
     # the type is that of the place where JAX notices: at the call or when the result is waited for
     with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="smnn: ValueError: what went wrong"):
         f(arguments).block_until_ready()
@@ -89,13 +89,13 @@ def test_calls_from_many_threads():
 def test_inputs_are_not_copied(monkeypatch, arguments):
     """The engine reads the buffers of the JAX arrays themselves."""
     seen = []
-    engine = _ffi.OPERATORS["least_squares"]
+    engine = _ffi.OPERATORS["solution"]
 
     def look(static, operands):
         seen.extend(x.ctypes.data for x in operands)
         return engine(static, operands)
 
-    monkeypatch.setitem(_ffi.OPERATORS, "least_squares", look)
+    monkeypatch.setitem(_ffi.OPERATORS, "solution", look)
     arguments = on_jax(arguments)
     jax.jit(lambda x: solve(**x))(arguments).block_until_ready()
     assert arguments["coefficients"].unsafe_buffer_pointer() in seen

@@ -15,20 +15,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _ffi
 from ._mesh import in_shard_map
-from ._operators import CORE_AXES, OPERATORS, Static, result_shapes
+from ._operators import CORE_AXES, OPERATORS, Options, result_shapes
 
 Array = Any
 
 __all__ = ["call"]
 
 
-def call(operator: str, static: Static, *operands: Array) -> list[Array]:
+def call(operator: str, static: Options, *operands: Array) -> list[Array]:
     """The results of an operator on normalised operands (see `_operators`); it has no derivative of its own."""
     return _vectorised(operator, static)(*operands)
 
 
 @cache
-def _vectorised(operator: str, static: Static) -> Callable[..., list[Array]]:
+def _vectorised(operator: str, static: Options) -> Callable[..., list[Array]]:
     """Under vmap one call serves the whole batch; what is not mapped stays as it is, a batch axis of size 1."""
 
     @custom_vmap
@@ -48,7 +48,7 @@ def _vectorised(operator: str, static: Static) -> Callable[..., list[Array]]:
 
 
 @cache
-def _partitioned(operator: str, static: Static) -> Callable[..., list[Array]]:
+def _partitioned(operator: str, static: Options) -> Callable[..., list[Array]]:
     """Over devices every one solves its own part of the batch, if it is sharded; core axes are never split."""
     core = CORE_AXES[operator][0]
     execute = _executed(operator, static)
@@ -129,7 +129,7 @@ def _without_mesh(operands: Any, results: Any) -> tuple[list[Any], tuple[Any, ..
 
 
 @cache
-def _executed(operator: str, static: Static) -> Callable[..., list[Array]]:
+def _executed(operator: str, static: Options) -> Callable[..., list[Array]]:
     """The operator on one device.
 
     Its own jit holds the constants of the traced engine, which custom_partitioning does not take
@@ -138,7 +138,7 @@ def _executed(operator: str, static: Static) -> Callable[..., list[Array]]:
     return jax.jit(partial(_execute, operator, static))
 
 
-def _execute(operator: str, static: Static, *operands: Array) -> list[Array]:
+def _execute(operator: str, static: Options, *operands: Array) -> list[Array]:
     """A custom call where an engine runs on the memory of the device, else traced."""
     if static.engine == "array_api" or not _ffi.available(jax.default_backend()):
         return OPERATORS[operator](static, operands)

@@ -24,7 +24,7 @@ import numpy as np
 
 from smnn_core.extend import itemsize_of_results, on_stream
 
-from ._operators import OPERATORS, STEP_SIZES, Static
+from ._operators import OPERATORS, STEP_SIZES, Options
 
 __all__ = ["TARGET", "available", "register"]
 
@@ -169,12 +169,12 @@ def _numpy(address: int, access: int) -> np.ndarray[Any, Any]:
     return np.ndarray(shape, dtype, _memory(data, size, access) if size else None)
 
 
-def _call(frame: list[int]) -> tuple[str, Static, list[int], list[int]]:
+def _call(frame: list[int]) -> tuple[str, Options, list[int], list[int]]:
     """The operator, its static part, and the addresses of operands and results, from the words of a call frame."""
     (span,) = _words(frame[ATTRS], 1)
     text, length = _words(span, 2)
     operands, results = _words(frame[ARGS], frame[N_ARGS]), _words(frame[RETS], frame[N_RETS])
-    return *Static.decode(ctypes.string_at(text, length)), operands, results
+    return *Options.decode(ctypes.string_at(text, length)), operands, results
 
 
 def _execute_on_host(frame: list[int]) -> None:

@@ -35,7 +35,7 @@ from smnn_core.extend import (
 Array = Any
 Shape = tuple[int, ...]
 
-__all__ = ["CORE_AXES", "N_LHS", "OPERATORS", "STEP_SIZES", "N", "Static", "batch_shape", "result_shapes"]
+__all__ = ["CORE_AXES", "N_LHS", "OPERATORS", "STEP_SIZES", "N", "Options", "batch_shape", "result_shapes"]
 
 CORE_AXES = {
     "solution": RANKS,
@@ -57,7 +57,7 @@ STEP_SIZES = {
 
 
 @dataclass(frozen=True)
-class Static:
+class Options:
     """The part of a problem that is known when tracing: hashable, so that it keys compilation."""
 
     n_steps: int
@@ -83,7 +83,7 @@ class Static:
 
     @staticmethod
     @cache
-    def decode(text: bytes) -> tuple[str, Static]:
+    def decode(text: bytes) -> tuple[str, Options]:
         """The operator's name and the static part that `encode` wrote."""
         operator, (T, T_init, R_init, engine, wanted), (name, citation, F, G) = json.loads(text)
         F, G = np.asarray(F), np.asarray(G)
@@ -93,7 +93,7 @@ class Static:
                 break
         else:
             scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
-        return operator, Static(T, T_init, R_init, scheme, engine, wanted=tuple(wanted))
+        return operator, Options(T, T_init, R_init, scheme, engine, wanted=tuple(wanted))
 
     def cores(self, coefficients: Shape) -> tuple[Shape, ...]:
         """The axes of rows and states behind those of the batch, from the shape of the coefficients."""
@@ -118,7 +118,7 @@ class Static:
         )
 
 
-def result_shapes(operator: str, static: Static, shapes: Sequence[Shape]) -> list[Shape]:
+def result_shapes(operator: str, static: Options, shapes: Sequence[Shape]) -> list[Shape]:
     """The shapes of the results from those of the operands."""
     cores = CORE_AXES[operator]
     batch = batch_shape(shapes, cores)
@@ -144,13 +144,13 @@ def batch_shape(shapes: Sequence[Shape], cores: Sequence[int]) -> Shape:
     return tuple([next((n for n in sizes if n != 1), 1) for sizes in zip(*leads, strict=True)])
 
 
-def solution(static: Static, operands: Sequence[Array]) -> list[Array]:
+def solution(static: Options, operands: Sequence[Array]) -> list[Array]:
     """[argmin_y |W (A y - d)|^2] for d = (rhs, initial_values, 0); operands the inputs. NaN where it is not unique."""
     problem = _problem(static, operands, batch_shape([x.shape for x in operands], RANKS))
     return [solve_unjudged(select(static.engine, problem.system), problem)[0]]
 
 
-def augmented(static: Static, operands: Sequence[Array], *, f: bool = True, g: bool = True) -> list[Array]:
+def augmented(static: Options, operands: Sequence[Array], *, f: bool = True, g: bool = True) -> list[Array]:
     """[v, y] of the augmented solve; operands those of the left-hand side, then f and g where they are not zero."""
     system, rest = static.system(*operands[:N_LHS]), list(operands[N_LHS:])
     factor = select(static.engine, system).factorize(system)
@@ -160,7 +160,7 @@ def augmented(static: Static, operands: Sequence[Array], *, f: bool = True, g: b
     return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
 
 
-def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
+def adjoint(static: Options, operands: Sequence[Array]) -> list[Array]:
     """The gradients that are wanted with respect to the inputs of a solution; operands these, y, dL/dy.
 
     All batch axes of a gradient are in full: what an operand shares is still to be summed.
@@ -172,17 +172,17 @@ def adjoint(static: Static, operands: Sequence[Array]) -> list[Array]:
     return [gradients[i] for i in static.wanted]
 
 
-def _problem(static: Static, inputs: Sequence[Array], batch: Shape) -> Problem:
+def _problem(static: Options, inputs: Sequence[Array], batch: Shape) -> Problem:
     _, b, u, *_ = inputs
     return Problem(static.system(*lhs_of(inputs)), b, u, batch)
 
 
-def blocks(static: Static, operands: Sequence[Array]) -> list[Array]:
+def blocks(static: Options, operands: Sequence[Array]) -> list[Array]:
     """The blocks of M^-1 in and beside the diagonal; operands those of the left-hand side."""
     return list(_moments(static, operands)[1].covariances())
 
 
-def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
+def statistics(static: Options, operands: Sequence[Array]) -> list[Array]:
     """[log det M, |W (d - A y)|^2], and their gradients for each member, those that are wanted; operands the inputs."""
     system, factor = _moments(static, lhs_of(operands))
     batch = batch_shape([x.shape for x in operands], RANKS)
@@ -195,12 +195,12 @@ def statistics(static: Static, operands: Sequence[Array]) -> list[Array]:
     return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
 
 
-def _of_determinant(static: Static) -> tuple[int, ...]:
+def _of_determinant(static: Options) -> tuple[int, ...]:
     """The gradients of log det M that are wanted."""
     return tuple(i for i in static.wanted if i in lhs_of(range(N)))
 
 
-def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
+def blocks_pullback(static: Options, operands: Sequence[Array]) -> list[Array]:
     """The gradients of the left-hand side, all batch axes in full; operands its inputs and the gradients of the
     results."""
     operands = _in_full("blocks_pullback", operands)
@@ -208,7 +208,7 @@ def blocks_pullback(static: Static, operands: Sequence[Array]) -> list[Array]:
     return list(lhs_of(by_field(factor.moments_pullback(*operands[N_LHS:], None))))
 
 
-def _moments(static: Static, lhs: Sequence[Array]) -> tuple[System, Any]:
+def _moments(static: Options, lhs: Sequence[Array]) -> tuple[System, Any]:
     """The system and its factor; the moments of undetermined members are NaN."""
     system = static.system(*lhs)
     return system, select(static.engine, system).factor_of_moments(system)
@@ -222,7 +222,7 @@ def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
     return [x if x.shape == shape else xp.broadcast_to(x, shape) for x, shape in zip(operands, shapes, strict=True)]
 
 
-OPERATORS: dict[str, Callable[[Static, Sequence[Array]], list[Array]]] = {
+OPERATORS: dict[str, Callable[[Options, Sequence[Array]], list[Array]]] = {
     "solution": solution,
     "adjoint": adjoint,
     "augmented": augmented,

@@ -29,7 +29,7 @@ from smnn_core.extend import (
 )
 
 from ._call import call
-from ._operators import Static
+from ._operators import Options
 from ._solution import Inputs, augmented, system_of
 from ._solve import normalise, raise_if_singular, solved, stated
 
@@ -98,15 +98,15 @@ def _statistics_alone(
 class Posterior(CorePosterior):
     """`smnn_core.Posterior` of JAX arrays; made by `posterior`."""
 
-    def __init__(self, mean: Array, inputs: Inputs, static: Static) -> None:
+    def __init__(self, mean: Array, inputs: Inputs, static: Options) -> None:
         self.mean, self._inputs, self._static = mean, inputs, static
         self._known: dict[str, list[Array]] = {}
 
-    def tree_flatten(self) -> tuple[tuple[Array, Inputs], Static]:
+    def tree_flatten(self) -> tuple[tuple[Array, Inputs], Options]:
         return (self.mean, self._inputs), self._static
 
     @classmethod
-    def tree_unflatten(cls, static: Static, children: tuple[Array, Inputs]) -> Posterior:
+    def tree_unflatten(cls, static: Options, children: tuple[Array, Inputs]) -> Posterior:
         return cls(*children, static)
 
     @property
@@ -150,12 +150,12 @@ class Posterior(CorePosterior):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _moments(operator: str, static: Static, *operands: Array) -> list[Array]:
+def _moments(operator: str, static: Options, *operands: Array) -> list[Array]:
     """The results of an operator."""
     return _called(operator, static, *operands)
 
 
-def _forward(operator: str, static: Static, *operands: Any) -> tuple[list[Array], tuple[Any, ...]]:
+def _forward(operator: str, static: Options, *operands: Any) -> tuple[list[Array], tuple[Any, ...]]:
     """Results of "statistics" come with their gradients, in one sweep, and its backward pass only sums these."""
     values = tuple(x.value for x in operands)
     if operator == "blocks":
@@ -168,7 +168,7 @@ def _forward(operator: str, static: Static, *operands: Any) -> tuple[list[Array]
     return [determinant, minimum], (values, parts)
 
 
-def _backward(operator: str, static: Static, kept: tuple[Any, ...], g: list[Any]) -> tuple[Array | None, ...]:
+def _backward(operator: str, static: Options, kept: tuple[Any, ...], g: list[Any]) -> tuple[Array | None, ...]:
     operands, parts = kept
     if operator == "blocks":
         g = [jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in g]
@@ -187,22 +187,22 @@ _moments.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _first_order(operator: str, static: Static, *operands: Array) -> list[Array]:
+def _first_order(operator: str, static: Options, *operands: Array) -> list[Array]:
     """Gradients that have no derivatives themselves."""
     return _called(operator, static, *operands)
 
 
 @_first_order.defjvp
-def _second_order(operator: str, static: Static, primals: Any, tangents: Any) -> Any:
+def _second_order(operator: str, static: Options, primals: Any, tangents: Any) -> Any:
     del operator, static, primals, tangents
     raise ArgumentError(SECOND_ORDER)
 
 
 @partial(jax.jit, static_argnums=0)
-def _response(static: Static, lhs: tuple[Array, ...], ξ: Rows) -> Array:
+def _response(static: Options, lhs: tuple[Array, ...], ξ: Rows) -> Array:
     return augmented(static, lhs, ξ, None)[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _called(operator: str, static: Static, *operands: Array) -> list[Array]:
+def _called(operator: str, static: Options, *operands: Array) -> list[Array]:
     return call(operator, static, *operands)

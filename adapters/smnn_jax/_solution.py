@@ -40,7 +40,7 @@ from smnn_core.extend import (
 )
 
 from ._call import call as call_operator
-from ._operators import CORE_AXES, N_LHS, N, Static, batch_shape
+from ._operators import CORE_AXES, N_LHS, N, Options, batch_shape
 from ._primitive import Traced
 from ._time import ChunkFactor, drop_halo, with_halo
 
@@ -61,12 +61,12 @@ class Inputs(NamedTuple):
     weight_smoothness: Array
 
 
-def solution(static: Static, inputs: Inputs) -> Array:
+def solution(static: Options, inputs: Inputs) -> Array:
     """y, (..., T, V, K); where time is split over devices, the chunk of this one, from the system of its chunk."""
     return _solution(*inputs, static=static)[0]
 
 
-def augmented(static: Static, lhs: Sequence[Array], f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+def augmented(static: Options, lhs: Sequence[Array], f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
     """v and y; not both f and g are None, zero. f.smoothness may be None."""
     # every operand has all of its core axes, and as many batch axes as the others
     n = lhs[0].ndim - LHS_RANKS[0]
@@ -83,16 +83,16 @@ def augmented(static: Static, lhs: Sequence[Array], f: Rows | None, g: Array | N
     return Rows(*results[:3]), results[3]
 
 
-def system_of(static: Static, inputs: Sequence[Array]) -> System:
+def system_of(static: Options, inputs: Sequence[Array]) -> System:
     """W A."""
     return static.system(*lhs_of(inputs))
 
 
-def _problem(static: Static, inputs: Inputs) -> Problem:
+def _problem(static: Options, inputs: Inputs) -> Problem:
     return Problem(system_of(static, inputs), inputs.rhs, inputs.initial_values, ())
 
 
-def _solve(*operands: Array, static: Static) -> list[Array]:
+def _solve(*operands: Array, static: Options) -> list[Array]:
     if static.time_axis is None:
         return call_operator("solution", static, *operands)
     inputs = Inputs(*operands)
@@ -102,7 +102,7 @@ def _solve(*operands: Array, static: Static) -> list[Array]:
     return [ChunkFactor.of(system, static.time_axis).solve(Rows(inputs.rhs, inputs.initial_values, none))]
 
 
-def _solve_augmented(*operands: Array, static: Static, has_f: bool) -> list[Array]:
+def _solve_augmented(*operands: Array, static: Options, has_f: bool) -> list[Array]:
     lhs, rest = operands[:N_LHS], list(operands[N_LHS:])
     f, g = Rows(*rest[:3]) if has_f else None, None if len(rest) == 3 else rest[-1]
     if static.time_axis is None:
@@ -112,7 +112,7 @@ def _solve_augmented(*operands: Array, static: Static, has_f: bool) -> list[Arra
     return [*v, y]
 
 
-def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+def _push(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
     """[dy]; operands the inputs, y, and the tangents of those moving, which may have batch axes that these share."""
     inputs, y, tangents = Inputs(*operands[:N]), operands[N], operands[N + 1 :]
     cores = (*RANKS, 3, *(RANKS[Inputs._fields.index(k)] for k in moving))
@@ -124,13 +124,13 @@ def _push(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Arr
     return [jnp.broadcast_to(augmented(static, lhs_of(inputs), f, g)[1], y.shape)]
 
 
-def _pull(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+def _pull(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
     """The gradients of those moving, each with all batch axes in full; operands the inputs, y, and g = dL/dy."""
     wanted = tuple(Inputs._fields.index(k) for k in moving)
     return call_operator("adjoint", replace(static, wanted=wanted), *operands)
 
 
-def _pull_by_parts(*operands: Array, static: Static, moving: tuple[str, ...]) -> list[Array]:
+def _pull_by_parts(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
     """`_pull`, as something to differentiate."""
     inputs, g = Inputs(*operands[:N]), operands[N + 1]
     batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
@@ -227,7 +227,7 @@ pull = _Map("smnn_pull", _pull, _pull_by_parts)
 
 
 def _transpose_augmented(
-    cotangents: Sequence[Any], *operands: Any, static: Static, has_f: bool, call: Any
+    cotangents: Sequence[Any], *operands: Any, static: Options, has_f: bool, call: Any
 ) -> list[Array | None]:
     del call
     lhs, given = operands[:N_LHS], operands[N_LHS:]
@@ -242,7 +242,7 @@ def _transpose_augmented(
 
 
 def _transpose_push(
-    cotangents: Any, *operands: Any, static: Static, moving: tuple[str, ...], call: Any
+    cotangents: Any, *operands: Any, static: Options, moving: tuple[str, ...], call: Any
 ) -> list[Array | None]:
     del call
     gradients = pull(*operands[: N + 1], *cotangents, static=static, moving=moving)
@@ -253,7 +253,7 @@ def _transpose_push(
 
 
 def _transpose_pull(
-    cotangents: Any, *operands: Any, static: Static, moving: tuple[str, ...], call: Any
+    cotangents: Any, *operands: Any, static: Options, moving: tuple[str, ...], call: Any
 ) -> list[Array | None]:
     del call
     moved = {k: dx for k, dx in zip(moving, cotangents, strict=True) if type(dx) is not ad.Zero}
@@ -261,7 +261,7 @@ def _transpose_pull(
     return [None] * (N + 1) + [sum_to_shape(jnp, dy, operands[-1].aval.shape)]
 
 
-def _transpose_solution(cotangents: Sequence[Array], *operands: Any, static: Static, call: Any) -> list[Array | None]:
+def _transpose_solution(cotangents: Sequence[Array], *operands: Any, static: Options, call: Any) -> list[Array | None]:
     """For `jax.linear_transpose`: the solution is linear in the right-hand side where initial values are zero."""
     del call
     moving = tuple(k for k, x in zip(Inputs._fields, operands, strict=True) if ad.is_undefined_primal(x))

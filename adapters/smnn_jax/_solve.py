@@ -29,7 +29,7 @@ from smnn_core.extend import (
 )
 
 from ._mesh import explicit_mesh, explicit_spec, vary_together
-from ._operators import Static
+from ._operators import Options
 from ._solution import Inputs, solution
 from ._split import check_time_axis, split_solution
 
@@ -101,7 +101,7 @@ def stated(
     scheme: Scheme,
     engine: str,
     time_axis: str | None = None,
-) -> tuple[Static, Inputs, System]:
+) -> tuple[Options, Inputs, System]:
     """The arguments of a solution, checked, as those of its operator; and the system as it was stated."""
     step_sizes, weights = as_arrays(step_sizes, weights, coefficients)
     weights = _typed(weights, rhs)
@@ -117,7 +117,7 @@ def stated(
         check_time_axis(time_axis, system.n_steps)
         if engine not in ("auto", "array_api"):
             raise EngineError(f"engine {engine!r} cannot split time over devices: use engine='auto' with time_axis.")
-    static = Static(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
+    static = Options(system.n_steps, system.n_initial_steps, system.n_initial_orders, scheme, engine, time_axis)
     u, w_initial = initial_values, weights.initial
     if not complete:
         u, w_initial = without_missing(jnp, u, w_initial)
@@ -128,7 +128,7 @@ def stated(
     return static, Inputs(coefficients, rhs, u, step_sizes, *w), system
 
 
-def solved(static: Static, inputs: Inputs, system: System, check: bool) -> Array:
+def solved(static: Options, inputs: Inputs, system: System, check: bool) -> Array:
     """The solution for arguments that were `stated`."""
     y = _solve(static, inputs)
     raise_if_singular(system, inputs[4:], y, check)
@@ -141,7 +141,7 @@ def error_estimate(coefficients: Array, rhs: Array, initial_values: Array, step_
 
 
 @partial(jax.jit, static_argnums=0)
-def _solve(static: Static, inputs: Inputs) -> Array:
+def _solve(static: Options, inputs: Inputs) -> Array:
     inputs = vary_together(normalise(inputs))
     axis = static.time_axis
     solve = partial(solution, static) if axis is None else partial(split_solution, axis, static)

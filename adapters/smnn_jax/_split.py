@@ -13,7 +13,7 @@ from smnn_core import ArgumentError, ShapeError
 from smnn_core.extend import RANKS
 
 from ._mesh import vary_together
-from ._operators import Static
+from ._operators import Options
 from ._solution import Inputs, solution
 
 Array = Any
@@ -49,7 +49,7 @@ def check_time_axis(time_axis: str, n_steps: int) -> None:
         )
 
 
-def split_solution(axis: str, static: Static, inputs: Inputs) -> Array:
+def split_solution(axis: str, static: Options, inputs: Inputs) -> Array:
     """`solution` with time split over a mesh axis."""
     T = static.n_steps
     D = jax.sharding.get_abstract_mesh().shape[axis]
@@ -80,7 +80,7 @@ def split_solution(axis: str, static: Static, inputs: Inputs) -> Array:
     )(inputs)
 
 
-def _with_halo(local: Static, inputs: Inputs, few: bool) -> Inputs:
+def _with_halo(local: Options, inputs: Inputs, few: bool) -> Inputs:
     """The inputs of a device's chunk as those of the P+1 points of it and its halo, which has no rows of its own."""
     P = local.n_steps - 1
     device, D = jax.lax.axis_index(local.time_axis), jax.lax.axis_size(local.time_axis)

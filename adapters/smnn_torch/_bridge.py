@@ -42,9 +42,9 @@ from smnn_core.extend import (
 from . import _cuda
 
 __all__ = [
-    "Keep",
-    "Kept",
-    "Statement",
+    "Slot",
+    "Eliminated",
+    "Options",
     "adjoint",
     "adjoint_anew",
     "adjoint_on_cpu",
@@ -66,7 +66,7 @@ NOTHING = nullcontext()
 T_ = TypeVar("T_", Problem, System)
 
 
-class Statement(NamedTuple):
+class Options(NamedTuple):
     """Options of a call, beside the tensors."""
 
     scheme: Scheme
@@ -80,7 +80,7 @@ class Statement(NamedTuple):
     """nothing is kept for derivatives, and as little as the engine can do with in the meantime"""
 
 
-class Kept(NamedTuple):
+class Eliminated(NamedTuple):
     """An eliminated left-hand side, in the arrays of its engine."""
 
     system: System
@@ -90,44 +90,44 @@ class Kept(NamedTuple):
     y: Any = None
 
 
-class Keep:
+class Slot:
     """The place in which a solve leaves its factor for its derivatives.
 
     It passes through autograd and functorch as an argument that they do not look into. It stays empty where the factor
-    is to be computed again (`Statement.recompute`).
+    is to be computed again (`Options.recompute`).
     """
 
-    __slots__ = ("kept",)
+    __slots__ = ("held",)
 
-    def __init__(self, kept: Kept | None = None) -> None:
-        self.kept = kept
+    def __init__(self, held: Eliminated | None = None) -> None:
+        self.held = held
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, pickled or not, eliminates again."""
-        return Keep, ()
+        return Slot, ()
 
 
-def solution(how: Statement, keep: Keep, inputs: Sequence[Any]) -> Tensor:
+def solution(how: Options, slot: Slot, inputs: Sequence[Any]) -> Tensor:
     """argmin_y |W (A y - d)|, d = (rhs, initial_values, 0), with the factor that is kept, or else a new one."""
-    if keep.kept is None:
+    if slot.held is None:
         engine, problem = _for_engine(how, _build_problem, inputs)
         with calls_on(problem.system):
-            return _solved(how, keep, engine, problem)
+            return _solved(how, slot, engine, problem)
     _, b, u, *_ = inputs
 
     def solve(factor: Factor, b: Any, u: Any) -> tuple[Any, ...]:
         return (factor.solve(Rows(b, u, None)),)
 
-    return _with_factor(how, keep, lhs_of(inputs), how.n_steps, [(b, 2), (u, 3)], (3,), solve)[0]
+    return _with_factor(how, slot, lhs_of(inputs), how.n_steps, [(b, 2), (u, 3)], (3,), solve)[0]
 
 
 def solution_on_cpu(
-    how: Statement, keep: Keep, numbers: Sequence[float], c: Tensor, b: Tensor, u: Tensor, s: Tensor
+    how: Options, slot: Slot, numbers: Sequence[float], c: Tensor, b: Tensor, u: Tensor, s: Tensor
 ) -> Tensor | None:
     """`solution` with weights that are numbers and a new factor, for plain tensors on the CPU: the shortest way to a
     compiled engine. None where it does not lead there."""
     given = c, b, u, s
-    if keep.kept is not None or torch._C._len_torch_dispatch_stack() or not PLAIN.issuperset(map(type, given)):
+    if slot.held is not None or torch._C._len_torch_dispatch_stack() or not PLAIN.issuperset(map(type, given)):
         return None
     if not (c.is_cpu and s.is_cpu and b.is_cpu and u.is_cpu and c.dtype is s.dtype is b.dtype is u.dtype):
         return None
@@ -144,7 +144,7 @@ def solution_on_cpu(
     engine = select(how.engine, problem.system)
     if isinstance(engine, ArrayEngine):
         return None
-    return _solved(how, keep, engine, problem)
+    return _solved(how, slot, engine, problem)
 
 
 @lru_cache(maxsize=256)
@@ -154,16 +154,16 @@ def _weights(equation: float, initial: float, smoothness: float) -> Weights:
     return UNIT if weights == UNIT else weights
 
 
-def _solved(how: Statement, keep: Keep, engine: Engine, problem: Problem) -> Tensor:
+def _solved(how: Options, slot: Slot, engine: Engine, problem: Problem) -> Tensor:
     """The solution; what its derivatives need is kept."""
     y, factor = solve_with(engine, problem, check=how.check, recompute=how.recompute)
     if not how.recompute:
-        keep.kept = Kept(problem.system, factor, problem, y)
+        slot.held = Eliminated(problem.system, factor, problem, y)
     return tensor(y)
 
 
 def augmented(
-    how: Statement, keep: Keep, rows: bool, lhs: Sequence[Any], f: Sequence[Tensor | None], g: Tensor | None
+    how: Options, slot: Slot, rows: bool, lhs: Sequence[Any], f: Sequence[Tensor | None], g: Tensor | None
 ) -> tuple[Tensor, ...]:
     """(v, y), or (y,) where rows are not wanted, of the augmented solve; parts of f may be None."""
 
@@ -173,12 +173,12 @@ def augmented(
         return (*v, y) if rows else (y,)
 
     cores = (2, 3, 3, 3) if rows else (3,)
-    return _with_factor(how, keep, lhs, how.n_steps, list(zip((*f, g), (2, 3, 3, 3), strict=True)), cores, solve)
+    return _with_factor(how, slot, lhs, how.n_steps, list(zip((*f, g), (2, 3, 3, 3), strict=True)), cores, solve)
 
 
 def _with_factor(
-    how: Statement,
-    keep: Keep,
+    how: Options,
+    slot: Slot,
     lhs: Sequence[Any],
     n_steps: int | None,
     given: Sequence[tuple[Tensor | None, int]],
@@ -192,12 +192,12 @@ def _with_factor(
     between those that the left-hand side had when it was eliminated. What is given may have any length on those axes:
     they are moved to the front, so that it broadcasts with the factor.
     """
-    system, factor, *_ = prepare(how, keep, lhs, n_steps)
+    system, factor, *_ = prepare(how, slot, lhs, n_steps)
     now = batch_of_lhs(lhs)
     rank = max(len(now), *(x.ndim - core for x, core in given if x is not None))
     places = _places(system.batch, (1,) * (rank - len(now)) + now)
     if places is None:
-        return _with_factor(how, Keep(), lhs, n_steps, given, cores, solve)
+        return _with_factor(how, Slot(), lhs, n_steps, given, cores, solve)
     others = tuple(i for i in range(rank) if i not in places)
     moved = others + places != tuple(range(rank))
     order = (*others, *places)
@@ -240,12 +240,12 @@ def batch_of_lhs(lhs: Sequence[Any]) -> Shape:
 
 
 def adjoint(
-    how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL
+    how: Options, slot: Slot, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL
 ) -> Gradients:
     """The gradients with respect to all inputs of a solution, or those wanted, in the arrays of the engine."""
-    if keep.kept is None and how.recompute:
+    if slot.held is None and how.recompute:
         return adjoint_anew(how, inputs, y, g, wanted)
-    system, factor, problem, solution = prepare(how, keep, lhs_of(inputs), y.shape[-3])
+    system, factor, problem, solution = prepare(how, slot, lhs_of(inputs), y.shape[-3])
     with calls_on(system):
         if problem is None:
             problem = Problem(system, like(system, inputs[1]), like(system, inputs[2]), tuple(y.shape[:-3]))
@@ -253,7 +253,7 @@ def adjoint(
         return factor.adjoint(problem, solution, like(system, g), wanted)
 
 
-def adjoint_anew(how: Statement, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL) -> Gradients:
+def adjoint_anew(how: Options, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients = ALL) -> Gradients:
     """`adjoint` where nothing was kept, nor will be."""
     _, problem = _for_engine(how._replace(n_steps=y.shape[-3]), _build_problem, inputs)
     with calls_on(problem.system):
@@ -261,10 +261,10 @@ def adjoint_anew(how: Statement, inputs: Sequence[Any], y: Tensor, g: Tensor, wa
         return adjoint_without_factor(problem, y, g, wanted, engine=how.engine, recompute=how.recompute)
 
 
-def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
+def adjoint_on_cpu(slot: Slot, g: Tensor, wanted: Gradients) -> list[Tensor | None] | None:
     """`adjoint` with what `solution_on_cpu` kept, for a g that has values: the gradients of c, b, u and s that are
     wanted. None where nothing was kept there."""
-    kept = keep.kept
+    kept = slot.held
     if kept is None or kept.problem is None or type(kept.y) is not np.ndarray:
         return None
     if torch._C._len_torch_dispatch_stack() or type(g) not in PLAIN or not g.is_cpu:
@@ -273,32 +273,32 @@ def adjoint_on_cpu(keep: Keep, g: Tensor, wanted: Gradients) -> list[Tensor | No
     return [None if x is None else torch.from_numpy(x) for x in gradients[:4]]
 
 
-def prepare(how: Statement, keep: Keep, lhs: Sequence[Any], n_steps: int | None) -> Kept:
+def prepare(how: Options, slot: Slot, lhs: Sequence[Any], n_steps: int | None) -> Eliminated:
     """The factor that is kept, or else a new one."""
-    if keep.kept is not None:
-        return keep.kept
+    if slot.held is not None:
+        return slot.held
     engine, system = _for_engine(how._replace(n_steps=n_steps), _build_system, lhs)
     with calls_on(system):
         factor = eliminate(engine, system, check=how.check)
-    kept = Kept(system, factor)
+    kept = Eliminated(system, factor)
     if not how.recompute:
-        keep.kept = kept
+        slot.held = kept
     return kept
 
 
-def statistics(how: Statement, inputs: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
+def statistics(how: Options, inputs: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
     """The problem in the arrays of the engine, and its statistics, with the gradients that are wanted."""
     engine, problem = _for_engine(how, _build_problem, inputs)
     with calls_on(problem.system):
         return problem, statistics_of(engine, problem, wanted, check=how.check)
 
 
-def _build_problem(how: Statement, c: Any, b: Any, u: Any, s: Any, *w: Any) -> Problem:
+def _build_problem(how: Options, c: Any, b: Any, u: Any, s: Any, *w: Any) -> Problem:
     """The problem, checked but for its values, in arrays or tensors of any kind."""
     return Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=Weights(*w), values=False)
 
 
-def _build_system(how: Statement, c: Any, s: Any, *w: Any) -> System:
+def _build_system(how: Options, c: Any, s: Any, *w: Any) -> System:
     return System.build(
         c,
         s,
@@ -311,7 +311,7 @@ def _build_system(how: Statement, c: Any, s: Any, *w: Any) -> System:
     )
 
 
-def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) -> tuple[Engine, T_]:
+def _for_engine(how: Options, build: Callable[..., T_], given: Sequence[Any]) -> tuple[Engine, T_]:
     """The engine, and what `build` makes of the arrays that it takes: NumPy or CuPy arrays, or tensors."""
     arrays, result = _on_cpu(given), None
     if arrays is not None:
@@ -327,7 +327,7 @@ def _for_engine(how: Statement, build: Callable[..., T_], given: Sequence[Any]) 
     return _engine(how, result), result
 
 
-def _engine(how: Statement, built: Problem | System) -> Engine:
+def _engine(how: Options, built: Problem | System) -> Engine:
     return select(how.engine, built.system if isinstance(built, Problem) else built)
 
 

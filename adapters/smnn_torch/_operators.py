@@ -7,7 +7,7 @@ The derivative of the first is itself again, so that derivatives of any order, i
 mode, follow. An ordinary backward pass of a solution, whose result will not be differentiated again, takes the shortcut
 of the engine's fused adjoint instead.
 
-Arguments: `how`, a `Statement`; `keep`, where the factor is or will be; inputs in the order of `FIELDS`, or those of
+Arguments: `how`, a `Options`; `slot`, where the factor is or will be; inputs in the order of `FIELDS`, or those of
 the left-hand side, lhs; weights are tensors or numbers.
 
 Tensors that only stand for others (traced, or batched by `is_grads_batched`) go through the custom ops of `_ops`, whose
@@ -48,7 +48,7 @@ from smnn_core.extend import (
 
 from . import _bridge as bridge
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision
+from ._bridge import Options, Slot, full_precision
 
 __all__ = ["LHS_RANKS", "RANKS", "augmented", "problem_of", "solution", "system_of", "with_batch_in_front"]
 
@@ -59,19 +59,19 @@ AUGMENTED_RANKS = {**LHS_RANKS, "f.equation": 2, "f.initial": 3, "f.smoothness":
 N_LHS = len(LHS_RANKS)
 
 
-def solution(how: Statement, keep: Keep, inputs: Sequence[Any]) -> Tensor:
+def solution(how: Options, slot: Slot, inputs: Sequence[Any]) -> Tensor:
     """`Solution.apply`; without the work that only other transforms need where there is none but reverse mode."""
     c, b, u, s, *weights = inputs
     if not _NUMBERS.issuperset(map(type, weights)) or _forward_mode_is_on() or _functorch_is_active():
-        return Solution.apply(how, keep, *inputs)
-    return _ReverseModeSolution.apply((how, keep, weights), c, b, u, s)
+        return Solution.apply(how, slot, *inputs)
+    return _ReverseModeSolution.apply((how, slot, weights), c, b, u, s)
 
 
 _NUMBERS = frozenset((float, int))
 
 
 def augmented(
-    how: Statement, keep: Keep, lhs: Sequence[Any], f: Sequence[Any] | None, g: Tensor | None, *, rows: bool = True
+    how: Options, slot: Slot, lhs: Sequence[Any], f: Sequence[Any] | None, g: Tensor | None, *, rows: bool = True
 ) -> tuple[Any, Tensor]:
     """v (None unless rows are wanted) and y; all of f and g that is None is zero.
 
@@ -81,7 +81,7 @@ def augmented(
     if any(isinstance(x, Tensor) and bridge.is_legacy_batched(x) for x in (*lhs, *f, g)):
         result = ops.call(OPS[rows], how, (*lhs, *f, g))
     else:
-        result = Augmented.apply(how, keep, rows, *lhs, *f, g)
+        result = Augmented.apply(how, slot, rows, *lhs, *f, g)
     return (Rows(*result[:3]), result[3]) if rows else (None, result)
 
 
@@ -89,66 +89,66 @@ OPS = {True: "augmented", False: "augmented_states"}
 
 
 class Augmented(Function):
-    """(how, keep, rows, lhs, f, g) -> (v, y), or y where rows are not wanted."""
+    """(how, slot, rows, lhs, f, g) -> (v, y), or y where rows are not wanted."""
 
     @staticmethod
-    def forward(how: Statement, keep: Keep, rows: bool, *tensors: Any) -> Any:
+    def forward(how: Options, slot: Slot, rows: bool, *tensors: Any) -> Any:
         if not bridge.is_plain(tensors):
             return ops.below_autograd(OPS[rows], how, tensors)
-        results = bridge.augmented(how, keep, rows, tensors[:N_LHS], tensors[N_LHS:-1], tensors[-1])
+        results = bridge.augmented(how, slot, rows, tensors[:N_LHS], tensors[N_LHS:-1], tensors[-1])
         return results if rows else results[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        how, keep, ctx.rows, *tensors = inputs
-        _save(ctx, how, keep, *tensors, *(output if ctx.rows else (output,)))
+        how, slot, ctx.rows, *tensors = inputs
+        _save(ctx, how, slot, *tensors, *(output if ctx.rows else (output,)))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
         if all(x is None for x in cotangents):
             return None, None, None, *(None for _ in needed)
-        how, keep, lhs, f, g, v, y = _parts(ctx.rows, _saved(ctx))
+        how, slot, lhs, f, g, v, y = _parts(ctx.rows, _saved(ctx))
         *of_rows, of_y = cotangents if ctx.rows else (None, None, None, *cotangents)
         with full_precision(y):
             system = system_of(how, lhs, y.shape[-3])
             if v is None and any(needed[:N_LHS]):
-                v, y = augmented(how, keep, lhs, f, g)
-            μ, λ = augmented(how, keep, lhs, _in_all_rows(system, of_rows), of_y)
+                v, y = augmented(how, slot, lhs, f, g)
+            μ, λ = augmented(how, slot, lhs, _in_all_rows(system, of_rows), of_y)
             gradients = by_field(pullback(system, v, y, μ, λ) if any(needed[:N_LHS]) else NONE)
             pairs = zip((*μ, λ), (*f, g), strict=True)
             of_b = [None if x is None else sum_to_shape(xp, a, tuple(x.shape)) for a, x in pairs]
         return None, None, None, *_needed((*lhs_of(gradients), *of_b), needed)
 
     @staticmethod
-    def jvp(ctx: Any, _how: None, _keep: None, _rows: None, *tangents: Tensor | None) -> Any:
+    def jvp(ctx: Any, _how: None, _slot: None, _rows: None, *tangents: Tensor | None) -> Any:
         dc, ds, *dw = tangents[:N_LHS]
         with _inside_jvp(ctx) as saved:
-            how, keep, lhs, f, _, v, y = _parts(ctx.rows, saved)
+            how, slot, lhs, f, _, v, y = _parts(ctx.rows, saved)
             system = system_of(how, lhs, y.shape[-3])
             if v is None:
                 v = rows_left(system, f, y)
             δ, γ = pushforward(system, Gradients(dc, None, None, ds, Weights(*dw)), v, y)
             parts = zip(3 * (None,) if δ is None else δ, tangents[N_LHS:-1], strict=True)
             df = _in_all_rows(system, [_sum(a, b) for a, b in parts])
-            dv, dy = augmented(how, keep, lhs, df, _sum(γ, tangents[-1]), rows=ctx.rows)
+            dv, dy = augmented(how, slot, lhs, df, _sum(γ, tangents[-1]), rows=ctx.rows)
             dy = torch.broadcast_to(dy, y.shape)
             return (*map(torch.broadcast_to, dv, (x.shape for x in v)), dy) if ctx.rows else dy
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, rows: bool, *tensors: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Options, slot: Slot, rows: bool, *tensors: Any) -> Any:
         moved = with_batch_in_front(AUGMENTED_RANKS, in_dims[3:], tensors)
-        return Augmented.apply(how, keep, rows, *moved), (0, 0, 0, 0) if rows else 0
+        return Augmented.apply(how, slot, rows, *moved), (0, 0, 0, 0) if rows else 0
 
 
 class Solution(Function):
-    """(how, keep, inputs) -> y."""
+    """(how, slot, inputs) -> y."""
 
     @staticmethod
-    def forward(how: Statement, keep: Keep, *inputs: Any) -> Tensor:
+    def forward(how: Options, slot: Slot, *inputs: Any) -> Tensor:
         if not bridge.is_plain(inputs):
             return ops.below_autograd("solution", how, inputs)
-        return bridge.solution(how, keep, inputs)
+        return bridge.solution(how, slot, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -159,40 +159,40 @@ class Solution(Function):
         needed = ctx.needs_input_grad[2:]
         if g is None:
             return None, None, *(None for _ in needed)
-        how, keep, *inputs, y = _saved(ctx)
-        gradients = _pulled_back(how, keep, inputs, y, g, from_fields(needed))
+        how, slot, *inputs, y = _saved(ctx)
+        gradients = _pulled_back(how, slot, inputs, y, g, from_fields(needed))
         return None, None, *_needed(by_field(gradients), needed)
 
     @staticmethod
-    def jvp(ctx: Any, _how: None, _keep: None, *tangents: Tensor | None) -> Tensor:
-        with _inside_jvp(ctx) as (how, keep, *inputs, y):
+    def jvp(ctx: Any, _how: None, _slot: None, *tangents: Tensor | None) -> Tensor:
+        with _inside_jvp(ctx) as (how, slot, *inputs, y):
             how, problem = _solved(how, inputs, y)
             f, g = solution_pushforward(problem, y, from_fields(tangents))
-            _, dy = augmented(how, keep, lhs_of(inputs), f, g, rows=False)
+            _, dy = augmented(how, slot, lhs_of(inputs), f, g, rows=False)
             return torch.broadcast_to(dy, y.shape)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], how: Statement, keep: Keep, *inputs: Any) -> tuple[Tensor, int]:
-        return Solution.apply(how, keep, *with_batch_in_front(RANKS, in_dims[2:], inputs)), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], how: Options, slot: Slot, *inputs: Any) -> tuple[Tensor, int]:
+        return Solution.apply(how, slot, *with_batch_in_front(RANKS, in_dims[2:], inputs)), 0
 
 
 class _ReverseModeSolution(Function):
-    """((how, keep, weights), c, b, u, s) -> y, for weights that are numbers, outside of functorch and forward mode.
+    """((how, slot, weights), c, b, u, s) -> y, for weights that are numbers, outside of functorch and forward mode.
 
     Without `setup_context`, for which PyTorch binds arguments, and with as few arguments as possible.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, others: tuple[Statement, Keep, Sequence[float]], c: Tensor, b: Tensor, u: Tensor, s: Tensor
+        ctx: Any, others: tuple[Options, Slot, Sequence[float]], c: Tensor, b: Tensor, u: Tensor, s: Tensor
     ) -> Tensor:
-        how, keep, weights = others
-        y = bridge.solution_on_cpu(how, keep, weights, c, b, u, s)
+        how, slot, weights = others
+        y = bridge.solution_on_cpu(how, slot, weights, c, b, u, s)
         if y is None:
-            y = Solution.forward(how, keep, c, b, u, s, *weights)
+            y = Solution.forward(how, slot, c, b, u, s, *weights)
         ctx.set_materialize_grads(False)
         ctx.statement = how, weights
-        ctx.save_for_backward(c, b, u, s, y, _token(keep))
+        ctx.save_for_backward(c, b, u, s, y, _token(slot))
         return y
 
     @staticmethod
@@ -202,12 +202,12 @@ class _ReverseModeSolution(Function):
         how, weights = ctx.statement
         *inputs, y, token = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
-        wanted, keep = _wanted(needed), _kept(token)
+        wanted, slot = _wanted(needed), _kept(token)
         if not _differentiable(g, *inputs, y):
-            gradients = bridge.adjoint_on_cpu(keep, g, wanted)
+            gradients = bridge.adjoint_on_cpu(slot, g, wanted)
             if gradients is not None:
                 return None, *gradients
-        of_inputs = _pulled_back(how, keep, (*inputs, *weights), y, g, wanted)[:4]
+        of_inputs = _pulled_back(how, slot, (*inputs, *weights), y, g, wanted)[:4]
         return None, *_needed(of_inputs, needed)
 
 
@@ -217,29 +217,27 @@ def _wanted(needed: tuple[bool, ...]) -> Gradients:
     return from_fields((*needed, False, False, False))
 
 
-def _pulled_back(
-    how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients
-) -> Gradients:
+def _pulled_back(how: Options, slot: Slot, inputs: Sequence[Any], y: Tensor, g: Tensor, wanted: Gradients) -> Gradients:
     """The gradients, or those wanted, with respect to all inputs of a solution: in tensors where they may be
     differentiated again, else in arrays of the engine."""
     if _differentiable(g, *inputs, y):
-        return _gradients(how, keep, inputs, y, g)
-    if not bridge.is_plain((g,) if keep.kept is not None else (*inputs, y, g)):
+        return _gradients(how, slot, inputs, y, g)
+    if not bridge.is_plain((g,) if slot.held is not None else (*inputs, y, g)):
         return from_fields(ops.below_autograd("adjoint", how, (*inputs, y, g)))
-    return bridge.adjoint(how, keep, inputs, y, g, wanted)
+    return bridge.adjoint(how, slot, inputs, y, g, wanted)
 
 
-def _gradients(how: Statement, keep: Keep, inputs: Sequence[Any], y: Tensor, g: Tensor) -> Gradients:
+def _gradients(how: Options, slot: Slot, inputs: Sequence[Any], y: Tensor, g: Tensor) -> Gradients:
     """The gradients with respect to all inputs of a solution, themselves differentiable."""
     lhs = lhs_of(inputs)
     with full_precision(y):
         how, problem = _solved(how, inputs, y)
-        v, y = augmented(how, keep, lhs, weighted(problem.system.weights, problem.rows), None)
-        μ, λ = augmented(how, keep, lhs, None, g)
+        v, y = augmented(how, slot, lhs, weighted(problem.system.weights, problem.rows), None)
+        μ, λ = augmented(how, slot, lhs, None, g)
         return solution_pullback(problem, y, v, μ, λ)
 
 
-def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
+def system_of(how: Options, lhs: Sequence[Any], n_steps: int) -> System:
     """The left-hand side in tensors of any kind, checked long ago: to write derivatives with."""
     c, s, *w = lhs
     weights = Weights(*(torch.as_tensor(x, dtype=c.dtype, device=c.device) for x in w))
@@ -257,13 +255,13 @@ def system_of(how: Statement, lhs: Sequence[Any], n_steps: int) -> System:
     )
 
 
-def problem_of(how: Statement, inputs: Sequence[Any], batch: Shape, n_steps: int) -> Problem:
+def problem_of(how: Options, inputs: Sequence[Any], batch: Shape, n_steps: int) -> Problem:
     """The problem of a solution, as `system_of`."""
     _, b, u, *_ = inputs
     return Problem(system_of(how, lhs_of(inputs), n_steps), b, u, batch)
 
 
-def _solved(how: Statement, inputs: Sequence[Any], y: Tensor) -> tuple[Statement, Problem]:
+def _solved(how: Options, inputs: Sequence[Any], y: Tensor) -> tuple[Options, Problem]:
     """How, with T, and the problem that y solves."""
     *batch, T, _, _ = y.shape
     return how._replace(n_steps=T), problem_of(how, inputs, tuple(batch), T)
@@ -306,48 +304,48 @@ def _differentiable(g: Tensor, *others: Any) -> bool:
     return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in (g, *others))
 
 
-def _save(ctx: Any, how: Statement, keep: Keep, *tensors: Any) -> None:
+def _save(ctx: Any, how: Options, slot: Slot, *tensors: Any) -> None:
     """Saves inputs and results for both modes."""
     ctx.set_materialize_grads(False)
     ctx.how = how
     ctx.numbers = {i: x for i, x in enumerate(tensors) if not isinstance(x, Tensor)}
-    saved = [x if isinstance(x, Tensor) else None for x in (*tensors, _token(keep))]
+    saved = [x if isinstance(x, Tensor) else None for x in (*tensors, _token(slot))]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
 
 
 def _saved(ctx: Any) -> list[Any]:
-    """how, keep, the inputs (weights that are numbers included) and the results."""
+    """how, slot, the inputs (weights that are numbers included) and the results."""
     *tensors, token = ctx.saved_tensors
     return [ctx.how, _kept(token), *(ctx.numbers.get(i, x) for i, x in enumerate(tensors))]
 
 
 def _parts(rows: bool, saved: Sequence[Any]) -> tuple[Any, ...]:
-    """how, keep, lhs, f, g, v and y of `Augmented`, v None where rows are not wanted."""
-    how, keep, *tensors = saved
+    """how, slot, lhs, f, g, v and y of `Augmented`, v None where rows are not wanted."""
+    how, slot, *tensors = saved
     lhs, f, results = tensors[:N_LHS], tensors[N_LHS : N_LHS + 3], tensors[N_LHS + 4 :]
-    return how, keep, lhs, f, tensors[N_LHS + 3], Rows(*results[:3]) if rows else None, results[-1]
+    return how, slot, lhs, f, tensors[N_LHS + 3], Rows(*results[:3]) if rows else None, results[-1]
 
 
-def _token(keep: Keep) -> Tensor | None:
+def _token(slot: Slot) -> Tensor | None:
     """A tensor that carries the factor, to be saved with the others.
 
     The factor does not hang on ctx: so it is freed with what is saved after a backward pass, and dropped and made again
     with that by `torch.utils.checkpoint`.
     """
-    if keep.kept is None:
+    if slot.held is None:
         return None
     token = _NOTHING.detach()  # quicker than a new one
-    token.keep = keep
+    token.slot = slot
     return token
 
 
 _NOTHING = torch.empty(0, device="cpu")
 
 
-def _kept(token: Tensor | None) -> Keep:
+def _kept(token: Tensor | None) -> Slot:
     """The argument of `_token`; hooks on saved tensors, such as `save_on_cpu`, may have made a copy without it."""
-    return getattr(token, "keep", None) or Keep()
+    return getattr(token, "slot", None) or Slot()
 
 
 @contextmanager
@@ -390,15 +388,15 @@ def with_batch_in_front(ranks: Mapping[str, int], in_dims: Sequence[int | None],
     return result
 
 
-def _adjoint(how: Statement, keep: Keep, *tensors: Any) -> list[Any]:
+def _adjoint(how: Options, slot: Slot, *tensors: Any) -> list[Any]:
     """The gradients, by the engine's adjoint where nobody differentiates them again, as in a compiled backward pass."""
     *inputs, y, g = tensors
     if _differentiable(g, *inputs, y):
-        return list(by_field(_gradients(how, keep, inputs, y, g)))
+        return list(by_field(_gradients(how, slot, inputs, y, g)))
     return list(ops.below_autograd("adjoint", how, tensors))
 
 
 ops.differentiate("solution", Solution.apply)
 for _rows, _name in OPS.items():
-    ops.differentiate(_name, partial(lambda rows, how, keep, *rest: Augmented.apply(how, keep, rows, *rest), _rows))
+    ops.differentiate(_name, partial(lambda rows, how, slot, *rest: Augmented.apply(how, slot, rows, *rest), _rows))
 ops.differentiate("adjoint", _adjoint)

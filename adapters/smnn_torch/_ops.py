@@ -25,7 +25,7 @@ from smnn_core import HERMITE, TAYLOR, WIENER, Scheme, Weights
 from smnn_core.extend import FIELDS, Problem, broadcast_shapes, by_field
 
 from . import _bridge as bridge
-from ._bridge import Keep, Statement
+from ._bridge import Options, Slot
 
 __all__ = ["below_autograd", "call", "differentiate"]
 
@@ -40,7 +40,7 @@ BUILT_IN = {scheme.name: scheme for scheme in (TAYLOR, HERMITE, WIENER)}
 LIBRARY = torch.library.Library("smnn", "DEF")
 
 
-def below_autograd(name: str, how: Statement, tensors: Sequence[Any]) -> Any:
+def below_autograd(name: str, how: Options, tensors: Sequence[Any]) -> Any:
     """`call` for the forward pass of an autograd function."""
     # Fake tensors copy `.grad` (https://github.com/pytorch/pytorch/pull/82593): of others than leaves with a warning.
     tensors = [x.detach() if isinstance(x, Tensor) and not x.is_leaf else x for x in tensors]
@@ -48,7 +48,7 @@ def below_autograd(name: str, how: Statement, tensors: Sequence[Any]) -> Any:
         return call(name, how, tensors)
 
 
-def call(name: str, how: Statement, tensors: Sequence[Any]) -> Any:
+def call(name: str, how: Options, tensors: Sequence[Any]) -> Any:
     """An op, with its arguments as the schema has them: tensors, and weights that may be numbers, in order."""
     c = tensors[0]
     tensors = [x if x is None or isinstance(x, Tensor) else c.new_full((), x) for x in tensors]
@@ -58,24 +58,24 @@ def call(name: str, how: Statement, tensors: Sequence[Any]) -> Any:
 
 
 def differentiate(name: str, function: Callable[..., Any]) -> None:
-    """Makes function(how, keep, *arguments) the op's kernel for autograd and for every transform of functorch.
+    """Makes function(how, slot, *arguments) the op's kernel for autograd and for every transform of functorch.
 
     The second key is where functorch takes over an op: there, an autograd function can still ask for its own rules.
     """
 
     def kernel(*args: Any) -> Any:
         how, arguments = _split(args)
-        return function(how, Keep(), *arguments)
+        return function(how, Slot(), *arguments)
 
     for key in ("Autograd", "FuncTorchDynamicLayerFrontMode"):
         LIBRARY.impl(name, kernel, key)
 
 
-def _split(args: Sequence[Any]) -> tuple[Statement, Sequence[Any]]:
+def _split(args: Sequence[Any]) -> tuple[Options, Sequence[Any]]:
     """The arguments of an op as those of an operator."""
     n_steps, n_initial_steps, n_initial_orders, name, F, G, engine, check, recompute = args[-N_HOW:]
     scheme = BUILT_IN[name] if not F else _scheme(name, int(args[0].shape[-1]), tuple(F), tuple(G))
-    return Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, recompute), args[:-N_HOW]
+    return Options(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check, recompute), args[:-N_HOW]
 
 
 def _encode(scheme: Scheme, c: Tensor) -> tuple[str, list[float], list[float]]:
@@ -95,30 +95,30 @@ def _scheme(name: str, K: int, F: tuple[float, ...], G: tuple[float, ...]) -> Sc
     return Scheme.from_matrices(*([M[i : i + K] for i in range(0, len(M), K)] for M in (F, G)), name=name)
 
 
-def _solution(how: Statement, *inputs: Any) -> Tensor:
-    return bridge.solution(how, Keep(), inputs).contiguous()
+def _solution(how: Options, *inputs: Any) -> Tensor:
+    return bridge.solution(how, Slot(), inputs).contiguous()
 
 
-def _fake_solution(how: Statement, c: Tensor, b: Tensor, u: Tensor, s: Tensor, *w: Tensor) -> Tensor:
+def _fake_solution(how: Options, c: Tensor, b: Tensor, u: Tensor, s: Tensor, *w: Tensor) -> Tensor:
     problem = Problem.build(c, b, u, s, n_steps=how.n_steps, scheme=how.scheme, weights=Weights(*w))
     return c.new_empty((*problem.batch, problem.system.n_steps, *c.shape[-2:]))
 
 
-def _adjoint(how: Statement, *tensors: Any) -> list[Tensor]:
+def _adjoint(how: Options, *tensors: Any) -> list[Tensor]:
     *inputs, y, g = tensors
     return [bridge.tensor(x).contiguous() for x in by_field(bridge.adjoint_anew(how, inputs, y, g))]
 
 
-def _fake_adjoint(how: Statement, *tensors: Any) -> list[Tensor]:
+def _fake_adjoint(how: Options, *tensors: Any) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in tensors[:-2]]
 
 
-def _augmented(how: Statement, *tensors: Any, rows: bool) -> tuple[Tensor, ...]:
+def _augmented(how: Options, *tensors: Any, rows: bool) -> tuple[Tensor, ...]:
     *lhs, e, i, s, g = tensors
-    return tuple([x.contiguous() for x in bridge.augmented(how, Keep(), rows, lhs, (e, i, s), g)])
+    return tuple([x.contiguous() for x in bridge.augmented(how, Slot(), rows, lhs, (e, i, s), g)])
 
 
-def _fake_augmented(how: Statement, *tensors: Any, rows: bool) -> tuple[Tensor, ...]:
+def _fake_augmented(how: Options, *tensors: Any, rows: bool) -> tuple[Tensor, ...]:
     *lhs, e, i, s, g = tensors
     c, given = lhs[0], {"f.equation": (e, 2), "f.initial": (i, 3), "f.smoothness": (s, 3), "g": (g, 3)}
     batches = {name: tuple(x.shape[: x.ndim - rank]) for name, (x, rank) in given.items() if x is not None}
@@ -130,11 +130,11 @@ def _fake_augmented(how: Statement, *tensors: Any, rows: bool) -> tuple[Tensor, 
     return tuple([c.new_empty((*batch, *core)) for core in (cores if rows else cores[-1:])])
 
 
-def _states(how: Statement, *tensors: Any) -> Tensor:
+def _states(how: Options, *tensors: Any) -> Tensor:
     return _augmented(how, *tensors, rows=False)[0]
 
 
-def _fake_states(how: Statement, *tensors: Any) -> Tensor:
+def _fake_states(how: Options, *tensors: Any) -> Tensor:
     return _fake_augmented(how, *tensors, rows=False)[0]
 
 

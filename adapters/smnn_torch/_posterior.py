@@ -36,7 +36,7 @@ from smnn_core.extend import (
 )
 
 from . import _bridge as bridge
-from ._bridge import Keep, Statement
+from ._bridge import Options, Slot
 from ._operators import LHS_RANKS, RANKS, augmented, problem_of, solution, with_batch_in_front
 from ._solve import stated
 
@@ -62,13 +62,13 @@ def posterior(
     of first order, in reverse mode (`backward`, `torch.func.grad`, also under `torch.func.vmap`), and a second one
     raises ArgumentError. Compiled functions run it outside of their graphs.
     """
-    how = Statement(scheme, n_steps, 0, 0, engine, check)
+    how = Options(scheme, n_steps, 0, 0, engine, check)
     how, inputs = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
     inputs = tuple(map(owned, inputs))  # later changes in place are not its own
-    keep = Keep()
-    y = solution(how, keep, inputs)
+    slot = Slot()
+    y = solution(how, slot, inputs)
     how = how._replace(n_steps=y.shape[-3])
-    return Posterior(y, problem_of(how, inputs, tuple(y.shape[:-3]), y.shape[-3]), how, keep, inputs)
+    return Posterior(y, problem_of(how, inputs, tuple(y.shape[:-3]), y.shape[-3]), how, slot, inputs)
 
 
 @torch.compiler.disable
@@ -98,9 +98,9 @@ def _statistics_alone(
     check: bool = False,
 ) -> tuple[Problem, Tensor, Tensor]:
     """The problem, log det M and |W (d - A y)|^2, without the solution."""
-    how = Statement(scheme, n_steps, 0, 0, engine, check)
+    how = Options(scheme, n_steps, 0, 0, engine, check)
     how, inputs = stated(how, *arguments, weights)
-    call = _Call(how, Keep())
+    call = _Call(how, Slot())
     log_determinant, minimum = _moments("statistics", call, *inputs)
     assert call.statistics is not None
     n_steps = call.statistics[1].system.n_steps
@@ -112,9 +112,9 @@ class Posterior(CorePosterior):
 
     mean: Tensor
 
-    def __init__(self, mean: Tensor, problem: Problem, how: Statement, keep: Keep, inputs: Sequence[Any]) -> None:
+    def __init__(self, mean: Tensor, problem: Problem, how: Options, slot: Slot, inputs: Sequence[Any]) -> None:
         super().__init__(mean, problem, None)
-        self._how, self._keep, self._inputs, self._call = how, keep, inputs, _Call(how, keep)
+        self._how, self._slot, self._inputs, self._call = how, slot, inputs, _Call(how, slot)
         self._known: dict[tuple[str, bool], tuple[Tensor, ...]] = {}
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -129,7 +129,7 @@ class Posterior(CorePosterior):
 
     @torch.compiler.disable
     def _response(self, ξ: Rows) -> Tensor:
-        return augmented(self._how, self._keep, lhs_of(self._inputs), ξ, None, rows=False)[1]
+        return augmented(self._how, self._slot, lhs_of(self._inputs), ξ, None, rows=False)[1]
 
     @property
     def _blocks(self) -> tuple[Tensor, Tensor]:
@@ -156,8 +156,8 @@ class _Call:
     """The state of one posterior: the factor that gives its moments, once there is one, and statistics
     with those gradients that were `moving` when they were asked for."""
 
-    def __init__(self, how: Statement, keep: Keep) -> None:
-        self.how, self.keep = how, keep
+    def __init__(self, how: Options, slot: Slot) -> None:
+        self.how, self.slot = how, slot
         self.factor: Any = None
         self.statistics: tuple[Sequence[Any], Problem, Statistics] | None = None
         self.moving = NONE
@@ -165,9 +165,9 @@ class _Call:
     def prepare(self, lhs: Sequence[Any]) -> Any:
         """The factor of (c, s, weights): the one that is kept, if theirs; under vmap they may have other batch axes."""
         if self.factor is None or not _fits(self.factor.system, lhs):
-            kept = self.keep.kept
+            kept = self.slot.held
             if kept is None or not _fits(kept.system, lhs):
-                kept = bridge.prepare(self.how, Keep(), lhs, self.how.n_steps)
+                kept = bridge.prepare(self.how, Slot(), lhs, self.how.n_steps)
             self.factor = kept.factor
         return self.factor
 
@@ -187,7 +187,7 @@ def _moments(name: str, call: _Call, *tensors: Any) -> tuple[Tensor, ...]:
 
 def _statistics(call: _Call, inputs: Sequence[Any], wanted: Gradients) -> tuple[Problem, Statistics]:
     """The statistics of inputs that have values."""
-    if call.factor is None and call.keep.kept is None:
+    if call.factor is None and call.slot.held is None:
         return bridge.statistics(call.how, inputs, wanted)
     factor = call.prepare(lhs_of(inputs))
     b, u = (bridge.like(factor.system, x) for x in inputs[1:3])

@@ -27,7 +27,7 @@ from smnn_core.extend import (
 )
 
 from . import _ops as ops
-from ._bridge import Keep, Statement, full_precision, is_plain, prepare
+from ._bridge import Options, Slot, full_precision, is_plain, prepare
 from ._operators import augmented, solution, system_of
 
 __all__ = ["Factorization", "error_estimate", "factorize", "solve_ode"]
@@ -79,16 +79,16 @@ def solve_ode(
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError, SchemeError, EngineError: before any work.
         SingularSystemError: as `smnn_core.solve_ode`.
     """
-    how = Statement(scheme, n_steps, 0, 0, engine, check, recompute)
+    how = Options(scheme, n_steps, 0, 0, engine, check, recompute)
     how, inputs = stated(how, coefficients, rhs, initial_values, step_sizes, weights)
     if torch.compiler.is_compiling():
         return ops.call("solution", how, inputs)
-    return solution(how, Keep(), inputs)
+    return solution(how, Slot(), inputs)
 
 
 def stated(
-    how: Statement, coefficients: Tensor, rhs: Tensor, initial_values: Tensor, step_sizes: Tensor, weights: Weights
-) -> tuple[Statement, tuple[Any, ...]]:
+    how: Options, coefficients: Tensor, rhs: Tensor, initial_values: Tensor, step_sizes: Tensor, weights: Weights
+) -> tuple[Options, tuple[Any, ...]]:
     """The arguments of a solution as those of its operator: how, with T_init and R_init, and the inputs."""
     check_weights(weights)
     c, b, u, s, *w = _checked(NAMES[:4], (coefficients, rhs, initial_values, step_sizes), weights)
@@ -152,10 +152,10 @@ def factorize(
             "factorize cannot be given tensors that a transform of torch.func (vmap, jvp, ...) is looking at: call it "
             "outside of the transform, or solve_ode inside."
         )
-    how = Statement(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
-    keep, lhs = Keep(), tuple(map(owned, lhs))
-    n_steps = prepare(how, keep, lhs, n_steps).system.n_steps
-    return Factorization(how._replace(n_steps=n_steps), keep, lhs, n_steps)
+    how = Options(scheme, n_steps, n_initial_steps, n_initial_orders, engine, check)
+    slot, lhs = Slot(), tuple(map(owned, lhs))
+    n_steps = prepare(how, slot, lhs, n_steps).system.n_steps
+    return Factorization(how._replace(n_steps=n_steps), slot, lhs, n_steps)
 
 
 def refuse_gradients(lhs: Sequence[Any]) -> None:
@@ -179,8 +179,8 @@ class Factorization:
     that was pickled, eliminates at its first call.
     """
 
-    _how: Statement
-    _keep: Keep
+    _how: Options
+    _slot: Slot
     _lhs: tuple[Any, ...]
     _n_steps: int
 
@@ -201,8 +201,8 @@ class Factorization:
         if torch.compiler.is_compiling():
             return ops.call("solution", self._how, inputs)
         Problem.of(system_of(self._how, self._lhs, self._n_steps), b, u)
-        prepare(self._how, self._keep, self._lhs, self._n_steps)  # (where this is a copy: without a right-hand side)
-        return solution(self._how, self._keep, inputs)
+        prepare(self._how, self._slot, self._lhs, self._n_steps)  # (where this is a copy: without a right-hand side)
+        return solution(self._how, self._slot, inputs)
 
     def normal_solve(self, g: Tensor) -> Tensor:
         """M^-1 g with M = A^T W^2 A, for g of shape (..., T, V, R+1).
@@ -214,7 +214,7 @@ class Factorization:
         if torch.compiler.is_compiling():
             return -ops.call("augmented_states", self._how, (*self._lhs, None, None, None, g))
         check_states(system_of(self._how, self._lhs, self._n_steps), "g", g)
-        return -augmented(self._how, self._keep, self._lhs, None, g, rows=False)[1]
+        return -augmented(self._how, self._slot, self._lhs, None, g, rows=False)[1]
 
 
 def _without_missing(u: Tensor, w: Any) -> tuple[Tensor, Any]:

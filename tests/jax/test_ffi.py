@@ -14,7 +14,7 @@ from _jax_case import make_arguments, on_jax, solve
 
 import smnn_core as smnn
 from smnn_jax import _ffi
-from smnn_jax._operators import Static
+from smnn_jax._operators import Options
 
 STRUCTS = {name: struct for name, struct in vars(_ffi).items() if name.startswith("XLA_FFI_")}
 
@@ -55,8 +55,8 @@ def test_a_buffer_is_six_words():
     ids=["taylor", "hermite", "custom"],
 )
 def test_the_static_part_survives_as_text(scheme):
-    static = Static(7, 2, 1, scheme, "auto", wanted=(5, 0))
-    operator, decoded = Static.decode(static.encode("augmented", 3).encode())
+    static = Options(7, 2, 1, scheme, "auto", wanted=(5, 0))
+    operator, decoded = Options.decode(static.encode("augmented", 3).encode())
     assert (operator, decoded.n_steps, decoded.n_initial_steps, decoded.n_initial_orders) == ("augmented", 7, 2, 1)
     assert decoded.wanted == (5, 0)
     for ours, theirs in zip(decoded.scheme.matrices(3), scheme.matrices(3), strict=True):

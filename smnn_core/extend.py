@@ -40,7 +40,7 @@ than public names do; the changelog says so when they do.
 
 **Solving to a tolerance** (`docs/theory/collocation.md`)
 
-- `Equations`, `Conditions`: a residual, and what is given, as users write them; adapters derive from them.
+- `ArrayEquations`, `Conditions`: a residual, and what is given, as users write them; adapters derive from them.
   `takes_constants`: whether conditions are a function of constants, too.
 - `search`: the solution as found, without derivatives; `refined`: on more intervals; `solution_of`: as a function of
   time. `warn_unless_converged`: what is said.
@@ -86,7 +86,7 @@ from .engines.array_api import ArrayEngine
 from .fitting._parameters import has_parameters
 from .trajectory._arithmetic import INCREMENTS, Arithmetic
 from .trajectory._differentiable import DifferentiableSolution, differentiable, differentiable_on_mesh
-from .trajectory._equations import Conditions, Equations, takes_constants
+from .trajectory._equations import ArrayEquations, Conditions, takes_constants
 from .trajectory._on_mesh import TREES, solve_on_mesh
 from .trajectory._search import checked_times, refined, search
 from .trajectory._solution import solution_of
@@ -106,10 +106,10 @@ __all__ = [
     "UNIT",
     "Arithmetic",
     "ArrayEngine",
+    "ArrayEquations",
     "Conditions",
     "DifferentiableSolution",
     "Engine",
-    "Equations",
     "Factor",
     "Problem",
     "Rows",

@@ -40,9 +40,9 @@ __all__ = ["CORE_AXES", "N_LHS", "OPERATORS", "STEP_SIZES", "N", "Options", "bat
 CORE_AXES = {
     "solution": RANKS,
     "adjoint": (*RANKS, 3, 3),
-    "augmented": (*LHS_RANKS, 2, 3, 3, 3),
-    "augmented_f": (*LHS_RANKS, 2, 3, 3),
-    "augmented_g": (*LHS_RANKS, 3),
+    "states": (*LHS_RANKS, 2, 3, 3, 3),
+    "states_f": (*LHS_RANKS, 2, 3, 3),
+    "states_g": (*LHS_RANKS, 3),
     "blocks": LHS_RANKS,
     "blocks_pullback": (*LHS_RANKS, 3, 3),
     "statistics": RANKS,
@@ -95,11 +95,11 @@ class Options:
             scheme = Scheme.from_matrices(F, G, name=name, citation=citation)
         return operator, Options(T, T_init, R_init, scheme, engine, wanted=tuple(wanted))
 
-    def cores(self, coefficients: Shape) -> tuple[Shape, ...]:
-        """The axes of rows and states behind those of the batch, from the shape of the coefficients."""
+    def row_cores(self, coefficients: Shape) -> tuple[Shape, ...]:
+        """The axes of rows behind those of the batch, from the shape of the coefficients."""
         Q, V, K = coefficients[-3:]
         T, m = self.n_steps, len(self.scheme.rows(K)[0])
-        return (T, Q), (self.n_initial_steps, V, self.n_initial_orders), (T - 1, V, m), (T, V, K)
+        return (T, Q), (self.n_initial_steps, V, self.n_initial_orders), (T - 1, V, m)
 
     def system(self, c: Array, s: Array, *weights: Array) -> System:
         """W A from its arrays, which were checked before."""
@@ -133,8 +133,6 @@ def result_shapes(operator: str, static: Options, shapes: Sequence[Shape]) -> li
     if operator == "statistics":
         gradients = [(*batch, *shapes[i][len(batch) :]) for i in _of_determinant(static) + static.wanted]
         return [batch, batch, *gradients]
-    if operator.startswith("augmented"):
-        return [(*batch, *core) for core in static.cores(shapes[0])]
     return [(*batch, static.n_steps, *shapes[0][-2:])]
 
 
@@ -150,14 +148,13 @@ def solution(static: Options, operands: Sequence[Array]) -> list[Array]:
     return [solve_unjudged(select(static.engine, problem.system), problem)[0]]
 
 
-def augmented(static: Options, operands: Sequence[Array], *, f: bool = True, g: bool = True) -> list[Array]:
-    """[v, y] of the augmented solve; operands those of the left-hand side, then f and g where they are not zero."""
-    system, rest = static.system(*operands[:N_LHS]), list(operands[N_LHS:])
-    factor = select(static.engine, system).factorize(system)
-    v, y = factor.augmented(Rows(*rest[:3]) if f else None, rest[-1] if g else None)
-    batch = batch_shape([x.shape for x in operands], (*LHS_RANKS, *((2, 3, 3) if f else ()), *((3,) if g else ())))
-    results = zip((*v, y), (2, 3, 3, 3), strict=True)
-    return [system.xp.broadcast_to(x, (*batch, *x.shape[x.ndim - rank :])) for x, rank in results]
+def states(static: Options, operands: Sequence[Array], *, f: bool = True, g: bool = True) -> list[Array]:
+    """[y] of the augmented solve; operands those of the left-hand side, then f and g where they are not zero."""
+    system, rest = static.system(*operands[:N_LHS]), operands[N_LHS:]
+    engine = select(static.engine, system)
+    if not f:
+        return [-engine.normal_solve(system, rest[-1])]
+    return [engine.factorize(system).augmented(Rows(*rest[:3]), rest[-1] if g else None, rows=False)[1]]
 
 
 def adjoint(static: Options, operands: Sequence[Array]) -> list[Array]:
@@ -225,9 +222,9 @@ def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
 OPERATORS: dict[str, Callable[[Options, Sequence[Array]], list[Array]]] = {
     "solution": solution,
     "adjoint": adjoint,
-    "augmented": augmented,
-    "augmented_f": partial(augmented, g=False),
-    "augmented_g": partial(augmented, f=False),
+    "states": states,
+    "states_f": partial(states, g=False),
+    "states_g": partial(states, f=False),
     "blocks": blocks,
     "blocks_pullback": blocks_pullback,
     "statistics": statistics,

@@ -200,7 +200,7 @@ def _second_order(operator: str, static: Options, primals: Any, tangents: Any) -
 
 @partial(jax.jit, static_argnums=0)
 def _response(static: Options, lhs: tuple[Array, ...], ξ: Rows) -> Array:
-    return augmented(static, lhs, ξ, None)[1]
+    return augmented(static, lhs, ξ, None, rows=False)[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -29,10 +29,12 @@ from smnn_core.extend import (
     Problem,
     Rows,
     System,
+    apply_transpose,
     by_field,
     from_fields,
     lhs_of,
     pushforward,
+    rows_left,
     solution_pullback,
     solution_pushforward,
     sum_to_shape,
@@ -47,6 +49,9 @@ from ._time import ChunkFactor, drop_halo, with_halo
 Array = Any
 
 __all__ = ["Inputs", "augmented", "solution", "system_of"]
+
+
+NO_ROWS = Rows(None, None, None)
 
 
 class Inputs(NamedTuple):
@@ -66,8 +71,10 @@ def solution(static: Options, inputs: Inputs) -> Array:
     return _solution(*inputs, static=static)[0]
 
 
-def augmented(static: Options, lhs: Sequence[Array], f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
-    """v and y; not both f and g are None, zero. f.smoothness may be None."""
+def augmented(
+    static: Options, lhs: Sequence[Array], f: Rows | None, g: Array | None, *, rows: bool = True
+) -> tuple[Any, Array]:
+    """v, None unless rows are wanted, and y; not both f and g are None, zero. f.smoothness may be None."""
     # every operand has all of its core axes, and as many batch axes as the others
     n = lhs[0].ndim - LHS_RANKS[0]
 
@@ -75,12 +82,13 @@ def augmented(static: Options, lhs: Sequence[Array], f: Rows | None, g: Array | 
         batch = x.shape[: max(x.ndim - len(core), 0)]
         return jnp.broadcast_to(x, (*(1,) * (n - len(batch)), *batch, *core))
 
-    rows = []
+    given = []
     if f is not None:
-        given = (*f[:2], jnp.zeros((), lhs[0].dtype) if f.smoothness is None else f.smoothness)
-        rows = [normalised(x, core) for x, core in zip(given, static.cores(lhs[0].shape)[:3], strict=True)]
-    results = _augmented(*lhs, *rows, *(() if g is None else (g,)), static=static, has_f=f is not None)
-    return Rows(*results[:3]), results[3]
+        parts = (*f[:2], jnp.zeros((), lhs[0].dtype) if f.smoothness is None else f.smoothness)
+        given = [normalised(x, core) for x, core in zip(parts, static.row_cores(lhs[0].shape), strict=True)]
+    given += [] if g is None else [g]
+    results = _augmented(*lhs, *given, static=static, has_f=f is not None, rows=rows)
+    return Rows(*results[:3]) if rows else None, results[-1]
 
 
 def system_of(static: Options, inputs: Sequence[Array]) -> System:
@@ -102,14 +110,25 @@ def _solve(*operands: Array, static: Options) -> list[Array]:
     return [ChunkFactor.of(system, static.time_axis).solve(Rows(inputs.rhs, inputs.initial_values, none))]
 
 
-def _solve_augmented(*operands: Array, static: Options, has_f: bool) -> list[Array]:
-    lhs, rest = operands[:N_LHS], list(operands[N_LHS:])
-    f, g = Rows(*rest[:3]) if has_f else None, None if len(rest) == 3 else rest[-1]
-    if static.time_axis is None:
-        name = "augmented" if f is not None and g is not None else "augmented_g" if f is None else "augmented_f"
-        return call_operator(name, static, *operands)
-    v, y = ChunkFactor.of(static.system(*lhs), static.time_axis).augmented(f, g)
-    return [*v, y]
+def _solve_augmented(*operands: Array, static: Options, has_f: bool, rows: bool) -> list[Array]:
+    """[v, y], or [y]: y of an engine, v as what it leaves of f, both corrected once by what v leaves of g."""
+    lhs, (f, g) = operands[:N_LHS], _split(operands[N_LHS:], has_f)
+    system, axis = static.system(*lhs), static.time_axis
+    factor = None if axis is None else ChunkFactor.of(system, axis)
+
+    def solved(f: Rows | None, g: Array | None) -> Array:
+        if factor is not None:
+            return factor.states(f, g)
+        name = "states" if f is not None and g is not None else "states_g" if f is None else "states_f"
+        return call_operator(name, static, *lhs, *(f or ()), *(() if g is None else (g,)))[0]
+
+    y = solved(f, g)
+    if not rows:
+        return [y]
+    v = rows_left(system, f or NO_ROWS, with_halo(axis, y))
+    left = drop_halo(axis, apply_transpose(system, weighted(system.weights, v)))
+    dy = solved(None, -left if g is None else g - left)
+    return [*rows_left(system, v, with_halo(axis, dy)), y + dy]
 
 
 def _push(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
@@ -121,7 +140,7 @@ def _push(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Ar
     tangent = from_fields(given.get(k) for k in Inputs._fields)
     f, g = solution_pushforward(_problem(static, inputs), with_halo(static.time_axis, y), tangent)
     g = None if g is None else drop_halo(static.time_axis, g)
-    return [jnp.broadcast_to(augmented(static, lhs_of(inputs), f, g)[1], y.shape)]
+    return [jnp.broadcast_to(augmented(static, lhs_of(inputs), f, g, rows=False)[1], y.shape)]
 
 
 def _pull(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
@@ -161,28 +180,29 @@ class _Augmented(Traced):
         self, primals: Sequence[Array], tangents: Sequence[Array], call: Any, **options: Any
     ) -> tuple[list[Array], list[Array]]:
         del call
-        static, has_f = options["static"], options["has_f"]
+        static, has_f, rows = options["static"], options["has_f"], options["rows"]
         lhs, axis = primals[:N_LHS], static.time_axis
-        results = self(*primals, static=static, has_f=has_f)
-        v, y = Rows(*results[:3]), with_halo(axis, results[3])
-        dc, ds, *dw = (None if type(dx) is ad.Zero else dx for dx in tangents[:N_LHS])
-        δ, γ = pushforward(static.system(*lhs), Gradients(dc, None, None, ds, Weights(*dw)), v, y)
-        f, g = _split(tangents[N_LHS:], has_f)
-        parts = zip(3 * (None,) if δ is None else δ, 3 * (None,) if f is None else f, strict=True)
-        f = [_sum(*pair) for pair in parts]
+        system, results = static.system(*lhs), self(*primals, **options)
+        y = with_halo(axis, results[-1])
+        v = Rows(*results[:3]) if rows else rows_left(system, _split(primals[N_LHS:], has_f)[0] or NO_ROWS, y)
+        dc, ds, *dw, f, g = (*_nonzero(tangents[:N_LHS]), *_split(_nonzero(tangents[N_LHS:]), has_f))
+        δ, γ = pushforward(system, Gradients(dc, None, None, ds, Weights(*dw)), v, y)
+        parts = [_sum(*pair) for pair in zip(δ or NO_ROWS, f or NO_ROWS, strict=True)]
         g = _sum(None if γ is None else drop_halo(axis, γ), g)
-        if all(x is None for x in f):
-            rows = None
-        else:
-            rows = Rows(*(jnp.zeros_like(x) if a is None else a for a, x in zip(f, v, strict=True)))
-        dv, dy = augmented(static, lhs, rows, g)
-        return results, [jnp.broadcast_to(dx, x.shape) for dx, x in zip((*dv, dy), results, strict=True)]
+        f = Rows(*(jnp.zeros_like(x) if a is None else a for a, x in zip(parts, v, strict=True)))
+        f = None if all(x is None for x in parts) else f
+        dv, dy = augmented(static, lhs, f, g, rows=rows)
+        return results, [jnp.broadcast_to(a, x.shape) for a, x in zip((*(dv or ()), dy), results, strict=True)]
 
 
-def _split(tangents: Sequence[Any], has_f: bool) -> tuple[Sequence[Any] | None, Any]:
-    """f and g, None for what is zero."""
-    values = [None if type(x) is ad.Zero else x for x in tangents]
-    return values[:3] if has_f else None, values[-1] if len(values) != 3 else None
+def _split(given: Sequence[Any], has_f: bool) -> tuple[Any, Any]:
+    """f and g, None where they are not given."""
+    return Rows(*given[:3]) if has_f else None, given[-1] if len(given) != 3 else None
+
+
+def _nonzero(tangents: Sequence[Any]) -> list[Any]:
+    """None for what is zero."""
+    return [None if type(x) is ad.Zero else x for x in tangents]
 
 
 def _sum(a: Array | None, b: Array | None) -> Array | None:
@@ -219,7 +239,7 @@ class _Map(Traced):
 
 
 _solution = _Solution("smnn_solution", _solve, ("static",))
-_augmented = _Augmented("smnn_augmented", _solve_augmented, ("static", "has_f"))
+_augmented = _Augmented("smnn_augmented", _solve_augmented, ("static", "has_f", "rows"))
 push = _Map("smnn_push", _push, _push)
 """dy from the inputs, y, and tangents."""
 pull = _Map("smnn_pull", _pull, _pull_by_parts)
@@ -227,13 +247,13 @@ pull = _Map("smnn_pull", _pull, _pull_by_parts)
 
 
 def _transpose_augmented(
-    cotangents: Sequence[Any], *operands: Any, static: Options, has_f: bool, call: Any
+    cotangents: Sequence[Any], *operands: Any, static: Options, has_f: bool, rows: bool, call: Any
 ) -> list[Array | None]:
     del call
     lhs, given = operands[:N_LHS], operands[N_LHS:]
-    of_rows, of_y = cotangents[:3], cotangents[3]
+    of_rows, of_y = cotangents[:-1], cotangents[-1]
     f = None if all(type(x) is ad.Zero for x in of_rows) else Rows(*map(ad.instantiate_zeros, of_rows))
-    μ, λ = augmented(static, lhs, f, None if type(of_y) is ad.Zero else of_y)
+    μ, λ = augmented(static, lhs, f, None if type(of_y) is ad.Zero else of_y, rows=has_f)
     results = (*(μ if has_f else ()), *((λ,) if len(given) != 3 else ()))
     return [None] * N_LHS + [
         sum_to_shape(jnp, a, x.aval.shape) if ad.is_undefined_primal(x) else None

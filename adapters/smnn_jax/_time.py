@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from smnn_core.extend import Rows, System, apply, apply_transpose, increments, pivots, weighted, without_weights
+from smnn_core.extend import Rows, System, apply, increments, pivots, weighted, without_weights
 from smnn_core.extend import odd_even as elimination
 
 Array = Any
@@ -83,18 +83,12 @@ class ChunkFactor:
             y = y + self._solve(Rows(*(a - b for a, b in zip(d, Ay, strict=True))))
         return y
 
-    def augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
-        """v and y with v + W A y = f and (W A)^T v = g, corrected once by what is left of the second."""
-        y = 0 if f is None else self.solve(without_weights(self.system, f))
-        y = y if g is None else y - self.normal_solve(g)
-        v = self._rows(y) if f is None else Rows(*(a + b for a, b in zip(f, self._rows(y), strict=True)))
-        left = apply_transpose(self.system, weighted(self.system.weights, v))
-        dy = self.normal_solve(drop_halo(self.axis, left) - (0 if g is None else g))
-        return Rows(*(a + b for a, b in zip(v, self._rows(dy), strict=True))), y + dy
-
-    def _rows(self, y: Array) -> Rows:
-        """-W A y."""
-        return Rows(*(-x for x in weighted(self.system.weights, apply(self.system, with_halo(self.axis, y)))))
+    def states(self, f: Rows | None, g: Array | None) -> Array:
+        """y with v + W A y = f and (W A)^T v = g; None is zero, not both are."""
+        if f is None:
+            return -self.normal_solve(g)
+        y = self.solve(without_weights(self.system, f))
+        return y if g is None else y - self.normal_solve(g)
 
     def _solve(self, d: Rows) -> Array:
         n = self.system.n

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from smnn_core import ArgumentError, NamespaceError
+from smnn_core import ArgumentError
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
     INCREMENTS,
     TREES,
     Arithmetic,
+    ArrayEquations,
     Conditions,
     DifferentiableSolution,
-    Equations,
     checked_times,
     differentiable,
     differentiable_on_mesh,
@@ -193,7 +193,7 @@ def _searched(
     run = search(
         equations,
         _values("times", times),
-        _conditions_of_core(conditions, equations),
+        equations.conditions(conditions),
         **options
         | {
             "constants": None if constants is None else _values("constants", constants),
@@ -263,31 +263,28 @@ def _on_mesh(
     )
 
 
-def _as_arrays(dtype: Any, *given: np.ndarray) -> list[Array]:
-    return [jnp.asarray(x, dtype=dtype) for x in given]
-
-
 class _TracedError(ArgumentError):
     """There are no values to look at."""
 
 
-class _Equations(Equations):
+class _Equations(ArrayEquations):
     """A residual on JAX arrays of a dtype, for the core."""
 
-    gives_derivatives = False
-
     def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
-        super().__init__(function, p)
-        self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
-        self.dtype, self.eps = dtype, float(jnp.finfo(dtype).eps)
+        super().__init__(function, p, (jax.Array, "jax.Array"), float(jnp.finfo(dtype).eps))
+        self.dtype = dtype
+
+    def arrays(self, *numbers: Any, cores: Sequence[int] = ()) -> list[Array]:
+        return [jnp.asarray(x, dtype=self.dtype) for x in numbers]
+
+    def numbers(self, name: str, x: Any, core: int) -> Any:
+        return _values(name, x)
+
+    def columns(self, function: Callable[[Array], Array], x: Array, core: int) -> Array:
+        return _columns(function, x, core)
 
     def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        n = y.shape[-3]
-        t, y = _filled(t, y)
-        given = _as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])
-        f = _values("residual", self._checked(given))[..., :n, :]
-        return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+        return super().value(*_filled(t, y), constants)[..., : y.shape[-3], :]
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
@@ -296,13 +293,13 @@ class _Equations(Equations):
         used = y.shape[-3]
         t, y = _filled(t, y)
         n = y.shape[-3]
-        τ, Y, *c = _as_arrays(self.dtype, *(t, y, constants)[: 3 if self.p else 2])
-        probe = jax.eval_shape(lambda *a: self._checked(a), τ, Y, *c)
+        τ, Y, *c = self.given(t, y, constants)
+        probe = jax.eval_shape(lambda *a: self.checked(a), τ, Y, *c)
         batch = np.broadcast_shapes(probe.shape[:-2], y.shape[:-3])
         Y = jnp.broadcast_to(Y, (*batch, *y.shape[-3:]))
         others = [jnp.broadcast_to(x, (*batch, n, self.p)) for x in c]
         f, J, *P = _with_derivatives(
-            lambda *a: jnp.broadcast_to(self._checked((τ, *a)), (*batch, *probe.shape[-2:])), Y, *others
+            lambda *a: jnp.broadcast_to(self.checked((τ, *a)), (*batch, *probe.shape[-2:])), Y, *others
         )
         f, J, *P = (_values("residual", x) for x in (f, J, *P))
         return (
@@ -310,13 +307,6 @@ class _Equations(Equations):
             J[..., :used, :, :, :],
             P[0][..., :used, :, :] if P else np.zeros((*batch, used, f.shape[-1], 0)),
         )
-
-    def _checked(self, arguments: Sequence[Array]) -> Array:
-        f = self.called(tuple(arguments))
-        if not isinstance(f, jax.Array):
-            raise NamespaceError(f"residual must return a jax.Array, (..., n, Q), got {type(f).__name__}.")
-        self.check_f(f, arguments[1])
-        return f
 
 
 def _with_derivatives(function: Callable[..., Array], *arguments: Array) -> tuple[Array, ...]:
@@ -354,18 +344,17 @@ class _TracedEquations(_Equations):
 
     def whole(self, *arguments: Array) -> Array:
         """f for all members of a batch."""
-        f = self._checked(arguments)
+        f = self.checked(arguments)
         return jnp.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], arguments[1].shape[:-3]), *f.shape[-2:]))
 
-    def _given(self, t: Array, y: Array, constants: Array) -> list[Array]:
-        given = [t, y] if self.p == 0 else [t, y, jnp.broadcast_to(constants, (*y.shape[:-2], self.p))]
-        return _as_arrays(self.dtype, *given)
+    def given(self, t: Array, y: Array, constants: Array) -> list[Array]:
+        return super().given(t, y, jnp.broadcast_to(constants, (*y.shape[:-2], self.p)))
 
     def value(self, t: Array, y: Array, constants: Array) -> Array:
-        return self.frozen(*self._given(t, y, constants)).astype(y.dtype)
+        return self.frozen(*self.given(t, y, constants)).astype(y.dtype)
 
     def linearize(self, t: Array, y: Array, constants: Array) -> tuple[Array, Array, Array]:
-        t, Y, *others = self._given(t, y, constants)
+        t, Y, *others = self.given(t, y, constants)
         f, J, *P = _with_derivatives(lambda *a: self.frozen(t, *a), Y, *others)
         f, J, *P = (x.astype(y.dtype) for x in (f, J, *P))
         return f, J, P[0] if P else jnp.zeros((*f.shape, 0), y.dtype)
@@ -383,16 +372,18 @@ class _TracedConditions(Conditions):
         both = (y, constants) if self.takes_constants else (y,)
         g = self.frozen(*both)
 
-        def derivative(x: Array, core: int, function: Callable[[Array], Array]) -> Array:
-            shape = x.shape[x.ndim - core :]
-            basis = jnp.eye(int(np.prod(shape)), dtype=x.dtype).reshape(-1, *shape)
-            G = jax.vmap(lambda v: jax.jvp(function, (x,), (jnp.broadcast_to(v, x.shape),))[1], out_axes=-1)(basis)
-            return G.reshape(*G.shape[:-1], *shape)
-
-        G = derivative(y, 3, lambda y: self.frozen(y, *both[1:]))
+        G = _columns(lambda y: self.frozen(y, *both[1:]), y, 3)
         if not self.takes_constants:
             return g, G, jnp.zeros((*g.shape, constants.shape[-1]), g.dtype)
-        return g, G, derivative(constants, 1, lambda c: self.frozen(y, c))
+        return g, G, _columns(lambda c: self.frozen(y, c), constants, 1)
+
+
+def _columns(function: Callable[[Array], Array], x: Array, core: int) -> Array:
+    """The derivatives of a function of an array (..., core axes), in forward mode: (..., core axes)."""
+    shape = x.shape[x.ndim - core :]
+    basis = jnp.eye(int(np.prod(shape)), dtype=x.dtype).reshape(-1, *shape)
+    G = jax.vmap(lambda v: jax.jvp(function, (x,), (jnp.broadcast_to(v, x.shape),))[1], out_axes=-1)(basis)
+    return G.reshape(*G.shape[:-1], *shape)
 
 
 def _stated(conditions: Any, times: np.ndarray) -> Conditions:
@@ -453,29 +444,6 @@ def _arrays(arguments: Sequence[Any]) -> list[Array]:
     """The JAX arrays of floats among the arguments."""
     values = [y for x in arguments for y in (x.values() if isinstance(x, Mapping) else (x,))]
     return [y for y in values if isinstance(y, jax.Array) and jnp.issubdtype(y.dtype, jnp.floating)]
-
-
-def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
-    """Values as NumPy arrays; a function of JAX arrays as one of NumPy arrays that returns its derivatives as well."""
-    if isinstance(conditions, Mapping):
-        return {float(time): _values("conditions", x) for time, x in conditions.items()}
-    if not callable(conditions):
-        return _values("conditions", conditions)
-
-    def of_arrays(y: np.ndarray, *constants: np.ndarray) -> Any:
-        Y, *c = _as_arrays(equations.dtype, y, *constants)
-        g = conditions(Y, *c)
-        basis = jnp.eye(int(np.prod(Y.shape[-3:])), dtype=Y.dtype).reshape(-1, *Y.shape[-3:])
-
-        def column(v: Array) -> Array:
-            return jax.jvp(lambda y: conditions(y, *c), (Y,), (jnp.broadcast_to(v, Y.shape),))[1]
-
-        G = jax.vmap(column, out_axes=-1)(basis)
-        return _values("conditions", g), _values("conditions", G.reshape(*G.shape[:-1], *Y.shape[-3:]))
-
-    if equations.p and takes_constants(conditions):
-        return lambda y, constants: of_arrays(y, constants)
-    return lambda y: of_arrays(y)
 
 
 def _guess_of_core(guess: Any, dtype: Any) -> Any:

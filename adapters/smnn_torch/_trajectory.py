@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from smnn_core import ArgumentError, NamespaceError
+from smnn_core import ArgumentError
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
+    ArrayEquations,
     DifferentiableSolution,
-    Equations,
     differentiable,
     search,
     solution_of,
@@ -117,7 +117,7 @@ def solve(
         run = search(
             equations,
             fixed,
-            _conditions_of_core(conditions, equations),
+            equations.conditions(conditions),
             tolerance=tolerance,
             absolute=absolute,
             order=order,
@@ -197,32 +197,27 @@ def _core_of_guess(guess: Any, n: int) -> int:
     return 3 if isinstance(guess, Tensor) and guess.ndim >= 3 and guess.shape[-3] == n else 2
 
 
-class _Equations(Equations):
+class _Equations(ArrayEquations):
     """A residual on tensors, of the dtype and on the device of `like`, for the core."""
 
-    gives_derivatives = False
-
     def __init__(self, function: Callable[..., Any], p: int, like: Tensor, mapped: Mapped) -> None:
-        super().__init__(function, p)
-        self.mapped = mapped
-        self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
-        self.like, self.eps = like, torch.finfo(like.dtype).eps
+        super().__init__(function, p, (Tensor, "torch.Tensor"), torch.finfo(like.dtype).eps)
+        self.mapped, self.like = mapped, like
 
-    def tensors(self, *arrays: np.ndarray, cores: Sequence[int] = (1, 3, 2)) -> list[Tensor]:
-        return [self.mapped.tensor(x, core, self.like) for x, core in zip(arrays, cores, strict=False)]
+    def arrays(self, *numbers: np.ndarray, cores: Sequence[int] = (1, 3, 2)) -> list[Tensor]:
+        return [self.mapped.tensor(x, core, self.like) for x, core in zip(numbers, cores, strict=False)]
 
-    def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        with torch.no_grad():
-            f = self._checked(self.tensors(*(t, y, constants)[: 3 if self.p else 2]))
-        f = self.mapped.numbers(f, 2)
-        return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+    def numbers(self, name: str, x: Any, core: int) -> Any:
+        return self.mapped.numbers(x, core)
+
+    def columns(self, function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tensor:
+        return _columns(function, x, core)
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.calls += 1
-        given = self.tensors(*(t, y, constants)[: 3 if self.p else 2])
+        given = self.given(t, y, constants)
         results = self._by_columns(*given) if under_transforms() else self._by_copies(*given)
         f, J, P = (self.mapped.numbers(x, core) for x, core in zip(results, (2, 4, 3), strict=True))
         batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3])
@@ -230,18 +225,11 @@ class _Equations(Equations):
             np.broadcast_to(x, (*batch, *x.shape[-core:])) for x, core in ((f, 2), (J, 4), (P, 3))
         )
 
-    def _checked(self, arguments: Sequence[Tensor]) -> Tensor:
-        f = self.called(tuple(arguments))
-        if not isinstance(f, Tensor):
-            raise NamespaceError(f"residual must return a torch.Tensor, (..., n, Q), got {type(f).__name__}.")
-        self.check_f(f, arguments[1])
-        return f
-
     def _by_copies(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """f, and J and P by one pass in reverse mode over as many copies of y as there are equations."""
         n = y.shape[-3]
         with torch.no_grad():
-            f = self._checked((t, y) if c is None else (t, y, c))
+            f = self.checked((t, y) if c is None else (t, y, c))
         Q, batch = f.shape[-1], torch.broadcast_shapes(f.shape[:-2], y.shape[:-3])
         with torch.enable_grad():
             Y = y.detach().expand(Q, *batch, *y.shape[-3:]).clone().requires_grad_()
@@ -265,7 +253,7 @@ class _Equations(Equations):
     def _by_columns(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The same in forward mode, for what a transform of `torch.func` is looking at."""
         others = () if c is None else (c,)
-        f = self._checked((t, y, *others))
+        f = self.checked((t, y, *others))
         J = _columns(lambda y: self.called((t, y, *others)), y, 2)
         if c is None:
             return f, J, torch.zeros(*J.shape[:-2], 0)
@@ -290,33 +278,13 @@ def _tensors(arguments: Mapping[str, Any]) -> list[Tensor]:
     return found
 
 
-def _conditions_of_core(conditions: Any, equations: _Equations) -> Any:
-    """Values as NumPy arrays; a function of tensors as one of arrays that returns its derivatives as well."""
-    numbers = equations.mapped.numbers
-    if isinstance(conditions, Mapping):
-        return {float(time): numbers(x, 2) for time, x in conditions.items()}
-    if not callable(conditions):
-        return numbers(conditions, 2)
-
-    def of_arrays(y: np.ndarray, *constants: np.ndarray) -> Any:
-        Y, *c = equations.tensors(y, *constants, cores=(3, 1))
-        g = conditions(Y, *c)
-        if not isinstance(g, Tensor):
-            raise NamespaceError(f"conditions must return a torch.Tensor, (..., C), got {type(g).__name__}.")
-        return numbers(g, 1), numbers(_columns(lambda y: conditions(y, *c), Y, 3), 4)
-
-    if equations.p and takes_constants(conditions):
-        return lambda y, constants: of_arrays(y, constants)
-    return lambda y: of_arrays(y)
-
-
 def _guess_of_core(guess: Any, equations: _Equations, n: int) -> Any:
     if isinstance(guess, Solution):
         return guess.values
     if callable(guess) and not isinstance(guess, CoreSolution):
 
         def of_values(t: np.ndarray) -> Any:
-            values = guess(equations.tensors(t)[0])
+            values = guess(equations.arrays(t)[0])
             return equations.mapped.numbers(values, _core_of_guess(values, len(t)))
 
         return of_values

@@ -6,7 +6,7 @@ Letters: n time points, V variables, R+1 derivative orders, Q equations, p const
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from .._errors import ArgumentError, DTypeError, NamespaceError, ShapeError
 
-__all__ = ["Conditions", "Equations", "as_floats", "refuse_coupling"]
+__all__ = ["ArrayEquations", "Conditions", "Equations", "as_floats", "refuse_coupling"]
 
 
 def as_floats(name: str, x: Any) -> np.ndarray:
@@ -129,6 +129,73 @@ class Equations:
             expected = f"(..., {core[0]} or 1, {', '.join(map(str, core[1:]))})"
             raise ShapeError(f"{self.signature}: {name} must have shape {expected}; got {x.shape}.")
         return x if x.shape[-len(core)] == core[0] else np.broadcast_to(x, (*x.shape[: -len(core)], *core))
+
+
+class ArrayEquations(Equations):
+    """A residual on arrays of a framework, which returns f alone. Adapters say how arrays become those of NumPy and
+    back, and how functions of them are differentiated.
+
+    Args:
+        array: the type of the framework's arrays, and how it is called.
+        eps: the rounding of f.
+    """
+
+    gives_derivatives = False
+
+    def __init__(self, function: Callable[..., Any], p: int, array: tuple[type, str], eps: float) -> None:
+        super().__init__(function, p)
+        self.signature = "residual(t, y, constants)" if p else "residual(t, y)"
+        self.array, self.eps = array, eps
+
+    def arrays(self, *numbers: np.ndarray, cores: Sequence[int] = (1, 3, 2)) -> list[Any]:
+        """NumPy arrays (..., core axes) as arrays of the framework."""
+        raise NotImplementedError
+
+    def numbers(self, name: str, x: Any, core: int) -> Any:
+        """The values of an argument or result (..., core axes) as a NumPy array; others as they are."""
+        raise NotImplementedError
+
+    def columns(self, function: Callable[[Any], Any], x: Any, core: int) -> Any:
+        """The derivatives of a function of an array (..., core axes) in all of these, which its result gets behind."""
+        raise NotImplementedError
+
+    def given(self, t: Any, y: Any, constants: Any) -> list[Any]:
+        """The arguments of the residual, as arrays of the framework."""
+        return self.arrays(*(t, y, constants)[: 3 if self.p else 2])
+
+    def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        f = self.numbers("residual", self.checked(self.given(t, y, constants)), 2)
+        return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+
+    def checked(self, arguments: Sequence[Any]) -> Any:
+        """f, an array of the framework of the right shape."""
+        f = self._of_framework("residual", self.called(tuple(arguments)), "(..., n, Q)")
+        self.check_f(f, arguments[1])
+        return f
+
+    def conditions(self, conditions: Any) -> Any:
+        """Conditions as callers give them, for the core: values as NumPy arrays, functions with their derivatives."""
+        if isinstance(conditions, Mapping):
+            return {float(time): self.numbers("conditions", x, 2) for time, x in conditions.items()}
+        if not callable(conditions):
+            return self.numbers("conditions", conditions, 2)
+
+        def of_numbers(y: np.ndarray, *constants: np.ndarray) -> Any:
+            Y, *c = self.arrays(y, *constants, cores=(3, 1))
+            g = self._of_framework("conditions", conditions(Y, *c), "(..., C)")
+            G = self.columns(lambda y: conditions(y, *c), Y, 3)
+            return self.numbers("conditions", g, 1), self.numbers("conditions", G, 4)
+
+        if self.p and takes_constants(conditions):
+            return lambda y, constants: of_numbers(y, constants)
+        return lambda y: of_numbers(y)
+
+    def _of_framework(self, name: str, x: Any, shape: str) -> Any:
+        kind, called = self.array
+        if not isinstance(x, kind):
+            raise NamespaceError(f"{name} must return a {called}, {shape}, got {type(x).__name__}.")
+        return x
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ def test_a_buffer_is_six_words():
 )
 def test_the_static_part_survives_as_text(scheme):
     static = Options(7, 2, 1, scheme, "auto", wanted=(5, 0))
-    operator, decoded = Options.decode(static.encode("augmented", 3).encode())
-    assert (operator, decoded.n_steps, decoded.n_initial_steps, decoded.n_initial_orders) == ("augmented", 7, 2, 1)
+    operator, decoded = Options.decode(static.encode("states", 3).encode())
+    assert (operator, decoded.n_steps, decoded.n_initial_steps, decoded.n_initial_orders) == ("states", 7, 2, 1)
     assert decoded.wanted == (5, 0)
     for ours, theirs in zip(decoded.scheme.matrices(3), scheme.matrices(3), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -29,8 +29,7 @@ than public names do; the changelog says so when they do.
 - `Factor.augmented`: the one solve; `pushforward`, `pullback`: its derivatives in either mode, in terms of itself.
 - `solution_pushforward`, `solution_pullback`: those of a solution, in terms of it.
 - `by_field`, `from_fields`: gradients, or which are wanted, in the order of `FIELDS`.
-- `apply`, `apply_transpose`, `weighted`, `without_weights`, `residual`, `rows_left`: A y, A^T r, W r, W^-1 r, d - A y
-  and f - W A y.
+- `apply`, `apply_transpose`, `weighted`, `without_weights`, `rows_left`: A y, A^T r, W r, W^-1 r and f - W A y.
 
 **Posterior and evidence** (`docs/theory/posterior.md`)
 
@@ -66,7 +65,7 @@ than public names do; the changelog says so when they do.
 """
 
 from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
-from ._augmented import pullback, pushforward, residual, solution_pullback, solution_pushforward
+from ._augmented import pullback, pushforward, solution_pullback, solution_pushforward
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
@@ -149,7 +148,6 @@ __all__ = [
     "pulled_back",
     "pushforward",
     "refined",
-    "residual",
     "rows_left",
     "search",
     "select",

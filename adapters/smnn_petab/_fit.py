@@ -44,8 +44,8 @@ STEPS = 10
 """Of `smnn_core.fit` at each weight of the equations."""
 COARSE = 1e-2
 """Decrease of the objective that is not worth a step of a start; the best end is minimised further."""
-ROUGH, FINE = 1e-4, 1e-6
-"""Relative tolerances of integrations of starts and of the best end."""
+ROUGH, FINE, CLOSE = 1e-4, 1e-6, 1e-7
+"""Relative tolerances of integrations of starts, of the best end, and of LSODA where ends are compared."""
 DRAWS = 30
 """Starts that are drawn in place of one where no parameter matters, or no integration succeeds."""
 
@@ -115,7 +115,7 @@ def fit(
     )
     found = dict(_counted(together(objective, searches), starts, progress))
     ends = [found[i] for i in range(starts)]
-    values = np.array([objective.value(m.x) for m in ends])
+    values = np.array([objective.value(m.x, CLOSE) for m in ends])
     if not np.isfinite(values).any():
         raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
     best, error = alone(objective, _polished(objective, ends[int(values.argmin())].x, seconds))

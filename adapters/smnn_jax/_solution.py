@@ -151,12 +151,13 @@ def _pull(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Ar
 
 def _pull_by_parts(*operands: Array, static: Options, moving: tuple[str, ...]) -> list[Array]:
     """`_pull`, as something to differentiate."""
-    inputs, g = Inputs(*operands[:N]), operands[N + 1]
+    inputs = Inputs(*operands[:N])
     batch = batch_shape([x.shape for x in operands], CORE_AXES["adjoint"])
     full = Inputs(*(jnp.broadcast_to(x, (*batch, *x.shape[len(batch) :])) for x in inputs))
     problem = _problem(static, full)
-    v, y = augmented(static, lhs_of(inputs), weighted(problem.system.weights, problem.rows), None)
-    μ, λ = augmented(static, lhs_of(inputs), None, jnp.broadcast_to(g, y.shape))
+    y, g = (jnp.broadcast_to(x, (*batch, *x.shape[-3:])) for x in operands[N:])
+    v = rows_left(problem.system, weighted(problem.system.weights, problem.rows), y)
+    μ, λ = augmented(static, lhs_of(inputs), None, g)
     gradients = dict(zip(Inputs._fields, by_field(solution_pullback(problem, y, v, μ, λ)), strict=True))
     return [gradients[k] for k in moving]
 

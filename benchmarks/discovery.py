@@ -3,6 +3,7 @@
     python -m benchmarks.discovery                          the whole grid: hours on two idle cores
     python -m benchmarks.discovery --points 1000 --noise 0.1 --seeds 1 --budget 600
     python -m benchmarks.discovery --report                 the tables of what has been run
+    python -m benchmarks.discovery --many-variables         8 to 20 variables: terms, time and memory
     python -m benchmarks.discovery --list                   the systems
 
 A run is one system, number of points, noise (in deviations of each variable) and seed. Runs that are in the results
@@ -98,6 +99,14 @@ def compare(system: System, found: np.ndarray) -> Record:
 
 def main() -> None:
     arguments = command_line()
+    if arguments.many_variables is not None:
+        from .discovery_many import table
+
+        found = table(arguments.many_variables)
+        print(found.text())
+        if arguments.save:
+            (RESULTS.parent / "discovery_many.md").write_text(found.markdown() + "\n", encoding="utf-8")
+        return
     records: list[Record] = store.load(arguments.results) if arguments.results.exists() else []
     if arguments.list:
         for system in polynomial_systems().values():
@@ -125,6 +134,10 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="print the tables only")
+    parser.add_argument(
+        "--many-variables", nargs="*", metavar="SYSTEM", help="systems of 8 to 20 variables in their place"
+    )
+    parser.add_argument("--save", action="store_true", help="the table of --many-variables, for the documentation")
     parser.add_argument("--list", action="store_true", help="print the systems only")
     return parser.parse_args()
 

@@ -24,6 +24,7 @@ from .._arrays import (
 )
 from .._arrays import size as size_of
 from .._errors import ArgumentError, NamespaceError, ShapeError
+from ..fitting._losses import LOSSES, Loss
 
 __all__ = ["Grid", "Inputs", "Observations", "observe"]
 
@@ -33,11 +34,17 @@ Piece = tuple[slice, slice]
 """Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
 """Noise, in deviations of a variable, below which the discretisation is what limits the fit."""
+MOST_PRECISION = 10.0
+"""Factor of the weights of equations and smoothness rows for data with little noise."""
+GIVEN_UP = 0.5
+"""Estimated noise, in the same, from which the equations say nothing of the variable."""
 MOST_NOISE = 1e6
 """Noise, in the same, above which there is nothing to find."""
 MOST_POINTS = 1 << 14
 """Time points of one solve: longer trajectories are cut into windows that share their coefficients only, many short
 ones are taken in turns, so that memory does not depend on the length times the number of terms."""
+OUTLYING = 0.1
+"""Weight of a value by its loss, below which it is an outlier."""
 LONG, TYPICAL = 4.0, 8.0
 """A gap is not solved across that is longer than so many units of time, and than so many times the typical time between
 points."""
@@ -66,9 +73,14 @@ class Observations:
     time: float
     """the unit of time, in which derivatives have a deviation of about 1"""
     noise: np.ndarray
-    """(V,) standard deviations of the noise, at least `LEAST_NOISE` deviations"""
-    estimated: bool
-    """whether the noise was not given"""
+    """(V,) standard deviations of the noise, the median where each value has its own; at least `LEAST_NOISE`
+    deviations"""
+    apart: Array
+    """(B, T, V): distance from the median of five neighbours in units of what is usual; 0 where missing"""
+    certainty: Array
+    """(B, T, V): that over the standard deviation of each value, 0 where missing"""
+    estimated: np.ndarray
+    """(V,), whether the noise was not given"""
     pieces: list[Piece]
     """what lies between gaps: pieces share the coefficients only"""
     longest_gap: float
@@ -126,8 +138,15 @@ class Observations:
         return as_numpy(self.observed).sum((0, 1))
 
 
-def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = None, t0: float = 0.0) -> Observations:
-    """Checks the data and estimates what is not given.
+def observe(
+    data: Array,
+    step_sizes: Any,
+    noise: Any,
+    inputs: Inputs | None = None,
+    t0: float = 0.0,
+    loss: Loss = LOSSES["squares"],
+) -> Observations:
+    """Checks the data and estimates what is not given; outliers, for a loss that knows them, have no part in that.
 
     Raises:
         ShapeError, DTypeError, NamespaceError, DeviceError, ArgumentError: see `discover`.
@@ -152,7 +171,9 @@ def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = No
     values = xp.where(observed, values, xp.zeros_like(values))
     host, seen, s = as_numpy(values), as_numpy(observed), as_numpy(steps)
     _check_count(seen)
-    deviation = np.array([host[..., v][seen[..., v]].std() for v in range(V)])
+    apart = np.stack([_apart(host[..., v], seen[..., v]) for v in range(V)], axis=-1)
+    usual = seen & (loss.weight(apart) > OUTLYING)
+    deviation = np.array([host[..., v][usual[..., v]].std() for v in range(V)])
     rounding = 4 * float(np.finfo(float).eps) * np.array([abs(host[..., v]).max() for v in range(V)])
     if (constant := deviation <= rounding).any():
         raise ArgumentError(f"variable {int(np.argmax(constant))} is constant: leave it out of data.")
@@ -162,24 +183,25 @@ def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = No
         t = np.maximum.accumulate(t - apart, axis=1) + apart
         steps = xp.asarray(np.diff(t, axis=1), device=device_of(values))
     t = np.broadcast_to(t, (len(host), T))
-    found = np.array([_noise(t, host[..., v], seen[..., v]) for v in range(V)]) if noise is None else noise
-    try:
-        given = np.asarray(as_numpy(found) if compat.is_array_api_obj(found) else found, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"noise must be a number or numbers, one per variable; got {type(noise).__name__}.") from None
-    if given.shape not in ((), (1,), (V,)):
-        raise ShapeError(f"noise must be a number or have shape (V,) = ({V},), one per variable; got {given.shape}.")
-    given = np.broadcast_to(given, (V,))
-    if not (np.isfinite(given).all() and (given >= 0).all()):
-        raise ArgumentError(f"noise must be finite standard deviations >= 0, one or one per variable; got {noise}.")
-    if (given > MOST_NOISE * deviation).any():
-        v = int(np.argmax(given / deviation))
+    sd = np.reshape(_standard_deviations(noise, (*batch, T, V)), host.shape)
+    estimated = np.array([np.isnan(sd[..., v][seen[..., v]]).all() for v in range(V)])
+    if (mixed := (np.isnan(sd) & seen).any((0, 1)) & ~estimated).any():
+        v = int(np.argmax(mixed))
+        raise ArgumentError(f"noise is NaN for some values of variable {v}: give that of all of them, or of none.")
+    typical = np.array(
+        [
+            _noise(t, host[..., v], seen[..., v]) if estimated[v] else np.median(sd[..., v][seen[..., v]])
+            for v in range(V)
+        ]
+    )
+    if (typical > MOST_NOISE * deviation).any():
+        v = int(np.argmax(typical / deviation))
         raise ArgumentError(
-            f"noise of {given[v]:.3g} is {given[v] / deviation[v]:.3g} times the deviation of variable {v} in data: "
-            "nothing else could be seen. noise is a standard deviation, in units of the data."
+            f"noise of {typical[v]:.3g} is {typical[v] / deviation[v]:.3g} times the deviation of variable {v} in "
+            "data: nothing else could be seen. noise is a standard deviation, in units of the data."
         )
-    least = np.maximum(given, LEAST_NOISE * deviation)
-    unit = min(_unit_of_time(t, host[..., v], seen[..., v], deviation[v], given[v]) for v in range(V))
+    least = np.maximum(typical, LEAST_NOISE * deviation)
+    unit = min(_unit_of_time(t, host[..., v], usual[..., v], deviation[v], typical[v]) for v in range(V))
     pieces, longest = _pieces(t, seen, unit)
     used = np.zeros(seen.shape[:2], dtype=bool)
     for piece in pieces:
@@ -187,6 +209,7 @@ def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = No
     if unused := int((seen & ~used[..., None]).sum()):
         _check_count(seen & used[..., None], f", {unused} others being too few between gaps longer than {longest:.3g},")
         observed = observed & xp.asarray(used, device=device_of(values))[..., None]
+    certainty = np.where(estimated | ~seen, 1.0, least / np.maximum(sd, LEAST_NOISE * deviation))
     return Observations(
         xp=xp,
         values=values,
@@ -196,7 +219,9 @@ def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = No
         deviation=deviation,
         time=unit,
         noise=least,
-        estimated=noise is None,
+        apart=xp.asarray(apart, device=device_of(values)),
+        certainty=xp.where(observed, xp.asarray(certainty, device=device_of(values)), xp.zeros_like(values)),
+        estimated=estimated,
         pieces=pieces,
         longest_gap=longest,
         unused=unused,
@@ -204,6 +229,24 @@ def observe(data: Array, step_sizes: Any, noise: Any, inputs: Inputs | None = No
         inputs=inputs,
         t0=t0,
     )
+
+
+def _standard_deviations(noise: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Of the noise of each value, in the shape of the data; NaN where it is to be estimated."""
+    try:
+        given = as_numpy(noise) if compat.is_array_api_obj(noise) else noise
+        sd = np.asarray(np.nan if given is None else given, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"noise must be a number, or numbers; got {type(noise).__name__}.") from None
+    if (sd < 0).any() or np.isinf(sd).any():
+        raise ArgumentError(f"noise must be finite standard deviations >= 0, NaN where they are unknown; got {noise}.")
+    try:
+        return np.broadcast_to(sd, shape)
+    except ValueError:
+        raise ShapeError(
+            f"noise must be a number or broadcast against data {shape}: (V,) = ({shape[-1]},), one per variable, or "
+            f"one per value; got {sd.shape}."
+        ) from None
 
 
 def _check_count(seen: np.ndarray, where: str = "") -> None:
@@ -300,6 +343,18 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
     return float(min(results, default=0.1 * x[seen].std()))
 
 
+def _apart(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Distance from the median of five neighbours, (B, T), in units of which most values are no more than a few."""
+    apart = np.zeros(x.shape)
+    for b, mask in enumerate(seen):
+        if mask.sum() >= LEAST_POINTS:
+            row = x[b, mask]
+            windows = np.lib.stride_tricks.sliding_window_view(np.pad(row, 2, mode="edge"), 5)
+            apart[b, mask] = row - np.median(windows, axis=1)
+    usual = np.quantile(np.abs(apart[seen]), 0.9) / 1.645
+    return apart / (max(usual, LEAST_NOISE * x[seen].std()) or 1.0)
+
+
 def _unit_of_time(t: np.ndarray, x: np.ndarray, seen: np.ndarray, deviation: float, noise: float) -> float:
     """Deviation of x over that of its derivative: from the shortest lag over which x changes by more than the noise."""
     rows = [(times[mask], values[mask]) for times, values, mask in zip(t, x, seen, strict=True)]
@@ -328,6 +383,8 @@ class Grid:
     """(T,): where the times of the data are"""
     values: Array
     """(B, T', V), in units of `deviation`"""
+    apart: Array
+    """(B, T', V): of the observations"""
     weights: Array
     """(B, T', V): one over the noise, in the same unit; 0 where nothing was observed"""
     steps: Array
@@ -367,11 +424,12 @@ class Grid:
             parts=parts,
             places=to_device(places),
             values=on_grid(o.values / to_device(o.deviation)),
-            weights=on_grid(xp.astype(o.observed, xp.float64) * to_device(o.deviation / noise)),
+            apart=on_grid(o.apart),
+            weights=on_grid(o.certainty * to_device(o.deviation / noise)),
             steps=to_device(divided),
             inputs=to_device(o.inputs_at(np.pad(np.cumsum(divided * o.time, axis=1), ((0, 0), (1, 0))))),
             typical_step=float(np.exp(np.mean(np.log(divided[np.repeat(solved, counts, axis=1)])))),
-            precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, 10.0)),
+            precision=float(np.clip(0.1 * (o.deviation / noise).max(), 1.0, MOST_PRECISION)),
         )
 
     def blocks(self) -> Iterator[Piece]:

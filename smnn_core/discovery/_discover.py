@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from .._arrays import Array, as_numpy, device_of
 from .._errors import ArgumentError, DiscoveryWarning
 from .._progress import ProgressBar
 from .._validate import check_integer
+from ..fitting._losses import loss_of
 from ._data import Inputs, Observations, observe
 from ._doubt import reasons_for_doubt
 from ._libraries import Library, polynomials
@@ -21,6 +23,8 @@ from ._search import Search
 
 __all__ = ["discover"]
 
+SECOND_NOISE = 0.1
+"""Deviations of a variable: noise for a second search where the first went astray."""
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
@@ -34,6 +38,7 @@ def discover(
     inputs: Inputs | None = None,
     significance: float = 4.0,
     weights: Sequence[float] = WEIGHTS,
+    loss: str = "squares",
     names: Sequence[str] | None = None,
     t0: float = 0.0,
     engine: str = "auto",
@@ -51,8 +56,9 @@ def discover(
             its own, too; shorter trajectories are filled up with NaN.
         step_sizes: a number, or (..., T-1 or 1), positive, may be irregular; a long one is a gap. NaN where nothing is
             observed any more.
-        noise: standard deviation of the noise of the data, a number or (V,); estimated if not given. Below 1e-4 of a
-            variable's deviation it is taken as that.
+        noise: standard deviation of the noise of the data, a number, one for each variable, (V,), or for each value, in
+            the shape of the data; estimated for variables where it is NaN, and if not given. Below 1e-4 of a variable's
+            deviation it is taken as that.
         library: the terms, functions of y, or of y and y' where order = 2; `polynomials(2)` if not given.
         order: 1 for y' = Θ(y) ξ, 2 for y'' = Θ(y, y') ξ.
         inputs: known functions of time that terms of the library may contain, such as a force or a temperature: times
@@ -61,6 +67,8 @@ def discover(
         significance: how many standard errors a coefficient must be away from 0.
         weights: of the equations, ascending: in units of one over the deviation of the derivatives; terms are
             eliminated at the last but one.
+        loss: "squares", or "student" and "huber" for data with outliers: their weights are found by iteration, as in
+            `fit`.
         names: of the variables, x, y, z, w if not given; and of the inputs behind them, u if not given.
         t0: the time of the first point, for inputs and pictures.
         engine: as for `solve_ode`.
@@ -85,7 +93,8 @@ def discover(
     >>> smnn.discover(data, 0.05, library=smnn.polynomials(1)).equations  # doctest: +SKIP
     ["x' = 1.0002(12) y", "y' = -0.9996(12) x"]
     """
-    o = observe(data, step_sizes, noise, inputs, float(t0))
+    of_data = loss_of(loss)
+    o = observe(data, step_sizes, noise, inputs, float(t0), of_data)
     library = polynomials(2) if library is None else library
     weights = tuple(float(w) for w in weights)
     if check_integer("order", order) not in (1, 2):
@@ -97,18 +106,42 @@ def discover(
     variables, of_inputs = _names(names, data.shape[-1], o.n_inputs)
     _check_library(library, o, order, arguments(variables, of_inputs, order))
     with ProgressBar(progress, desc="discover", unit="step") as bar:
-        search = Search(o, library, order, float(significance), weights, engine, lambda state: bar.step(state=state))
-        try:
-            search.run()
-        except FloatingPointError:
-            raise ArgumentError(
-                "the fit is not determined, or diverges: data of all variables at about the same times are needed, and "
-                "library terms that stay finite near them."
-            ) from None
+
+        def tell(state: str) -> None:
+            bar.step(state=state)
+
+        def run(o: Observations, noise: np.ndarray) -> Search | None:
+            """From that noise; None where the fit diverges."""
+            search = Search(o, library, order, float(significance), weights, of_data, engine, tell, noise)
+            try:
+                search.run()
+            except FloatingPointError:
+                return None
+            return search
+
+        search = _search(run, o)
+    if search is None:
+        raise ArgumentError(
+            "the fit is not determined, or diverges: data of all variables at about the same times are needed, and "
+            "library terms that stay finite near them."
+        )
     result = search.result(variables, of_inputs, data)
     for message in reasons_for_doubt(search, result):
         warnings.warn(message, DiscoveryWarning, stacklevel=2)
     return result
+
+
+def _search(run: Callable[[Observations, np.ndarray], Search | None], o: Observations) -> Search | None:
+    """The search; once more where the estimate of the noise went astray: with a tenth of the deviations, then from what
+    that leaves. Of two variables that explain one another, one is fitted too well there, and the other given up.
+    """
+    search = run(o, o.noise)
+    if not o.estimated.any() or (search is not None and not search.astray):
+        return search
+    tenth = np.where(o.estimated, SECOND_NOISE * o.deviation, o.noise)
+    fixed = run(replace(o, noise=tenth, estimated=np.zeros_like(o.estimated)), tenth)
+    again = None if fixed is None else run(o, np.where(o.estimated, fixed.noise_left, o.noise))
+    return search if again is None or (search is not None and again.astray) else again
 
 
 def _names(names: Sequence[str] | None, V: int, U: int) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._data import LEAST_NOISE, LEAST_POINTS, LEAST_VALUES, NEAREST
+from ._data import GIVEN_UP, LEAST_NOISE, LEAST_POINTS, LEAST_VALUES, NEAREST
 from ._result import Discovery
 
 if TYPE_CHECKING:
@@ -50,28 +50,28 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             f"the trajectory violates the equations, by {search.violation:.2g} of chi squared per value. A term may "
             "be missing from the library, or a variable unobserved."
         )
+    estimated = search.o.estimated
     excess = (result.misfit - 1) * np.sqrt(search.dof / 2)
-    if not search.o.estimated and excess > 5:
+    if not estimated.any() and excess > 5:
         yield (
             f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given, {excess:.0f} deviations "
             "more than chance allows: a term may be missing from the library, a variable unobserved, or the noise "
             "larger. Standard errors have been enlarged accordingly."
         )
     told = result.noise > LEAST_NOISE * search.o.deviation
-    if not search.o.estimated and excess < -5 and result.misfit < 0.5 and told.all():
+    if not estimated.any() and excess < -5 and result.misfit < 0.5 and told.all():
         yield (
             f"the residuals are {np.sqrt(result.misfit):.3g} times the noise given: the noise is smaller than "
             "that, so that standard errors are too large and terms may have been left out. Give the noise that the "
             "data have, or none, to have it estimated."
         )
-    large = result.noise > 0.5 * search.o.deviation
-    if search.o.estimated and large.any():
+    share = np.where(estimated, result.noise / search.o.deviation, 0.0)
+    if large := bool(share.max() > GIVEN_UP):
         yield (
-            f"noise of {(result.noise / search.o.deviation).max():.2g} deviations of variable "
-            f"{result.variables[int(np.argmax(large))]} was estimated: either the data are that noisy or the "
-            "library cannot describe them."
+            f"noise of {share.max():.2g} deviations of variable {result.variables[int(np.argmax(share))]} was "
+            "estimated: either the data are that noisy or the library cannot describe them."
         )
-    if search.o.estimated and (grown := (result.noise / search.o.noise).max()) > 2 and not large.any():
+    if not large and (grown := np.where(estimated, result.noise / search.o.noise, 0.0).max()) > 2:
         yield (
             f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
             "from the library, or a variable unobserved."

@@ -7,21 +7,21 @@ inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, Namespace, as_numpy, device_of
-from .._problem import Problem, Weights
-from .._schemes import HERMITE
-from .._solve import solve_without_raising
-from .._weighting import weighted_problem
+from .._arrays import Array, as_numpy, device_of
+from .._problem import Weights
+from ..fitting._losses import Loss
 from ._data import Grid
 from ._libraries import Library
-from ._projection import LinearFit, project
+from ._projection import LinearFit, product
 from ._term_selection import Quadratic
 
-__all__ = ["JointFit"]
+__all__ = ["JointFit", "Left"]
 
 SMOOTHNESS, STEP = 1000.0, 0.06
 """Weight of the smoothness rows across steps of 0.06 units of time (a hundred a period) and more, for noise of 0.1
@@ -29,15 +29,36 @@ deviations and more. It grows with shorter steps s as s^(1/2 - order): a random 
 allow then spreads as fast over time."""
 SMOOTHING = Weights(equation=0.1, smoothness=100.0)
 """Of the first trajectory, in which y'' = 0 stands for the equations."""
+REWEIGHTED = 10
+"""Smoothings by which the first trajectory turns away from outliers."""
+
+
+class Left(NamedTuple):
+    """χ² of what a fit leaves."""
+
+    data: np.ndarray
+    """of the data of each variable, (V,), as its loss counts them: a mean of 1 where the noise is right"""
+    equations: float
+    smoothness: float
+    cost: float
+    """the loss of the data: what is minimised, in place of their χ²"""
+    spread: float
+    """Σ ψ² mean w / (mean ψ')², ψ = w r: χ² of the data, in what it says about standard errors. Source: Huber,
+    Ronchetti, Robust Statistics, Wiley 2009, section 7.6."""
+
+    @property
+    def violation(self) -> float:
+        return self.equations + self.smoothness
 
 
 @dataclass
 class JointFit:
-    """The state of a fit: `xi` and `y`, improved by `step`."""
+    """The state of a fit: `xi` and `y`, improved by `move`."""
 
     grid: Grid
     library: Library
     order: int
+    loss: Loss
     engine: str
     xi: np.ndarray
     """(terms, V)"""
@@ -57,17 +78,18 @@ class JointFit:
 
     def smooth(self) -> None:
         """Starts from a smoothing of the data that knows nothing of the equations."""
-        xp = self.grid.observations.xp
-        V, y = self.grid.values.shape[2], self._no_trajectory()
+        V, self.y = self.grid.values.shape[2], self._no_trajectory()
         c = np.zeros((1, V, V, self.K))
         c[0, :, :, 2] = np.eye(V)
-        for members, times in self.grid.blocks():
-            data, weights, steps = self._block(members, times)
-            w = Weights(SMOOTHING.equation, weights, SMOOTHING.smoothness)
-            rhs = xp.zeros((1, V), dtype=xp.float64, device=device_of(data))
-            problem = Problem.build(self._host(c), rhs, data, steps, scheme=HERMITE, weights=w)
-            y[members, times, ...] = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
-        self.y = y
+        for _ in range(1 if self.loss.name == "squares" else REWEIGHTED):
+            y = self._no_trajectory()
+            for members, times in self.grid.blocks():
+                data, w, steps = self._block(members, times)
+                zero = self._host(np.zeros((*data.shape[:2], V)))
+                weights = Weights(SMOOTHING.equation, w, SMOOTHING.smoothness)
+                fit = LinearFit(self._host(c), zero, zero, np.ones(V), data, steps, weights, self.engine)
+                y[members, times, ...] = fit.left(np.zeros((V, V)))[0]
+            self.y = y
 
     def _no_trajectory(self) -> Array:
         """NaN, to be filled; `y` itself is never written into, so that states can share it."""
@@ -76,84 +98,93 @@ class JointFit:
 
     def _block(self, members: slice, times: slice) -> tuple[Array, Array, Array]:
         """Data and weights as (B, T, V, 1), and steps."""
-        grid = self.grid
-        return (
-            grid.values[members, times, :][..., None],
-            grid.weights[members, times, :][..., None],
-            grid.steps_of(members, times),
-        )
+        grid, w = self.grid, self.grid.weights[members, times, :]
+        if self.loss.name != "squares":
+            r = self._residuals(self.y, members, times)
+            r = np.where(np.isnan(r), as_numpy(grid.apart[members, times, :]), r)  # before the first trajectory
+            w = w * self._host(np.sqrt(self.loss.weight(r)))
+        return grid.values[members, times, :][..., None], w[..., None], grid.steps_of(members, times)
 
-    def _linearised(self, members: slice, times: slice, active: np.ndarray, weight: float) -> LinearFit:
-        """The problem of one block for the coefficients `active`, (p, 2): term and equation of each.
+    def _residuals(self, y: Array, members: slice, times: slice) -> np.ndarray:
+        """Of the data, in standard deviations, (B, T, V); 0 where nothing was observed."""
+        grid = self.grid
+        return as_numpy((y[members, times, :, 0] - grid.values[members, times, :]) * grid.weights[members, times, :])
+
+    def _linearised(self, weight: float) -> Iterator[tuple[tuple[slice, slice], LinearFit]]:
+        """The problem of each block.
 
         The equation y^(o) - Θ(z) ξ = 0 is linear in ξ and, at the present y and ξ, has J = 1 - (∂Θ/∂y) ξ: for absolute
-        coefficients, not changes of them, the right-hand side J y + P ξ - f is what (∂Θ/∂y) ξ leaves, -(∂Θ/∂y) ξ y.
+        coefficients, not changes of them, the right-hand side is what (∂Θ/∂y) ξ leaves, -(∂Θ/∂y) ξ y.
         """
-        xp, o = self.grid.observations.xp, self.grid.observations
-        y = self.y[members, times, ...]
-        V, r = y.shape[2], self.order
-        units = xp.concat([self._host(o.deviation / o.time**k) for k in range(r)])
-        z = xp.concat([y[..., k] for k in range(r)], axis=-1) * units
-        inputs = self.grid.inputs_of(members, times)
-        inputs = xp.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
-        theta, slopes = self.library.evaluate(xp.concat([z, inputs], axis=-1))
-        slopes = slopes[..., : r * V]
+        xp, o, r = self.grid.observations.xp, self.grid.observations, self.order
         unit = o.time**r / o.deviation
-        jacobian = xp.matrix_transpose(xp.matrix_transpose(slopes) @ self._host(self.xi * unit)) * units
-        c = xp.zeros((*y.shape[:2], V, V, self.K), dtype=xp.float64, device=device_of(y))
-        for k in range(r):
-            c[..., k] = -jacobian[..., k * V : (k + 1) * V]
-        rhs = _product(xp, c, y)
-        columns = xp.zeros((*y.shape[:2], V, len(active)), dtype=xp.float64, device=device_of(y))
-        for j, (k, q) in enumerate(active):
-            columns[..., int(q), j] = -float(unit[q]) * theta[..., int(k)]
-        for q in range(V):
-            c[..., q, q, r] = 1.0
-        data, weights, steps = self._block(members, times)
-        factor = self.grid.precision
         smoothness = SMOOTHNESS * max(1.0, STEP / self.grid.typical_step) ** (r - 0.5)
-        return LinearFit(c, rhs, columns, data, steps, Weights(factor * weight, weights, factor * smoothness))
+        units = xp.concat([self._host(o.deviation / o.time**k) for k in range(r)])
+        for members, times in self.grid.blocks():
+            y = self.y[members, times, ...]
+            V = y.shape[2]
+            z = xp.concat([y[..., k] for k in range(r)], axis=-1) * units
+            inputs = self.grid.inputs_of(members, times)
+            inputs = xp.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
+            theta, slopes = self.library.evaluate(xp.concat([z, inputs], axis=-1))
+            slopes = slopes[..., : r * V]
+            jacobian = xp.matrix_transpose(xp.matrix_transpose(slopes) @ self._host(self.xi * unit)) * units
+            c = xp.zeros((*y.shape[:2], V, V, self.K), dtype=xp.float64, device=device_of(y))
+            for k in range(r):
+                c[..., k] = -jacobian[..., k * V : (k + 1) * V]
+            rhs = product(c, y)
+            for q in range(V):
+                c[..., q, q, r] = 1.0
+            data, weights, steps = self._block(members, times)
+            factor = self.grid.precision
+            of_rows = Weights(factor * weight, weights, factor * smoothness)
+            yield (members, times), LinearFit(c, rhs, theta, unit, data, steps, of_rows, self.engine)
 
     def quadratic(self, active: np.ndarray, weight: float) -> Quadratic:
-        """χ² as a function of the coefficients `active`, the trajectory being the best for each.
+        """χ² as a function of the coefficients `active`, (p, 2), the trajectory being the best for each.
 
         Raises:
             FloatingPointError: where the fit has diverged.
         """
-        gram: np.ndarray | float = 0.0
-        columns = active if len(active) else np.zeros((1, 2), dtype=int)  # r_0 is asked for in any case
         with np.errstate(over="ignore", invalid="ignore"):
-            for block in self.grid.blocks():
-                fit = self._linearised(*block, columns, weight)
-                gram = gram + as_numpy(project(fit, scheme=HERMITE, engine=self.engine).gram).sum(0)
-        if not np.isfinite(gram).all():
-            raise FloatingPointError
-        return Quadratic(np.asarray(gram)[: 1 + len(active), : 1 + len(active)])
+            gram = sum(fit.gram(active) for _, fit in self._linearised(weight))
+        return Quadratic(_finite(np.asarray(gram)))
 
-    def move(self, active: np.ndarray, theta: np.ndarray, weight: float) -> tuple[np.ndarray, float]:
-        """Puts the coefficients to theta, (p,), and the trajectory to the best for them, in the linearised problem.
+    def each(self, weight: float) -> list[Quadratic]:
+        """χ² of the data and the equation of each variable as a function of all terms, the other variables held.
 
-        Returns:
-            χ² of the data of each variable, (V,), and of the equations.
+        Coefficients of different equations couple through the trajectory only; between trajectories that are improved
+        by `move`, those of each equation are those of a problem with one variable.
+
+        Raises:
+            FloatingPointError: where the fit has diverged.
         """
+        terms, V = self.xi.shape
+        places = np.stack([np.arange(terms), np.zeros(terms, dtype=int)], axis=1)
+        grams = np.zeros((V, 1 + terms, 1 + terms))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block, fit in self._linearised(weight):
+                for v in range(V):
+                    grams[v] += fit.of_equation(v, self.y[(*block, ...)]).gram(places)
+        return [Quadratic(gram) for gram in _finite(grams)]
+
+    def move(self, xi: np.ndarray, weight: float) -> Left:
+        """Puts the coefficients to xi, (terms, V), and the trajectory to the best for them there."""
         xp = self.grid.observations.xp
-        data, equations, trajectory = np.zeros(self.xi.shape[1]), 0.0, self._no_trajectory()
-        for members, times in self.grid.blocks():
-            fit = self._linearised(members, times, active, weight)
-            rhs = fit.rhs - fit.columns @ self._host(theta)
-            problem = Problem.build(
-                fit.coefficients, rhs, fit.data, fit.step_sizes, scheme=HERMITE, weights=fit.weights
-            )
-            y = solve_without_raising(weighted_problem(problem), engine=self.engine)[0]
+        data, parts, trajectory = np.zeros(xi.shape[1]), np.zeros(7), self._no_trajectory()
+        for (members, times), fit in self._linearised(weight):
+            y, left = fit.left(xi)
             trajectory[members, times, ...] = y
-            left = (y[..., :1] - fit.data) * fit.weights.initial
-            data += as_numpy(xp.sum(left**2, axis=(0, 1, 3)))
-            equations += (self.grid.precision * weight) ** 2 * float(
-                xp.sum((_product(xp, fit.coefficients, y) - rhs) ** 2)
-            )
-        self.y, self.xi = trajectory, np.zeros_like(self.xi)
-        self.xi[tuple(active.T)] = theta
-        return data, equations
+            r = self._residuals(trajectory, members, times)
+            w = self.loss.weight(r)
+            data += self.loss.square(r).sum((0, 1))
+            seen = as_numpy(self.grid.weights[members, times, :]) > 0
+            values = (self.loss.cost(r), (w * r) ** 2, w * seen, self.loss.bend(r) * seen, seen)
+            squares = (float(xp.sum(x**2)) for x in (left.equation, left.smoothness))
+            parts += [*squares, *(x.sum() for x in values)]
+        self.y, self.xi = trajectory, xi
+        equations, smoothness, cost, ψ, w, bend, n = parts
+        return Left(data, equations, smoothness, cost, ψ * w * n / max(bend, 0.1 * w) ** 2)
 
     def trajectory(self) -> Array:
         """y in the user's units, (B, T, V, R+1), at the times of the data."""
@@ -162,9 +193,7 @@ class JointFit:
         return o.xp.take(self.y, self.grid.places, axis=1) * units
 
 
-def _product(xp: Namespace, J: Array, y: Array) -> Array:
-    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
-    n = J.shape[-2] * J.shape[-1]
-    rows = xp.reshape(J, (*J.shape[:-2], n))
-    column = xp.reshape(y, (*y.shape[:-2], n, 1))
-    return (rows @ column)[..., 0]
+def _finite(gram: np.ndarray) -> np.ndarray:
+    if not np.isfinite(gram).all():
+        raise FloatingPointError
+    return gram

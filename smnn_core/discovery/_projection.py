@@ -1,211 +1,146 @@
 r"""One Gauss-Newton step of a fit, by variable projection: the kernel of `discover`.
 
-The equations, linearised at (y_k, θ_k) with J = ∂f/∂y and P = ∂f/∂θ, are linear in the trajectory y and in δ = θ - θ_k:
+The equations, linearised at (y_k, ξ_k) with J = ∂f/∂y, are linear in the trajectory y and in the coefficients ξ:
 
-    J y + P δ = J y_k - f(y_k, θ_k) = b.
+    J y - s Θ ξ = b,    Θ the terms of the library at y_k, s a scale of each equation.
 
-With data u and smoothness rows they make up the least-squares problem min over y and δ of
+With data u and smoothness rows they make up the least-squares problem min over y and ξ of
 
-    |W (A y - d + B δ)|^2,    A the rows of `solve_ode`, d = (b, u, 0), B = (P, 0, 0).
+    |W (A y - d) - B ξ|^2,    A the rows of `solve_ode`, d = (b, u, 0), B = (w s Θ, 0, 0).
 
-For given δ the minimiser is y(δ) = A⁺ (d - B δ) = y_0 + Σ δ_j y_j: one solve with 1 + p right-hand sides of one
-left-hand side, d and the columns of -B. What it leaves,
+For given ξ the minimiser over y leaves r(ξ) = r_0 + Σ ξ_j r_j, with P the projection onto the complement of the range
+of W A:
 
-    r(δ) = W (A y(δ) - d + B δ) = r_0 + Σ δ_j r_j,    r_0 = W (A y_0 - d),  r_j = W (A y_j + B_j),
+    r_0 = -P W d,    r_j = -P B_j,
 
-is linear in δ as well: y has been projected out, and δ minimises a sum of squares with p unknowns. All of it follows
-from the Gram matrix of r_0, .., r_p: with G = (r_i · r_j) and g = (r_i · r_0), i, j >= 1,
+so that ξ minimises a sum of squares whose matrix is the Gram matrix of r_0, .., r_p. Since P is a projection and column
+j lives in the rows of one equation alone, these rows are all that is needed of r_i:
 
-    δ = -G^-1 g,    covariance of θ = G^-1    (weights being inverse standard deviations).
+    r_j · r_i = -B_j · P r_i = -B_j · r_i = -Σ_t w s θ_j(t) r_i(t, equation of j).
 
 Source: Golub, Pereyra, SIAM J. Numer. Anal. 10 (1973) 413.
 
-Shapes: B members of a batch (one axis), T time points, V variables, K orders, Q equations, p parameters.
+Shapes: B trajectories, T time points, V variables, K orders, Q equations, p coefficients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-from .. import _arrays
-from .._arrays import Array
-from .._problem import Problem, System, Weights
-from .._schemes import Scheme
+import numpy as np
+from array_api_compat import array_namespace
+
+from .. import _constraints as rows
+from .._arrays import Array, as_numpy, device_of
+from .._problem import Problem, Rows, System, Weights
+from .._schemes import HERMITE
 from .._solve import solve_without_raising
-from .._weighting import weighted_system
+from .._weighting import weighted_problem
 
-__all__ = ["LinearFit", "Projection", "project"]
+__all__ = ["LinearFit", "product"]
 
-COLUMN_BYTES = 1 << 30
+COLUMN_BYTES = 1 << 27
 """Solutions of one call: more right-hand sides than fit are solved in several calls, each of which eliminates again."""
-BLOCK_BYTES = 1 << 20
-"""Trajectories whose rows are formed at once, on a CPU: they should stay in its caches."""
 
 
-class LinearFit(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LinearFit:
     """A linearised fit. Axes of length 1 broadcast where `solve_ode` lets them."""
 
     coefficients: Array
     """J, (B or 1, T, Q, V, K)"""
     rhs: Array
     """b, (B, T, Q)"""
-    columns: Array
-    """P, (B or 1, T, Q, p)"""
+    library: Array
+    """Θ, (B, T, terms)"""
+    scale: np.ndarray
+    """s, (Q,)"""
     data: Array
-    """u, (B, T, V, R_obs): any finite number where the weight is zero"""
+    """u, (B, T, V, 1): any finite number where the weight is zero"""
     step_sizes: Array
     """(B or 1, T-1 or 1)"""
     weights: Weights
     """of equations, data and smoothness"""
+    engine: str = "auto"
 
-    def system(self, scheme: Scheme) -> System:
-        """The left-hand side, its smoothness weights with their factors for the steps."""
-        arrays = self.coefficients, self.rhs, self.data, self.step_sizes
-        problem = Problem.build(*arrays, n_steps=self.rhs.shape[1], scheme=scheme, weights=self.weights)
-        return weighted_system(problem.system)
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """The rest of a linearised fit when the trajectory has been projected out."""
-
-    trajectories: tuple[Array, ...]
-    """y_0, .., y_p in pieces of shape (some, B, T, V, K)"""
-    gram: Array
-    """(B, 1+p, 1+p): inner products of r_0, .., r_p, NaN for members whose system is singular; 0 where p = 0"""
-
-    def trajectory(self, change: Array) -> Array:
-        """y(δ), (B, T, V, K), for δ of shape (B or 1, p)."""
-        columns = (column for piece in self.trajectories for column in _each(piece))
-        y = next(columns)
-        for j, column in enumerate(columns):
-            y = y + change[:, j, None, None, None] * column
-        return y
-
-
-def _each(piece: Array) -> Iterator[Array]:
-    return (piece[i, ...] for i in range(piece.shape[0]))
-
-
-def project(fit: LinearFit, *, scheme: Scheme, engine: str = "auto") -> Projection:
-    """Solves for y_0, .., y_p and forms the Gram matrix of what they leave, in time and memory linear in T."""
-    system = fit.system(scheme)
-    pieces = tuple(_solutions(fit, system, engine))
-    if fit.columns.shape[-1]:
-        return Projection(pieces, _gram(fit, system, pieces))
-    zero = 0.0 * system.xp.sum(pieces[0][0, ...], axis=(1, 2, 3))
-    return Projection(pieces, zero[:, None, None])
-
-
-def _gram(fit: LinearFit, system: System, pieces: tuple[Array, ...]) -> Array:
-    """Inner products of r_0, .., r_p, (B, 1+p, 1+p), summed over parts of the rows that fit into caches."""
-    xp, rows = system.xp, _Rows.of(fit, system)
-    B, T = fit.rhs.shape[:2]
-    members, points = _block_sizes(fit.rhs, (1 + fit.columns.shape[-1]) * system.n, (B, T))
-    blocks = []
-    for first in range(0, B, members):
-        gram = None
-        for t in range(0, T, points):
-            r = rows.left_by(pieces, slice(first, first + members), (t, min(t + points, T)))
-            part = r @ xp.matrix_transpose(r)
-            gram = part if gram is None else gram + part
-        blocks.append(gram)
-    return blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=0)
-
-
-def _solutions(fit: LinearFit, system: System, engine: str) -> Iterator[Array]:
-    """y_0, .., y_p in pieces: y_0 together with as many columns as fit into `COLUMN_BYTES`, then the others."""
-    xp = system.xp
-    B, T, _ = fit.rhs.shape
-    per_call = max(1, COLUMN_BYTES // (8 * B * T * system.n))
-    columns = -xp.moveaxis(fit.columns, -1, 0)
-    p = columns.shape[0]
-    columns = xp.broadcast_to(columns, (p, *fit.rhs.shape))
-    no_data = xp.zeros((1, 1, *fit.data.shape[1:]), dtype=system.dtype, device=system.device)
-    for first in range(0, p + 1, per_call):
-        rhs = columns[max(first - 1, 0) : min(first - 1 + per_call, p), ...]
-        data = no_data
-        if not first:
-            data = xp.concat([fit.data[None, ...], xp.broadcast_to(no_data, (rhs.shape[0], *fit.data.shape))], axis=0)
-            rhs = xp.concat([fit.rhs[None, ...], rhs], axis=0)
-        yield solve_without_raising(Problem.of(system, rhs, data), engine=engine)[0]
-
-
-def _block_sizes(like: Array, per_point: int, core: tuple[int, int]) -> tuple[int, int]:
-    """How many members, and how many of their time points, are treated at once; all of them away from a CPU."""
-    B, T = core
-    if not _arrays.is_numpy(like):
-        return B, T
-    points = min(T, max(2, BLOCK_BYTES // (8 * per_point)))
-    return min(B, max(1, BLOCK_BYTES // (8 * per_point * points))), points
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """The rows of a linearised fit, for a part of the batch and of the time points at once."""
-
-    fit: LinearFit
-    system: System
-    w_equation: Array
-    """(B or 1, T or 1, Q or 1)"""
-    w_data: Array
-    """(B or 1, T or 1, V or 1, R_obs or 1)"""
-    w_smoothness: Array
-    """(B or 1, T-1 or 1)"""
-    step_sizes: Array
-    """(B or 1, T-1 or 1)"""
-
-    @staticmethod
-    def of(fit: LinearFit, system: System) -> _Rows:
-        def full(x: Array, rank: int) -> Array:
-            return system.xp.reshape(x, (*(1,) * (rank - x.ndim), *x.shape))
-
-        w = system.weights
-        return _Rows(
-            fit, system, full(w.equation, 3), full(w.initial, 4), full(w.smoothness, 2), full(fit.step_sizes, 2)
+    def of_equation(self, q: int, y: Array) -> LinearFit:
+        """The fit of variable and equation q alone, all others being held at y, (B, T, V, K)."""
+        one = slice(q, q + 1)
+        J, own = self.coefficients[:, :, one, ...], self.coefficients[:, :, one, one, :]
+        others = product(J, y) - product(own, y[:, :, one, :])
+        return replace(
+            self,
+            coefficients=own,
+            rhs=self.rhs[..., one] - others,
+            scale=self.scale[one],
+            data=self.data[:, :, one, :],
+            weights=replace(self.weights, initial=self.weights.initial[:, :, one, :]),
         )
 
-    def left_by(self, pieces: tuple[Array, ...], members: slice, times: tuple[int, int]) -> Array:
-        """r_0, .., r_p, (B, 1+p, rows): equations and data at t in [first, last), the steps that start there."""
-        xp, fit, (first, last) = self.system.xp, self.fit, times
-        end = min(last + 1, fit.rhs.shape[1])
-        parts = [piece[:, members, first:end, ...] for piece in pieces]
-        y = xp.moveaxis(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0), 0, 1)
+    def left(self, ξ: np.ndarray) -> tuple[Array, Rows]:
+        """y, (B, T, V, K), for coefficients ξ, (terms, Q), and what it leaves, r."""
+        y, _, r = self._solved(self.rhs + self.library @ self._like(ξ * self.scale))
+        return y, r
 
-        def part(x: Array, last: int = last) -> Array:
-            x = x[members, ...] if x.shape[0] != 1 else x
-            return x[:, first:last, ...] if x.shape[1] != 1 else x
+    def gram(self, places: np.ndarray) -> np.ndarray:
+        """Inner products of r_0, .., r_p, (1+p, 1+p), summed over the trajectories; NaN where one is singular.
 
-        now = y[:, :, : last - first, ...]
-        P = xp.moveaxis(part(fit.columns), -1, 1)
-        b, u = part(fit.rhs)[:, None, ...], part(fit.data)[:, None, ...]
-        known = xp.concat([-b, xp.broadcast_to(P, (b.shape[0], P.shape[1], *b.shape[2:]))], axis=1)
-        equation = part(self.w_equation)[:, None, ...] * (self._equations(part(fit.coefficients), now) + known)
-        observed = now[..., : u.shape[-1]]
-        data = xp.concat([observed[:, :1, ...] - u, observed[:, 1:, ...]], axis=1) * part(self.w_data)[:, None, ...]
-        smoothness = self._steps(y, part(self.step_sizes, end - 1), part(self.w_smoothness, end - 1))
-        return xp.concat([xp.reshape(x, (*x.shape[:2], -1)) for x in (equation, data, smoothness)], axis=-1)
+        Args:
+            places: (p, 2), integers: term and equation of each coefficient.
+        """
+        _, system, r_0 = self._solved(self.rhs)
+        xp, p = system.xp, len(places)
+        B, T, Q = self.rhs.shape
+        G = np.zeros((1 + p, 1 + p))
+        G[0, 0] = sum(float(xp.sum(x**2)) for x in r_0)
+        if not p:
+            return G
+        columns = xp.concat([self.library[..., int(k), None] * float(self.scale[q]) for k, q in places], axis=-1)
+        of_equation = [np.flatnonzero(places[:, 1] == q) for q in range(Q)]
+        w = xp.broadcast_to(system.weights.equation, (B, T, Q))
 
-    def _equations(self, J: Array, y: Array) -> Array:
-        """J y for J (B or 1, T or 1, Q, V, K) and y (B, 1+p, T, V, K): (B, 1+p, T, Q)."""
-        xp, n = self.system.xp, self.system.n
-        columns = xp.permute_dims(xp.reshape(y, (*y.shape[:3], n)), (0, 2, 3, 1))
-        return xp.permute_dims(xp.reshape(J, (*J.shape[:3], n)) @ columns, (0, 3, 1, 2))
+        def products(r: Array) -> np.ndarray:
+            """r_j · r for all columns j and r given in the rows of equations, (B, T, Q, some): (p, some)."""
+            result = np.zeros((p, r.shape[-1]))
+            for q, mine in enumerate(of_equation):
+                if len(mine):
+                    B_j = w[..., q, None] * xp.take(columns, self._index(mine), axis=-1)
+                    B_j, own = (xp.reshape(x, (B * T, -1)) for x in (B_j, r[..., q, :]))
+                    result[mine] = -as_numpy(xp.matrix_transpose(B_j) @ own)
+            return result
 
-    def _steps(self, y: Array, s: Array, w: Array) -> Array:
-        """w (F diag(s^o) y[t] + G diag(s^o) y[t+1]), (B, 1+p, steps, V, m)."""
-        xp, (F, G) = self.system.xp, self.system.smoothness_matrices
-        powers, m = _arrays.powers(xp, s, self.system.K), F.shape[0]
+        G[1:, :1] = products(r_0.equation[..., None])
+        J = xp.reshape(system.coefficients, (*system.coefficients.shape[:3], system.n))
+        no_data = xp.zeros((1, 1, *self.data.shape[1:]), dtype=system.dtype, device=system.device)
+        some = max(1, COLUMN_BYTES // (8 * B * T * system.n))
+        for first in range(0, p, some):
+            rhs = xp.zeros((min(some, p - first), B, T, Q), dtype=system.dtype, device=system.device)
+            for j, column in enumerate(range(first, first + rhs.shape[0])):
+                rhs[j, :, :, int(places[column, 1])] = columns[..., column]
+            y = solve_without_raising(Problem.of(system, rhs, no_data), engine=self.engine)[0]
+            y, rhs = (xp.permute_dims(xp.reshape(x, (*x.shape[:3], -1)), (1, 2, 3, 0)) for x in (y, rhs))
+            G[1:, 1 + first : 1 + first + rhs.shape[-1]] = products(w[..., None] * (J @ y - rhs))
+        G[0, 1:], G[1:, 1:] = G[1:, 0], (G[1:, 1:] + G[1:, 1:].T) / 2
+        return G
 
-        def times(z: Array, M: Array) -> Array:
-            """As one product of two matrices, which is several times faster than many small ones."""
-            return xp.reshape(xp.reshape(z, (-1, z.shape[-1])) @ xp.matrix_transpose(M), (*z.shape[:-1], M.shape[0]))
+    def _solved(self, b: Array) -> tuple[Array, System, Rows]:
+        """y for the right-hand side b of the equations, the weighted system, and W (A y - d)."""
+        arrays = self.coefficients, b, self.data, self.step_sizes
+        stated = Problem.build(*arrays, n_steps=b.shape[1], scheme=HERMITE, weights=self.weights)
+        problem = weighted_problem(stated)
+        y = solve_without_raising(problem, engine=self.engine)[0]
+        r = rows.weighted(problem.system.weights, rows.residual(problem.system, problem.rows, y))
+        return y, problem.system, Rows(*(-x for x in r))
 
-        if s.shape == (1, 1):
-            both = times(y, xp.concat([F, G], axis=0) * powers[0, 0, :])
-            return w[:, None, :, None, None] * (both[:, :, :-1, :, :m] + both[:, :, 1:, :, m:])
-        powers = powers[:, None, :, None, :]
-        rows = times(powers * y[:, :, :-1, ...], F) + times(powers * y[:, :, 1:, ...], G)
-        return w[:, None, :, None, None] * rows
+    def _like(self, x: np.ndarray) -> Array:
+        return array_namespace(self.rhs).asarray(x, dtype=self.rhs.dtype, device=device_of(self.rhs))
+
+    def _index(self, x: np.ndarray) -> Array:
+        return array_namespace(self.rhs).asarray(x, device=device_of(self.rhs))
+
+
+def product(J: Array, y: Array) -> Array:
+    """J y at every time point, for J (..., T or 1, Q, V, K) and y (..., T, V, K): (..., T, Q)."""
+    xp = array_namespace(J)
+    J, y = xp.reshape(J, (*J.shape[:-2], -1)), xp.reshape(y, (*y.shape[:-2], -1, 1))
+    return (J @ y)[..., 0]

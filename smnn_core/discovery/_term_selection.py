@@ -2,7 +2,7 @@ r"""Which terms to keep: sparse regression on the Gram matrix of a linearised fi
 
 Near the current fit the cost is quadratic in the coefficients θ of all terms,
 
-    χ²(θ) = |r_0 + Σ θ_j r_j|²,    r_0, .., r_p from `fitting._variable_projection`,
+    χ²(θ) = |r_0 + Σ θ_j r_j|²,    r_0, .., r_p from `_projection`,
 
 so that for any set S of terms the minimum and the covariance of θ_S follow from the (1+p)² inner products. Terms are
 chosen to minimise χ² + s² |S|, s the significance asked for: dropping term j of S raises χ² by (θ_j / σ_j)², so that
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..fitting._estimate import estimate
 
-__all__ = ["Choice", "Quadratic"]
+__all__ = ["Choice", "Quadratic", "Terms"]
 
 Terms = frozenset[int]
 
@@ -61,7 +61,7 @@ class Quadratic:
         to_inside = self.gram[1:, inside]
         gradient = self.gram[1:, 0] + to_inside @ theta
         diagonal = np.diagonal(self.gram)[1:]
-        left = diagonal - np.einsum("ji,ik,jk->j", to_inside, covariance, to_inside)
+        left = diagonal - np.sum(to_inside @ covariance * to_inside, axis=1)
         outside = left > DEPENDENT * diagonal
         outside[inside - 1] = False
         coefficients, errors = np.zeros(p), np.full(p, np.inf)
@@ -137,7 +137,9 @@ class Quadratic:
         for _ in range(2):
             for i, group in enumerate(groups):
                 others = np.concatenate([np.zeros(0, dtype=int), *chosen[:i], *chosen[i + 1 :]])
-                _, best = min(_beam(self.given(others, group), significance, inflation))
+                own = Quadratic(self.given(others, group))
+                score, rest = own.eliminate(frozenset(range(len(group))), significance, inflation)
+                _, best = min((score, tuple(sorted(rest))), *_beam(own.gram, significance, inflation))
                 chosen[i] = group[list(best)]
         return frozenset(int(j) for x in chosen for j in x)
 
@@ -159,13 +161,18 @@ class Quadratic:
             if would_be[j] < 0.5 * significance:
                 break
             yield self.eliminate(terms | {int(j)}, significance, inflation)
-        for i in terms:
+        order = sorted(terms)
+        theta, covariance, _ = self.fit(order)
+        weakest = np.argsort(np.abs(theta) / np.sqrt(np.diagonal(covariance)))[:EXCHANGED]
+        for i in (order[k] for k in weakest):
             rest = terms - {i}
             would_be = self.significance_of_others(sorted(rest))
             would_be[i] = 0.0
             yield self.eliminate(rest | {int(np.argmax(would_be))}, significance, inflation)
 
 
+EXCHANGED = 20
+"""The least significant of the terms, for which others are tried."""
 EXPLAINED = 1e8
 """The factor by which others enlarge the variance of a term, above which they explain it but for a few digits."""
 RIDGE = 1e-15

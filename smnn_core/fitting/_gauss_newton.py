@@ -481,13 +481,12 @@ class GaussNewton:
         seen = d.seen[i].reshape(len(sets), E * n, m)
         r = (self.e.data.value[i] - d.values[i]).reshape(len(sets), E * n, m)
         σ = s.noise[i].reshape(len(sets), E * n, m)
-        r = np.where(seen, r, 0.0)
-        weight = d.loss.weight(np.where(seen, r / σ, 0.0))
+        square = σ * σ * d.loss.square(np.where(seen, r / σ, 0.0))
         count = seen.sum(1)
         total = count.sum(1)
         fitted = self.free[sets] + self._determined_numbers(sets)
         share = np.clip(1 - fitted / np.maximum(total, 1), 1 / np.maximum(total, 1), None)
-        variance = (weight * r * r).sum(1) / np.maximum(count, 1) / share[:, None]
+        variance = np.where(seen, square, 0.0).sum(1) / np.maximum(count, 1) / share[:, None]
         size = np.max(self.data_size[i].reshape(len(sets), E, m), axis=1)
         new = np.maximum(np.sqrt(variance), LEAST_NOISE * size)
         old = np.where(seen, σ, 0.0).max(1)

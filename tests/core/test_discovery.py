@@ -7,8 +7,10 @@ import warnings
 import array_api_strict
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 import smnn_core as smnn
+from smnn_core.discovery import _search
 from smnn_core.discovery._result import number_with_error
 from smnn_core.discovery._term_selection import Quadratic
 
@@ -233,9 +235,7 @@ def test_a_variable_observed_at_every_third_time(columns):
 def test_variables_observed_one_after_the_other_are_not_told_apart_silently():
     data = rotation(600, 0.02)
     data[300:, 0] = data[:300, 1] = np.nan
-    with pytest.warns(smnn.DiscoveryWarning) as caught:
-        smnn.discover(data, STEP, library=LINEAR)
-    assert any("still moving" in str(warning.message) for warning in caught)
+    assert "was estimated: either the data are that noisy or" in said(data, STEP)
 
 
 def test_terms_are_checked_where_data_are_only():
@@ -414,6 +414,66 @@ def test_pure_noise_warns():
     assert "library cannot describe them" in said(data, STEP)
 
 
+def test_many_terms_are_looked_for_equation_by_equation(monkeypatch):
+    """With the same result as when all terms are fitted together."""
+    clean = lorenz()
+    data = clean + 0.02 * clean.std(0) * np.random.default_rng(2).normal(size=clean.shape)
+    together = smnn.discover(data, 0.01)
+    monkeypatch.setattr(_search, "MOST_TOGETHER", 20)
+    apart = smnn.discover(data, 0.01)
+    np.testing.assert_allclose(apart.coefficients, together.coefficients, rtol=1e-4)
+    np.testing.assert_allclose(apart.standard_errors, together.standard_errors, rtol=1e-3)
+    assert np.isfinite(apart.detectable).all()
+
+
+def test_more_terms_than_a_beam_search_takes_are_found():
+    """A rotation of 14 variables, all of which stand in every equation."""
+    V, step = 14, 0.05
+    A = np.random.default_rng(0).normal(size=(V, V))
+    A = (A - A.T) / 2
+    E = expm(step * A)
+    y = [np.random.default_rng(1).normal(size=V)]
+    for _ in range(199):
+        y.append(E @ y[-1])
+    data = np.array(y) + 0.001 * np.random.default_rng(2).normal(size=(200, V))
+    found = smnn.discover(data, step, library=smnn.polynomials(1, lowest=1))
+    np.testing.assert_array_equal(found.coefficients != 0, A.T != 0)
+    np.testing.assert_allclose(found.coefficients, A.T, atol=0.02)
+
+
+@pytest.mark.parametrize("loss", ["student", "huber"])
+def test_outliers_cost_no_terms(loss):
+    """2 % of values are off by ten deviations of their variable, noise is 1 %."""
+    clean, rng = lorenz(), np.random.default_rng(0)
+    data = clean + 0.01 * clean.std(0) * rng.normal(size=clean.shape)
+    data += np.where(rng.random(data.shape) < 0.02, 10 * clean.std(0) * rng.choice([-1, 1], data.shape), 0.0)
+    found = smnn.discover(data, 0.01, loss=loss)
+    true = {(1, 0): -10, (2, 0): 10, (1, 1): 28, (2, 1): -1, (6, 1): -1, (3, 2): -8 / 3, (5, 2): 1}
+    assert {(int(k), int(v)) for k, v in np.argwhere(found.coefficients)} == set(true)
+    for place, value in true.items():
+        assert abs(found.coefficients[place] - value) < 4 * found.standard_errors[place]
+    np.testing.assert_allclose(found.noise, 0.01 * clean.std(0), rtol=0.35)
+
+
+def test_noise_of_each_value():
+    """Half of the values are ten times as noisy: errors are those of the other half."""
+    sd = np.where(np.arange(600) % 2, 0.2, 0.02)[:, None] * np.ones(2)
+    data = rotation(600, 0.0) + sd * np.random.default_rng(0).normal(size=sd.shape)
+    found = smnn.discover(data, STEP, library=LINEAR, noise=sd)
+    precise = smnn.discover(data[::2], 2 * STEP, library=LINEAR, noise=0.02)
+    np.testing.assert_array_equal(found.coefficients != 0, TRUE != 0)
+    assert abs(found.misfit - 1) < 0.2
+    ratio = found.standard_errors[TRUE != 0] / precise.standard_errors[TRUE != 0]
+    np.testing.assert_allclose(ratio, 1.0, atol=0.1)
+
+
+def test_noise_of_one_variable_is_given_that_of_the_other_estimated():
+    found = smnn.discover(rotation(600, 0.02), STEP, library=LINEAR, noise=[0.02, np.nan])
+    assert found.noise[0] == 0.02
+    np.testing.assert_allclose(found.noise[1], 0.02, rtol=0.15)
+    assert found.noise[1] != 0.02
+
+
 def driven(t: np.ndarray, noise: float) -> np.ndarray:
     """y' = -y + 2 u with u = sin(3 t), y(0) = 1, (..., n, 1)."""
     y = (np.exp(-t) * 1.6) + 0.2 * np.sin(3 * t) - 0.6 * np.cos(3 * t)
@@ -482,6 +542,8 @@ def test_times_that_nearly_coincide_are_moved_apart_and_that_is_said():
         ({"step_sizes": np.full((3, 19), 0.1)}, smnn.ShapeError, "step_sizes"),
         ({"noise": -1.0}, smnn.ArgumentError, "noise must be"),
         ({"noise": [0.1, 0.1, 0.1]}, smnn.ShapeError, "noise must be a number or"),
+        ({"noise": np.where(np.eye(20, 2), np.nan, 0.1)}, smnn.ArgumentError, "noise is NaN for some values"),
+        ({"loss": "cauchy"}, smnn.ArgumentError, "loss must be one of"),
         ({"weights": (3.0, 1.0)}, smnn.ArgumentError, "ascending"),
         ({"significance": 0.0}, smnn.ArgumentError, "significance"),
         ({"names": ["x"]}, smnn.ArgumentError, "2 different names"),

@@ -34,7 +34,7 @@ Piece = tuple[slice, slice]
 """Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
 """Noise, in deviations of a variable, below which the discretisation is what limits the fit."""
-MOST_PRECISION = 10.0
+MOST_PRECISION = 100.0
 """Factor of the weights of equations and smoothness rows for data with little noise."""
 GIVEN_UP = 0.5
 """Estimated noise, in the same, from which the equations say nothing of the variable."""
@@ -77,6 +77,8 @@ class Observations:
     deviations"""
     apart: Array
     """(B, T, V): distance from the median of five neighbours in units of what is usual; 0 where missing"""
+    mean_noise: np.ndarray
+    """(V,): root mean square of the noise, where it is estimated"""
     certainty: Array
     """(B, T, V): that over the standard deviation of each value, 0 where missing"""
     estimated: np.ndarray
@@ -188,12 +190,9 @@ def observe(
     if (mixed := (np.isnan(sd) & seen).any((0, 1)) & ~estimated).any():
         v = int(np.argmax(mixed))
         raise ArgumentError(f"noise is NaN for some values of variable {v}: give that of all of them, or of none.")
-    typical = np.array(
-        [
-            _noise(t, host[..., v], seen[..., v]) if estimated[v] else np.median(sd[..., v][seen[..., v]])
-            for v in range(V)
-        ]
-    )
+    given = [np.median(sd[..., v][seen[..., v]]) for v in range(V)]
+    found = [_noise(t, host[..., v], seen[..., v]) if estimated[v] else (given[v], given[v]) for v in range(V)]
+    typical, mean_noise = np.array(found).T
     if (typical > MOST_NOISE * deviation).any():
         v = int(np.argmax(typical / deviation))
         raise ArgumentError(
@@ -221,6 +220,7 @@ def observe(
         noise=least,
         apart=xp.asarray(apart, device=device_of(values)),
         certainty=xp.where(observed, xp.asarray(certainty, device=device_of(values)), xp.zeros_like(values)),
+        mean_noise=np.maximum(mean_noise, least),
         estimated=estimated,
         pieces=pieces,
         longest_gap=longest,
@@ -318,12 +318,13 @@ def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, value
     return steps
 
 
-def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
-    """The deviation of the noise, from divided differences; the least of those of orders 2 to 6.
+def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> tuple[float, float]:
+    """The deviation of the noise, from divided differences, the least of those of orders 2 to 6: typical, root mean
+    square.
 
     The difference of order d over d+1 neighbours is 0 for polynomials of degree below d and, with coefficients of unit
-    square sum, has the variance of the noise, whatever the times. The median does not see spikes. Where no trajectory
-    has three values: a tenth of the deviation of x.
+    square sum, has the variance of the noise, whatever the times. The median does not see spikes; the mean sees noise
+    that is larger where x is. Where no trajectory has three values: a tenth of the deviation of x.
     """
     results = []
     for d in range(2, 7):
@@ -339,8 +340,10 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> float:
             weights /= np.sqrt(np.sum(weights**2, axis=1, keepdims=True))
             values.append(np.sum(weights * np.lib.stride_tricks.sliding_window_view(row, d + 1), axis=1))
         if values:
-            results.append(np.median(np.abs(np.concatenate(values))) / 0.6745)
-    return float(min(results, default=0.1 * x[seen].std()))
+            differences = np.concatenate(values)
+            results.append((np.median(np.abs(differences)) / 0.6745, np.sqrt(np.mean(differences**2))))
+    default = 0.1 * x[seen].std()
+    return min((a for a, _ in results), default=default), min((b for _, b in results), default=default)
 
 
 def _apart(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -395,7 +398,7 @@ class Grid:
     """the geometric mean of the steps, in units of `time`"""
     precision: float
     """A factor of the other weights: the less noise, the less may the equations be violated. 1 for noise of 0.1
-    deviations and more, 10 for 0.01 and less"""
+    deviations and more, 10 for 0.01, 100 for 0.001 and less"""
 
     @staticmethod
     def of(o: Observations, parts: int, noise: np.ndarray) -> Grid:

@@ -71,7 +71,7 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             f"noise of {share.max():.2g} deviations of variable {result.variables[int(np.argmax(share))]} was "
             "estimated: either the data are that noisy or the library cannot describe them."
         )
-    if not large and (grown := np.where(estimated, result.noise / search.o.noise, 0.0).max()) > 2:
+    if not large and (grown := np.where(estimated, result.noise / search.o.mean_noise, 0.0).max()) > 2:
         yield (
             f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
             "from the library, or a variable unobserved."

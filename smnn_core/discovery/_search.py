@@ -282,7 +282,7 @@ class Search:
     def move(self, xi: np.ndarray) -> None:
         """Puts the coefficients to xi, the trajectory to the best for them, and looks at what is left."""
         left = self.fit.move(xi, self.weight)
-        self.cost = float(left.data.sum()) + left.violation
+        self.cost = float(left.data.sum() + left.violation)
         self.objective, self.spread = left.cost + left.violation, left.spread + left.violation
         self.violation, self.coarse = left.violation / self.dof, left.smoothness / self.dof
         count = self.o.count
@@ -412,7 +412,7 @@ class Search:
             y=xp.astype(xp.reshape(self.fit.trajectory(), (*o.batch, *self.fit.trajectory().shape[1:])), like.dtype),
             t=xp.astype(t, like.dtype),
             noise=self.noise,
-            misfit=max(self.cost / self.dof, 0.0),  # rounding, where data are exact
+            misfit=self.cost / self.dof,
             converged=self.converged,
             ambiguous=self.ambiguous(self.library.names(names), variables),
             path=self.path,

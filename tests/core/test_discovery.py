@@ -7,6 +7,7 @@ import warnings
 import array_api_strict
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 import smnn_core as smnn
@@ -391,7 +392,7 @@ def said(data: np.ndarray, step: float, **options) -> str:
     """The warnings of a discovery with straight lines."""
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
-        smnn.discover(data, step, library=LINEAR, **options)
+        smnn.discover(data, step, **{"library": LINEAR, **options})
     assert all(x.category is smnn.DiscoveryWarning for x in messages)
     return " ".join(str(x.message) for x in messages)
 
@@ -453,6 +454,28 @@ def test_outliers_cost_no_terms(loss):
     for place, value in true.items():
         assert abs(found.coefficients[place] - value) < 4 * found.standard_errors[place]
     np.testing.assert_allclose(found.noise, 0.01 * clean.std(0), rtol=0.35)
+
+
+def test_exact_data_of_a_short_record_keep_their_terms():
+    """Logistic growth with a threshold, 150 values of a decay: x^3 explains a thousandth of the derivative."""
+    f = np.array([0.0, -0.14, 0.14 * (1 / 4.4 + 1 / 130), -0.14 / 4.4 / 130])
+    t = np.linspace(0, 10, 150)
+    y = solve_ivp(lambda _, y: np.polyval(f[::-1], y), (0, 10), [2.1], t_eval=t, rtol=1e-10, atol=1e-12).y.T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", smnn.DiscoveryWarning)
+        found = smnn.discover(y, t[1], library=smnn.polynomials(3))
+    np.testing.assert_array_equal(found.coefficients[:, 0] != 0, f != 0)
+    np.testing.assert_allclose(found.coefficients[:, 0], f, rtol=0.1, atol=1e-12)
+
+
+def test_noise_that_grows_with_a_variable_is_no_misfit():
+    """5 % of each value: the fit leaves more than the noise of most values, which is no reason to doubt it."""
+    t = np.linspace(0, 10, 150)
+    prey = solve_ivp(
+        lambda _, y: [y[0] * (1.84 - 1.45 * y[1]), y[1] * (1.62 * y[0] - 3)], (0, 10), [8.3, 3.4], t_eval=t, rtol=1e-9
+    ).y.T
+    data = prey * (1 + 0.05 * np.random.default_rng(0).normal(size=prey.shape))
+    assert "times the noise that neighbouring values suggest" not in said(data, t[1], library=smnn.polynomials(2))
 
 
 def test_noise_of_each_value():

@@ -181,8 +181,8 @@ def observe(
         raise ArgumentError(f"variable {int(np.argmax(constant))} is constant: leave it out of data.")
     t = np.concatenate([np.zeros_like(s[:, :1]), np.cumsum(s, axis=1)], axis=1)
     if moved := int((s < NEAREST * np.median(s)).sum()):
-        apart = NEAREST * np.median(s) * np.arange(T)
-        t = np.maximum.accumulate(t - apart, axis=1) + apart
+        least = NEAREST * np.median(s) * np.arange(T)
+        t = np.maximum.accumulate(t - least, axis=1) + least
         steps = xp.asarray(np.diff(t, axis=1), device=device_of(values))
     t = np.broadcast_to(t, (len(host), T))
     sd = np.reshape(_standard_deviations(noise, (*batch, T, V)), host.shape)

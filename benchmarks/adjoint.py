@@ -2,12 +2,16 @@
 
 Relative to its largest entry, in float64, for each engine, and for v = W A λ with λ = M^-1 g, which squares the
 condition number. The gradient is W v in the rows of the equations, v = (W A)^+^T g, for random g.
+
+With --cuda also for the kernels of the CUDA engine, compiled for the CPU as in tests/cuda: of whole systems, and in
+chunks of three points.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -93,8 +97,30 @@ def errors(arguments: tuple[Array, ...], engines: Sequence[str] = ENGINES) -> di
     return result
 
 
-def main() -> int:
+def errors_of_kernels(arguments: tuple[Array, ...]) -> dict[str, float]:
+    """Of those of the CUDA engine."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cuda"))
+    from _emulator import Emulator
+
+    from smnn_core._problem import Problem
+    from smnn_core._weighting import weighted_problem
+    from smnn_core.engines._cuda import host
+    from smnn_core.engines._cuda.grain import Grain
+
+    g, expected = reference(arguments)
+    problem = weighted_problem(Problem.build(*arguments, scheme=smnn.HERMITE))
+    grains = {"whole": Grain(lanes=1), "divided": Grain(lanes=1000, shortest=3, last=3, gain=np.inf)}
+    result = {}
+    for name, grain in grains.items():
+        y, factor = host.solve_problem(Emulator(grain), problem)
+        result[f"cuda, {name}"] = error(factor.adjoint(problem, y, g).rhs, expected)
+    return result
+
+
+def main(options: Sequence[str]) -> int:
     table = {name: errors(make()) for name, make in PROBLEMS.items()}
+    if "--cuda" in options:
+        table = {name: row | errors_of_kernels(PROBLEMS[name]()) for name, row in table.items()}
     columns = list(next(iter(table.values())))
     print("| HERMITE, float64 |", *(f"{name} |" for name in columns))
     print("| --- |", *("--- |" for _ in columns))
@@ -104,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -81,20 +81,22 @@ def seconds_of(run: Callable[[], Any], synchronize: Callable[[], Any], clock: Cl
     return median(times)
 
 
-def traffic(inputs: int, y: int, factor: int, z: int, products: int) -> int:
+def traffic(inputs: int, states: int, factor: int, tape: int, products: int) -> int:
     """Bytes that kernels of forward + backward move at the least, from those of its arrays.
 
-    Forward reads the inputs, writes the factor and z, reads both and writes y. Backward reads g and the factor, writes
-    w. Then it refines twice, at first what is given as y and λ: reads the inputs for both, factor and w for λ, y and g,
-    writes changes, products and right-hand sides. It reads these and the factor, writes w, and refines again, which now
-    reads factor and w for both, changes and products as well. At last it reads the inputs, y, its change, λ and the
-    products of both, and writes a gradient for each input.
+    A solve reads the inputs, writes the factor and z, reads both and writes y. Its adjoint reads the inputs and writes
+    factor, z and tape; reads g and the factor, writes w in the place of z. On the way back it reads inputs, g, factor,
+    w and tape, writes λ, multipliers and what they leave of g, reads this and the factor, writes w; then it reads
+    factor, w and tape again, y, λ and multipliers, and writes a gradient for each input.
+
+    Args:
+        states: y, as g, z, w and λ are.
+        products: multipliers of the rows, one set.
     """
-    forward = inputs + 2 * (factor + z) + y
-    solves = (y + factor + z) + 2 * (y + factor + z)
-    first = 2 * inputs + (factor + z) + 6 * y + products
-    again = 2 * (inputs + factor + z) + 7 * y + 2 * products
-    return forward + solves + first + again + (2 * inputs + 3 * y + products)
+    solve = inputs + 2 * (factor + states) + states
+    first = (inputs + factor + states + tape) + (states + factor + states)
+    unwind = (inputs + states + factor + states + tape) + (2 * states + products) + (states + factor + states)
+    return solve + first + unwind + (factor + states + tape + 2 * states + products + inputs)
 
 
 def batch_last(x: Any) -> Any:
@@ -107,6 +109,7 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
     import cupy
 
     import smnn_core as smnn
+    from smnn_core.engines._cuda import host
 
     arrays = [cupy.asarray(x.numpy()) for x in case.inputs(dtype)]
     g = cupy.asarray(case.cotangent(dtype).numpy())
@@ -124,8 +127,10 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
         Q, V, K = arrays[0].shape[-3:]
-        products = 2 * g.nbytes * (Q + V * K) // (V * K)
-        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, g.nbytes, products)
+        signature = host.Signature.of(factor.system)
+        of_factor, of_tape = host.numbers_of_point(signature, chunked=False)  # (in chunks both have some more)
+        tape, products = factor.nbytes * of_tape // of_factor, g.nbytes * (Q + V * K) // (V * K)
+        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, tape, products)
         row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y
         pool = cupy.cuda.MemoryPool()  # of the graph: nobody else may use again what it works in
         try:

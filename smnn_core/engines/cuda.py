@@ -12,11 +12,10 @@ their source, options, device architecture and the version of NVRTC, so that a n
 Moments of the posterior are left to the array API engine.
 
 Work goes to CuPy's current stream, memory comes from CuPy's current allocator, and nothing waits for the device:
-systems without a unique solution come back as NaN, and so do gradients that refinement does not find
-(`_cuda/adjoint.py`). Constants, such as weights that are numbers, are copied to the
-device when they are first seen, so that a solve can be captured in a CUDA graph after it has run once. CuPy gives the
-memory that a capture frees to others, which replays would overwrite: capture with a `cupy.cuda.MemoryPool` of the
-graph's own.
+systems without a unique solution come back as NaN, with their gradients. A solve keeps no factor: its adjoint, and the
+first normal solve, eliminate again. Constants, such as weights that are numbers, are copied to the device when they are
+first seen, so that a solve can be captured in a CUDA graph after it has run once. CuPy gives the memory that a capture
+frees to others, which replays would overwrite: capture with a `cupy.cuda.MemoryPool` of the graph's own.
 
 What kernels keep lies lane beside lane, so that threads side by side read numbers side by side. The arrays of the
 caller are read where they lie: where the batch comes first, as is usual, each thread goes along a line of its own, and
@@ -197,8 +196,8 @@ class CudaFactor(MomentsByArrayApi):
 
     @property
     def nbytes(self) -> int:
-        """The memory that the factor keeps."""
-        return self.factor.nbytes
+        """The memory that the factor keeps, once it is asked for."""
+        return self.factor.kept.nbytes
 
     def solve(self, d: Rows) -> Array:
         other = self._other(self.system.batch_with(d))
@@ -226,7 +225,7 @@ class CudaFactor(MomentsByArrayApi):
         return refined_once(self, f, g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """Normal solve, and contraction into all gradients, or those wanted."""
+        """All gradients, or those wanted."""
         other = self._other(problem.batch)
         if other is not None:
             return other.adjoint(problem, y, g, wanted)

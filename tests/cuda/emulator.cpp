@@ -17,10 +17,12 @@ extern "C" int launch(const char* name, unsigned blocks, unsigned threads, int b
     KERNEL(smnn_sweep)
     KERNEL(smnn_forward)
     KERNEL(smnn_back)
-    KERNEL(smnn_refine)
+    KERNEL(smnn_record)
+    KERNEL(smnn_unwind)
     KERNEL(smnn_contract)
 #if SMNN_CHUNKED
     KERNEL(smnn_chains_sweep)
+    KERNEL(smnn_chains_record)
     KERNEL(smnn_chains_solve)
 #endif
     return 1;

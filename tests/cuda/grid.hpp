@@ -114,24 +114,6 @@ inline double reciprocal_estimate(double x) {
 inline float reciprocal_estimate(float x) { return 1 / x; }
 #define SMNN_RECIPROCAL_ESTIMATE reciprocal_estimate
 
-// (threads run one after the other)
-template <class Bits>
-Bits atomicMax(Bits* to, Bits x) {
-    const Bits before = *to;
-    *to = before < x ? x : before;
-    return before;
-}
-inline long long __double_as_longlong(double x) {
-    long long bits;
-    std::memcpy(&bits, &x, sizeof(x));
-    return bits;
-}
-inline unsigned __float_as_uint(float x) {
-    unsigned bits;
-    std::memcpy(&bits, &x, sizeof(x));
-    return bits;
-}
-
 // Numbers that are too small for their type are zero while this lives, where the machine can do so: of both types, but
 // kernels in single precision have few in double precision, and none that are small.
 struct FlushToZero {

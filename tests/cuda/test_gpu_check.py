@@ -138,11 +138,11 @@ def test_report_holds_what_was_measured(tmp_path) -> None:
 
 
 def test_traffic_counts_every_array_as_often_as_it_is_moved(gpu_bench) -> None:
-    assert gpu_bench.traffic(1, 0, 0, 0, 0) == 7  # read six times, gradients written
-    assert gpu_bench.traffic(0, 1, 0, 0, 0) == 20  # y, g, changes and right-hand sides of both
-    assert gpu_bench.traffic(0, 0, 1, 0, 0) == 8  # written once, read by four solves, forth and back but for the first
-    assert gpu_bench.traffic(0, 0, 0, 1, 0) == 8  # z, and w of three solves, each written and read
-    assert gpu_bench.traffic(0, 0, 0, 0, 1) == 4  # written, read and written, read
+    assert gpu_bench.traffic(1, 0, 0, 0, 0) == 4  # read by two sweeps and the way back, gradients written
+    assert gpu_bench.traffic(0, 1, 0, 0, 0) == 15  # z and w written and read, y and λ, g read twice, what is left of it
+    assert gpu_bench.traffic(0, 0, 1, 0, 0) == 7  # written twice, read by two solves forth and three back
+    assert gpu_bench.traffic(0, 0, 0, 1, 0) == 3  # written, read twice
+    assert gpu_bench.traffic(0, 0, 0, 0, 1) == 2  # written, read
 
 
 def test_the_other_layout_holds_the_same_numbers(gpu_bench) -> None:

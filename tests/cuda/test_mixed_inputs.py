@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smnn_core as smnn
-from smnn_core._problem import Problem, Rows
+from smnn_core._problem import Problem, Rows, inputs_by_field
 from smnn_core.engines._cuda import host
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._interface import inputs_by_field
 
 pytestmark = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 

@@ -43,7 +43,9 @@ def lay_out(planner: Planner, value: str) -> str:
     job = np.full(JOB.itemsize, 0x7F, np.uint8).view(JOB)
     job.view(np.uint64)[layout.pointers_of(JOB)] = 0
     level = job[0]["level"][1]
-    level["z"], level["x"], level["ends"], level["factor"] = (p.address for p in (x, result, scratch[1], kept))
+    level["z"], level["x"], level["ends"], level["factor"] = (
+        p.address for p in (x, result, scratch.part((5,), 8, 40), kept)
+    )
     planner.launch(MODULE, "smnn_chains_sweep", 1, job)
     return value
 
@@ -64,7 +66,7 @@ def test_a_run_writes_addresses_and_nothing_else() -> None:
 
 
 def test_all_that_is_an_address_is_found() -> None:
-    assert layout.pointers_of(layout.point_job("float32", 3)).size == 3 + 13 + 7 + 2 + 7
+    assert layout.pointers_of(layout.point_job("float32", 3)).size == 2 + 10 + 7 + 11
 
 
 def test_pieces_lie_apart_and_aligned() -> None:

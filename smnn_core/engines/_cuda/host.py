@@ -7,14 +7,19 @@ form a chain, which is divided again until one lane can sweep what is left; subs
 
 which are three launches, as the levels of a system are swept by threads of one warp, which wait for each other there.
 (Teams of threads sweep larger points, and a warp has few teams: then wide levels have launches of their own.) A normal
-solve goes the same way with R^T w = g in the place of the sweeps; `adjoint.py` makes gradients of such. Nothing here
-waits for the device.
+solve goes the same way with R^T w = g in the place of the sweeps. An adjoint sweeps again and records the rotations,
+the tape (`kernels/tape.hpp`), whose way back leads to the multipliers v = Q R^-T g of the rows; what these leave of g
+takes the same way once more, whatever it is, since nobody waits for the device to know:
+
+    record -> [chains] -> forward (g) -> [chains] -> unwind, forward (g - (W A)^T v) -> [chains] -> contract
+
+Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -26,9 +31,8 @@ from ..._fields import FIELDS as INPUTS
 from ..._fields import Sizes
 from ..._problem import ALL, Gradients, Problem, Rows, System, by_field, from_fields, inputs_by_field
 from ..._schemes import Scheme, triangular_rows
-from . import adjoint
-from .layout import FIELDS, MAX_AXES, SIDES, STATES, chain_job, lay_out, point_job
-from .plan import Device, Kind, Layout, Place, Planner, described
+from .layout import FIELDS, MAX_AXES, MULTIPLIERS, N_GRADIENTS, chain_job, lay_out, point_job
+from .plan import Device, Kind, Layout, Place, Plan, Planner, Run, described
 from .source import WARP, Specialization
 
 
@@ -64,29 +68,14 @@ class Signature(NamedTuple):
         return 4 if self.dtype == "float32" else 8
 
 
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """The factors of the systems of one batch, for later solves."""
-
-    batch: Shape
-    sizes: tuple[int, ...]
-    """the division of time"""
-    memory: object
-    flags: Array
-    """bool: undetermined points, (*system.batch, T), and systems of the batch that have some"""
-    addresses: list[int]
-    """of the factor of points and those of the chains, level by level, and of the flags"""
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class FactorPlaces:
-    """`Kept`, as a plan knows it."""
-
-    points: Place
-    chains: list[Place]
-    undetermined: Place
-    bad: Place
+def numbers_of_point(system: Signature, chunked: bool) -> tuple[int, int]:
+    """How many a point has in the factor (`FactorLayout`), and on the tape (`TapeLayout`)."""
+    n, K, V = system.n, system.K, system.V
+    extra = constants(system.scheme, K).extra_rows
+    absorbed = system.Q + 2 * n * extra
+    factor = n * (n + 1) // 2 + K * K * V * (V + 1) // 2 + n * n * chunked
+    tape = n * (n + 1) + n * (not extra) + 2 * n * absorbed * (1 + chunked) + absorbed + chunked
+    return factor, tape
 
 
 @dataclass(frozen=True)
@@ -110,8 +99,7 @@ def cores(system: Signature) -> tuple[Shape, ...]:
     """The axes of each of `FIELDS` after those of the batch: time, and what a point has."""
     T, V, K = system.n_steps, system.V, system.K
     sizes = Sizes(T, system.Q, V, K, system.n_initial_steps, system.n_initial_orders)
-    states = [(T, V, K)] * len(STATES)
-    return *(field.core(sizes) for field in INPUTS.values()), (T - 1, V, 2 * K), *states
+    return *(field.core(sizes) for field in INPUTS.values()), (T - 1, V, 2 * K), (T, V, K), (T, V, K)
 
 
 def specialization(system: Signature, chunked: bool) -> Specialization:
@@ -129,117 +117,90 @@ class Call:
         system: Signature,
         batch: Shape,
         layouts: Sequence[Layout | None],
-        sizes: tuple[int, ...] | None = None,
-        sides: int = 1,
+        factor: Kind,
+        sizes: tuple[int, ...] = (),
     ) -> None:
         """
         Args:
             batch: of the results.
             layouts: of the arrays that are given, in the order of `FIELDS`, as many as there are; None is zeros.
-            sizes: the division of time, where a factor for this batch is given, after the arrays.
-            sides: see `Side` of job.hpp.
+            factor: whose memory it lies in. Where it is given for this batch, it comes after the arrays.
+            sizes: the division of time of a factor that is given.
         """
         self.planner, self.system, self.batch = planner, system, batch
-        self.count, self.cores, self.sides = math.prod(batch), cores(system), sides
+        self.count, self.cores = math.prod(batch), cores(system)
         team = specialization(system, True).team("smnn_sweep")
         self.sizes = sizes or planner.grain.divide(self.count, system.n_steps, team)
+        self.chunked = len(self.sizes) > 1
         self.chunks = self.sizes[1] if self.chunked else 1
         self.lanes = self.count * self.chunks
+        self.longest = -(-self.sizes[0] // self.chunks)
+        """points of a lane"""
         self.module = specialization(system, self.chunked)
         self.dtype = system.dtype
         self.arrays = [None if x is None else planner.given(x, self.dtype) for x in layouts]
-        self.factor = self._factor(is_given=sizes is not None)
-        self.job = np.zeros(1, point_job(self.dtype, system.K))
-        self.inputs = np.zeros(len(FIELDS), self.job["in"].dtype)
-        self.chains = np.zeros(1, chain_job(self.dtype))
-        self.levels = self.chains[0]["level"][1 : len(self.sizes)]
+        self.jobs = np.zeros(1, point_job(self.dtype, system.K))
+        self.chain_jobs = np.zeros(1, chain_job(self.dtype))
+        self.job, self.chains = self.jobs[0], self.chain_jobs[0]
+        self.levels = list(zip(self.chains["level"][1:], self.sizes[1:], strict=False))
+        """of chains, with the items of each system"""
+        self._lay_out(factor)
 
-    def lay_out(self, states: Sequence[Place] = ()) -> None:
-        """The jobs but for the memory of results; `states` are arrays of the call's own after those that are given."""
-        self.arrays += states
-        self._lay_out()
-        self.place({})
-        self.job["slots"], self.job["factor"] = self.sides * self.lanes, self.factor.points.address
-        self._empty(self.job[0], "z", (self._points_kept, self.system.n, self.sides * self.lanes))
-        if self.chunked:
-            self._connect_chains()
-        self.choose(0, self.sides)
+    def _lay_out(self, kind: Kind) -> None:
+        """The jobs but for what is particular to a kind of call."""
+        system, job, n = self.system, self.job, self.system.n
+        flags = self._place_factor(kind)
+        systems, cores = job["systems"], [*self.cores[: len(self.arrays)], flags.shape[-1:]]
+        inputs = lay_out(self.batch, [*self.arrays, flags], cores, systems)
+        job["in"][: len(self.arrays)] = inputs[:-1]
+        systems["flag_strides"][:MAX_AXES], systems["flag_strides"][MAX_AXES] = inputs[-1]["batch"], 1
+        # without orders there are no initial rows
+        job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
+        job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
+        job["V"], job["orders"], job["Q"] = system.V, system.K, system.Q
+        job["tolerance2"] = (8 * n * float(np.finfo(self.dtype).eps)) ** 2
+        scheme = constants(system.scheme, system.K)
+        job["scheme_norm2"], job["scheme_rows"] = scheme.norm2, scheme.rows
+        self._empty(job, "z", (self.longest, n, self.lanes))
+        chains = self.chains
+        chains["systems"], chains["tolerance2"], chains["n"] = systems, job["tolerance2"], n
+        chains["sizes"][: len(self.sizes)], chains["levels"] = self.sizes, len(self.sizes)
+        for level, items in self.levels:
+            self._empty(level, "z", (n, self.count * items))
+            self._empty(level, "x", (self.count * items, n))
+        job["separators"] = chains["level"][1]["x"]
+
+    def _place_factor(self, kind: Kind) -> Place:
+        """Memory of the factor of points, of those of the chains, level by level, and of the flags, which are returned:
+        those of undetermined points, (*system.batch, T), and, after them, of systems that have some."""
+        system, n = self.system, self.system.n
+        entries, _ = numbers_of_point(system, self.chunked)
+        shapes: list[Shape] = [(self.longest - self.chunked, entries, self.lanes)]
+        shapes += [((2 if i == len(self.sizes) - 1 else 3) * n * n, self.count * self.sizes[i]) for i in self.numbers]
+        points, *chains = (self.planner.take(kind, shape, self.dtype).address for shape in shapes)
+        self.job["factor"] = points
+        for (level, _), factor in zip(self.levels, chains, strict=True):
+            level["factor"] = factor
+        flagged = *system.batch, system.n_steps
+        size = math.prod(flagged)
+        both = self.planner.take(kind if kind is Kind.GIVEN else Kind.ZEROS, (size + self.count,), "bool")
+        undetermined, bad = both.part(flagged, 1, 0), both.part((self.count,), 1, size)
+        self.job["systems"]["bad"], self.job["systems"]["undetermined"] = bad.address, undetermined.address
+        return undetermined
 
     @property
-    def chunked(self) -> bool:
-        return len(self.sizes) > 1
-
-    @property
-    def _points_kept(self) -> int:
-        T = self.sizes[0]
-        return -(-T // self.chunks) - self.chunked
-
-    def _factor(self, is_given: bool) -> FactorPlaces:
-        system, n, K, planner = self.system, self.system.n, self.system.K, self.planner
-        entries = n * (n + 1) // 2 + K * K * system.V * (system.V + 1) // 2 + (n * n if self.chunked else 0)
-        chain_entries = [3 * n * n for _ in self.sizes[2:]] + [2 * n * n]  # the last one has no left separator
-        shapes: list[Shape] = [(self._points_kept, entries, self.lanes)]
-        shapes += [(e, self.count * items) for items, e in zip(self.sizes[1:], chain_entries, strict=False)]
-        kind, flags = (Kind.GIVEN, Kind.GIVEN) if is_given else (Kind.KEPT, Kind.ZEROS)
-        points, *chains = (planner.take(kind, shape, self.dtype) for shape in shapes)
-        points_flagged = *system.batch, system.n_steps
-        both = planner.take(flags, (math.prod(points_flagged) + self.count,), "bool")
-        undetermined, bad = both.part(points_flagged, 1, 0), both.part((self.count,), 1, math.prod(points_flagged))
-        return FactorPlaces(points, chains, undetermined, bad)
+    def numbers(self) -> range:
+        """Of the levels of chains."""
+        return range(1, len(self.sizes))
 
     def _empty(self, job: np.void, name: str, shape: Shape) -> None:
         """Memory under the name of a job, as long as the call lasts."""
         job[name] = self.planner.take(Kind.SCRATCH, shape, self.dtype).address
 
-    def _lay_out(self) -> None:
-        """The job but for the memory of its results."""
-        system, job = self.system, self.job[0]
-        flags, systems = self.factor.undetermined, job["systems"]
-        systems["bad"], systems["undetermined"] = self.factor.bad.address, flags.address
-        cores = [*self.cores[: len(self.arrays)], flags.shape[-1:]]
-        inputs = lay_out(self.batch, [*self.arrays, flags], cores, systems)
-        systems["flag_strides"][:MAX_AXES], systems["flag_strides"][MAX_AXES] = inputs[-1]["batch"], 1
-        self.inputs[: len(self.arrays)] = inputs[:-1]
-        # without orders there are no initial rows
-        job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
-        job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
-        job["V"], job["orders"], job["Q"] = system.V, system.K, system.Q
-        job["tolerance2"] = (8 * system.n * float(np.finfo(self.dtype).eps)) ** 2
-        scheme = constants(system.scheme, system.K)
-        job["scheme_norm2"], job["scheme_rows"] = scheme.norm2, scheme.rows
-
-    def _connect_chains(self) -> None:
-        """The job of the chains."""
-        chains, n = self.chains[0], self.system.n
-        chains["systems"], chains["tolerance2"] = self.job[0]["systems"], self.job[0]["tolerance2"]
-        chains["sizes"][: len(self.sizes)], chains["levels"] = self.sizes, len(self.sizes)
-        chains["n"], chains["all_sides"] = n, self.sides
-        for level, items, factor in zip(self.levels, self.sizes[1:], self.factor.chains, strict=True):
-            slots = self.sides * self.count * items
-            level["factor"] = factor.address
-            self._empty(level, "z", (n, slots))
-            self._empty(level, "x", (slots, n))
-        self.job["separators"] = self.levels[0]["x"]
-
-    def place(self, others: Mapping[str, int | None]) -> None:
-        """Which array kernels see as each field: its own, unless the number of another is given, or None for zeros."""
-        none = np.zeros((), self.inputs.dtype)
-        for f, name in enumerate(FIELDS):
-            source = others.get(name, f)
-            self.job["in"][0, f] = none if source is None else self.inputs[source]
-
-    def choose(self, first_side: int, sides: int, sizes: Place | None = None) -> None:
-        """The sides that kernels work on; of these, what is small by the sizes given is left as it is."""
-        for job in (self.job, self.chains):
-            job["first_side"], job["sides"] = first_side, sides
-            job["systems"]["sizes"] = 0 if sizes is None else sizes.address
-
-    def launch(self, kernel: str, x: Place | None = None) -> None:
-        """A kernel on points; x is what it fills."""
-        self.job["x"]["data"] = 0 if x is None else x.address
+    def launch(self, kernel: str) -> None:
+        """A kernel on points."""
         if self.count:
-            lanes = self.lanes * int(self.job["sides"][0])
-            self.planner.launch(self.module, f"smnn_{kernel}", lanes, self.job)
+            self.planner.launch(self.module, f"smnn_{kernel}", self.lanes, self.jobs)
 
     def _launch_chains(self, kernel: str) -> None:
         """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level lanes; where
@@ -256,110 +217,168 @@ class Call:
     def _launch_levels(self, name: str, first: int, end: int, group: int) -> None:
         if self.count:
             self.chains["first_level"], self.chains["end_level"], self.chains["group"] = first, end, group
-            lanes = self.count * int(self.chains["sides"][0]) * group
-            self.planner.launch(self.module, name, lanes, self.chains)
+            self.planner.launch(self.module, name, self.count * group, self.chain_jobs)
 
-    def eliminate(self, x: Place | None = None) -> None:
-        """The factor, and z with R y = z; y as well, where there is memory for it."""
+    def eliminate(self, kernel: str, back: bool) -> None:
+        """The factor, and z with R y = z; by `record` the tape as well. x of separators where `back` is set."""
         n = self.system.n
-        for level, items in zip(self.levels, self.sizes[1:], strict=True):
+        for level, items in self.levels:
             self._empty(level, "ends", (3 * n * n + 4 * n, self.count * items))
-        self.job["ends"] = self.levels[0]["ends"] if self.chunked else 0
-        self.launch("sweep")
+        self.job["ends"] = self.chains["level"][1]["ends"]
+        self.launch(kernel)
         if self.chunked:
-            self.chains["back"] = x is not None
-            self._launch_chains("sweep")
-        if x is not None:
-            self.launch("back", x)
+            self.chains["back"] = back
+            self._launch_chains(kernel)
 
     def forward(self) -> None:
         """w with R^T w = g in the place of z, and x of separators."""
-        self.make_room_to_pass()
+        for level, items in self.levels:
+            self._empty(level, "passed", (self.count * items, 2, self.system.n))
+        self.job["passed"] = self.chains["level"][1]["passed"]
         self.launch("forward")
         self.solve_chains()
 
-    def make_room_to_pass(self) -> None:
-        """The memory by which chunks and chains pass g on."""
-        if self.chunked and not self.levels[0]["passed"]:
-            for level, items in zip(self.levels, self.sizes[1:], strict=True):
-                self._empty(level, "passed", (self.sides * self.count * items, 2, self.system.n))
-        self.job["passed"] = self.levels[0]["passed"] if self.chunked else 0
-
     def solve_chains(self) -> None:
-        """x of separators, from what chunks passed on."""
+        """x of separators, and multipliers of what chunks have left, from what chunks passed on."""
         if self.chunked:
             self._launch_chains("solve")
 
-    def solution(self) -> Place:
-        """Memory for x."""
+    def substitute(self) -> None:
+        """The solution, from z."""
         shape = *self.batch, self.system.n_steps, self.system.V, self.system.K
-        return self.planner.take(Kind.RESULT, shape, self.dtype)
+        self.job["x"] = self.planner.take(Kind.RESULT, shape, self.dtype).address
+        self.launch("back")
+
+    def make_room_for_adjoint(self) -> None:
+        """The tape (`TapeLayout`, `chain_tape_entries`), and what one pass leaves for the next."""
+        system, n, extra = self.system, self.system.n, self.module.extra_rows
+        _, of_point = numbers_of_point(system, self.chunked)
+        initial = system.V * system.n_initial_orders
+        of_initial = min(system.n_initial_steps, self.longest) * initial * (2 * n * (1 + self.chunked) + 1)
+        self._empty(self.job, "tape", (self.longest * of_point + of_initial, self.lanes))
+        self._empty(self.job, "lambda", (self.longest, n, self.lanes))
+        self._empty(self.job, "products", (self.longest, system.Q + n * (1 + extra), self.lanes))
+        self._empty(self.job, "initial", (self.count, system.n_initial_steps, initial))
+        for (level, items), i in zip(self.levels, self.numbers, strict=True):
+            of_step = (3 if i == len(self.sizes) - 1 else 5) * (3 * n * n - n) + 2 * n
+            self._empty(level, "tape", (of_step, self.count * items))
+            self._empty(level, "multipliers", (self.count * items, 2 * n, MULTIPLIERS))
+        self.job["multipliers"] = self.chains["level"][1]["multipliers"]
+
+    def take_gradients(self, wanted: tuple[bool, ...]) -> None:
+        """Room for gradients, summed over the points of each lane where an input is constant in time."""
+        initial = FIELDS.index("initial_values"), FIELDS.index("weights.initial")
+        for f, core in enumerate(self.cores[:N_GRADIENTS]):
+            out = self.job["gradient"][f]
+            if not wanted[f]:
+                out["over_time"] = True  # (nothing is written before the end of a lane, and then nowhere)
+                continue
+            x, (times, *inner) = self.arrays[f], core
+            assert x is not None
+            over_time = f not in initial and times > 1 and (x.ndim < len(core) or x.shape[-len(core)] == 1)
+            shape = *self.batch, self.chunks if over_time else times, *inner
+            out["data"], out["over_time"] = self.planner.take(Kind.RESULT, shape, self.dtype).address, over_time
 
 
-def lay_out_elimination(
-    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], with_solution: bool
+def lay_out_factor(
+    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...]
 ) -> tuple[int, ...]:
-    """The factor, and the solution where that is wanted. Returns the division of time."""
-    call = Call(planner, system, batch, layouts)
-    call.lay_out()
-    call.eliminate(call.solution() if with_solution else None)
+    """The factor, which is kept. Returns the division of time."""
+    call = Call(planner, system, batch, layouts, Kind.KEPT)
+    call.eliminate("sweep", back=False)
     return call.sizes
+
+
+def lay_out_solve(planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...]) -> None:
+    """The solution."""
+    call = Call(planner, system, batch, layouts, Kind.SCRATCH)
+    call.eliminate("sweep", back=True)
+    call.substitute()
 
 
 def lay_out_normal_solve(
     planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], sizes: tuple[int, ...]
 ) -> None:
     """x with M x = g, from the factor."""
-    call = Call(planner, system, batch, layouts, sizes)
-    call.lay_out()
+    call = Call(planner, system, batch, layouts, Kind.GIVEN, sizes)
     call.forward()
-    call.launch("back", call.solution())
+    call.substitute()
 
 
 def lay_out_adjoint(
-    planner: Planner,
-    system: Signature,
-    batch: Shape,
-    layouts: tuple[Layout | None, ...],
-    sizes: tuple[int, ...],
-    wanted: tuple[bool, ...],
+    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], wanted: tuple[bool, ...]
 ) -> None:
-    """Gradients, from the factor; the arrays are those of the problem, nothing for smoothness rows, y and g."""
-    call = Call(planner, system, batch, layouts, sizes, SIDES)
-    adjoint.gradients(call, wanted)
+    """Gradients; the arrays are those of the problem, nothing for smoothness rows, y and g."""
+    call = Call(planner, system, batch, layouts, Kind.SCRATCH)
+    call.make_room_for_adjoint()
+    call.eliminate("record", back=False)
+    call.forward()
+    call.launch("unwind")
+    call.solve_chains()
+    call.take_gradients(wanted)
+    call.launch("contract")
 
 
-def eliminated(
-    device: Device, system: System, batch: Shape, arrays: Sequence[Array | None], with_solution: bool
-) -> tuple[Kept, list[Array]]:
-    """A factor for systems of a batch, and the solution where that is wanted."""
+def _run(
+    device: Device,
+    system: System,
+    lay_out: Callable[..., Any],
+    batch: Shape,
+    arrays: Sequence[Array | None],
+    *key: Any,
+    addresses: Sequence[int] = (),
+) -> tuple[Plan, Run]:
+    """A plan, and a run of it."""
     signature = Signature.of(system)
     held, layouts, given = described(device, arrays, signature.itemsize)
-    plan = device.plans(lay_out_elimination, signature, batch, layouts, with_solution)
-    results, (flags,), (memory, addresses) = plan.run(device, given)
+    plan = device.plans(lay_out, signature, batch, layouts, *key)
+    run = plan.run(device, [*given, *addresses])
     del held
-    addresses.append(device.address(flags))
-    return Kept(batch, plan.value, memory, flags, addresses, sum(plan.kept.sizes)), results
+    return plan, run
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The factors of the systems of one batch, for later solves."""
+
+    batch: Shape
+    sizes: tuple[int, ...]
+    """the division of time"""
+    memory: object
+    flags: Array
+    """bool: undetermined points, (*system.batch, T), and systems of the batch that have some"""
+    addresses: list[int]
+    """of the factor of points and those of the chains, level by level, and of the flags"""
+    nbytes: int
+
+    @staticmethod
+    def of(device: Device, system: System, batch: Shape) -> Kept:
+        """Elimination."""
+        plan, run = _run(device, system, lay_out_factor, batch, inputs_by_field(system))
+        (flags,), (memory, addresses) = run.zeros, run.kept
+        addresses = [*addresses, device.address(flags)]
+        return Kept(batch, plan.value, memory, flags, addresses, sum(plan.kept.sizes))
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceFactor:
-    """The factor of a system: see `engines._interface.Factor`."""
+    """The factor of a system: see `engines._interface.Factor`. It is kept from the first call on that needs it."""
 
     device: Device
     system: System
-    kept: Kept
+    flags: Array | None = None
+    """`Kept.flags`, of a solve that kept nothing else"""
+
+    @cached_property
+    def kept(self) -> Kept:
+        return Kept.of(self.device, self.system, self.system.batch)
 
     @cached_property
     def undetermined(self) -> Array:
         """bool, (*system.batch, T)"""
         shape = *self.system.batch, self.system.n_steps
-        return self.device.xp.reshape(self.kept.flags[: math.prod(shape)], shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the factor keeps."""
-        return self.kept.nbytes
+        flags = self.kept.flags if self.flags is None else self.flags
+        return self.device.xp.reshape(flags[: math.prod(shape)], shape)
 
     def solve(self, d: Rows) -> Array:
         system = self.system
@@ -367,30 +386,23 @@ class DeviceFactor:
         if d.smoothness is not None:
             smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
         arrays = [*inputs_by_field(system, d.equation, d.initial), smoothness]
-        return eliminated(self.device, system, system.batch_with(d), arrays, True)[1][0]
-
-    def _run(self, lay_out: Callable[..., Any], batch: Shape, arrays: Sequence[Array | None], *key: Any) -> list[Array]:
-        """The results of a plan that takes a factor: its own where the one kept is of another batch."""
-        device, kept = self.device, self.kept
-        if batch != kept.batch:
-            kept, _ = eliminated(device, self.system, batch, inputs_by_field(self.system), False)
-        signature = Signature.of(self.system)
-        held, layouts, given = described(device, arrays, signature.itemsize)
-        plan = device.plans(lay_out, signature, batch, layouts, kept.sizes, *key)
-        results = plan.run(device, [*given, *kept.addresses]).results
-        del held
-        return results
+        return _run(self.device, system, lay_out_solve, system.batch_with(d), arrays)[1].results[0]
 
     def normal_solve(self, g: Array) -> Array:
-        batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
-        (x,) = self._run(lay_out_normal_solve, batch, [*inputs_by_field(self.system), None, None, g])
-        return x
+        system, kept = self.system, self.kept
+        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
+        if batch != kept.batch:
+            kept = Kept.of(self.device, system, batch)
+        arrays = [*inputs_by_field(system), None, None, g]
+        run = _run(self.device, system, lay_out_normal_solve, batch, arrays, kept.sizes, addresses=kept.addresses)[1]
+        return run.results[0]
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """All gradients; those that are not wanted are left out."""
+        """All gradients; those that are not wanted are left out. Elimination is done again, and no factor kept."""
         inputs, xp = inputs_by_field(problem.system, problem.rhs, problem.initial_values), self.device.xp
         which = tuple(map(bool, by_field(wanted)))
-        found = iter(self._run(lay_out_adjoint, problem.batch, [*inputs, None, y, g], which))
+        arrays = [*inputs, None, y, g]
+        found = iter(_run(self.device, problem.system, lay_out_adjoint, problem.batch, arrays, which)[1].results)
         return from_fields(
             sum_to_shape(xp, next(found), tuple(x.shape)) if take else None
             for x, take in zip(inputs, which, strict=True)
@@ -399,12 +411,14 @@ class DeviceFactor:
 
 def factorize(device: Device, system: System) -> DeviceFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
-    return DeviceFactor(device, system, eliminated(device, system, system.batch, inputs_by_field(system), False)[0])
+    factor = DeviceFactor(device, system)
+    assert factor.kept
+    return factor
 
 
 def solve_problem(device: Device, problem: Problem) -> tuple[Array, DeviceFactor]:
     """The solution and the factor, in one sweep."""
     system = problem.system
     inputs = inputs_by_field(system, problem.rhs, problem.initial_values)
-    kept, (y,) = eliminated(device, system, problem.batch, inputs, True)
-    return y, DeviceFactor(device, system, kept)
+    run = _run(device, system, lay_out_solve, problem.batch, inputs)[1]
+    return run.results[0], DeviceFactor(device, system, run.zeros[0])

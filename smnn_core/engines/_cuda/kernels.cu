@@ -23,15 +23,17 @@ using ChainsOf = Chains<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n>;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
 using JobOfPoints = PointJob<Scalar, SMNN_K>;
+using JobOfChains = ChainJob<Scalar>;
 static_assert(sizeof(JobOfPoints) == SMNN_POINT_JOB_BYTES, "host and device lay out points differently");
-static_assert(sizeof(JobOfPoints) <= MAX_BYTES && sizeof(ChainJob<Scalar>) <= MAX_BYTES, "a job is too large to be passed");
-static_assert(sizeof(ChainJob<Scalar>) == SMNN_CHAIN_JOB_BYTES, "host and device lay out separators differently");
+static_assert(sizeof(JobOfPoints) <= MAX_BYTES && sizeof(JobOfChains) <= MAX_BYTES, "a job is too large to be passed");
+static_assert(sizeof(JobOfChains) == SMNN_CHAIN_JOB_BYTES, "host and device lay out separators differently");
 
 SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
 
+// Of points by single threads.
 #define SMNN_POINTS_KERNEL(NAME)                                                                                \
     extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
         smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                \
@@ -56,14 +58,13 @@ using SweepTeam = Team<SMNN_TEAM>;
     static_assert(sizeof(rooms) <= SMNN_SHARED, "teams take more shared memory than a block has");              \
     Scalar* const room = rooms[threadIdx.x / SMNN_TEAM];
 
-#if SMNN_PARTS & 1
-extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
-    smnn_sweep(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {
-    using namespace smnn::SMNN_LEVEL;
-    SMNN_ROOM(SweepPoints::ROOM)
-    SweepPoints(job, this_thread() / SMNN_TEAM).sweep(room, SweepTeam());
-}
-#endif
+#define SMNN_SWEEP_KERNEL(NAME, TAPE)                                                                           \
+    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)                                      \
+        smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                \
+        using namespace smnn::SMNN_LEVEL;                                                                       \
+        SMNN_ROOM(SweepPoints::ROOM)                                                                            \
+        SweepPoints(job, this_thread() / SMNN_TEAM).sweep<TAPE>(room, SweepTeam());                             \
+    }
 #else
 namespace smnn {
 namespace SMNN_LEVEL {
@@ -72,34 +73,36 @@ using SweepTeam = Alone;
 }  // namespace smnn
 
 #define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
+#define SMNN_SWEEP_KERNEL(NAME, TAPE) SMNN_POINTS_KERNEL(NAME)
+#endif
+
+// Elimination of separators by teams; then, where `back` is set, the way back by each of their threads.
+#define SMNN_CHAINS_KERNEL(NAME, TAPE)                                                                          \
+    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)                                      \
+        smnn_chains_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfChains job) {                         \
+        using namespace smnn::SMNN_LEVEL;                                                                       \
+        SMNN_ROOM(ChainsOf::ROOM)                                                                               \
+        ChainsOf(job, this_thread() / SMNN_TEAM, job.group).sweep<TAPE>(room, SweepTeam());                     \
+        if (job.back && job.end_level == job.levels) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back(); \
+    }
 
 #if SMNN_PARTS & 1
-SMNN_POINTS_KERNEL(sweep)
-#endif
-#endif
-#if SMNN_PARTS & 1
+SMNN_SWEEP_KERNEL(sweep, NotRecorded)
 SMNN_POINTS_KERNEL(back)
+#if SMNN_CHUNKED
+SMNN_CHAINS_KERNEL(sweep, NotRecorded)
 #endif
-#if SMNN_PARTS & 2
-SMNN_POINTS_KERNEL(forward)
-SMNN_POINTS_KERNEL(refine)
-SMNN_POINTS_KERNEL(contract)
 #endif
 
-#if SMNN_CHUNKED
-#if SMNN_PARTS & 1
-// Elimination by teams, and the way back by each of their threads.
-extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)
-    smnn_chains_sweep(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {
-    using namespace smnn::SMNN_LEVEL;
-    SMNN_ROOM(ChainsOf::ROOM)
-    ChainsOf(job, this_thread() / SMNN_TEAM, job.group).sweep(room, SweepTeam());
-    if (job.back && job.end_level == job.levels) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back();
-}
-#endif
 #if SMNN_PARTS & 2
+SMNN_SWEEP_KERNEL(record, StridedTape<Scalar>)
+SMNN_POINTS_KERNEL(forward)
+SMNN_POINTS_KERNEL(unwind)
+SMNN_POINTS_KERNEL(contract)
+#if SMNN_CHUNKED
+SMNN_CHAINS_KERNEL(record, StridedTape<Scalar>)
 extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)
-    smnn_chains_solve(const __grid_constant__ smnn::SMNN_LEVEL::ChainJob<smnn::SMNN_LEVEL::Scalar> job) {
+    smnn_chains_solve(const __grid_constant__ smnn::SMNN_LEVEL::JobOfChains job) {
     using namespace smnn::SMNN_LEVEL;
     const ChainsOf chains(job, this_thread(), job.group);
     chains.forward();

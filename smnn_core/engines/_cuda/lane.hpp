@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels/pack.hpp"
+#include "../kernels/tape.hpp"
 #include "../kernels/team.hpp"
 #include "job.hpp"
 #include "size.hpp"
@@ -11,15 +12,8 @@ namespace SMNN_LEVEL {
 
 struct Lane {
     Index number, system;
-    int chunk, start, length;  // length 0: a thread without a lane, or without work
-    int side = 0;
+    int chunk, start, length;
 
-    // Lane `slot` of the sides from the first on, of `lanes` each.
-    SMNN_INLINE Lane(Index slot, int total, int chunks, Index lanes, int first_side, int sides)
-        : Lane((slot < lanes * sides ? slot : lanes * sides - 1) % lanes, total, chunks) {
-        side = first_side + int((slot < lanes * sides ? slot : lanes * sides - 1) / lanes);
-        if (slot >= lanes * sides) length = 0;
-    }
     SMNN_INLINE Lane(Index number_, int total, int chunks)
         : number(number_), system(number_ / chunks), chunk(int(number_ % chunks)) {
         const Division division{total, chunks};
@@ -34,12 +28,8 @@ struct Field_ {
     const T* at;
     const Input& in;
 
-    SMNN_INLINE Field_(const T* at_, const Input& in_) : at(at_), in(in_) {}
     SMNN_INLINE Field_(const Systems& systems, const Input& in_, const Lane& lane)
-        : Field_(of(systems, in_, lane) + Index(lane.start) * in_.time, in_) {}
-    SMNN_INLINE static const T* of(const Systems& systems, const Input& in, const Lane& lane) {
-        return static_cast<const T*>(in.data) + systems.offset(lane.system, in.batch) + lane.side * in.side;
-    }
+        : at(static_cast<const T*>(in_.data) + systems.offset(lane.system, in_.batch) + lane.start * in_.time), in(in_) {}
     SMNN_INLINE bool there() const { return in.data != nullptr; }
     template <class... I>
     SMNN_INLINE T operator()(int t, I... i) const {
@@ -53,21 +43,6 @@ struct Field_ {
     SMNN_INLINE Index offset(int t, int i, int j, int k) const {
         return Index(t) * in.time + i * in.inner[0] + j * in.inner[1] + k * in.inner[2];
     }
-};
-
-// The place of the results of a lane, `count` numbers for each of `times` points or steps of a row (a system, or a side of it);
-// or, over time, for the lane as a whole.
-template <class T, class Count>
-struct Place {
-    const Output& out;
-    const Count count;
-    T* const at;
-
-    SMNN_INLINE Place(const Output& out_, const Lane& lane, Index row, int times, Count count_)
-        : out(out_),
-          count(count_),
-          at(static_cast<T*>(out_.data) + (out_.over_time ? lane.number : row * times + lane.start) * count_) {}
-    SMNN_INLINE void put(int t, int e, T x) const { at[Index(t) * count + e] = x; }
 };
 
 // Points are counted from the first of the lane. The step into point t is number t - 1.
@@ -132,6 +107,35 @@ SMNN_INLINE void store(void* to, Index first, int count, Index stride, const T* 
     T* at = static_cast<T*>(to) + first;
     team.share(0, count, [&](int e) { at[e * stride] = from[e]; });
 }
+
+// The tape of a sweep (kernels/tape.hpp), of which the numbers of every lane (or item) lie `stride` apart. All members of a team
+// write the same numbers, each in its own time.
+template <class T>
+struct StridedTape {
+    T* at;
+    Index stride;
+
+    // before its first number, or behind so many
+    SMNN_INLINE void start(void* memory, Index first, Index stride_, int count = 0) {
+        at = static_cast<T*>(memory) + first + count * stride_;
+        stride = stride_;
+    }
+    SMNN_INLINE void put(int i, T x) { at[i * stride] = x; }
+    SMNN_INLINE void push(T x) {
+        *at = x;
+        at += stride;
+    }
+    SMNN_INLINE void push(const Rotation<T>& rotation) {
+        push(rotation.eb);
+        push(rotation.g);
+    }
+    SMNN_INLINE void leave(int, T e, T z) { push(e * z); }
+    SMNN_INLINE void skip(int count) { at += count * stride; }
+    SMNN_INLINE T pop() { return *(at -= stride); }
+};
+struct NotRecorded : NoTape {
+    SMNN_INLINE void start(void*, Index, Index) {}
+};
 
 template <class T>
 SMNN_INLINE T not_a_number() {

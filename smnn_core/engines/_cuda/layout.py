@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
-STATES = "y", "g", "total", "given", "rest"
-FIELDS = (*INPUTS, "smoothness", *STATES)
+FIELDS = (*INPUTS, "smoothness", "y", "g")
 """The arrays of a problem and of its adjoint, in the order of `Field`."""
+MULTIPLIERS = 2
+"""Sets of multipliers of the rows."""
 N_GRADIENTS = len(INPUTS)
 """The first of them have gradients."""
 
@@ -29,7 +30,6 @@ _input = np.dtype(
     [
         ("data", _pointer),
         ("time", _index),
-        ("side", _index),
         ("inner", _index, (3,)),
         ("batch", _index, (MAX_AXES,)),
     ],
@@ -39,7 +39,6 @@ _output = np.dtype([("data", _pointer), ("over_time", _index)], align=True)
 _systems = np.dtype(
     [
         ("bad", _pointer),
-        ("sizes", _pointer),
         ("undetermined", _pointer),
         ("flag_strides", _index, (MAX_AXES + 1,)),
         ("shape", _index, (MAX_AXES,)),
@@ -50,24 +49,16 @@ _systems = np.dtype(
 )
 
 
-SIDES, SIZES = 2, 6
-"""`Side` and `SizeOfSide`."""
-
-
 @cache
 def point_job(dtype: str, K: int) -> np.dtype[np.void]:
     """`PointJob` for K orders."""
-    pointers = ("factor", "z", "ends", "products", "sizes", "passed", "separators")
     return np.dtype(
         [
             ("systems", _systems),
             ("in", _input, (len(FIELDS),)),
             ("gradient", _output, (N_GRADIENTS,)),
-            ("x", _output),
-            ("total", _output),
-            *((name, _pointer) for name in pointers),
-            ("slots", _index),
-            *((name, _int) for name in ("first_side", "sides")),
+            *((name, _pointer) for name in ("x", "factor", "z", "ends", "tape", "lambda", "products", "initial")),
+            *((name, _pointer) for name in ("passed", "separators", "multipliers")),
             *((name, _int) for name in ("V", "orders", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),
             ("scheme_norm2", dtype, (2 * K,)),
@@ -77,13 +68,16 @@ def point_job(dtype: str, K: int) -> np.dtype[np.void]:
     )
 
 
-_chain_level = np.dtype([(name, _pointer) for name in ("ends", "passed", "factor", "z", "x")], align=True)
+_chain_level = np.dtype(
+    [(name, _pointer) for name in ("ends", "passed", "factor", "z", "x", "tape", "multipliers")],
+    align=True,
+)
 
 
 @cache
 def chain_job(dtype: str) -> np.dtype[np.void]:
     """`ChainJob`."""
-    numbers = ("levels", "first_level", "end_level", "group", "back", "first_side", "sides", "all_sides", "n")
+    numbers = ("levels", "first_level", "end_level", "group", "back", "n")
     return np.dtype(
         [
             ("systems", _systems),

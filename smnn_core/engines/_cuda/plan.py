@@ -82,14 +82,6 @@ class Place:
         """An array in C order, so many bytes after the start of this one."""
         return Place(self.number, shape, c_strides(shape, itemsize), itemsize, self.offset + offset)
 
-    def __getitem__(self, i: int) -> Place:
-        """Entry i along the first axis."""
-        return Place(self.number, self.shape[1:], self.strides[1:], self.itemsize, self.offset + i * self.strides[0])
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
     @property
     def ndim(self) -> int:
         return len(self.shape)

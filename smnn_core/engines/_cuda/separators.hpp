@@ -21,9 +21,8 @@ struct Separators {
     const Lane lane;
     const Index items, lanes;
     const Index first;  // item of the lane
-    const Index slots, first_slot;
 
-    SMNN_INLINE Separators(const ChainJob<T>& job_, int number_, Index system, int side, int chunk)
+    SMNN_INLINE Separators(const ChainJob<T>& job_, int number_, Index system, int chunk)
         : job(job_),
           number(number_),
           level(job_.level[number_]),
@@ -33,25 +32,22 @@ struct Separators {
           lane(system * chunks() + chunk, total, chunks()),
           items(job_.systems.count * total),
           lanes(job_.systems.count * chunks()),
-          first(lane.system * total + lane.start),
-          slots(items * job_.all_sides),
-          first_slot(side * items + first) {}
+          first(lane.system * total + lane.start) {}
     SMNN_INLINE int chunks() const { return Chunked ? job.sizes[number + 1] : 1; }
-    // The offset of this lane in the arrays that the level above has for each side.
-    SMNN_INLINE Index slot_above() const { return first_slot / items * lanes + lane.number; }
 
-    // `room`: shared memory for a team, ROOM numbers.
-    template <class Team>
+    // room (ROOM): shared memory of a team. The tape is StridedTape, or NotRecorded.
+    template <class TapeOf, class Team>
     SMNN_INLINE void sweep(T* room, Team team) const {
         constexpr bool own = Team::size == 1;
         using Entries = Array<T, own ? ENTRIES : 0>;
         using Column = Array<T, own ? N : 0>;
-        ChainSweep<T, Count, N, Chunked, Team> state(n, own ? nullptr : room + ENTRIES + N, team);
+        ChainSweep<T, Count, N, Chunked, Team, TapeOf> state(n, own ? nullptr : room + ENTRIES + N, team);
         state.start(item(0));
         for (int k = 0; k + 1 < lane.length; ++k) {
             T* at = room;
             Entries f(at, ENTRIES);
             Column z(at, N);
+            state.tape.start(level.tape, first + k, items);
             if (state.advance(item(k + 1), job.tolerance2, f, z)) mark(k);
             keep(k, f, z, team);
         }
@@ -69,7 +65,7 @@ struct Separators {
 
     // R^T w = g, w in the place of z.
     SMNN_INLINE void forward() const {
-        const T* passed = static_cast<const T*>(level.passed) + first_slot * 2 * n;
+        const T* passed = static_cast<const T*>(level.passed) + first * 2 * n;
         T g[N], left[N], next[N], before[N];
         for (int j = 0; j < n; ++j) left[j] = before[j] = T(0);
         const auto read = [&](int k) {
@@ -81,12 +77,12 @@ struct Separators {
         for (int k = 0; k < lane.length - Chunked; ++k) {
             read(k);
             chain_forward<T, Chunked>(n, Strided<T>(level.factor, first + k, items), g, next, left);
-            store(level.z, first_slot + k, n, slots, g);
+            store(level.z, first + k, n, items, g);
             for (int j = 0; j < n; ++j) before[j] = next[j];
         }
         if constexpr (Chunked) {
             read(lane.length - 1);
-            T* out = static_cast<T*>(above.passed) + slot_above() * 2 * n;
+            T* out = static_cast<T*>(above.passed) + lane.number * 2 * n;
             for (int j = 0; j < n; ++j) {
                 out[j] = g[j];
                 out[n + j] = left[j];
@@ -94,11 +90,42 @@ struct Separators {
         }
     }
 
+    // Multipliers of the rows of items, (own (n), boundary (n)) by sets, the residual's first: from those of what the lane has
+    // left, or from its final rows.
+    SMNN_INLINE void unwind() const {
+        T v[(Chunked ? 3 : 2) * N * MULTIPLIERS];
+        const auto set_triangle = [&](int k) {
+            const Strided<T> f(level.factor, first + k, items), w(level.z, first + k, items);
+            for (int j = 0; j < n; ++j) {
+                v[j * MULTIPLIERS] = T(0);
+                v[j * MULTIPLIERS + 1] = w[j] * f[j * n + j];
+            }
+        };
+        const auto put = [&](int k, int rows, const T* from) {
+            T* const to = static_cast<T*>(level.multipliers) + ((first + k) * 2 + rows) * n * MULTIPLIERS;
+            for (int e = 0; e < n * MULTIPLIERS; ++e) to[e] = from ? from[e] : T(0);
+        };
+        if constexpr (Chunked) {
+            load(above.multipliers, lane.number * 2 * n * MULTIPLIERS, 2 * n * MULTIPLIERS, 1, v);
+        } else {
+            set_triangle(lane.length - 1);
+        }
+        ChainUnwinding<T, Chunked, Count, StridedTape<T>> way{n, 1, {}, {MULTIPLIERS, v, nullptr}, 1};
+        const T* const below = v + way.below() * MULTIPLIERS;
+        for (int k = lane.length - 1; k > 0; --k) {
+            way.tape.start(level.tape, first + k - 1, items, chain_tape_entries(n, 1, Chunked));
+            way.step([&] { set_triangle(k - 1); }, [&] { put(k, 0, below); });
+            put(k, 1, below);
+        }
+        put(0, 0, v);
+        put(0, 1, Chunked ? v + n * MULTIPLIERS : nullptr);
+    }
+
     // R x = z
     SMNN_INLINE void back() const {
         T next[N], left[N];
-        T* x = static_cast<T*>(level.x) + first_slot * n;
-        const T* separators = static_cast<const T*>(above.x) + slot_above() * n;
+        T* x = static_cast<T*>(level.x) + first * n;
+        const T* separators = static_cast<const T*>(above.x) + lane.number * n;
         int k = lane.length - 1;
         for (int j = 0; j < n; ++j) {
             next[j] = Chunked ? separators[j] : T(0);
@@ -110,7 +137,7 @@ struct Separators {
         }
         for (; k >= 0; --k) {
             T z[N];
-            load(level.z, first_slot + k, n, slots, z);
+            load(level.z, first + k, n, items, z);
             chain_back<T, Chunked>(n, Strided<T>(level.factor, first + k, items), z, next, left, z);
             for (int j = 0; j < n; ++j) x[k * n + j] = next[j] = z[j];
         }
@@ -129,7 +156,7 @@ struct Separators {
     template <class Team>
     SMNN_INLINE void keep(int k, const T* f, const T* z, Team team) const {
         store(level.factor, first + k, entries(), items, f, team);
-        store(level.z, first_slot + k, n, slots, z, team);
+        store(level.z, first + k, n, items, z, team);
     }
 
     // Item k of a level is the last of chunk k one level below.
@@ -153,22 +180,21 @@ struct Chains {
 
     const ChainJob<T>& job;
     const Index system;
-    const int side, rank, width;  // of the threads, or teams, of the system
+    const int rank, width;  // of the threads, or teams, of the system
     const bool takes_part;
 
     SMNN_INLINE Chains(const ChainJob<T>& job_, Index thread, int width_)
         : job(job_),
-          system(thread / width_ % job_.systems.count),
-          side(job_.first_side + int(thread / width_ / job_.systems.count)),
+          system(thread / width_),
           rank(int(thread % width_)),
           width(width_),
-          takes_part(thread / width_ < job_.systems.count * job_.sides && !is_settled()) {}
+          takes_part(system < job_.systems.count) {}
 
-    template <class Team>
+    template <class TapeOf, class Team>
     SMNN_INLINE void sweep(T* room, Team team) const {
         for (int level = job.first_level; level < job.end_level; ++level) {
             each(level, [&](auto lane) {
-                lane.sweep(room, team);
+                lane.template sweep<TapeOf>(room, team);
                 team.sync();  // the next lane takes the same room
             });
         }
@@ -180,22 +206,21 @@ struct Chains {
     }
     SMNN_INLINE void back() const {
         for (int level = job.levels - 1; level > 0; --level) {
-            each(level, [](auto lane) { lane.back(); });
+            each(level, [&](auto lane) {
+                if (job.level[1].multipliers) lane.unwind();
+                lane.back();
+            });
         }
     }
 
    private:
-    SMNN_INLINE bool is_settled() const {
-        const Systems& all = job.systems;
-        return all.sizes && !exceeds<T>(all.sizes, all.count, system, side, SETTLED<T>);
-    }
     // f of the lanes of a level
     template <class F>
     SMNN_INLINE void each(int level, F f) const {
         if (level + 1 == job.levels) {
-            if (takes_part && rank == 0) f(Last(job, level, system, side, 0));
+            if (takes_part && rank == 0) f(Last(job, level, system, 0));
         } else if (takes_part) {
-            for (int chunk = rank; chunk < job.sizes[level + 1]; chunk += width) f(Divided(job, level, system, side, chunk));
+            for (int chunk = rank; chunk < job.sizes[level + 1]; chunk += width) f(Divided(job, level, system, chunk));
         }
         __syncwarp();
     }

@@ -33,7 +33,7 @@ take, which are about a third of the compiler's time."""
 
 def part_of(kernel: str) -> int:
     """The part that a kernel belongs to."""
-    return ADJOINT if kernel.endswith(("_forward", "_refine", "_contract", "_solve")) else SOLVE
+    return ADJOINT if kernel.endswith(("_record", "_forward", "_unwind", "_contract", "_solve")) else SOLVE
 
 
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
@@ -86,7 +86,7 @@ class Specialization:
     def team(self, kernel: str) -> int:
         """How many threads work on a lane: several where it is swept in more than one has registers for."""
         n, alone = self.V * self.K, ALONE - self.chunked
-        if not kernel.endswith("_sweep") or n <= alone:
+        if not kernel.endswith(("_sweep", "_record")) or n <= alone:
             return 1
         return next((team for team in TEAMS if self._room * (WARP // team) <= SHARED), 1)
 

@@ -257,18 +257,23 @@ struct ChainSweep {
         repeat(n, [&](auto i) SMNN_LAMBDA {
             each_rhs([&](auto c) SMNN_LAMBDA { tape.leave(c, weight[i] * factor[i], below[i * columns() + rhs() + c]); });
         });
+        team.sync();  // (what comes next sets other rows)
     }
 };
 
-// Numbers on the tape of the step from a separator to the next, of a chain that is not divided.
-constexpr int chain_tape_entries(int n, int m) { return 3 * (n * (n - 1) + 2 * n * n) + 2 * n * m; }
+// Numbers on the tape of the step from a separator to the next.
+SMNN_INLINE constexpr int chain_tape_entries(int n, int m, bool chunked = false) {
+    return (chunked ? 5 : 3) * (n * (n - 1) + 2 * n * n) + 2 * n * m;
+}
 
-// The way back through the tape of such a chain (see tape.hpp). Rows of `all`: the triangle of a separator (n) and those below
-// it (n). The first `residuals` of the columns are those of the residual, of so many of the m right-hand sides.
-template <class T>
+// The way back through the tape of a chain (see tape.hpp). Rows of `all`: the triangle of a separator (n), chunked that of the
+// boundary (n), and those below them (n). The first `residuals` of the columns are those of the residual, of so many of the m
+// right-hand sides.
+template <class T, bool Chunked = false, class Count = int, class TapeOf = Tape<T>>
 struct ChainUnwinding {
-    const int n, m;
-    Tape<T> tape;
+    const Count n;
+    const int m;
+    TapeOf tape;
     const RowCovariances<T> all;
     const int residuals;
 
@@ -276,36 +281,39 @@ struct ChainUnwinding {
     // rows below are those that couple both, the item's own: own() sees them. At the end they are those of its boundary.
     template <class SetTriangle, class Own>
     void step(SetTriangle set_triangle, Own own) {
-        leave();
-        absorb_back();
+        leave_rows();
+        absorb_back(0);
         set_triangle();
-        absorb_back();
+        absorb_back(0);
         own();
-        leave();
-        absorb_back();
+        leave_rows();
+        absorb_back(0);
     }
+    SMNN_INLINE int below() const { return Chunked ? 2 * n : int(n); }
 
    private:
-    void leave() {
-        for (int i = n - 1; i >= 0; --i) {
-            all.clear(n + i, 2 * n);
+    SMNN_INLINE int rows() const { return below() + n; }
+    SMNN_INLINE void leave_rows() {
+        repeat_down(n, [&](auto i) SMNN_LAMBDA {
+            all.clear(below() + i, rows());
             for (int c = m - 1; c >= 0; --c) {
                 const T rest = tape.pop();
-                if (c < residuals) all.row(n + i)[c] = -rest;
+                if (c < residuals) all.row(below() + i)[c] = -rest;
             }
-        }
+        });
+        if constexpr (Chunked) absorb_back(n);
     }
-    // The last rows that were taken into a triangle.
-    void absorb_back() {
-        for (int j = n - 1; j >= 0; --j) {
-            for (int i = n - 1; i >= 0; --i) {
+    // The last rows that were taken into a triangle, whose rows are those from `first` on.
+    SMNN_INLINE void absorb_back(int first) {
+        repeat_down(n, [&](auto j) SMNN_LAMBDA {
+            repeat_down(n, [&](auto i) SMNN_LAMBDA {
                 const T g = tape.pop(), eb = tape.pop();
-                all.rotate_back(j, n + i, 2 * n, g, eb);
-            }
-            for (int i = n - 1; i >= 1; --i) {
-                if (tape.pop() != T(0)) all.swap_rows(n, n + i, 2 * n);
-            }
-        }
+                all.rotate_back(first + j, below() + i, rows(), g, eb);
+            });
+            repeat_down(n, [&](auto i) SMNN_LAMBDA {
+                if (i > 0 && tape.pop() != T(0)) all.swap_rows(below(), below() + i, rows());
+            });
+        });
     }
 };
 

@@ -45,33 +45,6 @@ struct Powers {
     SMNN_INLINE const P& operator[](int o) const { return p[o]; }
 };
 
-// c x of the equations of point t: to (Q), x (n).
-template <class P, class Size, class Rows>
-SMNN_INLINE void multiply_equations(const Size& size, const Rows& rows, int t, const P* x, P* to) {
-    repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-        P sum = splat<P>(0);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA { sum = multiply_add(rows.c(t, q, j), x[j], sum); });
-        to[q] = sum;
-    });
-}
-
-// F S x0 + G S x1 of the step s: to (n + extra), with x0 and x1 (n) at its two ends; S (2K, 2K), see SchemeRows.
-template <class P, class Size>
-SMNN_INLINE void multiply_step(const Size& size, const typename Lanes<P>::Scalar* S, const P& s, const P* x0, const P* x1, P* to) {
-    const Powers<P, Size> p(size, s);
-    for (int v = 0; v < size.V; ++v, x0 += size.K, x1 += size.K) {
-        each_scheme_row(size, [&](auto i, auto first) SMNN_LAMBDA {
-            const auto* const row = S + i * 2 * size.K;
-            P sum = splat<P>(0);
-            repeat_from(first, size.K, [&](auto o) SMNN_LAMBDA {
-                const P at1 = splat<P>(row[size.K + o]) * x1[o];
-                sum = multiply_add(p[o], multiply_add(splat<P>(row[o]), x0[o], at1), sum);
-            });
-            *to++ = sum;
-        });
-    }
-}
-
 // A vector, and the sum of the magnitudes of what was subtracted from each of its entries.
 template <class P>
 struct Difference {

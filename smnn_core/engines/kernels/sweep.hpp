@@ -126,6 +126,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
             first_absorbed(size) > 0 ? take_row(j) : clear_row(j);
             norm2[j] = norm2_next[j];
         });
+        if (first_absorbed(size) > 0) tape.skip(size.n);
         team.sync();
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             team.absorb(
@@ -146,6 +147,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 each_rhs([&](auto c) SMNN_LAMBDA { tape.leave(c, x_weight[i] * x_factor[i], x_z[i * size.m + c]); });
             });
         }
+        team.sync();  // (what comes next sets other rows)
     }
 
     // The final rows of the last point, which has no next one: f (FactorLayout::entries()), f_z (m, n) as above.
@@ -270,7 +272,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
     template <class J>
     SMNN_INLINE void take_row(J j) {
         const P a = x_next[j * size.n + j], ea = rounded(x_weight[j] * a * x_factor[j]);
-        tape.push(ea);
+        tape.put(j, ea);
         own[j * size.n + j] = ea * a + splat<P>(EMPTY<T>);
         inverse[j] = reciprocal(own[j * size.n + j]);
         repeat_from(next(j), size.n, [&](auto k) SMNN_LAMBDA { own[j * size.n + k] = ea * x_next[j * size.n + k]; });
@@ -307,7 +309,6 @@ struct Elimination : State<P, Size, Chunked, Team> {
         repeat_from(first_absorbed(size), size.rows, [&](auto i) SMNN_LAMBDA {
             repeat(size.n, [&](auto k) SMNN_LAMBDA { norm2_of_rows += x_spike[i * size.n + k] * x_spike[i * size.n + k]; });
         });
-        team.sync();  // (before the return as well: what comes next sets other rows)
         if (!any(norm2_of_rows != zero)) {
             tape.skip(2 * size.n * absorbed_rows(size));
             return tape.push(zero);

@@ -20,6 +20,8 @@ struct NoTape {
     template <class P>
     SMNN_INLINE void push(const P&) {}
     template <class P>
+    SMNN_INLINE void put(int, const P&) {}
+    template <class P>
     SMNN_INLINE void push(const Rotation<P>&) {}
     template <class P>
     SMNN_INLINE void leave(int, const P&, const P&) {}
@@ -31,6 +33,8 @@ struct Tape {
     P* at;  // the end of what is written
 
     SMNN_INLINE void push(const P& x) { *at++ = x; }
+    // Number i from here on; `skip` goes past those that are put.
+    SMNN_INLINE void put(int i, const P& x) { at[i] = x; }
     SMNN_INLINE void push(const Rotation<P>& rotation) {
         push(rotation.eb);
         push(rotation.g);
@@ -48,6 +52,9 @@ struct SummingTape {
 
     SMNN_INLINE void push(const P& x) {
         if (at) *at++ = x;
+    }
+    SMNN_INLINE void put(int i, const P& x) {
+        if (at) at[i] = x;
     }
     SMNN_INLINE void push(const Rotation<P>& rotation) {
         push(rotation.eb);
@@ -150,7 +157,7 @@ struct RowProducts {
 //
 // Fresh: with two sets of multipliers, Q R^-T g and those of the residual, which has no final rows; they are set. Otherwise
 // with Q R^-T g alone, which is added to what is there, times `factor`.
-template <class P, class Size, bool Chunked, bool Fresh>
+template <class P, class Size, bool Chunked, bool Fresh, class TapeOf = Tape<P>>
 struct Unwinding {
     static constexpr int M = Fresh ? 2 : 1;  // sets of multipliers
     using Cap = Capacity<Size>;
@@ -158,7 +165,7 @@ struct Unwinding {
     using Piece = Array<P, N>;
 
     const Size& size;
-    Tape<P> tape;
+    TapeOf tape;
     // multipliers (M, ..): of the triangle of a point, of that of the boundary (chunked), of rows below the triangle
     Piece<Cap::n * M> top;
     Piece<Chunked ? Cap::n * M : 0> boundary;
@@ -169,9 +176,9 @@ struct Unwinding {
 
     // end: behind the last number of the tape (see TapeLayout); carried (carried_entries(n)): triangle (M, n), then boundary
     // (M, n), between blocks; workspace (workspace(rows))
-    SMNN_INLINE Unwinding(const Size& size_, P* end, P* carried, P* workspace)
+    SMNN_INLINE Unwinding(const Size& size_, TapeOf end, P* carried, P* workspace)
         : size(size_),
-          tape{end},
+          tape(end),
           top(carried, M * size_.n),
           boundary(carried, Chunked ? M * size_.n : 0),
           below(workspace, M * size_.rows) {}
@@ -232,7 +239,8 @@ struct Unwinding {
 
     // The step into a point, from the final rows f (FactorLayout::entries()) of the point before, and w (n) of
     // R^T D^-1 w = g there.
-    SMNN_INLINE void unwind_step(const P* f, const P* w) {
+    template <class F>
+    SMNN_INLINE void unwind_step(F f, const P* w) {
         const FactorLayout<Chunked> at{size.n, size.K};
         repeat(size.n, [&](auto j) SMNN_LAMBDA {
             top[j] = w[j] * f[at.row(j)];
@@ -252,8 +260,8 @@ SMNN_INLINE P inverse_weight(const P& w) {
 }
 
 // An initial row of column `column`; carried (Unwinding::carried_entries(n)): multipliers; row (M): those of the row.
-template <class P, bool Chunked, bool Fresh>
-SMNN_OUTLINE Tape<P> unwind_initial_row(int n, int column, Tape<P> tape, P* carried, P* row) {
+template <class P, bool Chunked, bool Fresh, class TapeOf>
+SMNN_OUTLINE TapeOf unwind_initial_row(int n, int column, TapeOf tape, P* carried, P* row) {
     constexpr int M = Fresh ? 2 : 1;
     const P rest = tape.pop();
     row[0] = splat<P>(0);
@@ -272,6 +280,59 @@ SMNN_OUTLINE Tape<P> unwind_initial_row(int n, int column, Tape<P> tape, P* carr
     return tape;
 }
 
+// Point t. f (FactorLayout::entries()) and w (n): of the point before, not looked at where t is 0; carried
+// (Unwinding::carried_entries(n)): used on the way; to: of point t, which each number goes to by put(x, v).
+template <bool Chunked, class Way, class Rows, class F, class P, class Put>
+SMNN_INLINE void unwind_point(
+    Way& way, const Rows& rows, int t, F f, const P* w, P* carried, const RowProducts<P>& to, Put put
+) {
+    constexpr Int<Way::M> M{};
+    const auto& size = way.size;
+    const int initial_orders = rows.n_initial_orders();
+    const bool has_initial = rows.has_initial(t);
+    // the row of an initial value: that of order r of variable v, whose multipliers are of(c)
+    const auto put_initial = [&](int v, int r, auto of) SMNN_LAMBDA {
+        const P inverse = inverse_weight(rows.w_initial(t, v, r));
+        repeat(M, [&](auto c) SMNN_LAMBDA { put(to.initial[c * to.initial_step + v * initial_orders + r], inverse * of(c)); });
+    };
+    if (has_initial && (Chunked || t > 0)) {
+        way.save(carried);
+        for (int e = size.V * initial_orders - 1; e >= 0; --e) {
+            const int v = e / initial_orders, r = e % initial_orders;
+            P row[Way::M];
+            way.tape = unwind_initial_row<P, Chunked, (Way::M > 1)>(size.n, v * size.K + r, way.tape, carried, row);
+            put_initial(v, r, [&](int c) SMNN_LAMBDA { return row[c]; });
+        }
+        way.load(carried);
+    }
+    way.unwind_equations();
+    repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+        const P inverse = inverse_weight(rows.w_equation(t, q));
+        const int row = size.n + size.extra + q;
+        repeat(M, [&](auto c) SMNN_LAMBDA {
+            put(to.equation[c * to.equation_step + q], inverse * way.below[c * size.rows + row]);
+        });
+    });
+    if (t > 0) way.unwind_step(f, w);
+    const P inverse = t > 0 || Chunked ? inverse_weight(rows.w_smoothness(t)) : splat<P>(0);
+    repeat(size.n, [&](auto j) SMNN_LAMBDA {
+        const int at = size.extra == 0 ? int(j) : int(j) + int(j) / size.K * size.K;
+        repeat(M, [&](auto c) SMNN_LAMBDA {
+            P* const step = to.step + c * to.step_step + at;
+            put(step[0], inverse * way.below[c * size.rows + j]);
+            if (size.extra > 0) put(step[size.K], inverse * way.below[c * size.rows + size.n + j]);
+        });
+    });
+    if (!Chunked && t == 0 && has_initial) {  // (they are among the rows that the sweep started with)
+        repeat(size.n, [&](auto j) SMNN_LAMBDA {
+            const int r = order_of(size, j);
+            if (r < initial_orders) {
+                put_initial(j / size.K, r, [&](int c) SMNN_LAMBDA { return way.below[c * size.rows + j]; });
+            }
+        });
+    }
+}
+
 // The points t1-1 .. t0. `end`: behind the tape of point t1-1 (see TapeLayout). f (points, FactorLayout::entries()) and w
 // (points, n): of point t0-1 on; to: of point t0 on. carried (Unwinding::carried_entries(n)): multipliers between blocks;
 // workspace (Unwinding::workspace(rows)).
@@ -280,9 +341,9 @@ SMNN_OUTLINE void unwind(
     const Size& size, const Rows& rows, int t0, int t1, P* end, const P* f, const P* w, const P& factor,
     P* carried, P* workspace, const RowProducts<P>& to
 ) {
-    Unwinding<P, Size, Chunked, Fresh> way(size, end, carried, workspace);
+    Unwinding<P, Size, Chunked, Fresh> way(size, Tape<P>{end}, carried, workspace);
     way.load(carried);
-    const int entries = FactorLayout<Chunked>{size.n, size.K}.entries(), initial_orders = rows.n_initial_orders();
+    const int entries = FactorLayout<Chunked>{size.n, size.K}.entries(), initial = size.V * rows.n_initial_orders();
     const auto put = [&](P& x, const P& v) SMNN_LAMBDA {
         if (Fresh) {
             x = v;
@@ -291,47 +352,12 @@ SMNN_OUTLINE void unwind(
         }
     };
     for (int t = t1 - 1; t >= t0; --t) {
-        const int i = t - t0;
-        const bool has_initial = rows.has_initial(t);
-        if (has_initial && (Chunked || t > 0)) {
-            way.save(carried);
-            for (int e = size.V * initial_orders - 1; e >= 0; --e) {
-                const int v = e / initial_orders, r = e % initial_orders;
-                P row[Fresh ? 2 : 1];
-                way.tape = unwind_initial_row<P, Chunked, Fresh>(size.n, v * size.K + r, way.tape, carried, row);
-                const P inverse = inverse_weight(rows.w_initial(t, v, r));
-                P* const x = to.initial + Index(i) * size.V * initial_orders + e;
-                for (int c = 0; c < way.M; ++c) put(x[c * to.initial_step], inverse * row[c]);
-            }
-            way.load(carried);
-        }
-        way.unwind_equations();
-        repeat(size.Q, [&](auto q) SMNN_LAMBDA {
-            const P inverse = inverse_weight(rows.w_equation(t, q));
-            const int row = size.n + size.extra + q;
-            repeat(Int<Fresh ? 2 : 1>(), [&](auto c) SMNN_LAMBDA {
-                put(to.equation[c * to.equation_step + i * size.Q + q], inverse * way.below[c * size.rows + row]);
-            });
-        });
-        if (t > 0) way.unwind_step(f + Index(i) * entries, w + Index(i) * size.n);
-        const P inverse = t > 0 || Chunked ? inverse_weight(rows.w_smoothness(t)) : splat<P>(0);
-        P* const step = to.step + Index(i) * step_rows(size);
-        repeat(size.n, [&](auto j) SMNN_LAMBDA {
-            const int at = size.extra == 0 ? int(j) : int(j) + int(j) / size.K * size.K;
-            repeat(Int<Fresh ? 2 : 1>(), [&](auto c) SMNN_LAMBDA {
-                put(step[c * to.step_step + at], inverse * way.below[c * size.rows + j]);
-                if (size.extra > 0) put(step[c * to.step_step + at + size.K], inverse * way.below[c * size.rows + size.n + j]);
-            });
-        });
-        if (!Chunked && t == 0 && has_initial) {
-            for (int e = 0; e < size.V * initial_orders; ++e) {
-                const int v = e / initial_orders, r = e % initial_orders;
-                const P of_row = inverse_weight(rows.w_initial(0, v, r));
-                for (int c = 0; c < way.M; ++c) {
-                    put(to.initial[c * to.initial_step + e], of_row * way.below[c * size.rows + v * size.K + r]);
-                }
-            }
-        }
+        const Index i = t - t0;
+        const RowProducts<P> at{
+            to.equation + i * size.Q, to.step + i * step_rows(size), to.initial + i * initial,
+            to.equation_step, to.step_step, to.initial_step,
+        };
+        unwind_point<Chunked>(way, rows, t, f + i * entries, w + i * size.n, carried, at, put);
     }
     way.save(carried);
 }

@@ -230,7 +230,7 @@ class _Memory:
     def allocate(self, size: int) -> Any:
         """`cupy.cuda.MemoryPointer`; of CuPy's pool where XLA gives none."""
         itemsize = itemsize_of_results()
-        for i, x in reversed(list(enumerate(self.results))):
+        for i, x in enumerate(self.results):  # (those of one size are made in this order)
             if (x.itemsize, x.nbytes) == (itemsize, size):
                 return self.results.pop(i).data
         given = XLA_FFI_DeviceMemory_Allocate_Args(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from _emulator import check_addresses, library, raise_if
-from _fake_memory import MemoryPointer, UnownedMemory, live, pool, using_allocator
+from _fake_memory import MemoryPointer, UnownedMemory, live, pool, reachable, using_allocator
 from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_external, pending, record, thread
 
 from smnn_core import _cupy
@@ -226,7 +226,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 def alloc(size: int) -> Any:
     """`cupy.cuda.alloc`."""
     memory = (thread.allocators or [pool])[-1](size)
-    pending.memory.append(memory.mem)
+    reachable.add(memory.mem)
     record.add("allocate")
     if current().graph is not None:
         current().graph.memory.append(memory.mem)
@@ -267,7 +267,9 @@ def _filled(function: Callable[..., np.ndarray]) -> Callable[..., ndarray]:
 
 def _from_dlpack(x: Any) -> ndarray:
     host = np.from_dlpack(x)
-    return ndarray._of(host, UnownedMemory(host.ctypes.data, host.nbytes, x, 0))
+    memory = UnownedMemory(host.ctypes.data, host.nbytes, x, 0)
+    reachable.add(memory)
+    return ndarray._of(host, memory)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ class RawModule:
                 for piece in list(live):
                     piece.check()
 
-            pending.memory += live  # (what is freed from now on may still be read)
+            pending.memory += reachable  # (what is freed from now on may still be read)
             pending.add(run)
             record.add(f"launch {name}", run)
 

@@ -31,6 +31,9 @@ class Memory:
 live: weakref.WeakSet[Memory] = weakref.WeakSet()
 """The memory of CuPy's pool that is in use."""
 
+reachable: weakref.WeakSet[Any] = weakref.WeakSet()
+"""All memory that CuPy's arrays lie in, that of other libraries as well."""
+
 
 class UnownedMemory:
     """`cupy.cuda.UnownedMemory`."""

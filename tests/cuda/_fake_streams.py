@@ -48,7 +48,7 @@ class Pending:
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
         self.memory: list[Any] = []
-        """what they work on, which may be given back before they run: a pool keeps it"""
+        """what was there when they were launched, which may be given back before they run: a pool keeps it"""
         self.lock = threading.RLock()
 
     def add(self, run: Callable[[], None]) -> None:

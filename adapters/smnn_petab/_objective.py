@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.integrate import odeint
@@ -207,53 +207,17 @@ class Objective:
     def _integrate(
         self, x: np.ndarray, q: np.ndarray, times: np.ndarray, switches: tuple[float, ...], rtol: float
     ) -> np.ndarray:
-        """x at times, from 0 on, in pieces between switching times."""
-        if not np.isfinite(x).all():
-            raise ArithmeticError("an initial value is not finite")
-        found = np.empty((len(times), len(x)))
-        ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
-        found[times == 0] = x
-        for start, end in pairwise(ends):
-            inside = (times > start) & (times <= end)
-            if end > start:
-                at = np.unique([*times[inside], end])
-                solution = self._piece(x, q.tolist(), start, end, at, rtol)
-                found[inside], x = solution[np.isin(at, times[inside])], solution[-1]
-        return found
-
-    def _piece(
-        self, x: np.ndarray, q: list[float], start: float, end: float, at: np.ndarray, rtol: float
-    ) -> np.ndarray:
-        """The states at times between two switches, (times, n)."""
-        margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
-        calls, most = 0, int(MOST_CALLS * (1e-6 / rtol) ** 0.25)  # of a method of about fourth order
-
-        def right(t: float, x: np.ndarray) -> list[float]:
-            nonlocal calls
-            calls += 1
-            if calls > most:
-                raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
-            return self._values(min(max(t, start + margin), end - margin), x.tolist(), q)
-
-        def slopes(t: float, x: np.ndarray) -> np.ndarray:
-            return self._slopes(min(max(t, start + margin), end - margin), x.tolist(), q)
-
-        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
-            solution, report = odeint(
-                right,
-                x,
-                np.concatenate([[start], at]),
-                Dfun=slopes,
-                rtol=rtol,
-                atol=1e-2 * rtol,
-                tcrit=[end],
-                mxstep=most,
-                tfirst=True,
-                full_output=True,
-            )
-        if report["message"] != "Integration successful." or not np.isfinite(solution).all():
-            raise ArithmeticError(f"integration failed: {report['message']}")
-        return solution[1:]
+        """x at times, from 0 on."""
+        given = q.tolist()
+        return integrate(
+            lambda t, x: self._values(t, x.tolist(), given),
+            lambda t, x: self._slopes(t, x.tolist(), given),
+            x,
+            times,
+            switches,
+            rtol,
+            np.full(len(x), rtol),
+        )
 
     def _prior_rows(self, θ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(g(θ) - mean) / sd of normal priors, and their derivatives by θ."""
@@ -265,6 +229,75 @@ class Objective:
                 rows.append((_on_scale(θ[i], p.prior_scale) - mean) / sd)
                 derivatives.append(np.eye(len(θ))[i] / (factor * sd))
         return np.array(rows), np.array(derivatives).reshape(-1, len(θ))
+
+
+def integrate(
+    right: Callable[[float, np.ndarray], Any],
+    slopes: Callable[[float, np.ndarray], np.ndarray],
+    x: np.ndarray,
+    times: np.ndarray,
+    switches: tuple[float, ...],
+    rtol: float,
+    tolerance: np.ndarray,
+    **band: int,
+) -> np.ndarray:
+    """x (n,), that of time 0, at times (m,): (m, n), by LSODA in pieces between switching times.
+
+    Args:
+        right: dx/dt (n,) at t and x.
+        slopes: its derivatives, (n, n), or those of a band (`ml` and `mu` of `scipy.integrate.odeint`).
+        rtol: decides how many evaluations there may be.
+        tolerance: (n,), relative; absolute ones are a hundredth of it.
+
+    Raises:
+        ArithmeticError: an initial value is not finite, or the integration failed.
+    """
+    if not np.isfinite(x).all():
+        raise ArithmeticError("an initial value is not finite")
+    most = int(MOST_CALLS * (1e-6 / rtol) ** 0.25)  # of a method of about fourth order
+
+    def piece(x: np.ndarray, start: float, end: float, at: np.ndarray) -> np.ndarray:
+        margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
+        calls = 0
+
+        def inside(t: float) -> float:
+            return min(max(t, start + margin), end - margin)
+
+        def counted(t: float, x: np.ndarray) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > most:
+                raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
+            return right(inside(t), x)
+
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
+            solution, report = odeint(
+                counted,
+                x,
+                np.concatenate([[start], at]),
+                Dfun=lambda t, x: slopes(inside(t), x),
+                rtol=tolerance,
+                atol=1e-2 * tolerance,
+                tcrit=[end],
+                mxstep=most,
+                tfirst=True,
+                full_output=True,
+                **band,
+            )
+        if report["message"] != "Integration successful." or not np.isfinite(solution).all():
+            raise ArithmeticError(f"integration failed: {report['message']}")
+        return solution[1:]
+
+    found = np.empty((len(times), len(x)))
+    ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
+    found[times == 0] = x
+    for start, end in pairwise(ends):
+        inside = (times > start) & (times <= end)
+        if end > start:
+            at = np.unique([*times[inside], end])
+            solution = piece(x, start, end, at)
+            found[inside], x = solution[np.isin(at, times[inside])], solution[-1]
+    return found
 
 
 def _scale(parameter: Parameter, value: float) -> float:

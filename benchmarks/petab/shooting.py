@@ -8,25 +8,21 @@ with J in diagonal blocks, in banded form.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from scipy.integrate import odeint
 from scipy.optimize import least_squares
 from scipy.stats import qmc
 
 import smnn_petab
+from smnn_petab._objective import integrate
 
 __all__ = ["End", "drawn", "shoot"]
 
 
 OFFSET = 50.0
 """c of the rows of σ: σ may be as small as exp(-25)."""
-MOST_CALLS = 10_000
-"""Evaluations of the rates between two switches: solutions that end in finite time take steps without end."""
 
 
 @dataclass(frozen=True)
@@ -87,73 +83,32 @@ class Sensitivities:
         x: np.ndarray,
         S: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """x and S at times, from 0 on, in pieces between switching times."""
-        moving = self.objective.moving
-        n, p = self.n, len(moving)
-        if not np.isfinite(x).all():
-            raise ArithmeticError("an initial value is not finite")
-        state = np.concatenate([x[:, None], S[:, moving]], 1).T.ravel()  # block after block: x, then columns of S
-        found = np.empty((len(times), state.size))
-        ends = [0.0, *(s for s in switches if 0 < s < times[-1]), float(times[-1])]
-        found[times == 0] = state
-        for start, end in pairwise(ends):
-            inside = (times > start) & (times <= end)
-            if end > start:
-                at = np.unique([*times[inside], end])
-                solution = self.piece(state, q.tolist(), dq[:, moving], start, end, at)
-                found[inside], state = solution[np.isin(at, times[inside])], solution[-1]
-        parts = found.reshape(len(times), 1 + p, n)
-        return parts[:, 0], np.moveaxis(parts[:, 1:], 1, 2)
-
-    def piece(
-        self, state: np.ndarray, q: list[float], dq: np.ndarray, start: float, end: float, at: np.ndarray
-    ) -> np.ndarray:
-        """The state and its sensitivities at times between two switches, (times, (1 + p) n)."""
-        n, blocks = self.n, len(state) // self.n
-        margin = 1e-12 * (end - start)  # rates jump at the ends: they are evaluated inside
-        calls, most = 0, int(MOST_CALLS * (1e-6 / self.rtol) ** 0.25)  # of a method of about fourth order
+        """x and S at times, from 0 on."""
+        moving, given = self.objective.moving, q.tolist()
+        n, blocks, dq = self.n, 1 + len(self.objective.moving), dq[:, self.objective.moving]
 
         def right(t: float, z: np.ndarray) -> np.ndarray:
-            nonlocal calls
-            calls += 1
-            if calls > most:
-                raise ArithmeticError("integration takes too many steps: a solution that ends in finite time?")
             Z, right = z.reshape(blocks, n), np.empty((blocks, n))
-            right[0], J, P = self.rates(min(max(t, start + margin), end - margin), Z[0], q)
+            right[0], J, P = self.rates(t, Z[0], given)
             np.matmul(Z[1:], J.T, out=right[1:])
             right[1:] += (P @ dq).T
             return right.ravel()
 
         def band(t: float, z: np.ndarray) -> np.ndarray:
             """J[i, j] of each block at [i - j + n - 1, block n + j]."""
-            _, J, _ = self.rates(min(max(t, start + margin), end - margin), z[:n], q)
+            _, J, _ = self.rates(t, z[:n], given)
             packed = np.zeros((2 * n - 1, n))
             i, j = np.indices((n, n))
             packed[i - j + n - 1, j] = J
             return np.tile(packed, (1, blocks))
 
-        tolerance, atol = np.full(state.size, self.rtol), np.full(state.size, 1e-2 * self.rtol)
+        state = np.concatenate([x[:, None], S[:, moving]], 1).T.ravel()  # block after block: x, then columns of S
+        tolerance = np.full(state.size, self.rtol)
         # sensitivities have scales of their own, and do not decide about the accuracy of the states
         tolerance[n:] = min(1e-3, 1e2 * self.rtol)
-        atol[n:] = 1e-2 * tolerance[n:]
-        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # LSODA warns, then fails
-            solution, report = odeint(
-                right,
-                state,
-                np.concatenate([[start], at]),
-                Dfun=band,
-                ml=n - 1,
-                mu=n - 1,
-                rtol=tolerance,
-                atol=atol,
-                tcrit=[end],
-                mxstep=most,
-                tfirst=True,
-                full_output=True,
-            )
-        if report["message"] != "Integration successful." or not np.isfinite(solution).all():
-            raise ArithmeticError(f"integration failed: {report['message']}")
-        return solution[1:]
+        found = integrate(right, band, state, times, switches, self.rtol, tolerance, ml=n - 1, mu=n - 1)
+        parts = found.reshape(len(times), blocks, n)
+        return parts[:, 0], np.moveaxis(parts[:, 1:], 1, 2)
 
     def rows(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows whose sum of squares, halved, is the objective up to a constant, and their derivatives by x.

@@ -547,7 +547,7 @@ def test_compiled_changes_are_those_of_numpy(orders):
     for window in (Window, CompiledWindow):
         x, z = (a.copy() for a in u)
         found.append((x, z, *window(space, np.ones((B, N))).accept(x, z, *step, least, offset, before)))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-10)
+    for i, (one, other) in enumerate(zip(*found, strict=True)):
+        np.testing.assert_allclose(one, other, rtol=1e-10 if i == 4 else 1e-13)  # (1 - rate is a difference)
     assert np.isinf(found[0][2][1, 6:]).all()
     assert np.isfinite(found[0][2][0]).all()

@@ -107,7 +107,9 @@ def test_equals_finite_differences(data: ProblemData) -> None:
         expected = (points[0] - 8 * points[1] + 8 * points[2] - points[3]) / (12 * h)
         scale = float(np.sum(np.abs(g) * (1 + np.abs(y)))) + np.abs(expected)
         condition = float(np.max(dense_solve(*data.arrays, **data.options()).condition))
-        assert abs(np.sum(found[key] * direction) - expected) <= 1e-9 * condition * scale, key
+        # beside a weight of 0 the light rows of HERMITE decide: h is a twentieth of these, and its fourth power shows
+        truncation = 0.01 * abs(expected - (points[2] - points[1]) / (2 * h))
+        assert abs(np.sum(found[key] * direction) - expected) <= 1e-9 * condition * scale + truncation, key
 
 
 def check_float32(

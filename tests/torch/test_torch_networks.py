@@ -41,14 +41,13 @@ def error(net, exact, friction):
     return np.sqrt(((found - friction(v)) ** 2).mean() / (friction(v) ** 2).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("friction", "most"),
-    [
-        pytest.param(lambda v: 0.15 * v + 0.1 * v**3, 0.05, id="cubic", marks=pytest.mark.slow),
-        pytest.param(lambda v: 0.1 * v + 0.25 * np.abs(v) * v, 0.03, id="quadratic"),
-    ],
+    [(lambda v: 0.15 * v + 0.1 * v**3, 0.05), (lambda v: 0.1 * v + 0.25 * np.abs(v) * v, 0.03)],
+    ids=["cubic", "quadratic"],
 )
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_friction_of_a_pendulum_from_noisy_angles(friction, most, seed):
     t, exact, data = swings(friction, seed=seed)
     net = network(seed=seed)

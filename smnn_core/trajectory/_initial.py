@@ -124,7 +124,8 @@ def _refined(
     good = ~failed & (ratio <= 1)
     error = np.where(finished[:, None, None], found.error, np.nan)
     ended = "more intervals are not allowed: raise max_intervals or tolerance" if most_intervals <= mesh.N else ENDED
-    reasons = [_reason(good[b], finished[b], ratio[b] * tolerance, run.reached[b], ended) for b in range(len(x))]
+    stops = [""] * len(x) if finished.all() else _stops(problem, space, run, absolute)
+    reasons = [_reason(good[b], finished[b], ratio[b] * tolerance, stops[b], ended) for b in range(len(x))]
     return Found(space, mesh, u, error, good, reasons, run.windows), shorter
 
 
@@ -158,7 +159,7 @@ ENDED = (
 )
 
 
-def _reason(good: bool, finished: bool, error: float, reached: float, ended: str) -> str:
+def _reason(good: bool, finished: bool, error: float, stop: str, ended: str) -> str:
     if good:
         return "solved: the estimate of the global error is below the tolerance"
     if finished:
@@ -166,7 +167,31 @@ def _reason(good: bool, finished: bool, error: float, reached: float, ended: str
             f"the estimate of the global error is {error:.1e} of the size of the variables, above the tolerance, and "
             f"{ended}"
         )
-    return (
-        f"steps became too short, or too many, at t = {reached:.6g}: the solution may end there, or f be undefined; "
-        "end before it, or allow more by max_intervals"
-    )
+    return stop
+
+
+def _stops(problem: Discrete, space: Space, run: Marched, absolute: float) -> list[str]:
+    """Why each march ended where it did, for those that have not arrived."""
+    t = np.nextafter(run.reached, np.inf if run.mesh.t[0, -1] > run.mesh.t[0, 0] else -np.inf)[:, None]
+    y = np.ones((len(t), 1, space.V, space.R + 1))  # highest derivatives: f of some of them may have no value at zero
+    variable, order = space.states
+    y[:, 0, variable, order] = run.x
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(problem.value(t, y, np.zeros((len(t), 0)))).all(axis=(1, 2))
+    reasons = []
+    for b, at in enumerate(run.reached):
+        zero = np.flatnonzero(run.size[b] == 0)
+        if not finite[b]:
+            reason = f"f is not finite at t = {at:.6g}, where the solution came to: end before it, or start elsewhere"
+        elif zero.size and absolute == 0:
+            reason = (
+                f"steps became too short at t = {at:.6g}: variable {zero[0]} is zero up to there, and its error has no "
+                "size to be relative to. Give the error that is allowed as `absolute`"
+            )
+        else:
+            reason = (
+                f"steps became too short, or too many, at t = {at:.6g}: the solution may end there, f jump or be "
+                "undefined; end before it, put times of jumps into `times`, or allow more by max_intervals"
+            )
+        reasons.append(reason)
+    return reasons

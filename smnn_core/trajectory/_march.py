@@ -60,6 +60,8 @@ class Marched:
     """(B,)"""
     reached: np.ndarray
     """(B,): the time"""
+    x: np.ndarray
+    """(B, M): the states there"""
     size: np.ndarray
     """(B, V): the largest value of each variable"""
     size_x: np.ndarray
@@ -168,7 +170,7 @@ def march(
             m.failed |= ~m.done
         report(intervals=int(total), time=float(m.t[np.argmin(np.abs(m.t - times[0]))]))
     mesh_, u = _joined(space, m, times)
-    return Marched(mesh_, u, m.done, m.t, size_v, size_x, windows)
+    return Marched(mesh_, u, m.done, m.t, m.x, size_v, size_x, windows)
 
 
 def follow(

@@ -551,3 +551,21 @@ def test_compiled_changes_are_those_of_numpy(orders):
         np.testing.assert_allclose(one, other, rtol=1e-10 if i == 4 else 1e-13)  # (1 - rate is a difference)
     assert np.isinf(found[0][2][1, 6:]).all()
     assert np.isfinite(found[0][2][0]).all()
+
+
+def test_ends_of_marches_are_explained():
+    def ramp(t, y):
+        return (y[..., 0, 1] - (t > 0.37123))[..., None], np.broadcast_to([[[0.0, 1.0]]], (*t.shape, 1, 1, 2))
+
+    with pytest.warns(smnn.ConvergenceWarning, match="`absolute`"):
+        assert "variable 0 is zero" in smnn.solve(ramp, [0, 1], [[0.0]]).reason
+    s = smnn.solve(ramp, [0, 1], [[0.0]], absolute=1e-6)
+    assert s.converged
+    assert abs(s(1.0)[0, 0] - 0.62877) < 1e-5
+
+    def logarithm(t, y):
+        J = np.stack([-1 / y[..., 0, 0], np.ones_like(t)], axis=-1)
+        return (y[..., 0, 1] - np.log(y[..., 0, 0]))[..., None], J[..., None, None, :]
+
+    with np.errstate(all="ignore"), pytest.warns(smnn.ConvergenceWarning, match="f is not finite at t = 0,"):
+        smnn.solve(logarithm, [0, 1], [[-1.0]])

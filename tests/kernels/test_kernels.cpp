@@ -198,7 +198,7 @@ void check(const ProblemSpec& shape, bool extra, unsigned seed) {
         h[i] = uniform(random);
     }
     const ProblemSpec& problem = c.problem();
-    const smnn::Solved kept = smnn::solve(problem, nullptr, false), solved = smnn::solve(problem, z.data(), false);
+    const smnn::Outcome kept = smnn::solve(problem, nullptr, false), solved = smnn::solve(problem, z.data(), false);
     smnn::normal_solve(problem, kept.factor.get(), c.of_y(g), x.data());
     smnn::normal_solve(problem, nullptr, c.of_y(h), z.data());
     const double left = std::inner_product(h.begin(), h.end(), x.begin(), 0.0);
@@ -238,19 +238,28 @@ ProblemSpec sizes(int T, int V, int K, int Q, int T_init, int R_init, std::vecto
     return {T, V, K, Q, T_init, R_init, nullptr, 0, std::move(batch), {}};
 }
 
-// Long systems, observed at all times: the same whether the factor is kept whole, in part, or not at all.
-void check_segments(const ProblemSpec& shape, unsigned seed) {
+// Long systems, observed at all times: the same whether the factor is kept, which `is_kept` says of a solve, or not.
+void check_factor(const ProblemSpec& shape, bool is_kept, unsigned seed) {
     Case c(shape, false, seed);
-    std::vector<double> y(c.unknowns()), g(c.unknowns());
+    std::vector<double> y(c.unknowns()), g(c.unknowns()), x(c.unknowns()), z(c.unknowns());
     const ProblemSpec& problem = c.problem();
-    const smnn::Solved part = smnn::solve(problem, y.data(), false);
-    const smnn::Solved whole = smnn::solve(problem, nullptr, false);
+    const smnn::Outcome solved = smnn::solve(problem, y.data(), false), whole = smnn::solve(problem, nullptr, false);
+    if (bool(solved.factor) != is_kept || !whole.factor) {
+        std::printf("FAILED: a factor is kept that should not be, or the other way round (T=%d K=%d)\n", shape.T, shape.K);
+        ++failures;
+    }
     const std::vector<double> recomputed = solve(c, true);
     for (size_t i = 0; i < y.size(); ++i) expect_near(recomputed[i], y[i], 1e-10, "recomputed solution", shape);
 
     std::mt19937 random(seed + 1);
     std::uniform_real_distribution<double> uniform(-1, 1);
-    for (double& x : g) x = uniform(random);
+    for (double& each : g) each = uniform(random);
+    smnn::normal_solve(problem, whole.factor.get(), c.of_y(g), x.data());
+    smnn::normal_solve(problem, nullptr, c.of_y(g), z.data());
+    double largest = 1;
+    for (double each : x) largest = std::max(largest, std::abs(each));
+    for (size_t i = 0; i < x.size(); ++i) expect_near(z[i], x[i], 1e-9 * largest, "normal solve", shape);
+
     const auto adjoint = [&](const smnn::Factor* factor) {
         Gradients gradients;
         std::vector<std::vector<double>> values(smnn::SMOOTHNESS_RHS);
@@ -261,14 +270,12 @@ void check_segments(const ProblemSpec& shape, unsigned seed) {
         smnn::adjoint(problem, factor, c.of_y(y), c.of_y(g), gradients);
         return values;
     };
-    const auto expected = adjoint(nullptr);
-    for (const auto& found : {adjoint(part.factor.get()), adjoint(whole.factor.get())}) {
-        for (size_t f = 0; f < expected.size(); ++f) {
-            double size = 1;
-            for (double x : expected[f]) size = std::max(size, std::abs(x));
-            for (size_t i = 0; i + 1 < expected[f].size(); ++i) {
-                expect_near(found[f][i], expected[f][i], 1e-9 * size, "gradient by segments", shape);
-            }
+    const auto expected = adjoint(nullptr), found = adjoint(solved.factor.get());
+    for (size_t f = 0; f < expected.size(); ++f) {
+        double size = 1;
+        for (double each : expected[f]) size = std::max(size, std::abs(each));
+        for (size_t i = 0; i + 1 < expected[f].size(); ++i) {
+            expect_near(found[f][i], expected[f][i], 1e-9 * size, "gradient from a factor", shape);
         }
     }
 }
@@ -399,10 +406,11 @@ int main() {
             }
         }
     }
-    check_segments(sizes(6007, 1, 3, 1, 6007, 3, {}), ++seed);     // in chunks, kept in part
-    check_segments(sizes(700, 1, 3, 1, 700, 3, {20}), ++seed);     // kept whole
-    check_segments(sizes(8000, 1, 3, 1, 8000, 3, {40}), ++seed);   // recomputed
-    check_segments(sizes(900, 1, 5, 1, 900, 5, {20}), ++seed);     // kept in part
+    check_factor(sizes(6007, 1, 3, 1, 6007, 3, {}), true, ++seed);     // in chunks
+    check_factor(sizes(700, 1, 3, 1, 700, 3, {20}), false, ++seed);    // one segment
+    check_factor(sizes(3000, 1, 3, 1, 3000, 3, {16}), true, ++seed);   // stays in caches
+    check_factor(sizes(8000, 1, 3, 1, 8000, 3, {40}), false, ++seed);  // longer than inputs take
+    check_factor(sizes(900, 1, 5, 1, 900, 5, {20}), true, ++seed);     // of sizes that are not compiled
     for (const std::vector<Index>& batch : {std::vector<Index>{}, {1}, {5}, {33}, {70}}) {
         for (int T : {2, 3, 20, 90}) {
             for (bool shared : {false, true}) {

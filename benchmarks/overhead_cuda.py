@@ -21,6 +21,7 @@ import numpy as np
 
 from smnn_core._problem import Problem, from_fields
 from smnn_core.engines import cuda
+from smnn_core.engines._cuda.device import CupyDevice
 from smnn_core.engines._cuda.grain import Grain
 
 __all__ = ["measure"]
@@ -44,7 +45,7 @@ def stand_in() -> Iterator[Any]:
         place = _fake_cupy.MemoryPointer(_fake_cupy.UnownedMemory(memory.ctypes.data, memory.size, memory), 0)
         cupy.RawModule = lambda **given: SimpleNamespace(get_function=lambda name: lambda grid, block, job: None)
         cupy.zeros = cupy.empty
-        device = cuda.CupyDevice(cupy, 0, __import__("array_api_compat.cupy").cupy, Grain(lanes=132 * 256))
+        device = CupyDevice(cupy, 0, __import__("array_api_compat.cupy").cupy, Grain(lanes=132 * 256))
         cuda._device = lru_cache(lambda index: device)
         with cupy.cuda.using_allocator(lambda size: place):
             yield cupy

@@ -127,8 +127,8 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         factor = smnn.engines.cuda.CudaEngine().factorize(smnn._problem.Problem.build(*arrays).system)
         inputs = sum(x.nbytes for x in arrays)
         Q, V, K = arrays[0].shape[-3:]
-        signature = host.Signature.of(factor.system)
-        of_factor, of_tape = host.numbers_of_point(signature, chunked=False)  # (in chunks both have some more)
+        module = host.Signature.of(factor.system).module(chunked=False)
+        of_factor, of_tape = host.numbers_of_point(module)  # (in chunks both have some more)
         tape, products = factor.nbytes * of_tape // of_factor, g.nbytes * (Q + V * K) // (V * K)
         row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, tape, products)
         row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y

@@ -27,29 +27,24 @@ This module imports CuPy only when it is given CuPy arrays, or asked to describe
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import array_api_compat as compat
-import numpy as np
 
-from .._arrays import Array, Namespace, Shape
+from .._arrays import Array, Shape
 from .._cupy import results
 from .._errors import EngineWarning
-from .._problem import ALL, Gradients, Problem, Rows, System
-from ._cuda import host
+from .._problem import Problem, System
+from ._cuda.device import CupyDevice
 from ._cuda.grain import Grain
+from ._cuda.host import CudaFactor, factorize, solve_problem
 from ._cuda.layout import MAX_AXES, MAX_K, too_many_axes
-from ._cuda.plan import Pieces, Plan, plans_of
-from ._cuda.source import NVRTC_OPTIONS, Specialization, part_of
-from ._interface import Engine, Factor, augmented_by_solves
-from ._refinement import refined_once, widened
+from ._interface import Engine, Factor
+from ._refinement import widened
 from ._rounded import RoundedFactor, widened_problem
-from .array_api import ArrayEngine, MomentsByArrayApi
+from .array_api import ArrayEngine
 
 LARGEST = 12
 """Unknowns per time point, at most: a thread keeps some n^2 numbers for its lane."""
@@ -86,54 +81,6 @@ def _describe_device(cupy: Any, index: int) -> str:
     return f"{name} (sm_{capability}, float32 is computed in {arithmetic})"
 
 
-@dataclass(frozen=True)
-class CupyDevice:
-    """One GPU: see `_cuda.plan.Device`."""
-
-    cupy: Any
-    index: int
-    xp: Namespace
-    grain: Grain
-    widens: bool = True
-    """whether systems in float32 are computed in float64"""
-
-    @cached_property
-    def plans(self) -> Callable[..., Plan]:
-        return plans_of(self)
-
-    def results(self, arrays: Sequence[tuple[Shape, np.dtype[Any]]]) -> list[Array]:
-        if not arrays:
-            return []
-        with results(arrays[0][1].itemsize):
-            return [self.cupy.empty(*array) for array in arrays]
-
-    def zeros(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
-        return self.cupy.zeros(shape, dtype)
-
-    def pieces(self, pieces: Pieces) -> tuple[object, list[int]]:
-        if not pieces.total:
-            return None, [0] * len(pieces.offsets)
-        memory = self.cupy.cuda.alloc(pieces.total)
-        first = int(memory.ptr)
-        return memory, [first + offset for offset in pieces.offsets]
-
-    def address(self, x: Array) -> int:
-        return int(x.data.ptr)
-
-    def prepare(self, module: Specialization, kernel: str, lanes: int, job_bytes: int) -> Callable[[np.ndarray], None]:
-        function = _module(self.cupy, self.index, module, part_of(kernel)).get_function(kernel)
-        block = (module.block(kernel),)
-        grid = (math.ceil(lanes * module.team(kernel) / block[0]),)
-
-        # An array of one element is passed by value; as plain bytes, since CuPy takes long to look at nested fields.
-        by_value = np.dtype(f"V{job_bytes}")
-
-        def launch(job: np.ndarray) -> None:
-            function(grid, block, (job.view(by_value),))
-
-        return launch
-
-
 @lru_cache(maxsize=16)
 def _capability(index: int) -> int:
     """The compute capability of a device, ten times."""
@@ -155,9 +102,12 @@ def _widens(cupy: Any, index: int) -> bool:
     return int(ratio) <= 8
 
 
-def _narrow(device: CupyDevice, system: System) -> bool:
-    """True if the system is computed in float32."""
-    return not device.widens and system.dtype != system.xp.float64
+def _device_of(system: System) -> CupyDevice:
+    """That of its arrays. Warns if it computes the system in float32."""
+    device = _device(system.coefficients.device.id)
+    if not device.widens and system.dtype != system.xp.float64:
+        _warn_of_few_digits(device.index)
+    return device
 
 
 @cache
@@ -169,72 +119,6 @@ def _warn_of_few_digits(index: int) -> None:
         EngineWarning,
         stacklevel=2,
     )
-
-
-@lru_cache(maxsize=128)
-def _module(cupy: Any, index: int, module: Specialization, part: int) -> Any:
-    """The module of one device, compiled or read from CuPy's cache on disk."""
-    return cupy.RawModule(code=module.source_of(part), options=NVRTC_OPTIONS, backend="nvrtc")
-
-
-@dataclass(frozen=True, eq=False)
-class CudaFactor(MomentsByArrayApi):
-    """A factor on a device. Its calls run there."""
-
-    system: System
-    device: CupyDevice
-    factor: host.DeviceFactor
-
-    @staticmethod
-    def of(device: CupyDevice, factor: host.DeviceFactor) -> CudaFactor:
-        return CudaFactor(factor.system, device, factor)
-
-    @cached_property
-    def undetermined(self) -> Array:  # type: ignore[override]
-        """bool, (*system.batch, T)"""
-        return self.factor.undetermined
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the factor keeps, once it is asked for."""
-        return self.factor.kept.nbytes
-
-    def solve(self, d: Rows) -> Array:
-        other = self._other(self.system.batch_with(d))
-        if other is not None:
-            return other.solve(d)
-        with self.device.cupy.cuda.Device(self.device.index):
-            return self.factor.solve(d)
-
-    def normal_solve(self, g: Array) -> Array:
-        other = self._other(g.shape[:-3])
-        if other is not None:
-            return other.normal_solve(g)
-        with self.device.cupy.cuda.Device(self.device.index):
-            return self.factor.normal_solve(g)
-
-    def solve_augmented(
-        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
-    ) -> tuple[Any, Any]:
-        """v and y with v + W A y = f and (W A)^T v = g."""
-        del rows, states
-        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
-
-    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
-        """As one more solution and its correction."""
-        return refined_once(self, f, g)
-
-    def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
-        """All gradients, or those wanted."""
-        other = self._other(problem.batch)
-        if other is not None:
-            return other.adjoint(problem, y, g, wanted)
-        with self.device.cupy.cuda.Device(self.device.index):
-            return self.factor.adjoint(problem, y, g, wanted)
-
-    def _other(self, batch: Shape) -> Factor | None:
-        """A factor of the array API engine, where right-hand sides have more batch axes than kernels have room for."""
-        return self._by_array_api if too_many_axes(np.broadcast_shapes(self.system.batch, batch)) else None
 
 
 class CudaEngine(Engine):
@@ -272,12 +156,10 @@ class CudaEngine(Engine):
 
     def factorize(self, system: System) -> CudaFactor | RoundedFactor:
         """Eliminates a left-hand side, once for all right-hand sides."""
-        device = _device(system.coefficients.device.id)
-        with device.cupy.cuda.Device(device.index):
-            if _narrow(device, system):
-                _warn_of_few_digits(device.index)
+        device = _device_of(system)
+        with device.current():
             wide = widened(system) if device.widens else system
-            factor = CudaFactor.of(device, host.factorize(device, wide))
+            factor = factorize(device, wide)
         return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
 
     def solve_problem(self, problem: Problem, *, recompute: bool = False) -> tuple[Array, Factor]:
@@ -286,15 +168,12 @@ class CudaEngine(Engine):
         system = problem.system
         if too_many_axes(problem.batch):
             return ArrayEngine().solve_problem(problem)
-        device = _device(system.coefficients.device.id)
-        with device.cupy.cuda.Device(device.index):
-            if _narrow(device, system):
-                _warn_of_few_digits(device.index)
-            if not device.widens or system.dtype == system.xp.float64:
-                y, factor = host.solve_problem(device, problem)
-                return y, CudaFactor.of(device, factor)
+        device = _device_of(system)
+        if not device.widens or system.dtype == system.xp.float64:
+            return solve_problem(device, problem)
+        with device.current():
             wide = widened_problem(problem)
-            y, factor = host.solve_problem(device, wide)
-            rounded = RoundedFactor(system, factor.undetermined, CudaFactor.of(device, factor), (problem, wide, y))
+            y, factor = solve_problem(device, wide)
+            rounded = RoundedFactor(system, factor.undetermined, factor, (problem, wide, y))
             with results(4):
                 return system.xp.astype(y, system.dtype), rounded

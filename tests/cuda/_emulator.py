@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ import array_api_compat.numpy
 import numpy as np
 
 from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.device import ALIGNMENT
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.layout import point_job
-from smnn_core.engines._cuda.plan import ALIGNMENT, Pieces, plans_of
+from smnn_core.engines._cuda.plan import plans_of
 from smnn_core.engines._cuda.source import Specialization
 
 HERE = Path(__file__).parent
@@ -72,7 +74,7 @@ def raise_if(wrong: int, module: Specialization, kernel: str) -> None:
 
 
 class Emulator:
-    """See `plan.Device`."""
+    """See `CupyDevice`."""
 
     xp = array_api_compat.numpy
 
@@ -90,6 +92,9 @@ class Emulator:
         self._guards.append((whole[:first], whole[first + size :]))
         return whole[first : first + size].view(dtype).reshape(shape)
 
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def results(self, arrays: Sequence[tuple[tuple[int, ...], Any]]) -> list[np.ndarray]:
         return [self.empty(*array) for array in arrays]
 
@@ -98,9 +103,9 @@ class Emulator:
         result[...] = 0
         return result
 
-    def pieces(self, pieces: Pieces) -> tuple[object, list[int]]:
-        """Each with guards of its own."""
-        memory = [self.empty((size,), np.uint8) for size in pieces.sizes]
+    def scratch(self, sizes: tuple[int, ...]) -> tuple[object, list[int]]:
+        """Pieces with guards of their own."""
+        memory = [self.empty((size,), np.uint8) for size in sizes]
         return memory, [self.address(x) for x in memory]
 
     def address(self, x: np.ndarray) -> int:

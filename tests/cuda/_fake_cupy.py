@@ -23,6 +23,7 @@ from _fake_streams import NULL, STREAMS, Stream, current, external_stream, from_
 
 from smnn_core import _cupy
 from smnn_core.engines import cuda as engine
+from smnn_core.engines._cuda.device import compiled
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import Specialization, part_of
 
@@ -392,7 +393,7 @@ def replaced(version: int = 14) -> Iterator[ModuleType]:
     """`install`, for a while."""
     others = {name: module for name, module in sys.modules.items() if _is_cupy(name)}
     device = engine._device
-    caches = engine._module, engine._capability
+    caches = compiled, engine._capability
     for name in others:
         del sys.modules[name]
     try:

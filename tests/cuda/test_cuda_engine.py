@@ -15,6 +15,7 @@ import smnn_core as smnn
 from smnn_core._problem import Problem, by_field, from_fields
 from smnn_core.engines import cuda, select
 from smnn_core.engines._cuda import host
+from smnn_core.engines._cuda.device import CupyDevice, compiled
 from smnn_core.engines._cuda.grain import Grain
 from smnn_core.engines._cuda.source import ADJOINT, BLOCK, NVRTC_OPTIONS, PARTS, SOLVE
 
@@ -66,11 +67,11 @@ class Cupy:
 @pytest.fixture
 def cupy(monkeypatch):
     fake = Cupy()
-    device = cuda.CupyDevice(fake, 0, Emulator.xp, GRAIN)
+    device = CupyDevice(fake, 0, Emulator.xp, GRAIN)
     monkeypatch.setattr(cuda, "_device", lambda index: device)
-    cuda._module.cache_clear()
+    compiled.cache_clear()
     yield fake
-    cuda._module.cache_clear()
+    compiled.cache_clear()
 
 
 def on_device(problem: Problem) -> Problem:
@@ -86,7 +87,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     y, factor = host.solve_problem(Emulator(GRAIN), problem)
     g = np.ones_like(y)
     given = on_device(problem)
-    cupy.modules = [host.specialization(host.Signature.of(problem.system), chunked=True)]
+    cupy.modules = [host.Signature.of(problem.system).module(chunked=True)]
     found, found_factor = cuda.CudaEngine().solve_problem(given)
     np.testing.assert_array_equal(found, y)
     assert cupy.compiled == [SOLVE]
@@ -98,7 +99,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     only = found_factor.adjoint(given, found, g.view(DeviceArray), from_fields(i == 3 for i in range(7)))
     assert [x is not None for x in by_field(only)] == [i == 3 for i in range(7)]
     np.testing.assert_array_equal(only.step_sizes, gradients.step_sizes)
-    assert found_factor.nbytes == factor.kept.nbytes
+    assert found_factor.nbytes == factor.nbytes
     assert cupy.compiled == [SOLVE, ADJOINT]
 
 

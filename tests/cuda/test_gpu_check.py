@@ -14,6 +14,7 @@ from _emulator import COMPILER
 from _fake_cupy import replaced
 
 from smnn_core.engines import cuda
+from smnn_core.engines._cuda.device import CupyDevice
 from smnn_core.engines._cuda.grain import Grain
 
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
@@ -153,7 +154,7 @@ def test_the_other_layout_holds_the_same_numbers(gpu_bench) -> None:
 
 
 def test_devices_are_others_for_a_while(gpu_bench, monkeypatch) -> None:
-    device = cuda.CupyDevice(None, 0, np, Grain(lanes=1))
+    device = CupyDevice(None, 0, np, Grain(lanes=1))
     monkeypatch.setattr(cuda, "_device", lambda index: device)
     with gpu_bench.changed(widens=False):
         assert not cuda._device(0).widens

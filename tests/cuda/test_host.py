@@ -29,7 +29,7 @@ COARSE = Grain(lanes=24, shortest=5, fewest=2, radix=4, last=3, gain=np.inf)
 WHOLE = Grain(lanes=1)
 
 
-def check(problem: Problem, grain: Grain, **options) -> host.DeviceFactor:
+def check(problem: Problem, grain: Grain, **options) -> host.CudaFactor:
     """Solution, factorisation, normal solve and adjoint against the oracle."""
     system = problem.system
     eps = float(np.finfo(system.dtype).eps)

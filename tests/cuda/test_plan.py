@@ -11,8 +11,9 @@ from _engine_cases import random_problem
 
 from smnn_core._problem import Problem
 from smnn_core.engines._cuda import host, layout
+from smnn_core.engines._cuda.device import ends
 from smnn_core.engines._cuda.grain import Grain
-from smnn_core.engines._cuda.plan import Kind, Pieces, Planner, described, plans_of
+from smnn_core.engines._cuda.plan import Kind, Planner, described, plans_of
 from smnn_core.engines._cuda.source import Specialization
 
 JOB = layout.chain_job("float64")
@@ -35,29 +36,26 @@ class Jobs(Emulator):
         return super().prepare(*launch)
 
 
-def lay_out(planner: Planner, value: str) -> str:
+def lay_out(planner: Planner) -> None:
     """One launch of a job of which every byte that is no address is 0x7F: what numbers and gaps may hold."""
     x = planner.given(((4,), (8,)), "float64")
     scratch = planner.take(Kind.SCRATCH, (2, 5), "float64")
-    result, kept = planner.take(Kind.RESULT, (3,), "float64"), planner.take(Kind.KEPT, (7,), "float32")
+    zeros, result = planner.take(Kind.ZEROS, (7,), "float32"), planner.take(Kind.RESULT, (3,), "float64")
     job = np.full(JOB.itemsize, 0x7F, np.uint8).view(JOB)
     job.view(np.uint64)[layout.pointers_of(JOB)] = 0
     level = job[0]["level"][1]
-    level["z"], level["x"], level["ends"], level["factor"] = (
-        p.address for p in (x, result, scratch.part((5,), 8, 40), kept)
-    )
+    level["z"], level["x"], level["ends"], level["factor"] = x.address, result, scratch + 40, zeros
     planner.launch(MODULE, "smnn_chains_sweep", 1, job)
-    return value
 
 
 def test_a_run_writes_addresses_and_nothing_else() -> None:
     device, x = Jobs(), np.zeros(4)
-    plan = plans_of(device)(lay_out, "said")
-    run = plan.run(device, [device.address(x)])
-    job, (kept,) = device.jobs[0].view(JOB)[0], run.kept[1]
+    result, zeros = plans_of(device)(lay_out).run(device, [device.address(x)])
+    job = device.jobs[0].view(JOB)[0]
     level = job["level"][1]
-    assert plan.value == "said"
-    assert [level[name] for name in ("z", "x", "factor")] == [x.ctypes.data, device.address(run.results[0]), kept]
+    assert [level[name] for name in ("z", "x", "factor")] == [x.ctypes.data, *map(device.address, (result, zeros))]
+    assert result.shape == (3,)
+    assert not zeros.any()
     assert level["ends"] % 256 == 40  # the second row of what starts at a multiple of 256
     assert job["levels"] == job["sizes"][3] == 0x7F7F7F7F
     addresses = np.isin(np.arange(JOB.itemsize // 8), layout.pointers_of(JOB))
@@ -70,8 +68,8 @@ def test_all_that_is_an_address_is_found() -> None:
 
 
 def test_pieces_lie_apart_and_aligned() -> None:
-    assert Pieces.of([1, 0, 256, 257]) == ((0, 256, 256, 512), (1, 0, 256, 257), 1024)
-    assert Pieces.of([]).total == 0
+    assert ends((1, 0, 256, 257)) == (0, 256, 256, 512, 1024)
+    assert ends(()) == (0,)
 
 
 def other(problem: Problem, seed: int) -> Problem:

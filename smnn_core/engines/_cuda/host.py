@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +31,23 @@ from ..._fields import FIELDS as INPUTS
 from ..._fields import Sizes
 from ..._problem import ALL, Gradients, Problem, Rows, System, by_field, from_fields, inputs_by_field
 from ..._schemes import Scheme, triangular_rows
-from .layout import FIELDS, MAX_AXES, MULTIPLIERS, N_GRADIENTS, chain_job, lay_out, point_job
-from .plan import Device, Kind, Layout, Place, Plan, Planner, Run, described
+from .._interface import augmented_by_solves
+from .._refinement import refined_once
+from ..array_api import MomentsByArrayApi
+from .device import CupyDevice
+from .layout import (
+    FIELDS,
+    MAX_AXES,
+    MULTIPLIERS,
+    N_GRADIENTS,
+    Layout,
+    Place,
+    chain_job,
+    lay_out,
+    point_job,
+    too_many_axes,
+)
+from .plan import Kind, Planner, described
 from .source import WARP, Specialization
 
 
@@ -67,32 +82,27 @@ class Signature(NamedTuple):
         """Bytes of a number."""
         return 4 if self.dtype == "float32" else 8
 
+    @property
+    def scheme_rows(self) -> np.ndarray:
+        """The scheme in triangular form, (2K, 2K)."""
+        return triangular_rows(self.scheme, self.K)[0]
 
-def numbers_of_point(system: Signature, chunked: bool) -> tuple[int, int]:
+    def module(self, chunked: bool) -> Specialization:
+        """The one that serves it. A scheme has extra rows if it has some on the next point alone, or is not upper
+        triangular there."""
+        S, K = self.scheme_rows, self.K
+        extra_rows = bool(np.tril(S[:K, K:], -1).any() or S[K:].any())
+        return Specialization(self.dtype, self.V, K, self.Q, extra_rows, chunked)
+
+
+def numbers_of_point(module: Specialization) -> tuple[int, int]:
     """How many a point has in the factor (`FactorLayout`), and on the tape (`TapeLayout`)."""
-    n, K, V = system.n, system.K, system.V
-    extra = constants(system.scheme, K).extra_rows
-    absorbed = system.Q + 2 * n * extra
+    V, K, extra, chunked = module.V, module.K, module.extra_rows, module.chunked
+    n = V * K
+    absorbed = module.Q + 2 * n * extra
     factor = n * (n + 1) // 2 + K * K * V * (V + 1) // 2 + n * n * chunked
     tape = n * (n + 1) + n * (not extra) + 2 * n * absorbed * (1 + chunked) + absorbed + chunked
     return factor, tape
-
-
-@dataclass(frozen=True)
-class Constants:
-    """A scheme as kernels take it."""
-
-    rows: np.ndarray
-    extra_rows: bool
-    """whether it has rows on the next point alone, or is not upper triangular there"""
-    norm2: np.ndarray
-
-
-@lru_cache(maxsize=64)
-def constants(scheme: Scheme, K: int) -> Constants:
-    """The scheme's rows in triangular form, and the squared norms of their columns."""
-    S = triangular_rows(scheme, K)[0]
-    return Constants(S.ravel(), bool(np.tril(S[:K, K:], -1).any() or S[K:].any()), np.sum(S * S, axis=0))
 
 
 def cores(system: Signature) -> tuple[Shape, ...]:
@@ -102,54 +112,60 @@ def cores(system: Signature) -> tuple[Shape, ...]:
     return *(field.core(sizes) for field in INPUTS.values()), (T - 1, V, 2 * K), (T, V, K), (T, V, K)
 
 
-def specialization(system: Signature, chunked: bool) -> Specialization:
-    """The module that serves a system."""
-    extra_rows = constants(system.scheme, system.K).extra_rows
-    return Specialization(system.dtype, system.V, system.K, system.Q, extra_rows, chunked)
-
-
 class Call:
-    """One pass over a system as a plan: the jobs of its launches, and the memory that they share."""
+    """One pass over a system as a plan: the jobs of its launches, and the memory that they share.
+
+    `factorize`, `solve`, `normal_solve` and `adjoint` lay out all of it.
+    """
 
     def __init__(
-        self,
-        planner: Planner,
-        system: Signature,
-        batch: Shape,
-        layouts: Sequence[Layout | None],
-        factor: Kind,
-        sizes: tuple[int, ...] = (),
+        self, planner: Planner, system: Signature, batch: Shape, layouts: Sequence[Layout | None], factor: Kind
     ) -> None:
         """
         Args:
             batch: of the results.
             layouts: of the arrays that are given, in the order of `FIELDS`, as many as there are; None is zeros.
-            factor: whose memory it lies in. Where it is given for this batch, it comes after the arrays.
-            sizes: the division of time of a factor that is given.
+            factor: whose memory it lies in. That of one that is given, for this batch, comes after the arrays.
         """
         self.planner, self.system, self.batch = planner, system, batch
-        self.count, self.cores = math.prod(batch), cores(system)
-        team = specialization(system, True).team("smnn_sweep")
-        self.sizes = sizes or planner.grain.divide(self.count, system.n_steps, team)
+        self.count, self.cores, self.dtype = math.prod(batch), cores(system), system.dtype
+        team = system.module(chunked=True).team("smnn_sweep")
+        self.sizes = planner.grain.divide(self.count, system.n_steps, team)
         self.chunked = len(self.sizes) > 1
         self.chunks = self.sizes[1] if self.chunked else 1
         self.lanes = self.count * self.chunks
         self.longest = -(-self.sizes[0] // self.chunks)
         """points of a lane"""
-        self.module = specialization(system, self.chunked)
-        self.dtype = system.dtype
+        self.module = system.module(self.chunked)
         self.arrays = [None if x is None else planner.given(x, self.dtype) for x in layouts]
         self.jobs = np.zeros(1, point_job(self.dtype, system.K))
         self.chain_jobs = np.zeros(1, chain_job(self.dtype))
         self.job, self.chains = self.jobs[0], self.chain_jobs[0]
         self.levels = list(zip(self.chains["level"][1:], self.sizes[1:], strict=False))
         """of chains, with the items of each system"""
-        self._lay_out(factor)
+        self._lay_out(self._place_factor(factor))
 
-    def _lay_out(self, kind: Kind) -> None:
+    def _place_factor(self, kind: Kind) -> Place:
+        """Memory of the factor of points, of those of the chains, level by level, and of the flags: those of
+        undetermined points, (*system.batch, T), which are returned, and, after them, of systems that have some."""
+        n, itemsize = self.system.n, self.system.itemsize
+
+        def place(*shape: int) -> int:
+            # (bytes, since numbers that a call makes are taken for what it returns: `_cupy.results`)
+            return self.planner.take(kind, (math.prod(shape) * itemsize,), "uint8")
+
+        self.job["factor"] = place(self.longest - self.chunked, numbers_of_point(self.module)[0], self.lanes)
+        for level, items in self.levels:
+            level["factor"] = place(2 if items == self.sizes[-1] else 3, n, n, self.count, items)
+        shape = *self.system.batch, self.system.n_steps
+        size = math.prod(shape)
+        flags = self.planner.take(kind if kind is Kind.GIVEN else Kind.ZEROS, (size + self.count,), "bool")
+        self.job["systems"]["undetermined"], self.job["systems"]["bad"] = flags, flags + size
+        return Place(flags, shape, tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
+
+    def _lay_out(self, flags: Place) -> None:
         """The jobs but for what is particular to a kind of call."""
         system, job, n = self.system, self.job, self.system.n
-        flags = self._place_factor(kind)
         systems, cores = job["systems"], [*self.cores[: len(self.arrays)], flags.shape[-1:]]
         inputs = lay_out(self.batch, [*self.arrays, flags], cores, systems)
         job["in"][: len(self.arrays)] = inputs[:-1]
@@ -159,43 +175,28 @@ class Call:
         job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
         job["V"], job["orders"], job["Q"] = system.V, system.K, system.Q
         job["tolerance2"] = (8 * n * float(np.finfo(self.dtype).eps)) ** 2
-        scheme = constants(system.scheme, system.K)
-        job["scheme_norm2"], job["scheme_rows"] = scheme.norm2, scheme.rows
-        self._empty(job, "z", (self.longest, n, self.lanes))
+        S = system.scheme_rows
+        job["scheme_norm2"], job["scheme_rows"] = np.sum(S * S, axis=0), S.ravel()
         chains = self.chains
         chains["systems"], chains["tolerance2"], chains["n"] = systems, job["tolerance2"], n
         chains["sizes"][: len(self.sizes)], chains["levels"] = self.sizes, len(self.sizes)
-        for level, items in self.levels:
-            self._empty(level, "z", (n, self.count * items))
-            self._empty(level, "x", (self.count * items, n))
+        self._of_lanes("z", self.longest * n)
+        for name in ("z", "x"):
+            self._of_items(name, n)
         job["separators"] = chains["level"][1]["x"]
 
-    def _place_factor(self, kind: Kind) -> Place:
-        """Memory of the factor of points, of those of the chains, level by level, and of the flags, which are returned:
-        those of undetermined points, (*system.batch, T), and, after them, of systems that have some."""
-        system, n = self.system, self.system.n
-        entries, _ = numbers_of_point(system, self.chunked)
-        shapes: list[Shape] = [(self.longest - self.chunked, entries, self.lanes)]
-        shapes += [((2 if i == len(self.sizes) - 1 else 3) * n * n, self.count * self.sizes[i]) for i in self.numbers]
-        points, *chains = (self.planner.take(kind, shape, self.dtype).address for shape in shapes)
-        self.job["factor"] = points
-        for (level, _), factor in zip(self.levels, chains, strict=True):
-            level["factor"] = factor
-        flagged = *system.batch, system.n_steps
-        size = math.prod(flagged)
-        both = self.planner.take(kind if kind is Kind.GIVEN else Kind.ZEROS, (size + self.count,), "bool")
-        undetermined, bad = both.part(flagged, 1, 0), both.part((self.count,), 1, size)
-        self.job["systems"]["bad"], self.job["systems"]["undetermined"] = bad.address, undetermined.address
-        return undetermined
+    def _scratch(self, count: int) -> int:
+        """Memory for so many numbers, as long as the call lasts. `job.hpp` has their shapes."""
+        return self.planner.take(Kind.SCRATCH, (count,), self.dtype)
 
-    @property
-    def numbers(self) -> range:
-        """Of the levels of chains."""
-        return range(1, len(self.sizes))
+    def _of_lanes(self, name: str, numbers: int) -> None:
+        """So many of each lane."""
+        self.job[name] = self._scratch(numbers * self.lanes)
 
-    def _empty(self, job: np.void, name: str, shape: Shape) -> None:
-        """Memory under the name of a job, as long as the call lasts."""
-        job[name] = self.planner.take(Kind.SCRATCH, shape, self.dtype).address
+    def _of_items(self, name: str, numbers: int) -> None:
+        """So many of each item of every level of chains."""
+        for level, items in self.levels:
+            level[name] = self._scratch(numbers * self.count * items)
 
     def launch(self, kernel: str) -> None:
         """A kernel on points."""
@@ -203,69 +204,79 @@ class Call:
             self.planner.launch(self.module, f"smnn_{kernel}", self.lanes, self.jobs)
 
     def _launch_chains(self, kernel: str) -> None:
-        """A kernel on all levels. A system has as many threads, or teams, of a warp as its widest level lanes; where
-        a warp has too few teams for the first levels, these have launches of their own."""
+        """A kernel on all levels, if there are any. A system has as many threads, or teams, of a warp as its widest
+        level lanes; where a warp has too few teams for the first levels, these have launches of their own."""
+        if not self.chunked or not self.count:
+            return
         name, levels = f"smnn_chains_{kernel}", len(self.sizes)
         together = WARP // self.module.team(name)
         chunks = [*self.sizes[2:], 1]  # of level 1, 2, ..
         alone = sum(width > together for width in chunks) if together < WARP else 0
-        widest = min(max(chunks), together)
-        for level in range(1, alone + 1):
-            self._launch_levels(name, level, level + 1, chunks[level - 1])
-        self._launch_levels(name, alone + 1, levels, 1 << (widest - 1).bit_length())
+        group = 1 << (min(max(chunks), together) - 1).bit_length()
+        launches = [(level, level + 1, chunks[level - 1]) for level in range(1, alone + 1)]
+        for first, end, width in (*launches, (alone + 1, levels, group)):
+            self.chains["first_level"], self.chains["end_level"], self.chains["group"] = first, end, width
+            self.planner.launch(self.module, name, self.count * width, self.chain_jobs)
 
-    def _launch_levels(self, name: str, first: int, end: int, group: int) -> None:
-        if self.count:
-            self.chains["first_level"], self.chains["end_level"], self.chains["group"] = first, end, group
-            self.planner.launch(self.module, name, self.count * group, self.chain_jobs)
-
-    def eliminate(self, kernel: str, back: bool) -> None:
+    def _eliminate(self, kernel: str, back: bool) -> None:
         """The factor, and z with R y = z; by `record` the tape as well. x of separators where `back` is set."""
         n = self.system.n
-        for level, items in self.levels:
-            self._empty(level, "ends", (3 * n * n + 4 * n, self.count * items))
-        self.job["ends"] = self.chains["level"][1]["ends"]
+        self._of_items("ends", 3 * n * n + 4 * n)
+        self.job["ends"], self.chains["back"] = self.chains["level"][1]["ends"], back
         self.launch(kernel)
-        if self.chunked:
-            self.chains["back"] = back
-            self._launch_chains(kernel)
+        self._launch_chains(kernel)
 
-    def forward(self) -> None:
+    def _forward(self) -> None:
         """w with R^T w = g in the place of z, and x of separators."""
-        for level, items in self.levels:
-            self._empty(level, "passed", (self.count * items, 2, self.system.n))
+        self._of_items("passed", 2 * self.system.n)
         self.job["passed"] = self.chains["level"][1]["passed"]
         self.launch("forward")
-        self.solve_chains()
+        self._launch_chains("solve")
 
-    def solve_chains(self) -> None:
-        """x of separators, and multipliers of what chunks have left, from what chunks passed on."""
-        if self.chunked:
-            self._launch_chains("solve")
-
-    def substitute(self) -> None:
+    def _substitute(self) -> None:
         """The solution, from z."""
         shape = *self.batch, self.system.n_steps, self.system.V, self.system.K
-        self.job["x"] = self.planner.take(Kind.RESULT, shape, self.dtype).address
+        self.job["x"] = self.planner.take(Kind.RESULT, shape, self.dtype)
         self.launch("back")
 
-    def make_room_for_adjoint(self) -> None:
+    def factorize(self) -> None:
+        """The factor."""
+        self._eliminate("sweep", back=False)
+
+    def solve(self) -> None:
+        """The solution."""
+        self._eliminate("sweep", back=True)
+        self._substitute()
+
+    def normal_solve(self) -> None:
+        """x with M x = g, from a factor that is given."""
+        self._forward()
+        self._substitute()
+
+    def adjoint(self, wanted: tuple[bool, ...]) -> None:
+        """Gradients; the arrays are those of the problem, nothing for smoothness rows, y and g."""
+        self._make_room_for_adjoint()
+        self._eliminate("record", back=False)
+        self._forward()
+        self.launch("unwind")
+        self._launch_chains("solve")  # (of what chunks have passed on; multipliers of what they have left)
+        self._take_gradients(wanted)
+        self.launch("contract")
+
+    def _make_room_for_adjoint(self) -> None:
         """The tape (`TapeLayout`, `chain_tape_entries`), and what one pass leaves for the next."""
-        system, n, extra = self.system, self.system.n, self.module.extra_rows
-        _, of_point = numbers_of_point(system, self.chunked)
+        system, n, chunked = self.system, self.system.n, self.chunked
         initial = system.V * system.n_initial_orders
-        of_initial = min(system.n_initial_steps, self.longest) * initial * (2 * n * (1 + self.chunked) + 1)
-        self._empty(self.job, "tape", (self.longest * of_point + of_initial, self.lanes))
-        self._empty(self.job, "lambda", (self.longest, n, self.lanes))
-        self._empty(self.job, "products", (self.longest, system.Q + n * (1 + extra), self.lanes))
-        self._empty(self.job, "initial", (self.count, system.n_initial_steps, initial))
-        for (level, items), i in zip(self.levels, self.numbers, strict=True):
-            of_step = (3 if i == len(self.sizes) - 1 else 5) * (3 * n * n - n) + 2 * n
-            self._empty(level, "tape", (of_step, self.count * items))
-            self._empty(level, "multipliers", (self.count * items, 2 * n, MULTIPLIERS))
+        of_initial = min(system.n_initial_steps, self.longest) * initial * (2 * n * (1 + chunked) + 1)
+        self._of_lanes("tape", self.longest * numbers_of_point(self.module)[1] + of_initial)
+        self._of_lanes("lambda", self.longest * n)
+        self._of_lanes("products", self.longest * (system.Q + n * (1 + self.module.extra_rows)))
+        self.job["initial"] = self._scratch(self.count * system.n_initial_steps * initial)
+        self._of_items("tape", 5 * (3 * n * n - n) + 2 * n)
+        self._of_items("multipliers", 2 * n * MULTIPLIERS)
         self.job["multipliers"] = self.chains["level"][1]["multipliers"]
 
-    def take_gradients(self, wanted: tuple[bool, ...]) -> None:
+    def _take_gradients(self, wanted: tuple[bool, ...]) -> None:
         """Room for gradients, summed over the points of each lane where an input is constant in time."""
         initial = FIELDS.index("initial_values"), FIELDS.index("weights.initial")
         for f, core in enumerate(self.cores[:N_GRADIENTS]):
@@ -275,150 +286,117 @@ class Call:
                 continue
             x, (times, *inner) = self.arrays[f], core
             assert x is not None
-            over_time = f not in initial and times > 1 and (x.ndim < len(core) or x.shape[-len(core)] == 1)
+            over_time = f not in initial and times > 1 and (len(x.shape) < len(core) or x.shape[-len(core)] == 1)
             shape = *self.batch, self.chunks if over_time else times, *inner
-            out["data"], out["over_time"] = self.planner.take(Kind.RESULT, shape, self.dtype).address, over_time
+            out["data"], out["over_time"] = self.planner.take(Kind.RESULT, shape, self.dtype), over_time
 
 
-def lay_out_factor(
-    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...]
-) -> tuple[int, ...]:
-    """The factor, which is kept. Returns the division of time."""
-    call = Call(planner, system, batch, layouts, Kind.KEPT)
-    call.eliminate("sweep", back=False)
-    return call.sizes
-
-
-def lay_out_solve(planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...]) -> None:
-    """The solution."""
-    call = Call(planner, system, batch, layouts, Kind.SCRATCH)
-    call.eliminate("sweep", back=True)
-    call.substitute()
-
-
-def lay_out_normal_solve(
-    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], sizes: tuple[int, ...]
-) -> None:
-    """x with M x = g, from the factor."""
-    call = Call(planner, system, batch, layouts, Kind.GIVEN, sizes)
-    call.forward()
-    call.substitute()
-
-
-def lay_out_adjoint(
-    planner: Planner, system: Signature, batch: Shape, layouts: tuple[Layout | None, ...], wanted: tuple[bool, ...]
-) -> None:
-    """Gradients; the arrays are those of the problem, nothing for smoothness rows, y and g."""
-    call = Call(planner, system, batch, layouts, Kind.SCRATCH)
-    call.make_room_for_adjoint()
-    call.eliminate("record", back=False)
-    call.forward()
-    call.launch("unwind")
-    call.solve_chains()
-    call.take_gradients(wanted)
-    call.launch("contract")
-
-
-def _run(
-    device: Device,
-    system: System,
-    lay_out: Callable[..., Any],
-    batch: Shape,
-    arrays: Sequence[Array | None],
-    *key: Any,
-    addresses: Sequence[int] = (),
-) -> tuple[Plan, Run]:
-    """A plan, and a run of it."""
-    signature = Signature.of(system)
-    held, layouts, given = described(device, arrays, signature.itemsize)
-    plan = device.plans(lay_out, signature, batch, layouts, *key)
-    run = plan.run(device, [*given, *addresses])
-    del held
-    return plan, run
+def _lay_out(planner: Planner, work: Callable[..., None], call: tuple[Any, ...], *options: Any) -> None:
+    """A method of `Call`, as a plan."""
+    work(Call(planner, *call), *options)
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """The factors of the systems of one batch, for later solves."""
+class CudaFactor(MomentsByArrayApi):
+    """A factor on a device. Its calls run there. It is kept from the first call on that needs it."""
 
-    batch: Shape
-    sizes: tuple[int, ...]
-    """the division of time"""
-    memory: object
-    flags: Array
-    """bool: undetermined points, (*system.batch, T), and systems of the batch that have some"""
-    addresses: list[int]
-    """of the factor of points and those of the chains, level by level, and of the flags"""
-    nbytes: int
-
-    @staticmethod
-    def of(device: Device, system: System, batch: Shape) -> Kept:
-        """Elimination."""
-        plan, run = _run(device, system, lay_out_factor, batch, inputs_by_field(system))
-        (flags,), (memory, addresses) = run.zeros, run.kept
-        addresses = [*addresses, device.address(flags)]
-        return Kept(batch, plan.value, memory, flags, addresses, sum(plan.kept.sizes))
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceFactor:
-    """The factor of a system: see `engines._interface.Factor`. It is kept from the first call on that needs it."""
-
-    device: Device
+    device: CupyDevice
     system: System
     flags: Array | None = None
-    """`Kept.flags`, of a solve that kept nothing else"""
+    """of a solve that kept nothing else; see `Call`"""
 
     @cached_property
-    def kept(self) -> Kept:
-        return Kept.of(self.device, self.system, self.system.batch)
+    def kept(self) -> list[Array]:
+        """The factor of points and those of the chains, level by level, and the flags."""
+        return self._kept_of(self.system.batch)
+
+    def _kept_of(self, batch: Shape) -> list[Array]:
+        """The same for each system of a batch."""
+        return self._run(Call.factorize, Kind.RESULT, batch, inputs_by_field(self.system))
+
+    def _run(
+        self,
+        work: Callable[..., None],
+        factor: Kind,
+        batch: Shape,
+        arrays: Sequence[Array | None],
+        *options: Any,
+        given: Sequence[Array] = (),
+    ) -> list[Array]:
+        """The results of a method of `Call`, and the flags where the factor is not given."""
+        device, signature = self.device, Signature.of(self.system)
+        with device.current():
+            held, layouts, addresses = described(device, arrays, signature.itemsize)
+            plan = device.plans(_lay_out, work, (signature, batch, layouts, factor), *options)
+            found = plan.run(device, [*addresses, *map(device.address, given)])
+        del held
+        return found
 
     @cached_property
-    def undetermined(self) -> Array:
+    def undetermined(self) -> Array:  # type: ignore[override]
         """bool, (*system.batch, T)"""
         shape = *self.system.batch, self.system.n_steps
-        flags = self.kept.flags if self.flags is None else self.flags
+        flags = self.kept[-1] if self.flags is None else self.flags
         return self.device.xp.reshape(flags[: math.prod(shape)], shape)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the factor keeps, once it is asked for."""
+        return sum(x.nbytes for x in self.kept[:-1])
+
     def solve(self, d: Rows) -> Array:
-        system = self.system
+        system, batch = self.system, self.system.batch_with(d)
+        if too_many_axes(batch):
+            return self._by_array_api.solve(d)
         smoothness = None
         if d.smoothness is not None:
-            smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
+            with self.device.current():
+                smoothness = d.smoothness @ system.constant(triangular_rows(system.scheme, system.K)[1])
         arrays = [*inputs_by_field(system, d.equation, d.initial), smoothness]
-        return _run(self.device, system, lay_out_solve, system.batch_with(d), arrays)[1].results[0]
+        return self._run(Call.solve, Kind.SCRATCH, batch, arrays)[0]
 
     def normal_solve(self, g: Array) -> Array:
-        system, kept = self.system, self.kept
-        batch = broadcast_shapes({"left-hand side": system.batch, "g": tuple(g.shape[:-3])})
-        if batch != kept.batch:
-            kept = Kept.of(self.device, system, batch)
-        arrays = [*inputs_by_field(system), None, None, g]
-        run = _run(self.device, system, lay_out_normal_solve, batch, arrays, kept.sizes, addresses=kept.addresses)[1]
-        return run.results[0]
+        batch = broadcast_shapes({"left-hand side": self.system.batch, "g": tuple(g.shape[:-3])})
+        if too_many_axes(batch):
+            return self._by_array_api.normal_solve(g)
+        kept = self.kept if batch == self.system.batch else self._kept_of(batch)
+        arrays = [*inputs_by_field(self.system), None, None, g]
+        return self._run(Call.normal_solve, Kind.GIVEN, batch, arrays, given=kept)[0]
+
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
+        """v and y with v + W A y = f and (W A)^T v = g."""
+        del rows, states
+        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
+
+    def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
+        """As one more solution and its correction."""
+        return refined_once(self, f, g)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients; those that are not wanted are left out. Elimination is done again, and no factor kept."""
-        inputs, xp = inputs_by_field(problem.system, problem.rhs, problem.initial_values), self.device.xp
+        if too_many_axes(problem.batch):
+            return self._by_array_api.adjoint(problem, y, g, wanted)
+        inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
         which = tuple(map(bool, by_field(wanted)))
-        arrays = [*inputs, None, y, g]
-        found = iter(_run(self.device, problem.system, lay_out_adjoint, problem.batch, arrays, which)[1].results)
-        return from_fields(
-            sum_to_shape(xp, next(found), tuple(x.shape)) if take else None
-            for x, take in zip(inputs, which, strict=True)
-        )
+        found = iter(self._run(Call.adjoint, Kind.SCRATCH, problem.batch, [*inputs, None, y, g], which))
+        with self.device.current():
+            return from_fields(
+                sum_to_shape(self.device.xp, next(found), tuple(x.shape)) if take else None
+                for x, take in zip(inputs, which, strict=True)
+            )
 
 
-def factorize(device: Device, system: System) -> DeviceFactor:
+def factorize(device: CupyDevice, system: System) -> CudaFactor:
     """Eliminates a left-hand side, once for all right-hand sides."""
-    factor = DeviceFactor(device, system)
+    factor = CudaFactor(device, system)
     assert factor.kept
     return factor
 
 
-def solve_problem(device: Device, problem: Problem) -> tuple[Array, DeviceFactor]:
+def solve_problem(device: CupyDevice, problem: Problem) -> tuple[Array, CudaFactor]:
     """The solution and the factor, in one sweep."""
-    system = problem.system
-    inputs = inputs_by_field(system, problem.rhs, problem.initial_values)
-    run = _run(device, system, lay_out_solve, problem.batch, inputs)[1]
-    return run.results[0], DeviceFactor(device, system, run.zeros[0])
+    inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
+    y, flags = CudaFactor(device, problem.system)._run(Call.solve, Kind.SCRATCH, problem.batch, inputs)
+    return y, CudaFactor(device, problem.system, flags)

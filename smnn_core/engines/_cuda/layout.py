@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..._arrays import Shape
 from ..._fields import FIELDS as INPUTS
 
-if TYPE_CHECKING:
-    from .plan import Place
+Layout = tuple[Shape, tuple[int, ...]]
+"""Shape, and strides in bytes."""
 
 MAX_AXES, MAX_K, MAX_LEVELS = 6, 8, 8
 
@@ -101,10 +101,17 @@ def pointers_of(job: np.dtype[Any]) -> np.ndarray:
     return np.concatenate([pointers_of(field[0]) + field[1] // 8 for field in job.fields.values()])
 
 
-def strides_of(x: Place, rank: int) -> list[int]:
-    """Strides in elements for `rank` axes, 0 where the array is broadcast."""
-    own = [0 if size == 1 else stride // x.itemsize for size, stride in zip(x.shape, x.strides, strict=True)]
-    return [0] * (rank - len(own)) + own
+class Place(NamedTuple):
+    """An array as jobs know it: an address, or what stands for one (`plan.py`), shape, and strides in elements."""
+
+    address: int
+    shape: Shape
+    strides: tuple[int, ...]
+
+    def broadcast(self, rank: int) -> list[int]:
+        """Strides for `rank` axes, 0 where the array is broadcast."""
+        own = [0 if size == 1 else stride for size, stride in zip(self.shape, self.strides, strict=True)]
+        return [0] * (rank - len(own)) + own
 
 
 def merge_axes(shape: Shape, strides: Sequence[Sequence[int]]) -> tuple[Shape, list[list[int]]]:
@@ -125,19 +132,14 @@ def merge_axes(shape: Shape, strides: Sequence[Sequence[int]]) -> tuple[Shape, l
     return tuple(sizes), kept
 
 
-def lay_out(
-    batch: Shape,
-    arrays: Sequence[Place | None],
-    cores: Sequence[Shape],
-    systems: np.void,
-) -> np.ndarray:
+def lay_out(batch: Shape, arrays: Sequence[Place | None], cores: Sequence[Shape], systems: np.void) -> np.ndarray:
     """An `Input` for each array of shape (*batch, *core), or that broadcasts to it; None stands for zeros.
 
     `systems` gets the shape of the batch, of which axes are merged.
     """
     inputs = np.zeros(len(arrays), _input)
     given = [(to, x, core) for to, x, core in zip(inputs, arrays, cores, strict=True) if x is not None]
-    strides = [strides_of(x, len(batch) + len(core)) for _, x, core in given]
+    strides = [x.broadcast(len(batch) + len(core)) for _, x, core in given]
     shape, merged = merge_axes(batch, [s[: len(batch)] for s in strides])
     systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), math.prod(batch)
     for (to, x, _), of_axes, of_batch in zip(given, strides, merged, strict=True):

@@ -179,7 +179,7 @@ class _Members:
         return jnp.asarray(x, self.dtype if x.dtype.kind == "f" else None)
 
     def numbers(self, x: Array) -> np.ndarray | None:
-        x = stop_gradient(x)
+        x = _constant(x)
         return None if is_tracer(x) else np.asarray(x, np.float64)
 
 
@@ -404,13 +404,13 @@ def _is_given(x: Any) -> np.ndarray:
     """Which numbers are not NaN; those that are traced are taken as given."""
     if isinstance(x, (list, tuple)):
         return np.array([_is_given(entry) for entry in x])
-    x = stop_gradient(x) if isinstance(x, jax.Array) else x
+    x = _constant(x)
     return np.ones(x.shape, bool) if is_tracer(x) else ~np.isnan(np.asarray(x, np.float64))
 
 
 def _filled(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The last time repeated until there are a power of two of them: JAX compiles each operation for each shape."""
-    missing = max(32, 1 << (y.shape[-3] - 1).bit_length()) - y.shape[-3]
+    missing = max(128, 1 << (y.shape[-3] - 1).bit_length()) - y.shape[-3]
     return (
         np.concatenate([t, np.repeat(t[..., -1:], missing, axis=-1)], axis=-1),
         np.concatenate([y, np.repeat(y[..., -1:, :, :], missing, axis=-3)], axis=-3),
@@ -430,14 +430,19 @@ def _values(name: str, x: Any) -> Any:
             x = jnp.asarray(x)
     if not isinstance(x, jax.Array):
         return x
-    x = stop_gradient(x)
-    if isinstance(x, jax.core.Tracer):
+    x = _constant(x)
+    if is_tracer(x):
         raise _TracedError(
             f"solve chooses a mesh by values, which {name} has none of under jit and vmap: give mesh= and times by "
-            "numbers (np.linspace; jnp.linspace is traced there), or call it outside of them; a batch is given as "
+            "numbers (np.linspace, or jnp.linspace outside of jit), or call it outside of them; a batch is given as "
             "batch axes."
         )
     return np.asarray(x, dtype=np.float64)
+
+
+def _constant(x: Any) -> Any:
+    """Without derivatives. Arrays that are not traced stay so: under jit, what operations make of them is."""
+    return stop_gradient(x) if is_tracer(x) else x
 
 
 def _arrays(arguments: Sequence[Any]) -> list[Array]:

@@ -211,3 +211,16 @@ def test_a_traced_solution_has_no_values():
         return s.y
 
     assert jax.eval_shape(value, 1.0).shape == (6, 1, 2)
+
+
+def test_arrays_that_jit_does_not_trace_have_values_there():
+    nan, mesh = jnp.nan, jnp.linspace(0.0, 1.0, 6)
+    conditions = {0: jnp.array([[1.0, nan]]), 1: jnp.array([[nan, -1.0]])}  # y(0) and y'(1)
+
+    @jax.jit
+    def end(k):
+        s = smnn_jax.solve(lambda t, y: y[..., 2] - k**2 * y[..., 0], [0, 1], conditions, mesh=mesh)
+        return s([1.0])[0, 0, 0]
+
+    b = (-1 - np.sinh(1.0)) / np.cosh(1.0)  # of y = cosh t + b sinh t
+    assert abs(end(1.0) - (np.cosh(1.0) + b * np.sinh(1.0))) < 1e-8

@@ -17,7 +17,7 @@ namespace SMNN_LEVEL {
 template <class P, class Size, bool Chunked>
 struct Adjoint : LanePass<P, Size, Chunked> {
     using Base = LanePass<P, Size, Chunked>;
-    using Base::copy, Base::end_of, Base::factor_at, Base::group, Base::job, Base::last_segment, Base::longest;
+    using Base::copy, Base::factor_at, Base::group, Base::job, Base::last_segment, Base::longest;
     using Base::memory, Base::passed, Base::points, Base::rest_at, Base::separator, Base::set_zero, Base::size, Base::spread;
     using Base::recomputed, Base::stager, Base::take, Base::tape_at, Base::workspace, Base::z, Base::z_at;
     using T = ScalarOf<P>;
@@ -29,8 +29,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         const Segments<P, Size, Chunked> all(job);
         const Index n = job.n, points = all.points;
         const Index of_back = points + (points + 2 + 2 * MULTIPLIERS) * n;
-        const Index of_contract = 2 * (points + 1) * n + n + GradientSink<P>::memory(job.Q * job.n, int(points)) +
-                                  2 * GradientSink<P>::memory(job.Q, int(points)) + 2 * GradientSink<P>::memory(1, int(points));
+        const Index of_contract = 2 * (points + 1) * n + n + GradientSet<P>::memory(job, job.gradient, true, int(points));
         return all.sizes(job.contracts && phases & (BACK | REFINE | CONTRACT) ? of_back + of_contract : 0);
     }
 
@@ -64,18 +63,12 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     // Q w and R^-1 w of that, added to v and λ; gradients.
     SMNN_OUTLINE void contract() {
         multipliers_ = take(2 * MULTIPLIERS * job.n);
-        PointSinks to_points{sink(C, job.Q * job.n, job.T), sink(B, job.Q, job.T), sink(W_EQUATION, job.Q, job.T)};
-        StepSinks to_steps{sink(S, 1, job.T - 1), sink(W_SMOOTHNESS, 1, job.T - 1)};
+        GradientSet<P> gradients;
+        gradients.set(job, group, job.gradient, true, 0, memory, points);
         const Block block{take(Index(points + 1) * job.n), take(Index(points + 1) * job.n), take(job.n)};
         const bool is_refined = any_rough();
         const auto contract_segment = [&](int k) {
-            this->go(-points);
-            const int start = k * this->segment;
-            for (int t1 = end_of(k); t1 > start;) {
-                const int t0 = start + (t1 - 1 - start) / points * points;
-                contract_block(k, t0, t1, block, is_refined, to_points, to_steps);
-                t1 = t0;
-            }
+            this->each_block_back(k, [&](int t0, int t1, bool) { contract_block(k, t0, t1, block, is_refined, gradients); });
         };
         if (is_refined) {
             select_columns(1, ADJOINT_COLUMNS);
@@ -83,8 +76,7 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         } else {
             for (int k = last_segment(); k >= 0; --k) contract_segment(k);
         }
-        for (GradientSink<P>& each : to_points) each.finish();
-        for (GradientSink<P>& each : to_steps) each.finish();
+        gradients.finish();
     }
 
    private:
@@ -122,27 +114,22 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     template <bool Fresh, class Then>
     void unwind_segment(int k, Then then) {
         constexpr int c = Fresh ? 0 : 1;
-        const bool is_last = k == last_segment(), is_ragged = group.shortest < group.longest;
-        if (is_last) start_multipliers<Fresh>(multipliers_);
-        this->go(-points);
-        const int start = k * this->segment;
-        for (int t1 = end_of(k); t1 > start;) {
-            const bool is_beyond = Chunked && is_last && is_ragged && t1 == group.longest;  // the end of the shorter lanes
-            const int t0 = is_beyond ? t1 - 1 : start + (t1 - 1 - start) / points * points, before = t0 > 0 ? t0 - 1 : 0;
+        if (k == last_segment()) start_multipliers<Fresh>(multipliers_);
+        this->each_block_back(k, [&](int t0, int t1, bool is_end) {
+            const int before = t0 > 0 ? t0 - 1 : 0;
             const Index skip = t0 > 0 ? 0 : 1;
             const StagedRows<P> rows = stage_rows(k, t0, t1);
             unwind<P, Size, Chunked, Fresh>(
                 size, rows, t0, t1, tape_at(k, t1), factor_at(k, before) - skip * this->factor_entries,
                 z_at(k, before, c) - skip * job.n, roughness_, multipliers_, workspace, products(t0)
             );
-            if (is_beyond) {
+            if (is_end) {
                 P* const ends = workspace;
                 start_multipliers<Fresh>(ends);
                 this->keep_where_shorter(t0, multipliers_, ends, 2 * MULTIPLIERS * job.n);
             }
             then(rows, t0, t1);
-            t1 = t0;
-        }
+        });
     }
 
     // Multipliers of the rows that are left at the end of the lane: to (sets, n) of the triangle, then, chunked, (sets, n) of the
@@ -249,8 +236,6 @@ struct Adjoint : LanePass<P, Size, Chunked> {
 
     // Gradients -------------------------------------------------------------------------------------------------------
 
-    using PointSinks = GradientSink<P>[3];
-    using StepSinks = GradientSink<P>[2];
     // λ (refined) and y of a block, with the point before in front; and a column before its first point.
     struct Block {
         P *lambda, *y;  // (points + 1, n)
@@ -285,28 +270,21 @@ struct Adjoint : LanePass<P, Size, Chunked> {
     }
 
     // The gradients of the points t0 .. t1-1 of segment k, and of the steps into them.
-    SMNN_OUTLINE void contract_block(
-        int k, int t0, int t1, const Block& block, bool is_refined, PointSinks& to_points, StepSinks& to_steps
-    ) {
+    SMNN_OUTLINE void contract_block(int k, int t0, int t1, const Block& block, bool is_refined, GradientSet<P>& gradients) {
         const StagedRows<P> rows = stage_rows(k, t0, t1);
         stage_y(t0, t1, block.y);
         for (int e = 0; e < (t1 - t0 + 1) * job.n; ++e) block.lambda[e] = splat<P>(0);
         add_column(k, 0, t0, t1, splat<P>(1), block.border, block.lambda);
         if (is_refined) add_column(k, 1, t0, t1, roughness_, block.border, block.lambda);
-        auto& [c, b, w_equation] = to_points;
-        auto& [s, w_smoothness] = to_steps;
-        const BlockGradients<P> to{c.block, b.block, w_equation.block, s.block, w_smoothness.block};
+        const BlockGradients<P> to{
+            gradients.at(C, 0), gradients.at(B, 0), gradients.at(W_EQUATION, 0), gradients.at(S, 0), gradients.at(W_SMOOTHNESS, 0),
+        };
         const RowProducts<P> both = products(t0);
         smnn::SMNN_LEVEL::contract(
             size, job.scheme_rows, rows, t0, t1, block.y + job.n, block.lambda + job.n, of_set(both, 1), of_set(both, 0), to
         );
         if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, both);
-        for (GradientSink<P>& each : to_points) each.flush(t0, t1, group.length);
-        for (GradientSink<P>& each : to_steps) each.flush_steps(t0, t1);
-    }
-
-    GradientSink<P> sink(Field field, int count, int times) {
-        return GradientSink<P>(job, group, job.gradient[field], count, times, memory, points);
+        gradients.flush(t0, t1, group.length);
     }
 
     SMNN_OUTLINE void contract_initial(const StagedRows<P>& rows, int t0, int t1, const RowProducts<P>& both) const {

@@ -24,6 +24,9 @@ namespace smnn {
 namespace {
 
 constexpr size_t ALIGNMENT = 64;
+// Bytes before and behind each block, which nothing is written to: one that was ends the process, as it does in the C library,
+// since memory of others may have changed too.
+constexpr size_t GUARD = 64;
 constexpr unsigned char UNTOUCHED = 0xA5;
 constexpr size_t HUGE_PAGE = size_t(2) << 20;
 // Blocks from this size on lie in huge pages.
@@ -47,6 +50,16 @@ const int fork_handlers = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock
 std::vector<Block>& pool() {
     static auto* blocks = new std::vector<Block>;  // never destroyed: buffers may outlive static objects
     return *blocks;
+}
+
+void put_guard(void* at) { std::memset(at, UNTOUCHED, GUARD); }
+void check_guard(const void* at) noexcept {
+    const auto* const bytes = static_cast<const unsigned char*>(at);
+    for (size_t i = 0; i < GUARD; ++i) {
+        if (bytes[i] == UNTOUCHED) continue;
+        std::fputs("smnn: something was written outside a buffer of the compiled engine. Please report this.\n", stderr);
+        std::abort();
+    }
 }
 
 constexpr size_t alignment(size_t bytes) { return bytes >= LARGE_BLOCK ? HUGE_PAGE : ALIGNMENT; }
@@ -76,16 +89,6 @@ void check_guards(void* data, size_t used) noexcept {
 }
 
 }  // namespace
-
-void put_guard(void* at) { std::memset(at, UNTOUCHED, GUARD); }
-void check_guard(const void* at) noexcept {
-    const auto* const bytes = static_cast<const unsigned char*>(at);
-    for (size_t i = 0; i < GUARD; ++i) {
-        if (bytes[i] == UNTOUCHED) continue;
-        std::fputs("smnn: something was written outside a buffer of the compiled engine. Please report this.\n", stderr);
-        std::abort();
-    }
-}
 
 size_t pool_bytes() {
 #if defined(__linux__)

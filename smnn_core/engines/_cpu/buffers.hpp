@@ -22,12 +22,6 @@ class Buffer {
     size_t bytes_ = 0, used_ = 0;  // of the block, and those that were asked for
 };
 
-// Bytes before and behind each block, which nothing is written to: one that was ends the process, as it does in the C library,
-// since memory of others may have changed too.
-constexpr size_t GUARD = 64;
-void put_guard(void* at);
-void check_guard(const void* at) noexcept;
-
 // The most memory that the pool keeps: a sixteenth of the machine's memory, where that is known.
 size_t pool_bytes();
 

@@ -78,52 +78,6 @@ struct ItemLayout {
     double* of_chunk(const Job& job, Index system, int k) const { return job.items + system * of_system(job) + k * entries(); }
 };
 
-// The gradients of log det M, or of the minimum of one right-hand side.
-template <class P>
-struct GradientSet {
-    static constexpr int W = Lanes<P>::count;
-    const Output* to;
-    GradientSink<P> sinks[SMOOTHNESS_RHS];  // but for U and W_INITIAL, which have no blocks
-    Index number[W];
-
-    static int count(const Job& job, int field) {
-        return field == C ? job.Q * job.n : field == B || field == W_EQUATION ? job.Q : field == S || field == W_SMOOTHNESS;
-    }
-    // Packs of `set`; to (SMOOTHNESS_RHS): by field, null data: not wanted.
-    static Index memory(const Job& job, const Output* to, int points) {
-        Index packs = 0;
-        for (int f = 0; f < SMOOTHNESS_RHS; ++f) packs += to[f].data ? GradientSink<P>::memory(count(job, f), points) : 0;
-        return packs;
-    }
-    // to_ (SMOOTHNESS_RHS): as above; memory (memory(..)): moves on behind what is taken of it.
-    void set(const Job& job, const Group<P>& group, const Output* to_, int column, P*& memory, int points) {
-        to = to_;
-        for (int l = 0; l < W; ++l) number[l] = number_in_batch(job, group.system[l], column);
-        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            const int times = is_of_step(f) ? job.T - 1 : job.T;
-            if (to[f].data) sinks[f] = {job, group, to[f], count(job, f), times, memory, points, column};
-        }
-    }
-    bool wants(Field f) const { return to[f].data != nullptr; }
-    // The numbers of point i of a block, or of the step into it.
-    P* at(Field f, int i) const { return sinks[f].block + Index(i) * sinks[f].count; }
-
-    // The points t0 .. t1-1; length (W): of each lane.
-    void flush(int t0, int t1, const int* length) {
-        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            if (to[f].data) is_of_step(f) ? sinks[f].flush_steps(t0, t1) : sinks[f].flush(t0, t1, length);
-        }
-    }
-    void finish() {
-        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
-            if (to[f].data) sinks[f].finish();
-        }
-    }
-
-   private:
-    static bool is_of_step(int f) { return f == S || f == W_SMOOTHNESS; }
-};
-
 // Elimination of all segments, and what it leaves: log det M and the minima.
 template <class P, class Size, bool Chunked>
 struct SummingSweep : LaneSweep<P, Size, Chunked> {
@@ -190,7 +144,7 @@ struct SummingSweep : LaneSweep<P, Size, Chunked> {
 template <class P, class Size>
 class MomentsPass : public SummingSweep<P, Size, false> {
     using Base = SummingSweep<P, Size, false>;
-    using Base::copy, Base::end_of, Base::end_row, Base::factor_at, Base::first_row, Base::go, Base::goes_on, Base::group;
+    using Base::copy, Base::end_row, Base::factor_at, Base::first_row, Base::go, Base::goes_on, Base::group;
     using Base::job, Base::last_segment, Base::points, Base::recomputed, Base::size, Base::state_entries, Base::stager;
     using Base::tape_at, Base::take;
     static constexpr int W = Lanes<P>::count;
@@ -213,7 +167,7 @@ class MomentsPass : public SummingSweep<P, Size, false> {
         y = take(of_y(job, points));
         at = take(of_gradients(job, points));
         for (int set = 0; job.unwinds && set <= item.rows.m; ++set) {
-            gradients[set].set(job, group, set ? wanted.of_minimum : wanted.of_determinant, set ? set - 1 : 0, at, points);
+            gradients[set].set(job, group, set ? wanted.of_minimum : wanted.of_determinant, false, set ? set - 1 : 0, at, points);
         }
     }
 
@@ -254,8 +208,8 @@ class MomentsPass : public SummingSweep<P, Size, false> {
     static Index of_y(const Job& job, int points) { return wants_y(*job.moments) ? Index(points + 1) * job.n * job.m : 0; }
     static Index of_gradients(const Job& job, int points) {
         const Moments& wanted = *job.moments;
-        return GradientSet<P>::memory(job, wanted.of_determinant, points) +
-               RowsLayout(job).m * GradientSet<P>::memory(job, wanted.of_minimum, points);
+        return GradientSet<P>::memory(job, wanted.of_determinant, false, points) +
+               RowsLayout(job).m * GradientSet<P>::memory(job, wanted.of_minimum, false, points);
     }
 
     // Number e of what the chunks take from the separators.
@@ -362,25 +316,19 @@ class MomentsPass : public SummingSweep<P, Size, false> {
     // The points of segment k.
     void unwind_segment(int k) {
         RowUnwinding<P, Size> way{size, item.rows.m, item.rows.with_unknowns, {nullptr}, all, ea, ea + n};
-        const bool is_last = k == last_segment(), is_ragged = group.shortest < group.longest;
-        if (is_last) start_rows(way);
-        go(-points);
-        const int start = k * this->segment;
-        for (int t1 = end_of(k); t1 > start;) {
-            const bool is_beyond = is_last && is_ragged && t1 == group.longest;  // the end of the shorter lanes
-            const int t0 = is_beyond ? t1 - 1 : start + (t1 - 1 - start) / points * points;
+        if (k == last_segment()) start_rows(way);
+        this->each_block_back(k, [&](int t0, int t1, bool is_end) {
             const StagedRows<P> rows = stager.rows(t0, t1, false, t0, false, false);
             if (wants_y(wanted)) stage_y(t0, t1);
             way.tape.at = tape_at(k, t1);
             for (int t = t1 - 1; t >= t0; --t) unwind_point(way, rows, k, t, t0);
-            if (is_beyond) {
+            if (is_end) {
                 const RowCovariances<P> end = item.rows.at(ends, n);
                 this->keep_where_shorter(t0, all.Z, end.Z, n * all.columns);
                 if (all.G) this->keep_where_shorter(t0, all.G, end.G, all.triangle(n));
             }
             for (int set = 0; set <= item.rows.m; ++set) gradients[set].flush(t0, t1, group.length);
-            t1 = t0;
-        }
+        });
     }
 
     // The rows of the triangle at the end of the lane.

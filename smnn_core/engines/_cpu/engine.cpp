@@ -153,13 +153,11 @@ Outcome solve(const ProblemSpec& problem, void* y, bool recompute) {
     if (!factor) set_taped(plan, false);
     if (factor) use(plan, *factor);
     Work work(plan, factor != nullptr);
-    const auto run = [&] {
-        if (!plan.chunked()) return plan.run(y ? SWEEP | BACK : SWEEP);
-        plan.run(SWEEP);
+    plan.run(y && !plan.chunked() ? SWEEP | BACK : SWEEP);
+    if (plan.chunked()) {
         plan.reduce();
         if (y) plan.run(BACK);
-    };
-    run();
+    }
     // (a factor that is laid out for many right-hand sides serves no other call)
     return plan.solved(plan.job.m > 1 ? nullptr : factor);
 }
@@ -185,11 +183,7 @@ bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, co
     Plan plan(problem, factor ? factor->C : 0);
     plan.set_input(Y, y);
     plan.set_input(G, g);
-    std::vector<GradientOf> out;
-    out.reserve(SMOOTHNESS_RHS);
-    for (int f = C; f < SMOOTHNESS_RHS; ++f) {
-        if (gradients[size_t(f)].data) out.emplace_back(plan, Field(f), gradients[size_t(f)], plan.job.gradient[f]);
-    }
+    std::vector<GradientOf> out = gradients_of(plan, gradients, plan.job.gradient);
     solve_normal(plan, factor, true);
     for (GradientOf& gradient : out) gradient.finish();
     return plan.any_undetermined();
@@ -226,16 +220,6 @@ class StepDerivatives {
         }
     }
 };
-
-std::vector<GradientOf> gradients_of(Plan& plan, const Gradients& to, Output* out) {
-    std::vector<GradientOf> all;
-    all.reserve(SMOOTHNESS_RHS);
-    for (int f = C; f < SMOOTHNESS_RHS; ++f) {
-        const View& view = to[size_t(f)];
-        if (view.data && product(view.shape, size_t(view.rank)) > 0) all.emplace_back(plan, Field(f), view, out[f]);
-    }
-    return all;
-}
 
 // log det M and the minima: sums over chunks and separators.
 void sum_moments(const Plan& plan, const Moments& wanted) {

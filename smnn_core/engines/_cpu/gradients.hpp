@@ -80,5 +80,16 @@ class GradientOf {
     Buffer buffer_;
 };
 
+// The gradients that are wanted; out (SMOOTHNESS_RHS): where kernels put them, by field.
+std::vector<GradientOf> gradients_of(Plan& plan, const Gradients& to, Output* out) {
+    std::vector<GradientOf> all;
+    all.reserve(SMOOTHNESS_RHS);
+    for (int f = C; f < SMOOTHNESS_RHS; ++f) {
+        const View& view = to[size_t(f)];
+        if (view.data && product(view.shape, size_t(view.rank)) > 0) all.emplace_back(plan, Field(f), view, out[f]);
+    }
+    return all;
+}
+
 }  // namespace
 }  // namespace smnn

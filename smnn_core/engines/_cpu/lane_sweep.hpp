@@ -209,6 +209,20 @@ struct LaneSweep : Segments<P, Size, Chunked> {
         stager.next_block = this->longest > points ? next : 0;
     }
 
+    // f(t0, t1, is_end) for the blocks of points of segment k, from the last one to the first. Where lanes end at different
+    // points, the last point of the longer ones is a block of its own (is_end): before it the shorter ones begin.
+    template <class F>
+    void each_block_back(int k, F f) {
+        go(-points);
+        const int start = k * segment;
+        for (int t1 = end_of(k); t1 > start;) {
+            const bool is_end = t1 == group.longest && group.shortest < group.longest;
+            const int t0 = is_end ? t1 - 1 : start + (t1 - 1 - start) / points * points;
+            f(t0, t1, is_end);
+            t1 = t0;
+        }
+    }
+
     P* checkpoint(int k) const { return checkpoints + Index(k) * this->checkpoint_entries(); }
     // to (count) := from (count)
     static void copy(P* to, const P* from, int count) {

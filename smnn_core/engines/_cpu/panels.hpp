@@ -230,7 +230,7 @@ inline void reflect(int rows, int width, double* x, double* tau, int* order) {
                 const double v = row[k] / largest;
                 for (int c = from; c < WIDTH; ++c) w[c] += v * row[c];
             }
-            const double beta = -with_sign(root(largest + w[k]) * root(largest), alpha);
+            const double beta = -__builtin_copysign(root(largest + w[k]) * root(largest), alpha);
             head = alpha - beta;
             tau[k] = -head / beta;
             scale = largest / head;

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <memory>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "buffers.hpp"
@@ -98,23 +96,8 @@ Axes axes(const ProblemSpec& s, Field field) {
 }
 
 // Arrays of numbers for the time of a call.
-class Numbers {
-   public:
-    Numbers() = default;
-    Numbers(const Numbers&) = delete;
-    Numbers& operator=(const Numbers&) = delete;
-    ~Numbers() {
-        for (const auto& [numbers, count] : all_) check_guard(numbers.get() + count);
-    }
-    Index* take(size_t count) {
-        Index* const numbers = all_.emplace_back(std::make_unique<Index[]>(count + GUARD / sizeof(Index)), count).first.get();
-        put_guard(numbers + count);
-        return numbers;
-    }
-
-   private:
-    std::vector<std::pair<std::unique_ptr<Index[]>, size_t>> all_;
-};
+using Numbers = std::vector<std::vector<Index>>;
+Index* take(Numbers& numbers, size_t count) { return numbers.emplace_back(count).data(); }
 
 // An array of a problem as kernels take it.
 Input lay_out(const View& view, const std::vector<Index>& batch, const Axes& axes, Numbers& numbers) {
@@ -126,14 +109,14 @@ Input lay_out(const View& view, const std::vector<Index>& batch, const Axes& axe
         if (size != wanted && size != 1) throw std::invalid_argument("an array does not broadcast to the problem");
         return size == 1 ? 0 : view.strides[axis - missing];
     };
-    Index* const strides = numbers.take(batch.size());
+    Index* const strides = take(numbers, batch.size());
     bool shared = true;
     for (int i = 0; i < n_batch; ++i) {
         strides[i] = stride(i, batch[size_t(i)]);
         shared = shared && (strides[i] == 0 || batch[size_t(i)] == 1);
     }
     const Index time = stride(n_batch, axes.time), count = product(axes.inner.data(), size_t(axes.n_inner));
-    Index* const offsets = numbers.take(size_t(std::max<Index>(count, 1)));
+    Index* const offsets = take(numbers, size_t(std::max<Index>(count, 1)));
     Index filled = 1;
     for (int i = 0; count > 0 && i < axes.n_inner; ++i) {
         const Index size = axes.inner[size_t(i)], step = stride(n_batch + 1 + i, size);
@@ -263,8 +246,8 @@ class Plan {
         };
         for (size_t i = 0; i < rank; ++i) (differ(i) ? shared.n_lhs : shared.n_repeats) *= problem.batch[i];
         if (job.batch == 0 || shared.n_repeats < 2) return shared;
-        shared.lhs = numbers.take(size_t(shared.n_lhs));
-        shared.repeat = numbers.take(size_t(shared.n_repeats));
+        shared.lhs = take(numbers, size_t(shared.n_lhs));
+        shared.repeat = take(numbers, size_t(shared.n_repeats));
         shared.lhs[0] = shared.repeat[0] = 0;
         Index lhs_filled = 1, repeats_filled = 1, stride = job.batch;
         for (size_t i = 0; i < rank; ++i) {

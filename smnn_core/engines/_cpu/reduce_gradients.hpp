@@ -114,5 +114,51 @@ struct GradientSink {
     }
 };
 
+// The gradients of L, of log det M, or of the minimum of one right-hand side.
+template <class P>
+struct GradientSet {
+    static constexpr int W = Lanes<P>::count;
+    const Output* to;
+    GradientSink<P> sinks[SMOOTHNESS_RHS];  // but for U and W_INITIAL, which have no blocks
+    Index number[W];
+
+    static int count(const Job& job, int field) {
+        return field == C ? job.Q * job.n : field == B || field == W_EQUATION ? job.Q : field == S || field == W_SMOOTHNESS;
+    }
+    // Packs of `set`; to (SMOOTHNESS_RHS): by field, null data: not wanted. all: with room for those that are not, too.
+    static Index memory(const Job& job, const Output* to, bool all, int points) {
+        Index packs = 0;
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) packs += all || to[f].data ? GradientSink<P>::memory(count(job, f), points) : 0;
+        return packs;
+    }
+    // to_ (SMOOTHNESS_RHS): as above; memory (memory(..)): moves on behind what is taken of it.
+    void set(const Job& job, const Group<P>& group, const Output* to_, bool all, int column, P*& memory, int points) {
+        to = to_;
+        for (int l = 0; l < W; ++l) number[l] = number_in_batch(job, group.system[l], column);
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
+            const int times = is_of_step(f) ? job.T - 1 : job.T;
+            if (all || to[f].data) sinks[f] = {job, group, to[f], count(job, f), times, memory, points, column};
+        }
+    }
+    bool wants(Field f) const { return to[f].data != nullptr; }
+    // The numbers of point i of a block, or of the step into it.
+    P* at(Field f, int i) const { return sinks[f].block + Index(i) * sinks[f].count; }
+
+    // The points t0 .. t1-1; length (W): of each lane.
+    void flush(int t0, int t1, const int* length) {
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
+            if (to[f].data) is_of_step(f) ? sinks[f].flush_steps(t0, t1) : sinks[f].flush(t0, t1, length);
+        }
+    }
+    void finish() {
+        for (int f = 0; f < SMOOTHNESS_RHS; ++f) {
+            if (to[f].data) sinks[f].finish();
+        }
+    }
+
+   private:
+    static bool is_of_step(int f) { return f == S || f == W_SMOOTHNESS; }
+};
+
 }  // namespace SMNN_LEVEL
 }  // namespace smnn

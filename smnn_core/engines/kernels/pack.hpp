@@ -33,8 +33,6 @@ SMNN_INLINE double root(double x) { return __builtin_sqrt(x); }
 SMNN_INLINE float root(float x) { return __builtin_sqrtf(x); }
 SMNN_INLINE double rounded(double x) { return x; }
 SMNN_INLINE float rounded(float x) { return x; }
-SMNN_INLINE double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
-SMNN_INLINE float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 SMNN_INLINE double select(bool mask, double a, double b) { return mask ? a : b; }
 SMNN_INLINE float select(bool mask, float a, float b) { return mask ? a : b; }
 SMNN_INLINE double magnitude(double x) { return __builtin_fabs(x); }
@@ -250,27 +248,12 @@ SMNN_INLINE Pack<T, N, U> rounded(Pack<T, N, U> x) {
     repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { x.v[u] = rounded_vector(x.v[u]); });
     return x;
 }
-// all bits but the sign
-template <class T, int N>
-SMNN_INLINE auto magnitude_bits() {
-    using I = typename Vector<typename Bits<T>::type, N>::type;
-    constexpr auto bits = typename Bits<T>::type(~0ULL >> 1);
-    return bits - I{};
-}
 template <class T, int N, int U>
 SMNN_INLINE Pack<T, N, U> magnitude(const Pack<T, N, U>& x) {
-    const auto low = magnitude_bits<T, N>();
     using I = typename Vector<typename Bits<T>::type, N>::type;
+    const I low = typename Bits<T>::type(~0ULL >> 1) - I{};  // all bits but the sign
     Pack<T, N, U> p;
     repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = (typename Vector<T, N>::type)((I)x.v[u] & low); });
-    return p;
-}
-template <class T, int N, int U>
-SMNN_INLINE Pack<T, N, U> with_sign(const Pack<T, N, U>& x, const Pack<T, N, U>& sign) {
-    const auto low = magnitude_bits<T, N>();
-    using I = typename Vector<typename Bits<T>::type, N>::type;
-    Pack<T, N, U> p;
-    repeat(Int<U>(), [&](auto u) SMNN_LAMBDA { p.v[u] = (typename Vector<T, N>::type)(((I)x.v[u] & low) | ((I)sign.v[u] & ~low)); });
     return p;
 }
 

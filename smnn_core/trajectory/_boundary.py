@@ -236,7 +236,7 @@ def _carried(
         if own is not None:
             t[b], index[b] = own.t[0], own.index[0]
     carried = Mesh(t, index)
-    x, z = space.moved(space, u.x, u.z, mesh.t, carried.t, rough=not held.any())
+    x, z = space.moved(space, u.x, u.z, mesh.t, carried.t)
     moved = Step(x, z, u.p)
     if guessed.any():
         moved = start(carried).where(guessed, moved)

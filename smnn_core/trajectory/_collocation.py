@@ -30,10 +30,7 @@ from numpy.polynomial import legendre
 
 from .._arrays import Array, Namespace, concat, device_of
 
-MOST_POWERS = 14
-"""Degrees of polynomials that are written in powers: more would lose digits."""
-
-__all__ = ["Scale", "Space", "constant", "gauss", "radau", "space_of"]
+__all__ = ["Scale", "Space", "constant", "gauss", "radau", "space_of", "summed"]
 
 
 @lru_cache(maxsize=32)
@@ -205,19 +202,20 @@ class Space:
         return y
 
     @cached_property
-    def _powers(self) -> np.ndarray:
-        """W as polynomials in θ: (degrees, V (R+1) (max(R, 1) + k))."""
-        θ = (1 - np.cos(np.pi * np.arange(self.k + self.R) / max(self.k + self.R - 1, 1))) / 2
-        return np.linalg.solve(np.vander(θ, increasing=True), self.weights(np, θ).reshape(len(θ), -1))
+    def _series(self) -> np.ndarray:
+        """W as Legendre series in 2θ - 1: (V, max(R, 1) + k, (R+1) degrees)."""
+        u = np.asarray(gauss(self.k + self.R))
+        W = self.weights(np, u).reshape(len(u), -1)
+        of_degrees = np.linalg.solve(legendre.legvander(2 * u - 1, len(u) - 1), W)
+        of_degrees = of_degrees.reshape(len(u), self.V, self.R + 1, -1).transpose(1, 3, 2, 0)
+        return np.ascontiguousarray(of_degrees).reshape(self.V, -1, (self.R + 1) * len(u))
 
-    def ahead(self, x: np.ndarray, z: np.ndarray, s: np.ndarray, θ: np.ndarray) -> np.ndarray:
-        """`inside` for NumPy, in fewer operations, with fewer digits: for predictions."""
-        if self.k + self.R > MOST_POWERS:
-            return self.inside(np, x, z, s, θ)
+    def series(self, x: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """y and its derivatives on N intervals as Legendre series, (degrees, N, V, R+1); x (N, M), z (N, V, k)."""
         scale = Scale(np, s)
-        W = np.vander(θ, len(self._powers), increasing=True) @ self._powers
-        y = W.reshape(len(θ), self.V, self.R + 1, -1) @ self.features(np, x, z, scale)[..., None]
-        return y[..., 0] * scale.powers(self._derivatives)[..., None, :]
+        C = self.features(np, x, z, scale).swapaxes(0, 1) @ self._series  # (V, N, (R+1) degrees)
+        C = C.reshape(self.V, len(s), self.R + 1, -1) * scale.powers(self._derivatives)[..., None]
+        return np.ascontiguousarray(C.transpose(3, 1, 0, 2))
 
     @cached_property
     def _is_uniform(self) -> bool:
@@ -245,28 +243,23 @@ class Space:
         return np.ascontiguousarray(np.moveaxis(self.at_points, 1, -1))
 
     def moved(
-        self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray, *, rough: bool = False
+        self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated; `rough` as
-        in `at_times`."""
+        """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
         s = np.diff(mesh)
         at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)
-        y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1), rough=rough)
+        y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1))
         n = mesh.shape[1]
         states, stages = self.gather_states(np, y[:, :n]), y[:, n:, np.arange(self.V), list(self.orders)]
         return states, np.swapaxes(stages.reshape(*s.shape, new.k, self.V), -1, -2)
 
-    def at_times(
-        self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray, *, rough: bool = False
-    ) -> np.ndarray:
-        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1). `rough`: in
-        fewer operations, with fewer digits."""
+    def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1)."""
         i, member = self.interval(t, times), np.arange(len(t))[:, None]
-        s = np.diff(t)[member, i]
-        if rough:
-            flat = (a.reshape(-1, *a.shape[2:]) for a in (x[member, i], z[member, i], s, (times - t[member, i]) / s))
-            return self.ahead(*flat).reshape(*times.shape, self.V, self.R + 1)
-        return self.inside(np, x[member, i], z[member, i], s, (times - t[member, i]) / s)
+        s = np.diff(t)
+        series = self.series(x[:, :-1].reshape(-1, self.M), z.reshape(-1, self.V, self.k), s.ravel())
+        θ = (times - t[member, i]) / s[member, i]
+        return summed(series, (i + member * s.shape[1]).ravel(), θ.ravel()).reshape(*times.shape, self.V, self.R + 1)
 
     def inside(self, xp: Namespace, x: Array, z: Array, s: Array, θ: Array) -> Array:
         """y and its derivatives (..., V, R+1) at θ (...) in intervals of lengths s (...), each with its own states x
@@ -323,6 +316,17 @@ def _values(space: Space, n: int) -> np.ndarray:
     W = np.ascontiguousarray(space.table(np.linspace(0, 1, n))[..., 0])
     W.flags.writeable = False
     return W
+
+
+def summed(series: np.ndarray, interval: np.ndarray, θ: np.ndarray) -> np.ndarray:
+    """Legendre series (degrees, N, V, R+1) at θ in intervals, (n,) both: (n, V, R+1)."""
+    u = (2 * θ - 1)[:, None, None]
+    before, P = np.ones_like(u), u
+    y = series[0].take(interval, axis=0) + u * series[1].take(interval, axis=0)
+    for j, C in enumerate(series[2:], start=1):
+        before, P = P, ((2 * j + 1) * u * P - j * before) / (j + 1)
+        y += P * C.take(interval, axis=0)
+    return y
 
 
 def constant(xp: Namespace, table: np.ndarray, like: Array) -> Array:

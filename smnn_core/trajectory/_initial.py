@@ -110,7 +110,7 @@ def _refined(
         least = mesh.N + mesh.N // 4 if refinement else max(mesh.N // 2, 4)
         limits = min(least, most_intervals), min(4 * mesh.N, most_intervals)
         new, _ = equidistributed(space, mesh, share, None, limits=limits)
-        x_new, z_new = space.moved(space, u.x, u.z, mesh.t, new.t, rough=True)
+        x_new, z_new = space.moved(space, u.x, u.z, mesh.t, new.t)
         x_new[:, 0] = x
         mesh, guess = new, Step(x_new, z_new, u.p)
         solved, u = follow(problem, space, mesh, guess, faint, tolerance, absolute)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._collocation import Space
+from ._collocation import Space, summed
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import constants_of_error, finer, parts
@@ -238,7 +238,8 @@ def _predicted(space: Space, m: _Members, mesh: np.ndarray) -> Step:
         y = np.zeros((*times.shape, space.V, space.R + 1))
         with np.errstate(all="ignore"):
             θ = (times[near] - m.mesh[member, i]) / length
-            y[member, point] = space.ahead(m.u.x[member, i], m.u.z[member, i], length, θ)
+            series = space.series(m.u.x[:, :-1].reshape(-1, space.M), m.u.z.reshape(-1, space.V, space.k), s.ravel())
+            y[member, point] = summed(series, member * s.shape[1] + i, θ)
         x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
         values = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V)
         stages = np.swapaxes(values, -1, -2)

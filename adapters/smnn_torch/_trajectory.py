@@ -42,10 +42,15 @@ class Solution(DifferentiableSolution):
 
     xp: ClassVar[Any] = xp
 
+    @torch.compiler.disable(reason="the intervals in which times lie are found by values")
+    def __call__(self, times: Any) -> Tensor:
+        return super().__call__(times)
+
     def _like(self, times: Any) -> Tensor:
         return torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
 
 
+@torch.compiler.disable(reason="solve chooses steps by values")
 def solve(
     residual: Callable[..., Tensor],
     times: Tensor | Sequence[float],
@@ -67,7 +72,9 @@ def solve(
     The solution is differentiable, at the mesh that was found, in everything that the residual closes over (networks,
     parameters, other tensors), in conditions and times: first and second derivatives, in reverse and forward mode and
     with `torch.func`. Under `vmap` members are those of a batch, each with a mesh of its own and all with one number of
-    intervals; `reason` and `values` are of all members.
+    intervals; `reason` and `values` are of all members. Functions under `torch.compile` run it outside of their graphs,
+    with their derivatives, since it looks at values; with fullgraph=True they are refused. The residual may be compiled
+    by itself.
 
     **Main arguments**
 
@@ -97,8 +104,6 @@ def solve(
         >>> round(float(k.grad), 6)
         -0.25
     """
-    if torch.compiler.is_compiling():
-        raise ArgumentError("solve looks at values and cannot be compiled: call it outside of torch.compile.")
     tensors = _tensors({"times": times, "conditions": conditions, "constants": constants, "guess": guess})
     like = tensors[0] if tensors else torch.zeros((), dtype=torch.get_default_dtype())
     exact = like.dtype in (torch.float32, torch.float64)

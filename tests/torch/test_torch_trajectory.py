@@ -313,3 +313,48 @@ def test_derivatives_on_steps_that_follow_the_solution():
     a = torch.tensor(2.0, dtype=f64, requires_grad=True)
     (derivative,) = torch.autograd.grad(end(a), a)
     assert abs(float(derivative) - 1.25339) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of tensors that Dynamo guards, by itself
+@pytest.mark.parametrize("mesh", [None, torch.linspace(0, 1, 9, dtype=f64)], ids=["own mesh", "given mesh"])
+def test_compiled_functions_run_it_outside_of_their_graphs(mesh):
+    """y' = -e^k y^2, y(0) = 1, solved by 1 / (1 + e^k t)."""
+
+    def loss(k):
+        s = smnn_torch.solve(
+            lambda t, y: y[..., 1] + k.exp() * y[..., 0] ** 2,
+            [0.0, 1.0],
+            torch.ones(1, 1, dtype=f64),
+            tolerance=1e-10,
+            mesh=mesh,
+        )
+        return (2 * s([1.0])[0, 0, 0]).sin()
+
+    k = torch.tensor(0.3, dtype=f64, requires_grad=True)
+    value = torch.compile(loss, backend="aot_eager")(k)
+    (slope,) = torch.autograd.grad(value, k)
+    y = 1 / (1 + k.exp())
+    (exact,) = torch.autograd.grad((2 * y).sin(), k)
+    assert abs(value - (2 * y).sin()) < 1e-9
+    assert abs(slope - exact) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of tensors that Dynamo guards, by itself
+def test_residuals_may_be_compiled():
+    f = torch.compile(lambda y, k: y[..., 1] + k * y[..., 0] ** 2, backend="aot_eager", dynamic=True)
+    k = torch.tensor(1.0, dtype=f64, requires_grad=True)
+    s = smnn_torch.solve(lambda t, y: f(y, k), [0, 1], torch.ones(1, 1, dtype=f64))
+    (slope,) = torch.autograd.grad(s(1.0)[0, 0], k)
+    assert abs(slope + 0.25) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of tensors that Dynamo guards, by itself
+def test_graphs_without_breaks_are_refused():
+    k = torch.tensor(1.0, dtype=f64)
+    end = torch.compile(
+        lambda k: smnn_torch.solve(lambda t, y: y[..., 1] + k * y[..., 0], [0, 1], torch.ones(1, 1).double())(1.0),
+        backend="eager",
+        fullgraph=True,
+    )
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="solve chooses steps by values"):
+        end(k)

@@ -162,10 +162,11 @@ def adjoint(static: Options, operands: Sequence[Array]) -> list[Array]:
 
     All batch axes of a gradient are in full: what an operand shares is still to be summed.
     """
-    given = static.system(*lhs_of(operands[:N]))
     *inputs, y, g = _in_full("adjoint", operands)
     problem = _problem(static, inputs, tuple(y.shape[:-3]))
-    gradients = by_field(adjoint_without_factor(problem, y, g, engine=static.engine, eliminated=given))
+    lhs, full = lhs_of(operands[:N]), lhs_of(inputs)
+    shared = None if all(a is b for a, b in zip(lhs, full, strict=True)) else static.system(*lhs)
+    gradients = by_field(adjoint_without_factor(problem, y, g, engine=static.engine, eliminated=shared))
     return [gradients[i] for i in static.wanted]
 
 
@@ -214,9 +215,8 @@ def _moments(static: Options, lhs: Sequence[Array]) -> tuple[System, Any]:
 def _in_full(operator: str, operands: Sequence[Array]) -> list[Array]:
     """The operands with all batch axes in full."""
     batch = batch_shape([x.shape for x in operands], CORE_AXES[operator])
-    xp = compat.array_namespace(operands[0])
-    shapes = [(*batch, *x.shape[len(batch) :]) for x in operands]
-    return [x if x.shape == shape else xp.broadcast_to(x, shape) for x, shape in zip(operands, shapes, strict=True)]
+    n, xp = len(batch), compat.array_namespace(operands[0])
+    return [x if x.shape[:n] == batch else xp.broadcast_to(x, (*batch, *x.shape[n:])) for x in operands]
 
 
 OPERATORS: dict[str, Callable[[Options, Sequence[Array]], list[Array]]] = {

@@ -14,7 +14,7 @@ from ._start import sizes_of, squares_of_differences
 from ._starts import Starts
 from ._taylor import evaluate
 from ._travel import for_pickle
-from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, sandwich
+from ._uncertainty import Identifiability, Linearized, Profile, prediction, profile, quantile, sandwich
 
 if TYPE_CHECKING:
     from ._gauss_newton import State
@@ -176,7 +176,10 @@ class Fitted:
         times = np.asarray(times, float)
         x = np.broadcast_to(times, (s.S, times.size))
         if (x < e.t[i, :1]).any() or (x > e.t[i, -1:]).any():
-            raise ArgumentError(f"times must lie within [{e.t[i].min():g}, {e.t[i].max():g}], where data were fitted.")
+            raise ArgumentError(
+                f"times must lie within [{e.t[i].min():g}, {e.t[i].max():g}], where data were fitted; "
+                "a fit reaches further where its data have rows of NaN at later times."
+            )
         y = evaluate(e.t[i], e.state.z[i], x, orders or 1) * s.size[:, None, :, None]
         y[..., 0] += s.jumped(x, e.state.φ, experiment)
         y = y.reshape((*s.observed.batch, *np.shape(times), *y.shape[2:]))
@@ -198,17 +201,12 @@ class Fitted:
     def interval(self, level: float = 0.95) -> Array:
         """Intervals (..., p, 2) that hold the parameters with that probability: normal, or of Student's t where noise
         was estimated; of logarithms where `log` is set."""
-        each = [self._quantile(level, i) for i in range(self._setting.S)]
-        quantile = np.array(each).reshape((*self.batch, 1))
+        each = [quantile(level, self._noise_degrees(i)) for i in range(self._setting.S)]
+        half = np.array(each).reshape((*self.batch, 1)) * self.standard_errors
         log = self._setting.model.parameters.log[: len(self.names)]
         with np.errstate(all="ignore"):
-            relative = self.standard_errors / self.parameters
             low, high = (
-                np.where(
-                    log,
-                    self.parameters * np.exp(sign * quantile * relative),
-                    self.parameters + sign * quantile * self.standard_errors,
-                )
+                np.where(log, self.parameters * np.exp(sign * half / self.parameters), self.parameters + sign * half)
                 for sign in (-1, 1)
             )
         return np.stack([low, high], axis=-1)
@@ -216,13 +214,9 @@ class Fitted:
     def _linearized(self, member: int) -> Linearized:
         return Linearized.of(self._setting, self._ends, member)
 
-    def _quantile(self, level: float, member: int = 0) -> float:
-        """Standard errors of an interval: normal, or of Student's t where noise was estimated."""
-        from scipy.special import ndtri, stdtrit
-
-        if not self._setting.observed.estimated.any():
-            return float(ndtri((1 + level) / 2))
-        return float(stdtrit(max(np.ravel(self.degrees)[member], 1), (1 + level) / 2))
+    def _noise_degrees(self, member: int) -> float:
+        """Degrees of freedom of the noise: infinite where it was given."""
+        return max(float(np.ravel(self.degrees)[member]), 1.0) if self._setting.observed.estimated.any() else np.inf
 
     def profile(self, name: str, *, member: int = 0) -> Profile:
         """The likelihood along one parameter, all others fitted again, with likelihood intervals and a picture.
@@ -232,7 +226,7 @@ class Fitted:
         """
         index = self._index(name)
         error = np.sqrt(max(self._ends.state.covariance[member, index, index], 0.0))
-        return profile(self._linearized(member), index, error, lambda x: self._quantile(x, member), MOST)
+        return profile(self._linearized(member), index, error, self._noise_degrees(member), MOST)
 
     def predict(
         self, times: Any, observe: Any = None, *, level: float = 0.95, experiment: int = 0, member: int = 0
@@ -249,7 +243,7 @@ class Fitted:
         if callable(observe):
             function = self._wrap(observe, "observe")
         value, error = prediction(self._linearized(member), x, function, experiment)
-        half = self._quantile(level, member) * error
+        half = quantile(level, self._noise_degrees(member)) * error
         return Prediction(x, value, error, value - half, value + half, level)
 
     def sample(self, n: int, *, seed: int = 0, member: int = 0) -> Samples:

@@ -121,7 +121,7 @@ class GaussNewton:
         estimated: Array,
         free: Array,
         refining: bool = False,
-        report: Callable[[float, int], None] = lambda level, left: None,
+        report: Callable[[float, int], None] | None = None,
     ) -> None:
         """
         Args:
@@ -212,7 +212,8 @@ class GaussNewton:
         active = ~(s.converged | s.failed)
         while active.any():
             sets = np.flatnonzero(active)
-            self.report(float(np.asarray(LEVELS)[s.level[sets]].min()), len(sets))
+            if self.report is not None:
+                self.report(float(np.asarray(LEVELS)[s.level[sets]].min()), len(sets))
             moved, part = self._step(sets, damping)
             ok = part > 0
             s.steps[sets] += 1

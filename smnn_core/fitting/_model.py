@@ -82,7 +82,14 @@ class Model:
 
     def equations(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""
-        return self._called("residual", self.residual, t, y, φ, who)
+        f = self._called("residual", self.residual, t, y, φ, who)
+        Q, n = f.value.shape[-1], t.shape[-1]
+        if Q == n > self.V * (self.q + 1):
+            raise ShapeError(
+                f"residual gives Q = {Q} equations at each of as many times, more than unknowns: shapes (..., n) and "
+                "(..., n, Q) were broadcast. Write θ[..., None] beside values of (..., n, Q)."
+            )
+        return f
 
     def at_rest(self, t: Array, y: Array, φ: Array, who: Array) -> Linear:
         """f at the first time t (M, 1), y (M, 1, V, q+1), without derivatives; with those in y alone."""

@@ -63,20 +63,23 @@ class Observed:
                 f"times = {times!r} names a column of a data frame, but data is a {type(data).__name__}: give one data "
                 f"frame, in which a column `{EXPERIMENT}` tells experiments apart, or times as numbers."
             )
-        several = isinstance(data, (list, tuple)) and not np.isscalar(data[0]) and np.ndim(data[0]) > 0
+        several = isinstance(data, (list, tuple)) and len(data) > 0 and np.ndim(data[0]) > 0
         sheets = [np.asarray(x, float) for x in data] if several else [np.asarray(data, float)]
-        if several and not isinstance(times, (list, tuple)):
+        if several and (not isinstance(times, (list, tuple)) or all(np.ndim(t) == 0 for t in times)):
             times = [times] * len(sheets)
-        clocks = [np.asarray(x, float) for x in times] if several else [np.asarray(times, float)]
+        clocks = [_clock(x) for x in times] if several else [_clock(times)]
         if len(clocks) != len(sheets):
             raise ShapeError(f"times has {len(clocks)} experiments, data {len(sheets)}.")
+        columns = [x.ndim == 1 for x in sheets]
         sheets = [x[:, None] if x.ndim == 1 else x for x in sheets]
         m = sheets[0].shape[-1]
         for i, (t, x) in enumerate(zip(clocks, sheets, strict=True)):
             where = f" of experiment {i}" if several else ""
             if x.ndim < 2 or x.shape[-1] != m or t.ndim < 1 or t.shape[-1] != x.shape[-2]:
+                several_said = " A list is one of experiments: an array holds those of one." if several else ""
                 raise ShapeError(
                     f"data{where} must have shape (..., n, m) and times (..., n); got {x.shape} and {t.shape}."
+                    f"{several_said}"
                 )
             if not np.isfinite(t).all():
                 raise ArgumentError(f"times{where} must be finite.")
@@ -95,6 +98,7 @@ class Observed:
             raw[:, e, :length] = np.broadcast_to(sheet, (*batch, length, m)).reshape(S, length, m)
             if sd is not None:
                 own = noise[e] if several and isinstance(noise, (list, tuple)) else noise
+                own = np.asarray(own, float)[:, None] if columns[e] and np.shape(own) == (length,) else own
                 sd[:, e, :length] = _noise(own, (*batch, length, m), names).reshape(S, length, m)
         kinds = _transforms(transform, m)
         values, seen = raw.copy(), np.isfinite(raw)
@@ -121,17 +125,38 @@ class Observed:
         return np.stack([first, last], axis=-1)
 
 
+def _clock(times: Any) -> Array:
+    """Times as numbers (..., n)."""
+    clock = np.asarray(times)
+    if clock.dtype.kind in "mM" or (clock.dtype.kind == "O" and any(hasattr(t, "year") for t in clock.flat)):
+        raise ArgumentError(
+            f"times must be numbers, in the unit of time of the equations; got dates ({clock.dtype}): give, for "
+            "example, (dates - dates[0]) / np.timedelta64(1, 'h')."
+        )
+    return clock.astype(float)
+
+
 def _of_frame(times: Any, frame: Any) -> tuple[Any, Any, tuple[str, ...]]:
     """Times, data and names from a data frame, whose time column `times` names."""
     columns = [str(c) for c in frame.columns]
     if not isinstance(times, str) or times not in columns:
-        raise ArgumentError(f"times must name the time column of the data frame, one of {columns}; got {times!r}.")
+        found = repr(times) if isinstance(times, str) else f"a {type(times).__name__}"
+        raise ArgumentError(f"times must name the time column of the data frame, one of {columns}; got {found}.")
     names = tuple(c for c in columns if c not in (times, EXPERIMENT))
-    if EXPERIMENT not in columns:
-        return frame[times].to_numpy(float), frame[list(names)].to_numpy(float), names
-    keys = list(dict.fromkeys(frame[EXPERIMENT]))
-    parts = [frame[frame[EXPERIMENT] == key] for key in keys]
-    return [x[times].to_numpy(float) for x in parts], [x[list(names)].to_numpy(float) for x in parts], names
+    parts = [frame]
+    if EXPERIMENT in columns:
+        parts = [frame[frame[EXPERIMENT] == key] for key in dict.fromkeys(frame[EXPERIMENT])]
+    for name in names:
+        try:
+            frame[name].to_numpy(float)
+        except (TypeError, ValueError):
+            raise ArgumentError(
+                f"column {name!r} of the data frame does not hold numbers ({frame[name].dtype}): every column beside "
+                f"times and `{EXPERIMENT}` is an observable; leave it out, by frame.drop(columns={name!r})."
+            ) from None
+    sheets = [x[list(names)].to_numpy(float) for x in parts]
+    clocks = [x[times].to_numpy() for x in parts]
+    return (clocks, sheets, names) if EXPERIMENT in columns else (clocks[0], sheets[0], names)
 
 
 def _noise(noise: Any, shape: tuple[int, ...], names: Sequence[str] | None) -> Array:

@@ -28,7 +28,7 @@ from ._taylor import evaluate
 if TYPE_CHECKING:
     from ._refinement import Ends
 
-__all__ = ["Identifiability", "Linearized", "Profile", "prediction", "profile", "sandwich"]
+__all__ = ["Identifiability", "Linearized", "Profile", "prediction", "profile", "quantile", "sandwich"]
 
 MOST_SHIFTS = 300
 """Data up to which each is shifted by itself; more are shifted at random, as often as that."""
@@ -183,8 +183,8 @@ class Profile:
     """(n,), ascending"""
     cost: Array
     """(n,): -2 log likelihood above its minimum, all other parameters fitted again; NaN where that failed"""
-    quantile: Any
-    """level -> what the root of the cost may reach"""
+    degrees: float
+    """of freedom of the noise; infinite where it was given"""
     log: bool
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -192,7 +192,7 @@ class Profile:
 
         Source: Raue et al., Bioinformatics 25 (2009) 1923.
         """
-        limit = float(self.quantile(level)) ** 2
+        limit = quantile(level, self.degrees) ** 2
         ok = np.isfinite(self.cost)
         x, cost = self.values[ok], self.cost[ok]
         inner = np.log(x) if self.log else x
@@ -221,7 +221,7 @@ class Profile:
         axes = figure.add_subplot()
         ok = np.isfinite(self.cost)
         axes.plot(self.values[ok], self.cost[ok], "o-", color="#0072B2", markersize=4)
-        limit = float(self.quantile(level)) ** 2
+        limit = quantile(level, self.degrees) ** 2
         axes.axhline(limit, color="#D55E00", linewidth=1)
         axes.annotate(
             f"{100 * level:g} %", (self.values[0], limit), (0, 3), color="#D55E00", textcoords="offset points"
@@ -237,7 +237,14 @@ class Profile:
         return figure
 
 
-def profile(linearized: Linearized, index: int, error: float, quantile: Any, most: int) -> Profile:
+def quantile(level: float, degrees: float) -> float:
+    """Standard errors of an interval: of Student's t, which is normal for infinitely many degrees of freedom."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(degrees, (1 + level) / 2) if np.isfinite(degrees) else ndtri((1 + level) / 2))
+
+
+def profile(linearized: Linearized, index: int, error: float, degrees: float, most: int) -> Profile:
     """Fits on a grid of values of one parameter, all in one batch, wider until the cost is beyond 99.7 %.
 
     Noise that was estimated stays at its estimate: the root of the cost is then compared with Student's t.
@@ -251,7 +258,7 @@ def profile(linearized: Linearized, index: int, error: float, quantile: Any, mos
     found: dict[float, float] = {float(φ): 0.0}
     sides = {-1.0: WIDTH * error, 1.0: WIDTH * error}
     inner = {-1.0: 0.0, 1.0: 0.0}
-    limit = float(quantile(0.997)) ** 2
+    limit = quantile(0.997, degrees) ** 2
     for _ in range(1 + WIDER):
         grid = [
             φ + sign * x
@@ -279,7 +286,7 @@ def profile(linearized: Linearized, index: int, error: float, quantile: Any, mos
     x = np.array(sorted(found))
     name, log = parameters.names[index], bool(parameters.log[index])
     values = np.exp(x) if log else x
-    return Profile(name, values, np.array([found[float(a)] for a in x]), quantile, log)
+    return Profile(name, values, np.array([found[float(a)] for a in x]), degrees, log)
 
 
 def _held(linearized: Linearized, index: int, values: Array, most: int) -> Array:

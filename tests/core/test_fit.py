@@ -603,6 +603,52 @@ def test_data_frames():
         smnn.fit(decay, "t", frame, {"k": 1.0})
     with pytest.raises(smnn.ArgumentError, match="one data frame, in which a column `experiment`"):
         smnn.fit(decay, "time", [frame, frame], {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match=r"one of \['time', 'experiment', 'y'\]; got a Series\.$"):
+        smnn.fit(decay, frame.time, frame, {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match="column 'site' of the data frame does not hold numbers"):
+        smnn.fit(decay, "time", frame.assign(site="north"), {"k": 1.0})
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Paris"])
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_dates_are_no_times(as_frame, zone):
+    pandas = pytest.importorskip("pandas")
+    y = np.exp(-np.linspace(0, 3, 20))
+    frame = pandas.DataFrame({"day": pandas.date_range("2020-01-01", periods=20, tz=zone), "y": y})
+    with pytest.raises(smnn.ArgumentError, match=r"times must be numbers.* got dates"):
+        smnn.fit(decay, *(("day", frame) if as_frame else (frame.day, y)), {"k": 1.0})
+
+
+def test_lists_of_numbers_are_not_experiments():
+    t, rng = np.linspace(0, 3, 20), np.random.default_rng(0)
+    data = np.exp(-1.3 * t) + 0.01 * rng.normal(size=20)
+    expected = smnn.fit(decay, t, data, {"k": 1.0})["k"]
+    assert smnn.fit(decay, t.tolist(), data.tolist(), {"k": 1.0})["k"] == expected
+    r = smnn.fit(decay, t.tolist(), [data, data], {"k": 1.0})  # two experiments at the same times
+    assert r.t.shape[0] == 2
+    with pytest.raises(smnn.ShapeError, match="A list is one of experiments"):
+        smnn.fit(decay, t.tolist(), data[:, None].tolist(), {"k": 1.0})
+
+
+def test_noise_of_each_value_has_the_shape_of_data():
+    t, rng = np.linspace(0, 3, 20), np.random.default_rng(0)
+    noise = np.linspace(0.01, 0.1, 20)
+    data = np.exp(-1.3 * t) + noise * rng.normal(size=20)
+    expected = smnn.fit(decay, t, data[:, None], {"k": 1.0}, noise=noise[:, None])
+    assert smnn.fit(decay, t, data, {"k": 1.0}, noise=noise)["k"] == expected["k"]
+    several = smnn.fit(decay, [t, t[:9]], [data, data[:9]], {"k": 1.0}, noise=[noise, noise[:9]])
+    assert abs(several["k"] - 1.3) < 0.1
+
+
+def test_equations_broadcast_over_all_pairs_of_times_are_refused():
+    def pairs(t, y, θ):
+        f, J, P = decay(t, y, θ)
+        n = t.shape[-1]
+        return tuple(np.broadcast_to(x, (*x.shape[:2], n, *x.shape[3:])) for x in (f, J, P))
+
+    t = np.linspace(0, 3, 20)
+    with pytest.raises(smnn.ShapeError, match=r"residual gives Q = \d+ equations at each of as many times"):
+        smnn.fit(pairs, t, np.exp(-t), {"k": 1.0})
 
 
 def test_prints_names_errors_and_what_was_warned_of():

@@ -25,6 +25,15 @@ def test_results_travel_whole(travel, loss):
     np.testing.assert_array_equal(q(T), r(T))
     np.testing.assert_array_equal(q.predict(T).error, r.predict(T).error)
     assert str(q) == str(r)
+    one, other = (x.sample(3) for x in (r, q))
+    np.testing.assert_array_equal(travel(one)(T), other(T))
+
+
+@pytest.mark.parametrize("travel", TRAVEL.values(), ids=TRAVEL)
+@pytest.mark.parametrize("noise", [0.02, None])
+def test_profiles_travel(travel, noise):
+    p = smnn.fit(decay, T, DATA, [1.0], noise=noise).profile("θ[0]")
+    assert travel(p).interval() == p.interval()
 
 
 def test_a_lambda_stays_at_home_in_pickles_and_says_so():

@@ -171,6 +171,11 @@ class ArrayEquations(Equations):
     def checked(self, arguments: Sequence[Any]) -> Any:
         """f, an array of the framework of the right shape."""
         f = self._of_framework("residual", self.called(tuple(arguments)), "(..., n, Q)")
+        if "complex" in str(f.dtype):
+            raise DTypeError(
+                f"residual must return real numbers, got dtype {f.dtype}: real and imaginary parts of a complex "
+                "variable are two variables, with two equations."
+            )
         self.check_f(f, arguments[1])
         return f
 

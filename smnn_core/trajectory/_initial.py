@@ -178,15 +178,23 @@ def _stops(problem: Discrete, space: Space, run: Marched, absolute: float) -> li
     y[:, 0, variable, order] = run.x
     with np.errstate(all="ignore"):
         finite = np.isfinite(problem.value(t, y, np.zeros((len(t), 0)))).all(axis=(1, 2))
+    size, begun = run.size.copy(), np.any(run.size > 0, axis=-1)
+    size[:, variable[order == 0]] = np.maximum(size[:, variable[order == 0]], np.abs(run.x[:, order == 0]))
+    size[np.ix_(~begun, ~np.isin(np.arange(space.V), variable))] = np.inf  # algebraic: not known before the first step
     reasons = []
     for b, at in enumerate(run.reached):
-        zero = np.flatnonzero(run.size[b] == 0)
+        zero = np.flatnonzero(size[b] == 0)
         if not finite[b]:
             reason = f"f is not finite at t = {at:.6g}, where the solution came to: end before it, or start elsewhere"
         elif zero.size and absolute == 0:
             reason = (
                 f"steps became too short at t = {at:.6g}: variable {zero[0]} is zero up to there, and its error has no "
                 "size to be relative to. Give the error that is allowed as `absolute`"
+            )
+        elif not begun[b]:
+            reason = (
+                f"no step from t = {at:.6g} was short enough: initial values contradict the equations there, f jumps "
+                "or is undefined, or its derivatives are wrong"
             )
         else:
             reason = (

@@ -563,6 +563,16 @@ def test_ends_of_marches_are_explained():
     assert s.converged
     assert abs(s(1.0)[0, 0] - 0.876544) < 1e-5
 
+    def constrained(t, y):  # y' = z, z' = -z + λ, y + z = 1: index 2, where y(0) + z(0) = 0.6
+        J = np.zeros((*t.shape, 3, 3, 2))
+        J[..., 0, 0, 1], J[..., 0, 1, 0] = 1.0, -1.0
+        J[..., 1, 1, 1], J[..., 1, 1, 0], J[..., 1, 2, 0] = 1.0, 1.0, -1.0
+        J[..., 2, :2, 0] = 1.0
+        return np.einsum("...qvr,...vr->...q", J, y) - np.array([0.0, 0.0, 1.0]), J
+
+    with pytest.warns(smnn.ConvergenceWarning, match="no step from t = 0 .* initial values contradict the equations"):
+        smnn.solve(constrained, [0, 1], [[0.3], [0.3], [np.nan]], order=[1, 1, 0])
+
     def logarithm(t, y):
         J = np.stack([-1 / y[..., 0, 0], np.ones_like(t)], axis=-1)
         return (y[..., 0, 1] - np.log(y[..., 0, 0]))[..., None], J[..., None, None, :]

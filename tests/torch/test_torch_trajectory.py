@@ -286,6 +286,8 @@ def test_what_cannot_be_done_is_said():
         torch.func.vmap(boundary)(torch.stack([torch.tensor([0.2, 1.0, 1.5, 0.0, 1.0, 0.4], dtype=f64)] * 2))
     with pytest.raises(smnn.NamespaceError, match=r"torch\.Tensor"):
         smnn_torch.solve(lambda t, y: y[..., 1].numpy(), [0, 1], torch.ones(1, 1))
+    with pytest.raises(smnn.DTypeError, match=r"real numbers, got dtype torch\.complex128: real and imaginary parts"):
+        smnn_torch.solve(lambda t, y: y[..., 1] + 1j * y[..., 0], [0, 1], torch.ones(1, 1, dtype=f64))
     with pytest.raises(smnn.ArgumentError, match="no derivative in y"):
         smnn_torch.solve(lambda t, y: y[..., 1].detach(), [0, 1], torch.ones(1, 1))
     with torch.inference_mode(), pytest.raises(smnn.ArgumentError, match="no derivative in y"):

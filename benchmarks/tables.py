@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Table", "load", "save"]
+__all__ = ["Table", "load", "save", "section"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,17 @@ def load(path: Path) -> list[Table]:
         Table(t["title"], tuple(t["header"]), tuple(map(tuple, t["rows"])), tuple(t["notes"]))
         for t in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def section(path: Path, title: str) -> str:
+    """What stands below a heading of a page of results, up to the next.
+
+    Raises:
+        ValueError: if the page has no such heading.
+    """
+    text = path.read_text(encoding="utf-8")
+    for part in text.split("\n## ")[1:]:
+        heading, _, body = part.partition("\n")
+        if heading == title:
+            return body.strip()
+    raise ValueError(f"{path} has no section {title!r}.")

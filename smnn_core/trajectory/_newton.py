@@ -181,9 +181,9 @@ def _damped(
 
 
 def limited(
-    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: Array, *, tolerance: float, most: int = 64
+    problem: Discrete, space: Space, mesh: Mesh, u: Step, held: Array, *, tolerance: float, most: int = 160
 ) -> Newton:
-    """Newton's method with steps of at most a twentieth of the size of the unknowns, whatever becomes of the residuals:
+    """Newton's method with steps of at most a fiftieth of the size of the unknowns, whatever becomes of the residuals:
     it gets past points where the left-hand side is nearly singular, at which monotone methods end. Traceable."""
     xp = problem.arithmetic.xp
 
@@ -196,7 +196,7 @@ def limited(
         step = problem.solver(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
         length = _Norm(space, u.plus(step))(step)
         active = active & at.is_finite & xp.isfinite(length)
-        shortened = 0.05 / xp.where(length > 1e-300, length, 1e-300 * xp.ones_like(length))
+        shortened = 0.02 / xp.where(length > 1e-300, length, 1e-300 * xp.ones_like(length))
         u = u.plus(step, xp.minimum(xp.ones_like(length), shortened)).where(active, u)
         done = active & (length < tolerance)
         return u, active & ~done, converged | done, iterations + 1

@@ -94,11 +94,12 @@ def newton(
         at = now.at if now.at.J is not None else problem.at(space, mesh, now.at.u)
         linear = problem.solver(space, mesh, at, sizes(space, at.u))
         step = linear.solve(at.f, at.d, at.conditions.g)
-        norm = _Norm(space, at.u.plus(step))
+        whole = at.u.plus(step)
+        norm = _Norm(space, whole)
         length = norm(step)
         active = now.active & xp.isfinite(length)
         done = active & (length < tolerance)
-        moved = _moved(now.at, done, at.u.plus(step))
+        moved = _moved(now.at, done, whole)
         active = active & ~done
         tried = _damped(problem, space, mesh, moved, linear, step, length, norm, now.factor, active, tolerance)
         failed = active & tried.failed

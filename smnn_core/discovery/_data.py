@@ -107,7 +107,7 @@ class Observations:
         if not callable(self.inputs):
             raise TypeError(
                 f"inputs must be a function of time, (n,) -> (n, U); got {type(self.inputs).__name__}. Of values at "
-                "the times of the data, give an interpolant, such as scipy.interpolate.CubicSpline(t, u)."
+                "the times of the data, give an interpolant, such as scipy.interpolate.CubicSpline(t, u) of u (n, U)."
             )
         t = self.t0 + t
         n = t.shape[-1]

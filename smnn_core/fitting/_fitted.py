@@ -335,10 +335,11 @@ class Fitted:
             lines.append(f"  {self.starts}")
         elif self._setting.has_hidden and p:
             lines.append("  from one start, with variables that nobody observed: starts=20 shows other minima")
-        if self._setting.observed.estimated.any() and not self.batch:
-            pairs = zip(self._setting.observed.names, self.noise, strict=True)
+        estimated = self._setting.observed.estimated
+        if estimated.any() and not self.batch:
+            known = zip(self._setting.observed.names, self.noise, estimated, strict=True)
             of = ", of all experiments together" if self._setting.E > 1 else ""
-            lines.append(f"  noise (estimated{of}): " + ", ".join(f"{n} {x:.3g}" for n, x in pairs))
+            lines.append(f"  noise (estimated{of}): " + ", ".join(f"{n} {x:.3g}" for n, x, own in known if own))
         lines += [f"  WARNING: {text}" for _, text in self.messages]
         return "\n".join(lines)
 

@@ -536,7 +536,7 @@ def test_trajectories_with_steps_of_their_own_have_inputs_at_their_times():
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        (np.zeros((20, 1)), TypeError, "inputs must be a function of time"),
+        (np.zeros((20, 1)), TypeError, r"inputs must be a function of time.* of u \(n, U\)"),
         (lambda t: np.zeros(t.shape), smnn.ShapeError, r"inputs must return one row of U numbers"),
         (lambda t: np.full((*t.shape, 1), np.nan), smnn.ArgumentError, "'u' is not finite"),
         (lambda t: np.ones((*t.shape, 1)), smnn.ArgumentError, "'1' and 'u' have the same values"),

@@ -651,6 +651,14 @@ def test_equations_broadcast_over_all_pairs_of_times_are_refused():
         smnn.fit(pairs, t, np.exp(-t), {"k": 1.0})
 
 
+def pair_of_decays(t, y, θ):
+    """y' + k y = 0 of two variables."""
+    k, value = θ["k"][..., None], y[..., 0]
+    J = np.zeros((*value.shape, 2, 2))
+    J[..., [0, 1], [0, 1], 0], J[..., [0, 1], [0, 1], 1] = k, 1.0
+    return y[..., 1] + k * value, J, value[..., None]
+
+
 def test_prints_names_errors_and_what_was_warned_of():
     t = np.linspace(0, 4, 81)
     data = np.exp(-1.3 * t) + 0.02 * np.random.default_rng(0).normal(size=81)
@@ -658,6 +666,10 @@ def test_prints_names_errors_and_what_was_warned_of():
     assert "converged" in text
     assert "  k  1.296 ± 0.018" in text
     assert "noise (estimated)" in text
+    beside = np.stack([data, np.full(81, np.nan)], -1)
+    text = str(smnn.fit(pair_of_decays, t, beside, {"k": 1.0}, initial=[np.nan, 1.0]))
+    assert "y[0]" in text
+    assert "y[1]" not in text  # (nothing of it was observed)
     with pytest.warns(smnn.MisfitWarning):
         assert "WARNING" in str(smnn.fit(decay, t, data, {"k": 1.0}, noise=1e-3))
 

@@ -376,6 +376,28 @@ void check_moments(const ProblemSpec& shape, bool shared, bool only_initial, uns
     }
 }
 
+// Systems are as they are until one of them has no rows but those of smoothness: its points alone are marked.
+void check_pivots(const ProblemSpec& shape, unsigned seed) {
+    Case c(shape, false, seed);
+    c.sizes[smnn::W_EQUATION] = {c.systems(), 1, 1};
+    c.data[smnn::W_EQUATION].assign(size_t(c.systems()), 1.0);
+    c.sizes[smnn::W_INITIAL].insert(c.sizes[smnn::W_INITIAL].begin(), c.systems());
+    const size_t count = c.data[smnn::W_INITIAL].size();
+    c.data[smnn::W_INITIAL].assign(count * size_t(c.systems()), 1.0);
+    std::vector<unsigned char> marks(size_t(c.systems() * shape.T), 0);
+    const auto are_found = [&] { return smnn::find_undetermined(c.problem(), marks.data()); };
+    bool as_expected = !are_found() && std::count(marks.begin(), marks.end(), 0) == Index(marks.size());
+    const size_t last = size_t(c.systems() - 1);
+    c.data[smnn::W_EQUATION][last] = 0;
+    std::fill(c.data[smnn::W_INITIAL].end() - Index(count), c.data[smnn::W_INITIAL].end(), 0.0);
+    as_expected = as_expected && are_found();
+    const auto first = marks.begin() + Index(last) * shape.T;
+    as_expected = as_expected && std::count(marks.begin(), first, 0) == first - marks.begin() && *(marks.end() - 1);
+    if (as_expected) return;
+    std::printf("FAILED: points that are left undetermined (T=%d V=%d K=%d)\n", shape.T, shape.V, shape.K);
+    ++failures;
+}
+
 void check_errors_of_threads() {
     bool caught = false;
     try {
@@ -405,6 +427,10 @@ int main() {
                 check(sizes(T, 1, 4, 2, T_init, 4, batch), extra, ++seed);
             }
         }
+    }
+    for (int T : {2, 3, 40, 301}) {
+        check_pivots(sizes(T, 1, 3, 1, 1, 3, {5}), ++seed);
+        check_pivots(sizes(T, 2, 2, 3, 2, 2, {33}), ++seed);
     }
     check_factor(sizes(6007, 1, 3, 1, 6007, 3, {}), true, ++seed);     // in chunks
     check_factor(sizes(700, 1, 3, 1, 700, 3, {20}), false, ++seed);    // one segment

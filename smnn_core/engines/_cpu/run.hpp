@@ -20,10 +20,23 @@ void run_group(const Job& job, int phases, Index group, void* scratch) {
     if (phases & CONTRACT) lanes.contract();
 }
 
+// Numbers of the state of a sweep of undivided systems, of its workspace, and of the factor of a point, for its last one.
+template <class P>
+struct PivotTestLayout {
+    const Sized size;
+    const int state, workspace, factor;
+    explicit PivotTestLayout(const Job& job)
+        : size(size_of<Sized>(job)),
+          state(CarriedLayout<false>{job.n}.entries()),
+          workspace(State<Noisy<P>, Sized, false, Alone>::workspace(job.K, job.n, size.rows, 1)),
+          factor(FactorLayout<false>{job.n, job.K}.entries()) {}
+    Index packs() const { return Index(state + workspace + factor) * Noisy<P>::RUNS; }
+};
+
 template <class P>
 size_t pivot_test_scratch(const Job& job) {
-    const int points = block_points<P>(job), test = PivotTest<P>::workspace(size_of<Sized>(job));
-    return size_t(RowStager<P>::memory(job, points, points) + test) * sizeof(P);
+    const int points = block_points<P>(job);
+    return size_t(RowStager<P>::memory(job, points, points) + PivotTestLayout<P>(job).packs()) * sizeof(P);
 }
 
 // The points of a group of undivided systems whose pivots are nothing but rounding.
@@ -33,14 +46,17 @@ void pivot_test(const Job& job, Index g, void* scratch) {
     const int points = block_points<P>(job);
     P* memory = static_cast<P*>(scratch);
     const RowStager<P> stager(job, group, memory, points, points);
-    const SchemeRows<ScalarOf<P>> scheme{job.scheme_rows, job.scheme_norm2, 0};
-    const Sized size = size_of<Sized>(job);
-    PivotTest<P> pivots(size, scheme, take_from(memory, PivotTest<P>::workspace(size)));
+    const SchemeRows<ScalarOf<P>> scheme{job.scheme_rows, job.scheme_norm2, job.tolerance2};
+    const PivotTestLayout<P> layout(job);
+    auto* const state = reinterpret_cast<Noisy<P>*>(take_from(memory, layout.packs()));
+    Noisy<P> *const workspace = state + layout.state, *const f = workspace + layout.workspace;
+    Noisy<P>::restart();
     for (int t0 = 0; t0 < job.T; t0 += points) {
         const int t1 = t0 + points < job.T ? t0 + points : job.T;
-        const StagedRows<P> rows = stager.rows(t0, t1, false, t0);
-        pivots.sweep(rows, t0, t1);
-        if (t1 == job.T) pivots.test(rows, t1 - 1);
+        const StagedRows<P> staged = stager.rows(t0, t1, false, t0);
+        const NoisyRows<StagedRows<P>, P> rows{staged};
+        sweep<Noisy<P>, Sized, false, false, false>(layout.size, scheme, rows, t0, t1, state, workspace, f, f, NoTape());
+        if (t1 == job.T) finish<Noisy<P>, Sized, false>(layout.size, scheme, rows, t1 - 1, state, workspace, f, f);
     }
 }
 

@@ -1,137 +1,113 @@
-// Which pivots are nothing but rounding: Monte Carlo arithmetic.
+// Numbers that know their errors: Monte Carlo arithmetic, which says of pivots whether they are nothing but rounding.
 //
 // Rows may differ by any factor, so that no norm of a column says how large the error of a pivot is. The same elimination
-// runs several times side by side, with random relative errors that are much larger than those of rounding, and small: in
-// the entries of all rows, and in the products of all rotations. A pivot that is nothing but error becomes another one,
-// about PERTURBATION / eps times larger. Any other keeps its leading digits, if the rows determine it at all.
+// runs several times side by side, with random relative errors in all products that are much larger than those of rounding,
+// and small. A pivot that is nothing but error becomes another one, about PERTURBATION / eps times larger. Any other keeps its
+// leading digits, if the rows determine it at all.
 // Source: Parker, Monte Carlo Arithmetic, UCLA CSD-970002, 1997.
 //
 // This takes several times as long as the elimination that solves. It is asked only where that met a pivot that is small
 // beside the norm of its column: see `find_undetermined`.
 #pragma once
 
-#include "factor.hpp"
+#include "sweep.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
 
 constexpr double PERTURBATION = 1e-14;
-// A pivot that changes by more than this part of itself is an error.
-constexpr double LARGEST_CHANGE = 0.5;
+// A pivot that changes by more than this part of itself is an error, and one below the second number is an empty row's.
+constexpr double LARGEST_CHANGE = 0.5, EMPTY_PIVOT = 1e-170;
 
+// One number in several runs; the first is that of numbers as they are.
 template <class P>
-class PivotTest {
-    using T = typename Lanes<P>::Scalar;
-    // elimination 0 is that of the rows as they are
+struct Noisy {
     static constexpr int RUNS = 4;
+    P run[RUNS];
 
-   public:
-    SMNN_INLINE static int workspace(const Sized& size) { return RUNS * (size.n + size.rows) * 2 * size.n; }
-
-    // room_ (workspace(size))
-    SMNN_INLINE PivotTest(const Sized& size_, const SchemeRows<T>& scheme_, P* room_)
-        : size(size_), scheme(scheme_), n(size_.n), room(room_) {
-        for (int e = 0; e < workspace(size); ++e) room[e] = splat<P>(0);
+    SMNN_INLINE static Noisy splat(const P& x) {
+        return each([&] { return x; });
     }
+    SMNN_INLINE static Noisy splat(typename Lanes<P>::Scalar x) { return splat(P::splat(x)); }
+    // Starts the random numbers again, of the calling thread.
+    static void restart() { state() = 1; }
 
-    // Points t0 .. t1-1; 0 is the first one.
-    template <class Rows>
-    SMNN_OUTLINE void sweep(const Rows& rows, int t0, int t1) {
-        for (int t = t0; t < t1; ++t) {
-            if (t > 0) step(rows, t);
-            for (int run = 0; run < RUNS; ++run) {
-                P* const x = below(run, 0);
-                for (int q = 0; q < size.Q; ++q) {
-                    for (int k = 0; k < n; ++k) x[k] = changed(run, rows.w_equation(t, q) * rows.c(t, q, k));
-                    absorb(run, x, 0, n);
-                }
-                for (int e = 0; rows.has_initial(t) && e < size.V * rows.n_initial_orders(); ++e) {
-                    const int v = e / rows.n_initial_orders(), r = e % rows.n_initial_orders(), j = v * size.K + r;
-                    for (int k = j; k < n; ++k) x[k] = splat<P>(0);
-                    x[j] = rows.w_initial(t, v, r);
-                    absorb(run, x, j, n);
-                }
-            }
-        }
+    // f(runs of each ...)
+    template <class F, class... Others>
+    SMNN_INLINE static Noisy each(F f, const Others&... others) {
+        Noisy result;
+        for (int i = 0; i < RUNS; ++i) result.run[i] = f(others.run[i]...);
+        return result;
     }
-
-    // Marks point t where the rows so far leave an unknown of it undetermined.
-    template <class Rows>
-    SMNN_OUTLINE void test(const Rows& rows, int t) const {
-        const P zero = splat<P>(0);
-        auto bad = zero < zero;
-        for (int j = 0; j < n; ++j) {
-            const P d = magnitude(triangle(0, j)[j]);
-            for (int run = 1; run < RUNS; ++run) {
-                const P change = magnitude(magnitude(triangle(run, j)[j]) - d);
-                bad = bad | (splat<P>(T(LARGEST_CHANGE)) * d < change);
-            }
-            bad = bad | (d == zero);
-        }
-        if (any(bad)) rows.mark_undetermined(t, bad);
+    SMNN_INLINE friend Noisy operator+(const Noisy& a, const Noisy& b) {
+        return each([](const P& x, const P& y) { return x + y; }, a, b);
     }
+    SMNN_INLINE friend Noisy operator-(const Noisy& a, const Noisy& b) {
+        return each([](const P& x, const P& y) { return x - y; }, a, b);
+    }
+    SMNN_INLINE friend Noisy operator*(const Noisy& a, const Noisy& b) {
+        Noisy product = each([](const P& x, const P& y) { return x * y; }, a, b);
+        for (int i = 1; i < RUNS; ++i) product.run[i] *= P::splat(1 + PERTURBATION * uniform());
+        return product;
+    }
+    SMNN_INLINE Noisy& operator+=(const Noisy& b) { return *this = *this + b; }
+    SMNN_INLINE Noisy& operator-=(const Noisy& b) { return *this = *this - b; }
+    SMNN_INLINE Noisy& operator*=(const Noisy& b) { return *this = *this * b; }
+    SMNN_INLINE friend auto operator<(const Noisy& a, const Noisy& b) { return a.run[0] < b.run[0]; }
 
    private:
-    const Sized size;
-    const SchemeRows<T> scheme;
-    const int n;
-    P* const room;
-    unsigned long long state = 1;
-
-    // Rows have 2 n entries, columns of the current point and of the next one: those of the triangle, and those below it.
-    SMNN_INLINE P* triangle(int run, int j) const { return room + (run * (n + size.rows) + j) * 2 * n; }
-    SMNN_INLINE P* below(int run, int i) const { return triangle(run, n + i); }
-
-    SMNN_INLINE P changed(int run, const P& x) {
-        if (run == 0) return x;
-        // Knuth, The Art of Computer Programming, volume 2, section 3.3.4
-        state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-        const T uniform = T(static_cast<long long>(state)) * T(0x1p-63);
-        return x * splat<P>(1 + PERTURBATION * uniform);
+    static unsigned long long& state() {
+        thread_local unsigned long long one = 1;
+        return one;
     }
-
-    // The row x (end), zero before column `first`, into the triangle: Givens rotations.
-    SMNN_INLINE void absorb(int run, P* x, int first, int end) {
-        const P zero = splat<P>(0), one = splat<P>(1);
-        for (int j = first; j < n; ++j) {
-            if (!any(x[j] != zero)) continue;
-            P* const r = triangle(run, j);
-            const P a = magnitude(r[j]), b = magnitude(x[j]), largest = select(a < b, b, a);
-            const auto none = largest == zero;
-            const P scale = reciprocal(select(none, one, largest)), a1 = r[j] * scale, b1 = x[j] * scale;
-            const P inverse = reciprocal(select(none, one, root(a1 * a1 + b1 * b1)));
-            const P c = select(none, one, a1 * inverse), s = b1 * inverse;
-            for (int k = j; k < end; ++k) {
-                const P kept = r[k];
-                r[k] = changed(run, c * kept) + s * x[k];
-                x[k] = changed(run, c * x[k]) - s * kept;
-            }
-            x[j] = zero;
-        }
+    // Between -1 and 1: Knuth, The Art of Computer Programming, volume 2, section 3.3.4.
+    SMNN_INLINE static double uniform() {
+        unsigned long long& x = state();
+        x = x * 6364136223846793005ULL + 1442695040888963407ULL;
+        return double(static_cast<long long>(x)) * 0x1p-63;
     }
+};
+template <class P>
+struct Lanes<Noisy<P>> : Lanes<P> {};
 
-    // From the point before t to t: its pivots are tested; the rows of the scheme, and what they become, are absorbed.
-    template <class Rows>
-    SMNN_INLINE void step(const Rows& rows, int t) {
-        const int K = size.K, scheme_rows = n + size.extra;
-        for (int run = 0; run < RUNS; ++run) {
-            for (int i = 0; i < scheme_rows; ++i) {
-                P* const x = below(run, i);
-                for (int k = 0; k < 2 * n; ++k) x[k] = splat<P>(0);
-                const int first = i % n / K * K, r = i % K + (i < n ? 0 : K);
-                P p = rows.w_smoothness(t);
-                for (int o = 0; o < K; ++o, p = p * rows.s(t)) {
-                    x[first + o] = changed(run, splat<P>(scheme.S[r * 2 * K + o]) * p);
-                    x[n + first + o] = changed(run, splat<P>(scheme.S[r * 2 * K + K + o]) * p);
-                }
-                if (i < n) absorb(run, x, i, 2 * n);
-            }
-        }
-        test(rows, t - 1);
-        for (int run = 0; run < RUNS; ++run) {
-            for (int e = 0; e < 2 * n * n; ++e) triangle(run, 0)[e] = splat<P>(0);
-            for (int i = 0; i < scheme_rows; ++i) absorb(run, below(run, i) + n, 0, n);
-        }
+template <class P>
+SMNN_INLINE Noisy<P> rounded(const Noisy<P>& x) {
+    return Noisy<P>::each([](const P& each) { return rounded(each); }, x);
+}
+template <class P>
+SMNN_INLINE Noisy<P> reciprocal(const Noisy<P>& x) {
+    return Noisy<P>::each([](const P& each) { return reciprocal(each); }, x);
+}
+// True where a pivot, which is a square, is another one in another run, whatever the norm of its column.
+template <class P>
+SMNN_INLINE auto is_nothing(const Noisy<P>& pivot, const Noisy<P>&) {
+    const P d = root(pivot.run[0]);
+    auto found = pivot.run[0] <= P::splat(EMPTY_PIVOT);
+    for (int i = 1; i < Noisy<P>::RUNS; ++i) {
+        found = found | (P::splat(LARGEST_CHANGE) * d < magnitude(root(pivot.run[i]) - d));
+    }
+    return found;
+}
+
+// The rows of a block in such numbers, without right-hand sides.
+template <class Rows, class P>
+struct NoisyRows {
+    const Rows& rows;
+    using N = Noisy<P>;
+    SMNN_INLINE N c(int t, int q, int j) const { return N::splat(rows.c(t, q, j)); }
+    SMNN_INLINE N w_equation(int t, int q) const { return N::splat(rows.w_equation(t, q)); }
+    SMNN_INLINE N s(int t) const { return N::splat(rows.s(t)); }
+    SMNN_INLINE N w_smoothness(int t) const { return N::splat(rows.w_smoothness(t)); }
+    SMNN_INLINE N b(int, int, int) const { return N::splat(0); }
+    SMNN_INLINE bool has_smoothness_rhs() const { return false; }
+    SMNN_INLINE N smoothness_rhs(int, int, int) const { return N::splat(0); }
+    SMNN_INLINE bool has_initial(int t) const { return rows.has_initial(t); }
+    SMNN_INLINE int n_initial_orders() const { return rows.n_initial_orders(); }
+    SMNN_INLINE N u(int, int, int, int) const { return N::splat(0); }
+    SMNN_INLINE N w_initial(int t, int v, int r) const { return N::splat(rows.w_initial(t, v, r)); }
+    template <class Mask>
+    SMNN_INLINE void mark_undetermined(int t, const Mask& mask) const {
+        rows.mark_undetermined(t, mask);
     }
 };
 

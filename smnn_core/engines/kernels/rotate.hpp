@@ -28,6 +28,12 @@ constexpr T EMPTY = T(sizeof(T) == 8 ? 1e-200 : 1e-30);
 template <class T>
 constexpr T EMPTY_COLUMN = T(sizeof(T) == 8 ? 1e-160 : 1e-15);
 
+// True where a pivot is small beside the squared norm of its column, times a tolerance.
+template <class P>
+SMNN_INLINE auto is_nothing(const P& pivot, const P& part_of_norm2) {
+    return pivot <= part_of_norm2;
+}
+
 template <class P>
 struct Rotation {
     P eb, g;  // e b and b / d

@@ -99,8 +99,8 @@ struct Elimination : State<P, Size, Chunked, Team> {
                 }
             );
             const auto j = round;  // the row of the triangle that is final by now
-            const auto bad = own[j * size.n + j] <= splat<P>(scheme.tolerance2) * (norm2[j] + norm2_of_step(order_of(size, j)));
-            bad_any = bad_any | bad;
+            const P norm2_of_column = norm2[j] + norm2_of_step(order_of(size, j));
+            bad_any = bad_any | is_nothing(own[j * size.n + j], splat<P>(scheme.tolerance2) * norm2_of_column);
             if constexpr (!Keep) return;
             if (team.leads()) f[at.row(j)] = inverse[j];
             team.share(next(j), size.n, [&](auto k) SMNN_LAMBDA { f[at.row(j) + k - j] = own[j * size.n + k]; });
@@ -158,7 +158,7 @@ struct Elimination : State<P, Size, Chunked, Team> {
         team.share(0, at.entries(), [&](int i) { f[i] = splat<P>(0); });
         team.sync();
         team.share(0, int(size.n), [&](int j) {
-            bad_any = bad_any | (own[j * size.n + j] <= splat<P>(scheme.tolerance2) * norm2[j]);
+            bad_any = bad_any | is_nothing(own[j * size.n + j], splat<P>(scheme.tolerance2) * norm2[j]);
             f[at.row(j)] = inverse[j];
             for (int k = j + 1; k < size.n; ++k) f[at.row(j) + k - j] = own[j * size.n + k];
             for (int c = 0; Rhs && c < size.m; ++c) f_z[c * size.z_step + j] = z[j * size.m + c];

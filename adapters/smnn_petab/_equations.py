@@ -57,13 +57,13 @@ class Equations:
     settings: tuple[Setting, ...]
     before: tuple[Setting | None, ...]
 
-    @property
+    @cached_property
     def in_rates(self) -> np.ndarray:
         """Which inputs rates depend on, (number of inputs,), bool."""
         names = set().union(*(r.free_symbols for r in self.rates))
         return np.array([s in names for s in self.inputs], bool)
 
-    @property
+    @cached_property
     def moving(self) -> np.ndarray:
         """Which parameters rates or initial values depend on, (p,), bool: others do not move the trajectories."""
         names: set[sp.Symbol] = set()

@@ -5,7 +5,8 @@ that lie farthest from the middle of their limits, is mirrored in it and the obj
 finds lower ends: a model has other minima where a step is slow in place of fast, and rates that ended at one of their
 bounds often belong at the other. After every second of them some of the rates that are at a bound, or hardly matter,
 are drawn again, all at once: a species that plays no part at an end frees all rates of its own. Searches that do not
-come down to the end at hand are given up early. All starts run side by side (`_shooting.together`).
+come down to the end at hand are given up early. All starts run side by side (`_shooting.together`), for half of their
+time; the third with the lowest ends takes the other half.
 
 On request, `smnn_core.fit` comes first: trajectories and parameters together, under equations that are light at first
 and grow heavy, all starts as one batch. Starts that cannot be integrated come near the data there.
@@ -46,6 +47,10 @@ COARSE = 1e-2
 """Decrease of the objective that is not worth a step of a start; the best end is minimised further."""
 ROUGH, FINE, CLOSE = 1e-4, 1e-6, 1e-7
 """Relative tolerances of integrations of starts, of the best end, and of LSODA where ends are compared."""
+BEST = 1 / 3
+"""Share of the starts, those with the lowest ends, which go on when all have had half of the time."""
+POLISH = 10
+"""Seconds for the best end, in those of a start."""
 DRAWS = 30
 """Starts that are drawn in place of one where no parameter matters, or no integration succeeds."""
 
@@ -109,16 +114,20 @@ def fit(
         relaxed_value[:] = [
             objective.value(x, 1e-6) if ok else math.inf for x, ok in zip(first[1], finite, strict=True)
         ]
-    searches = (
-        (_searched(problem, [x[i] for x in first if np.isfinite(x[i]).all()], seconds, own[i], clocks[i]), clocks[i])
-        for i in range(starts)
-    )
-    found = dict(_counted(together(objective, searches), starts, progress))
+    searches = [
+        _Start(problem, [x[i] for x in first if np.isfinite(x[i]).all()], own[i], clocks[i]) for i in range(starts)
+    ]
+    found: dict[int, Minimum] = {}
+    for share in (1.0, BEST):
+        every = sorted(range(starts), key=lambda i: searches[i].best.value)[: math.ceil(share * starts)]
+        runs = ((searches[i].run(0.5 * seconds / share), clocks[i]) for i in every)
+        for k, end in _counted(together(objective, runs), len(every), progress):
+            found[every[k]] = end
     ends = [found[i] for i in range(starts)]
     values = np.array([objective.value(m.x, CLOSE) for m in ends])
     if not np.isfinite(values).any():
         raise ArithmeticError(f"the equations of {problem.name} could not be integrated from any of {starts} starts.")
-    best, error = alone(objective, _polished(objective, ends[int(values.argmin())].x, seconds))
+    best, error = alone(objective, _polished(objective, ends[int(values.argmin())].x, POLISH * seconds))
     if not best.converged:
         warnings.warn(
             f"the best of {starts} starts has not converged after {best.evaluations} evaluations: more starts= or "
@@ -152,42 +161,53 @@ def _polished(objective: Objective, x: Array, seconds: float) -> Search[tuple[Mi
     return best, error
 
 
-def _searched(
-    problem: Problem, first: list[Array], seconds: float, rng: np.random.Generator, clock: Clock
-) -> Search[Minimum]:
-    """The end of one start: the lowest minimum that mirrors lead to, in at most `seconds` of processor time."""
-    objective, until = problem.likelihood, clock.used + seconds
-    low, high = np.array([p.start for p in problem.tables.parameters]).T
-    every = objective.equations.moving
-    best, evaluations, todo = Minimum(first[0], math.inf, 0, False, True, every), 0, deque(first)
-    tried = np.zeros(len(low), bool)
-    draws, again = 0, 0
-    while todo and (not evaluations or clock.used < until):
-        start = todo.popleft()
-        new = yield from minimise(objective, start, clock, below=best.value, enough=COARSE, until=until, rtol=ROUGH)
-        evaluations += new.evaluations
-        if new.value < best.value - SAME:
-            tried[:], again = False, 0
-        if new.value < best.value:
-            best = new
-        if todo:
-            continue
-        if best.flat and draws < DRAWS:
-            draws += 1
-            todo.append(low + rng.random(len(low)) * (high - low))
-            continue
-        if best.open.sum() > 1 and 2 * again < tried.sum():
-            again += 1
-            chosen = best.open & (rng.random(len(low)) < 0.5)
-            todo.append(np.where(chosen, low + rng.random(len(low)) * (high - low), best.x))
-            continue
-        mirrored = low + high - best.x
-        far = np.where(every & ~tried, np.abs(mirrored - best.x) / (high - low), -1.0)
-        j = int(far.argmax())
-        if far[j] >= 0:
-            tried[j] = True
-            todo.append(np.where(np.arange(len(low)) == j, mirrored, best.x))
-    return replace(best, evaluations=evaluations)
+class _Start:
+    """The search from one start for the lowest minimum that mirrors lead to, which can be interrupted."""
+
+    def __init__(self, problem: Problem, first: list[Array], rng: np.random.Generator, clock: Clock) -> None:
+        self.objective, self.rng, self.clock = problem.likelihood, rng, clock
+        self.low, self.high = np.array([p.start for p in problem.tables.parameters]).T
+        self.every = self.objective.equations.moving
+        self.best = Minimum(first[0], math.inf, 0, False, True, self.every)
+        self.todo, self.tried = deque(first), np.zeros(len(self.low), bool)
+        self.evaluations = self.draws = self.again = 0
+
+    def run(self, seconds: float) -> Search[Minimum]:
+        """The end after at most so many seconds of processor time, or more of them."""
+        until = self.clock.used + seconds
+        if self.evaluations and not self.best.converged:
+            self.todo.appendleft(self.best.x)
+        while self.todo and (not self.evaluations or self.clock.used < until):
+            start, below = self.todo.popleft(), self.best.value
+            new = yield from minimise(
+                self.objective, start, self.clock, below=below, enough=COARSE, until=until, rtol=ROUGH
+            )
+            self.evaluations += new.evaluations
+            if new.value < below - SAME:
+                self.tried[:], self.again = False, 0
+            if new.value <= below:
+                self.best = new
+            if not self.todo:
+                self._next()
+        return replace(self.best, evaluations=self.evaluations)
+
+    def _next(self) -> None:
+        """The next place to search from, if there is one."""
+        low, high, best = self.low, self.high, self.best
+        if best.flat and self.draws < DRAWS:
+            self.draws += 1
+            self.todo.append(low + self.rng.random(len(low)) * (high - low))
+        elif best.open.sum() > 1 and 2 * self.again < self.tried.sum():
+            self.again += 1
+            chosen = best.open & (self.rng.random(len(low)) < 0.5)
+            self.todo.append(np.where(chosen, low + self.rng.random(len(low)) * (high - low), best.x))
+        else:
+            mirrored = low + high - best.x
+            far = np.where(self.every & ~self.tried, np.abs(mirrored - best.x) / (high - low), -1.0)
+            j = int(far.argmax())
+            if far[j] >= 0:
+                self.tried[j] = True
+                self.todo.append(np.where(np.arange(len(low)) == j, mirrored, best.x))
 
 
 def _drawn(problem: Problem, starts: int, rng: np.random.Generator) -> Array:

@@ -93,7 +93,8 @@ class Problem:
             seed: of the draws.
             relax: each start is also minimised from where `smnn_core.fit` leads, which lets trajectories follow the
                 data under light equations that grow heavy; not where equilibrations come before experiments.
-            seconds: of processor time that a start may take.
+            seconds: of processor time for each start on average: all take at most half of them, then the third with the
+                lowest ends 1.5 times as many more.
             progress: show progress bars (tqdm, where it is installed).
 
         Returns:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.optimize import lsq_linear
 
 from ._integration import Job, Pool
 from ._objective import LN10, Objective, Terms
@@ -40,10 +39,14 @@ INSENSITIVE = 1e-3
 """Second derivative of the objective by a parameter that does not matter: an error of 30 e-folds."""
 WEAK = 0.1
 """The same of one that hardly matters: an error of 3 e-folds."""
+PATIENCE = 3
+"""Solutions without fewer rows that violate their bounds before these change one by one."""
 GIVEN = 6
 """Evaluations in which a search for something lower has to halve the distance."""
 WIDTH = 150
 """Trajectories that are integrated side by side."""
+ROUNDS = 10
+"""Steps of all of them after which the time is read."""
 
 Trajectories = list[tuple[Array, Array]]
 T = TypeVar("T")
@@ -53,9 +56,25 @@ Search = Generator[tuple[Array, float], "Trajectories | None", T]
 
 @dataclass
 class Clock:
-    """Seconds of processor time that a search has used; trajectories that are integrated together share them."""
+    """Seconds of processor time that a search has used: all that run together share them by their trajectories."""
 
     used: float = 0.0
+
+
+class _Shared:
+    """Seconds that have passed for each trajectory under way; systems take their time to tell those of a process."""
+
+    def __init__(self) -> None:
+        self.last, self.seconds, self.rounds, self.members = time.process_time(), 0.0, 0, 0
+
+    def round(self, members: int) -> None:
+        """A step of that many trajectories has passed."""
+        self.rounds += 1
+        self.members += members
+        if self.rounds == ROUNDS:
+            now = time.process_time()
+            self.seconds += (now - self.last) * ROUNDS / self.members
+            self.last, self.rounds, self.members = now, 0, 0
 
 
 def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) -> Iterator[tuple[int, T]]:
@@ -64,7 +83,7 @@ def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) 
     used = np.flatnonzero(equations.in_rates)
     pool = Pool(objective.batch_values, objective.batch_rates, len(equations.states))
     waiting, running = enumerate(searches), dict[int, _Running]()
-    last, shared = time.process_time(), 0.0
+    shared = _Shared()
 
     def wanted(key: Any, rtol: float, setting: tuple[Array, ...], times: Array, switches: tuple[float, ...]) -> Job:
         q, dq, x, S = setting
@@ -80,19 +99,15 @@ def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) 
                 first = tuple(part[objective.before[e]] for part in before)
                 own = wanted((i, e, own), rtol, first, np.empty(0), ())
             pool.add(own)
-        running[i].asked(len(settings[0]), shared)
+        running[i].asked(len(settings[0]), shared.seconds)
 
     def resumed(i: int, found: Trajectories | None, first: bool = False) -> Iterator[tuple[int, T]]:
-        nonlocal last
         state = running[i]
         try:
             ask(i, *(next(state.search) if first else state.search.send(found)))
         except StopIteration as end:
             del running[i]
             yield i, end.value
-        now = time.process_time()
-        state.clock.used += now - last
-        last = now
 
     while True:
         while len(pool) < WIDTH and (new := next(waiting, None)) is not None:
@@ -103,9 +118,7 @@ def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) 
             return
         members = len(pool)
         done = list(pool.step())
-        now = time.process_time()
-        shared += (now - last) / members
-        last = now
+        shared.round(members)
         for job, found in done:
             i, e, *rest = job.key
             if rest and found is not None:  # an equilibration
@@ -113,7 +126,7 @@ def together(objective: Objective, searches: Iterable[tuple[Search[T], Clock]]) 
                 taken = np.isnan(own.x)
                 own.x, own.S = np.where(taken, found[0], own.x), np.where(taken[:, None], found[1], own.S)
                 pool.add(own)
-            elif running[i].got(e, found, shared):
+            elif running[i].got(e, found, shared.seconds):
                 yield from resumed(i, running[i].found())
 
 
@@ -314,7 +327,35 @@ def _step(problem: _Problem, point: _Point, radius: float) -> tuple[Array, float
     step = np.zeros_like(point.z)
     if free.any():
         Λ, V = np.linalg.eigh(H)
-        root = np.sqrt(np.maximum(Λ, 1e-10 * max(Λ[-1], 1e-10)))
-        A, b = root[:, None] * V.T, -(V.T @ g) / root
-        step[free] = lsq_linear(A, b, (low[free], high[free]), method="bvls", tol=1e-10).x
+        H = V * np.maximum(Λ, 1e-10 * max(Λ[-1], 1e-10)) @ V.T
+        step[free] = _within(H, g, low[free], high[free])
     return step, -float(point.gradient @ step + 0.5 * step @ point.curvature @ step)
+
+
+def _within(H: Array, g: Array, low: Array, high: Array) -> Array:
+    """The minimum s of g's + s'Hs / 2 with low <= s <= high.
+
+    All rows that lie outside are held at bounds, all that slope inwards are let go, at once as long as they become
+    fewer, otherwise only the last of them, which comes to an end (block principal pivoting with Murty's rule: Portugal,
+    Júdice, Vicente, Math. Comp. 63 (1994) 625).
+    """
+    below, above = np.zeros((2, len(g)), bool)
+    fewest, patience = len(g) + 1, PATIENCE
+    for _ in range(20 * len(g)):
+        s = np.where(below, low, np.where(above, high, 0.0))
+        at = np.flatnonzero(~below & ~above)
+        s[at] = -np.linalg.solve(H[np.ix_(at, at)], (g + H @ s)[at])
+        slope = g + H @ s
+        to_below, to_above = np.where(below, slope > 0, s < low), np.where(above, slope < 0, s > high)
+        change = (to_below != below) | (to_above != above)
+        number = np.count_nonzero(change)
+        if not number:
+            break
+        if number < fewest:
+            fewest, patience = number, PATIENCE
+        else:
+            patience -= 1
+        if patience < 0:
+            change[: np.flatnonzero(change)[-1]] = False
+        below, above = np.where(change, to_below, below), np.where(change, to_above, above)
+    return np.clip(s, low, high)

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", help="beginnings of names; none: all")
     parser.add_argument("--starts", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=2.0, help="at most, for a start")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of processor time for a start on average, at most")
     parser.add_argument(
         "--budget", type=float, default=math.inf, help="seconds for the starts of a problem, of each way"
     )

@@ -348,7 +348,7 @@ def _within(H: Array, g: Array, low: Array, high: Array) -> Array:
         slope = g + H @ s
         to_below, to_above = np.where(below, slope > 0, s < low), np.where(above, slope < 0, s > high)
         change = (to_below != below) | (to_above != above)
-        number = np.count_nonzero(change)
+        number = int(np.count_nonzero(change))
         if not number:
             break
         if number < fewest:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.petab`: parameters of ten published models from many starts, beside least squares.
 
     python -m benchmarks.petab                          # ten problems, 100 starts each
-    python -m benchmarks.petab --quick                  # 10 starts each, of at most 1 s: three minutes
+    python -m benchmarks.petab --quick                  # 10 starts each, of 1 s on average at most
     python -m benchmarks.petab --starts 10 Boehm Bruno
     python -m benchmarks.petab --budget 300             # as many starts up to 100 as end in 300 s for each problem
     python -m benchmarks.petab --table                  # what was measured before, as a table
@@ -102,7 +102,7 @@ def table(results: dict[str, Any]) -> str:
     """The figures of all problems in Markdown. Shares are of the best objective that anything has found."""
     head = (
         "| problem | parameters | nominal | `smnn.solve` there | best | `smnn.solve` there | starts | within 0.1, % "
-        "| s a start | `least_squares`: starts | within 0.1, % | s a start | published, % |"
+        "| s a start, median (mean) | `least_squares`: starts | within 0.1, % | s a start | published, % |"
     )
     lines = [head, "| --- |" + " ---: |" * 12]
     for name, r in results.items():
@@ -116,7 +116,7 @@ def table(results: dict[str, Any]) -> str:
             f"{r['best_by_smnn']:.3f}",
             len(r["ends"]),
             f"{share(r['ends'], best):.0f}",
-            f"{np.median(r['seconds']):.1f}",
+            f"{np.median(r['seconds']):.1f} ({np.mean(r['seconds']):.1f})",
             len(r["shooting"]) or "",
             f"{share(r['shooting'], best):.0f}" if r["shooting"] else "",
             f"{np.median(r['shooting_seconds']):.1f}" if r["shooting"] else "",

@@ -226,6 +226,11 @@ def sum_to_shape(xp: Namespace, x: Array, shape: Shape) -> Array:
     return xp.reshape(x, shape) if tuple(x.shape) != tuple(shape) else x
 
 
+def add(a: Array | None, b: Array | None) -> Array | None:
+    """a + b; None is zero."""
+    return a if b is None else b if a is None else a + b
+
+
 def powers(xp: Namespace, s: Array, K: int) -> Array:
     """s^0 .. s^(K-1) along a new last axis, by multiplication (exact signs for negative s)."""
     result = [xp.ones_like(s)]

@@ -30,7 +30,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _constraints as rows
-from ._arrays import Array, sum_to_shape
+from ._arrays import Array, add, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
 
 __all__ = ["pullback", "pushforward", "residual", "solution_pullback", "solution_pushforward", "solve_pullback"]
@@ -59,7 +59,7 @@ def pushforward(
         pairs = zip((W.equation, W.initial, W.smoothness), (dW.equation, dW.initial, dW.smoothness), strict=True)
         dW = Weights(*(system.xp.zeros_like(w) if dw is None else dw for w, dw in pairs))
         change = rows.weighted(dW, _minus(rows.apply(system, y)) if r is None else r)  # -dW A y, or dW (d - A y)
-        δ = Rows(*(-b if a is None else a - b for a, b in zip(δ, change, strict=True)))
+        δ = rows.subtract(δ, change)
         γ = γ + rows.apply_transpose(system, rows.weighted(dW, v))  # A^T dW v
     return _minus(δ), -γ
 
@@ -84,7 +84,7 @@ def solution_pushforward(problem: Problem, y: Array, tangent: Gradients) -> tupl
         None,
     )
     parts = zip(f or none, of_rhs, strict=True)
-    return Rows(*(a if b is None else b if a is None else a + b for a, b in parts)), g
+    return Rows(*(add(a, b) for a, b in parts)), g
 
 
 def solution_pullback(problem: Problem, y: Array, v: Rows, μ: Rows, λ: Array) -> Gradients:
@@ -109,7 +109,7 @@ def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradien
     left = rows.apply_transpose(system, rows.weighted(system.weights, v))
     both = factor.adjoint_rows(xp.stack([*xp.broadcast_arrays(g, left)]))
     μ, excess = (Rows(*(x[i, ...] for x in both)) for i in (0, 1))
-    v = Rows(*(a - b for a, b in zip(v, excess, strict=True)))
+    v = rows.subtract(v, excess)
     return solution_pullback(problem, y, v, μ, -factor.normal_solve(g))
 
 

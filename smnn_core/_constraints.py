@@ -16,6 +16,7 @@ __all__ = [
     "apply",
     "apply_transpose",
     "gradient_of_product",
+    "subtract",
     "tangent_of_product",
     "tangent_of_product_transpose",
     "weighted",
@@ -131,6 +132,11 @@ def weighted(weights: Weights, x: Rows, power: int = 1) -> Rows:
 
     smoothness = None if x.smoothness is None else times(weights.smoothness[..., None, None], x.smoothness)
     return Rows(times(weights.equation, x.equation), times(weights.initial, x.initial), smoothness)
+
+
+def subtract(a: Rows, b: Rows) -> Rows:
+    """a - b; None is zero in a."""
+    return Rows(*(-y if x is None else x - y for x, y in zip(a, b, strict=True)))
 
 
 def without_weights(system: System, x: Rows) -> Rows:

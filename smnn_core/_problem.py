@@ -91,6 +91,10 @@ class Rows(NamedTuple):
     """(..., T-1, V, m), or None"""
 
 
+NO_ROWS = Rows(None, None, None)
+"""All of them are zero."""
+
+
 class Gradients(NamedTuple):
     """One array per input of the solver, each in the shape of its input: gradients, or (None: zero) tangents."""
 

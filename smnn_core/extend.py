@@ -7,7 +7,7 @@ than public names do; the changelog says so when they do.
 **The problem as data** (`smnn_core._problem` has the shapes)
 
 - `System`, `Problem`: a left-hand side, and one with its right-hand side, checked and not broadcast; made by `build`.
-- `Rows`: one value for each row.
+- `Rows`: one value for each row; `NO_ROWS`: zero for each.
 - `UNIT`: the weights that are all 1.
 - `FIELDS`: the inputs of a problem by name, in order: their axes, and what they belong to; `RANKS`, `LHS_RANKS`: how
   many axes. `lhs_of`, `inputs_of`: of one value for each, those of the left-hand side, and back.
@@ -54,7 +54,7 @@ than public names do; the changelog says so when they do.
 
 **Arrays of any library**
 
-- `Shape`, `broadcast_shapes`, `sum_to_shape`: broadcasting, and its adjoint.
+- `Shape`, `broadcast_shapes`, `sum_to_shape`: broadcasting, and its adjoint. `add`: a sum in which None is zero.
 - `can_look`, `is_tracer`, `device_of`, `owned`: what is known of an array, and a copy of it.
 - `on_stream`: CuPy works on a stream of the framework, in memory of its allocator.
 - `itemsize_of_results`: of what is allocated now, where that is what a call returns, as a rule; else 0.
@@ -64,13 +64,13 @@ than public names do; the changelog says so when they do.
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 """
 
-from ._arrays import Shape, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
+from ._arrays import Shape, add, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
 from ._augmented import pullback, pushforward, solution_pullback, solution_pushforward
 from ._constraints import apply, apply_transpose, weighted, without_weights
 from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS, LHS_RANKS, RANKS, inputs_of, lhs_of
-from ._problem import ALL, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
+from ._problem import ALL, NO_ROWS, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
 from ._solve import adjoint_without_factor, check_states, eliminate, solve_unjudged, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
@@ -99,6 +99,7 @@ __all__ = [
     "INCREMENTS",
     "LHS_RANKS",
     "NONE",
+    "NO_ROWS",
     "RANKS",
     "SECOND_ORDER",
     "TREES",
@@ -116,6 +117,7 @@ __all__ = [
     "Statistics",
     "System",
     "across_steps",
+    "add",
     "adjoint_without_factor",
     "apply",
     "apply_transpose",

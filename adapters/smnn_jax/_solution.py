@@ -25,10 +25,12 @@ from jax.interpreters import ad
 from smnn_core import Gradients, Weights
 from smnn_core.extend import (
     LHS_RANKS,
+    NO_ROWS,
     RANKS,
     Problem,
     Rows,
     System,
+    add,
     apply_transpose,
     by_field,
     from_fields,
@@ -49,9 +51,6 @@ from ._time import ChunkFactor, drop_halo, with_halo
 Array = Any
 
 __all__ = ["Inputs", "augmented", "solution", "system_of"]
-
-
-NO_ROWS = Rows(None, None, None)
 
 
 class Inputs(NamedTuple):
@@ -188,8 +187,8 @@ class _Augmented(Traced):
         v = Rows(*results[:3]) if rows else rows_left(system, _split(primals[N_LHS:], has_f)[0] or NO_ROWS, y)
         dc, ds, *dw, f, g = (*_nonzero(tangents[:N_LHS]), *_split(_nonzero(tangents[N_LHS:]), has_f))
         δ, γ = pushforward(system, Gradients(dc, None, None, ds, Weights(*dw)), v, y)
-        parts = [_sum(*pair) for pair in zip(δ or NO_ROWS, f or NO_ROWS, strict=True)]
-        g = _sum(None if γ is None else drop_halo(axis, γ), g)
+        parts = [add(*pair) for pair in zip(δ or NO_ROWS, f or NO_ROWS, strict=True)]
+        g = add(None if γ is None else drop_halo(axis, γ), g)
         f = Rows(*(jnp.zeros_like(x) if a is None else a for a, x in zip(parts, v, strict=True)))
         f = None if all(x is None for x in parts) else f
         dv, dy = augmented(static, lhs, f, g, rows=rows)
@@ -204,11 +203,6 @@ def _split(given: Sequence[Any], has_f: bool) -> tuple[Any, Any]:
 def _nonzero(tangents: Sequence[Any]) -> list[Any]:
     """None for what is zero."""
     return [None if type(x) is ad.Zero else x for x in tangents]
-
-
-def _sum(a: Array | None, b: Array | None) -> Array | None:
-    """a + b; None is zero."""
-    return a if b is None else b if a is None else a + b
 
 
 class _Map(Traced):

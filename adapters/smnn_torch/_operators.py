@@ -29,11 +29,13 @@ from torch.autograd import Function, forward_ad
 from smnn_core import Gradients, ShapeError, Weights
 from smnn_core.extend import (
     FIELDS,
+    NO_ROWS,
     NONE,
     Problem,
     Rows,
     Shape,
     System,
+    add,
     by_field,
     from_fields,
     lhs_of,
@@ -77,7 +79,7 @@ def augmented(
 
     Tensors batched by `is_grads_batched` have their graph below the batch: they go to the op.
     """
-    f = 3 * (None,) if f is None else f
+    f = NO_ROWS if f is None else f
     if any(isinstance(x, Tensor) and bridge.is_legacy_batched(x) for x in (*lhs, *f, g)):
         result = ops.call(OPS[rows], how, (*lhs, *f, g))
     else:
@@ -129,9 +131,9 @@ class Augmented(Function):
             if v is None:
                 v = rows_left(system, f, y)
             δ, γ = pushforward(system, Gradients(dc, None, None, ds, Weights(*dw)), v, y)
-            parts = zip(3 * (None,) if δ is None else δ, tangents[N_LHS:-1], strict=True)
-            df = _in_all_rows(system, [_sum(a, b) for a, b in parts])
-            dv, dy = augmented(how, slot, lhs, df, _sum(γ, tangents[-1]), rows=ctx.rows)
+            parts = zip(δ or NO_ROWS, tangents[N_LHS:-1], strict=True)
+            df = _in_all_rows(system, [add(a, b) for a, b in parts])
+            dv, dy = augmented(how, slot, lhs, df, add(γ, tangents[-1]), rows=ctx.rows)
             dy = torch.broadcast_to(dy, y.shape)
             return (*map(torch.broadcast_to, dv, (x.shape for x in v)), dy) if ctx.rows else dy
 
@@ -278,11 +280,6 @@ def _in_all_rows(system: System, f: Sequence[Tensor | None]) -> Rows | None:
         zero(system.n_initial_steps, system.V, system.n_initial_orders) if initial is None else initial,
         smoothness,
     )
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """a + b; None is zero."""
-    return a if b is None else b if a is None else a + b
 
 
 def _functorch_is_active() -> bool:

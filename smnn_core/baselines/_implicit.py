@@ -14,7 +14,7 @@ from typing import NamedTuple
 import array_api_compat as compat
 
 from .._arrays import Array
-from .._problem import Problem, Weights
+from .._problem import Problem, from_fields, inputs_by_field
 
 __all__ = ["Method", "Solved", "inputs", "replace_inputs", "solve"]
 
@@ -52,21 +52,11 @@ def solve(method: Method, problem: Problem) -> Array:
 
 def inputs(problem: Problem) -> tuple[Array, ...]:
     """Everything a problem can be differentiated with respect to."""
-    system = problem.system
-    w = system.weights
-    return (
-        system.coefficients,
-        problem.rhs,
-        problem.initial_values,
-        system.step_sizes,
-        w.equation,
-        w.initial,
-        w.smoothness,
-    )
+    return inputs_by_field(problem.system, problem.rhs, problem.initial_values)
 
 
 def replace_inputs(problem: Problem, arrays: tuple[Array, ...]) -> Problem:
     """The problem with other arrays of the same shapes, in the order of `inputs`."""
-    coefficients, rhs, initial_values, step_sizes, *weights = arrays
-    system = replace(problem.system, coefficients=coefficients, step_sizes=step_sizes, weights=Weights(*weights))
-    return replace(problem, system=system, rhs=rhs, initial_values=initial_values)
+    c, b, u, s, w = from_fields(arrays)
+    system = replace(problem.system, coefficients=c, step_sizes=s, weights=w)
+    return replace(problem, system=system, rhs=b, initial_values=u)

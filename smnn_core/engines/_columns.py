@@ -6,7 +6,8 @@ from abc import abstractmethod
 from typing import Any
 
 from .._arrays import Array, Namespace, Shape, broadcast_shapes, size
-from .._problem import Rows
+from .._constraints import subtract
+from .._problem import NO_ROWS, Rows
 from ._increments import flatten, stack_rows, unflatten, unstack_rows
 from ._interface import Factor
 from ._refinement import members
@@ -56,8 +57,7 @@ class ColumnsFactor(Factor):
         if fitted is not None:
             own, coupling = map(columns.scatter, fitted)
             of_rows = unstack_rows(system, own, coupling, basis)
-            left = (-b if a is None else a - b for a, b in zip(f or 3 * (None,), of_rows, strict=True))
-            v = Rows(*(xp.where(members(bad, b), nan, b) for b in left))
+            v = Rows(*(xp.where(members(bad, b), nan, b) for b in subtract(f or NO_ROWS, of_rows)))
         return v, y
 
 

@@ -47,8 +47,7 @@ def blocks(system: System) -> tuple[Array, Couplings]:
     own = _concat_rows(xp, (*system.batch, T), equation, pad(xp, initial, -3, 0, T))
 
     same = xp.eye(V, dtype=system.dtype, device=system.device)
-    p = powers(xp, system.step_sizes, K)
-    wp = p * w.smoothness[..., None]
+    wp = powers(xp, system.step_sizes, K) * w.smoothness[..., None]
 
     def per_variable(rows: Array, variables: Array) -> Array:
         """rows (..., m, K) as (..., V m, n), for each variable its own."""
@@ -58,16 +57,7 @@ def blocks(system: System) -> tuple[Array, Couplings]:
 
     _, C, D = increment_rows(system.scheme, K)
     C, D = (per_variable(system.constant(M) * wp[..., None, :], same[:, None, None, :]) for M in (C, D))
-    shift = [pad(xp, p[..., : K - r, None] * _taylor(system, r), -2, r, K) for r in range(K)]
-    Phi = xp.concat(shift, axis=-1)  # (..., o, r)
-    Phi = xp.matrix_transpose(Phi)[..., :, None, :, None] * same[:, None, :]
-    Phi = xp.broadcast_to(xp.reshape(Phi, (*p.shape[:-1], n, n)), (*system.batch, T - 1, n, n))
-    return own, Couplings(C, D, Phi)
-
-
-def _taylor(system: System, r: int) -> Array:
-    """1 / k! for k = 0 .. R-r, (R-r+1, 1)."""
-    return system.constant([[1 / factorial(k)] for k in range(system.K - r)])
+    return own, Couplings(C, D, xp.broadcast_to(taylor(system), (*system.batch, T - 1, n, n)))
 
 
 def stack_rows(system: System, d: Rows, basis: Array) -> tuple[Array, Array]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from .._arrays import sum_to_shape
 from .._augmented import solve_pullback
-from .._constraints import apply, weighted, without_weights
+from .._constraints import weighted, without_weights
 from .._problem import (
     ALL,
+    NO_ROWS,
     NONE,
     OF_LHS,
     Gradients,
@@ -25,7 +26,7 @@ from .._problem import (
     from_fields,
     inputs_by_field,
 )
-from ._refinement import add_rows, least_squares, refined_multipliers
+from ._refinement import add_rows, least_squares, refined_multipliers, rows_left
 from ._statistics import Statistics, in_full, minimum_pullback
 
 __all__ = ["Engine", "Factor", "augmented_by_solves"]
@@ -180,8 +181,7 @@ def augmented_by_solves(
     if g is not None:
         parts.append(-normal_solve(g))
     y = sum(parts[1:], start=parts[0])
-    fitted = weighted(system.weights, apply(system, y))
-    return Rows(*(-b if x is None else x - b for x, b in zip(f or 3 * (None,), fitted, strict=True))), y
+    return rows_left(system, f or NO_ROWS, y), y
 
 
 class Engine(ABC):

@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
-from .._arrays import Array, Namespace
-from .._constraints import apply, apply_transpose, weighted
+from .._arrays import Array, Namespace, size
+from .._constraints import apply, apply_transpose, subtract, weighted
 from .._errors import AccuracyWarning
 from .._problem import Rows, System, Weights
 
@@ -105,6 +105,19 @@ def refine_solution(factor: Solver, f: Rows, *, always: bool = True) -> tuple[Ar
     return y, sizes
 
 
+def is_solved(factor: Solver) -> Array:
+    """True if refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
+    system, xp = factor.system, factor.system.xp
+
+    def wave(*shape: int) -> Array:
+        return xp.reshape(xp.cos(xp.arange(size(shape), dtype=system.dtype, device=system.device)), shape)
+
+    T = system.n_steps
+    d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
+    sizes: Array = refine_solution(factor, weighted(system.weights, d))[1]
+    return sizes <= SETTLING
+
+
 def refined_multipliers(factor: Solver, g: Array) -> Rows:
     """v in the range of W A with (W A)^T v = g."""
     system = factor.system
@@ -163,8 +176,7 @@ def _refine(
 
 def rows_left(system: System, f: Rows, y: Array) -> Rows:
     """f - W A y; None is zero."""
-    fitted = weighted(system.weights, apply(system, y))
-    return Rows(*(-b if a is None else a - b for a, b in zip(f, fitted, strict=True)))
+    return subtract(f, weighted(system.weights, apply(system, y)))
 
 
 def _tell(xp: Namespace, sizes: Array | None) -> None:

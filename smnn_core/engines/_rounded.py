@@ -6,8 +6,9 @@ for singular.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .._arrays import Array
 from .._cupy import results
@@ -15,6 +16,8 @@ from .._problem import ALL, NONE, Gradients, Problem, Rows, System, by_field, fr
 from ._interface import Factor
 from ._refinement import widened
 from ._statistics import Statistics
+
+FactorT = TypeVar("FactorT", bound=Factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,13 @@ class RoundedFactor(Factor):
     def _rounded(self, x: Array) -> Array:
         with results(4):
             return self.system.xp.astype(x, self.system.dtype)
+
+
+def in_float64(system: System, factorize: Callable[[System], FactorT]) -> FactorT | RoundedFactor:
+    """The factor that `factorize` makes of the system in float64, in the dtype of the system."""
+    wide = widened(system)
+    factor = factorize(wide)
+    return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
 
 
 def widened_problem(problem: Problem) -> Problem:

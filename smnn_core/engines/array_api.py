@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .._arrays import Array, Namespace, size
-from .._constraints import weighted
-from .._problem import Gradients, Rows, System, by_field, from_fields
+from .._arrays import Array, Namespace
+from .._problem import Gradients, System, by_field, from_fields
 from ._columns import Columns, ColumnsFactor
 from ._covariances import Covariances
 from ._increments import basis, blocks
@@ -28,8 +27,8 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import SETTLING, members, refine_solution, widened
-from ._rounded import RoundedFactor
+from ._refinement import is_solved, members
+from ._rounded import RoundedFactor, in_float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +128,7 @@ class ArrayEngine(Engine):
 
     def factorize(self, system: System) -> ArrayFactor | RoundedFactor:
         """Eliminates all points."""
-        wide = widened(system)
-        factor = _factorize(wide)
-        return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
+        return in_float64(system, _factorize)
 
 
 def _factorize(system: System) -> ArrayFactor:
@@ -149,7 +146,7 @@ def _factorize(system: System) -> ArrayFactor:
     noise = _by_time(xp, [are_noise(xp, level, others) for level, *others in zip(levels, *again, strict=True)])
     factor = ArrayFactor(system, tuple(levels[:-1]), levels[-1], xp.zeros_like(zero))
     if system.can_look and bool(xp.any(noise)):
-        noise = noise & ~_is_solved(factor)[..., None]
+        noise = noise & ~is_solved(factor)[..., None]
     return replace(factor, undetermined=zero | noise)
 
 
@@ -159,19 +156,6 @@ def _by_time(xp: Namespace, flags: list[Array]) -> Array:
     for eliminated in reversed(points):
         all_of_them = interleave(xp, all_of_them, eliminated, axis=all_of_them.ndim - 1)
     return all_of_them
-
-
-def _is_solved(factor: Factor) -> Array:
-    """True if refinement settles, for some right-hand side, by batch member: then the pivots are no mere errors."""
-    system, xp = factor.system, factor.system.xp
-
-    def wave(*shape: int) -> Array:
-        return xp.reshape(xp.cos(xp.arange(size(shape), dtype=system.dtype, device=system.device)), shape)
-
-    T = system.n_steps
-    d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
-    sizes: Array = refine_solution(factor, weighted(system.weights, d))[1]
-    return sizes <= SETTLING
 
 
 def _eliminated(system: System, own: Array, couplings: Couplings) -> list[Level]:

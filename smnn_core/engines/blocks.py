@@ -23,9 +23,8 @@ from ._covariances import gradients_of_rows
 from ._increments import permuted
 from ._interface import Engine
 from ._pivots import LARGEST_CHANGE, RUNS, SMALL
-from ._refinement import widened
-from ._rounded import RoundedFactor
-from .array_api import _is_solved
+from ._refinement import is_solved
+from ._rounded import RoundedFactor, in_float64
 
 Index = tuple[int, ...]
 
@@ -165,9 +164,7 @@ class BlockEngine(Engine):
 
     def factorize(self, system: System) -> BlockFactor | RoundedFactor:
         """Eliminates all members."""
-        wide = widened(system)
-        factor = _factorize(wide)
-        return factor if wide is system else RoundedFactor(system, factor.undetermined, factor)
+        return in_float64(system, _factorize)
 
 
 def _factorize(system: System) -> BlockFactor:
@@ -190,5 +187,5 @@ def _factorize(system: System) -> BlockFactor:
 
     sweeps = dict(zip(members, in_threads(eliminate, members), strict=True))
     if noise.any():
-        noise &= ~_is_solved(BlockFactor(system, sweeps, np.zeros_like(undetermined)))[..., None]
+        noise &= ~is_solved(BlockFactor(system, sweeps, np.zeros_like(undetermined)))[..., None]
     return BlockFactor(system, sweeps, undetermined | noise)

@@ -29,7 +29,6 @@ from __future__ import annotations
 import importlib
 import warnings
 from functools import cache, lru_cache
-from typing import Any
 
 import array_api_compat as compat
 
@@ -72,15 +71,6 @@ def size_refusal(n: int, K: int, Q: int, batch: Shape) -> str | None:
     return None
 
 
-def _describe_device(cupy: Any, index: int) -> str:
-    name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-    capability = _capability(index)
-    if capability < OLDEST:
-        return f"{name} (sm_{capability}, left to array_api: kernels need sm_{OLDEST} or later)"
-    arithmetic = "float64" if _widens(cupy, index) else "float32, whose results may have few digits"
-    return f"{name} (sm_{capability}, float32 is computed in {arithmetic})"
-
-
 @lru_cache(maxsize=16)
 def _capability(index: int) -> int:
     """The compute capability of a device, ten times."""
@@ -89,17 +79,19 @@ def _capability(index: int) -> int:
 
 @lru_cache(maxsize=16)
 def _device(index: int) -> CupyDevice:
-    cupy = importlib.import_module("cupy")
-    processors = cupy.cuda.Device(index).attributes["MultiProcessorCount"]
-    xp = importlib.import_module("array_api_compat.cupy")
-    grain = Grain(lanes=processors * THREADS_PER_PROCESSOR)
-    return CupyDevice(cupy, index, xp, grain, _widens(cupy, index))
+    cupy, xp = map(importlib.import_module, ("cupy", "array_api_compat.cupy"))
+    attributes = cupy.cuda.Device(index).attributes
+    grain = Grain(lanes=attributes["MultiProcessorCount"] * THREADS_PER_PROCESSOR)
+    return CupyDevice(cupy, index, xp, grain, widens=int(attributes["SingleToDoublePrecisionPerfRatio"]) <= 8)
 
 
-def _widens(cupy: Any, index: int) -> bool:
-    """True if float64 is at least an eighth as fast as float32."""
-    ratio = cupy.cuda.Device(index).attributes["SingleToDoublePrecisionPerfRatio"]
-    return int(ratio) <= 8
+def _describe_device(index: int) -> str:
+    name = importlib.import_module("cupy").cuda.runtime.getDeviceProperties(index)["name"].decode()
+    capability = _capability(index)
+    if capability < OLDEST:
+        return f"{name} (sm_{capability}, left to array_api: kernels need sm_{OLDEST} or later)"
+    arithmetic = "float64" if _device(index).widens else "float32, whose results may have few digits"
+    return f"{name} (sm_{capability}, float32 is computed in {arithmetic})"
 
 
 def _device_of(system: System) -> CupyDevice:
@@ -140,12 +132,10 @@ class CudaEngine(Engine):
     def describe(self) -> str:
         """One line for `show_config`."""
         try:
-            cupy = importlib.import_module("cupy")
-            devices = [_describe_device(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount())]
+            count = importlib.import_module("cupy").cuda.runtime.getDeviceCount()
+            devices = [_describe_device(index) for index in range(count)]
         except Exception as error:  # (of the import, the driver or the device: each has its own types)
-            return (
-                f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            )
+            return f"not available: {type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
         if not devices:
             return "not available: no CUDA device"
         return (

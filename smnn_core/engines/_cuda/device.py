@@ -31,7 +31,7 @@ class CupyDevice:
     xp: Namespace
     grain: Grain
     widens: bool = True
-    """whether systems in float32 are computed in float64"""
+    """whether systems in float32 are computed in float64, which is at least an eighth as fast"""
 
     @cached_property
     def plans(self) -> Callable[..., Plan]:

@@ -165,7 +165,7 @@ class Call:
 
     def _lay_out(self, flags: Place) -> None:
         """The jobs but for what is particular to a kind of call."""
-        system, job, n = self.system, self.job, self.system.n
+        system, job, chains, n = self.system, self.job, self.chains, self.system.n
         systems, cores = job["systems"], [*self.cores[: len(self.arrays)], flags.shape[-1:]]
         inputs = lay_out(self.batch, [*self.arrays, flags], cores, systems)
         job["in"][: len(self.arrays)] = inputs[:-1]
@@ -173,17 +173,15 @@ class Call:
         # without orders there are no initial rows
         job["T_init"] = system.n_initial_steps if system.n_initial_orders else 0
         job["R_init"], job["points"], job["chunks"] = system.n_initial_orders, system.n_steps, self.chunks
-        job["V"], job["orders"], job["Q"] = system.V, system.K, system.Q
-        job["tolerance2"] = (8 * n * float(np.finfo(self.dtype).eps)) ** 2
+        for one in (job, chains):
+            one["V"], one["Q"], one["tolerance2"] = system.V, system.Q, (8 * n * float(np.finfo(self.dtype).eps)) ** 2
         S = system.scheme_rows
         job["scheme_norm2"], job["scheme_rows"] = np.sum(S * S, axis=0), S.ravel()
-        chains = self.chains
-        chains["systems"], chains["tolerance2"], chains["n"] = systems, job["tolerance2"], n
+        chains["systems"] = systems
         chains["sizes"][: len(self.sizes)], chains["levels"] = self.sizes, len(self.sizes)
         self._of_lanes("z", self.longest * n)
         for name in ("z", "x"):
             self._of_items(name, n)
-        job["separators"] = chains["level"][1]["x"]
 
     def _scratch(self, count: int) -> int:
         """Memory for so many numbers, as long as the call lasts. `job.hpp` has their shapes."""
@@ -200,6 +198,7 @@ class Call:
 
     def launch(self, kernel: str) -> None:
         """A kernel on points."""
+        self.job["above"] = self.chains["level"][1]
         if self.count:
             self.planner.launch(self.module, f"smnn_{kernel}", self.lanes, self.jobs)
 
@@ -222,14 +221,13 @@ class Call:
         """The factor, and z with R y = z; by `record` the tape as well. x of separators where `back` is set."""
         n = self.system.n
         self._of_items("ends", 3 * n * n + 4 * n)
-        self.job["ends"], self.chains["back"] = self.chains["level"][1]["ends"], back
+        self.chains["back"] = back
         self.launch(kernel)
         self._launch_chains(kernel)
 
     def _forward(self) -> None:
         """w with R^T w = g in the place of z, and x of separators."""
         self._of_items("passed", 2 * self.system.n)
-        self.job["passed"] = self.chains["level"][1]["passed"]
         self.launch("forward")
         self._launch_chains("solve")
 
@@ -274,7 +272,6 @@ class Call:
         self.job["initial"] = self._scratch(self.count * system.n_initial_steps * initial)
         self._of_items("tape", 5 * (3 * n * n - n) + 2 * n)
         self._of_items("multipliers", 2 * n * MULTIPLIERS)
-        self.job["multipliers"] = self.chains["level"][1]["multipliers"]
 
     def _take_gradients(self, wanted: tuple[bool, ...]) -> None:
         """Room for gradients, summed over the points of each lane where an input is constant in time."""

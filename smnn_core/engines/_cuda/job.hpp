@@ -27,7 +27,7 @@ enum Field { C, B, U, S, W_EQUATION, W_INITIAL, W_SMOOTHNESS, SMOOTHNESS_RHS, Y,
 struct Input {
     const void* data;
     Index time;
-    Index inner[3];  // of the last three axes, in front zeros
+    Index inner[3];  // of the axes after that, behind them zeros
     Index batch[MAX_AXES];
 };
 
@@ -62,6 +62,17 @@ struct Systems {
     }
 };
 
+// One level of the chains of separators. An item is the separator of a chunk of the level below, or of points.
+struct ChainLevel {
+    void* ends;         // (CarriedLayout<true>, items)
+    void* passed;       // (items, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left
+    void* factor;       // (CHAIN_ENTRIES, items)
+    void* z;            // (n, items)
+    void* x;            // (items, n)
+    void* tape;         // (chain_tape_entries, items): of the step from an item to the next
+    void* multipliers;  // (items, 2 n, MULTIPLIERS), see Separators::unwind: none, but in an adjoint
+};
+
 // Points, for K orders. A lane is a chunk of a system; lanes lie side by side in what is kept for them.
 template <class T, int K>
 struct PointJob {
@@ -71,30 +82,16 @@ struct PointJob {
     void* x;            // (batch, T, n): the solution of a solve or a normal solve
     void* factor;       // (points, entries, lanes)
     void* z;            // (points, n, lanes)
-    void* ends;         // (CarriedLayout<true>, lanes)
     void* tape;         // (numbers, lanes): TapeLayout, point after point
     void* lambda;       // (points, n, lanes), as `unwind` leaves it
     void* products;     // (points, Q + rows of a step, lanes): v divided by weights, of points and the steps into them, likewise
     void* initial;      // (batch, T_init, V R_init): the same of the rows of initial values
-    void* passed;       // (lanes, 2, n): g of the separator less what its chunk subtracts, what that subtracts on its left
-    void* separators;   // (lanes, n)
-    void* multipliers;  // (lanes, 2 n, MULTIPLIERS) of the rows that lanes have left: see Separators::unwind
-    int V, orders, Q;   // as compiled for: where they are not to be compile-time numbers
+    ChainLevel above;   // the first one, whose items are what lanes leave
+    int V, Q;           // as compiled for: where they are not to be compile-time numbers
     int points, T_init, R_init, chunks;
     T tolerance2;
     T scheme_norm2[2 * K];
     T scheme_rows[4 * K * K];
-};
-
-// One level of the chains of separators. An item is the separator of a chunk of the level below, or of points.
-struct ChainLevel {
-    void* ends;         // (CarriedLayout<true>, items)
-    void* passed;       // (items, 2, n)
-    void* factor;       // (CHAIN_ENTRIES, items)
-    void* z;            // (n, items)
-    void* x;            // (items, n)
-    void* tape;         // (chain_tape_entries, items): of the step from an item to the next
-    void* multipliers;  // (items, 2 n, MULTIPLIERS): none, but in an adjoint
 };
 
 // The chains of separators of each system. A lane is a chunk of one level of a system, or all of the last level.
@@ -107,7 +104,7 @@ struct ChainJob {
     int first_level, end_level;  // those that a launch sweeps
     int group;  // threads, or teams, of a system: where a launch has several levels, neighbours in a warp
     int back;   // whether `sweep` goes on to x
-    int n;      // as compiled for
+    int V, Q;   // as compiled for
     T tolerance2;
 };
 
@@ -119,7 +116,6 @@ struct Division {
         return k * (total / chunks) + (extra > 0 ? extra : 0);
     }
     SMNN_INLINE int length(int k) const { return total / chunks + (k >= chunks - total % chunks); }
-    SMNN_INLINE int longest() const { return (total + chunks - 1) / chunks; }
 };
 
 }  // namespace SMNN_LEVEL

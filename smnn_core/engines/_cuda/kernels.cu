@@ -15,11 +15,21 @@ namespace smnn {
 namespace SMNN_LEVEL {
 
 using Scalar = SMNN_SCALAR;
+template <bool>
+struct SizeOf {
+    using type = Known<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA>;
+};
+template <>
+struct SizeOf<false> {
+    using type = Looped<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA>;
+};
 // Unrolled where most of it stays in registers: up to n = 5, and n = 9 where nothing is carried to a left separator.
 constexpr bool UNROLLED = SMNN_V * SMNN_K <= (SMNN_CHUNKED || SMNN_EXTRA ? 5 : 9);
-using D = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, UNROLLED>;
-using PointsOf = Points<Scalar, D, SMNN_CHUNKED>;
-using ChainsOf = Chains<Scalar, SizeOf<UNROLLED>::number<D::n>, D::n>;
+using Size = SizeOf<UNROLLED>::type;
+using PointsOf = Points<Scalar, Size, SMNN_CHUNKED>;
+using SweepPoints = Points<Scalar, SizeOf<UNROLLED && SMNN_TEAM == 1>::type, SMNN_CHUNKED>;
+using ChainsOf = Chains<Scalar, Size>;
+using SweepTeam = TeamOf<SMNN_TEAM>::type;
 
 static_assert(SMNN_K <= MAX_K, "the job has no room for so many orders");
 using JobOfPoints = PointJob<Scalar, SMNN_K>;
@@ -33,64 +43,45 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
 }  // namespace SMNN_LEVEL
 }  // namespace smnn
 
+#define SMNN_KERNEL(NAME, JOB, ...)                                                                             \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__)                                                   \
+        smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JOB job) {                                        \
+        using namespace smnn::SMNN_LEVEL;
+
 // Of points by single threads.
 #define SMNN_POINTS_KERNEL(NAME)                                                                                \
-    extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)                                                    \
-        smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                \
-        using namespace smnn::SMNN_LEVEL;                                                                       \
+    SMNN_KERNEL(NAME, JobOfPoints, SMNN_BLOCK)                                                                  \
         PointsOf(job, this_thread()).NAME();                                                                    \
     }
 
-// Sweeps: by a thread, or by a team in shared memory, `room`, where a lane takes more than a thread has registers for.
+// Where a lane takes more than a thread has registers for, it is swept by a team in shared memory, `room`.
 #if SMNN_TEAM > 1
-namespace smnn {
-namespace SMNN_LEVEL {
-
-using SweepD = Dimensions<SMNN_V, SMNN_K, SMNN_Q, SMNN_EXTRA, false>;
-using SweepPoints = Points<Scalar, SweepD, SMNN_CHUNKED>;
-using SweepTeam = Team<SMNN_TEAM>;
-
-}  // namespace SMNN_LEVEL
-}  // namespace smnn
-
 #define SMNN_ROOM(NUMBERS)                                                                                      \
     __shared__ Scalar rooms[SMNN_TEAMS][NUMBERS];                                                               \
     static_assert(sizeof(rooms) <= SMNN_SHARED, "teams take more shared memory than a block has");              \
     Scalar* const room = rooms[threadIdx.x / SMNN_TEAM];
-
+#else
+#define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
+#endif
 #define SMNN_SWEEP_KERNEL(NAME, TAPE)                                                                           \
-    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)                                      \
-        smnn_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfPoints job) {                                \
-        using namespace smnn::SMNN_LEVEL;                                                                       \
+    SMNN_KERNEL(NAME, JobOfPoints, SMNN_TEAM* SMNN_TEAMS, 1)                                                    \
         SMNN_ROOM(SweepPoints::ROOM)                                                                            \
         SweepPoints(job, this_thread() / SMNN_TEAM).sweep<TAPE>(room, SweepTeam());                             \
     }
-#else
-namespace smnn {
-namespace SMNN_LEVEL {
-using SweepTeam = Alone;
-}
-}  // namespace smnn
 
-#define SMNN_ROOM(NUMBERS) Scalar* const room = nullptr;
-#define SMNN_SWEEP_KERNEL(NAME, TAPE) SMNN_POINTS_KERNEL(NAME)
-#endif
-
-// Elimination of separators by teams; then, where `back` is set, the way back by each of their threads.
+// Elimination of separators likewise; then, where `back` is set, the way back by each of their threads.
 #define SMNN_CHAINS_KERNEL(NAME, TAPE)                                                                          \
-    extern "C" __global__ void __launch_bounds__(SMNN_TEAM* SMNN_TEAMS, 1)                                      \
-        smnn_chains_##NAME(const __grid_constant__ smnn::SMNN_LEVEL::JobOfChains job) {                         \
-        using namespace smnn::SMNN_LEVEL;                                                                       \
+    SMNN_KERNEL(chains_##NAME, JobOfChains, SMNN_TEAM* SMNN_TEAMS, 1)                                           \
         SMNN_ROOM(ChainsOf::ROOM)                                                                               \
         ChainsOf(job, this_thread() / SMNN_TEAM, job.group).sweep<TAPE>(room, SweepTeam());                     \
         if (job.back && job.end_level == job.levels) ChainsOf(job, this_thread(), job.group * SMNN_TEAM).back(); \
     }
 
 #if SMNN_PARTS & 1
-SMNN_SWEEP_KERNEL(sweep, NotRecorded)
+SMNN_SWEEP_KERNEL(sweep, NoTape)
 SMNN_POINTS_KERNEL(back)
 #if SMNN_CHUNKED
-SMNN_CHAINS_KERNEL(sweep, NotRecorded)
+SMNN_CHAINS_KERNEL(sweep, NoTape)
 #endif
 #endif
 
@@ -101,9 +92,7 @@ SMNN_POINTS_KERNEL(unwind)
 SMNN_POINTS_KERNEL(contract)
 #if SMNN_CHUNKED
 SMNN_CHAINS_KERNEL(record, StridedTape<Scalar>)
-extern "C" __global__ void __launch_bounds__(SMNN_BLOCK)
-    smnn_chains_solve(const __grid_constant__ smnn::SMNN_LEVEL::JobOfChains job) {
-    using namespace smnn::SMNN_LEVEL;
+SMNN_KERNEL(chains_solve, JobOfChains, SMNN_BLOCK)
     const ChainsOf chains(job, this_thread(), job.group);
     chains.forward();
     chains.back();

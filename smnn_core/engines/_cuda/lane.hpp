@@ -5,10 +5,28 @@
 #include "../kernels/tape.hpp"
 #include "../kernels/team.hpp"
 #include "job.hpp"
-#include "size.hpp"
 
 namespace smnn {
 namespace SMNN_LEVEL {
+
+// The sizes that a module is compiled for, as numbers that the compiler knows ...
+template <int V_, int K_, int Q_, bool Extra>
+struct Known : Fixed<V_, K_, Q_, Extra> {
+    using Most = Fixed<V_, K_, Q_, Extra>;
+    SMNN_INLINE Known(int, int) {}
+};
+// ... or does not, but for the orders: it divides by K without dividing. Unrolled code grows with n^3: where it does not stay in
+// registers anyway, loops take its place, in arrays of the same capacity.
+template <int V_, int K_, int Q_, bool Extra>
+struct Looped {
+    using Most = Fixed<V_, K_, Q_, Extra>;
+    static constexpr bool fixed = false;
+    static constexpr Int<K_> K{};
+    static constexpr Int<1> m{};
+    static constexpr Int<0> z_step{};
+    int V, Q, n, extra, rows;
+    SMNN_INLINE Looped(int V_now, int Q_now) : V(V_now), Q(Q_now), n(V * K_), extra(Extra ? n : 0), rows(n + extra + Q) {}
+};
 
 struct Lane {
     Index number, system;
@@ -31,42 +49,21 @@ struct Field_ {
     SMNN_INLINE Field_(const Systems& systems, const Input& in_, const Lane& lane)
         : at(static_cast<const T*>(in_.data) + systems.offset(lane.system, in_.batch) + lane.start * in_.time), in(in_) {}
     SMNN_INLINE bool there() const { return in.data != nullptr; }
-    template <class... I>
-    SMNN_INLINE T operator()(int t, I... i) const {
-        return at[offset(t, i...)];
-    }
-    SMNN_INLINE Index offset(int t) const { return Index(t) * in.time; }
-    SMNN_INLINE Index offset(int t, int i) const { return Index(t) * in.time + i * in.inner[2]; }
-    SMNN_INLINE Index offset(int t, int i, int j) const {
-        return Index(t) * in.time + i * in.inner[1] + j * in.inner[2];
-    }
-    SMNN_INLINE Index offset(int t, int i, int j, int k) const {
-        return Index(t) * in.time + i * in.inner[0] + j * in.inner[1] + k * in.inner[2];
+    SMNN_INLINE T operator()(int t, int i = 0, int j = 0, int k = 0) const {
+        return at[Index(t) * in.time + i * in.inner[0] + j * in.inner[1] + k * in.inner[2]];
     }
 };
 
 // Points are counted from the first of the lane. The step into point t is number t - 1.
-template <class T, class D>
+template <class T, class Size>
 struct LaneRows {
-    using Size = typename SizeOf<D::unrolled>::template type<D>;
-
-    const PointJob<T, D::K>& job;
+    const PointJob<T, Size::Most::K>& job;
     const Lane& lane;
-    const Size size;
-    const Field_<T> c_, b_, w_equation_, s_, w_smoothness_, u_, w_initial_, smoothness_rhs_;
-
-    SMNN_INLINE LaneRows(const PointJob<T, D::K>& job_, const Lane& lane_)
-        : job(job_),
-          lane(lane_),
-          size(SizeOf<D::unrolled>::template make<D>(job_.V, job_.orders, job_.Q)),
-          c_(job_.systems, job_.in[C], lane_),
-          b_(job_.systems, job_.in[B], lane_),
-          w_equation_(job_.systems, job_.in[W_EQUATION], lane_),
-          s_(job_.systems, job_.in[S], lane_),
-          w_smoothness_(job_.systems, job_.in[W_SMOOTHNESS], lane_),
-          u_(job_.systems, job_.in[U], lane_),
-          w_initial_(job_.systems, job_.in[W_INITIAL], lane_),
-          smoothness_rhs_(job_.systems, job_.in[SMOOTHNESS_RHS], lane_) {}
+    const Size& size;
+    const Field_<T> c_{job.systems, job.in[C], lane}, b_{job.systems, job.in[B], lane}, u_{job.systems, job.in[U], lane},
+        s_{job.systems, job.in[S], lane}, w_equation_{job.systems, job.in[W_EQUATION], lane},
+        w_initial_{job.systems, job.in[W_INITIAL], lane}, w_smoothness_{job.systems, job.in[W_SMOOTHNESS], lane},
+        smoothness_rhs_{job.systems, job.in[SMOOTHNESS_RHS], lane};
 
     SMNN_INLINE T c(int t, int q, int j) const { return c_(t, q, j / size.K, j % size.K); }
     SMNN_INLINE T b(int t, int q, int = 0) const { return b_.there() ? b_(t, q) : T(0); }
@@ -108,34 +105,15 @@ SMNN_INLINE void store(void* to, Index first, int count, Index stride, const T* 
     team.share(0, count, [&](int e) { at[e * stride] = from[e]; });
 }
 
-// The tape of a sweep (kernels/tape.hpp), of which the numbers of every lane (or item) lie `stride` apart. All members of a team
-// write the same numbers, each in its own time.
+// The tape of a sweep (kernels/tape.hpp), behind so many numbers of lane (or item) `first`. All members of a team write the same
+// numbers, each in its own time.
 template <class T>
-struct StridedTape {
-    T* at;
-    Index stride;
-
-    // before its first number, or behind so many
-    SMNN_INLINE void start(void* memory, Index first, Index stride_, int count = 0) {
-        at = static_cast<T*>(memory) + first + count * stride_;
-        stride = stride_;
-    }
-    SMNN_INLINE void put(int i, T x) { at[i * stride] = x; }
-    SMNN_INLINE void push(T x) {
-        *at = x;
-        at += stride;
-    }
-    SMNN_INLINE void push(const Rotation<T>& rotation) {
-        push(rotation.eb);
-        push(rotation.g);
-    }
-    SMNN_INLINE void leave(int, T e, T z) { push(e * z); }
-    SMNN_INLINE void skip(int count) { at += count * stride; }
-    SMNN_INLINE T pop() { return *(at -= stride); }
-};
-struct NotRecorded : NoTape {
-    SMNN_INLINE void start(void*, Index, Index) {}
-};
+using StridedTape = Tape<T, Index>;
+template <class T>
+SMNN_INLINE void start(StridedTape<T>& tape, void* memory, Index first, Index stride, Index count = 0) {
+    tape = {static_cast<T*>(memory) + first + count * stride, stride};
+}
+SMNN_INLINE void start(NoTape&, void*, Index, Index) {}
 
 template <class T>
 SMNN_INLINE T not_a_number() {

@@ -47,6 +47,9 @@ _systems = np.dtype(
     ],
     align=True,
 )
+_chain_level = np.dtype(
+    [(name, _pointer) for name in ("ends", "passed", "factor", "z", "x", "tape", "multipliers")], align=True
+)
 
 
 @cache
@@ -57,9 +60,9 @@ def point_job(dtype: str, K: int) -> np.dtype[np.void]:
             ("systems", _systems),
             ("in", _input, (len(FIELDS),)),
             ("gradient", _output, (N_GRADIENTS,)),
-            *((name, _pointer) for name in ("x", "factor", "z", "ends", "tape", "lambda", "products", "initial")),
-            *((name, _pointer) for name in ("passed", "separators", "multipliers")),
-            *((name, _int) for name in ("V", "orders", "Q", "points", "T_init", "R_init", "chunks")),
+            *((name, _pointer) for name in ("x", "factor", "z", "tape", "lambda", "products", "initial")),
+            ("above", _chain_level),
+            *((name, _int) for name in ("V", "Q", "points", "T_init", "R_init", "chunks")),
             ("tolerance2", dtype),
             ("scheme_norm2", dtype, (2 * K,)),
             ("scheme_rows", dtype, (4 * K * K,)),
@@ -68,16 +71,10 @@ def point_job(dtype: str, K: int) -> np.dtype[np.void]:
     )
 
 
-_chain_level = np.dtype(
-    [(name, _pointer) for name in ("ends", "passed", "factor", "z", "x", "tape", "multipliers")],
-    align=True,
-)
-
-
 @cache
 def chain_job(dtype: str) -> np.dtype[np.void]:
     """`ChainJob`."""
-    numbers = ("levels", "first_level", "end_level", "group", "back", "n")
+    numbers = ("levels", "first_level", "end_level", "group", "back", "V", "Q")
     return np.dtype(
         [
             ("systems", _systems),
@@ -144,7 +141,7 @@ def lay_out(batch: Shape, arrays: Sequence[Place | None], cores: Sequence[Shape]
     systems["shape"][: len(shape)], systems["axes"], systems["count"] = shape, len(shape), math.prod(batch)
     for (to, x, _), of_axes, of_batch in zip(given, strides, merged, strict=True):
         to["data"], (to["time"], *inner) = x.address, of_axes[len(batch) :]
-        to["inner"][3 - len(inner) :], to["batch"][: len(shape)] = inner, of_batch
+        to["inner"][: len(inner)], to["batch"][: len(shape)] = inner, of_batch
     return inputs
 
 

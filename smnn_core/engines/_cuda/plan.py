@@ -79,7 +79,11 @@ class Planner:
     def __init__(self, device: CupyDevice) -> None:
         self.grain, self._prepare = device.grain, device.prepare
         self._memory: list[tuple[Kind, Shape, np.dtype[Any]]] = []
-        self._launches: list[tuple[Launch, np.ndarray]] = []
+        self._launches: list[Launch] = []
+        self._jobs: list[np.ndarray] = []
+        """of each launch, words"""
+        self._pointers: list[np.ndarray] = []
+        """which of these are addresses"""
 
     def given(self, layout: Layout, dtype: str) -> Place:
         """The next array that a run is given."""
@@ -94,17 +98,18 @@ class Planner:
 
     def launch(self, module: Specialization, kernel: str, lanes: int, job: np.ndarray) -> None:
         """A kernel, with the job as it is now."""
-        self._launches.append((self._prepare(module, kernel, lanes, job.nbytes), job.copy()))
+        self._launches.append(self._prepare(module, kernel, lanes, job.nbytes))
+        self._jobs.append(job.view(np.uint64).copy())
+        self._pointers.append(pointers_of(job.dtype))
 
     def plan(self) -> Plan:
         """What was laid out."""
         memory = self._memory
         by_kind = sorted(range(len(memory)), key=lambda number: memory[number][0])
         results, zeros, scratch = ([x[1:] for x in memory if x[0] is kind] for kind in list(Kind)[1:])
-        jobs = np.concatenate([np.zeros(0, np.uint64), *(job.view(np.uint64) for _, job in self._launches)])
-        ends = list(accumulate((job.nbytes // jobs.itemsize for _, job in self._launches), initial=0))
-        pointers = [start + pointers_of(job.dtype) for start, (_, job) in zip(ends, self._launches, strict=False)]
-        at = np.concatenate([np.zeros(0, np.intp), *pointers])
+        ends = list(accumulate(map(len, self._jobs), initial=0))
+        jobs = np.concatenate([np.zeros(0, np.uint64), *self._jobs])
+        at = np.concatenate([np.zeros(0, np.intp), *map(np.add, ends, self._pointers)])
         at = at[jobs[at] != 0]
         number, offset = np.divmod(jobs[at], np.uint64(1 << _BITS))
         return Plan(
@@ -115,7 +120,7 @@ class Planner:
             at,
             np.argsort(by_kind)[number.astype(np.intp) - 1],
             offset,
-            [(launch, slice(*ends)) for (launch, _), ends in zip(self._launches, pairwise(ends), strict=True)],
+            [(launch, slice(*ends)) for launch, ends in zip(self._launches, pairwise(ends), strict=True)],
         )
 
 
@@ -132,27 +137,20 @@ def plans_of(device: CupyDevice) -> Callable[..., Plan]:
 
 def described(
     device: CupyDevice, arrays: Sequence[Array | None], itemsize: int
-) -> tuple[list[Array], tuple[Layout | None, ...], list[int]]:
+) -> tuple[list[Array | None], tuple[Layout | None, ...], list[int]]:
     """Arrays that kernels can read, their layouts as part of a key, and their addresses; None (zeros) has no address.
 
     The first must be held until the launch. What does not lie at multiples of `itemsize`, as kernels address numbers,
     is copied.
     """
-    held: list[Array] = []
-    layouts: list[Layout | None] = []
-    addresses: list[int] = []
-    for x in arrays:
-        if x is None:
-            layouts.append(None)
-            continue
-        address = device.address(x)
-        if address % itemsize or not _are_multiples(x.strides, itemsize):
-            x = device.xp.asarray(x, copy=True)
-            address = device.address(x)
-        held.append(x)
-        layouts.append((x.shape, x.strides))
-        addresses.append(address)
-    return held, tuple(layouts), addresses
+
+    def as_read(x: Array) -> Array:
+        aligned = device.address(x) % itemsize == 0 and _are_multiples(x.strides, itemsize)
+        return x if aligned else device.xp.asarray(x, copy=True)
+
+    held = [None if x is None else as_read(x) for x in arrays]
+    layouts = tuple(None if x is None else (x.shape, x.strides) for x in held)
+    return held, layouts, [device.address(x) for x in held if x is not None]
 
 
 @lru_cache(1024)

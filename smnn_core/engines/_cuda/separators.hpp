@@ -7,8 +7,10 @@
 namespace smnn {
 namespace SMNN_LEVEL {
 
-template <class T, class Count, int N, bool Chunked>
+template <class T, class Size, bool Chunked>
 struct Separators {
+    using Count = decltype(Size::n);
+    static constexpr int N = Size::Most::n;
     static constexpr int ENTRIES = CHAIN_ENTRIES<N, Chunked>;
     static constexpr int ROOM = ENTRIES + N + ChainSweep<T, Count, N, Chunked>::ROOM;
 
@@ -27,7 +29,7 @@ struct Separators {
           number(number_),
           level(job_.level[number_]),
           above(job_.level[Chunked ? number_ + 1 : number_]),
-          n(number_of(Count(), job_.n)),
+          n(Size(job_.V, job_.Q).n),
           total(job_.sizes[number_]),
           lane(system * chunks() + chunk, total, chunks()),
           items(job_.systems.count * total),
@@ -35,31 +37,28 @@ struct Separators {
           first(lane.system * total + lane.start) {}
     SMNN_INLINE int chunks() const { return Chunked ? job.sizes[number + 1] : 1; }
 
-    // room (ROOM): shared memory of a team. The tape is StridedTape, or NotRecorded.
+    // room (ROOM): shared memory of a team, else null. The tape is StridedTape, or NoTape.
     template <class TapeOf, class Team>
     SMNN_INLINE void sweep(T* room, Team team) const {
         constexpr bool own = Team::size == 1;
-        using Entries = Array<T, own ? ENTRIES : 0>;
-        using Column = Array<T, own ? N : 0>;
-        ChainSweep<T, Count, N, Chunked, Team, TapeOf> state(n, own ? nullptr : room + ENTRIES + N, team);
+        Array<T, own ? ENTRIES : 0> f(room, ENTRIES);
+        Array<T, own ? N : 0> z(room, N);
+        ChainSweep<T, Count, N, Chunked, Team, TapeOf> state(n, room, team);
+        const auto keep = [&](int k, bool undetermined) {
+            if (undetermined) mark(k);
+            store<T>(level.factor, first + k, (Chunked ? 3 : 2) * n * n, items, f, team);
+            store<T>(level.z, first + k, n, items, z, team);
+        };
         state.start(item(0));
         for (int k = 0; k + 1 < lane.length; ++k) {
-            T* at = room;
-            Entries f(at, ENTRIES);
-            Column z(at, N);
-            state.tape.start(level.tape, first + k, items);
-            if (state.advance(item(k + 1), job.tolerance2, f, z)) mark(k);
-            keep(k, f, z, team);
+            start(state.tape, level.tape, first + k, items);
+            keep(k, state.advance(item(k + 1), job.tolerance2, f, z));
         }
         if constexpr (Chunked) {
             T* to = static_cast<T*>(above.ends) + lane.number;
             state.leave([&](int e, T x) { to[e * lanes] = x; });
         } else {
-            T* at = room;
-            Entries f(at, ENTRIES);
-            Column z(at, N);
-            if (state.finish(job.tolerance2, f, z)) mark(lane.length - 1);
-            keep(lane.length - 1, f, z, team);
+            keep(lane.length - 1, state.finish(job.tolerance2, f, z));
         }
     }
 
@@ -113,7 +112,7 @@ struct Separators {
         ChainUnwinding<T, Chunked, Count, StridedTape<T>> way{n, 1, {}, {MULTIPLIERS, v, nullptr}, 1};
         const T* const below = v + way.below() * MULTIPLIERS;
         for (int k = lane.length - 1; k > 0; --k) {
-            way.tape.start(level.tape, first + k - 1, items, chain_tape_entries(n, 1, Chunked));
+            start(way.tape, level.tape, first + k - 1, items, chain_tape_entries(n, 1, Chunked));
             way.step([&] { set_triangle(k - 1); }, [&] { put(k, 0, below); });
             put(k, 1, below);
         }
@@ -144,19 +143,10 @@ struct Separators {
     }
 
    private:
-    // ENTRIES, as the compiler knows it, or does not
-    SMNN_INLINE int entries() const { return (Chunked ? 3 : 2) * n * n; }
-
     SMNN_INLINE auto item(int k) const {
         const T* from = static_cast<const T*>(level.ends) + first + k;
         const Index stride = items;
         return [from, stride](int e) { return from[e * stride]; };
-    }
-
-    template <class Team>
-    SMNN_INLINE void keep(int k, const T* f, const T* z, Team team) const {
-        store(level.factor, first + k, entries(), items, f, team);
-        store(level.z, first + k, n, items, z, team);
     }
 
     // Item k of a level is the last of chunk k one level below.
@@ -172,10 +162,10 @@ struct Separators {
 
 // Levels of a system, by threads of one warp, which wait for each other between levels, or one level by any threads, of
 // which each takes one lane. All threads of a warp go to the end.
-template <class T, class Count, int N>
+template <class T, class Size>
 struct Chains {
-    using Divided = Separators<T, Count, N, true>;
-    using Last = Separators<T, Count, N, false>;
+    using Divided = Separators<T, Size, true>;
+    using Last = Separators<T, Size, false>;
     static constexpr int ROOM = Divided::ROOM > Last::ROOM ? Divided::ROOM : Last::ROOM;
 
     const ChainJob<T>& job;

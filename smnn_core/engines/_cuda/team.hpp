@@ -63,6 +63,14 @@ struct Team {
         sync();
     }
 };
+template <int Size>
+struct TeamOf {
+    using type = Team<Size>;
+};
+template <>
+struct TeamOf<1> {
+    using type = Alone;
+};
 
 }  // namespace SMNN_LEVEL
 }  // namespace smnn

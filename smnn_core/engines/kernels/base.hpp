@@ -237,13 +237,13 @@ struct Array<P, 0> {
 };
 
 // The capacity of arrays: 0 where sizes are known at run time.
-template <class Size>
+template <class Size, bool = Size::fixed>
 struct Capacity {
     static constexpr int n = 0, rows = 0, K = 0;
 };
-template <int V_, int K_, int Q_, bool Extra>
-struct Capacity<Fixed<V_, K_, Q_, Extra>> {
-    static constexpr int n = V_ * K_, rows = V_ * K_ * (Extra ? 2 : 1) + Q_, K = K_;
+template <class Size>
+struct Capacity<Size, true> {
+    static constexpr int n = Size::n, rows = Size::rows, K = Size::K;
 };
 
 }  // namespace SMNN_LEVEL

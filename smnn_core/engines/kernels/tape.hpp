@@ -28,21 +28,26 @@ struct NoTape {
     SMNN_INLINE void skip(int) {}
 };
 
-template <class P>
+// Its numbers lie `stride` apart: where many lanes share memory, those of other lanes lie between.
+template <class P, class Stride = Int<1>>
 struct Tape {
     P* at;  // the end of what is written
+    Stride stride{};
 
-    SMNN_INLINE void push(const P& x) { *at++ = x; }
+    SMNN_INLINE void push(const P& x) {
+        *at = x;
+        at += stride;
+    }
     // Number i from here on; `skip` goes past those that are put.
-    SMNN_INLINE void put(int i, const P& x) { at[i] = x; }
+    SMNN_INLINE void put(int i, const P& x) { at[i * stride] = x; }
     SMNN_INLINE void push(const Rotation<P>& rotation) {
         push(rotation.eb);
         push(rotation.g);
     }
     // A row without entries, of weight e; z: what is left of its right-hand side c.
     SMNN_INLINE void leave(int, const P& e, const P& z) { push(e * z); }
-    SMNN_INLINE void skip(int count) { at += count; }
-    SMNN_INLINE P pop() { return *--at; }
+    SMNN_INLINE void skip(int count) { at += count * stride; }
+    SMNN_INLINE P pop() { return *(at -= stride); }
 };
 
 // Of a sweep that adds up the squares of what is left: the minimum, one sum for each right-hand side.

@@ -53,7 +53,7 @@ def solve_initial(
     B = len(x)
     local, marched = np.full(B, ROUGH), np.ones(B, bool)
     best: Found | None = None
-    for _ in range(MARCHES):
+    for i in range(MARCHES):
         run = march(
             problem,
             space,
@@ -65,7 +65,7 @@ def solve_initial(
             report=report,
             held=~marched,
         )
-        found, shorter = _refined(problem, space, run, x, tolerance, absolute, most_intervals, report)
+        found, shorter = _refined(problem, space, run, x, tolerance, absolute, most_intervals, report, i + 1 == MARCHES)
         best = found if best is None else best.joined(found, marched)
         # the march may have passed over something, as a transient; where another does not help, it is rounding
         stalled = run.finished & ~found.converged & (shorter == 1) & (local == ROUGH)
@@ -87,9 +87,11 @@ def _refined(
     absolute: float,
     most_intervals: int,
     report: Callable[..., None],
+    last: bool,
 ) -> tuple[Found, np.ndarray]:
     """Solutions from a march by Newton's method on finer meshes, and where that failed the factor by which another
-    march should be more accurate, (B,), 1 where it is not wanted."""
+    march should be more accurate, (B,), 1 where it is not wanted. After the last march Newton's method is tried from
+    any."""
     finished, mesh, u = run.finished, run.mesh, run.u
     allowed = tolerance * run.size + absolute
     allowed = np.where(allowed > 0, allowed, 1e-300)
@@ -100,7 +102,7 @@ def _refined(
         before = ratio
         with np.errstate(all="ignore"):
             ratio = np.nan_to_num((found.error / allowed[:, None]).max(axis=(1, 2)), nan=np.inf)
-            far = ~failed & ~(ratio * tolerance < NEAR)
+            far = ~failed & ~(ratio * tolerance < (np.inf if last else NEAR))
             shorter[far] = np.clip(0.3 * NEAR / (ratio[far] * tolerance), 1e-4, 0.3)
         failed |= far
         refine = ~failed & (ratio > MARGIN) & ((ratio < 0.8 * before) | (refinement <= 2))

@@ -565,6 +565,20 @@ def test_compiled_changes_are_those_of_numpy(orders):
     assert np.isfinite(found[0][2][0]).all()
 
 
+@pytest.mark.parametrize("width", [0.01, 0.003])
+def test_a_pulse_that_marches_step_over_is_refined_where_the_estimate_sees_it(width):
+    """y' = -y / 100 + a pulse of area sqrt(π), all of it between two of the times."""
+
+    def residual(t, y):
+        f = y[..., 0, 1] + 0.01 * y[..., 0, 0] - np.exp(-(((t - 50.1) / width) ** 2)) / width
+        return f[..., None], np.broadcast_to([[[0.01, 1.0]]], (*t.shape, 1, 1, 2))
+
+    s = smnn.solve(residual, [0, 50.1 - 5 * width, 50.1 + 5 * width, 100], [[1.0]])
+    assert s.converged
+    after = np.sqrt(np.pi) * np.exp(-0.499 + (0.005 * width) ** 2)
+    np.testing.assert_allclose(s(100.0)[0, 0], np.exp(-1) + after, rtol=1e-6)
+
+
 def test_ends_of_marches_are_explained():
     def ramp(t, y):
         return (y[..., 0, 1] - (t > 0.123456))[..., None], np.broadcast_to([[[0.0, 1.0]]], (*t.shape, 1, 1, 2))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from .._arrays import Array, Namespace, concat, device_of
-from .._errors import ArgumentError
+from .._errors import ArgumentError, ShapeError
 from ._collocation import Space
 from ._discrete import Discrete
 from ._implicit import attached, two_steps
@@ -103,10 +103,17 @@ class DifferentiableSolution:
 
         Raises:
             ArgumentError: for times beyond the ends; those that are traced give NaN.
+            ShapeError: for axes that the solution does not have.
         """
         xp, batch, τ = self.xp, tuple(self.t.shape[:-1]), self._like(times)
         scalar = τ.ndim == 0
         τ = xp.reshape(τ, (1,)) if scalar else τ
+        lead = tuple(τ.shape[:-1])
+        if len(lead) > len(batch) or any(a not in (1, b) for a, b in zip(lead[::-1], batch[::-1], strict=False)):
+            raise ShapeError(
+                f"times must have shape (n,), or (..., n) with the batch axes of the solution, {batch}; got "
+                f"{tuple(τ.shape)}."
+            )
         τ = xp.broadcast_to(τ, (*np.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1]))
         B, n = int(np.prod(batch)), τ.shape[-1]
         member, flat = xp.arange(B, device=device_of(τ))[:, None], xp.reshape(τ, (B, n))

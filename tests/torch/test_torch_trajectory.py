@@ -282,6 +282,9 @@ def test_members_that_fail_have_no_part_in_derivatives():
 
 
 def test_what_cannot_be_done_is_said():
+    s = smnn_torch.solve(lambda t, y: y[..., 1] + y[..., 0], [0, 1], torch.ones(1, 1, dtype=f64))
+    with pytest.raises(smnn.ShapeError, match=r"batch axes of the solution, \(\); got \(3, 2\)"):
+        s(torch.rand(3, 2))
     with pytest.raises(smnn.ArgumentError, match="times must be the same for all members of vmap"):
         torch.func.vmap(boundary)(torch.stack([torch.tensor([0.2, 1.0, 1.5, 0.0, 1.0, 0.4], dtype=f64)] * 2))
     with pytest.raises(smnn.NamespaceError, match=r"torch\.Tensor"):

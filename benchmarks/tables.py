@@ -51,7 +51,7 @@ def load(path: Path) -> list[Table]:
 
 
 def section(path: Path, title: str) -> str:
-    """What stands below a heading of a page of results, up to the next.
+    """The text below a heading of a page of results, up to the next.
 
     Raises:
         ValueError: if the page has no such heading.

@@ -44,7 +44,7 @@ class CupyDevice:
         return device
 
     def results(self, arrays: Sequence[tuple[Shape, np.dtype[Any]]]) -> list[Array]:
-        """What a call returns, empty."""
+        """Empty arrays for the results of a call."""
         if not arrays:
             return []
         with results(arrays[0][1].itemsize):
@@ -64,7 +64,7 @@ class CupyDevice:
         return int(x.data.ptr)
 
     def prepare(self, module: Specialization, kernel: str, lanes: int, job_bytes: int) -> Launch:
-        """What launches a job."""
+        """A function that launches a job."""
         function = compiled(self.cupy, self.index, module, part_of(kernel)).get_function(kernel)
         block = (module.block(kernel),)
         grid = (math.ceil(lanes * module.team(kernel) / block[0]),)
@@ -80,7 +80,7 @@ class CupyDevice:
 
 @lru_cache(512)
 def ends(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Where each of some pieces starts, aligned as CUDA aligns memory, and where the last one ends."""
+    """The offset of each of some pieces, aligned as CUDA aligns memory, and the end of the last one."""
     return tuple(accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
 
 

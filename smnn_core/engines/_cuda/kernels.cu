@@ -54,7 +54,7 @@ SMNN_INLINE Index this_thread() { return Index(blockIdx.x) * blockDim.x + thread
         PointsOf(job, this_thread()).NAME();                                                                    \
     }
 
-// Where a lane takes more than a thread has registers for, it is swept by a team in shared memory, `room`.
+// A lane that takes more than a thread has registers for is swept by a team in shared memory, `room`.
 #if SMNN_TEAM > 1
 #define SMNN_ROOM(NUMBERS)                                                                                      \
     __shared__ Scalar rooms[SMNN_TEAMS][NUMBERS];                                                               \

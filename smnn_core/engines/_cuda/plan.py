@@ -92,7 +92,7 @@ class Planner:
         return Place(self.take(Kind.GIVEN, shape, dtype), shape, tuple(stride // itemsize for stride in strides))
 
     def take(self, kind: Kind, shape: Shape, dtype: str) -> int:
-        """What stands for the address of memory for an array in C order."""
+        """A number in place of the address of memory for an array in C order."""
         self._memory.append((kind, shape, np.dtype(dtype)))
         return len(self._memory) << _BITS
 
@@ -103,7 +103,7 @@ class Planner:
         self._pointers.append(pointers_of(job.dtype))
 
     def plan(self) -> Plan:
-        """What was laid out."""
+        """The memory as it was laid out."""
         memory = self._memory
         by_kind = sorted(range(len(memory)), key=lambda number: memory[number][0])
         results, zeros, scratch = ([x[1:] for x in memory if x[0] is kind] for kind in list(Kind)[1:])

@@ -7,7 +7,6 @@ benchmarks/results, which is under version control and feeds the documentation).
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -121,7 +120,6 @@ def run(quick: bool, names: list[str], folder: Path) -> dict[str, Any]:
             "cpu": _cpu(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         },
         "config": smnn.show_config("dicts"),
         "timings": [],

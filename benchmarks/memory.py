@@ -52,7 +52,7 @@ def _resident(field: str) -> int:
 
 def _measure(solver: str, case: Case, dtype: str) -> float:
     solve = partial(SOLVERS["smnn"], recompute=True) if solver == RECOMPUTE else SOLVERS[solver]
-    small = Case("small", 1, min(case.T, 500), case.V, case.K, case.Q, target=0)
+    small = Case("small", 1, min(case.T, 500), case.V, case.K, case.Q)
     forward_backward(solve, small.inputs(dtype), small.cotangent(dtype))()
     inputs = case.inputs(dtype)
     size = sum(x.numel() * x.element_size() for x in inputs)

@@ -17,7 +17,7 @@ from benchmarks import memory, report, roofline, store, timing
 from benchmarks.banded import banded_solve
 from benchmarks.cases import CASES, SOLVERS, Case, forward
 
-TINY = Case("lorenz", 2, 20, 1, 3, 1, target=40)
+TINY = Case("lorenz", 2, 20, 1, 3, 1)
 
 
 def test_compiled_steps_are_timed_beside_eager_ones():
@@ -53,7 +53,7 @@ def test_measure_takes_at_least_five_runs_and_a_slow_function_once(monkeypatch):
 def test_cases_are_solved_alike_by_the_library_and_the_published_solver(name, dtype):
     """A race between solvers that give different answers, or of one that breaks down, would mean nothing."""
     case = next(case for case in CASES if case.name == name)
-    small = Case(name, min(case.batch, 4), min(case.T, 40), case.V, case.K, case.Q, case.target, case.shared)
+    small = Case(name, min(case.batch, 4), min(case.T, 40), case.V, case.K, case.Q, case.shared)
     inputs = small.inputs(dtype)
     A, _ = smnn.dense_system(*(x.numpy() for x in inputs), scheme=smnn.TAYLOR)
     y, published = (forward(SOLVERS[solver], inputs)().numpy() for solver in ("smnn", "smnn_cholesky"))
@@ -63,7 +63,7 @@ def test_cases_are_solved_alike_by_the_library_and_the_published_solver(name, dt
 
 
 def test_banded_solve_solves_the_case():
-    case = Case("long", 1, 30, 2, 3, 2, target=0)
+    case = Case("long", 1, 30, 2, 3, 2)
     y = forward(SOLVERS["smnn"], case.inputs("float64"))().numpy()
     np.testing.assert_allclose(
         banded_solve(case, "float64")().reshape(y.shape), y, rtol=1e-8, atol=1e-8 * np.abs(y).max()
@@ -72,7 +72,7 @@ def test_banded_solve_solves_the_case():
 
 def test_flops_count_a_plain_qr():
     """With nothing to apply the reflections to, the formula is LAPACK's 2 n^2 (p - n/3)."""
-    case = Case("one", 1, 1, 1, 3, 1, target=0)
+    case = Case("one", 1, 1, 1, 3, 1)
     n, p, k = 3, 7, 4
     expected = 2 * n**2 * (p - n / 3) + k * (4 * p * n - 2 * n**2) + 3 * n**2
     assert roofline.nominal_flops(case, backward=False) == expected
@@ -84,7 +84,7 @@ def test_the_tables_say_what_was_measured(monkeypatch):
     timings = program.time_case(TINY, "float64", mnn=True)
     assert {row["solver"] for row in timings} == set(SOLVERS)
     results = {
-        "machine": {"cpu": "some CPU", "threads": 2, "torch": "2", "load": 5.0},
+        "machine": {"cpu": "some CPU", "threads": 2, "torch": "2"},
         "config": {"engines": {"array_api": "available"}},
         "timings": timings,
         "memory": [{"case": "lorenz", "dtype": "float64", "solver": "smnn", "ratio": 7.0}],
@@ -95,9 +95,8 @@ def test_the_tables_say_what_was_measured(monkeypatch):
     }
     results["roofline"] = program.measure_roofline(results)
     text = report.text(results)
-    assert "BUSY MACHINE" in text
-    assert "7.0x MISSED" in text
-    assert "2.00x (target: at most 1.3x) MISSED" in text
+    assert "7.0x" in text
+    assert "largest / smallest 2.00x" in text
     ((*key, ratio), *_) = report.ratios(results)
     assert key == ["lorenz", "float64", "forward"]
     (axes,) = report.draw_ratios(results).axes

@@ -158,6 +158,8 @@ def main() -> None:
     folder = HERE / ("results" if options.save else "output")
     folder.mkdir(exist_ok=True)
     (HERE / "output").mkdir(exist_ok=True)
+    if not options.save and (share := store.share_in_use()) > store.BUSY:
+        print(f"{100 * share:.0f} % of the processors are in use by others: times will be too long and scattered.")
     with store.measuring(options.save):
         results = run(options.quick, options.cases, HERE / "output")
     tables = report.text(results)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,23 +71,22 @@ def _ticks() -> tuple[int, int]:
 
 @contextmanager
 def measuring(saved: bool) -> Iterator[None]:
-    """Around what measures times: before and after it the machine must be idle, where they are to be saved."""
-    idle(saved)
+    """Around what measures times that are to be saved: before and after it the machine must be idle."""
+    if saved:
+        idle()
     yield
-    idle(saved, "after")
+    if saved:
+        idle("after")
 
 
-def idle(saved: bool = True, when: str = "before") -> None:
-    """Says that others use the machine `when` it measured, and ends the program where times are to be `saved`.
+def idle(when: str = "before") -> None:
+    """Ends the program where others use the machine `when` it measured: its times would be saved as results.
 
     Raises:
         SystemExit: with what was found, and what to do.
     """
     if (share := share_in_use()) > BUSY:
-        found = (
+        raise SystemExit(
             f"{100 * share:.0f} % of the processors are in use {when} measuring, more than the {100 * BUSY:.0f} % up "
-            "to which times mean something"
+            "to which times mean something: these are not saved. End what runs beside, or measure without --save."
         )
-        if saved:
-            raise SystemExit(f"{found}: these are not saved. End what runs beside, or measure without --save.")
-        print(f"{found}.", file=sys.stderr)

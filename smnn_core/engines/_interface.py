@@ -7,7 +7,6 @@ default made of these, which an engine overrides where it does more in one sweep
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 from .._arrays import sum_to_shape
@@ -15,7 +14,6 @@ from .._augmented import solve_pullback
 from .._constraints import weighted, without_weights
 from .._problem import (
     ALL,
-    NO_ROWS,
     NONE,
     OF_LHS,
     Gradients,
@@ -26,10 +24,10 @@ from .._problem import (
     from_fields,
     inputs_by_field,
 )
-from ._refinement import add_rows, least_squares, refined_multipliers, rows_left
+from ._refinement import add_rows, least_squares, refined_multipliers
 from ._statistics import Statistics, in_full, minimum_pullback
 
-__all__ = ["Engine", "Factor", "augmented_by_solves"]
+__all__ = ["Engine", "Factor"]
 
 Array = Any
 
@@ -170,18 +168,6 @@ class Factor(ABC):
             return from_fields(x if take and has else None for x, take, has in pairs)
 
         return Statistics(determinant, minimum, chosen(of_determinant, OF_LHS), chosen(of_minimum, ALL))
-
-
-def augmented_by_solves(
-    factor: Any, solve: Callable[[Rows], Array], normal_solve: Callable[[Array], Array], f: Rows | None, g: Array | None
-) -> tuple[Rows, Array]:
-    """`solve_augmented` of a system without Q at hand, from its two solves."""
-    system = factor.system
-    parts = [] if f is None else [solve(without_weights(system, f))]
-    if g is not None:
-        parts.append(-normal_solve(g))
-    y = sum(parts[1:], start=parts[0])
-    return rows_left(system, f or NO_ROWS, y), y
 
 
 class Engine(ABC):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from .._arrays import Array, Namespace
-from .._problem import Gradients, System, by_field, from_fields
+from .._problem import NO_ROWS, Gradients, Rows, System, by_field, from_fields
 from ._columns import Columns, ColumnsFactor
 from ._covariances import Covariances
 from ._increments import basis, blocks
@@ -27,7 +28,7 @@ from ._odd_even import (
     substitute_transposed,
 )
 from ._pivots import RUNS, are_noise, are_zero, has_small, of_run, perturbed, with_perturbed
-from ._refinement import is_solved, members
+from ._refinement import is_solved, members, rows_left
 from ._rounded import RoundedFactor, in_float64
 
 
@@ -112,6 +113,18 @@ class MomentsByArrayApi(Factor):
 
     def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
         return self._by_array_api.moment_gradients(dΣ, d_lag, d_log_determinant)
+
+
+class CompiledFactor(MomentsByArrayApi):
+    """A factor without Q at hand, which solves least squares and normal equations by itself."""
+
+    def solve_augmented(
+        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
+    ) -> tuple[Any, Any]:
+        """v and y with v + W A y = f and (W A)^T v = g, from the two solves."""
+        del rows, states
+        _, y = self.augmented(f, g, rows=False)
+        return rows_left(self.system, f or NO_ROWS, y), y
 
 
 class ArrayEngine(Engine):

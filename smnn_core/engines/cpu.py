@@ -43,11 +43,11 @@ from .._problem import (
     inputs_by_field,
 )
 from .._schemes import triangular_rows
-from ._interface import Engine, augmented_by_solves
+from ._interface import Engine
 from ._moments import Moments, OwnRows, are_compiled
 from ._refinement import least_squares, members, refined_once, refined_solution, widened
 from ._statistics import Statistics
-from .array_api import MomentsByArrayApi
+from .array_api import CompiledFactor
 
 _kernels: Any
 try:
@@ -191,7 +191,7 @@ class LastSolve(NamedTuple):
 
 
 @dataclass(eq=False)
-class CpuFactor(MomentsByArrayApi):
+class CpuFactor(CompiledFactor):
     """A system, with the part of its factor that kernels kept, if any."""
 
     system: System
@@ -244,13 +244,6 @@ class CpuFactor(MomentsByArrayApi):
         y = _states(system, batch)
         _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
         return self._masked(y)
-
-    def solve_augmented(
-        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
-    ) -> tuple[Any, Any]:
-        """v and y with v + W A y = f and (W A)^T v = g."""
-        del rows, states
-        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
         """As one more solution and its correction, in float64."""

@@ -31,9 +31,8 @@ from ..._fields import FIELDS as INPUTS
 from ..._fields import Sizes
 from ..._problem import ALL, Gradients, Problem, Rows, System, by_field, from_fields, inputs_by_field
 from ..._schemes import Scheme, triangular_rows
-from .._interface import augmented_by_solves
 from .._refinement import refined_once
-from ..array_api import MomentsByArrayApi
+from ..array_api import CompiledFactor
 from .device import CupyDevice
 from .layout import (
     FIELDS,
@@ -294,7 +293,7 @@ def _lay_out(planner: Planner, work: Callable[..., None], call: tuple[Any, ...],
 
 
 @dataclass(frozen=True, eq=False)
-class CudaFactor(MomentsByArrayApi):
+class CudaFactor(CompiledFactor):
     """A factor on a device. Its calls run there. It is kept from the first call on that needs it."""
 
     device: CupyDevice
@@ -359,13 +358,6 @@ class CudaFactor(MomentsByArrayApi):
         kept = self.kept if batch == self.system.batch else self._kept_of(batch)
         arrays = [*inputs_by_field(self.system), None, None, g]
         return self._run(Call.normal_solve, Kind.GIVEN, batch, arrays, given=kept)[0]
-
-    def solve_augmented(
-        self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
-    ) -> tuple[Any, Any]:
-        """v and y with v + W A y = f and (W A)^T v = g."""
-        del rows, states
-        return augmented_by_solves(self, self.solve, self.normal_solve, f, g)
 
     def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
         """As one more solution and its correction."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
+import string
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -196,11 +198,28 @@ def test_pictures_are_seen(visit: Visit) -> None:
     assert picture.get_attribute("aria-label")
 
 
-def test_search_finds_solve_ode(visit: Visit) -> None:
+def open_search(visit: Visit) -> Any:
+    """The first page with the cursor in the field of its search."""
     page = visit.open("index.html")
     if page.viewport_size["width"] < MOBILE_MENU:
         page.locator("label.md-header__button[for=__search]").click()
     page.locator("input.md-search__input").click()
+    return page
+
+
+def test_every_letter_can_be_searched(visit: Visit) -> None:
+    page = open_search(visit)
+    found = page.locator(".md-search-result__meta", has_text=re.compile("match"))
+    for letter in string.ascii_lowercase:
+        page.keyboard.type(letter)
+        found.wait_for()
+        page.keyboard.press("Backspace")
+        found.wait_for(state="hidden")
+    assert visit.complaints == []
+
+
+def test_search_finds_solve_ode(visit: Visit) -> None:
+    page = open_search(visit)
     page.keyboard.type("solve_ode")
     result = page.locator("a.md-search-result__link[href*='reference/smnn_core.html']").first
     result.wait_for()

@@ -27,13 +27,11 @@ in A λ where steps are short; `python -m benchmarks.adjoint` prints what is lef
 
 from __future__ import annotations
 
-from typing import Any
-
 from . import _constraints as rows
 from ._arrays import Array, add, sum_to_shape
 from ._problem import Gradients, Problem, Rows, System, Weights
 
-__all__ = ["pullback", "pushforward", "residual", "solution_pullback", "solution_pushforward", "solve_pullback"]
+__all__ = ["pullback", "pushforward", "residual", "solution_pullback", "solution_pushforward"]
 
 
 def residual(problem: Problem, y: Array) -> Rows:
@@ -97,20 +95,6 @@ def solution_pullback(problem: Problem, y: Array, v: Rows, μ: Rows, λ: Array) 
         rhs=sum_to_shape(xp, W.equation * μ.equation, tuple(problem.rhs.shape)),
         initial_values=sum_to_shape(xp, W.initial * μ.initial, tuple(problem.initial_values.shape)),
     )
-
-
-def solve_pullback(problem: Problem, factor: Any, y: Array, g: Array) -> Gradients:
-    """`solution_pullback` for y = factor.solve(d) and g = dL/dy.
-
-    (W A)^T W r = 0, and what rounding leaves of it is taken off by the same operator.
-    """
-    system, xp = problem.system, problem.system.xp
-    v = rows.weighted(system.weights, residual(problem, y))
-    left = rows.apply_transpose(system, rows.weighted(system.weights, v))
-    both = factor.adjoint_rows(xp.stack([*xp.broadcast_arrays(g, left)]))
-    μ, excess = (Rows(*(x[i, ...] for x in both)) for i in (0, 1))
-    v = rows.subtract(v, excess)
-    return solution_pullback(problem, y, v, μ, -factor.normal_solve(g))
 
 
 def _pullback(system: System, v: Rows, y: Array, μ: Rows, λ: Array, products: Rows) -> Gradients:

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from .._arrays import sum_to_shape
-from .._augmented import solve_pullback
-from .._constraints import weighted, without_weights
+from .._augmented import residual, solution_pullback
+from .._constraints import apply_transpose, subtract, weighted, without_weights
 from .._problem import (
     ALL,
     NONE,
@@ -96,29 +96,18 @@ class Factor(ABC):
         del y, d
         return False
 
-    def adjoint_rows(self, g: Array) -> Rows:
-        """v = (W A)^+^T g: weighted rows with (W A)^T v = g in the range of W A.
-
-        Law: W A normal_solve(g) = adjoint_rows(g) up to rounding.
-        """
-        return refined_multipliers(self, g)
-
-    def residual_rows(self, d: Rows) -> Rows:
-        """W (d - A y) at the minimum, without the rounding of y. Law: W (d - A solve(d)) up to rounding."""
-        return least_squares(self, weighted(self.system.weights, d))[0]
-
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """The gradients of L with respect to all inputs of y = solve(problem.rows), from g = dL/dy.
 
         `wanted` has a bool in the place of every gradient: those that are not wanted may be None.
         """
         del wanted
-        return solve_pullback(problem, self, y, g)
-
-    def sum_of_squares(self, d: Rows) -> Array:
-        """|W (d - A y)|^2 at the minimum, (*batch,). Law: that of residual_rows(d) up to rounding."""
-        r = zip(self.residual_rows(d), (2, 3, 3), strict=True)
-        return sum(self.system.xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in r)
+        system, xp = problem.system, problem.system.xp
+        v = weighted(system.weights, residual(problem, y))
+        left = apply_transpose(system, weighted(system.weights, v))  # of (W A)^T W r = 0: rounding, which is taken off
+        both, states = self.augmented(None, xp.stack([*xp.broadcast_arrays(g, left)]))
+        μ, excess = (Rows(*(x[i, ...] for x in both)) for i in (0, 1))
+        return solution_pullback(problem, y, subtract(v, excess), μ, states[0, ...])
 
     @abstractmethod
     def log_determinant(self) -> Array:
@@ -150,18 +139,20 @@ class Factor(ABC):
     def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
         """log det M and |W (d - A y)|^2, with the gradients of both for each member that are wanted.
 
-        Laws: the first two are those of `log_determinant` and `sum_of_squares` up to rounding; the gradients, summed
+        Laws: the first two are those of `log_determinant` and of `augmented` up to rounding; the gradients, summed
         over members, those of `moments_pullback` and of the minimum at fixed y.
         """
         system, xp = self.system, self.system.xp
-        determinant, minimum = self.log_determinant(), self.sum_of_squares(d)
+        v, y = self.augmented(weighted(system.weights, d), None)
+        squares = (xp.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in zip(v, (2, 3, 3), strict=True))
+        determinant, minimum = self.log_determinant(), sum(squares)
         if not any(by_field(wanted)):
             return Statistics(determinant, minimum)
         ones = [xp.ones(x.shape, dtype=system.dtype, device=system.device) for x in (determinant, minimum)]
         of_determinant = self.moment_gradients(None, None, ones[0])
         batch = tuple(minimum.shape)
         problem = in_full(Problem(system, d.equation, d.initial, batch), batch)
-        of_minimum = minimum_pullback(problem, self.solve(d), self.residual_rows(d), ones[1])
+        of_minimum = minimum_pullback(problem, y, v, ones[1])
 
         def chosen(gradients: Gradients, given: Gradients) -> Gradients:
             pairs = zip(by_field(gradients), by_field(wanted), by_field(given), strict=True)

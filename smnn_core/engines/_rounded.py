@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from .._arrays import Array
 from .._cupy import results
-from .._problem import ALL, NONE, Gradients, Problem, Rows, System, by_field, from_fields
+from .._problem import ALL, NONE, Gradients, Problem, Rows, System, Weights
 from ._interface import Factor
 from ._refinement import widened
 from ._statistics import Statistics
@@ -39,64 +39,52 @@ class RoundedFactor(Factor):
         self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
     ) -> tuple[Any, Any]:
         """v and y with v + W A y = f and (W A)^T v = g."""
-        f = None if f is None else _widened_rows(self.system, f)
-        g = None if g is None else _wide(self.system, g)
-        v, y = self.wide.solve_augmented(f, g, rows=rows, states=states)
-        return Rows(*map(self._rounded, v)) if rows else None, self._rounded(y) if states else None
+        return self._by_wide("solve_augmented", f, g, rows=rows, states=states)
 
     def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
-        f = None if f is None else _widened_rows(self.system, f)
-        v, y = self.wide.augmented(f, None if g is None else _wide(self.system, g))
-        return Rows(*map(self._rounded, v)), self._rounded(y)
+        return self._by_wide("augmented", f, g)
 
     def solve(self, d: Rows) -> Array:
-        return self._rounded(self.wide.solve(_widened_rows(self.system, d)))
+        return self._by_wide("solve", d)
 
     def normal_solve(self, g: Array) -> Array:
-        return self._rounded(self.wide.normal_solve(_wide(self.system, g)))
-
-    def adjoint_rows(self, g: Array) -> Rows:
-        return Rows(*map(self._rounded, self.wide.adjoint_rows(_wide(self.system, g))))
-
-    def residual_rows(self, d: Rows) -> Rows:
-        return Rows(*map(self._rounded, self.wide.residual_rows(_widened_rows(self.system, d))))
-
-    def sum_of_squares(self, d: Rows) -> Array:
-        return self._rounded(self.wide.sum_of_squares(_widened_rows(self.system, d)))
+        return self._by_wide("normal_solve", g)
 
     def statistics(self, d: Rows, wanted: Gradients = NONE) -> Statistics:
-        found = self.wide.statistics(_widened_rows(self.system, d), wanted)
-        return Statistics(*map(self._rounded, found[:2]), *map(self._rounded_gradients, found[2:]))
+        found: Statistics = self._by_wide("statistics", d, wanted=wanted)
+        return found
 
     def log_determinant(self) -> Array:
-        return self._rounded(self.wide.log_determinant())
+        return self._by_wide("log_determinant")
 
     def covariances(self) -> tuple[Array, Array]:
-        diagonal, lag = self.wide.covariances()
-        return self._rounded(diagonal), self._rounded(lag)
+        return self._by_wide("covariances")
 
     def variances(self) -> Array:
-        return self._rounded(self.wide.variances())
+        return self._by_wide("variances")
 
     def moment_gradients(self, dΣ: Array | None, d_lag: Array | None, d_log_determinant: Array | None) -> Gradients:
-        given = (None if x is None else _wide(self.system, x) for x in (dΣ, d_lag, d_log_determinant))
-        return self._rounded_gradients(self.wide.moment_gradients(*given))
+        return self._by_wide("moment_gradients", dΣ, d_lag, d_log_determinant)
 
     def adjoint(self, problem: Problem, y: Array, g: Array, wanted: Gradients = ALL) -> Gradients:
         """All gradients, or those wanted; y, which was rounded, is solved for again, if it is not at hand."""
         if self.solved is not None and self.solved[0] is problem:
-            _, wide, solution = self.solved
+            _, wide, y = self.solved
         else:
             wide = widened_problem(problem)
-            solution = self.wide.solve(wide.rows)
-        return self._rounded_gradients(self.wide.adjoint(wide, solution, _wide(self.system, g), wanted))
+            y = self.wide.solve(wide.rows)
+        return self._rounded(self.wide.adjoint(wide, y, _wide(self.system, g), wanted))
 
-    def _rounded_gradients(self, gradients: Gradients) -> Gradients:
-        return from_fields(None if x is None else self._rounded(x) for x in by_field(gradients))
+    def _by_wide(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """The results of a method of the factor in float64; options are passed on as they are."""
+        return self._rounded(getattr(self.wide, method)(*(_wide(self.system, x) for x in arguments), **options))
 
-    def _rounded(self, x: Array) -> Array:
-        with results(4):
-            return self.system.xp.astype(x, self.system.dtype)
+    def _rounded(self, x: Any) -> Any:
+        def rounded(x: Array) -> Array:
+            with results(4):
+                return self.system.xp.astype(x, self.system.dtype)
+
+        return _each(rounded, x)
 
 
 def in_float64(system: System, factorize: Callable[[System], FactorT]) -> FactorT | RoundedFactor:
@@ -108,13 +96,21 @@ def in_float64(system: System, factorize: Callable[[System], FactorT]) -> Factor
 
 def widened_problem(problem: Problem) -> Problem:
     """The problem in float64."""
-    rhs, initial_values, smoothness = _widened_rows(problem.system, problem.rows)
+    rhs, initial_values, smoothness = _wide(problem.system, problem.rows)
     return Problem(widened(problem.system), rhs, initial_values, problem.batch, smoothness)
 
 
-def _widened_rows(system: System, d: Rows) -> Rows:
-    return Rows(*(None if x is None else _wide(system, x) for x in d))
+def _wide(system: System, x: Any) -> Any:
+    return _each(lambda x: system.xp.astype(x, system.xp.float64), x)
 
 
-def _wide(system: System, x: Array) -> Array:
-    return system.xp.astype(x, system.xp.float64)
+def _each(f: Callable[[Array], Array], x: Any) -> Any:
+    """x with f of each of its arrays: an array, or None, or a tuple of such."""
+    if x is None:
+        return None
+    if isinstance(x, Weights):
+        return Weights(*(_each(f, w) for w in vars(x).values()))
+    if isinstance(x, tuple):
+        parts = [_each(f, part) for part in x]
+        return type(x)(*parts) if isinstance(x, (Rows, Gradients, Statistics)) else tuple(parts)
+    return f(x)

@@ -325,12 +325,6 @@ class CpuFactor(CompiledFactor):
             found = found._replace(log_determinant=found.log_determinant[first], of_determinant=of_lhs)
         return Statistics(*found[3:])
 
-    def sum_of_squares(self, d: Rows) -> Array:
-        """|W (d - A y)|^2 at the minimum: what elimination leaves of W d."""
-        if not are_compiled(self.system) or d.smoothness is not None:
-            return super().sum_of_squares(d)
-        return self.moments(Moments(minimum=True), d).minimum
-
     def moments(self, wanted: Moments, d: Rows | None = None) -> Moments:
         """The moments that are wanted; the minimum and its gradients are those of right-hand sides d."""
         of_points = any(wanted.in_order[:3])

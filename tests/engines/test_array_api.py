@@ -7,6 +7,7 @@ import pytest
 
 import smnn_core as smnn
 from benchmarks import adjoint, exact, singular
+from smnn_core._constraints import weighted
 from smnn_core._problem import Problem
 from smnn_core.engines.array_api import ArrayEngine
 
@@ -15,14 +16,14 @@ Array = np.ndarray
 
 @pytest.mark.parametrize("scheme", [smnn.TAYLOR, smnn.HERMITE], ids=lambda s: s.name)
 @pytest.mark.parametrize("T", [2, 3, 4, 5, 8, 13])
-def test_adjoint_rows_is_the_transposed_pseudo_inverse(T: int, scheme: smnn.Scheme) -> None:
+def test_multipliers_are_the_transposed_pseudo_inverse(T: int, scheme: smnn.Scheme) -> None:
     rng = np.random.default_rng(T)
     arguments = rng.normal(size=(2, T, 2, 2, 3)), rng.normal(size=(T, 2)), rng.normal(size=(1, 2, 3))
     arguments = *arguments, rng.uniform(0.2, 0.5, T - 1)
     A, _ = smnn.dense_system(*arguments, scheme=scheme)
     g = rng.normal(size=(2, T, 2, 3))
     options = {"n_initial_steps": 1, "n_initial_orders": 3, "scheme": scheme, "engine": "array_api"}
-    v = smnn.factorize(arguments[0], arguments[3], **options).factor.adjoint_rows(g)
+    v = smnn.factorize(arguments[0], arguments[3], **options).factor.augmented(None, g)[0]
     found = np.concatenate([x.reshape(2, -1) for x in v], axis=-1)
     expected = np.linalg.pinv(A).swapaxes(-1, -2) @ g.reshape(2, -1, 1)
     np.testing.assert_allclose(found, expected[..., 0], atol=1e-13 * np.linalg.cond(A).max() * np.abs(g).max())
@@ -34,7 +35,7 @@ def test_residual_rows_are_what_the_solution_leaves(T: int, scheme: smnn.Scheme)
     rng = np.random.default_rng(T)
     arguments = rng.normal(size=(2, T, 2, 2, 3)), rng.normal(size=(T, 2)), rng.normal(size=(1, 2, 3))
     problem = Problem.build(*arguments, np.full(T - 1, 0.3), scheme=scheme)
-    r = ArrayEngine().factorize(problem.system).residual_rows(problem.rows)
+    r = ArrayEngine().factorize(problem.system).augmented(weighted(problem.system.weights, problem.rows), None)[0]
     found = np.concatenate([x.reshape(2, -1) for x in r], axis=-1)
     A, d = smnn.dense_system(*arguments, np.full(T - 1, 0.3), scheme=scheme)
     expected = [b - a @ np.linalg.lstsq(a, b)[0] for a, b in zip(A, d, strict=True)]

@@ -128,7 +128,7 @@ def test_members_that_are_not_finite_leave_the_others_as_they_are(batch: int) ->
     problem = random_problem(1, 3, 8, (batch,))
     good = CPU.factorize(problem.system)
     expected = *good.covariances(), good.log_determinant()
-    minimum = good.sum_of_squares(problem.rows)
+    minimum = good.statistics(problem.rows).minimum
     problem.system.coefficients[1, 4] = np.nan
     factor = CPU.factorize(problem.system)
     found, others = factor, np.arange(batch) != 1
@@ -139,7 +139,7 @@ def test_members_that_are_not_finite_leave_the_others_as_they_are(batch: int) ->
     ):
         np.testing.assert_array_equal(x[others], y[others])
         assert np.isnan(x[1]).any()
-    np.testing.assert_array_equal(factor.sum_of_squares(problem.rows)[others], minimum[others])
+    np.testing.assert_array_equal(factor.statistics(problem.rows).minimum[others], minimum[others])
 
 
 def test_undetermined_members_are_nan() -> None:
@@ -178,7 +178,7 @@ def test_many_right_hand_sides_of_one_left_hand_side(lhs: tuple[int, ...], batch
     problem, rng = random_problem(2, 3, 7, lhs), np.random.default_rng(1)
     d = Rows(rng.normal(size=(*batch, 7, 2)), rng.normal(size=(*batch, 3, 2, 3)), None)
     factors = [engine.factorize(problem.system) for engine in (CPU, ARRAY_API)]
-    found, expected = (factor.sum_of_squares(d) for factor in factors)
+    found, expected = (factor.statistics(d).minimum for factor in factors)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
@@ -357,5 +357,5 @@ def test_the_minimum_over_short_steps_and_its_gradient_keep_their_digits(orders:
     w, dw = (vars(x).values() for x in (problem.system.weights, found.of_minimum.weights))
     total = sum(np.sum(x * dx) for x, dx in zip(w, dw, strict=True))
     np.testing.assert_allclose(total, 2 * found.minimum, rtol=1e-9)
-    expected = ARRAY_API.factorize(problem.system).sum_of_squares(problem.rows)
+    expected = ARRAY_API.factorize(problem.system).statistics(problem.rows).minimum
     np.testing.assert_allclose(found.minimum, expected, rtol=1e-9)

@@ -178,10 +178,10 @@ def test_normal_solve_is_symmetric_and_an_inverse(subject: Subject) -> None:
     subject.near(subject.given(in_states(p, in_rows(p, x))), g, p, size)
 
 
-def test_adjoint_rows_lie_in_the_range_and_have_the_product(subject: Subject) -> None:
+def test_multipliers_lie_in_the_range_and_have_the_product(subject: Subject) -> None:
     p = problem()
     factor, g = subject.factor(p), states(p, 1)
-    v = factor.adjoint_rows(subject.given(g))
+    v, _ = factor.augmented(None, subject.given(g))
     expected = in_rows(p, subject.backend.to_numpy(factor.normal_solve(subject.given(g))))
     for a, b in zip(v, expected, strict=True):
         subject.near(a, b, p, scale=1.0)
@@ -191,7 +191,9 @@ def test_adjoint_rows_lie_in_the_range_and_have_the_product(subject: Subject) ->
 
 def test_residual_rows_are_what_the_solution_leaves(subject: Subject) -> None:
     p = problem()
-    for a, b in zip(subject.factor(p).residual_rows(subject.given(p).rows), least_squares(p)[1], strict=True):
+    given = subject.given(p)
+    v, _ = subject.factor(p).augmented(weighted(given.system.weights, given.rows), None)
+    for a, b in zip(v, least_squares(p)[1], strict=True):
         subject.near(a, b, p, scale=1.0)
 
 
@@ -221,7 +223,7 @@ def test_the_sum_of_squares_is_that_of_the_residual(subject: Subject) -> None:
     expected = sum(
         np.sum(x * x, axis=tuple(range(-rank, 0))) for x, rank in zip(least_squares(p)[1], (2, 3, 3), strict=True)
     )
-    subject.near(subject.factor(p).sum_of_squares(subject.given(p).rows), expected, p)
+    subject.near(subject.factor(p).statistics(subject.given(p).rows).minimum, expected, p)
 
 
 def test_covariances_are_blocks_of_the_inverse(subject: Subject) -> None:
@@ -241,12 +243,12 @@ def test_statistics_are_those_of_moments_and_the_minimum(subject: Subject) -> No
         found = factor.statistics(given.rows, ALL)
         g = np.linspace(1.0, 2.0, found.minimum.size).reshape(found.minimum.shape)
         subject.near(found.log_determinant, oracle.log_determinant(), p)
-        subject.near(found.minimum, oracle.sum_of_squares(p.rows), p)
+        subject.near(found.minimum, oracle.statistics(p.rows).minimum, p)
         pulled = pulled_back(given, found, subject.given(g), subject.given(0 * g))
         expected = oracle.moments_pullback(None, None, g)._replace(rhs=0 * p.rhs, initial_values=0 * p.initial_values)
         subject.all_near(pulled, expected, p)
         pulled = pulled_back(given, found, subject.given(0 * g), subject.given(g))
-        expected = minimum_pullback(p, oracle.solve(p.rows), oracle.residual_rows(p.rows), g)
+        expected = minimum_pullback(p, *reversed(oracle.augmented(weighted(p.system.weights, p.rows), None)), g)
         subject.all_near(pulled, expected, p)
 
 

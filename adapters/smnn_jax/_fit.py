@@ -63,8 +63,7 @@ def fit(
         >>> print(f"{r.parameters[0]:.3f}")
         1.300
     """
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves((times, data, parameters))):
-        raise ArgumentError("smnn_jax.fit looks at values and cannot be traced: call it outside of jit, grad and vmap.")
+    _refuse_tracers((times, data, parameters, noise, initial, jumps, options))
     given = has_parameters(parameters)
     pytrees = {k: x for k, x in parameters.items() if _is_pytree(x)} if isinstance(parameters, Mapping) else {}
     back: dict[str, Callable[..., Any]] = {}
@@ -94,6 +93,18 @@ def fit(
     )
     networks = {name: back[name](jnp.asarray(x)) for name, x in result.networks.items()}
     return replace(result, networks=networks, _wrap=function)
+
+
+def _refuse_tracers(values: Any) -> None:
+    """
+    Raises:
+        ArgumentError: if a value among them is being traced.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(values)):
+        raise ArgumentError(
+            "smnn_jax.fit looks at values and cannot be traced, neither can what its callbacks close over: call it "
+            "outside of jit, grad and vmap. Results have no derivatives by data; smnn_jax.solve has."
+        )
 
 
 def _is_pytree(x: Any) -> bool:
@@ -193,6 +204,7 @@ def _function(
 
         given = {k: flat(v) for k, v in θ.items()} if isinstance(θ, Mapping) else None if θ is None else flat(θ)
         results = derivatives(flat(t), flat(y), given, None if u is None else flat(u), weights)
+        _refuse_tracers(results)
         arrays = [np.asarray(x, np.float64)[: M * n] for x in results if x is not None]
         values, in_y, *in_θ = (x.reshape(M, n, *x.shape[1:]) for x in arrays)
         if isinstance(θ, Mapping):  # jax sorts the keys of a dict
@@ -220,6 +232,7 @@ def _initial(
         one = jnp.eye(x.shape[-1], dtype=x.dtype)
         slope = jax.vmap(lambda v: jax.jvp(values, (x,), (jnp.broadcast_to(v, x.shape),))[1], out_axes=-1)(one)
         of_networks = np.zeros((*slope.shape[:-1], sum(θ[k].shape[-1] for k in back)))
+        _refuse_tracers((values(x), slope))
         return np.asarray(values(x), np.float64), np.concatenate([np.asarray(slope, np.float64), of_networks], -1)
 
     return called

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smnn_core import HERMITE, ArgumentError, Scheme, ShapeError, Weights
-from smnn_core.extend import UNIT, check_weights
+from smnn_core.extend import UNIT, check_integer, check_weights
 
 from ._solve import error_estimate, solve_ode
 
@@ -131,8 +131,9 @@ class MechanisticODE(WeightedModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        T, V, K = n_steps, n_variables, order + 1
-        Q = V if n_equations is None else n_equations
+        T, V = check_integer("n_steps", n_steps, least=2), check_integer("n_variables", n_variables, least=1)
+        K = check_integer("order", order, least=1) + 1
+        Q = V if n_equations is None else check_integer("n_equations", n_equations, least=1)
         R_init = order if n_initial_orders is None else n_initial_orders
         self.n_features, self.n_steps = n_features, T
         self.scheme, self.engine, self.recompute = scheme, engine, recompute

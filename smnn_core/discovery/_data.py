@@ -29,7 +29,7 @@ from ..fitting._losses import LOSSES, Loss
 __all__ = ["Grid", "Inputs", "Observations", "observe"]
 
 Inputs = Callable[[np.ndarray], np.ndarray]
-"""Known functions of time: times (..., n) -> (..., n, U)."""
+"""Known functions of time: times (..., n) -> (..., n, U), or (..., n) where there is one."""
 Piece = tuple[slice, slice]
 """Trajectories, and of each of them points that follow one another."""
 LEAST_NOISE = 1e-4
@@ -53,6 +53,12 @@ NEAREST = 1e-4
 with shorter steps, and rows across much shorter ones would ask for digits that float64 does not have."""
 LEAST_POINTS, LEAST_VALUES = 5, 2
 """Of a trajectory or of what lies between gaps; and values of each variable there."""
+
+
+def values_of(inputs: Inputs, t: np.ndarray) -> np.ndarray:
+    """At times t, (..., n): (..., n, U)."""
+    u = np.asarray(inputs(t), dtype=float)
+    return u[..., None] if u.shape == t.shape else u
 
 
 @dataclass(frozen=True)
@@ -106,17 +112,18 @@ class Observations:
             return np.zeros((1, t.shape[-1], 0))
         if not callable(self.inputs):
             raise TypeError(
-                f"inputs must be a function of time, (n,) -> (n, U); got {type(self.inputs).__name__}. Of values at "
-                "the times of the data, give an interpolant, such as scipy.interpolate.CubicSpline(t, u) of u (n, U)."
+                f"inputs must be a function of time, (n,) -> (n,) or (n, U); got {type(self.inputs).__name__}. Of "
+                "values at the times of the data, give an interpolant, such as scipy.interpolate.CubicSpline(t, u) of "
+                "u (n, U)."
             )
         t = self.t0 + t
         n = t.shape[-1]
         t = t.reshape(*self.batch, n) if len(t) > 1 else t[0]
-        u = np.asarray(self.inputs(t), dtype=float)
+        u = values_of(self.inputs, t)
         if u.ndim < 2 or u.shape[-2] != n or u.shape[:-2] not in ((), self.batch):
             expected = f"({', '.join(map(str, (*t.shape, 'U')))})"
             raise ShapeError(
-                f"inputs must return one row of U numbers for each time, {expected} for times of shape {t.shape}; got "
+                f"inputs must return one number or one row of U numbers for each time, {t.shape} or {expected}; got "
                 f"{u.shape}."
             )
         return u.reshape(-1, n, u.shape[-1])

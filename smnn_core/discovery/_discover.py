@@ -62,8 +62,8 @@ def discover(
         library: the terms, functions of y, or of y and y' where order = 2; `polynomials(2)` if not given.
         order: 1 for y' = Θ(y) ξ, 2 for y'' = Θ(y, y') ξ.
         inputs: known functions of time that terms of the library may contain, such as a force or a temperature: times
-            (n,), or (..., n) where trajectories have steps of their own, as NumPy arrays -> (..., n, U). They come
-            behind the variables: y' = Θ(y, u) ξ. Of what was measured, an interpolant.
+            (n,), or (..., n) where trajectories have steps of their own, as NumPy arrays -> (..., n, U), or (..., n)
+            for one. They come behind the variables: y' = Θ(y, u) ξ. Of what was measured, an interpolant.
         significance: how many standard errors a coefficient must be away from 0.
         weights: of the equations, ascending: in units of one over the deviation of the derivatives; terms are
             eliminated at the last but one.

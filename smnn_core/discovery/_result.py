@@ -12,7 +12,7 @@ import numpy as np
 from .._arrays import Array, as_numpy, common_namespace, device_of
 from .._errors import ArgumentError, ShapeError
 from ..trajectory import Solution, solve
-from ._data import Inputs
+from ._data import Inputs, values_of
 from ._libraries import Library
 
 __all__ = ["Discovery", "Stage", "number_with_error"]
@@ -102,7 +102,7 @@ class Discovery:
         xi = xp.asarray(self.coefficients, dtype=y.dtype, device=device_of(y))
         z = [y[..., k] for k in range(r)]
         if self.inputs is not None:
-            u = xp.asarray(self.inputs(as_numpy(t)), dtype=y.dtype, device=device_of(y))
+            u = xp.asarray(values_of(self.inputs, as_numpy(t)), dtype=y.dtype, device=device_of(y))
             z.append(xp.broadcast_to(u, (*y.shape[:-2], u.shape[-1])))
         theta, slopes = self.library.evaluate(xp.concat(z, axis=-1))
         right = xp.matrix_transpose(xp.matrix_transpose(slopes) @ xi)

@@ -406,6 +406,7 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
     cost = s.costs.sum(-1)
     least = setting.loss.name == "squares" and setting.model.noise is None
     ok = ~s.failed
+    at_rest = " steady= asks for a state at rest, which the equations may not have." if setting.model.steady else ""
     if least:
         given = ~setting.observed.estimated.any()
         free = np.maximum(degrees, 1)
@@ -419,7 +420,8 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
                 "misfit",
                 f"{int(poor.sum())} of {S} fits leave up to {ratio:.3g} times the noise given, most of it in {worst}: "
                 "the equations do not explain the data, the fit is in a wrong minimum (give starts=, other start "
-                "values or bounds), or the noise is larger. Standard errors are too small by that factor at least.",
+                "values or bounds), or the noise is larger. Standard errors are too small by that factor at least."
+                + at_rest,
             )
     prior = setting.model.parameters.prior(s.φ)[0][:, : len(setting.model.parameters.names)]
     far = np.abs(np.where(ok[:, None], prior, 0.0)).max(0) > DEVIATIONS
@@ -447,7 +449,7 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
             "misfit",
             f"{int(stuck.sum())} of {S} fits do not meet their equations: these cost {s.costs[stuck, 1].max():.3g} "
             "where nearly 0 is expected. No solution of them is near the data, or the fit is in a wrong minimum (give "
-            "starts=, other start values or bounds).",
+            "starts=, other start values or bounds)." + at_rest,
         )
 
 

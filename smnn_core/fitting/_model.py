@@ -84,6 +84,12 @@ class Model:
         """f = 0 at t (M, n), y (M, n, V, q+1), φ (M, p), for the experiments who (M,)."""
         f = self._called("residual", self.residual, t, y, φ, who)
         Q, n = f.value.shape[-1], t.shape[-1]
+        if Q < self.V:
+            raise ShapeError(
+                f"residual gives Q = {Q} equations for V = {self.V} variables ({self._counted}), which leave y open: "
+                "give an equation for each, or leave columns of what has none out of data; of what is measured beside "
+                "the variables, observe= is a function."
+            )
         if Q == n > self.V * (self.q + 1):
             raise ShapeError(
                 f"residual gives Q = {Q} equations at each of as many times, more than unknowns: shapes (..., n) and "
@@ -111,7 +117,10 @@ class Model:
         else:
             h = self._called("observe", self.observe, t, y, φ, who)
         if h.value.shape[-1] != m:
-            raise ShapeError(f"observe gives {h.value.shape[-1]} observables, data has {m} columns.")
+            raise ShapeError(
+                f"observe gives {h.value.shape[-1]} observables, data has {m} columns: one for each is needed, NaN "
+                "where it was not observed."
+            )
         outside = np.zeros(h.value.shape, bool)
         if not any(self.transforms):
             return h, outside
@@ -157,6 +166,11 @@ class Model:
             np.broadcast_to(slope, (M, *core, p)) * self.parameters.slope(φ)[:, None, None, :],
         )
 
+    @property
+    def _counted(self) -> str:
+        """Where the number of variables comes from."""
+        return "as data has columns" if self.observe is None else "as variables=, initial= or scale= say"
+
     def _inputs(self, t: Array, who: Array) -> Array | None:
         """Inputs at times t (M, n): (M, n, n_in)."""
         if self.inputs is None:
@@ -175,8 +189,15 @@ class Model:
         p, u = self.parameters.p, self._inputs(t, who)
         arguments = (t, y, *((self.parameters.for_callback(φ),) if p else ()), *(() if u is None else (u,)))
         assert function is not None
-        with np.errstate(all="ignore"):  # of a step that goes too far, which is taken back
-            result = function(*arguments)
+        try:
+            with np.errstate(all="ignore"):  # of a step that goes too far, which is taken back
+                result = function(*arguments)
+        except Exception as error:
+            error.add_note(
+                f"{name} was called with t of shape {t.shape} and y of shape {y.shape}, (..., V, order+1): "
+                f"V = {self.V} variables ({self._counted}), order = {self.q}."
+            )
+            raise
         if not isinstance(result, tuple) or len(result) not in (2, 3) or (p and len(result) == 2):
             raise ArgumentError(f"{name} must return its values and derivatives in y{' and parameters' if p else ''}.")
         value, in_y = (np.asarray(x, float) for x in result[:2])

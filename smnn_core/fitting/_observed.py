@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from .._errors import ArgumentError, ShapeError
+from .._errors import ArgumentError, DTypeError, ShapeError
 
 __all__ = ["Observed"]
 
@@ -64,7 +64,7 @@ class Observed:
                 f"frame, in which a column `{EXPERIMENT}` tells experiments apart, or times as numbers."
             )
         several = isinstance(data, (list, tuple)) and len(data) > 0 and np.ndim(data[0]) > 0
-        sheets = [np.asarray(x, float) for x in data] if several else [np.asarray(data, float)]
+        sheets = [_real("data", x) for x in data] if several else [_real("data", data)]
         if several and (not isinstance(times, (list, tuple)) or all(np.ndim(t) == 0 for t in times)):
             times = [times] * len(sheets)
         clocks = [_clock(x) for x in times] if several else [_clock(times)]
@@ -125,29 +125,57 @@ class Observed:
         return np.stack([first, last], axis=-1)
 
 
+def _real(name: str, x: Any) -> Array:
+    """As floats.
+
+    Raises:
+        DTypeError: if they are complex.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind == "c":
+        raise DTypeError(f"{name} must be real; got {x.dtype}: give real and imaginary parts as columns.")
+    return x.astype(float)
+
+
 def _clock(times: Any) -> Array:
     """Times as numbers (..., n)."""
     clock = np.asarray(times)
-    if clock.dtype.kind in "mM" or (clock.dtype.kind == "O" and any(hasattr(t, "year") for t in clock.flat)):
+    if clock.dtype.kind == "m":
+        raise ArgumentError(
+            f"times must be numbers, in the unit of time of the equations; got durations ({clock.dtype}): give, for "
+            "example, durations / np.timedelta64(1, 'h')."
+        )
+    if clock.dtype.kind == "M" or (clock.dtype.kind == "O" and any(hasattr(t, "year") for t in clock.flat)):
         raise ArgumentError(
             f"times must be numbers, in the unit of time of the equations; got dates ({clock.dtype}): give, for "
-            "example, (dates - dates[0]) / np.timedelta64(1, 'h')."
+            "example, (dates - dates.min()) / np.timedelta64(1, 'h')."
         )
-    return clock.astype(float)
+    try:
+        return clock.astype(float)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"times must be numbers, in the unit of time of the equations; got {clock.flat[0]!r}."
+        ) from None
 
 
 def _of_frame(times: Any, frame: Any) -> tuple[Any, Any, tuple[str, ...]]:
     """Times, data and names from a data frame, whose time column `times` names."""
     columns = [str(c) for c in frame.columns]
+    if twice := {c for c in columns if columns.count(c) > 1}:
+        raise ArgumentError(f"columns of the data frame must have different names; found {sorted(twice)} repeatedly.")
     if not isinstance(times, str) or times not in columns:
         found = repr(times) if isinstance(times, str) else f"a {type(times).__name__}"
-        raise ArgumentError(f"times must name the time column of the data frame, one of {columns}; got {found}.")
+        index = " Of times in its index, give frame.reset_index()." if times is frame.index else ""
+        raise ArgumentError(f"times must name the time column of the data frame, one of {columns}; got {found}.{index}")
+    frame = frame.set_axis(columns, axis=1)
     names = tuple(c for c in columns if c not in (times, EXPERIMENT))
     parts = [frame]
     if EXPERIMENT in columns:
         parts = [frame[frame[EXPERIMENT] == key] for key in dict.fromkeys(frame[EXPERIMENT])]
     for name in names:
         try:
+            if frame[name].dtype.kind in "mM":
+                raise TypeError
             frame[name].to_numpy(float)
         except (TypeError, ValueError):
             raise ArgumentError(

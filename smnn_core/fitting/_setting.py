@@ -84,11 +84,13 @@ class Setting:
         if steady is not None and steady is not False:
             before = None
             if steady is not True:
-                before = list(steady) if observed.several else [steady]
-                if inputs is None or len(before) != E:
-                    raise ShapeError(
-                        f"steady has inputs of {len(before)} experiments, inputs {E if inputs else 'none'}."
+                if inputs is None:
+                    raise ArgumentError(
+                        f"steady must be True, or inputs before the first time where inputs= are given; got {steady!r}."
                     )
+                before = list(steady) if observed.several else [steady]
+                if len(before) != E:
+                    raise ShapeError(f"steady has inputs of {len(before)} experiments, data {E}.")
             model = replace(model, steady=True, steady_inputs=before)
         span = observed.span(t0)
         marks = _switches(switches, observed.several, E)
@@ -242,7 +244,12 @@ class Setting:
 
 def _known(initial: Any, S: int, E: int, V: int, order: int) -> Initial:
     """Initial values given as numbers, (S, E, V, order), NaN where free, and their inverse standard deviations."""
-    values, deviations = initial if isinstance(initial, tuple) else (initial, 0.0)
+    values, deviations = initial if isinstance(initial, tuple) and len(initial) == 2 else (initial, 0.0)
+    if not all(_are_numbers(x) for x in (values, deviations)):
+        raise ArgumentError(
+            f"initial must be numbers, (numbers, deviations) or a function of the parameters; got {initial!r}. A "
+            "steady state at the first time is steady=True."
+        )
     each = values if isinstance(values, list) and np.ndim(values[0]) > 0 else [values] * E
     if len(each) != E:
         raise ShapeError(f"initial has {len(each)} experiments, data {E}.")
@@ -256,6 +263,16 @@ def _known(initial: Any, S: int, E: int, V: int, order: int) -> Initial:
     sd = np.broadcast_to(_states(sd, V, order, 0.0) if sd.ndim else sd, shape)
     with np.errstate(divide="ignore"):
         return Initial(known, np.where(np.isfinite(known), 1 / sd, 0.0))
+
+
+def _are_numbers(x: Any) -> bool:
+    """True if each array of a list, or x itself, can be one of floats."""
+    try:
+        for part in x if isinstance(x, list) else [x]:
+            np.asarray(part, float)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _states(x: Array, V: int, order: int, missing: float) -> Array:

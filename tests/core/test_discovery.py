@@ -505,9 +505,10 @@ def driven(t: np.ndarray, noise: float) -> np.ndarray:
     return y[..., None] + noise * np.random.default_rng(0).normal(size=(*t.shape, 1))
 
 
-def test_known_inputs_enter_the_library():
+@pytest.mark.parametrize("columns", [False, True])
+def test_known_inputs_enter_the_library(columns):
     def drive(t):
-        return np.sin(3 * t)[..., None]
+        return np.sin(3 * t)[..., None] if columns else np.sin(3 * t)
 
     t = 5.0 + 0.05 * np.arange(300)
     found = smnn.discover(driven(t, 0.01), 0.05, library=smnn.polynomials(2), inputs=drive, t0=5.0, names=["y", "u"])
@@ -537,7 +538,7 @@ def test_trajectories_with_steps_of_their_own_have_inputs_at_their_times():
     ("inputs", "error", "message"),
     [
         (np.zeros((20, 1)), TypeError, r"inputs must be a function of time.* of u \(n, U\)"),
-        (lambda t: np.zeros(t.shape), smnn.ShapeError, r"inputs must return one row of U numbers"),
+        (lambda t: np.zeros((2, 3)), smnn.ShapeError, r"inputs must return one number or one row of U numbers"),
         (lambda t: np.full((*t.shape, 1), np.nan), smnn.ArgumentError, "'u' is not finite"),
         (lambda t: np.ones((*t.shape, 1)), smnn.ArgumentError, "'1' and 'u' have the same values"),
     ],

@@ -607,6 +607,14 @@ def test_data_frames():
         smnn.fit(decay, frame.time, frame, {"k": 1.0})
     with pytest.raises(smnn.ArgumentError, match="column 'site' of the data frame does not hold numbers"):
         smnn.fit(decay, "time", frame.assign(site="north"), {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match=r"column 'day' .* does not hold numbers \(datetime64"):
+        smnn.fit(decay, "time", frame.assign(day=pandas.Timestamp("2020-01-01")), {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match=r"give frame\.reset_index\(\)"):
+        smnn.fit(decay, frame.index, frame, {"k": 1.0})
+    with pytest.raises(smnn.ArgumentError, match=r"different names; found \['y'\]"):
+        smnn.fit(decay, "time", frame.rename(columns={"experiment": "y"}), {"k": 1.0})
+    numbered = frame[["time", "y"]].set_axis(["time", 0], axis=1)
+    assert abs(smnn.fit(decay, "time", numbered[:20], {"k": 1.0}, noise={"0": 0.1})["k"] - 1.3) < 1e-3
 
 
 @pytest.mark.parametrize("zone", [None, "Europe/Paris"])
@@ -616,6 +624,12 @@ def test_dates_are_no_times(as_frame, zone):
     y = np.exp(-np.linspace(0, 3, 20))
     frame = pandas.DataFrame({"day": pandas.date_range("2020-01-01", periods=20, tz=zone), "y": y})
     with pytest.raises(smnn.ArgumentError, match=r"times must be numbers.* got dates"):
+        smnn.fit(decay, *(("day", frame) if as_frame else (frame.day, y)), {"k": 1.0})
+    frame["day"] -= frame.day.min()
+    with pytest.raises(smnn.ArgumentError, match=r"got durations .* durations / np\.timedelta64"):
+        smnn.fit(decay, *(("day", frame) if as_frame else (frame.day, y)), {"k": 1.0})
+    frame["day"] = "2020-01-01"
+    with pytest.raises(smnn.ArgumentError, match=r"times must be numbers.* got '2020-01-01'"):
         smnn.fit(decay, *(("day", frame) if as_frame else (frame.day, y)), {"k": 1.0})
 
 
@@ -659,6 +673,12 @@ def pair_of_decays(t, y, θ):
     return y[..., 1] + k * value, J, value[..., None]
 
 
+def first_of_two(t, y, θ):
+    """The first of these equations alone."""
+    f, J, P = pair_of_decays(t, y, {"k": θ[..., 0]})
+    return f[..., :1], J[..., :1, :, :], P[..., :1, :]
+
+
 def test_prints_names_errors_and_what_was_warned_of():
     t = np.linspace(0, 4, 81)
     data = np.exp(-1.3 * t) + 0.02 * np.random.default_rng(0).normal(size=81)
@@ -680,6 +700,7 @@ def test_prints_names_errors_and_what_was_warned_of():
         ({"times": np.zeros(3)}, smnn.ShapeError, r"times \(\.\.\., n\)"),
         ({"data": np.full(11, np.nan)}, smnn.ArgumentError, "nothing was observed"),
         ({"data": np.r_[np.ones(10), np.inf]}, smnn.ArgumentError, "data contains infinite values"),
+        ({"data": np.ones(11) + 0j}, smnn.DTypeError, "data must be real; got complex128"),
         ({"noise": -1.0}, smnn.ArgumentError, "noise must be positive"),
         ({"noise": np.ones(3)}, smnn.ShapeError, "noise must broadcast"),
         ({"noise": {"z": 1.0}}, smnn.ArgumentError, "no observables"),
@@ -687,6 +708,11 @@ def test_prints_names_errors_and_what_was_warned_of():
         ({"parameters": [np.nan]}, smnn.ArgumentError, "must be finite"),
         ({"initial": [1.0, 2.0]}, smnn.ShapeError, "initial must have shape"),
         ({"initial": ([1.0], -1.0)}, smnn.ArgumentError, "must not be negative"),
+        ({"initial": "steady"}, smnn.ArgumentError, "got 'steady'. A steady state .* is steady=True"),
+        ({"steady": 1.0}, smnn.ArgumentError, r"steady must be True, or inputs .* got 1\.0"),
+        ({"inputs": [1.0], "steady": [1.0, 2.0], "data": [np.ones(11)]}, smnn.ShapeError, "steady has inputs of 2"),
+        ({"data": np.ones((11, 2)), "residual": first_of_two}, smnn.ShapeError, "Q = 1 equations for V = 2 variables"),
+        ({"data": np.ones((11, 2)), "observe": decay, "variables": 1}, smnn.ShapeError, "observe gives 1 .* 2 columns"),
         ({"transform": "exp"}, smnn.ArgumentError, "transform"),
         ({"transform": "log", "data": -np.ones(11)}, smnn.ArgumentError, "must be positive"),
         ({"loss": "cubes"}, smnn.ArgumentError, "loss must be one of"),
@@ -700,9 +726,31 @@ def test_prints_names_errors_and_what_was_warned_of():
     ],
 )
 def test_errors_name_the_argument(changes, error, message):
-    arguments = {"times": np.linspace(0, 1, 11), "data": np.ones(11), "parameters": [1.0]} | changes
+    given = {"residual": decay, "times": np.linspace(0, 1, 11), "data": np.ones(11), "parameters": [1.0]}
     with pytest.raises(error, match=message):
-        smnn.fit(decay, **arguments)
+        smnn.fit(**given | changes)
+
+
+def test_errors_of_callbacks_say_what_they_were_given():
+    with pytest.raises(IndexError) as caught:
+        smnn.fit(pair_of_decays, np.linspace(0, 1, 11), np.ones(11), {"k": 1.0})
+    assert "residual was called with" in caught.value.__notes__[0]
+    assert "V = 1 variables (as data has columns), order = 1" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("noise", [0.01, None])
+def test_equations_without_a_steady_state_say_so(noise):
+    def growth(t, y, θ):  # y' = 1 + k²
+        slope, k = y[..., 1], θ["k"][..., None] + 0 * y[..., 0]
+        J = np.broadcast_to([0.0, 1.0], (*slope.shape, 1, 2))
+        return slope - 1 - k**2, J, -2 * k[..., None]
+
+    t = np.linspace(0, 1, 11)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        smnn.fit(growth, t, 2 * t, {"k": 1.0}, noise=noise, steady=True)
+    messages = [str(w.message) for w in caught if w.category is smnn.MisfitWarning]
+    assert any("steady= asks for a state at rest" in text for text in messages)
 
 
 @pytest.mark.parametrize(

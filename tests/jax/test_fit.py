@@ -50,8 +50,20 @@ def test_names_observables_noise_initial_values_and_inputs() -> None:
 
 
 def test_it_says_that_it_cannot_be_traced() -> None:
-    with pytest.raises(smnn.ArgumentError, match="cannot be traced"):
-        jax.jit(lambda data: sj.fit(lambda t, y, k: y[..., 1] + k * y[..., 0], [0.0, 1.0], data, [1.0]))(jnp.ones(2))
+    def decay(t: Any, y: Any, k: Any) -> Any:
+        return y[..., 1] + k * y[..., 0]
+
+    t, data = [0.0, 1.0], [1.0, 0.5]
+    for traced in (
+        lambda x: sj.fit(decay, t, x * jnp.ones(2), [1.0]),
+        lambda x: sj.fit(decay, t, data, [1.0], noise=x),
+        lambda x: sj.fit(decay, t, data, [1.0], initial=[x]),
+        lambda x: sj.fit(decay, t, data, [1.0], initial=lambda k: x + 0 * k),
+        lambda x: sj.fit(lambda t, y, k: decay(t, y, x * k), t, data, [1.0]),
+        lambda x: sj.fit(lambda t, y, k, u: decay(t, y, k * u), t, data, [1.0], inputs=x),
+    ):
+        with pytest.raises(smnn.ArgumentError, match=r"cannot be traced.* smnn_jax\.solve has"):
+            jax.grad(lambda x, traced=traced: traced(x).parameters[0])(1.0)
 
 
 def test_a_residual_that_is_no_array_is_refused() -> None:

@@ -155,6 +155,9 @@ def test_extra_repr_says_what_is_learned() -> None:
         ),
         ({"normalized": True, "coefficients": "given"}, smnn.ArgumentError, "are for coefficients that are"),
         ({"n_features": 0}, smnn.ArgumentError, "learned per sample: give n_features"),
+        ({"n_steps": 1}, smnn.ArgumentError, "n_steps must be an integer from 2 on; got 1"),
+        ({"n_steps": 6.0}, TypeError, "n_steps must be an integer, got float"),
+        ({"n_equations": 0}, smnn.ArgumentError, "n_equations must be an integer from 1 on"),
     ],
 )
 def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:

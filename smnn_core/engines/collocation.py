@@ -8,7 +8,7 @@ from typing import Any
 
 from .cpu import _kernels
 
-__all__ = ["accept", "advance", "couple", "eliminate", "is_compiled", "solve", "values"]
+__all__ = ["advance", "at_times", "couple", "eliminate", "improve", "is_compiled", "keep", "solve", "values"]
 
 is_compiled = _kernels is not None
 values: Any = getattr(_kernels, "window_values", None)
@@ -16,4 +16,6 @@ eliminate: Any = getattr(_kernels, "window_eliminate", None)
 advance: Any = getattr(_kernels, "window_advance", None)
 couple: Any = getattr(_kernels, "window_couple", None)
 solve: Any = getattr(_kernels, "window_solve", None)
-accept: Any = getattr(_kernels, "window_accept", None)
+improve: Any = getattr(_kernels, "window_improve", None)
+keep: Any = getattr(_kernels, "window_keep", None)
+at_times: Any = getattr(_kernels, "window_at_times", None)

@@ -51,21 +51,34 @@ class Found:
         x, z = self.space.moved(self.space, u.x, u.z, mesh.t, new.t)
         return replace(self, mesh=new, u=Step(x, z, u.p), error=self.error[np.arange(len(i))[:, None], i])
 
-    def joined(self, other: Found, mask: np.ndarray) -> Found:
-        """Of each member of the mask (B,) the better of two solutions, of the others the first."""
+    def joined(self, other: Found, members: np.ndarray) -> Found:
+        """Of some members the better of two solutions, of the others the first.
+
+        Args:
+            other: of the members (n,) alone.
+        """
         N = max(self.mesh.N, other.mesh.N)
         first, second = self.divided(N), other.divided(N)
         largest = [np.nan_to_num(a.error, nan=np.inf).max(axis=(1, 2)) for a in (first, second)]
-        new = mask & (second.converged | ~first.converged & (largest[1] < largest[0]))
-        t = np.where(new[:, None], second.mesh.t, first.mesh.t)
-        index = np.where(new[:, None], second.mesh.index, first.mesh.index)
+        better = second.converged | ~first.converged[members] & (largest[1] < largest[0][members])
+        new = members[better]
+
+        def chosen(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            a = a.copy()
+            a[new] = b[better]
+            return a
+
+        reasons = list(first.reasons)
+        for i, b in zip(new, np.flatnonzero(better), strict=True):
+            reasons[i] = second.reasons[b]
+        one, two = first.u, second.u
         return Found(
             self.space,
-            Mesh(t, index),
-            second.u.where(new, first.u),
-            np.where(new[:, None, None], second.error, first.error),
-            np.where(new, second.converged, first.converged),
-            [b if use else a for a, b, use in zip(first.reasons, second.reasons, new, strict=True)],
+            Mesh(chosen(first.mesh.t, second.mesh.t), chosen(first.mesh.index, second.mesh.index)),
+            Step(chosen(one.x, two.x), chosen(one.z, two.z), chosen(one.p, two.p)),
+            chosen(first.error, second.error),
+            chosen(first.converged, second.converged),
+            reasons,
             first.iterations + second.iterations,
         )
 

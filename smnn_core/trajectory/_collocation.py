@@ -29,8 +29,9 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from .._arrays import Array, Namespace, concat, device_of
+from ..engines import collocation as compiled
 
-__all__ = ["Scale", "Space", "constant", "gauss", "radau", "space_of", "summed"]
+__all__ = ["Scale", "Space", "constant", "gauss", "radau", "space_of"]
 
 
 @lru_cache(maxsize=32)
@@ -242,6 +243,13 @@ class Space:
         """W at the collocation points as (V, k, R+1, a)."""
         return np.ascontiguousarray(np.moveaxis(self.at_points, 1, -1))
 
+    @cached_property
+    def compiled(self) -> tuple[np.ndarray, ...]:
+        """Orders, the first state of each variable, W at the points and at the end, as the compiled code takes them."""
+        q = np.array(self.orders, np.intc)
+        first = np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc)
+        return q, first, self.rows_at_points, np.ascontiguousarray(self.at_end)
+
     def moved(
         self, new: Space, x: np.ndarray, z: np.ndarray, t: np.ndarray, mesh: np.ndarray
     ) -> tuple[np.ndarray, ...]:
@@ -253,13 +261,25 @@ class Space:
         states, stages = self.gather_states(np, y[:, :n]), y[:, n:, np.arange(self.V), list(self.orders)]
         return states, np.swapaxes(stages.reshape(*s.shape, new.k, self.V), -1, -2)
 
-    def at_times(self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1)."""
-        i, member = self.interval(t, times), np.arange(len(t))[:, None]
-        s = np.diff(t)
+    def at_times(
+        self, x: np.ndarray, z: np.ndarray, t: np.ndarray, times: np.ndarray, last: np.ndarray | None = None
+    ) -> np.ndarray:
+        """y and its derivatives at times (B, n): (B, n, V, R+1); x (B, N+1, M), z (B, N, V, k), t (B, N+1). Behind the
+        interval `last`, (B,), it is that one which is continued."""
+        B, N = z.shape[:2]
+        s, last = np.diff(t), np.full(B, N - 1, np.intc) if last is None else last
+        if compiled.is_compiled:
+            q, first, W, E = self.compiled
+            y = np.empty((*times.shape, self.V, self.R + 1))
+            numbers = (np.ascontiguousarray(a, np.float64) for a in (t, x, z, times))
+            compiled.at_times(q, first, s, W, E, self._series, *numbers, np.ascontiguousarray(last, np.intc), y)
+            return y
+        i, member = np.minimum(self.interval(t, times), last[:, None]), np.arange(B)[:, None]
         series = self.series(x[:, :-1].reshape(-1, self.M), z.reshape(-1, self.V, self.k), s.ravel())
-        θ = (times - t[member, i]) / s[member, i]
-        return summed(series, (i + member * s.shape[1]).ravel(), θ.ravel()).reshape(*times.shape, self.V, self.R + 1)
+        with np.errstate(all="ignore"):
+            θ = (times - t[member, i]) / s[member, i]
+            y = _summed(series, (i + member * N).ravel(), θ.ravel())
+        return y.reshape(*times.shape, self.V, self.R + 1)
 
     def inside(self, xp: Namespace, x: Array, z: Array, s: Array, θ: Array) -> Array:
         """y and its derivatives (..., V, R+1) at θ (...) in intervals of lengths s (...), each with its own states x
@@ -318,7 +338,7 @@ def _values(space: Space, n: int) -> np.ndarray:
     return W
 
 
-def summed(series: np.ndarray, interval: np.ndarray, θ: np.ndarray) -> np.ndarray:
+def _summed(series: np.ndarray, interval: np.ndarray, θ: np.ndarray) -> np.ndarray:
     """Legendre series (degrees, N, V, R+1) at θ in intervals, (n,) both: (n, V, R+1)."""
     u = (2 * θ - 1)[:, None, None]
     before, P = np.ones_like(u), u

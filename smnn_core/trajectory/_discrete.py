@@ -5,8 +5,9 @@ Members of a batch are one axis here, B; the caller's functions see them in thei
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -112,24 +113,42 @@ class Discrete:
     orders: tuple[int, ...]
     engine: str = "auto"
     arithmetic: Arithmetic = NUMPY
+    members: np.ndarray | None = None
+    """of the batch, those that this is the problem of, (B,); None: all"""
+
+    def of(self, members: np.ndarray) -> Discrete:
+        """The problem of some members of the batch, (B,), alone: the caller's functions see, and answer for, all of
+        them, since they may hold something of each."""
+        if len(members) == prod(self.batch):
+            return self
+        values = self.conditions.values
+        conditions = self.conditions if values is None else replace(self.conditions, values=values[members])
+        return replace(self, conditions=conditions, members=members)
 
     @property
     def p(self) -> int:
         return self.equations.p
 
     def shaped(self, x: Array) -> Array:
-        """(B, ...) in the caller's batch shape."""
+        """(B, ...) in the caller's batch shape; where these are some of the members, the others repeat the first."""
+        if self.members is not None:
+            x, some = np.repeat(x[:1], prod(self.batch), axis=0), x
+            x[self.members] = some
         return x.reshape((*self.batch, *x.shape[1:]))
+
+    def flat(self, x: Array) -> Array:
+        """(B, ...) of what is in the caller's batch shape."""
+        x = x.reshape(prod(self.batch), *x.shape[len(self.batch) :])
+        return x if self.members is None else x[self.members]
 
     def linearize(self, t: np.ndarray, y: Array, p: Array) -> tuple[Array, Array, Array]:
         """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p)."""
-        results = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
-        return tuple(x.reshape(len(t), *x.shape[len(self.batch) :]) for x in results)  # type: ignore[return-value]
+        f, J, P = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
+        return self.flat(f), self.flat(J), self.flat(P)
 
     def value(self, t: np.ndarray, y: Array, p: Array) -> Array:
         """f alone."""
-        f = self.equations.value(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
-        return f.reshape(len(t), *f.shape[len(self.batch) :])
+        return self.flat(self.equations.value(self.shaped(t), self.shaped(y), self.shaped(p[:, None])))
 
     def times_of(self, space: Space, t: np.ndarray) -> np.ndarray:
         """The collocation points of all intervals, (B, N k); those at the end of an interval just inside of it."""

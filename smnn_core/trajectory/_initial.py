@@ -51,29 +51,30 @@ def solve_initial(
     assert values is not None
     x = space.gather_states(np, values[:, 0])
     B = len(x)
-    local, marched = np.full(B, ROUGH), np.ones(B, bool)
+    local, members = np.full(B, ROUGH), np.arange(B)
     best: Found | None = None
     for i in range(MARCHES):
+        part, start, rough = problem.of(members), x[members], local[members]
         run = march(
-            problem,
+            part,
             space,
             times,
-            x,
-            tolerance=local,
+            start,
+            tolerance=rough,
             absolute=0.1 * absolute,
             most_intervals=most_intervals,
             report=report,
-            held=~marched,
         )
-        found, shorter = _refined(problem, space, run, x, tolerance, absolute, most_intervals, report, i + 1 == MARCHES)
-        best = found if best is None else best.joined(found, marched)
+        last = i + 1 == MARCHES
+        found, shorter = _refined(part, space, run, start, tolerance, absolute, most_intervals, report, last)
+        best = found if best is None else best.joined(found, members)
         # the march may have passed over something, as a transient; where another does not help, it is rounding
-        stalled = run.finished & ~found.converged & (shorter == 1) & (local == ROUGH)
+        stalled = run.finished & ~found.converged & (shorter == 1) & (rough == ROUGH)
         shorter = np.where(stalled, 1e-2, shorter)
-        marched = marched & (shorter < 1) & (local > 1.01 * LEAST)
-        if not marched.any():
+        local[members] = np.maximum(rough * shorter, LEAST)
+        members = members[(shorter < 1) & (rough > 1.01 * LEAST)]
+        if not members.size:
             break
-        local = np.where(marched, np.maximum(local * shorter, LEAST), local)
     assert best is not None
     return best
 

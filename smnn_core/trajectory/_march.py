@@ -12,16 +12,17 @@ rule.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ._collocation import Space, summed
+from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import constants_of_error, finer, parts
-from ._window import WINDOW, marching_window
+from ._window import WINDOW, Iterates, Shares, Window, marching_window
 
 __all__ = ["FAINTEST", "Marched", "follow", "march"]
 
@@ -29,10 +30,7 @@ LEAST = 6
 """Least number of intervals of a window: some of them may be solved where others are not."""
 ITERATIONS = 8
 """Steps of Newton's method in a window, after which what has converged is kept."""
-ROUNDING = 1e-5
-"""Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
-be: equations may amplify it."""
-FURTHER = np.array([10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0, 4.0, 2.0])
+FURTHER = 10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0, 4.0, 2.0
 """How much further a window may reach than the last, by the steps that Newton's method took there."""
 SLOW = 4, 0.3
 """Steps after which what has converged is kept, where the next interval converges slower than this."""
@@ -40,14 +38,12 @@ HOPELESS = 3, 0.9
 """The same where nothing has: the first interval was too long."""
 FIRST = 1e-6
 """The first step, as a part of the whole."""
-NONE = np.zeros((0,))
-"""No constants."""
 FAINTEST = 1e-3
 """Variables smaller than this part of the tolerance times what they have been count as if they were as large."""
 SHORTEST = 1e-15
 """Steps as short as this part of the time are given up."""
-GROWTH = 1.25 ** np.arange(WINDOW)
-"""Steps of a window whose predecessor could have had longer ones."""
+OFFSETS = np.cumsum([np.ones(WINDOW), 1.25 ** np.arange(WINDOW)], axis=1)
+"""Ends of the intervals of a window in units of its first, and where its predecessor could have had longer ones."""
 
 
 @dataclass
@@ -69,30 +65,59 @@ class Marched:
     windows: int
 
 
-class _Members:
-    """The progress of each member of the batch."""
+@dataclass
+class _Member:
+    """The steps of one member of the batch."""
 
-    def __init__(self, space: Space, times: np.ndarray, x: np.ndarray) -> None:
-        B = len(x)
-        self.t = np.full(B, times[0])
-        self.x = x.copy()
-        self.goal = np.ones(B, int)
-        """which of the times is marched to"""
-        self.h = np.full(B, FIRST * (times[-1] - times[0]))
-        self.extent = np.full(B, np.inf)
-        """how far the next window may reach"""
-        self.grows = np.zeros(B, bool)
-        self.done = np.zeros(B, bool)
-        self.failed = np.zeros(B, bool)
-        self.solved = np.zeros(B, int)
-        """how many intervals of the last window, below, Newton's method solved; none where polynomials end"""
-        self.mesh, self.u = np.zeros((B, 2)), Step(np.zeros((B, 2, space.M)), np.zeros((B, 1, space.V, space.k)), NONE)
-        self.size = np.abs(x)
-        """(B, M): of the states in the last window"""
-        self.top, self.width = np.full((B, space.V), np.nan), np.ones(B)
-        """the highest derivative in the last interval that was kept, NaN where there is none, and its length"""
-        self.kept: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        """of each window: starts (B, N), states, stages, and how many intervals were kept (B,)"""
+    t: float
+    h: float
+    """the next step"""
+    extent: float = np.inf
+    """how far the next window may reach"""
+    grows: bool = False
+    """whether its steps do"""
+    goal: int = 1
+    """which of the times is marched to"""
+    done: bool = False
+    failed: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        return not (self.done or self.failed)
+
+    @property
+    def step(self) -> float:
+        return min(abs(self.h), self.extent / LEAST)
+
+    def needs(self, goal: float) -> int:
+        """Intervals with which the next window reaches as far as it may."""
+        reach = (1 - 1e-9) * min(self.extent, abs(goal - self.t))
+        return min(bisect_left(OFFSETS[int(self.grows)], reach / self.step) + 1, WINDOW)
+
+    def first_step(self, goal: float, N: int) -> tuple[float, bool]:
+        """The first step of a window of N intervals, and whether it ends at the goal."""
+        way, offset = abs(goal - self.t), OFFSETS[int(self.grows), N - 1]
+        step = min(self.step, way / offset) if self.is_active else self.step
+        return float(np.copysign(step, self.h)), self.is_active and bool(step * offset >= (1 - 1e-9) * way)
+
+    def proceed(
+        self, mesh: list[float], solved: int, steps: int, count: int, ratio: list[float], exponent: float
+    ) -> None:
+        """Goes to the end of what is kept of a window.
+
+        Args:
+            mesh, solved, steps: of the window; which intervals, and in how many steps, were solved.
+            count, ratio: as in `Kept`.
+            exponent: the error of an interval is proportional to this power of its length.
+        """
+        N, too_long = len(mesh) - 1, count < solved
+        grow = min(max(0.8 * ratio[too_long] ** (-1 / exponent), 0.2), 8.0) if count or too_long else 0.1
+        i = count if too_long else max(count - 1, 0)
+        self.h = (mesh[i + 1] - mesh[i]) * grow
+        self.grows = count == N and grow > 1.5
+        further = FURTHER[steps] if solved == N else 1.0
+        self.extent = further * abs(mesh[solved] - self.t) if solved else abs(mesh[1] - mesh[0])
+        self.t = mesh[count]
 
 
 def march(
@@ -105,72 +130,63 @@ def march(
     absolute: float,
     most_intervals: int,
     report: Callable[..., None],
-    held: np.ndarray,
 ) -> Marched:
     """From the states x (B, M) at times[0] to times[-1].
 
     Args:
-        held: (B,): members that are left out.
         tolerance: (B,), of what each interval adds, relative to the size of each variable in its window.
     """
-    B = len(x)
-    b = np.arange(B)
-    m = _Members(space, times, x)
-    m.failed |= held
+    B, b = len(x), np.arange(len(x))
     span = abs(times[-1] - times[0])
-    size_x, size_v = np.abs(x), np.zeros((B, space.V))
-    windows = total = 0
-    while not (m.done | m.failed).all():
-        windows += 1
-        active = ~(m.done | m.failed)
-        goal = times[np.minimum(m.goal, len(times) - 1)]
-        mesh = _window(m, goal)
-        guess = _predicted(space, m, mesh)
+    members = [_Member(float(times[0]), FIRST * float(times[-1] - times[0])) for _ in range(B)]
+    size, size_x, size_v = np.abs(x), np.abs(x), np.zeros((B, space.V))
+    top, width = np.full((B, space.V), np.nan), np.ones(B)
+    before: _Window | None = None
+    kept: list[_Window] = []
+    total = 0
+    limit, offset = 1e-2 * tolerance, absolute / tolerance
+    active = np.ones(B, bool)
+    while active.any():
+        mesh = _next_window(members, times)
+        at = problem.times_of(space, mesh)
+        algebra = marching_window(space, np.diff(mesh), problem.equations.Q)
+        N = algebra.scale.s.shape[1]
         faint = FAINTEST * tolerance[:, None]
-        least = np.maximum(m.size, faint * size_x)
-        solved, x_new, z_new, steps = _newton(problem, space, mesh, guess, least, tolerance, absolute, active)
-        ratio, top, y = _ratio(space, m, mesh, x_new, z_new, faint * size_v, tolerance, absolute, solved)
-        N = mesh.shape[1] - 1
-        s = np.diff(mesh)
-        n = np.arange(N)
-        count = np.minimum(solved, np.where(ratio <= 1, N, n).min(axis=1))
-        with np.errstate(all="ignore"):
-            grow = np.clip(0.8 * ratio ** (-1 / (space.k + 1)), 0.2, 8.0)
-        m.kept.append((mesh[:, :-1], x_new[:, :-1], z_new, count))
+        least = np.maximum(size, faint * size_x)
+        guess = _predicted(space, before, mesh, at, x)
+        u = algebra.begin(*guess, least, offset, limit, np.where(active, 0, N))
+        steps = _newton(problem, algebra, at, u)
+        found = algebra.keep(u, Shares(constants_of_error(space), top, width, faint * size_v, tolerance, absolute))
+        count = np.where(active, found.count, 0)
+        moved = (count > 0)[:, None]
+        width = np.where(moved[:, 0], algebra.scale.s[b, np.maximum(count - 1, 0)], width)
+        top, x = np.where(moved, found.top, top), np.where(moved, u.x[b, count], x)
+        size, size_x = np.where(moved, found.x, size), np.where(moved, np.maximum(size_x, found.x), size_x)
+        size_v = np.where(moved, np.maximum(size_v, found.y), size_v)
+        solved = np.where(active, u.solved, 0)
+        kept.append((mesh, u.x, u.z, count))
         total += count.max()
-        none, whole = count == 0, count == N
-        last, next_ = np.maximum(count - 1, 0), np.minimum(count, N - 1)
-        rejected = ~whole & (count < solved)
-        after = np.where(rejected, s[b, next_] * grow[b, next_], s[b, last] * grow[b, last])
-        m.h = np.where(active, np.where(none & ~rejected, s[:, 0] / 10, after), m.h)
-        m.grows = whole & (grow[b, last] > 1.5)
-        reached = np.abs(mesh[b, solved] - m.t)
-        further = np.where(solved < N, 1.0, FURTHER[steps])
-        m.extent = np.where(active, np.where(solved > 0, further * reached, np.abs(s[:, 0])), m.extent)
-        m.mesh, m.u, m.solved = mesh, Step(x_new, z_new, NONE), np.where(active, solved, 0)
-        moved = active & ~none
-        m.top = np.where(moved[:, None], top[b, last], m.top)
-        m.width = np.where(moved, s[b, last], m.width)
-        m.x = np.where(moved[:, None], x_new[b, count], m.x)
-        m.t = np.where(moved, mesh[b, count], m.t)
-        keep = n < count[:, None]
-        largest = np.where(keep[..., None], np.abs(x_new[:, 1:]), 0).max(axis=1)
-        m.size = np.where(moved[:, None], largest, m.size)
-        size_x = np.maximum(size_x, largest)
-        size_v = np.maximum(size_v, np.where(keep[..., None], y, 0.0).max(axis=1))
-        arrived = moved & (m.t == goal)
-        if arrived.any():
-            m.goal += arrived
-            m.done |= arrived & (m.goal >= len(times))
-            onward = arrived & ~m.done
-            m.solved[onward], m.top[onward] = 0, np.nan  # what happens there ends the polynomials
-            m.h = np.where(onward, 0.1 * np.sign(m.h) * np.minimum(np.abs(m.h), 1e-2 * span), m.h)
-        m.failed |= active & ~m.done & (np.abs(m.h) < SHORTEST * np.maximum(np.abs(m.t), span * 1e-3))
-        if total > most_intervals:
-            m.failed |= ~m.done
-        report(intervals=int(total), time=float(m.t[np.argmin(np.abs(m.t - times[0]))]))
-    mesh_, u = _joined(space, m, times)
-    return Marched(mesh_, u, m.done, m.t, m.x, size_v, size_x, windows)
+        lists = (a.tolist() for a in (active, mesh, solved, steps, count, found.ratio))
+        for i, (m, is_active, *of_window) in enumerate(zip(members, *lists, strict=True)):
+            if not is_active:
+                continue
+            m.proceed(*of_window, space.k + 1)
+            if m.t == times[m.goal]:
+                m.goal += 1
+                m.done = m.goal == len(times)
+                solved[i], top[i] = 0, np.nan  # what happens there ends the polynomials
+                m.h = 0.1 * float(np.copysign(min(abs(m.h), 1e-2 * span), m.h))
+            m.failed = not m.done and (abs(m.h) < SHORTEST * max(abs(m.t), span * 1e-3) or total > most_intervals)
+            active[i] = m.is_active
+        before = mesh, u.x, u.z, solved
+        report(intervals=int(total), time=min((m.t for m in members), key=lambda t: abs(t - times[0])))
+    finished, reached = np.array([m.done for m in members]), np.array([m.t for m in members])
+    joined = _joined(space, kept, finished, reached, x, times)
+    return Marched(*joined, finished, reached, x, size_v, size_x, len(kept))
+
+
+_Window = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Mesh (B, N+1), states, stages, and of how many intervals the polynomials are meant (B,)."""
 
 
 def follow(
@@ -186,169 +202,109 @@ def follow(
     B, N = mesh.s.shape
     x, z = u.x.copy(), u.z.copy()
     solved = np.isfinite(x).all(axis=(1, 2))
-    allowed = np.full(B, tolerance)
+    limit, offset = np.full(B, 1e-2 * tolerance), np.full(B, absolute / tolerance)
     most, n, began_anew = parts(space, B, N)[0].stop, 0, np.zeros(B, bool)
     while n < N and solved.any():
         part, ends = slice(n, min(n + most, N)), slice(n, min(n + most, N) + 1)
-        guess = Step(x[:, ends], z[:, part], u.p)
-        count, x[:, ends], z[:, part], _ = _newton(
-            problem, space, mesh.t[:, ends], guess, least, allowed, absolute, solved
-        )
-        stuck = solved & (count == 0)
+        algebra = marching_window(space, mesh.s[:, part], problem.equations.Q)
+        held = np.where(solved, 0, algebra.scale.s.shape[1])
+        here = algebra.begin(x[:, ends].copy(), z[:, part].copy(), least, offset, limit, held)
+        _newton(problem, algebra, problem.times_of(space, mesh.t[:, ends]), here)
+        x[:, ends], z[:, part] = here.x, here.z
+        stuck = solved & (here.solved == 0)
         solved &= ~stuck | ~began_anew
         began_anew = stuck & solved
         x[began_anew, n + 1 :], z[began_anew, n:] = x[began_anew, n, None], 0.0
-        n += int(count[solved].min(initial=N))
+        n += int(here.solved[solved].min(initial=N))
     return solved, Step(x, z, u.p)
 
 
-def _window(m: _Members, goal: np.ndarray) -> np.ndarray:
+def _next_window(members: list[_Member], times: np.ndarray) -> np.ndarray:
     """The mesh of the next window of each member, (B, N+1): as many intervals as any of them needs to reach as far as
     it may. What reaches further is solved, or is not."""
-    steps = np.where(m.grows[:, None], GROWTH, 1.0) * np.minimum(np.abs(m.h), m.extent / LEAST)[:, None]
-    offset = np.cumsum(steps, axis=1)
-    way = np.abs(goal - m.t)
-    way = np.where(m.done | m.failed, offset[:, -1], way)
-    extent = (1 - 1e-9) * np.minimum(m.extent, way)
-    needed = np.minimum((offset < extent[:, None]).sum(axis=1) + 1, WINDOW)
-    N = int(needed[~(m.done | m.failed)].max())
-    offset = offset[:, :N] * np.minimum(1.0, way / offset[:, N - 1])[:, None]
-    mesh = np.concatenate([m.t[:, None], m.t[:, None] + np.sign(m.h)[:, None] * offset], axis=1)
-    ends = offset[:, -1] >= (1 - 1e-9) * way
-    mesh[:, -1] = np.where(ends & ~(m.done | m.failed), goal, mesh[:, -1])
+    goals = [float(times[min(m.goal, len(times) - 1)]) for m in members]
+    N = max(m.needs(goal) for m, goal in zip(members, goals, strict=True) if m.is_active)
+    first, ends = zip(*(m.first_step(goal, N) for m, goal in zip(members, goals, strict=True)), strict=True)
+    start = np.array([m.t for m in members])
+    mesh = np.empty((len(members), N + 1))
+    mesh[:, 0] = start
+    mesh[:, 1:] = start[:, None] + np.array(first)[:, None] * OFFSETS[[int(m.grows) for m in members], :N]
+    mesh[:, -1] = np.where(ends, goals, mesh[:, -1])
     return mesh
 
 
-def _predicted(space: Space, m: _Members, mesh: np.ndarray) -> Step:
-    """The polynomials of the last window where they are near, else the last states."""
+def _predicted(
+    space: Space, before: _Window | None, mesh: np.ndarray, at: np.ndarray, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """States and stages: the polynomials of the window before where they are near, else the last states.
+
+    Args:
+        at: (B, N k), the points; start: (B, M).
+    """
     B, N = len(mesh), mesh.shape[1] - 1
-    x = np.repeat(m.x[:, None], N + 1, axis=1)
+    x = np.repeat(start[:, None], N + 1, axis=1)
     z = np.zeros((B, N, space.V, space.k))
-    if m.solved.any():
-        b = np.arange(B)
-        last = np.maximum(m.solved - 1, 0)
-        s = np.diff(m.mesh)
-        limit = m.mesh[b, last] + 2.5 * s[b, last]
-        at = (mesh[:, :-1, None] + np.diff(mesh)[..., None] * np.asarray(space.points)).reshape(B, -1)
-        times = np.concatenate([mesh, at], axis=1)
-        near = (m.solved > 0)[:, None] & ((times - limit[:, None]) * np.sign(m.h)[:, None] <= 0)
-        member, point = np.nonzero(near)
-        i = np.minimum(space.interval(m.mesh, times), last[:, None])[near]
-        length = s[member, i]
-        y = np.zeros((*times.shape, space.V, space.R + 1))
-        with np.errstate(all="ignore"):
-            θ = (times[near] - m.mesh[member, i]) / length
-            series = space.series(m.u.x[:, :-1].reshape(-1, space.M), m.u.z.reshape(-1, space.V, space.k), s.ravel())
-            y[member, point] = summed(series, member * s.shape[1] + i, θ)
-        x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
-        values = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V)
-        stages = np.swapaxes(values, -1, -2)
-        inside = near[:, N + 1 :].reshape(B, N, 1, space.k).all(axis=3, keepdims=True)
-        z = np.where(inside, stages, z)
-        zero = [v for v, q in enumerate(space.orders) if q == 0]
-        z[:, :, zero] = np.where(inside, z[:, :, zero], m.u.z[b, last][:, None, zero, -1:])
-    x[:, 0] = m.x
-    return Step(x, z, np.zeros((B, 0)))
+    if before is None or not (known := before[3] > 0).any():
+        return x, z
+    t_old, x_old, z_old, solved = before
+    b, last = np.arange(B), np.maximum(solved - 1, 0)
+    end = t_old[b, last]
+    limit = end + 2.5 * (t_old[b, last + 1] - end)
+    times = np.concatenate([mesh, at], axis=1)
+    near = known[:, None] & (np.abs(times - mesh[:, :1]) <= np.abs(limit - mesh[:, 0])[:, None])
+    y = space.at_times(x_old, z_old, t_old, times, last)
+    x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
+    stages = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V).swapaxes(-1, -2)
+    inside = near[:, N + 1 :].reshape(B, N, 1, space.k).all(axis=3, keepdims=True)
+    z = np.where(inside, stages, z)
+    zero = [v for v, q in enumerate(space.orders) if q == 0]
+    if zero:
+        z[:, :, zero] = np.where(inside, z[:, :, zero], z_old[b, last][:, None, zero, -1:])
+    x[:, 0] = start
+    return x, z
 
 
-def _newton(
-    problem: Discrete,
-    space: Space,
-    mesh: np.ndarray,
-    u: Step,
-    least: np.ndarray,
-    tolerance: np.ndarray,
-    absolute: float,
-    active: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """How many intervals of each window were solved, (B,), their states and stages, and the steps it took, (B,)."""
-    algebra = marching_window(space, np.diff(mesh), problem.equations.Q)
-    at_times = problem.times_of(space, mesh)
-    x, z = np.array(u.x, order="C"), np.array(u.z, order="C")
-    B, N = len(mesh), mesh.shape[1] - 1
-    p = np.zeros((B, 0))
-    limit = 1e-2 * tolerance[:, None]
-    offset = absolute / tolerance
-    solved = np.where(active, 0, N)
-    before, stale, age = np.full((B, N), np.inf), True, 0
-    steps, member = np.zeros(B, int), np.arange(B)
+def _newton(problem: Discrete, algebra: Window, at: np.ndarray, u: Iterates) -> np.ndarray:
+    """Newton's method in windows, whose points are at times `at` (B, N k): the steps that each of them took, (B,)."""
+    N, p = u.change.shape[1], np.zeros((len(u.x), 0))
+    steps, stale, age = np.zeros(len(u.x), int), True, 0
     for step in range(1, ITERATIONS + 1):
-        steps += solved < N
-        algebra.skip = (solved >= N).astype(np.intc)
-        y, d = algebra.values(x, z)
+        steps += u.solved < N
         if stale:
-            f, J, _ = problem.linearize(at_times, y, p)
-            algebra.eliminate(J)
-            stale, age = False, 0
+            f, J, _ = problem.linearize(at, u.y, p)
+            algebra.improve(u, f, J)
+            age = 0
         else:
-            f = problem.value(at_times, y, p)
-        change, rate, left = algebra.accept(x, z, *algebra.advance(f, d), least, offset, before)
-        ended = (change < limit) | (left < limit)
-        if age == 0:
-            ended |= (rate > 0.5) & (change < ROUNDING)
-        solved = np.where(active, np.where(ended, N, np.arange(N)).min(axis=1), N)
-        unsolved = solved < N
+            algebra.improve(u, problem.value(at, u.y, p), None)
+        unsolved = u.solved < N
         if not unsolved.any():
             break
         age += 1
-        before = change
-        slow = rate[member, np.minimum(solved, N - 1)]
-        stale = age >= 5 or bool((slow[unsolved] > 0.1).any())
+        stale = age >= 5 or bool((u.rate[unsolved] > 0.1).any())
         given_up = ~unsolved
-        for (least_steps, allowed), these in ((SLOW, solved > 0), (HOPELESS, solved == 0)):
+        for (least_steps, allowed), these in ((SLOW, u.solved > 0), (HOPELESS, u.solved == 0)):
             if step >= least_steps:
-                given_up |= these & (slow > allowed)
+                given_up |= these & (u.rate > allowed)
         if given_up.all():
             break
-    return np.where(active, solved, 0), x, z, steps
+    return steps
 
 
-def _ratio(
-    space: Space,
-    m: _Members,
-    mesh: np.ndarray,
-    x: np.ndarray,
-    z: np.ndarray,
-    size: np.ndarray,
-    tolerance: np.ndarray,
-    absolute: float,
-    solved: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The share of each interval in the error, in units of what is allowed: (B, N); the highest derivatives that are
-    not zero, of order q + k - 1, and |y|, (B, N, V) both."""
-    s = np.diff(mesh)
-    q = np.array(space.orders)
-    within = (np.arange(s.shape[1]) < solved[:, None])[..., None]
-    with np.errstate(all="ignore"):
-        top, known = z @ space.leading / s[..., None] ** (space.k - 1), np.isfinite(m.top[:, 0])
-        before = np.where(known[:, None], m.top, top[:, 0])
-        width = np.concatenate([np.where(known, m.width, s[:, 0])[:, None], s], axis=1)
-        jump = np.abs(np.diff(np.concatenate([before[:, None], top], axis=1), axis=1))
-        jump /= np.abs(0.5 * (width[:, 1:] + width[:, :-1]))[..., None]
-        jump[:, :-1] = np.maximum(jump[:, :-1], np.where(within[:, 1:], jump[:, 1:], 0.0))
-        error = constants_of_error(space) * np.abs(s[..., None] ** (space.k + q)) * jump
-        y = space.largest(x, z)
-        sizes = np.maximum(np.where(within, y, 0.0).max(axis=1), size)
-        allowed = tolerance[:, None] * np.where(sizes > 0, sizes, 1e-300) + absolute
-        ratio = (error / allowed[:, None]).max(axis=-1) + 1e-12
-    return np.where(np.isfinite(ratio), ratio, np.inf), top, y
-
-
-def _joined(space: Space, m: _Members, times: np.ndarray) -> tuple[Mesh, Step]:
+def _joined(
+    space: Space, kept: list[_Window], finished: np.ndarray, reached: np.ndarray, x_end: np.ndarray, times: np.ndarray
+) -> tuple[Mesh, Step]:
     """The intervals kept, of all members with one number of them."""
-    B = len(m.t)
+    B = len(finished)
     parts = []
     for b in range(B):
-        t = np.concatenate([w[0][b, : w[3][b]] for w in m.kept] + [m.t[b : b + 1]])
-        x = np.concatenate([w[1][b, : w[3][b]] for w in m.kept] + [m.x[b : b + 1]])
-        z = np.concatenate([w[2][b, : w[3][b]] for w in m.kept])
-        parts.append((t, x, z))
+        t, x, z = (np.concatenate([w[i][b, : w[3][b]] for w in kept]) for i in range(3))
+        parts.append((np.append(t, reached[b]), np.append(x, x_end[b, None], axis=0), z))
     N = max(max(len(t) - 1 for t, _, _ in parts), 1)
     t_all, x_all = np.empty((B, N + 1)), np.empty((B, N + 1, space.M))
     z_all, index = np.empty((B, N, space.V, space.k)), np.empty((B, len(times)), int)
     sign = np.sign(times[-1] - times[0])
     for b, (t, x, z) in enumerate(parts):
-        if not m.done[b]:  # numbers that are not read
+        if not finished[b]:  # numbers that are not read
             t_all[b], x_all[b], z_all[b] = np.linspace(times[0], times[-1], N + 1), np.nan, np.nan
             index[b] = np.clip(np.linspace(0, N, len(times)).astype(int), 0, N)
             continue

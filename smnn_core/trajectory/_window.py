@@ -7,7 +7,7 @@ loops, for NumPy and as many equations as variables. Steps of the unknowns follo
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,12 +17,87 @@ from ._arithmetic import NUMPY, Arithmetic
 from ._collocation import Scale, Space
 from ._linear import ConditionRows, Local, Step, Structure, rows_of_conditions
 
-__all__ = ["WINDOW", "CompiledWindow", "Coupled", "DecoupledWindow", "Window", "marching_window", "recent", "window"]
+__all__ = [
+    "WINDOW",
+    "CompiledWindow",
+    "Coupled",
+    "DecoupledWindow",
+    "Iterates",
+    "Kept",
+    "Shares",
+    "Window",
+    "marching_window",
+    "recent",
+    "window",
+]
 
 WINDOW = 16
 """Most intervals of a window of a march."""
 MANY = 12
 """Variables from which on stages are decoupled."""
+ROUNDING = 1e-5
+"""Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
+be: equations may amplify it."""
+
+
+@dataclass
+class Iterates:
+    """Newton's method in B windows of N intervals, from the left to the right."""
+
+    x: Array
+    """(B, N+1, M)"""
+    z: Array
+    """(B, N, V, k)"""
+    y: Array
+    """(B, N k, V, R+1): values at the points"""
+    d: Array
+    """(B, N, M): jumps"""
+    least: np.ndarray
+    """(B, M): states count as at least as large"""
+    offset: np.ndarray
+    """(B,): what is added to the sizes in whose units changes are measured"""
+    limit: np.ndarray
+    """(B,): relative changes that are small enough"""
+    change: np.ndarray
+    """(B, N): the last relative changes, infinite before the first and where they are not finite; of states in units of
+    the largest that they had in the last `WINDOW` intervals, of variables of order zero in units of their stages"""
+    rate: np.ndarray
+    """(B,): the quotient of the last two in the first interval that is not solved"""
+    solved: np.ndarray
+    """(B,): how many of the first intervals are solved; members of which all are do not move"""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How errors of intervals are judged, by jumps of the highest derivative that is not zero, of order q + k - 1."""
+
+    constants: np.ndarray
+    """(V,): `_mesh.constants_of_error`"""
+    top: np.ndarray
+    """(B, V): that derivative before the window, NaN where there is none"""
+    width: np.ndarray
+    """(B,): the length of the interval there"""
+    size: np.ndarray
+    """(B, V): variables count as at least as large"""
+    tolerance: np.ndarray
+    """(B,): errors that are allowed, relative to the largest values in the window"""
+    absolute: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The first intervals of a window, those whose errors are at most what is allowed."""
+
+    count: np.ndarray
+    """(B,)"""
+    ratio: np.ndarray
+    """(B, 2): error / allowed of the last that is kept, and of the one that ends them, where there are such"""
+    top: np.ndarray
+    """(B, V): the highest derivative in the last"""
+    x: np.ndarray
+    """(B, M): the largest of each state at the right of these"""
+    y: np.ndarray
+    """(B, V): the largest of each variable in these"""
 
 
 class Window:
@@ -36,8 +111,6 @@ class Window:
         self.local: Local | None = None
         self.times: np.ndarray | None = None
         """(B, N k): of the points, where they are kept"""
-        self.skip: np.ndarray | None = None
-        """(B,): members that need not move"""
 
     def values(self, x: Array, z: Array) -> tuple[Array, Array]:
         """y at the points, (B, N k, V, R+1), and the jumps of the states, (B, N, M); x (B, N+1, M), z (B, N, V, k)."""
@@ -61,32 +134,69 @@ class Window:
         dx = self.local.forward(γ - d, start)
         return dx, self.local.stages(particular, dx[:, :-1], np.zeros((B, 0)))
 
-    def accept(
-        self,
-        x: np.ndarray,
-        z: np.ndarray,
-        dx: np.ndarray,
-        dz: np.ndarray,
-        least: np.ndarray,
-        offset: np.ndarray,
-        before: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Adds a step to x and z: the relative change of each interval, (B, N), infinite where it is not finite; its
-        quotient to the change `before`, which is infinite in the first step; and what further steps would change.
-        States change in units of the largest that they had in the last `WINDOW` intervals, at least `least` (B, M),
-        plus `offset` (B,); variables of order zero in units of their stages."""
+    def begin(
+        self, x: Array, z: Array, least: np.ndarray, offset: np.ndarray, limit: np.ndarray, solved: np.ndarray
+    ) -> Iterates:
+        """Newton's method from states and stages, which it changes; arguments as in `Iterates`."""
+        change, rate = np.full(z.shape[:2], np.inf), np.full(len(z), np.inf)
+        return Iterates(x, z, *self.values(x, z), least, offset, limit, change, rate, np.array(solved, np.intc))
+
+    def improve(self, u: Iterates, f: np.ndarray, J: np.ndarray | None) -> None:
+        """One step for f and J as above, with the left-hand side of before where J is not given."""
+        if J is not None:
+            self.eliminate(J)
+        N, moved = u.change.shape[1], u.solved < u.change.shape[1]
+        dx, dz = (np.where(moved.reshape(-1, *(1,) * (a.ndim - 1)), a, 0.0) for a in self.advance(f, u.d))
         zero = [v for v, q in enumerate(self.space.orders) if q == 0]
         with np.errstate(all="ignore"):
-            x += dx
-            z += dz
-            sizes = np.maximum(recent(np.abs(x)), least[:, None])[:, 1:]
-            change = (np.abs(dx[:, 1:]) / _positive(sizes, offset)).max(axis=2, initial=0.0)
+            u.x += dx
+            u.z += dz
+            sizes = np.maximum(recent(np.abs(u.x)), u.least[:, None])[:, 1:]
+            change = (np.abs(dx[:, 1:]) / _positive(sizes, u.offset)).max(axis=2, initial=0.0)
             if zero:
-                size, moved = (np.abs(a[:, :, zero]).max(axis=3) for a in (z, dz))
-                change = np.maximum(change, (moved / _positive(recent(size), offset)).max(axis=2))
+                size, step = (np.abs(a[:, :, zero]).max(axis=3) for a in (u.z, dz))
+                change = np.maximum(change, (step / _positive(recent(size), u.offset)).max(axis=2))
             change = np.where(np.isfinite(change), change, np.inf)
-            rate = np.nan_to_num(np.where(np.isfinite(before), change / before, np.inf), nan=np.inf, posinf=np.inf)
-            return change, rate, np.where(rate < 1, rate / (1 - rate) * change, np.inf)
+            quotient = np.where(np.isfinite(u.change), change / u.change, np.inf)
+            rate = np.nan_to_num(quotient, nan=np.inf, posinf=np.inf)
+            left = np.where(rate < 1, rate / (1 - rate) * change, np.inf)
+            ended = (change < u.limit[:, None]) | (left < u.limit[:, None])
+        if J is not None:
+            ended |= (rate > 0.5) & (change < ROUNDING)
+        solved = np.where(ended, N, np.arange(N)).min(axis=1)
+        u.rate[:] = np.where(moved, rate[np.arange(len(rate)), np.minimum(solved, N - 1)], u.rate)
+        u.solved[:] = np.where(moved, solved, N)
+        u.change[:] = np.where(moved[:, None], change, u.change)
+        u.y, u.d = self.values(u.x, u.z)
+
+    def keep(self, u: Iterates, shares: Shares) -> Kept:
+        """Which of the intervals that are solved are kept."""
+        space, s, (x, z) = self.space, self.scale.s, (u.x, u.z)
+        (B, N), q = s.shape, np.array(space.orders)
+        n = np.arange(N)
+        within = (n < u.solved[:, None])[..., None]
+        with np.errstate(all="ignore"):
+            top, known = z @ space.leading / s[..., None] ** (space.k - 1), np.isfinite(shares.top[:, 0])
+            before = np.where(known[:, None], shares.top, top[:, 0])
+            width = np.concatenate([np.where(known, shares.width, s[:, 0])[:, None], s], axis=1)
+            jump = np.abs(np.diff(np.concatenate([before[:, None], top], axis=1), axis=1))
+            jump /= np.abs(0.5 * (width[:, 1:] + width[:, :-1]))[..., None]
+            jump[:, :-1] = np.maximum(jump[:, :-1], np.where(within[:, 1:], jump[:, 1:], 0.0))
+            error = shares.constants * np.abs(s[..., None] ** (space.k + q)) * jump
+            y = space.largest(x, z)
+            sizes = np.maximum(np.where(within, y, 0.0).max(axis=1), shares.size)
+            allowed = shares.tolerance[:, None] * np.where(sizes > 0, sizes, 1e-300) + shares.absolute
+            ratio = np.maximum((error / allowed[:, None]).max(axis=-1), 1e-12)
+        ratio = np.where(np.isfinite(ratio), ratio, np.inf)
+        count = np.minimum(u.solved, np.where(ratio <= 1, N, n).min(axis=1))
+        b, last, kept = np.arange(B), np.maximum(count - 1, 0), (n < count[:, None])[..., None]
+        return Kept(
+            count,
+            np.stack([ratio[b, last], ratio[b, np.minimum(count, N - 1)]], axis=1),
+            top[b, last],
+            np.where(kept, np.abs(x[:, 1:]), 0.0).max(axis=1),
+            np.where(kept, y, 0.0).max(axis=1),
+        )
 
 
 def recent(size: np.ndarray) -> np.ndarray:
@@ -109,10 +219,10 @@ class CompiledWindow(Window):
 
     def __init__(self, space: Space, s: np.ndarray) -> None:
         super().__init__(space, s)
-        q, first, at_end = _tables(space)
-        self.given = (q, first, np.ascontiguousarray(s), space.rows_at_points, at_end)
+        q, first, W, E = space.compiled
+        self.given = (q, first, np.ascontiguousarray(s), W, E)
         self.factor: tuple[np.ndarray, ...] = ()
-        self.skip = np.zeros(len(s), np.intc)
+        self.steps: tuple[np.ndarray, ...] = ()
 
     def values(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         space, (B, N) = self.space, self.scale.s.shape
@@ -122,42 +232,74 @@ class CompiledWindow(Window):
 
     def eliminate(self, J: np.ndarray, P: np.ndarray | None = None) -> None:
         """The same; P (B, N k, Q, p), the derivatives by constants that `Coupled` takes."""
-        space, (B, N) = self.space, self.scale.s.shape
-        n, inner = space.V * space.k, space.M + (0 if P is None else P.shape[-1])
-        parts = (n, n), (n,), (n, inner), (space.M, inner)
-        lu, scale, HC, G = (np.empty((B, N, *part)) for part in parts)
-        self.factor = lu, scale, np.zeros((B, N, n), np.intc), HC, G
         if P is None:
-            P = np.empty((B, N, 0))
-        compiled.eliminate(*self.given, self.skip, np.ascontiguousarray(J), np.ascontiguousarray(P), *self.factor)
+            P = np.empty((*J.shape[:3], 0))
+        self.factor = self._factor(P.shape[-1])
+        compiled.eliminate(*self.given, np.ascontiguousarray(J), np.ascontiguousarray(P), *self.factor)
+
+    def _factor(self, p: int) -> tuple[np.ndarray, ...]:
+        """Arrays for a factor with p constants."""
+        space, (B, N) = self.space, self.scale.s.shape
+        n, inner = space.V * space.k, space.M + p
+        lu, scale, HC, G = (np.empty((B, N, *part)) for part in ((n, n), (n,), (n, inner), (space.M, inner)))
+        return lu, scale, np.zeros((B, N, n), np.intc), HC, G
 
     def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         (B, N), space = d.shape[:2], self.space
         dx, dz = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
         dx[:, 0] = 0.0 if start is None else start
-        compiled.advance(*self.given, self.skip, *self.factor, np.ascontiguousarray(f), d, dx, dz)
+        compiled.advance(*self.given, *self.factor, np.ascontiguousarray(f), d, dx, dz)
         return dx, dz
 
-    def accept(
-        self,
-        x: np.ndarray,
-        z: np.ndarray,
-        dx: np.ndarray,
-        dz: np.ndarray,
-        least: np.ndarray,
-        offset: np.ndarray,
-        before: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        change, rate, left = found = tuple(np.empty(z.shape[:2]) for _ in range(3))
-        compiled.accept(*self.given, WINDOW, np.ascontiguousarray(least), offset, dx, dz, before, x, z, *found)
-        return change, rate, left
+    def improve(self, u: Iterates, f: np.ndarray, J: np.ndarray | None) -> None:
+        if not self.steps:
+            self.factor, self.steps = self._factor(0), (np.zeros_like(u.x), np.empty_like(u.z))
+        compiled.improve(
+            *self.given,
+            WINDOW,
+            ROUNDING,
+            u.least,
+            u.offset,
+            u.limit,
+            *self.steps,
+            u.x,
+            u.z,
+            u.y,
+            u.d,
+            u.change,
+            u.rate,
+            u.solved,
+            *self.factor,
+            np.ascontiguousarray(f),
+            _NOTHING if J is None else np.ascontiguousarray(J),
+        )
+
+    def keep(self, u: Iterates, shares: Shares) -> Kept:
+        (B, _, M), V = u.x.shape, self.space.V
+        kept = Kept(np.empty(B, np.intc), np.empty((B, 2)), np.empty((B, V)), np.empty((B, M)), np.empty((B, V)))
+        compiled.keep(
+            *self.given,
+            self.space.leading,
+            shares.constants,
+            shares.top,
+            shares.width,
+            shares.size,
+            shares.tolerance,
+            shares.absolute,
+            u.x,
+            u.z,
+            u.solved,
+            kept.count,
+            kept.ratio,
+            kept.top,
+            kept.x,
+            kept.y,
+        )
+        return kept
 
 
-@lru_cache(maxsize=64)
-def _tables(space: Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Orders, the first state of each variable, and W at the end, as the compiled code takes them."""
-    q = np.array(space.orders, np.intc)
-    return q, np.concatenate([[0], np.cumsum(q)[:-1]]).astype(np.intc), np.ascontiguousarray(space.at_end)
+_NOTHING = np.empty(0)
+"""No new left-hand side."""
 
 
 class DecoupledWindow(Window):

@@ -13,7 +13,8 @@ import smnn_core as smnn
 from smnn_core.engines import collocation as compiled
 from smnn_core.trajectory._collocation import Space, gauss, radau
 from smnn_core.trajectory._linear import ConditionRows, Linear, Local, Structure
-from smnn_core.trajectory._window import WINDOW, CompiledWindow, Coupled, DecoupledWindow, Window, recent
+from smnn_core.trajectory._mesh import constants_of_error
+from smnn_core.trajectory._window import WINDOW, CompiledWindow, Coupled, DecoupledWindow, Shares, Window, recent
 
 nan = np.nan
 
@@ -484,11 +485,6 @@ def test_compiled_windows_are_those_of_numpy(orders):
         steps = plain.advance(f, d, start)
         for one, other in zip(steps, fast.advance(f, d, start), strict=True):
             assert np.allclose(one, other, rtol=1e-6, atol=1e-8 * np.abs(one).max())
-    whole = fast.advance(f, d)
-    fast.skip = np.array([0, 1], np.intc)
-    for one, other in zip(whole, fast.advance(f, d), strict=True):
-        assert np.array_equal(one[0], other[0])
-        assert not other[1].any()
 
 
 TOUCHED = {
@@ -545,24 +541,79 @@ def test_decoupled_stages_are_those_of_constant_derivatives():
 
 
 @pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
-@pytest.mark.parametrize("orders", [(1,), (2, 0, 1)])
-def test_compiled_changes_are_those_of_numpy(orders):
+@pytest.mark.parametrize("orders", [(1,), (2, 0, 1), (3, 1)])
+def test_compiled_steps_of_newton_are_those_of_numpy(orders):
+    """Of members that move, that are solved, whose f is not finite, that a zero makes relative to `least`."""
     space, rng = Space(radau(3), orders), np.random.default_rng(0)
-    B, N, V = 2, 2 * WINDOW + 3, len(orders)
-    shapes = (B, N + 1, space.M), (B, N, V, space.k)
-    u, step = ([rng.standard_normal(shape) for shape in shapes] for _ in range(2))
-    step[0][1, 7:] = np.nan
-    u[0][0, :3, 0], step[0][0, :3, 0] = 0.0, 0.0
-    least, offset, before = np.full((B, space.M), 1e-3), np.array([0.0, 0.1]), rng.uniform(0.0, 9.0, (B, N))
-    before[0, 3] = np.inf
+    B, N, V = 4, 2 * WINDOW + 3, len(orders)
+    s, J = rng.uniform(0.1, 1.0, (B, N)), 0.1 * rng.standard_normal((B, N * space.k, V, V, space.R + 1))
+    J[..., np.arange(V), np.arange(V), list(orders)] += 1.0
+    fs = 1e-3 * rng.standard_normal((3, B, N * space.k, V))
+    fs[1, 2, 7 * space.k :] = np.nan
+    x, z = 1e-3 * rng.standard_normal((B, N + 1, space.M)), 1e-3 * rng.standard_normal((B, N, V, space.k))
+    x[3, :3] = 0.0
+    units = np.full((B, space.M), 1e-3), np.array([0.0, 0.1, 0.0, 0.0]), np.array([0.0, 1e-3, 1e-6, 1e-6])
     found = []
-    for window in (Window, CompiledWindow):
-        x, z = (a.copy() for a in u)
-        found.append((x, z, *window(space, np.ones((B, N))).accept(x, z, *step, least, offset, before)))
-    for i, (one, other) in enumerate(zip(*found, strict=True)):
-        np.testing.assert_allclose(one, other, rtol=1e-10 if i == 4 else 1e-13)  # (1 - rate is a difference)
-    assert np.isinf(found[0][2][1, 6:]).all()
-    assert np.isfinite(found[0][2][0]).all()
+    for window in (Window(space, s), CompiledWindow(space, s)):
+        u = window.begin(x.copy(), z.copy(), *units, np.array([0, N, 0, 0]))
+        seen = []
+        for f, is_new in zip(fs, (True, False, True), strict=True):
+            window.improve(u, f, J if is_new else None)
+            names = ("x", "z", "change", "rate", "solved")
+            seen += [getattr(u, name).copy() for name in names]
+            moves = u.solved < N
+            seen += [u.y[moves], u.d[moves] + 1e-3]  # (rounding of the states, which are as large)
+        found.append(seen)
+    for one, other in zip(*found, strict=True):
+        size = np.abs(one[np.isfinite(one)]).max(initial=1e-300)
+        np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9 * size)
+    assert np.array_equal(found[0][0][1], x[1])
+    assert np.isinf(found[0][9][2, 7:]).all()
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize("orders", [(1,), (2, 0, 1), (3, 1)])
+def test_compiled_windows_keep_what_those_of_numpy_keep(orders):
+    space, rng = Space(radau(3), orders), np.random.default_rng(0)
+    B, N, V = 6, 5, len(orders)
+    s = rng.uniform(0.1, 0.3, (B, N)) * np.array([1, 1, 1, 1, 1, -1])[:, None]
+    x, z = rng.standard_normal((B, N + 1, space.M)), rng.standard_normal((B, N, V, space.k))
+    top, width = rng.standard_normal((B, V)), np.full(B, 0.2)
+    top[1] = np.nan
+    kept = []
+    for window in (Window(space, s), CompiledWindow(space, s)):
+        u = window.begin(x, z, np.ones((B, space.M)), np.zeros(B), np.ones(B), np.array([5, 5, 0, 3, 5, 5]))
+        for tolerance in (np.array([1e9, 1e9, 1.0, 1e9, 1e-9, 1e9]), np.array([0.1, 1.0, 1.0, 0.3, 0.3, 0.03])):
+            shares = Shares(constants_of_error(space), top, width, np.full((B, V), 1e-3), tolerance, 1e-9)
+            kept.append(window.keep(u, shares))
+    for one, other in zip(kept[:2], kept[2:], strict=True):
+        for field in ("count", "x", "y"):
+            np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-13)
+        last, next_ = one.count > 0, one.count < u.solved
+        np.testing.assert_allclose(one.ratio[last, 0], other.ratio[last, 0], rtol=1e-10)
+        np.testing.assert_allclose(one.ratio[next_, 1], other.ratio[next_, 1], rtol=1e-10)
+        np.testing.assert_allclose(one.top[last], other.top[last], rtol=1e-10)
+    assert kept[0].count.tolist() == [5, 5, 0, 3, 0, 5]
+    assert len({*kept[1].count.tolist()}) > 2
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize("descends", [False, True])
+@pytest.mark.parametrize("orders", [(1,), (2, 0, 1)])
+def test_compiled_polynomials_are_those_of_numpy(orders, descends, monkeypatch):
+    space, rng = Space(radau(4), orders), np.random.default_rng(0)
+    B, N, V = 3, 5, len(orders)
+    t, times = np.sort(rng.random((B, N + 1))), rng.uniform(-0.1, 1.1, (B, 40))
+    times[:, : N + 1] = t
+    if descends:
+        t, times = -t, -times
+    x, z = rng.standard_normal((B, N + 1, space.M)), rng.standard_normal((B, N, V, space.k))
+    for last in (None, np.array([4, 0, 2])):
+        fast = space.at_times(x, z, t, times, last)
+        with monkeypatch.context() as m:
+            m.setattr(compiled, "is_compiled", False)
+            plain = space.at_times(x, z, t, times, last)
+        np.testing.assert_allclose(fast, plain, rtol=1e-9, atol=1e-11 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize("width", [0.01, 0.003])

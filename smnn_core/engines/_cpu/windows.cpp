@@ -18,6 +18,12 @@ void require(const char* name, size_t found, int64_t expected) {
     if (found != size_t(expected)) throw nb::value_error(name);
 }
 
+void require_within(const char* name, const Integers& numbers, int64_t least, int64_t most) {
+    for (size_t i = 0; i < numbers.size(); ++i) {
+        if (numbers.data()[i] < least || numbers.data()[i] > most) throw nb::value_error(name);
+    }
+}
+
 smnn::Window window(const Integers& q, const Integers& first, const Constants& s, const Constants& W, const Constants& E) {
     if (s.ndim() != 2 || W.ndim() != 4 || E.ndim() != 3) throw nb::value_error("another number of axes than is expected");
     const int64_t V = int64_t(W.shape(0)), k = int64_t(W.shape(1)), R = int64_t(W.shape(2)) - 1;
@@ -41,17 +47,16 @@ void values(Integers q, Integers first, Constants s, Constants W, Constants E, C
     require("y", y.size(), w.B * w.N * w.k * w.V * (w.R + 1));
     require("d", d.size(), w.B * w.N * w.M);
     nb::gil_scoped_release release;
-    smnn::isa().windows.values(w, x.data(), z.data(), y.data(), d.data());
+    smnn::isa().windows.values(w, nullptr, x.data(), z.data(), y.data(), d.data());
 }
 
 void eliminate(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Integers skip, Constants J, Constants P, Numbers lu,
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants J, Constants P, Numbers lu,
     Numbers scale, Integers order, Numbers HC, Numbers G
 ) {
     smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
     w.p = int64_t(P.shape(P.ndim() - 1));
-    require("skip", skip.size(), w.B);
     require("P", P.size(), count * n * w.p);
     require("J", J.size(), count * n * w.V * (w.R + 1));
     require("lu", lu.size(), count * n * n);
@@ -60,16 +65,15 @@ void eliminate(
     require("HC", HC.size(), count * n * (w.M + w.p));
     require("G", G.size(), count * w.M * (w.M + w.p));
     nb::gil_scoped_release release;
-    smnn::isa().windows.eliminate(w, skip.data(), J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
+    smnn::isa().windows.eliminate(w, nullptr, J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
 }
 
 void advance(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Integers skip, Constants lu, Constants scale, Integers order,
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants lu, Constants scale, Integers order,
     Constants HC, Constants G, Constants f, Constants d, Numbers dx, Numbers dz
 ) {
     const smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
-    require("skip", skip.size(), w.B);
     require("lu", lu.size(), count * n * n);
     require("scale", scale.size(), count * n);
     require("order", order.size(), count * n);
@@ -79,12 +83,10 @@ void advance(
     require("d", d.size(), count * w.M);
     require("dx", dx.size(), w.B * (w.N + 1) * w.M);
     require("dz", dz.size(), count * n);
-    for (size_t i = 0; i < order.size(); ++i) {
-        if (order.data()[i] < 0 || order.data()[i] >= n) throw nb::value_error("order");
-    }
+    require_within("order", order, 0, n - 1);
     nb::gil_scoped_release release;
     smnn::isa().windows.advance(
-        w, skip.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
+        w, nullptr, lu.data(), scale.data(), order.data(), HC.data(), G.data(), f.data(), d.data(), dx.data(), dz.data()
     );
 }
 
@@ -138,12 +140,8 @@ void solve(
     require("dx", dx.size(), points * w.M);
     require("dz", dz.size(), intervals * n);
     require("dc", dc.size(), w.B * c.c);
-    for (size_t i = 0; i < order.size(); ++i) {
-        if (order.data()[i] < 0 || order.data()[i] >= n) throw nb::value_error("order");
-    }
-    for (size_t i = 0; i < count.size(); ++i) {
-        if (count.data()[i] < 0 || count.data()[i] > most) throw nb::value_error("count");
-    }
+    require_within("order", order, 0, n - 1);
+    require_within("count", count, 0, most);
     nb::gil_scoped_release release;
     smnn::isa().windows.solve(
         w, c, lu.data(), scale.data(), order.data(), HC.data(), R.data(), tau.data(), count.data(), row_scale.data(), f.data(),
@@ -151,27 +149,91 @@ void solve(
     );
 }
 
-void accept(
-    Integers q, Integers first, Constants s, Constants W, Constants E, int64_t intervals, Constants least, Constants offset,
-    Constants dx, Constants dz, Constants before, Numbers x, Numbers z, Numbers change, Numbers rate, Numbers left
+void improve(
+    Integers q, Integers first, Constants s, Constants W, Constants E, int64_t intervals, double rounding, Constants least,
+    Constants offset, Constants limit, Numbers dx, Numbers dz, Numbers x, Numbers z, Numbers y, Numbers d, Numbers change,
+    Numbers rate, Integers solved, Numbers lu, Numbers scale, Integers order, Numbers HC, Numbers G, Constants f, Constants J
 ) {
     const smnn::Window w = window(q, first, s, W, E);
-    const int64_t states = w.B * (w.N + 1) * w.M, stages = w.B * w.N * w.V * w.k;
+    const int64_t n = w.V * w.k, count = w.B * w.N, states = w.B * (w.N + 1) * w.M;
+    if (intervals < 1) throw nb::value_error("intervals");
     require("least", least.size(), w.B * w.M);
     require("offset", offset.size(), w.B);
+    require("limit", limit.size(), w.B);
     require("dx", dx.size(), states);
-    require("dz", dz.size(), stages);
+    require("dz", dz.size(), count * n);
     require("x", x.size(), states);
-    require("z", z.size(), stages);
-    require("before", before.size(), w.B * w.N);
-    require("change", change.size(), w.B * w.N);
-    require("rate", rate.size(), w.B * w.N);
-    require("left", left.size(), w.B * w.N);
+    require("z", z.size(), count * n);
+    require("y", y.size(), count * n * (w.R + 1));
+    require("d", d.size(), count * w.M);
+    require("change", change.size(), count);
+    require("rate", rate.size(), w.B);
+    require("solved", solved.size(), w.B);
+    require("lu", lu.size(), count * n * n);
+    require("scale", scale.size(), count * n);
+    require("order", order.size(), count * n);
+    require("HC", HC.size(), count * n * w.M);
+    require("G", G.size(), count * w.M * w.M);
+    require("f", f.size(), count * n);
+    if (J.size() != 0) {
+        require("J", J.size(), count * n * w.V * (w.R + 1));
+    } else {
+        require_within("order", order, 0, n - 1);
+    }
+    const smnn::Iterates u{
+        intervals, rounding, least.data(), offset.data(), limit.data(), dx.data(), dz.data(), x.data(), z.data(), y.data(), d.data(),
+        change.data(), rate.data(), solved.data()
+    };
     nb::gil_scoped_release release;
-    smnn::isa().windows.accept(
-        w, intervals, least.data(), offset.data(), dx.data(), dz.data(), before.data(), x.data(), z.data(), change.data(),
-        rate.data(), left.data()
+    smnn::isa().windows.improve(
+        w, u, J.size() != 0 ? J.data() : nullptr, f.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data()
     );
+}
+
+void keep(
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants leading, Constants constants, Constants top,
+    Constants width, Constants size, Constants tolerance, double absolute, Constants x, Constants z, Integers solved,
+    Integers count, Numbers ratio, Numbers last, Numbers largest_x, Numbers largest_y
+) {
+    const smnn::Window w = window(q, first, s, W, E);
+    require("leading", leading.size(), w.k);
+    require("constants", constants.size(), w.V);
+    require("top", top.size(), w.B * w.V);
+    require("width", width.size(), w.B);
+    require("size", size.size(), w.B * w.V);
+    require("tolerance", tolerance.size(), w.B);
+    require("x", x.size(), w.B * (w.N + 1) * w.M);
+    require("z", z.size(), w.B * w.N * w.V * w.k);
+    require("solved", solved.size(), w.B);
+    require("count", count.size(), w.B);
+    require("ratio", ratio.size(), w.B * 2);
+    require("last", last.size(), w.B * w.V);
+    require("largest x", largest_x.size(), w.B * w.M);
+    require("largest y", largest_y.size(), w.B * w.V);
+    require_within("solved", solved, 0, w.N);
+    const smnn::Shares shares{leading.data(), constants.data(), top.data(), width.data(), size.data(), tolerance.data(), absolute};
+    const smnn::Kept kept{count.data(), ratio.data(), last.data(), largest_x.data(), largest_y.data()};
+    nb::gil_scoped_release release;
+    smnn::isa().windows.keep(w, shares, x.data(), z.data(), solved.data(), kept);
+}
+
+void at_times(
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants series, Constants t, Constants x, Constants z,
+    Constants times, Integers last, Numbers y
+) {
+    const smnn::Window w = window(q, first, s, W, E);
+    if (times.ndim() != 2) throw nb::value_error("times");
+    const int64_t n = int64_t(times.shape(1));
+    require("series", series.size(), w.V * w.a() * (w.R + 1) * (w.k + w.R));
+    require("t", t.size(), w.B * (w.N + 1));
+    require("x", x.size(), w.B * (w.N + 1) * w.M);
+    require("z", z.size(), w.B * w.N * w.V * w.k);
+    require("times", times.size(), w.B * n);
+    require("last", last.size(), w.B);
+    require("y", y.size(), w.B * n * w.V * (w.R + 1));
+    require_within("last", last, 0, w.N - 1);
+    nb::gil_scoped_release release;
+    smnn::isa().windows.at_times(w, series.data(), t.data(), x.data(), z.data(), n, times.data(), last.data(), y.data());
 }
 
 }  // namespace
@@ -182,5 +244,7 @@ void bind_windows(nb::module_& m) {
     m.def("window_advance", &advance);
     m.def("window_couple", &couple);
     m.def("window_solve", &solve);
-    m.def("window_accept", &accept);
+    m.def("window_improve", &improve);
+    m.def("window_keep", &keep);
+    m.def("window_at_times", &at_times);
 }

@@ -61,18 +61,28 @@ SMNN_INLINE void exchange(double* __restrict a, double* __restrict b, int64_t n)
     }
 }
 
-// x (B, N+1, M), z (B, N, V, k), y (B, N, k, V, R+1), d (B, N, M): WindowKernels::values
-inline void values(const Window& w, const double* x, const double* z, double* y, double* d) {
-    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width();
+// Phi of variable v, feature (a); of an interval the states at its left (M), z (V, k), and power (R+1).
+SMNN_INLINE void features(const Window& w, int64_t v, const double* left, const double* z, const double* power, double* feature) {
+    const int64_t width = w.width();
+    for (int64_t o = 0; o < width; ++o) feature[o] = o < w.q[v] ? left[w.first[v] + o] * power[o] : 0.0;
+    for (int64_t l = 0; l < w.k; ++l) feature[width + l] = z[v * w.k + l] * power[w.q[v]];
+}
+
+// Members of skip (B), which may be null, are left out.
+inline bool skipped(const int* skip, int64_t b) { return skip != nullptr && skip[b] != 0; }
+
+// skip (B) or null, x (B, N+1, M), z (B, N, V, k), y (B, N, k, V, R+1), d (B, N, M): WindowKernels::values
+inline void values(const Window& w, const int* skip, const double* x, const double* z, double* y, double* d) {
+    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a();
     double feature[FEATURES], power[ORDERS];
     for (int64_t n = 0; n < w.B * w.N; ++n) {
+        if (skipped(skip, n / w.N)) continue;
         const double* const left = x + (n / w.N * (w.N + 1) + n % w.N) * w.M;
         const double* const right = left + w.M;
         powers(w.s[n], w.R, power);
         for (int64_t v = 0; v < V; ++v) {
             const int q = w.q[v];
-            for (int64_t o = 0; o < width; ++o) feature[o] = o < q ? left[w.first[v] + o] * power[o] : 0.0;
-            for (int64_t l = 0; l < k; ++l) feature[width + l] = z[(n * V + v) * k + l] * power[q];
+            features(w, v, left, z + n * V * k, power, feature);
             for (int64_t j = 0; j < k; ++j) {
                 double* const value = y + ((n * k + j) * V + v) * r1;
                 for (int64_t r = 0; r < r1; ++r) value[r] = dot(w.W + ((v * k + j) * r1 + r) * a, feature, a) / power[r];
@@ -86,7 +96,7 @@ inline void values(const Window& w, const double* x, const double* z, double* y,
     }
 }
 
-// skip (B), J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
+// skip (B) or null, J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
 // G (B, N, M, M + p), n = V k: WindowKernels::eliminate
 inline void eliminate(
     const Window& w, const int* skip, const double* J, const double* P, double* lu, double* scale, int* order, double* HC,
@@ -95,7 +105,7 @@ inline void eliminate(
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, K = w.M + w.p;
     double power[ORDERS], row[FEATURES];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
-        if (skip[at / w.N]) continue;
+        if (skipped(skip, at / w.N)) continue;
         double* const A = lu + at * n * n;
         double* const C = HC + at * n * K;
         double* const size = scale + at * n;
@@ -211,7 +221,7 @@ inline void finish(
     }
 }
 
-// skip (B), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V),
+// skip (B) or null, lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M), G (B, N, M, M), f (B, N, k, V),
 // d (B, N, M), dx (B, N+1, M), dz (B, N, V, k): WindowKernels::advance
 inline void advance(
     const Window& w, const int* skip, const double* lu, const double* scale, const int* order, const double* HC,
@@ -222,7 +232,7 @@ inline void advance(
     for (int64_t at = 0; at < w.B * w.N; ++at) {
         double* const left = dx + (at / w.N * (w.N + 1) + at % w.N) * M;
         double* const right = left + M;
-        if (skip[at / w.N]) {
+        if (skipped(skip, at / w.N)) {
             for (int64_t m = 0; m < M; ++m) right[m] = 0;
             for (int64_t i = 0; i < n; ++i) dz[at * n + i] = 0;
             continue;
@@ -382,49 +392,177 @@ SMNN_INLINE double recent(const double* values, int64_t n, int64_t window, int64
     return largest;
 }
 
-// least (B, M), offset (B), dx (B, N+1, M), dz (B, N, V, k), x (B, N+1, M), z (B, N, V, k); before, change, rate and left
-// (B, N): WindowKernels::accept
-inline void accept(const Window& w, int64_t window, const double* least, const double* offset, const double* dx,
-                   const double* dz, const double* before, double* x, double* z, double* change, double* rate, double* left) {
+// The step of member b is added: changes, and how many of the first intervals are solved. is_new: it is the first with its
+// left-hand side.
+inline void accept(const Window& w, const Iterates& u, bool is_new, int64_t b) {
     const int64_t V = w.V, k = w.k, M = w.M, N = w.N;
     const auto relative = [](double moved, double size, double offset) {
         const double part = std::fabs(moved) / ((size > 0 ? size : 1e-300) + offset);
         return part <= 1e300 ? part : double(INFINITY);  // NaN, too
     };
+    double* const state = u.x + b * (N + 1) * M;
+    double* const stage = u.z + b * N * V * k;
+    const double* const step = u.dx + b * (N + 1) * M;
+    const double* const stage_step = u.dz + b * N * V * k;
+    for (int64_t i = 0; i < (N + 1) * M; ++i) state[i] += step[i];
+    for (int64_t i = 0; i < N * V * k; ++i) stage[i] += stage_step[i];
+    bool whole = true;  // all intervals up to here are solved
+    u.solved[b] = int(N);
+    for (int64_t n = 0; n < N; ++n) {
+        double change = 0;
+        for (int64_t m = 0; m < M; ++m) {
+            const double size = std::fmax(recent(state + m, n + 1, u.window, M), u.least[b * M + m]);
+            change = std::fmax(change, relative(step[(n + 1) * M + m], size, u.offset[b]));
+        }
+        for (int64_t v = 0; v < V; ++v) {
+            if (w.q[v] > 0) continue;
+            double size = 0, moved = 0;
+            for (int64_t l = 0; l < k; ++l) {
+                size = std::fmax(size, recent(stage + v * k + l, n, u.window, V * k));
+                const double part = std::fabs(stage_step[(n * V + v) * k + l]);
+                moved = part <= moved ? moved : part;
+            }
+            change = std::fmax(change, relative(moved, size, u.offset[b]));
+        }
+        double& before = u.change[b * N + n];
+        const double quotient = before <= 1e300 ? change / before : double(INFINITY);
+        const double rate = quotient >= 0 ? quotient : double(INFINITY);
+        const double left = rate < 1 ? rate / (1 - rate) * change : double(INFINITY);
+        before = change;
+        if (whole) u.rate[b] = rate;
+        if (change < u.limit[b] || left < u.limit[b] || (is_new && rate > 0.5 && change < u.rounding)) continue;
+        if (whole) u.solved[b] = int(n);
+        whole = false;
+    }
+}
+
+// J (B, N, k, V, V, R+1) or null, f (B, N, k, V), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M),
+// G (B, N, M, M): WindowKernels::improve
+inline void improve(
+    const Window& w, const Iterates& u, const double* J, const double* f, double* lu, double* scale, int* order, double* HC,
+    double* G
+) {
+    std::vector<int> skip(size_t(w.B));
+    for (int64_t b = 0; b < w.B; ++b) skip[b] = u.solved[b] >= w.N;
+    if (J != nullptr) eliminate(w, skip.data(), J, nullptr, lu, scale, order, HC, G);
+    advance(w, skip.data(), lu, scale, order, HC, G, f, u.d, u.dx, u.dz);
     for (int64_t b = 0; b < w.B; ++b) {
-        double* const state = x + b * (N + 1) * M;
-        double* const stage = z + b * N * V * k;
-        const double* const step = dx + b * (N + 1) * M;
-        const double* const stage_step = dz + b * N * V * k;
-        for (int64_t i = 0; i < (N + 1) * M; ++i) state[i] += step[i];
-        for (int64_t i = 0; i < N * V * k; ++i) stage[i] += stage_step[i];
-        for (int64_t n = 0; n < N; ++n) {
-            double largest = 0;
-            for (int64_t m = 0; m < M; ++m) {
-                const double size = std::fmax(recent(state + m, n + 1, window, M), least[b * M + m]);
-                largest = std::fmax(largest, relative(step[(n + 1) * M + m], size, offset[b]));
-            }
-            for (int64_t v = 0; v < V; ++v) {
-                if (w.q[v] > 0) continue;
-                double size = 0, moved = 0;
+        if (skip[b]) continue;
+        accept(w, u, J != nullptr, b);
+        skip[b] = u.solved[b] >= w.N;
+    }
+    values(w, skip.data(), u.x, u.z, u.y, u.d);
+}
+
+// x (B, N+1, M), z (B, N, V, k), solved (B): WindowKernels::keep
+inline void keep(const Window& w, const Shares& e, const double* x, const double* z, const int* solved, const Kept& kept) {
+    const int64_t V = w.V, k = w.k, M = w.M, N = w.N;
+    std::vector<double> y(size_t(N * V)), top(size_t(N * V)), jump(size_t((N + 1) * V)), allowed(static_cast<size_t>(V));
+    double power[ORDERS];
+    for (int64_t b = 0; b < w.B; ++b) {
+        const double* const s = w.s + b * N;
+        const double* const state = x + b * (N + 1) * M;
+        const double* const stage = z + b * N * V * k;
+        const bool known = std::isfinite(e.top[b * V]);
+        const int64_t within = solved[b];
+        for (int64_t v = 0; v < V; ++v) {
+            double largest = e.size[b * V + v];
+            for (int64_t n = 0; n < within; ++n) {
+                double sum = 0, size = 0;
                 for (int64_t l = 0; l < k; ++l) {
-                    size = std::fmax(size, recent(stage + v * k + l, n, window, V * k));
-                    const double part = std::fabs(stage_step[(n * V + v) * k + l]);
-                    moved = part <= moved ? moved : part;
+                    const double value = stage[(n * V + v) * k + l];
+                    sum += value * e.leading[l];
+                    size = std::fmax(size, std::fabs(value));
                 }
-                largest = std::fmax(largest, relative(moved, size, offset[b]));
+                if (w.q[v] > 0) {
+                    const double* const at = state + n * M + w.first[v];
+                    size = std::fmax(std::fabs(at[0]), std::fabs(at[M]));
+                }
+                const double here = sum / std::pow(s[n], double(k - 1));
+                const double before = n > 0 ? top[(n - 1) * V + v] : known ? e.top[b * V + v] : here;
+                const double width = n > 0 ? s[n - 1] : known ? e.width[b] : s[0];
+                top[n * V + v] = here;
+                jump[n * V + v] = std::fabs(here - before) / std::fabs(0.5 * (s[n] + width));
+                y[n * V + v] = size;
+                largest = std::fmax(largest, size);
             }
-            const int64_t at = b * N + n;
-            const double quotient = before[at] <= 1e300 ? largest / before[at] : double(INFINITY);
-            change[at] = largest;
-            rate[at] = quotient >= 0 ? quotient : double(INFINITY);
-            left[at] = quotient < 1 ? quotient / (1 - quotient) * largest : double(INFINITY);
+            jump[within * V + v] = 0;
+            allowed[v] = e.tolerance[b] * (largest > 0 ? largest : 1e-300) + e.absolute;
+        }
+        int64_t count = 0;
+        double last = 0, next = 0;
+        for (; count < within; ++count) {
+            double ratio = 1e-12;
+            powers(s[count], w.R, power);
+            const double factor = std::pow(s[count], double(k));
+            for (int64_t v = 0; v < V; ++v) {
+                const double larger = std::fmax(jump[count * V + v], jump[(count + 1) * V + v]);
+                const double part = e.constants[v] * std::fabs(factor * power[w.q[v]]) * larger / allowed[v];
+                const bool number = part <= 1e300 && jump[count * V + v] <= 1e300;
+                ratio = std::fmax(ratio, number ? part : double(INFINITY));
+            }
+            if (!(ratio <= 1)) {
+                next = ratio;
+                break;
+            }
+            last = ratio;
+        }
+        kept.count[b] = int(count);
+        kept.ratio[b * 2] = last, kept.ratio[b * 2 + 1] = next;
+        for (int64_t v = 0; v < V; ++v) {
+            kept.top[b * V + v] = count > 0 ? top[(count - 1) * V + v] : double(NAN);
+            double& largest = kept.y[b * V + v] = 0;
+            for (int64_t n = 0; n < count; ++n) largest = std::fmax(largest, y[n * V + v]);
+        }
+        for (int64_t m = 0; m < M; ++m) kept.x[b * M + m] = count > 0 ? recent(state + M + m, count - 1, N, M) : 0.0;
+    }
+}
+
+// t (B, N+1), x (B, N+1, M), z (B, N, V, k), n times (B, n), last (B), series (V, a, R+1, k+R), y (B, n, V, R+1):
+// WindowKernels::at_times
+inline void at_times(const Window& w, const double* series, const double* t, const double* x, const double* z, int64_t n,
+                     const double* times, const int* last, double* y) {
+    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), degrees = k + w.R;
+    std::vector<double> sums(size_t(V * r1 * degrees));
+    double feature[FEATURES], power[ORDERS], P[FEATURES];
+    P[0] = 1;
+    for (int64_t b = 0; b < w.B; ++b) {
+        const double* const mesh = t + b * (w.N + 1);
+        const double sign = mesh[w.N] >= mesh[0] ? 1 : -1;
+        int64_t interval = -1;
+        for (int64_t i = 0; i < n; ++i) {
+            const double time = times[b * n + i];
+            int64_t low = 0;  // time is not before mesh[low], nor, but for what is outside, behind mesh[high]
+            for (int64_t high = last[b] + 1; high - low > 1;) {
+                const int64_t middle = (low + high) / 2;
+                (sign * mesh[middle] <= sign * time ? low : high) = middle;
+            }
+            const int64_t at = b * w.N + low;
+            if (low != interval) {
+                interval = low;
+                powers(w.s[at], w.R, power);
+                for (double& sum : sums) sum = 0;
+                for (int64_t v = 0; v < V; ++v) {
+                    features(w, v, x + (b * (w.N + 1) + low) * w.M, z + at * V * k, power, feature);
+                    for (int64_t f = 0; f < a; ++f) {
+                        const double* __restrict const from = series + (v * a + f) * r1 * degrees;
+                        double* __restrict const to = sums.data() + v * r1 * degrees;
+                        for (int64_t l = 0; l < r1 * degrees; ++l) to[l] += feature[f] * from[l];
+                    }
+                }
+            }
+            const double u = 2 * (time - mesh[low]) / w.s[at] - 1;
+            P[1] = u;
+            for (int64_t j = 1; j + 1 < degrees; ++j) P[j + 1] = (double(2 * j + 1) * u * P[j] - double(j) * P[j - 1]) / double(j + 1);
+            for (int64_t l = 0; l < V * r1; ++l) {
+                y[(b * n + i) * V * r1 + l] = dot(sums.data() + l * degrees, P, degrees) / power[l % r1];
+            }
         }
     }
 }
 
 extern const WindowKernels kernels;
-const WindowKernels kernels{values, eliminate, advance, couple, solve, accept};
+const WindowKernels kernels{values, eliminate, advance, couple, solve, improve, keep, at_times};
 
 }  // namespace windows
 }  // namespace SMNN_LEVEL

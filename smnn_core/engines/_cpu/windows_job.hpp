@@ -32,11 +32,51 @@ struct Coupling {
     int64_t most(int64_t M) const { return 2 * M + c; }
 };
 
+// Newton's method in a window. Members whose first N intervals are solved are not moved.
+struct Iterates {
+    int64_t window;        // intervals before and at one, in whose largest states changes are measured
+    double rounding;       // changes below are rounding where a new left-hand side does not shorten them
+    const double* least;   // (B, M): states count as at least as large
+    const double* offset;  // (B): added to the sizes
+    const double* limit;   // (B): relative changes that are small enough
+    double* dx;            // (B, N+1, M): the last step, zero in the first states
+    double* dz;            // (B, N, V, k)
+    double* x;             // (B, N+1, M)
+    double* z;             // (B, N, V, k)
+    double* y;             // (B, N, k, V, R+1): values at the points
+    double* d;             // (B, N, M): jumps
+    double* change;        // (B, N): relative changes, of states in units of their sizes, of variables of order zero in
+                           // units of their stages; infinite before the first step, and where they are not finite
+    double* rate;          // (B): of the first interval that is not solved, the quotient of the last two changes
+    int* solved;           // (B): how many of the first intervals are solved
+};
+
+// How errors of intervals are judged, by the jumps of the highest derivative.
+struct Shares {
+    const double* leading;    // (k): weights of the stages in s^(k-1) times their derivative k - 1
+    const double* constants;  // (V): C of the error C s^(k+q) |y^(k+q)|
+    const double* top;        // (B, V): the highest derivative before the window, NaN where there is none
+    const double* width;      // (B): the length of the interval there
+    const double* size;       // (B, V): variables count as at least as large
+    const double* tolerance;  // (B)
+    double absolute;
+};
+
+// Intervals of a window that are kept, the first whose error is at most what is allowed.
+struct Kept {
+    int* count;     // (B)
+    double* ratio;  // (B, 2): error / allowed of the last that is kept, and of the one that ends them
+    double* top;    // (B, V): the highest derivative in the last
+    double* x;      // (B, M): the largest of each state at the right of these
+    double* y;      // (B, V): of each variable
+};
+
 struct WindowKernels {
     static constexpr int MOST_ORDERS = 64, MOST_POINTS = 65;
 
     // y (B, N, k, V, R+1) at the points, and d (B, N, M), the jumps of the states x (B, N+1, M); z (B, N, V, k).
-    void (*values)(const Window&, const double* x, const double* z, double* y, double* d);
+    // Members that skip (B), here and below null or given, names are left out.
+    void (*values)(const Window&, const int* skip, const double* x, const double* z, double* y, double* d);
 
     // Of each interval, from J (B, N, k, V, V, R+1) and P (B, N, k, V, p): C_z = L U with rows scaled and exchanged,
     // n = V k,
@@ -70,14 +110,19 @@ struct WindowKernels {
         const double* g, double* dx, double* dz, double* dc
     );
 
-    // Adds a step to x and z. `change` (B, N) becomes the relative change of each interval: of states in units of the
-    // largest that they had in the last `window` intervals, at least `least` (B, M), plus `offset` (B); of variables of
-    // order zero in units of their stages. Infinite where it is not finite. With the changes `before` (B, N), infinite in
-    // the first step, rate (B, N) is their quotient, and `left` (B, N) what further steps would change.
-    void (*accept)(
-        const Window&, int64_t window, const double* least, const double* offset, const double* dx, const double* dz,
-        const double* before, double* x, double* z, double* change, double* rate, double* left
+    // One step of Newton's method with J (B, N, k, V, V, R+1), or, where it is null, with the factor of before; f
+    // (B, N, k, V). y and d become those of the next iterate.
+    void (*improve)(
+        const Window&, const Iterates&, const double* J, const double* f, double* lu, double* scale, int* order, double* HC, double* G
     );
+
+    // Which of the solved (B) first intervals are kept; x (B, N+1, M), z (B, N, V, k).
+    void (*keep)(const Window&, const Shares&, const double* x, const double* z, const int* solved, const Kept&);
+
+    // y and its derivatives (B, n, V, R+1) at times (B, n), by the polynomials on intervals 0..last (B) of the meshes t
+    // (B, N+1), the outer ones continued; `series` (V, a, R+1, k+R): features -> Legendre series.
+    void (*at_times)(const Window&, const double* series, const double* t, const double* x, const double* z, int64_t n,
+                     const double* times, const int* last, double* y);
 };
 
 }  // namespace smnn

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import smnn_core as smnn
-from smnn_core.baselines import smnn_cholesky
+from benchmarks.baselines import smnn_cholesky
 
 from . import discretization, reference
 from .tables import Table, save

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.linalg import solveh_banded
 
-from smnn_core.baselines import normal_equations
+from benchmarks.baselines import normal_equations
 
 from .cases import Case
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import smnn_torch
-from smnn_core.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
+from benchmarks.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
 from smnn_core.engines import ENGINES
 
 __all__ = ["BATCHES", "CASES", "DTYPES", "ENGINE_ALONE", "SCALING", "SOLVERS", "Case", "forward", "forward_backward"]

@@ -17,10 +17,10 @@ import numpy as np
 from jax import Array
 
 import smnn_jax
+from benchmarks.baselines import normal_equations
 from smnn_core import _constraints
 from smnn_core._augmented import residual, solution_pullback
 from smnn_core._problem import Problem
-from smnn_core.baselines import normal_equations
 
 from .timing import measure as time_in_turn
 
@@ -44,7 +44,7 @@ def inputs(batch: int, T: int, V: int, K: int, Q: int) -> tuple[Array, ...]:
 
 @jax.custom_vjp
 def cholesky_scan(coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array) -> Array:
-    """The published solver (see `smnn_core.baselines.smnn_cholesky`); the pullback uses the factor again."""
+    """The published solver (see `baselines.smnn_cholesky`); the pullback uses the factor again."""
     return _forward(coefficients, rhs, initial_values, step_sizes)[0]
 
 

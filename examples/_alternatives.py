@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import _experiment  # noqa: F401  (finds benchmarks/)
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm, trange
 
-from smnn_core.baselines import smnn_cholesky
+from benchmarks.baselines import smnn_cholesky
 from smnn_torch import HERMITE, TAYLOR, solve_ode
 
 OURS = "smnn, HERMITE"

@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for benchmarks/, which is not installed
+
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK = COLOURS

@@ -22,7 +22,7 @@ import torch
 from _experiment import BLACK, BLUE, Training, command_line, print_table, save_metrics, save_picture
 from torch import Tensor, nn
 
-from smnn_core.baselines import smnn_cholesky
+from benchmarks.baselines import smnn_cholesky
 from smnn_torch import TAYLOR, MechanisticODE
 
 N_STEPS, STEP = 500, 0.1

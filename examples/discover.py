@@ -14,10 +14,8 @@ equations with closed forms (`_linear_odes`); of third order, y, y' and y'' are 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from _experiment import command_line, print_table, save_metrics, save_picture
@@ -25,8 +23,6 @@ from _linear_odes import ODES, LinearODE
 from scipy.integrate import solve_ivp
 
 import smnn_core as smnn
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the systems of benchmarks/
 from benchmarks.systems import System, polynomial_systems
 
 

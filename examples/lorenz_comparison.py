@@ -35,7 +35,7 @@ import torch
 from _experiment import COLOURS, Training, command_line, print_table, save_metrics, save_picture
 from matplotlib.figure import Figure
 
-from smnn_core.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
+from benchmarks.baselines import mnn_conjugate_gradient, mnn_dense, smnn_cholesky
 from smnn_torch import HERMITE, TAYLOR, solve_ode
 
 OURS, DENSE = "smnn", "mnn_dense"

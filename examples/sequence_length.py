@@ -39,7 +39,7 @@ from _sst_data import N_INITIAL, load_nino
 from torch import Tensor
 from tqdm import tqdm
 
-from smnn_core.baselines import mnn_dense, smnn_cholesky
+from benchmarks.baselines import mnn_dense, smnn_cholesky
 from smnn_torch import TAYLOR, solve_ode
 
 SOLVERS = {"ours": partial(solve_ode, scheme=TAYLOR), "smnn_cholesky": smnn_cholesky, "mnn_dense": mnn_dense}

@@ -16,11 +16,9 @@ Source: the choice of ODEs from Chen et al., Scalable Mechanistic Neural Network
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import _alternatives as alternatives
@@ -33,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from smnn_core.baselines import dense_least_squares, mnn_conjugate_gradient, mnn_dense, smnn_cholesky
+from benchmarks.baselines import dense_least_squares, mnn_conjugate_gradient, mnn_dense, smnn_cholesky
 from smnn_torch import HERMITE, TAYLOR, solve_ode
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -51,8 +49,6 @@ TOLERANCES = {
 }
 SAME = 1.01
 """errors whose ratio is below this are the same"""
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the solution in extended precision of benchmarks/
 
 
 @dataclass(frozen=True)

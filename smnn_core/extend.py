@@ -19,7 +19,7 @@ than public names do; the changelog says so when they do.
 - `ENGINES`, `Engine`, `ArrayEngine`, `Factor`, `select`: the engines; that for all arrays; that of a name, or the
   first that serves.
 - `solve_with`, `eliminate`: solution and factor, or the factor, after the checks that look at values.
-  `solve_unjudged`: without these, NaN where a system is singular.
+  `solve_unjudged`: without these, NaN where a system is singular; `raise_if_singular`: the last of them.
 - `error_estimate_with`: `error_estimate` by another `solve_ode`.
 
 **Derivatives** (`docs/theory/derivative.md`)
@@ -62,6 +62,7 @@ than public names do; the changelog says so when they do.
 **Elimination by hand, for what is divided over devices** (modules, described by themselves)
 
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
+- `factor_of_rows`, `Columns`: the factor of rows that are not those of a scheme, and right-hand sides as it takes them.
 """
 
 from ._arrays import Shape, add, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
@@ -71,17 +72,18 @@ from ._cupy import itemsize_of_results, on_stream
 from ._error_estimate import error_estimate_with
 from ._fields import FIELDS, LHS_RANKS, RANKS, inputs_of, lhs_of
 from ._problem import ALL, NO_ROWS, NONE, UNIT, Problem, Rows, System, by_field, check_weights, from_fields
-from ._solve import adjoint_without_factor, check_states, eliminate, solve_unjudged, solve_with
+from ._solve import adjoint_without_factor, check_states, eliminate, raise_if_singular, solve_unjudged, solve_with
 from ._validate import check_integer
 from ._weighting import across_steps, as_arrays, without_missing
 from .engines import ENGINES, select
 from .engines import _increments as increments
 from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
+from .engines._columns import Columns
 from .engines._interface import Engine, Factor
 from .engines._refinement import rows_left
 from .engines._statistics import Statistics, pulled_back
-from .engines.array_api import ArrayEngine
+from .engines.array_api import ArrayEngine, factor_of_rows
 from .fitting._parameters import has_parameters
 from .trajectory._arithmetic import INCREMENTS, Arithmetic
 from .trajectory._differentiable import DifferentiableSolution, differentiable, differentiable_on_mesh
@@ -107,6 +109,7 @@ __all__ = [
     "Arithmetic",
     "ArrayEngine",
     "ArrayEquations",
+    "Columns",
     "Conditions",
     "DifferentiableSolution",
     "Engine",
@@ -135,6 +138,7 @@ __all__ = [
     "eliminate",
     "error_estimate_with",
     "evidence_with",
+    "factor_of_rows",
     "from_fields",
     "has_parameters",
     "increments",
@@ -149,6 +153,7 @@ __all__ = [
     "pullback",
     "pulled_back",
     "pushforward",
+    "raise_if_singular",
     "refined",
     "rows_left",
     "search",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import smnn_core
 from smnn_core import extend
 
 ADAPTERS = [*(Path(__file__).parents[1] / "adapters").glob("*/*.py")]
-PUBLIC = {"smnn_core": smnn_core.__all__, "smnn_core.extend": extend.__all__, "smnn_core.baselines": None}
+PUBLIC = {"smnn_core": smnn_core.__all__, "smnn_core.extend": extend.__all__}
 
 
 def imported() -> set[tuple[str, str]]:
@@ -41,3 +43,8 @@ def test_every_name_has_a_user_and_its_place_in_the_description() -> None:
 
 def test_names_are_unlike_the_public_ones() -> None:
     assert not set(extend.__all__) & set(smnn_core.__all__)
+
+
+def test_the_core_does_not_import_torch() -> None:
+    code = "import sys, smnn_core.extend; sys.exit('torch' in sys.modules or 'jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -185,7 +185,7 @@ def measure_published(case: Any, dtype: str, clock: Clock) -> tuple[float | None
         return None, f"published algorithm not run: {case.T} sequential steps"
     import torch
 
-    from smnn_core.baselines import smnn_cholesky
+    from benchmarks.baselines import smnn_cholesky
 
     leaves = [x.cuda().requires_grad_() for x in case.inputs(dtype)]
     g = case.cotangent(dtype).cuda()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from smnn_core import TAYLOR, DTypeError, NamespaceError, ShapeError, Weights
-from smnn_core.baselines import smnn_central
 from smnn_core.extend import broadcast_shapes
 
+from ._central import smnn_central
 from ._solve import Factorization, factorize, refuse_gradients, solve_ode
 
 __all__ = ["ode_forward"]
@@ -55,8 +55,8 @@ def ode_forward(
         weight_init_var: weight of the initial rows, a number or a tensor that broadcasts to (..., T_init, V, R_init).
         weight_smooth: weight of the smoothness rows, a number or a tensor that broadcasts to (..., T-1).
         enable_central_smoothness: central rows take the places of the last forward and backward rows of `TAYLOR`. These
-            rows tie three time points together, and are solved by `smnn_core.baselines.smnn_central`, step by step and
-            in float64: slower than without, and differentiable once.
+            rows tie three time points together, and are solved in float64 by array calls: slower than without, and
+            differentiable once.
         prefer_cuda_graph: a preference, without effect here.
         frozen_lhs_cache_version: a positive number names a left-hand side, which is eliminated when the number is first
             seen and kept until `ode_forward.clear_frozen()`. Given with other coefficients, steps or weights it names

@@ -145,8 +145,17 @@ class ArrayEngine(Engine):
 
 
 def _factorize(system: System) -> ArrayFactor:
+    factor, noise = factor_of_rows(system, *blocks(system))
+    if system.can_look and bool(system.xp.any(noise)):
+        judged = replace(factor, undetermined=system.xp.zeros_like(noise))
+        noise = noise & ~is_solved(judged)[..., None]
+    return replace(factor, undetermined=factor.undetermined | noise)
+
+
+def factor_of_rows(system: System, own: Array, couplings: Couplings) -> tuple[ArrayFactor, Array]:
+    """The factor of rows of any kind (see `_odd_even`), with points that have a pivot of zero undetermined, and those
+    that have one which may be nothing but rounding."""
     xp = system.xp
-    own, couplings = blocks(system)
     again: list[list[Level]] = []
     if system.can_look:
         levels = _eliminated(system, own, couplings)
@@ -157,10 +166,7 @@ def _factorize(system: System) -> ArrayFactor:
         levels, again = of_run(both, 0), [of_run(both, 1)]
     zero = _by_time(xp, [are_zero(xp, level) for level in levels])
     noise = _by_time(xp, [are_noise(xp, level, others) for level, *others in zip(levels, *again, strict=True)])
-    factor = ArrayFactor(system, tuple(levels[:-1]), levels[-1], xp.zeros_like(zero))
-    if system.can_look and bool(xp.any(noise)):
-        noise = noise & ~is_solved(factor)[..., None]
-    return replace(factor, undetermined=zero | noise)
+    return ArrayFactor(system, tuple(levels[:-1]), levels[-1], zero), noise
 
 
 def _by_time(xp: Namespace, flags: list[Array]) -> Array:

@@ -1,25 +1,28 @@
-"""The baselines against each other and against plain least squares."""
+"""The baselines, and central rows, against each other and against plain least squares."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from math import factorial
 
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="the baselines have parts for PyTorch, and rows of its adapter")
+
+import torch
+
 import smnn_core as smnn
-from smnn_core.baselines import (
+from benchmarks.baselines import (
     dense_least_squares,
     mnn_conjugate_gradient,
     mnn_dense,
     normal_equations,
-    smnn_central,
     smnn_cholesky,
 )
+from smnn_torch import _central
 
 SEED = 0
+UNIT = smnn.Weights()
 
 
 def random_problem(T=7, V=2, K=3, Q=2, batch=(3,), T_init=1, R_init=2, seed=SEED):
@@ -41,6 +44,14 @@ def condition(A):
 def assert_close(actual, expected, tolerance):
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def smnn_central(*arrays, weights=UNIT, **options):
+    """That of the adapter, of NumPy arrays as of tensors."""
+    if torch.is_tensor(arrays[0]):
+        return _central.smnn_central(*arrays, weights=weights, **options)
+    weights = smnn.Weights(*(torch.tensor(w) if isinstance(w, np.ndarray) else w for w in vars(weights).values()))
+    return _central.smnn_central(*map(torch.tensor, arrays), weights=weights, **options).numpy()
 
 
 WEIGHTS = smnn.Weights(equation=2.0, initial=0.7, smoothness=1.3)
@@ -140,11 +151,9 @@ def test_mnn_dense_is_least_squares_of_its_rows(library, T, K):
 
 
 @pytest.mark.parametrize(("T", "K"), [(2, 3), (3, 2), (6, 3), (7, 4)])
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_central_rows_are_those_of_mnn_without_slack(library, T, K):
+def test_central_rows_are_those_of_mnn_without_slack(T, K):
     problem = random_problem(T=T, K=K, V=2, Q=2)
-    xp = pytest.importorskip(library)
-    y = np.asarray(smnn_central(*map(xp.asarray, problem), weights=WEIGHTS))
+    y = smnn_central(*problem, weights=WEIGHTS)
     for i in range(y.shape[0]):
         A, d = mnn_rows(*(x[i] for x in problem), WEIGHTS)
         expected = np.linalg.lstsq(A[:, 1:], d, rcond=None)[0].reshape(y[i].shape)
@@ -170,7 +179,6 @@ def test_central_rows_with_short_steps(K, s):
 
 def test_central_gradients_with_short_steps():
     """The solution is linear in the right-hand side, with nothing else that is not zero: it is its own derivative."""
-    torch = pytest.importorskip("torch")
     T, s, K = 100, 3e-3, 4
     c = torch.eye(K, dtype=torch.float64)[-1].reshape(1, 1, 1, K)
     f = torch.ones((T, 1), dtype=torch.float64, requires_grad=True)
@@ -222,7 +230,6 @@ def test_mnn_needs_a_derivative():
 
 @pytest.mark.parametrize("solver", [smnn_central, smnn_cholesky, mnn_conjugate_gradient])
 def test_non_finite_members_leave_the_others_untouched(solver):
-    torch = pytest.importorskip("torch")
     problem = [torch.asarray(x) for x in random_problem()]
     expected = solver(*problem)
     problem[0][1, 2] = torch.nan
@@ -244,7 +251,6 @@ SOLVERS = {
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_gradients_with_respect_to_every_input(name):
-    torch = pytest.importorskip("torch")
     c, b, u, s = (torch.asarray(x) for x in random_problem(T=4, V=1, Q=1, batch=(2,)))
     weights = [torch.tensor([[1.3], [0.8]]), torch.full((1, 1, 2), 0.7), torch.tensor([1.0, 0.6, 1.5])]
     arguments = [x.to(torch.float64).requires_grad_() for x in (c[:1], b, u, s[:, :], *weights)]
@@ -256,7 +262,6 @@ def test_gradients_with_respect_to_every_input(name):
 
 
 def test_second_derivatives_of_implicit_baselines_are_refused():
-    torch = pytest.importorskip("torch")
     c, b, u, s = (torch.asarray(x).requires_grad_() for x in random_problem(T=3))
     (gradient,) = torch.autograd.grad(smnn_cholesky(c, b, u, s).square().sum(), c, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -264,7 +269,6 @@ def test_second_derivatives_of_implicit_baselines_are_refused():
 
 
 def test_cholesky_gradient_equals_the_analytic_gradient():
-    torch = pytest.importorskip("torch")
     problem = random_problem()
     g = np.random.default_rng(SEED).standard_normal((3, 7, 2, 3))
     _, vjp = smnn.solve_ode_vjp(*problem, scheme=smnn.TAYLOR, weights=WEIGHTS)
@@ -273,8 +277,3 @@ def test_cholesky_gradient_equals_the_analytic_gradient():
     A, _ = smnn.dense_system(*problem, scheme=smnn.TAYLOR, weights=WEIGHTS)
     for mine, theirs in zip(actual, vjp(g)[:4], strict=True):
         assert_close(mine.numpy(), theirs, 1000 * condition(A) ** 2 * np.finfo(float).eps)
-
-
-def test_the_core_does_not_import_torch():
-    code = "import sys, smnn_core.baselines; sys.exit('torch' in sys.modules or 'jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="the baselines have parts for PyTorch")
+
 import smnn_core as smnn
 from benchmarks import reference
-from smnn_core.baselines import dense_least_squares
+from benchmarks.baselines import dense_least_squares
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).eps > 1e-18, reason="numpy.longdouble is no wider than float64 on this platform"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import smnn_core as smnn
 import smnn_torch as st
-from smnn_core.baselines import smnn_central, smnn_cholesky
+from benchmarks.baselines import smnn_cholesky
+from smnn_torch._central import smnn_central
 
 NAN = torch.nan
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import array_api_compat as compat
 
-from .._arrays import Array
-from .._problem import Problem, from_fields, inputs_by_field
+from smnn_core._arrays import Array
+from smnn_core._problem import Problem, from_fields, inputs_by_field
 
 __all__ = ["Method", "Solved", "inputs", "replace_inputs", "solve"]
 
@@ -25,8 +25,6 @@ class Solved(NamedTuple):
     x: Array
     normal_solve: Callable[[Array], Array]
     """g -> (A^T A)^-1 g"""
-    adjoint_rows: Callable[[Array], tuple[Array, ...]] | None = None
-    """g -> (A^+)^T g, in blocks of rows; None: A (A^T A)^-1 g, the same with the condition number squared"""
 
 
 @dataclass(frozen=True)

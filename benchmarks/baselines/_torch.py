@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .._problem import Problem
+from smnn_core._problem import Problem
+
 from ._implicit import Method, replace_inputs
 
 __all__ = ["block_cholesky", "cholesky_solve", "implicit_solve", "substitute"]
@@ -46,16 +47,15 @@ class _ImplicitSolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        λ, adjoint_rows = ctx.solved.normal_solve(g), ctx.solved.adjoint_rows
+        λ = ctx.solved.normal_solve(g)
         needed = ctx.needs_input_grad[2:]
         leaves = tuple(t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True))
         with torch.enable_grad():
             problem = replace_inputs(ctx.problem, leaves)
             Aλ = ctx.method.product(problem, λ)
-            v = [block.detach() for block in Aλ] if adjoint_rows is None else adjoint_rows(g)
             right = zip(ctx.method.right_hand_side(problem), ctx.method.product(problem, x), strict=True)
             r = [d - Ax for d, Ax in right]
-            φ = sum(torch.sum(a * b + c * b.detach()) for a, b, c in zip(v, r, Aλ, strict=True))
+            φ = sum(torch.sum(a.detach() * b + a * b.detach()) for a, b in zip(Aλ, r, strict=True))
         gradients = iter(torch.autograd.grad(φ, [t for t in leaves if t.requires_grad], allow_unused=True))
         return None, None, *(next(gradients) if n else None for n in needed)
 

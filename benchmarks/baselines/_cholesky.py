@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import array_api_compat as compat
 
-from .. import _constraints as constraints
-from .._arrays import Array, Namespace, Shape, powers, size
-from .._problem import Problem, Rows, System, Weights
-from .._schemes import TAYLOR, Scheme
-from .._weighting import weighted_problem
+from smnn_core import _constraints as constraints
+from smnn_core._arrays import Array, Namespace, Shape, powers, size
+from smnn_core._problem import Problem, Rows, System, Weights
+from smnn_core._schemes import TAYLOR, Scheme
+from smnn_core._weighting import weighted_problem
+
 from ._implicit import Method, Solved, solve
 
 __all__ = ["normal_equations", "smnn_cholesky"]

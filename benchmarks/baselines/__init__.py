@@ -2,9 +2,8 @@
 
 | function | what it is |
 | --- | --- |
-| `dense_least_squares` | the problem of `smnn_core.solve_ode` by one dense QR: the oracle of the tests |
+| `dense_least_squares` | the problem of `smnn_core.solve_ode` by one dense QR |
 | `smnn_cholesky` | the same problem as published: block Cholesky on the normal equations, sequential in time |
-| `smnn_central` | the published rows with `enable_central_smoothness=True`, by a banded QR |
 | `mnn_dense` | the predecessor: slack variable and central rows, dense Cholesky |
 | `mnn_conjugate_gradient` | the predecessor's system by conjugate gradients |
 
@@ -15,7 +14,6 @@ they are differentiable once; `dense_least_squares` to any order.
 Sources: Pervez, Locatello, Gavves, ICML 2024, arXiv:2402.13077 (MNN); Chen et al., ICLR 2025, arXiv:2410.06074 (S-MNN).
 """
 
-from ._central import smnn_central
 from ._cholesky import normal_equations, smnn_cholesky
 from ._dense import dense_least_squares
 from ._mnn import mnn_conjugate_gradient, mnn_dense
@@ -25,6 +23,5 @@ __all__ = [
     "mnn_conjugate_gradient",
     "mnn_dense",
     "normal_equations",
-    "smnn_central",
     "smnn_cholesky",
 ]

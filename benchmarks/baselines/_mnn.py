@@ -17,10 +17,13 @@ from collections.abc import Callable
 
 import array_api_compat as compat
 
-from .. import _constraints as constraints
-from .._arrays import Array, Namespace, can_look, size
-from .._problem import Problem, Rows, Weights
-from ._central import central_problem, central_rows, central_steps, central_weight
+from smnn_core import _constraints as constraints
+from smnn_core._arrays import Array, Namespace, can_look, size
+from smnn_core._problem import Problem, Rows, Weights
+from smnn_core._schemes import TAYLOR
+from smnn_core._weighting import weighted_problem
+from smnn_torch._central import central_rows, central_steps, central_weight, check_orders
+
 from ._implicit import Method, Solved, inputs, solve
 
 __all__ = ["mnn_conjugate_gradient", "mnn_dense"]
@@ -40,7 +43,7 @@ def mnn_dense(
     Arguments, result and errors are those of `smnn_core.solve_ode`; R must be at least 1, and for R = 1 neighbouring
     steps may not cancel. A matrix that is not positive definite raises the LinAlgError of the namespace.
     """
-    problem = central_problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
     return _trajectory(problem, solve(DENSE, problem))
 
 
@@ -64,7 +67,7 @@ def mnn_conjugate_gradient(
         tolerance: a system is done when its residual has this size relative to the start; None: the root of the dtype's
             epsilon.
     """
-    problem = central_problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
     xp = problem.system.xp
     if tolerance is None:
         tolerance = float(xp.finfo(coefficients.dtype).eps) ** 0.5
@@ -81,6 +84,15 @@ def mnn_conjugate_gradient(
         return Solved(normal_solve(_transpose_product(problem, _right_hand_side(problem))), normal_solve)
 
     return _trajectory(problem, solve(Method(solve_iteratively, _product, _right_hand_side), problem))
+
+
+def _problem(
+    coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, n_steps: int | None, weights: Weights
+) -> Problem:
+    check_orders(coefficients)
+    return weighted_problem(
+        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights)
+    )
 
 
 def _trajectory(problem: Problem, x: Array) -> Array:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import array_api_compat as compat
 
-from .._arrays import Array
-from .._problem import Weights
-from .._schemes import TAYLOR, Scheme
-from .._solve import dense_system
+from smnn_core._arrays import Array
+from smnn_core._problem import Weights
+from smnn_core._schemes import TAYLOR, Scheme
+from smnn_core._solve import dense_system
 
 __all__ = ["dense_least_squares"]
 

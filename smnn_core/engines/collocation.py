@@ -8,7 +8,7 @@ from typing import Any
 
 from .cpu import _kernels
 
-__all__ = ["advance", "at_times", "couple", "eliminate", "improve", "is_compiled", "keep", "solve", "values"]
+__all__ = ["advance", "at_times", "couple", "eliminate", "improve", "is_compiled", "keep", "predict", "solve", "values"]
 
 is_compiled = _kernels is not None
 values: Any = getattr(_kernels, "window_values", None)
@@ -19,3 +19,4 @@ solve: Any = getattr(_kernels, "window_solve", None)
 improve: Any = getattr(_kernels, "window_improve", None)
 keep: Any = getattr(_kernels, "window_keep", None)
 at_times: Any = getattr(_kernels, "window_at_times", None)
+predict: Any = getattr(_kernels, "window_predict", None)

@@ -88,6 +88,11 @@ class Space:
         return len(self.points)
 
     @cached_property
+    def offsets(self) -> np.ndarray:
+        """The points as an array."""
+        return np.array(self.points)
+
+    @cached_property
     def V(self) -> int:
         return len(self.orders)
 
@@ -115,7 +120,7 @@ class Space:
     @cached_property
     def _integrals(self) -> list[np.ndarray]:
         """Legendre series on [0, 1] of I_m[l], m = 0..R: (k + m, k) each."""
-        u = 2 * np.asarray(self.points) - 1
+        u = 2 * self.offsets - 1
         series: list[np.ndarray] = [np.linalg.inv(legendre.legvander(u, self.k - 1))]
         for _ in range(self.R):
             series.append(legendre.legint(series[-1], lbnd=-1, scl=0.5))
@@ -138,7 +143,7 @@ class Space:
     @cached_property
     def leading(self) -> np.ndarray:
         """Weights (k,) with which stages give s^(k-1) times the derivative k - 1 of what they interpolate."""
-        c = np.asarray(self.points)
+        c = self.offsets
         apart = c[:, None] - c
         np.fill_diagonal(apart, 1.0)
         return factorial(self.k - 1) / apart.prod(axis=1)
@@ -203,7 +208,7 @@ class Space:
         return y
 
     @cached_property
-    def _series(self) -> np.ndarray:
+    def of_series(self) -> np.ndarray:
         """W as Legendre series in 2θ - 1: (V, max(R, 1) + k, (R+1) degrees)."""
         u = np.asarray(gauss(self.k + self.R))
         W = self.weights(np, u).reshape(len(u), -1)
@@ -214,7 +219,7 @@ class Space:
     def series(self, x: np.ndarray, z: np.ndarray, s: np.ndarray) -> np.ndarray:
         """y and its derivatives on N intervals as Legendre series, (degrees, N, V, R+1); x (N, M), z (N, V, k)."""
         scale = Scale(np, s)
-        C = self.features(np, x, z, scale).swapaxes(0, 1) @ self._series  # (V, N, (R+1) degrees)
+        C = self.features(np, x, z, scale).swapaxes(0, 1) @ self.of_series  # (V, N, (R+1) degrees)
         C = C.reshape(self.V, len(s), self.R + 1, -1) * scale.powers(self._derivatives)[..., None]
         return np.ascontiguousarray(C.transpose(3, 1, 0, 2))
 
@@ -255,7 +260,7 @@ class Space:
     ) -> tuple[np.ndarray, ...]:
         """The same functions as states and stages of another space on another mesh (B, N'+1), interpolated."""
         s = np.diff(mesh)
-        at = (mesh[:, :-1, None] + s[..., None] * np.asarray(new.points)).reshape(len(mesh), -1)
+        at = (mesh[:, :-1, None] + s[..., None] * new.offsets).reshape(len(mesh), -1)
         y = self.at_times(x, z, t, np.concatenate([mesh, at], axis=1))
         n = mesh.shape[1]
         states, stages = self.gather_states(np, y[:, :n]), y[:, n:, np.arange(self.V), list(self.orders)]
@@ -272,7 +277,7 @@ class Space:
             q, first, W, E = self.compiled
             y = np.empty((*times.shape, self.V, self.R + 1))
             numbers = (np.ascontiguousarray(a, np.float64) for a in (t, x, z, times))
-            compiled.at_times(q, first, s, W, E, self._series, *numbers, np.ascontiguousarray(last, np.intc), y)
+            compiled.at_times(q, first, s, W, E, self.of_series, *numbers, np.ascontiguousarray(last, np.intc), y)
             return y
         i, member = np.minimum(self.interval(t, times), last[:, None]), np.arange(B)[:, None]
         series = self.series(x[:, :-1].reshape(-1, self.M), z.reshape(-1, self.V, self.k), s.ravel())

@@ -119,7 +119,7 @@ class Discrete:
     def of(self, members: np.ndarray) -> Discrete:
         """The problem of some members of the batch, (B,), alone: the caller's functions see, and answer for, all of
         them, since they may hold something of each."""
-        if len(members) == prod(self.batch):
+        if len(members) == self._count:
             return self
         values = self.conditions.values
         conditions = self.conditions if values is None else replace(self.conditions, values=values[members])
@@ -129,16 +129,21 @@ class Discrete:
     def p(self) -> int:
         return self.equations.p
 
+    @cached_property
+    def _count(self) -> int:
+        """Members of the batch."""
+        return prod(self.batch)
+
     def shaped(self, x: Array) -> Array:
         """(B, ...) in the caller's batch shape; where these are some of the members, the others repeat the first."""
         if self.members is not None:
-            x, some = np.repeat(x[:1], prod(self.batch), axis=0), x
+            x, some = np.repeat(x[:1], self._count, axis=0), x
             x[self.members] = some
         return x.reshape((*self.batch, *x.shape[1:]))
 
     def flat(self, x: Array) -> Array:
         """(B, ...) of what is in the caller's batch shape."""
-        x = x.reshape(prod(self.batch), *x.shape[len(self.batch) :])
+        x = x.reshape(self._count, *x.shape[len(self.batch) :])
         return x if self.members is None else x[self.members]
 
     def linearize(self, t: np.ndarray, y: Array, p: Array) -> tuple[Array, Array, Array]:
@@ -152,10 +157,10 @@ class Discrete:
 
     def times_of(self, space: Space, t: np.ndarray) -> np.ndarray:
         """The collocation points of all intervals, (B, N k); those at the end of an interval just inside of it."""
-        s = np.diff(t)
-        points = t[:, :-1, None] + s[..., None] * np.asarray(space.points)
+        left, right = t[:, :-1], t[:, 1:]
+        points = left[..., None] + (right - left)[..., None] * space.offsets
         if space.points[-1] == 1.0:
-            points[..., -1] = np.nextafter(t[:, 1:], t[:, :-1])
+            points[..., -1] = np.nextafter(right, left)
         return points.reshape(len(t), -1)
 
     def at(self, space: Space, mesh: Mesh, u: Step, *, derivatives: bool = True) -> Iterate:

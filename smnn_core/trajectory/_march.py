@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..engines import collocation as compiled
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import constants_of_error, finer, parts
-from ._window import WINDOW, Iterates, Shares, Window, marching_window
+from ._window import WINDOW, Allowed, Iterates, Progress, Window, marching_window
 
 __all__ = ["FAINTEST", "Marched", "follow", "march"]
 
@@ -30,6 +31,8 @@ LEAST = 6
 """Least number of intervals of a window: some of them may be solved where others are not."""
 ITERATIONS = 8
 """Steps of Newton's method in a window, after which what has converged is kept."""
+STALE = 0.03
+"""The left-hand side is that of before as long as changes shrink faster than this."""
 FURTHER = 10.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0, 4.0, 2.0
 """How much further a window may reach than the last, by the steps that Newton's method took there."""
 SLOW = 4, 0.3
@@ -40,6 +43,8 @@ FIRST = 1e-6
 """The first step, as a part of the whole."""
 FAINTEST = 1e-3
 """Variables smaller than this part of the tolerance times what they have been count as if they were as large."""
+NEAR = 2.5
+"""How far polynomials are continued, in lengths of their interval from its start."""
 SHORTEST = 1e-15
 """Steps as short as this part of the time are given up."""
 OFFSETS = np.cumsum([np.ones(WINDOW), 1.25 ** np.arange(WINDOW)], axis=1)
@@ -107,7 +112,7 @@ class _Member:
 
         Args:
             mesh, solved, steps: of the window; which intervals, and in how many steps, were solved.
-            count, ratio: as in `Kept`.
+            count, ratio: as `Window.keep` returns them.
             exponent: the error of an interval is proportional to this power of its length.
         """
         N, too_long = len(mesh) - 1, count < solved
@@ -136,37 +141,31 @@ def march(
     Args:
         tolerance: (B,), of what each interval adds, relative to the size of each variable in its window.
     """
-    B, b = len(x), np.arange(len(x))
+    B = len(x)
     span = abs(times[-1] - times[0])
     members = [_Member(float(times[0]), FIRST * float(times[-1] - times[0])) for _ in range(B)]
-    size, size_x, size_v = np.abs(x), np.abs(x), np.zeros((B, space.V))
-    top, width = np.full((B, space.V), np.nan), np.ones(B)
+    V, size = space.V, np.abs(x)
+    p = Progress(x.copy(), np.full((B, V), np.nan), np.ones(B), size.copy(), size.copy(), np.zeros((B, V)))
+    allowed = Allowed(constants_of_error(space), tolerance, FAINTEST, absolute)
+    limit, offset, faint = 1e-2 * tolerance, absolute / tolerance, FAINTEST * tolerance[:, None]
     before: _Window | None = None
     kept: list[_Window] = []
     total = 0
-    limit, offset = 1e-2 * tolerance, absolute / tolerance
     active = np.ones(B, bool)
     while active.any():
         mesh = _next_window(members, times)
-        at = problem.times_of(space, mesh)
-        algebra = marching_window(space, np.diff(mesh), problem.equations.Q)
-        N = algebra.scale.s.shape[1]
-        faint = FAINTEST * tolerance[:, None]
-        least = np.maximum(size, faint * size_x)
-        guess = _predicted(space, before, mesh, at, x)
-        u = algebra.begin(*guess, least, offset, limit, np.where(active, 0, N))
+        at, s = problem.times_of(space, mesh), mesh[:, 1:] - mesh[:, :-1]
+        algebra = marching_window(space, s, problem.equations.Q)
+        least = np.maximum(p.size, faint * p.largest_x)
+        guess = _predicted(space, before, mesh, at, p.x)
+        u = algebra.begin(*guess, least, offset, limit, np.where(active, 0, s.shape[1]))
         steps = _newton(problem, algebra, at, u)
-        found = algebra.keep(u, Shares(constants_of_error(space), top, width, faint * size_v, tolerance, absolute))
-        count = np.where(active, found.count, 0)
-        moved = (count > 0)[:, None]
-        width = np.where(moved[:, 0], algebra.scale.s[b, np.maximum(count - 1, 0)], width)
-        top, x = np.where(moved, found.top, top), np.where(moved, u.x[b, count], x)
-        size, size_x = np.where(moved, found.x, size), np.where(moved, np.maximum(size_x, found.x), size_x)
-        size_v = np.where(moved, np.maximum(size_v, found.y), size_v)
-        solved = np.where(active, u.solved, 0)
+        solved = np.where(active, u.solved, np.intc(0))
+        count, ratio = algebra.keep(u, solved, p, allowed)
         kept.append((mesh, u.x, u.z, count))
-        total += count.max()
-        lists = (a.tolist() for a in (active, mesh, solved, steps, count, found.ratio))
+        before = mesh, u.x, u.z, solved
+        total += int(count.max())
+        lists = (a.tolist() for a in (active, mesh, solved, steps, count, ratio))
         for i, (m, is_active, *of_window) in enumerate(zip(members, *lists, strict=True)):
             if not is_active:
                 continue
@@ -174,15 +173,14 @@ def march(
             if m.t == times[m.goal]:
                 m.goal += 1
                 m.done = m.goal == len(times)
-                solved[i], top[i] = 0, np.nan  # what happens there ends the polynomials
+                solved[i], p.top[i] = 0, np.nan  # what happens there ends the polynomials
                 m.h = 0.1 * float(np.copysign(min(abs(m.h), 1e-2 * span), m.h))
             m.failed = not m.done and (abs(m.h) < SHORTEST * max(abs(m.t), span * 1e-3) or total > most_intervals)
             active[i] = m.is_active
-        before = mesh, u.x, u.z, solved
-        report(intervals=int(total), time=min((m.t for m in members), key=lambda t: abs(t - times[0])))
+        report(intervals=total, time=min((m.t for m in members), key=lambda t: abs(t - times[0])))
     finished, reached = np.array([m.done for m in members]), np.array([m.t for m in members])
-    joined = _joined(space, kept, finished, reached, x, times)
-    return Marched(*joined, finished, reached, x, size_v, size_x, len(kept))
+    joined = _joined(space, kept, finished, reached, p.x, times)
+    return Marched(*joined, finished, reached, p.x, p.largest_y, p.largest_x, len(kept))
 
 
 _Window = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -242,6 +240,12 @@ def _predicted(
         at: (B, N k), the points; start: (B, M).
     """
     B, N = len(mesh), mesh.shape[1] - 1
+    if compiled.is_compiled and before is not None:
+        q, first, W, E = space.compiled
+        x, z = np.empty((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
+        tables = q, first, before[0][:, 1:] - before[0][:, :-1], W, E, space.of_series
+        compiled.predict(*tables, *before, NEAR, start, mesh, at, x, z)
+        return x, z
     x = np.repeat(start[:, None], N + 1, axis=1)
     z = np.zeros((B, N, space.V, space.k))
     if before is None or not (known := before[3] > 0).any():
@@ -249,9 +253,9 @@ def _predicted(
     t_old, x_old, z_old, solved = before
     b, last = np.arange(B), np.maximum(solved - 1, 0)
     end = t_old[b, last]
-    limit = end + 2.5 * (t_old[b, last + 1] - end)
+    limit = end + NEAR * (t_old[b, last + 1] - end)
     times = np.concatenate([mesh, at], axis=1)
-    near = known[:, None] & (np.abs(times - mesh[:, :1]) <= np.abs(limit - mesh[:, 0])[:, None])
+    near = known[:, None] & ((times - limit[:, None]) * (mesh[:, 1:2] - mesh[:, :1]) <= 0)
     y = space.at_times(x_old, z_old, t_old, times, last)
     x = np.where(near[:, : N + 1, None], space.gather_states(np, y[:, : N + 1]), x)
     stages = y[:, N + 1 :, np.arange(space.V), list(space.orders)].reshape(B, N, space.k, space.V).swapaxes(-1, -2)
@@ -259,7 +263,8 @@ def _predicted(
     z = np.where(inside, stages, z)
     zero = [v for v, q in enumerate(space.orders) if q == 0]
     if zero:
-        z[:, :, zero] = np.where(inside, z[:, :, zero], z_old[b, last][:, None, zero, -1:])
+        held = np.where(known[:, None, None, None], z_old[b, last][:, None, zero, -1:], 0.0)
+        z[:, :, zero] = np.where(inside, z[:, :, zero], held)
     x[:, 0] = start
     return x, z
 
@@ -276,16 +281,12 @@ def _newton(problem: Discrete, algebra: Window, at: np.ndarray, u: Iterates) -> 
             age = 0
         else:
             algebra.improve(u, problem.value(at, u.y, p), None)
-        unsolved = u.solved < N
-        if not unsolved.any():
+        unsolved = [(n, rate) for n, rate in zip(u.solved.tolist(), u.rate.tolist(), strict=True) if n < N]
+        if not unsolved:
             break
         age += 1
-        stale = age >= 5 or bool((u.rate[unsolved] > 0.1).any())
-        given_up = ~unsolved
-        for (least_steps, allowed), these in ((SLOW, u.solved > 0), (HOPELESS, u.solved == 0)):
-            if step >= least_steps:
-                given_up |= these & (u.rate > allowed)
-        if given_up.all():
+        stale = age >= 5 or any(rate > STALE for _, rate in unsolved)
+        if all(step >= least and rate > most for n, rate in unsolved for least, most in (SLOW if n else HOPELESS,)):
             break
     return steps
 

@@ -19,12 +19,12 @@ from ._linear import ConditionRows, Local, Step, Structure, rows_of_conditions
 
 __all__ = [
     "WINDOW",
+    "Allowed",
     "CompiledWindow",
     "Coupled",
     "DecoupledWindow",
     "Iterates",
-    "Kept",
-    "Shares",
+    "Progress",
     "Window",
     "marching_window",
     "recent",
@@ -67,37 +67,36 @@ class Iterates:
     """(B,): how many of the first intervals are solved; members of which all are do not move"""
 
 
-@dataclass(frozen=True)
-class Shares:
-    """How errors of intervals are judged, by jumps of the highest derivative that is not zero, of order q + k - 1."""
+@dataclass
+class Progress:
+    """Of B members of a march, what the next window follows from; `keep` brings it up to date."""
+
+    x: np.ndarray
+    """(B, M): the last states"""
+    top: np.ndarray
+    """(B, V): the highest derivative that is not zero, of order q + k - 1, in the last interval; NaN where there is
+    none"""
+    width: np.ndarray
+    """(B,): the length of that interval"""
+    size: np.ndarray
+    """(B, M): the largest of each state in the last window"""
+    largest_x: np.ndarray
+    """(B, M): of each state"""
+    largest_y: np.ndarray
+    """(B, V): of each variable"""
+
+
+@dataclass
+class Allowed:
+    """The error of an interval that is allowed."""
 
     constants: np.ndarray
     """(V,): `_mesh.constants_of_error`"""
-    top: np.ndarray
-    """(B, V): that derivative before the window, NaN where there is none"""
-    width: np.ndarray
-    """(B,): the length of the interval there"""
-    size: np.ndarray
-    """(B, V): variables count as at least as large"""
     tolerance: np.ndarray
-    """(B,): errors that are allowed, relative to the largest values in the window"""
+    """(B,): relative to the largest value of each variable in the window"""
+    faintest: float
+    """variables count as at least as large as this part of the tolerance times the largest value before"""
     absolute: float
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The first intervals of a window, those whose errors are at most what is allowed."""
-
-    count: np.ndarray
-    """(B,)"""
-    ratio: np.ndarray
-    """(B, 2): error / allowed of the last that is kept, and of the one that ends them, where there are such"""
-    top: np.ndarray
-    """(B, V): the highest derivative in the last"""
-    x: np.ndarray
-    """(B, M): the largest of each state at the right of these"""
-    y: np.ndarray
-    """(B, V): the largest of each variable in these"""
 
 
 class Window:
@@ -169,34 +168,41 @@ class Window:
         u.change[:] = np.where(moved[:, None], change, u.change)
         u.y, u.d = self.values(u.x, u.z)
 
-    def keep(self, u: Iterates, shares: Shares) -> Kept:
-        """Which of the intervals that are solved are kept."""
+    def keep(
+        self, u: Iterates, solved: np.ndarray, progress: Progress, allowed: Allowed
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many of the `solved` (B,) first intervals are kept, those that add at most what is allowed: (B,); and
+        error / allowed of the last that is kept, and of the one that ends them, where there are such: (B, 2). Errors
+        follow from jumps of the highest derivative."""
         space, s, (x, z) = self.space, self.scale.s, (u.x, u.z)
         (B, N), q = s.shape, np.array(space.orders)
-        n = np.arange(N)
-        within = (n < u.solved[:, None])[..., None]
+        b, n = np.arange(B), np.arange(N)
+        within = (n < solved[:, None])[..., None]
         with np.errstate(all="ignore"):
-            top, known = z @ space.leading / s[..., None] ** (space.k - 1), np.isfinite(shares.top[:, 0])
-            before = np.where(known[:, None], shares.top, top[:, 0])
-            width = np.concatenate([np.where(known, shares.width, s[:, 0])[:, None], s], axis=1)
+            top, known = z @ space.leading / s[..., None] ** (space.k - 1), np.isfinite(progress.top[:, 0])
+            before = np.where(known[:, None], progress.top, top[:, 0])
+            width = np.concatenate([np.where(known, progress.width, s[:, 0])[:, None], s], axis=1)
             jump = np.abs(np.diff(np.concatenate([before[:, None], top], axis=1), axis=1))
             jump /= np.abs(0.5 * (width[:, 1:] + width[:, :-1]))[..., None]
             jump[:, :-1] = np.maximum(jump[:, :-1], np.where(within[:, 1:], jump[:, 1:], 0.0))
-            error = shares.constants * np.abs(s[..., None] ** (space.k + q)) * jump
-            y = space.largest(x, z)
-            sizes = np.maximum(np.where(within, y, 0.0).max(axis=1), shares.size)
-            allowed = shares.tolerance[:, None] * np.where(sizes > 0, sizes, 1e-300) + shares.absolute
-            ratio = np.maximum((error / allowed[:, None]).max(axis=-1), 1e-12)
+            error = allowed.constants * np.abs(s[..., None] ** (space.k + q)) * jump
+            y, tolerance = space.largest(x, z), allowed.tolerance[:, None]
+            sizes = np.where(within, y, 0.0).max(axis=1)
+            sizes = np.maximum(sizes, allowed.faintest * tolerance * progress.largest_y)
+            most = tolerance * np.where(sizes > 0, sizes, 1e-300) + allowed.absolute
+            ratio = np.maximum((error / most[:, None]).max(axis=-1), 1e-12)
         ratio = np.where(np.isfinite(ratio), ratio, np.inf)
-        count = np.minimum(u.solved, np.where(ratio <= 1, N, n).min(axis=1))
-        b, last, kept = np.arange(B), np.maximum(count - 1, 0), (n < count[:, None])[..., None]
-        return Kept(
-            count,
-            np.stack([ratio[b, last], ratio[b, np.minimum(count, N - 1)]], axis=1),
-            top[b, last],
-            np.where(kept, np.abs(x[:, 1:]), 0.0).max(axis=1),
-            np.where(kept, y, 0.0).max(axis=1),
-        )
+        count = np.minimum(solved, np.where(ratio <= 1, N, n).min(axis=1))
+        last, moved, kept = np.maximum(count - 1, 0), count > 0, (n < count[:, None])[..., None]
+        progress.x[moved], progress.top[moved] = x[b, count][moved], top[b, last][moved]
+        progress.width[moved] = s[b, last][moved]
+        progress.size[moved] = np.where(kept, np.abs(x[:, 1:]), 0.0).max(axis=1)[moved]
+        for largest, here in (
+            (progress.largest_x, progress.size),
+            (progress.largest_y, np.where(kept, y, 0.0).max(axis=1)),
+        ):
+            largest[moved] = np.maximum(largest, here)[moved]
+        return count, np.stack([ratio[b, last], ratio[b, np.minimum(count, N - 1)]], axis=1)
 
 
 def recent(size: np.ndarray) -> np.ndarray:
@@ -274,28 +280,30 @@ class CompiledWindow(Window):
             _NOTHING if J is None else np.ascontiguousarray(J),
         )
 
-    def keep(self, u: Iterates, shares: Shares) -> Kept:
-        (B, _, M), V = u.x.shape, self.space.V
-        kept = Kept(np.empty(B, np.intc), np.empty((B, 2)), np.empty((B, V)), np.empty((B, M)), np.empty((B, V)))
+    def keep(
+        self, u: Iterates, solved: np.ndarray, progress: Progress, allowed: Allowed
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count, ratio = np.empty(len(solved), np.intc), np.empty((len(solved), 2))
         compiled.keep(
             *self.given,
             self.space.leading,
-            shares.constants,
-            shares.top,
-            shares.width,
-            shares.size,
-            shares.tolerance,
-            shares.absolute,
+            allowed.constants,
+            allowed.tolerance,
+            allowed.faintest,
+            allowed.absolute,
             u.x,
             u.z,
-            u.solved,
-            kept.count,
-            kept.ratio,
-            kept.top,
-            kept.x,
-            kept.y,
+            solved,
+            progress.x,
+            progress.top,
+            progress.width,
+            progress.size,
+            progress.largest_x,
+            progress.largest_y,
+            count,
+            ratio,
         )
-        return kept
+        return count, ratio
 
 
 _NOTHING = np.empty(0)

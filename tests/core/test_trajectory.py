@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -13,8 +14,18 @@ import smnn_core as smnn
 from smnn_core.engines import collocation as compiled
 from smnn_core.trajectory._collocation import Space, gauss, radau
 from smnn_core.trajectory._linear import ConditionRows, Linear, Local, Structure
+from smnn_core.trajectory._march import _predicted
 from smnn_core.trajectory._mesh import constants_of_error
-from smnn_core.trajectory._window import WINDOW, CompiledWindow, Coupled, DecoupledWindow, Shares, Window, recent
+from smnn_core.trajectory._window import (
+    WINDOW,
+    Allowed,
+    CompiledWindow,
+    Coupled,
+    DecoupledWindow,
+    Progress,
+    Window,
+    recent,
+)
 
 nan = np.nan
 
@@ -578,23 +589,24 @@ def test_compiled_windows_keep_what_those_of_numpy_keep(orders):
     B, N, V = 6, 5, len(orders)
     s = rng.uniform(0.1, 0.3, (B, N)) * np.array([1, 1, 1, 1, 1, -1])[:, None]
     x, z = rng.standard_normal((B, N + 1, space.M)), rng.standard_normal((B, N, V, space.k))
-    top, width = rng.standard_normal((B, V)), np.full(B, 0.2)
-    top[1] = np.nan
-    kept = []
+    before = Progress(*(rng.random(shape) for shape in ((B, space.M), (B, V), B, (B, space.M), (B, space.M), (B, V))))
+    before.top[1] = nan
+    solved = np.array([5, 5, 0, 3, 5, 5], np.intc)
+    found = []
     for window in (Window(space, s), CompiledWindow(space, s)):
-        u = window.begin(x, z, np.ones((B, space.M)), np.zeros(B), np.ones(B), np.array([5, 5, 0, 3, 5, 5]))
-        for tolerance in (np.array([1e9, 1e9, 1.0, 1e9, 1e-9, 1e9]), np.array([0.1, 1.0, 1.0, 0.3, 0.3, 0.03])):
-            shares = Shares(constants_of_error(space), top, width, np.full((B, V), 1e-3), tolerance, 1e-9)
-            kept.append(window.keep(u, shares))
-    for one, other in zip(kept[:2], kept[2:], strict=True):
-        for field in ("count", "x", "y"):
-            np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-13)
-        last, next_ = one.count > 0, one.count < u.solved
-        np.testing.assert_allclose(one.ratio[last, 0], other.ratio[last, 0], rtol=1e-10)
-        np.testing.assert_allclose(one.ratio[next_, 1], other.ratio[next_, 1], rtol=1e-10)
-        np.testing.assert_allclose(one.top[last], other.top[last], rtol=1e-10)
-    assert kept[0].count.tolist() == [5, 5, 0, 3, 0, 5]
-    assert len({*kept[1].count.tolist()}) > 2
+        u = window.begin(x, z, np.ones((B, space.M)), np.zeros(B), np.ones(B), solved)
+        for tolerance in ([1e9, 1e9, 1.0, 1e9, 1e-9, 1e9], [0.1, 1.0, 1.0, 0.3, 0.3, 0.03]):
+            progress = deepcopy(before)
+            allowed = Allowed(constants_of_error(space), np.array(tolerance), 1e-3, 1e-9)
+            count, ratio = window.keep(u, solved, progress, allowed)
+            ratio = np.where(np.stack([count > 0, count < solved], axis=1), ratio, 0.0)  # the others say nothing
+            found.append((count, ratio, *vars(progress).values()))
+    for one, other in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10)
+    assert found[0][0].tolist() == [5, 5, 0, 3, 0, 5]
+    assert len({*found[1][0].tolist()}) > 2
+    assert np.array_equal(found[0][2][2], before.x[2])
 
 
 @pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
@@ -614,6 +626,29 @@ def test_compiled_polynomials_are_those_of_numpy(orders, descends, monkeypatch):
             m.setattr(compiled, "is_compiled", False)
             plain = space.at_times(x, z, t, times, last)
         np.testing.assert_allclose(fast, plain, rtol=1e-9, atol=1e-11 * np.abs(plain).max())
+
+
+@pytest.mark.skipif(not compiled.is_compiled, reason="needs the compiled engine")
+@pytest.mark.parametrize("descends", [False, True])
+@pytest.mark.parametrize("orders", [(1,), (2, 0, 1)])
+def test_compiled_predictions_are_those_of_numpy(orders, descends, monkeypatch):
+    """Of members whose window is near the last, partly near, far, and that had none."""
+    space, rng = Space(radau(4), orders), np.random.default_rng(0)
+    B, N, V = 4, 5, len(orders)
+    t_old = np.tile(np.linspace(0, 1, N + 1), (B, 1))
+    mesh = np.array([0.9, 0.4, 5.0, 1.0])[:, None] + np.linspace(0, 0.4, 4)
+    at = (mesh[:, :-1, None] + np.diff(mesh)[..., None] * space.offsets).reshape(B, -1)
+    if descends:
+        t_old, mesh, at = -t_old, -mesh, -at
+    x, z = rng.standard_normal((B, N + 1, space.M)), rng.standard_normal((B, N, V, space.k))
+    before, start = (t_old, x, z, np.array([5, 2, 5, 0], np.intc)), rng.standard_normal((B, space.M))
+    fast = _predicted(space, before, mesh, at, start)
+    monkeypatch.setattr(compiled, "is_compiled", False)
+    plain = _predicted(space, before, mesh, at, start)
+    for one, other in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11 * np.abs(other).max())
+    assert np.array_equal(fast[0][2], np.tile(start[2], (4, 1)))
+    assert not np.array_equal(fast[0][1], np.tile(start[1], (4, 1)))
 
 
 @pytest.mark.parametrize("width", [0.01, 0.003])

@@ -191,30 +191,30 @@ void improve(
 }
 
 void keep(
-    Integers q, Integers first, Constants s, Constants W, Constants E, Constants leading, Constants constants, Constants top,
-    Constants width, Constants size, Constants tolerance, double absolute, Constants x, Constants z, Integers solved,
-    Integers count, Numbers ratio, Numbers last, Numbers largest_x, Numbers largest_y
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants leading, Constants constants,
+    Constants tolerance, double faintest, double absolute, Constants x, Constants z, Integers solved, Numbers last, Numbers top,
+    Numbers width, Numbers size, Numbers largest_x, Numbers largest_y, Integers count, Numbers ratio
 ) {
     const smnn::Window w = window(q, first, s, W, E);
     require("leading", leading.size(), w.k);
     require("constants", constants.size(), w.V);
-    require("top", top.size(), w.B * w.V);
-    require("width", width.size(), w.B);
-    require("size", size.size(), w.B * w.V);
     require("tolerance", tolerance.size(), w.B);
     require("x", x.size(), w.B * (w.N + 1) * w.M);
     require("z", z.size(), w.B * w.N * w.V * w.k);
     require("solved", solved.size(), w.B);
-    require("count", count.size(), w.B);
-    require("ratio", ratio.size(), w.B * 2);
-    require("last", last.size(), w.B * w.V);
+    require("last x", last.size(), w.B * w.M);
+    require("top", top.size(), w.B * w.V);
+    require("width", width.size(), w.B);
+    require("size", size.size(), w.B * w.M);
     require("largest x", largest_x.size(), w.B * w.M);
     require("largest y", largest_y.size(), w.B * w.V);
+    require("count", count.size(), w.B);
+    require("ratio", ratio.size(), w.B * 2);
     require_within("solved", solved, 0, w.N);
-    const smnn::Shares shares{leading.data(), constants.data(), top.data(), width.data(), size.data(), tolerance.data(), absolute};
-    const smnn::Kept kept{count.data(), ratio.data(), last.data(), largest_x.data(), largest_y.data()};
+    const smnn::Allowed allowed{leading.data(), constants.data(), tolerance.data(), faintest, absolute};
+    const smnn::Progress progress{last.data(), top.data(), width.data(), size.data(), largest_x.data(), largest_y.data()};
     nb::gil_scoped_release release;
-    smnn::isa().windows.keep(w, shares, x.data(), z.data(), solved.data(), kept);
+    smnn::isa().windows.keep(w, allowed, progress, x.data(), z.data(), solved.data(), count.data(), ratio.data());
 }
 
 void at_times(
@@ -236,6 +236,31 @@ void at_times(
     smnn::isa().windows.at_times(w, series.data(), t.data(), x.data(), z.data(), n, times.data(), last.data(), y.data());
 }
 
+void predict(
+    Integers q, Integers first, Constants s, Constants W, Constants E, Constants series, Constants t, Constants x, Constants z,
+    Integers solved, double further, Constants start, Constants mesh, Constants points, Numbers new_x, Numbers new_z
+) {
+    const smnn::Window before = window(q, first, s, W, E);
+    if (mesh.ndim() != 2 || mesh.shape(1) < 2 || before.N < 1 || before.k < 1) throw nb::value_error("mesh");
+    const int64_t N = int64_t(mesh.shape(1)) - 1, B = before.B, M = before.M, V = before.V, k = before.k;
+    require("series", series.size(), V * before.a() * (before.R + 1) * (k + before.R));
+    require("t", t.size(), B * (before.N + 1));
+    require("x", x.size(), B * (before.N + 1) * M);
+    require("z", z.size(), B * before.N * V * k);
+    require("solved", solved.size(), B);
+    require("start", start.size(), B * M);
+    require("mesh", mesh.size(), B * (N + 1));
+    require("points", points.size(), B * N * k);
+    require("new x", new_x.size(), B * (N + 1) * M);
+    require("new z", new_z.size(), B * N * V * k);
+    require_within("solved", solved, 0, before.N);
+    nb::gil_scoped_release release;
+    smnn::isa().windows.predict(
+        before, series.data(), t.data(), x.data(), z.data(), solved.data(), further, start.data(), N, mesh.data(), points.data(),
+        new_x.data(), new_z.data()
+    );
+}
+
 }  // namespace
 
 void bind_windows(nb::module_& m) {
@@ -247,4 +272,5 @@ void bind_windows(nb::module_& m) {
     m.def("window_improve", &improve);
     m.def("window_keep", &keep);
     m.def("window_at_times", &at_times);
+    m.def("window_predict", &predict);
 }

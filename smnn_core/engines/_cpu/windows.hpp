@@ -454,8 +454,9 @@ inline void improve(
     values(w, skip.data(), u.x, u.z, u.y, u.d);
 }
 
-// x (B, N+1, M), z (B, N, V, k), solved (B): WindowKernels::keep
-inline void keep(const Window& w, const Shares& e, const double* x, const double* z, const int* solved, const Kept& kept) {
+// x (B, N+1, M), z (B, N, V, k), solved (B), count (B), ratio (B, 2): WindowKernels::keep
+inline void keep(const Window& w, const Allowed& e, const Progress& p, const double* x, const double* z, const int* solved,
+                 int* count, double* ratio) {
     const int64_t V = w.V, k = w.k, M = w.M, N = w.N;
     std::vector<double> y(size_t(N * V)), top(size_t(N * V)), jump(size_t((N + 1) * V)), allowed(static_cast<size_t>(V));
     double power[ORDERS];
@@ -463,10 +464,10 @@ inline void keep(const Window& w, const Shares& e, const double* x, const double
         const double* const s = w.s + b * N;
         const double* const state = x + b * (N + 1) * M;
         const double* const stage = z + b * N * V * k;
-        const bool known = std::isfinite(e.top[b * V]);
+        const bool known = std::isfinite(p.top[b * V]);
         const int64_t within = solved[b];
         for (int64_t v = 0; v < V; ++v) {
-            double largest = e.size[b * V + v];
+            double largest = e.faintest * e.tolerance[b] * p.largest_y[b * V + v];
             for (int64_t n = 0; n < within; ++n) {
                 double sum = 0, size = 0;
                 for (int64_t l = 0; l < k; ++l) {
@@ -479,8 +480,8 @@ inline void keep(const Window& w, const Shares& e, const double* x, const double
                     size = std::fmax(std::fabs(at[0]), std::fabs(at[M]));
                 }
                 const double here = sum / std::pow(s[n], double(k - 1));
-                const double before = n > 0 ? top[(n - 1) * V + v] : known ? e.top[b * V + v] : here;
-                const double width = n > 0 ? s[n - 1] : known ? e.width[b] : s[0];
+                const double before = n > 0 ? top[(n - 1) * V + v] : known ? p.top[b * V + v] : here;
+                const double width = n > 0 ? s[n - 1] : known ? p.width[b] : s[0];
                 top[n * V + v] = here;
                 jump[n * V + v] = std::fabs(here - before) / std::fabs(0.5 * (s[n] + width));
                 y[n * V + v] = size;
@@ -489,80 +490,143 @@ inline void keep(const Window& w, const Shares& e, const double* x, const double
             jump[within * V + v] = 0;
             allowed[v] = e.tolerance[b] * (largest > 0 ? largest : 1e-300) + e.absolute;
         }
-        int64_t count = 0;
-        double last = 0, next = 0;
-        for (; count < within; ++count) {
-            double ratio = 1e-12;
-            powers(s[count], w.R, power);
-            const double factor = std::pow(s[count], double(k));
+        int64_t kept = 0;
+        ratio[b * 2] = ratio[b * 2 + 1] = 0;
+        for (; kept < within; ++kept) {
+            double largest = 1e-12;
+            powers(s[kept], w.R, power);
+            const double factor = std::pow(s[kept], double(k));
             for (int64_t v = 0; v < V; ++v) {
-                const double larger = std::fmax(jump[count * V + v], jump[(count + 1) * V + v]);
+                const double here = jump[kept * V + v], larger = std::fmax(here, jump[(kept + 1) * V + v]);
                 const double part = e.constants[v] * std::fabs(factor * power[w.q[v]]) * larger / allowed[v];
-                const bool number = part <= 1e300 && jump[count * V + v] <= 1e300;
-                ratio = std::fmax(ratio, number ? part : double(INFINITY));
+                largest = std::fmax(largest, part <= 1e300 && here <= 1e300 ? part : double(INFINITY));
             }
-            if (!(ratio <= 1)) {
-                next = ratio;
-                break;
-            }
-            last = ratio;
+            ratio[b * 2 + (largest > 1)] = largest;
+            if (largest > 1) break;
         }
-        kept.count[b] = int(count);
-        kept.ratio[b * 2] = last, kept.ratio[b * 2 + 1] = next;
+        count[b] = int(kept);
+        if (kept == 0) continue;
+        p.width[b] = s[kept - 1];
         for (int64_t v = 0; v < V; ++v) {
-            kept.top[b * V + v] = count > 0 ? top[(count - 1) * V + v] : double(NAN);
-            double& largest = kept.y[b * V + v] = 0;
-            for (int64_t n = 0; n < count; ++n) largest = std::fmax(largest, y[n * V + v]);
+            double& largest = p.largest_y[b * V + v];
+            p.top[b * V + v] = top[(kept - 1) * V + v];
+            for (int64_t n = 0; n < kept; ++n) largest = std::fmax(largest, y[n * V + v]);
         }
-        for (int64_t m = 0; m < M; ++m) kept.x[b * M + m] = count > 0 ? recent(state + M + m, count - 1, N, M) : 0.0;
+        for (int64_t m = 0; m < M; ++m) {
+            const double size = p.size[b * M + m] = recent(state + M + m, kept - 1, N, M);
+            p.x[b * M + m] = state[kept * M + m];
+            p.largest_x[b * M + m] = std::fmax(p.largest_x[b * M + m], size);
+        }
     }
 }
+
+// The polynomials on a mesh at one time after the other: Legendre series of the interval, made where it is another one.
+class Series {
+  public:
+    // series (V, a, R+1, k+R), t (B, N+1), x (B, N+1, M), z (B, N, V, k)
+    Series(const Window& w, const double* series, const double* t, const double* x, const double* z)
+        : w(w), series(series), t(t), x(x), z(z), degrees(w.k + w.R), sums(size_t(w.V * (w.R + 1) * degrees)) {
+        P[0] = 1;
+    }
+
+    // Goes to a time of member b: in the interval where it is, but for times behind the interval `last`.
+    void look(int64_t b, int64_t last, double time) {
+        const double* const mesh = t + b * (w.N + 1);
+        const double sign = mesh[w.N] >= mesh[0] ? 1 : -1;
+        int64_t low = 0;
+        for (int64_t high = last + 1; high - low > 1;) {
+            const int64_t middle = (low + high) / 2;
+            (sign * mesh[middle] <= sign * time ? low : high) = middle;
+        }
+        const double s = mesh[low + 1] - mesh[low];
+        if (b * w.N + low != at) {
+            at = b * w.N + low;
+            make(x + (b * (w.N + 1) + low) * w.M, s);
+        }
+        const double u = 2 * (time - mesh[low]) / s - 1;
+        P[1] = u;
+        for (int64_t j = 1; j + 1 < degrees; ++j) P[j + 1] = (double(2 * j + 1) * u * P[j] - double(j) * P[j - 1]) / double(j + 1);
+    }
+
+    // Derivative r of variable v there.
+    double value(int64_t v, int64_t r) const { return dot(sums.data() + (v * (w.R + 1) + r) * degrees, P, degrees) / power[r]; }
+
+  private:
+    // left (M)
+    void make(const double* left, double s) {
+        const int64_t a = w.a(), width = (w.R + 1) * degrees;
+        double feature[FEATURES];
+        powers(s, w.R, power);
+        for (double& sum : sums) sum = 0;
+        for (int64_t v = 0; v < w.V; ++v) {
+            features(w, v, left, z + at * w.V * w.k, power, feature);
+            double* __restrict const to = sums.data() + v * width;
+            for (int64_t f = 0; f < a; ++f) {
+                const double* __restrict const from = series + (v * a + f) * width;
+                for (int64_t l = 0; l < width; ++l) to[l] += feature[f] * from[l];
+            }
+        }
+    }
+
+    const Window& w;
+    const double *series, *t, *x, *z;
+    int64_t degrees, at = -1;
+    std::vector<double> sums;  // (V, R+1, k+R)
+    double power[ORDERS], P[FEATURES];
+};
 
 // t (B, N+1), x (B, N+1, M), z (B, N, V, k), n times (B, n), last (B), series (V, a, R+1, k+R), y (B, n, V, R+1):
 // WindowKernels::at_times
 inline void at_times(const Window& w, const double* series, const double* t, const double* x, const double* z, int64_t n,
                      const double* times, const int* last, double* y) {
-    const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), degrees = k + w.R;
-    std::vector<double> sums(size_t(V * r1 * degrees));
-    double feature[FEATURES], power[ORDERS], P[FEATURES];
-    P[0] = 1;
+    Series polynomials(w, series, t, x, z);
+    for (int64_t i = 0; i < w.B * n; ++i) {
+        polynomials.look(i / n, last[i / n], times[i]);
+        for (int64_t v = 0; v < w.V; ++v) {
+            for (int64_t r = 0; r <= w.R; ++r) *y++ = polynomials.value(v, r);
+        }
+    }
+}
+
+// before: B, N' intervals; series (V, a, R+1, k+R), t (B, N'+1), x (B, N'+1, M), z (B, N', V, k), solved (B), start (B, M),
+// mesh (B, N+1), points (B, N, k), new_x (B, N+1, M), new_z (B, N, V, k): WindowKernels::predict
+inline void predict(const Window& before, const double* series, const double* t, const double* x, const double* z,
+                    const int* solved, double further, const double* start, int64_t N, const double* mesh,
+                    const double* points, double* new_x, double* new_z) {
+    const Window& w = before;
+    Series polynomials(w, series, t, x, z);
     for (int64_t b = 0; b < w.B; ++b) {
-        const double* const mesh = t + b * (w.N + 1);
-        const double sign = mesh[w.N] >= mesh[0] ? 1 : -1;
-        int64_t interval = -1;
-        for (int64_t i = 0; i < n; ++i) {
-            const double time = times[b * n + i];
-            int64_t low = 0;  // time is not before mesh[low], nor, but for what is outside, behind mesh[high]
-            for (int64_t high = last[b] + 1; high - low > 1;) {
-                const int64_t middle = (low + high) / 2;
-                (sign * mesh[middle] <= sign * time ? low : high) = middle;
+        const int64_t last = solved[b] > 0 ? solved[b] - 1 : 0;
+        const double* const from = mesh + b * (N + 1);
+        const double end = t[b * (w.N + 1) + last], reach = end + further * (t[b * (w.N + 1) + last + 1] - end);
+        const auto near = [&](double time) { return solved[b] > 0 && (time - reach) * (from[1] - from[0]) <= 0; };
+        double* const state = new_x + b * (N + 1) * w.M;
+        double* const stage = new_z + b * N * w.V * w.k;
+        for (int64_t n = 0; n <= N; ++n) {
+            for (int64_t m = 0; m < w.M; ++m) state[n * w.M + m] = start[b * w.M + m];
+            if (n == 0 || !near(from[n])) continue;
+            polynomials.look(b, last, from[n]);
+            for (int64_t v = 0; v < w.V; ++v) {
+                for (int64_t o = 0; o < w.q[v]; ++o) state[n * w.M + w.first[v] + o] = polynomials.value(v, o);
             }
-            const int64_t at = b * w.N + low;
-            if (low != interval) {
-                interval = low;
-                powers(w.s[at], w.R, power);
-                for (double& sum : sums) sum = 0;
-                for (int64_t v = 0; v < V; ++v) {
-                    features(w, v, x + (b * (w.N + 1) + low) * w.M, z + at * V * k, power, feature);
-                    for (int64_t f = 0; f < a; ++f) {
-                        const double* __restrict const from = series + (v * a + f) * r1 * degrees;
-                        double* __restrict const to = sums.data() + v * r1 * degrees;
-                        for (int64_t l = 0; l < r1 * degrees; ++l) to[l] += feature[f] * from[l];
-                    }
+        }
+        for (int64_t n = 0; n < N; ++n) {
+            const double* const at = points + (b * N + n) * w.k;
+            const bool inside = near(at[w.k - 1]);  // the last of them, hence all
+            for (int64_t l = 0; l < w.k; ++l) {
+                if (inside) polynomials.look(b, last, at[l]);
+                for (int64_t v = 0; v < w.V; ++v) {
+                    const bool held = w.q[v] == 0 && solved[b] > 0;
+                    const double otherwise = held ? z[((b * w.N + last) * w.V + v + 1) * w.k - 1] : 0.0;
+                    stage[(n * w.V + v) * w.k + l] = inside ? polynomials.value(v, w.q[v]) : otherwise;
                 }
-            }
-            const double u = 2 * (time - mesh[low]) / w.s[at] - 1;
-            P[1] = u;
-            for (int64_t j = 1; j + 1 < degrees; ++j) P[j + 1] = (double(2 * j + 1) * u * P[j] - double(j) * P[j - 1]) / double(j + 1);
-            for (int64_t l = 0; l < V * r1; ++l) {
-                y[(b * n + i) * V * r1 + l] = dot(sums.data() + l * degrees, P, degrees) / power[l % r1];
             }
         }
     }
 }
 
 extern const WindowKernels kernels;
-const WindowKernels kernels{values, eliminate, advance, couple, solve, improve, keep, at_times};
+const WindowKernels kernels{values, eliminate, advance, couple, solve, improve, keep, at_times, predict};
 
 }  // namespace windows
 }  // namespace SMNN_LEVEL

@@ -51,24 +51,23 @@ struct Iterates {
     int* solved;           // (B): how many of the first intervals are solved
 };
 
-// How errors of intervals are judged, by the jumps of the highest derivative.
-struct Shares {
+// The error of an interval that is allowed.
+struct Allowed {
     const double* leading;    // (k): weights of the stages in s^(k-1) times their derivative k - 1
     const double* constants;  // (V): C of the error C s^(k+q) |y^(k+q)|
-    const double* top;        // (B, V): the highest derivative before the window, NaN where there is none
-    const double* width;      // (B): the length of the interval there
-    const double* size;       // (B, V): variables count as at least as large
-    const double* tolerance;  // (B)
+    const double* tolerance;  // (B): relative to the largest value of each variable in the window
+    double faintest;          // variables count as at least as large as this times the tolerance times the largest before
     double absolute;
 };
 
-// Intervals of a window that are kept, the first whose error is at most what is allowed.
-struct Kept {
-    int* count;     // (B)
-    double* ratio;  // (B, 2): error / allowed of the last that is kept, and of the one that ends them
-    double* top;    // (B, V): the highest derivative in the last
-    double* x;      // (B, M): the largest of each state at the right of these
-    double* y;      // (B, V): of each variable
+// Members of a march, what the next window follows from.
+struct Progress {
+    double* x;          // (B, M): the last states
+    double* top;        // (B, V): the highest derivative, of order q + k - 1, in the last interval; NaN where there is none
+    double* width;      // (B): the length of that interval
+    double* size;       // (B, M): the largest of each state in the last window
+    double* largest_x;  // (B, M): of each state
+    double* largest_y;  // (B, V): of each variable
 };
 
 struct WindowKernels {
@@ -116,13 +115,23 @@ struct WindowKernels {
         const Window&, const Iterates&, const double* J, const double* f, double* lu, double* scale, int* order, double* HC, double* G
     );
 
-    // Which of the solved (B) first intervals are kept; x (B, N+1, M), z (B, N, V, k).
-    void (*keep)(const Window&, const Shares&, const double* x, const double* z, const int* solved, const Kept&);
+    // How many of the solved (B) first intervals are kept, those that add at most what is allowed: count (B); and
+    // ratio (B, 2): error / allowed of the last of them and of the one that ends them, 0 where there is none. Errors follow
+    // from jumps of the highest derivative. x (B, N+1, M), z (B, N, V, k).
+    void (*keep)(const Window&, const Allowed&, const Progress&, const double* x, const double* z, const int* solved, int* count,
+                 double* ratio);
 
     // y and its derivatives (B, n, V, R+1) at times (B, n), by the polynomials on intervals 0..last (B) of the meshes t
     // (B, N+1), the outer ones continued; `series` (V, a, R+1, k+R): features -> Legendre series.
     void (*at_times)(const Window&, const double* series, const double* t, const double* x, const double* z, int64_t n,
                      const double* times, const int* last, double* y);
+
+    // States x (B, N+1, M) and stages z (B, N, V, k) on the next meshes (B, N+1), with their points (B, N, k), by the
+    // polynomials on the solved (B) first intervals of the window before, as far as `further` times the last of these from
+    // its start; else the states at the start (B, M), stages zero, or for variables of order zero the last ones.
+    void (*predict)(const Window& before, const double* series, const double* t, const double* x, const double* z,
+                    const int* solved, double further, const double* start, int64_t N, const double* mesh,
+                    const double* points, double* new_x, double* new_z);
 };
 
 }  // namespace smnn

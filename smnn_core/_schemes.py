@@ -231,7 +231,7 @@ def _taylor(K: int) -> tuple[list[list[float]], list[list[float]]]:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearExponent:
     """An exponent that is linear in R = K-1."""
 
     slope: float
@@ -302,7 +302,7 @@ HERMITE = Scheme(
     citation="two-point Hermite-Obreshkov formulas: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations "
     "I, section II.13; coefficients of the diagonal Pade approximants of exp",
     rule=Hermite(),
-    exponent=Linear(0.5, 1.0),
+    exponent=LinearExponent(0.5, 1.0),
 )
 """Two-point Hermite-Obreshkov rows, m = K: half the rows of `TAYLOR` and far less discretisation error. The default."""
 
@@ -311,7 +311,7 @@ WIENER = Scheme(
     citation="R-times integrated Wiener process: Schober, Sarkka, Hennig, Statistics and Computing 29 (2019) 99; "
     "Sarkka, Solin, Applied Stochastic Differential Equations, Cambridge 2019",
     rule=_wiener,
-    exponent=Linear(1.0, 0.5),
+    exponent=LinearExponent(1.0, 0.5),
 )
 """The increments of an R-times integrated Wiener process, independent and of unit variance, m = K: the prior of
 Gaussian ODE filters and smoothers. Errors on smooth problems are about ten times those of `HERMITE`, on

@@ -1,7 +1,7 @@
 """The augmented solve as an autograd function, with the derivative of `smnn_core._augmented`, and the solution.
 
     Augmented    (v, y) with v + W A y = f and (W A)^T v = g
-    Solution     y of these for f = W d and g = 0, d = (rhs, initial_values, 0)
+    SolveOde     y of these for f = W d and g = 0, d = (rhs, initial_values, 0)
 
 The derivative of the first is itself again, so that derivatives of any order, in any mixture of forward and reverse
 mode, follow. An ordinary backward pass of a solution, whose result will not be differentiated again, takes the shortcut
@@ -62,10 +62,10 @@ N_LHS = len(LHS_RANKS)
 
 
 def solution(how: Options, slot: Slot, inputs: Sequence[Any]) -> Tensor:
-    """`Solution.apply`; without the work that only other transforms need where there is none but reverse mode."""
+    """`SolveOde.apply`; without the work that only other transforms need where there is none but reverse mode."""
     c, b, u, s, *weights = inputs
     if not _NUMBERS.issuperset(map(type, weights)) or _forward_mode_is_on() or _functorch_is_active():
-        return Solution.apply(how, slot, *inputs)
+        return SolveOde.apply(how, slot, *inputs)
     return _ReverseModeSolution.apply((how, slot, weights), c, b, u, s)
 
 
@@ -143,7 +143,7 @@ class Augmented(Function):
         return Augmented.apply(how, slot, rows, *moved), (0, 0, 0, 0) if rows else 0
 
 
-class Solution(Function):
+class SolveOde(Function):
     """(how, slot, inputs) -> y."""
 
     @staticmethod
@@ -175,7 +175,7 @@ class Solution(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], how: Options, slot: Slot, *inputs: Any) -> tuple[Tensor, int]:
-        return Solution.apply(how, slot, *with_batch_in_front(RANKS, in_dims[2:], inputs)), 0
+        return SolveOde.apply(how, slot, *with_batch_in_front(RANKS, in_dims[2:], inputs)), 0
 
 
 class _ReverseModeSolution(Function):
@@ -191,7 +191,7 @@ class _ReverseModeSolution(Function):
         how, slot, weights = others
         y = bridge.solution_on_cpu(how, slot, weights, c, b, u, s)
         if y is None:
-            y = Solution.forward(how, slot, c, b, u, s, *weights)
+            y = SolveOde.forward(how, slot, c, b, u, s, *weights)
         ctx.set_materialize_grads(False)
         ctx.statement = how, weights
         ctx.save_for_backward(c, b, u, s, y, _token(slot))
@@ -393,7 +393,7 @@ def _adjoint(how: Options, slot: Slot, *tensors: Any) -> list[Any]:
     return list(ops.below_autograd("adjoint", how, tensors))
 
 
-ops.differentiate("solution", Solution.apply)
+ops.differentiate("solution", SolveOde.apply)
 for _rows, _name in OPS.items():
     ops.differentiate(_name, partial(lambda rows, how, slot, *rest: Augmented.apply(how, slot, rows, *rest), _rows))
 ops.differentiate("adjoint", _adjoint)

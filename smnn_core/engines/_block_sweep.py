@@ -54,10 +54,6 @@ class Reflections:
         """(n, n), upper triangular"""
         return np.triu(self.A[self.pivots])
 
-    @property
-    def nbytes(self) -> int:
-        return self.A.nbytes + self.T.nbytes + self.order.nbytes
-
     def rotate(self, d: np.ndarray, *, back: bool = False) -> np.ndarray:
         """Q^T d, or Q d (`back`), in place, for d of shape (M, columns)."""
         cpu._kernels.rotate(self.A, self.T, self.order, d, back, self.threads)
@@ -173,10 +169,6 @@ class Sweep:
         """Entries of the coupling rows of step t into zeros (rows V, n), for each variable its own."""
         values = self.entries.smoothness[t, rows, orders]
         np.einsum("rvov->rov", to.reshape(len(values), self.V, self.K, self.V))[...] = values
-
-    @property
-    def nbytes(self) -> int:
-        return sum(x.nbytes for x in (*self.folds, *self.couplings)) + sum(x.nbytes for x in self.E)
 
     @cached_property
     def pivots(self) -> np.ndarray:

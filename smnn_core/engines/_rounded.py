@@ -30,11 +30,6 @@ class RoundedFactor(Factor):
     solved: tuple[Problem, Problem, Array] | None = None
     """the problem that was solved with it, the same in float64, and its solution: residuals are small differences"""
 
-    @property
-    def nbytes(self) -> int:
-        """The memory that the factor keeps."""
-        return int(self.wide.nbytes)
-
     def solve_augmented(
         self, f: Rows | None, g: Array | None, *, rows: bool = True, states: bool = True
     ) -> tuple[Any, Any]:

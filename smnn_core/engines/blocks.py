@@ -39,11 +39,6 @@ class BlockFactor(ColumnsFactor):
     undetermined: np.ndarray
 
     @property
-    def nbytes(self) -> int:
-        """The memory that the factor keeps."""
-        return sum(sweep.nbytes for sweep in self.sweeps.values())
-
-    @property
     def basis(self) -> np.ndarray:
         return scheme_rows(self.system)[1]
 

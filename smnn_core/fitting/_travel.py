@@ -12,7 +12,7 @@ __all__ = ["for_pickle"]
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftBehind:
     """Stands in for a callback that could not be pickled: what needs it says so."""
 
     name: str
@@ -33,5 +33,5 @@ def for_pickle(x: Any, name: str) -> Any:
     try:
         pickle.dumps(x)
     except (pickle.PicklingError, AttributeError, TypeError):
-        return Left(name)
+        return LeftBehind(name)
     return x

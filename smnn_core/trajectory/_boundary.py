@@ -13,7 +13,7 @@ from ._arithmetic import namespace_of
 from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
-from ._mesh import Estimate, equidistributed, estimate, finer
+from ._mesh import ErrorEstimate, equidistributed, estimate, finer
 from ._newton import robust_newton
 
 __all__ = ["MARGIN", "Found", "solve_boundary"]
@@ -212,7 +212,7 @@ def _given_up(
 def _next_mesh(
     space: Space,
     mesh: Mesh,
-    found: Estimate | None,
+    found: ErrorEstimate | None,
     solved: np.ndarray,
     allowed: np.ndarray,
     ratio: np.ndarray,

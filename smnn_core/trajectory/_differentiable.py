@@ -15,7 +15,7 @@ from ._collocation import Space
 from ._discrete import Discrete
 from ._implicit import attached, two_steps
 from ._on_mesh import OnMesh
-from ._search import Search
+from ._search import FoundSolution
 from ._solution import Solution, check_inside
 
 __all__ = ["DifferentiableSolution", "differentiable", "differentiable_on_mesh"]
@@ -211,7 +211,7 @@ Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def differentiable(
     kind: type[_S],
-    run: Search,
+    run: FoundSolution,
     values: Solution,
     residual: Callable[..., Array],
     times: Array,

@@ -26,7 +26,7 @@ from ._collocation import Space
 from ._discrete import Mesh
 from ._linear import Linear, Step
 from ._newton import sizes
-from ._search import Search
+from ._search import FoundSolution
 
 __all__ = ["Frozen", "attached", "frozen"]
 
@@ -132,7 +132,7 @@ def corrected(A: Frozen, now: Step, f: Array, d: Array, g: Array) -> Step:
 
 
 def attached(
-    run: Search,
+    run: FoundSolution,
     xp: Namespace,
     solve_ode: Callable[..., Array],
     residual: Callable[..., Array],

@@ -17,7 +17,7 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._march import FAINTEST, Marched, follow, march
-from ._mesh import Estimate, equidistributed, estimate
+from ._mesh import ErrorEstimate, equidistributed, estimate
 from ._window import recent
 
 __all__ = ["solve_initial"]
@@ -136,7 +136,7 @@ def _shares(
     space: Space,
     mesh: Mesh,
     u: Step,
-    found: Estimate,
+    found: ErrorEstimate,
     ratio: np.ndarray,
     tolerance: float,
     absolute: float,

@@ -27,14 +27,14 @@ from ._linear import Step
 from ._newton import sizes
 from ._window import marching_window
 
-__all__ = ["Estimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more", "parts"]
+__all__ = ["ErrorEstimate", "constants_of_error", "equidistributed", "estimate", "finer", "one_point_more", "parts"]
 
 MOST_ENTRIES = 5_000_000
 """Entries of Jacobians that are held at a time, 40 MB."""
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ErrorEstimate:
     error: Array
     """(B, N, V): the largest difference of each variable on each interval"""
     local: Array
@@ -70,7 +70,7 @@ def parts(space: Space, B: int, N: int) -> list[slice]:
     return [slice(i, min(i + count, N)) for i in range(0, N, count)]
 
 
-def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> Estimate:
+def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: bool = False) -> ErrorEstimate:
     """The error of a solution; `forward` where all conditions stand at the first time."""
     xp, higher, s = problem.arithmetic.xp, one_point_more(space), mesh.scale
     z = u.z @ constant(xp, _interpolation(space, higher), u.z)
@@ -85,7 +85,7 @@ def estimate(problem: Discrete, space: Space, mesh: Mesh, u: Step, *, forward: b
     top = (z + δ.z) @ higher.leading  # s^k y^(q+k)
     q = np.array(space.orders)
     local = constants_of_error(space) * xp.abs(mesh.s[..., None] ** q * top)
-    return Estimate(error, local, xp.abs(δ.p))
+    return ErrorEstimate(error, local, xp.abs(δ.p))
 
 
 def _forward(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> Step:

@@ -20,7 +20,7 @@ from ._equations import Conditions, Equations, as_floats, refuse_coupling
 from ._initial import solve_initial
 from ._linear import Step, Structure
 
-__all__ = ["Search", "refined", "search"]
+__all__ = ["FoundSolution", "refined", "search"]
 
 PROBED = 4
 """The highest derivative that is looked for where no order is given."""
@@ -34,7 +34,7 @@ CONTRADICTION = 1e-3
 
 
 @dataclass(frozen=True)
-class Search:
+class FoundSolution:
     """A solution that was found, and the problem it belongs to."""
 
     problem: Discrete
@@ -59,7 +59,7 @@ def search(
     most_intervals: int,
     engine: str,
     progress: bool,
-) -> Search:
+) -> FoundSolution:
     """Solves on NumPy arrays; arguments as for `solve`, the guess a function, an array or something with `at`."""
     times = checked_times(times)
     tolerance, absolute = checked_tolerance(tolerance, absolute, equations.eps)
@@ -106,7 +106,7 @@ def search(
                 most_intervals=most_intervals,
                 report=report,
             )
-            return Search(problem, times, without_contradictions(problem, found, tolerance), True)
+            return FoundSolution(problem, times, without_contradictions(problem, found, tolerance), True)
         space = space_of(radau(max(k, 2)) if is_initial else gauss(k), orders)
         first = first_mesh(mesh, guess, times, B, batch)
 
@@ -124,7 +124,7 @@ def search(
             most_intervals=max(most_intervals, first.N),
             report=report,
         )
-    return Search(problem, times, without_contradictions(problem, found, tolerance), is_initial)
+    return FoundSolution(problem, times, without_contradictions(problem, found, tolerance), is_initial)
 
 
 def without_contradictions(problem: Discrete, found: Found, tolerance: float) -> Found:
@@ -163,7 +163,7 @@ def left_of_equations(space: Space, mesh: Mesh, at: Iterate, tolerance: float) -
         return xp.max(xp.abs(at.f), axis=(1, 2)), max(CONTRADICTION, 10 * tolerance) * terms
 
 
-def refined(run: Search, N: int) -> Search:
+def refined(run: FoundSolution, N: int) -> FoundSolution:
     """The same solution on N intervals, of which some are parts of what they were."""
     return replace(run, found=run.found.divided(N))
 

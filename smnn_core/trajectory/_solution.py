@@ -14,7 +14,7 @@ from ._discrete import Discrete, Mesh
 from ._equations import as_floats
 from ._linear import Step
 from ._mesh import finer
-from ._search import Search
+from ._search import FoundSolution
 
 __all__ = ["Solution", "solution_of"]
 
@@ -168,7 +168,7 @@ def check_inside(τ: np.ndarray, t: np.ndarray) -> None:
         )
 
 
-def solution_of(run: Search, dtype: np.dtype[Any]) -> Solution:
+def solution_of(run: FoundSolution, dtype: np.dtype[Any]) -> Solution:
     """The result on NumPy arrays; members that were not solved are NaN."""
     found, problem = run.found, run.problem
     space, mesh, u = found.space, found.mesh, found.u

@@ -99,7 +99,7 @@ def test_launches_what_the_host_side_plans(cupy) -> None:
     only = found_factor.adjoint(given, found, g.view(DeviceArray), from_fields(i == 3 for i in range(7)))
     assert [x is not None for x in by_field(only)] == [i == 3 for i in range(7)]
     np.testing.assert_array_equal(only.step_sizes, gradients.step_sizes)
-    assert found_factor.nbytes == factor.nbytes
+    assert [x.nbytes for x in found_factor.kept] == [x.nbytes for x in factor.kept]
     assert cupy.compiled == [SOLVE, ADJOINT]
 
 

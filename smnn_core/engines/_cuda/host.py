@@ -335,11 +335,6 @@ class CudaFactor(CompiledFactor):
         flags = self.kept[-1] if self.flags is None else self.flags
         return self.device.xp.reshape(flags[: math.prod(shape)], shape)
 
-    @property
-    def nbytes(self) -> int:
-        """The memory that the factor keeps, once it is asked for."""
-        return sum(x.nbytes for x in self.kept[:-1])
-
     def solve(self, d: Rows) -> Array:
         system, batch = self.system, self.system.batch_with(d)
         if too_many_axes(batch):

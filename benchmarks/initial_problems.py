@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ellipj, lambertw
 
+import smnn_core as smnn
+
 __all__ = ["InitialProblem", "batch_field", "initial_problems", "pendulum", "transistor_amplifier"]
 
 Array = np.ndarray
@@ -78,11 +80,20 @@ class InitialProblem:
         """(V, R) at time 0."""
         return np.array(self.start).reshape(self.order, -1).T.copy()
 
-    def residual(self, t: Array, y: Array) -> tuple[Array, Array]:
+    def residual(self, t: Array, y: Array) -> tuple[Array, Any]:
         """t (n,), y (n, V, R + 1) -> f (n, V), ∂f/∂y (n, V, V, R + 1)."""
         V, R = self.variables, self.order
         z = [y[:, v, r] for r in range(R) for v in range(V)]
         f = y[..., R] - np.stack(np.broadcast_arrays(*self.field(t, z, np)), -1)
+        if self.band:
+            places = np.array(list(entries := self.jacobian(t, z, np)))
+            own = np.arange(V)
+            values = np.ones((t.size, len(places) + V))
+            for i, value in enumerate(entries.values()):
+                values[:, i] = -value
+            return f, smnn.SparseJacobian(
+                np.append(places[:, 0], own), np.append(places[:, 1], own), np.repeat([0, 1], [len(places), V]), values
+            )
         J = np.zeros((t.size, V, V, R + 1))
         J[:, range(V), range(V), R] = 1
         for (row, column), value in self.jacobian(t, z, np).items():

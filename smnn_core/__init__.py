@@ -23,7 +23,7 @@ from ._schemes import HERMITE, TAYLOR, WIENER, Scheme
 from ._solve import Factorization, Residuals, dense_system, factorize, residuals, solve_ode, solve_ode_vjp
 from .discovery import Discovery, Library, discover, fourier, functions, polynomials
 from .fitting import Fitted, Network, Parameter, fit
-from .trajectory import Solution, solve
+from .trajectory import Solution, SparseJacobian, solve
 from .uncertainty import Posterior, log_evidence, posterior, wiener_weight
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "ShapeError",
     "SingularSystemError",
     "Solution",
+    "SparseJacobian",
     "Weights",
     "conditions",
     "dense_system",

@@ -38,6 +38,7 @@ NAMES = [
     "ShapeError",
     "SingularSystemError",
     "Solution",
+    "SparseJacobian",
     "Weights",
     "conditions",
     "dense_system",

@@ -2,5 +2,6 @@
 
 from ._solution import Solution
 from ._solve import solve
+from ._sparse import SparseJacobian
 
-__all__ = ["Solution", "solve"]
+__all__ = ["Solution", "SparseJacobian", "solve"]

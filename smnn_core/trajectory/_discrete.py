@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ._arithmetic import NUMPY, Arithmetic, namespace_of
 from ._collocation import Scale, Space
 from ._equations import Conditions, Equations
 from ._linear import ConditionRows, Linear, Local, Step, Structure, is_all
+from ._sparse import SparseJacobian
 from ._window import CompiledWindow, Coupled, Window, window
 
 __all__ = ["Discrete", "Iterate", "Mesh"]
@@ -146,9 +148,12 @@ class Discrete:
         x = x.reshape(self._count, *x.shape[len(self.batch) :])
         return x if self.members is None else x[self.members]
 
-    def linearize(self, t: np.ndarray, y: Array, p: Array) -> tuple[Array, Array, Array]:
-        """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p)."""
+    def linearize(self, t: np.ndarray, y: Array, p: Array, *, sparse: bool = False) -> tuple[Array, Any, Array]:
+        """f, J and P at times (B, n), y (B, n, V, R+1), constants (B, p); J may be a `SparseJacobian` if `sparse`."""
         f, J, P = self.equations.linearize(self.shaped(t), self.shaped(y), self.shaped(p[:, None]))
+        if isinstance(J, SparseJacobian):
+            J = J.with_values(self.flat(J.values))
+            return self.flat(f), J if sparse else J.dense(f.shape[-1], *y.shape[-2:]), self.flat(P)
         return self.flat(f), self.flat(J), self.flat(P)
 
     def value(self, t: np.ndarray, y: Array, p: Array) -> Array:

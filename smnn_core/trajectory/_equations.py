@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import ArgumentError, DTypeError, NamespaceError, ShapeError
+from ._sparse import SparseJacobian
 
 __all__ = ["ArrayEquations", "Conditions", "Equations", "as_floats", "refuse_coupling"]
 
@@ -52,6 +53,8 @@ class Equations:
         self.signature = "residual(t, y, constants) -> (f, J, P)" if p else "residual(t, y) -> (f, J)"
         self.Q: int | None = None
         self.calls = 0
+        self.entries: int | None = None
+        """of J at a point, where it is sparse"""
 
     def arguments(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, ...]:
         """Copies, which the callback may write to."""
@@ -63,7 +66,7 @@ class Equations:
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | SparseJacobian, np.ndarray]:
         """f (*batch, n, Q), J (*batch, n, Q, V, R+1), P (*batch, n, Q, p); the batch may be more than that of y."""
         self.calls += 1
         with np.errstate(all="ignore"):
@@ -72,20 +75,37 @@ class Equations:
         if not isinstance(result, tuple) or len(result) != count:
             found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"{self.signature} must return a tuple of {count} arrays, got {found}.")
+        sparse = result[1] if isinstance(result[1], SparseJacobian) else None
+        if sparse is not None:
+            result = (result[0], sparse.values, *result[2:])
         f, J, *rest = (self._array(name, x) for name, x in zip("fJP", result, strict=False))
         n, V, orders = y.shape[-3:]
         self.check_f(f, y)
         Q = f.shape[-1]
-        J = self._fit("J", _padded(J, orders), (n, Q, V, orders))
+        if sparse is None:
+            J, core = self._fit("J", _padded(J, orders), (n, Q, V, orders)), 4
+        else:
+            J, core = self._fit("J.values", J, (n, J.shape[-1])), 2
+            self._check_places(sparse, (Q, V, orders))
         P = self._fit("P", rest[0], (n, Q, self.p)) if rest else np.zeros((*y.shape[:-3], n, Q, 0))
-        if f.shape[:-2] == y.shape[:-3] == J.shape[:-4] == P.shape[:-3]:
-            return f, J, P
-        batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3], J.shape[:-4], P.shape[:-3])
-        return (
-            np.broadcast_to(f, (*batch, n, Q)),
-            np.broadcast_to(J, (*batch, n, Q, V, orders)),
-            np.broadcast_to(P, (*batch, n, Q, self.p)),
-        )
+        batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3], J.shape[:-core], P.shape[:-3])
+        f, J, P = (np.broadcast_to(x, (*batch, *x.shape[-m:])) for x, m in ((f, 2), (J, core), (P, 3)))
+        return f, J if sparse is None else sparse.with_values(J), P
+
+    def _check_places(self, J: SparseJacobian, sizes: tuple[int, int, int]) -> None:
+        """
+        Raises:
+            ShapeError: if entries are at places that there are not, or two at one.
+        """
+        places = np.stack([J.equations, J.variables, J.derivatives])
+        if (places < 0).any() or (places >= np.array(sizes)[:, None]).any():
+            raise ShapeError(
+                f"{self.signature}: J has entries outside of (Q, V, R+1) = {sizes}: the largest equation, variable and "
+                f"derivative are {places.max(axis=1).tolist()}, the least {places.min(axis=1).tolist()}."
+            )
+        if len(np.unique(np.ravel_multi_index(tuple(places), sizes))) < len(J.equations):
+            raise ShapeError(f"{self.signature}: J has two entries of one equation, variable and derivative: add them.")
+        self.entries = len(J.equations)
 
     def called(self, arguments: tuple[Any, ...]) -> Any:
         """The arrays that the callback returns; an error in it says with which shapes it was called."""

@@ -201,7 +201,7 @@ def follow(
     x, z = u.x.copy(), u.z.copy()
     solved = np.isfinite(x).all(axis=(1, 2))
     limit, offset = np.full(B, 1e-2 * tolerance), np.full(B, absolute / tolerance)
-    most, n, began_anew = parts(space, B, N)[0].stop, 0, np.zeros(B, bool)
+    most, n, began_anew = parts(problem, space, B, N)[0].stop, 0, np.zeros(B, bool)
     while n < N and solved.any():
         part, ends = slice(n, min(n + most, N)), slice(n, min(n + most, N) + 1)
         algebra = marching_window(space, mesh.s[:, part], problem.equations.Q)
@@ -276,7 +276,7 @@ def _newton(problem: Discrete, algebra: Window, at: np.ndarray, u: Iterates) -> 
     for step in range(1, ITERATIONS + 1):
         steps += u.solved < N
         if stale:
-            f, J, _ = problem.linearize(at, u.y, p)
+            f, J, _ = problem.linearize(at, u.y, p, sparse=algebra.takes_sparse)
             algebra.improve(u, f, J)
             age = 0
         else:

@@ -64,9 +64,10 @@ def _interpolation(space: Space, other: Space) -> np.ndarray:
     return np.ascontiguousarray(Λ)
 
 
-def parts(space: Space, B: int, N: int) -> list[slice]:
+def parts(problem: Discrete, space: Space, B: int, N: int) -> list[slice]:
     """Intervals of B members, some at a time: Jacobians of at most `MOST_ENTRIES` numbers."""
-    count = max(1, MOST_ENTRIES // (B * space.k * space.V**2 * (space.R + 1)))
+    entries = problem.equations.entries or space.V**2 * (space.R + 1)
+    count = max(1, MOST_ENTRIES // (B * space.k * entries))
     return [slice(i, min(i + count, N)) for i in range(0, N, count)]
 
 
@@ -92,11 +93,12 @@ def _forward(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> Step:
     """The step of an initial-value problem whose first states are right."""
     dx, dz = np.zeros_like(u.x), np.empty_like(u.z)
     B, N = mesh.s.shape
-    for part in parts(space, B, N):
+    for part in parts(problem, space, B, N):
         ends = slice(part.start, part.stop + 1)
         algebra = marching_window(space, mesh.s[:, part], problem.equations.Q)
         y, d = algebra.values(np.ascontiguousarray(u.x[:, ends]), np.ascontiguousarray(u.z[:, part]))
-        f, J, _ = problem.linearize(problem.times_of(space, mesh.t[:, ends]), y, u.p)
+        at = problem.times_of(space, mesh.t[:, ends])
+        f, J, _ = problem.linearize(at, y, u.p, sparse=algebra.takes_sparse)
         algebra.eliminate(J)
         dx[:, ends], dz[:, part] = algebra.advance(f, d, dx[:, part.start])
     return Step(dx, dz, np.zeros_like(u.p))

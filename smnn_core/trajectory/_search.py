@@ -19,6 +19,7 @@ from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations, as_floats, refuse_coupling
 from ._initial import solve_initial
 from ._linear import Step, Structure
+from ._sparse import SparseJacobian
 
 __all__ = ["FoundSolution", "refined", "search"]
 
@@ -247,7 +248,10 @@ def _orders(equations: Equations, order: Any, V: int, times: np.ndarray, c: np.n
             f"{PROBED}: give order=, the highest derivative of each variable in the equations."
         )
         raise
-    depends = (J != 0).reshape(-1, *J.shape[-3:]).any(axis=(0, 1))  # (V, PROBED + 1)
+    J = J if isinstance(J, SparseJacobian) else SparseJacobian.of(J)
+    seen = (J.values != 0).reshape(-1, len(J.equations)).any(axis=0)
+    depends = np.zeros((V, PROBED + 1), bool)
+    depends[J.variables[seen], J.derivatives[seen]] = True
     for v in np.flatnonzero(~depends.any(axis=1)):
         raise ArgumentError(f"the residual does not depend on variable {v}: nothing determines it.")
     orders = tuple(int(np.flatnonzero(row)[-1]) for row in depends)

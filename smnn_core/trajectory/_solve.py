@@ -43,8 +43,9 @@ def solve(
         residual: residual(t, y) -> (f, J), with `constants` residual(t, y, constants) -> (f, J, P), for all points at
             once: t (..., n), y (..., n, V, R+1), the values and derivatives of V variables, constants (..., 1, p). f,
             (..., n, Q), are the Q >= V equations at each time, J = ∂f/∂y, (..., n or 1, Q, V, R+1), and P =
-            ∂f/∂constants, (..., n or 1, Q, p), their derivatives. Each time by itself. More equations than variables
-            are met in the sense of least squares: differentiated constraints of equations of higher index.
+            ∂f/∂constants, (..., n or 1, Q, p), their derivatives; where most entries of J are zero, it may be a
+            `SparseJacobian`. Each time by itself. More equations than variables are met in the sense of least squares:
+            differentiated constraints of equations of higher index.
         times: (n,), both ends, and every time between them at which a condition stands or something happens (a dose, a
             switch), in ascending or descending order. Solutions may have kinks there.
         conditions: values (..., V, order) at the first time, NaN where nothing is given; or {time: such an array}; or a

@@ -8,6 +8,7 @@ loops, for NumPy and as many equations as variables. Steps of the unknowns follo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..engines import collocation as compiled
 from ._arithmetic import NUMPY, Arithmetic
 from ._collocation import Scale, Space
 from ._linear import ConditionRows, Local, Step, Structure, rows_of_conditions
+from ._sparse import Pattern, SparseJacobian
 
 __all__ = [
     "WINDOW",
@@ -110,6 +112,9 @@ class Window:
         self.local: Local | None = None
         self.times: np.ndarray | None = None
         """(B, N k): of the points, where they are kept"""
+
+    takes_sparse = False
+    """whether J may be a `SparseJacobian`"""
 
     def values(self, x: Array, z: Array) -> tuple[Array, Array]:
         """y at the points, (B, N k, V, R+1), and the jumps of the states, (B, N, M); x (B, N+1, M), z (B, N, V, k)."""
@@ -319,8 +324,12 @@ class DecoupledWindow(Window):
 
     which is one problem of V unknowns for each eigenvalue: (J_1 + s λ J_0) (T^-1 δz) = -T^-1 (f + J_0 δx).
 
+    Where J has few entries, these are banded problems: their cost is proportional to V.
+
     Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8.
     """
+
+    takes_sparse = True
 
     def __init__(self, space: Space, s: np.ndarray) -> None:
         super().__init__(space, s)
@@ -328,29 +337,42 @@ class DecoupledWindow(Window):
         chosen = λ.imag >= 0  # of a pair one, which stands for both
         self._λ, self._rows = λ[chosen], np.linalg.inv(T)[chosen]
         self._back = T[:, chosen] * np.where(λ[chosen].imag > 0, 2.0, 1.0)
-        self._inverses: list[np.ndarray] = []
-        self._J: np.ndarray = s
+        self._pattern: Pattern | None = None
+        self._factors: list[list[Any]] = []
+        self._J: tuple[np.ndarray, ...] = ()
 
-    def eliminate(self, J: np.ndarray) -> None:
-        B, N = self.scale.s.shape
-        self._J = J.reshape(B, N, self.space.k, *J.shape[2:])[..., 0]
-        mean = J.reshape(B, N, self.space.k, *J.shape[2:]).mean(axis=2)
-        of_y, of_slope = mean[..., 0] * self.scale.s[..., None, None], mean[..., 1]
-        self._inverses = [self.arithmetic.inverse(of_slope + (λ if λ.imag > 0 else λ.real) * of_y) for λ in self._λ]
+    def eliminate(self, J: np.ndarray | SparseJacobian) -> None:
+        J = J if isinstance(J, SparseJacobian) else SparseJacobian.of(J)
+        s, of_y = self.scale.s, J.derivatives == 0
+        mean = J.values.reshape(*s.shape, self.space.k, -1).mean(axis=2)
+        self._J = J.equations[of_y], J.variables[of_y], mean[..., of_y]
+        mean = mean.reshape(-1, mean.shape[-1])
+        self._pattern = Pattern(self.space.V, J.equations, J.variables)
+        self._factors = [
+            self._pattern.factor(mean * np.where(of_y, (λ if λ.imag > 0 else λ.real) * s.reshape(-1, 1), 1.0))
+            for λ in self._λ
+        ]
 
     def advance(self, f: np.ndarray, d: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        (B, N), space = d.shape[:2], self.space
-        f = f.reshape(B, N, space.k, space.V)
-        dx, dz = np.zeros((B, N + 1, space.M)), np.empty((B, N, space.V, space.k))
+        assert self._pattern is not None
+        (B, N), space, (rows, columns, entries) = d.shape[:2], self.space, self._J
+        V = space.V
+        transformed = self._rows @ -f.reshape(B, N, space.k, V)
+        ones = self._rows.sum(axis=1)
+        dx, stages = np.zeros((B, N + 1, V)), np.empty((B, N, len(ones), V), complex)
         if start is not None:
             dx[:, 0] = start
         to_end = space.at_end[0, 1:, 0]
-        for n in range(N):
-            right = self._rows @ -(f[:, n] + (self._J[:, n] @ dx[:, n, None, :, None])[..., 0])
-            stages = [(A[:, n] @ right[:, i, :, None])[..., 0] for i, A in enumerate(self._inverses)]
-            dz[:, n] = (self._back @ np.stack(stages, axis=1)).real.swapaxes(1, 2)
-            dx[:, n + 1] = dx[:, n] + self.scale.s[:, n, None] * (dz[:, n] @ to_end) - d[:, n]
-        return dx, dz
+        ends = to_end @ self._back
+        for b in range(B):
+            for n in range(N):
+                moved = np.bincount(rows, entries[b, n] * dx[b, n, columns], V)
+                right = transformed[b, n] - ones[:, None] * moved
+                for i, (λ, factors) in enumerate(zip(self._λ, self._factors, strict=True)):
+                    b_i = right[i] if λ.imag > 0 else right[i].real
+                    stages[b, n, i] = self._pattern.solve(factors[b * N + n], b_i)
+                dx[b, n + 1] = dx[b, n] + self.scale.s[b, n] * (ends @ stages[b, n]).real - d[b, n]
+        return dx, np.ascontiguousarray((self._back @ stages).real.swapaxes(2, 3))
 
 
 class Coupled:

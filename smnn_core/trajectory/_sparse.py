@@ -1,0 +1,135 @@
+"""Jacobians of which most entries are zero, and linear systems with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .._errors import ShapeError
+from ._arithmetic import NUMPY
+
+__all__ = ["Pattern", "SparseJacobian"]
+
+
+@dataclass(frozen=True)
+class SparseJacobian:
+    """The entries of J = ∂f/∂y, (..., n, Q, V, R+1), that are not zero everywhere.
+
+    Attributes:
+        equations: (E,), integers: of each entry the equation, 0..Q-1, that is differentiated;
+        variables: (E,): by which variable, 0..V-1;
+        derivatives: (E,): by its value, 0, or by which of its derivatives, 1..R. No entry may stand twice.
+        values: (..., n or 1, E).
+
+    Example: y' = -y of 1,000 variables.
+
+        >>> import numpy as np
+        >>> import smnn_core as smnn
+        >>> v = np.arange(1000)
+        >>> places = np.tile(v, 2), np.tile(v, 2), np.repeat([0, 1], 1000)
+        >>> def residual(t, y):
+        ...     return y[..., 1] + y[..., 0], smnn.SparseJacobian(*places, np.ones((1, 2000)))
+        >>> s = smnn.solve(residual, [0, 1], np.ones((1000, 1)))
+        >>> print(s([1.0])[0, -1, 0].round(6))
+        0.367879
+    """
+
+    equations: np.ndarray
+    variables: np.ndarray
+    derivatives: np.ndarray
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("equations", "variables", "derivatives"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        places = self.equations, self.variables, self.derivatives
+        E = np.shape(self.values)[-1:]
+        if any(x.dtype.kind not in "iu" or x.shape != E for x in places):
+            raise ShapeError(
+                "SparseJacobian: equations, variables and derivatives must be integers of shape (E,), values (..., E); "
+                f"got {[f'{x.dtype} {x.shape}' for x in places]} and values of shape {np.shape(self.values)}."
+            )
+
+    @staticmethod
+    def of(J: np.ndarray) -> SparseJacobian:
+        """The entries of J, (..., n, Q, V, R+1), that are not zero at some point."""
+        equations, variables, derivatives = np.nonzero((J != 0).reshape(-1, *J.shape[-3:]).any(axis=0))
+        return SparseJacobian(equations, variables, derivatives, J[..., equations, variables, derivatives])
+
+    def with_values(self, values: np.ndarray) -> SparseJacobian:
+        return SparseJacobian(self.equations, self.variables, self.derivatives, values)
+
+    def dense(self, Q: int, V: int, orders: int) -> np.ndarray:
+        """J."""
+        J = np.zeros((*self.values.shape[:-1], Q, V, orders))
+        J[..., self.equations, self.variables, self.derivatives] = self.values
+        return J
+
+
+@cache
+def _has_scipy() -> bool:
+    try:
+        import scipy.linalg
+        import scipy.sparse.csgraph  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class Pattern:
+    """Matrices (V, V) that have entries at the same places, factored by LAPACK: as banded ones, where the reverse order
+    of Cuthill and McKee makes them so. Without SciPy they are inverted.
+
+    Args:
+        rows, columns: (E,), where the entries are; those of one place add up.
+    """
+
+    def __init__(self, V: int, rows: np.ndarray, columns: np.ndarray) -> None:
+        self.shape, self.order, self.place, self.is_banded = (V, V), np.arange(V), np.arange(V), False
+        self._put(columns * V + rows)
+        if not _has_scipy():
+            return
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+        order = np.asarray(reverse_cuthill_mckee(coo_matrix((np.ones(len(rows)), (rows, columns)), (V, V)).tocsr()))
+        place = np.argsort(order)
+        below = place[rows] - place[columns]
+        lower, upper = int(below.max(initial=0)), int(-below.min(initial=0))
+        height = 2 * lower + upper + 1  # of LAPACK's storage, with room for what pivots bring
+        if 2 * height < V:
+            self.shape, self.order, self.place, self.is_banded = (V, height), order, place, True
+            self._band = lower, upper
+            self._put(place[columns] * height + lower + upper + below)
+
+    def _put(self, index: np.ndarray) -> None:
+        """Takes where each entry is stored; several may be at one place."""
+        self._sorted = np.argsort(index, kind="stable")
+        self._index, self._first = np.unique(index[self._sorted], return_index=True)
+
+    def factor(self, entries: np.ndarray) -> list[Any]:
+        """Of matrices with entries (count, E)."""
+        A = np.zeros((len(entries), self.shape[0] * self.shape[1]), entries.dtype)
+        A[:, self._index] = np.add.reduceat(entries[:, self._sorted], self._first, axis=1)
+        A = A.reshape(-1, *self.shape).swapaxes(1, 2)
+        if not _has_scipy():
+            return list(NUMPY.inverse(A))
+        from scipy.linalg import get_lapack_funcs
+
+        if self.is_banded:
+            factor, solve = get_lapack_funcs(("gbtrf", "gbtrs"), (A,))
+            return [(*factor(a, *self._band, overwrite_ab=True)[:2], solve) for a in A]
+        factor, solve = get_lapack_funcs(("getrf", "getrs"), (A,))
+        return [(*factor(a, overwrite_a=True)[:2], solve) for a in A]
+
+    def solve(self, factor: Any, b: np.ndarray) -> np.ndarray:
+        """The solution for b (V,) with one of these factors."""
+        if isinstance(factor, np.ndarray):
+            return factor @ b
+        lu, pivots, solve = factor
+        if self.is_banded:
+            return solve(lu, *self._band, b[self.order], pivots)[0][self.place]
+        return solve(lu, pivots, b)[0]

@@ -263,6 +263,7 @@ class CompiledWindow(Window):
         return dx, dz
 
     def improve(self, u: Iterates, f: np.ndarray, J: np.ndarray | None) -> None:
+        """The same; intervals that are solved keep their left-hand side."""
         if not self.steps:
             self.factor, self.steps = self._factor(0), (np.zeros_like(u.x), np.empty_like(u.z))
         compiled.improve(

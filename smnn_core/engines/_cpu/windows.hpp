@@ -96,16 +96,16 @@ inline void values(const Window& w, const int* skip, const double* x, const doub
     }
 }
 
-// skip (B) or null, J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
+// done (B) or null, J (B, N, k, V, V, R+1), P (B, N, k, V, p), lu (B, N, n, n), scale (B, N, n), order (B, N, n), HC (B, N, n, M + p),
 // G (B, N, M, M + p), n = V k: WindowKernels::eliminate
 inline void eliminate(
-    const Window& w, const int* skip, const double* J, const double* P, double* lu, double* scale, int* order, double* HC,
+    const Window& w, const int* done, const double* J, const double* P, double* lu, double* scale, int* order, double* HC,
     double* G
 ) {
     const int64_t V = w.V, k = w.k, r1 = w.R + 1, a = w.a(), width = w.width(), n = V * k, K = w.M + w.p;
     double power[ORDERS], row[FEATURES];
     for (int64_t at = 0; at < w.B * w.N; ++at) {
-        if (skipped(skip, at / w.N)) continue;
+        if (done != nullptr && at % w.N < done[at / w.N]) continue;
         double* const A = lu + at * n * n;
         double* const C = HC + at * n * K;
         double* const size = scale + at * n;
@@ -444,7 +444,7 @@ inline void improve(
 ) {
     std::vector<int> skip(size_t(w.B));
     for (int64_t b = 0; b < w.B; ++b) skip[b] = u.solved[b] >= w.N;
-    if (J != nullptr) eliminate(w, skip.data(), J, nullptr, lu, scale, order, HC, G);
+    if (J != nullptr) eliminate(w, u.solved, J, nullptr, lu, scale, order, HC, G);
     advance(w, skip.data(), lu, scale, order, HC, G, f, u.d, u.dx, u.dz);
     for (int64_t b = 0; b < w.B; ++b) {
         if (skip[b]) continue;

@@ -83,9 +83,10 @@ struct WindowKernels {
     //     lu (B, N, n, n), scale (B, N, n), order (B, N, n),
     //
     // C_z^-1 (C_x, P), HC (B, N, n, M + p), and how states at the end follow from those at the start and from constants,
-    // G (B, N, M, M + p). NaN where C_z is singular; nothing of members that skip (B) names.
+    // G (B, N, M, M + p). NaN where C_z is singular. Of each member the first done (B) intervals, where it
+    // is given, stay as they are.
     void (*eliminate)(
-        const Window&, const int* skip, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
+        const Window&, const int* done, const double* J, const double* P, double* lu, double* scale, int* order, double* HC, double* G
     );
 
     // The steps dx (B, N+1, M), whose first are given, and dz (B, N, V, k) for f (B, N, k, V) and jumps d (B, N, M); zero
@@ -109,8 +110,8 @@ struct WindowKernels {
         const double* g, double* dx, double* dz, double* dc
     );
 
-    // One step of Newton's method with J (B, N, k, V, V, R+1), or, where it is null, with the factor of before; f
-    // (B, N, k, V). y and d become those of the next iterate.
+    // One step of Newton's method with J (B, N, k, V, V, R+1), or, where it is null and in intervals that are solved, with
+    // the factor of before; f (B, N, k, V). y and d become those of the next iterate.
     void (*improve)(
         const Window&, const Iterates&, const double* J, const double* f, double* lu, double* scale, int* order, double* HC, double* G
     );

@@ -564,8 +564,8 @@ def first_mesh(mesh: Any, guess: Any, times: np.ndarray, B: int, batch: tuple[in
 
 def number_of_points(tolerance: float, is_initial: bool, V: int) -> int:
     """More points for smaller tolerances: fewer, longer intervals. A march, whose windows cost much beside their
-    algebra, takes more as long as there are few variables."""
-    if is_initial and V <= 10:
+    algebra and whose own errors are small whatever the tolerance, takes more."""
+    if is_initial:
         return 6 if tolerance >= 1e-8 and V > 3 else 8
     limits = (1e-3, 1e-6, 1e-8, 1e-10)
     return 3 + sum(tolerance < limit for limit in limits)

@@ -43,6 +43,7 @@ than public names do; the changelog says so when they do.
   `takes_constants`: whether conditions are a function of constants, too.
 - `search`: the solution as found, without derivatives; `refined`: on more intervals; `solution_of`: as a function of
   time. `warn_unless_converged`: what is said.
+- `Groups`: equations whose derivatives are found together, since no two depend on one number.
 - `differentiable`, `DifferentiableSolution`: the same with derivatives, by steps from what was found.
 - `solve_on_mesh`, `differentiable_on_mesh`, `checked_times`: both without looking at values, on a mesh that is given.
   `Arithmetic`, with linear problems of the scheme `INCREMENTS`: what a framework that traces does otherwise; `TREES`:
@@ -92,6 +93,7 @@ from .trajectory._on_mesh import TREES, solve_on_mesh
 from .trajectory._search import checked_times, refined, search
 from .trajectory._solution import solution_of
 from .trajectory._solve import warn_unless_converged
+from .trajectory._sparse import Groups
 from .uncertainty._evidence import SECOND_ORDER, evidence_with, statistics_of
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "Columns",
     "Conditions",
     "DifferentiableSolution",
+    "Groups",
     "Engine",
     "Factor",
     "Problem",

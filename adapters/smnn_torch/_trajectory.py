@@ -11,13 +11,15 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.func import jvp, vmap
 
-from smnn_core import ArgumentError
+from smnn_core import ArgumentError, SparseJacobian
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
     ArrayEquations,
     DifferentiableSolution,
+    Groups,
     differentiable,
     search,
     solution_of,
@@ -25,7 +27,9 @@ from smnn_core.extend import (
     warn_unless_converged,
 )
 
+from ._bridge import is_legacy_batched
 from ._mapped import Mapped, Members, under_transforms
+from ._ops import LIBRARY
 from ._solve import solve_ode
 
 __all__ = ["Solution", "solve"]
@@ -149,6 +153,7 @@ def solve(
         constant=Tensor.detach,
         solve_ode=partial(solve_ode, engine=engine),
         follow=torch.is_grad_enabled() or under_transforms(),
+        linear_map=None if under_transforms() else _LinearMap.apply,
     )
 
 
@@ -202,12 +207,56 @@ def _core_of_guess(guess: Any, n: int) -> int:
     return 3 if isinstance(guess, Tensor) and guess.ndim >= 3 and guess.shape[-3] == n else 2
 
 
+class _LinearMap(Function):
+    """(function, transposed, x) -> function(x), linear, on vectors of NumPy in float64."""
+
+    @staticmethod
+    def forward(function: _VectorFunction, transposed: _VectorFunction, x: Tensor) -> Tensor:
+        del transposed
+        return torch.as_tensor(function(x.detach().to("cpu", torch.float64).numpy()), dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.functions = inputs[:2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        function, transposed = ctx.functions
+        if is_legacy_batched(gradient):  # PyTorch takes members one by one for an op, not for a function
+            _MAPS[id(ctx)] = transposed, function
+            try:
+                return None, None, torch.ops.smnn.linear(gradient, id(ctx))
+            finally:
+                del _MAPS[id(ctx)]
+        return None, None, _LinearMap.apply(transposed, function, gradient)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _LinearMap.apply(*ctx.functions, tangents[2])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        *functions, x = inputs
+        del info
+        return torch.stack([_LinearMap.apply(*functions, row) for row in x.movedim(in_dims[2], 0)]), 0
+
+
+_VectorFunction = Callable[[np.ndarray], np.ndarray]
+_MAPS: dict[int, tuple[_VectorFunction, _VectorFunction]] = {}
+"""of the op smnn::linear while it runs"""
+LIBRARY.define("linear(Tensor x, int key) -> Tensor")
+LIBRARY.impl("linear", lambda x, key: _LinearMap.forward(*_MAPS[key], x), "CompositeExplicitAutograd")
+LIBRARY.impl("linear", lambda x, key: _LinearMap.apply(*_MAPS[key], x), "Autograd")
+
+
 class _Equations(ArrayEquations):
     """A residual on tensors, of the dtype and on the device of `like`, for the core."""
 
     def __init__(self, function: Callable[..., Any], p: int, like: Tensor, mapped: Mapped) -> None:
         super().__init__(function, p, (Tensor, "torch.Tensor"), torch.finfo(like.dtype).eps)
         self.mapped, self.like = mapped, like
+        self.groups: Groups | None = None
 
     def arrays(self, *numbers: np.ndarray, cores: Sequence[int] = (1, 3, 2)) -> list[Tensor]:
         return [self.mapped.tensor(x, core, self.like) for x, core in zip(numbers, cores, strict=False)]
@@ -220,27 +269,52 @@ class _Equations(ArrayEquations):
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | SparseJacobian, np.ndarray]:
         self.calls += 1
         given = self.given(t, y, constants)
+        if self.groups is not None and not under_transforms():
+            f, J = self._by_groups(*given)
+            if J is not None:
+                return f, J, np.zeros((*f.shape, 0))
+            self.groups = None
         results = self._by_columns(*given) if under_transforms() else self._by_copies(*given)
         f, J, P = (self.mapped.numbers(x, core) for x, core in zip(results, (2, 4, 3), strict=True))
+        self.groups = None if self.p else Groups.of(J)
+        self.entries = None if self.groups is None else len(self.groups.places[0])
         batch = np.broadcast_shapes(f.shape[:-2], y.shape[:-3])
         return tuple(  # type: ignore[return-value]
             np.broadcast_to(x, (*batch, *x.shape[-core:])) for x, core in ((f, 2), (J, 4), (P, 3))
         )
 
     def _by_copies(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """f, and J and P by one pass in reverse mode over as many copies of y as there are equations."""
-        n = y.shape[-3]
+        """f, J and P."""
+        f = self._value(t, y, c)
+        J, *P = self._derivatives(torch.eye(f.shape[-1], dtype=y.dtype, device=y.device), f, t, y, c)
+        J, *P = (torch.movedim(g, 0, -core) for g, core in zip((J, *P), (3, 2), strict=False))
+        return f, J, P[0] if P else y.new_zeros(*J.shape[:-3], f.shape[-1], 0)
+
+    def _by_groups(self, t: Tensor, y: Tensor) -> tuple[np.ndarray, SparseJacobian | None]:
+        """f and J, whose entries are where they were; None if they are not."""
+        assert self.groups is not None
+        f = self._value(t, y, None)
+        weights = torch.as_tensor(self.groups.weights, dtype=y.dtype, device=y.device)
+        (sums,) = self._derivatives(weights, f, t, y, None)
+        f, sums = self.mapped.numbers(f, 2), self.mapped.numbers(sums, 4)
+        return np.broadcast_to(f, (*sums.shape[1:-2], f.shape[-1])), self.groups.jacobian(sums, self.eps)
+
+    def _value(self, t: Tensor, y: Tensor, c: Tensor | None) -> Tensor:
         with torch.no_grad():
-            f = self.checked((t, y) if c is None else (t, y, c))
-        Q, batch = f.shape[-1], torch.broadcast_shapes(f.shape[:-2], y.shape[:-3])
+            return self.checked((t, y) if c is None else (t, y, c))
+
+    def _derivatives(self, weights: Tensor, f: Tensor, t: Tensor, y: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """Of weighted sums of equations, (m, Q), by y and c: (m, ..., n, V, R+1) and (m, ..., n, p), by one pass in
+        reverse mode over as many copies of y."""
+        n, m, Q, batch = y.shape[-3], len(weights), f.shape[-1], torch.broadcast_shapes(f.shape[:-2], y.shape[:-3])
         with torch.enable_grad():
-            Y = y.detach().expand(Q, *batch, *y.shape[-3:]).clone().requires_grad_()
+            Y = y.detach().expand(m, *batch, *y.shape[-3:]).clone().requires_grad_()
             arguments = [t, Y]
             if c is not None:
-                arguments.append(c.detach().expand(Q, *batch, n, self.p).clone().requires_grad_())
+                arguments.append(c.detach().expand(m, *batch, n, self.p).clone().requires_grad_())
             copies = self.called(tuple(arguments))
             if not copies.requires_grad:
                 raise ArgumentError(
@@ -248,12 +322,10 @@ class _Equations(ArrayEquations):
                     "no_grad(), item() or NumPy, and call outside of torch.inference_mode(); no_grad() around the call "
                     "is fine."
                 )
-            if copies.shape[0] != Q or copies.ndim != len(batch) + 3:
-                copies = copies.expand(Q, *batch, n, Q)
-            picked = torch.diagonal(copies, dim1=0, dim2=-1).sum()
-            gradients = torch.autograd.grad(picked, arguments[1:], materialize_grads=True)
-        J, *P = (torch.movedim(g, 0, len(batch) + 1) for g in gradients)
-        return f, J, P[0] if P else y.new_zeros(*batch, n, Q, 0)
+            if copies.shape[0] != m or copies.ndim != len(batch) + 3:
+                copies = copies.expand(m, *batch, n, Q)
+            weights = weights.reshape(m, *(1,) * (copies.ndim - 2), Q).expand_as(copies)
+            return torch.autograd.grad(copies, arguments[1:], weights, materialize_grads=True)
 
     def _by_columns(self, t: Tensor, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The same in forward mode, for what a transform of `torch.func` is looking at."""

@@ -17,6 +17,7 @@ from ._implicit import attached, two_steps
 from ._on_mesh import OnMesh
 from ._search import FoundSolution
 from ._solution import Solution, check_inside
+from ._sweep import LinearMap
 
 __all__ = ["DifferentiableSolution", "differentiable", "differentiable_on_mesh"]
 
@@ -223,13 +224,14 @@ def differentiable(
     solve_ode: Callable[..., Array],
     follow: bool = True,
     compiled: Compiled = lambda function: function,
+    linear_map: LinearMap | None = None,
 ) -> _S:
     """The result of a search as a solution of an adapter's kind.
 
     Args:
         times: the caller's, in arrays of the framework.
         follow: whether derivatives are wanted.
-        compiled: makes faster functions; see `_implicit.attached`.
+        compiled, linear_map: faster functions; see `_implicit.attached`.
         residual, conditions, asarray, constant: see `Statement`.
     """
     xp, ok, found = kind.xp, run.found.followed, run.found
@@ -246,7 +248,7 @@ def differentiable(
     t, x, z, p, error, converged = (stated.shaped(members.of(a)) for a in flat)
     if follow and ok.any():
         now, mesh = attached(
-            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, members.of, compiled
+            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, members.of, compiled, linear_map
         )
         mask = stated.shaped(members.of(ok))
         t, x, z, p = (

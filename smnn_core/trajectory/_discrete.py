@@ -213,6 +213,11 @@ class Discrete:
         first = np.cumsum([0, *self.orders])
         return time, v, o, first[v] + o
 
+    @property
+    def states_given(self) -> np.ndarray:
+        """The state of each value that is given, (C,)."""
+        return self._stated[3]
+
     @cached_property
     def _given(self) -> Array:
         """These values, (B, C)."""

@@ -27,6 +27,7 @@ from ._discrete import Mesh
 from ._linear import Linear, Step
 from ._newton import sizes
 from ._search import FoundSolution
+from ._sweep import LinearMap, Sweep, Swept
 
 __all__ = ["Frozen", "attached", "frozen"]
 
@@ -125,7 +126,7 @@ def values_at_points(now: Step, s: Array, *, space: Space, xp: Namespace) -> tup
     return y, now.x[:, 1:] - space.ends(xp, features, s)
 
 
-def corrected(A: Frozen, now: Step, f: Array, d: Array, g: Array) -> Step:
+def corrected(A: Frozen | Swept, now: Step, f: Array, d: Array, g: Array) -> Step:
     """u - A^-1 F(u), for residuals at u."""
     step = A.step(f, d, g)
     return Step(now.x + step.x, now.z + step.z, now.p + step.p)
@@ -140,6 +141,7 @@ def attached(
     times: Array,
     of: Callable[[np.ndarray], Array],
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+    linear_map: LinearMap | None = None,
 ) -> tuple[Step, Array]:
     """u_2 and the mesh, differentiable; B members.
 
@@ -149,6 +151,7 @@ def attached(
         times: the caller's times.
         of: makes arrays of the framework, of floats and of integers.
         compiled: makes of `values_at_points` and `corrected`, whose `space` and `xp` are static, faster functions.
+        linear_map: where it is given, initial values in many variables are swept.
     """
     found, problem = run.found, run.problem
     space, mesh = found.space, _sound(found.mesh, found.followed)
@@ -157,15 +160,18 @@ def attached(
     if not ok.all() and ok.any():
         chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
         u = type(u)(u.x[chosen], u.z[chosen], u.p[chosen])
-    linear = problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u))
-    A = frozen(xp, solve_ode, linear, of)
+    A: Frozen | Swept
+    if linear_map is not None and run.is_initial and Sweep.serves(problem, space):
+        A = Swept(xp, Sweep(problem, space, mesh, u), linear_map)
+    else:
+        A = frozen(xp, solve_ode, problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u)), of)
     t = _moving(xp, mesh, run.times, times, of)
     start = Step(of(u.x), of(u.z), of(u.p))
     return two_steps(A, space, mesh, start, t, residual, conditions, of, compiled), t
 
 
 def two_steps(
-    A: Frozen,
+    A: Frozen | Swept,
     space: Space,
     mesh: Mesh,
     start: Step,

@@ -351,7 +351,7 @@ def _batch(
     found = f.shape[:-2]
     if equations.Q is None:
         equations.Q = int(f.shape[-1])
-    refuse_coupling("residual", lambda y: equations.linearize(t, y, constants)[0], y, f)
+    refuse_coupling("residual", lambda y: equations.value(t, y, constants), y, f)
     return tuple(np.broadcast_shapes(batch, found))
 
 

@@ -11,7 +11,11 @@ import numpy as np
 from .._errors import ShapeError
 from ._arithmetic import NUMPY
 
-__all__ = ["Pattern", "SparseJacobian"]
+__all__ = ["MANY", "Groups", "Pattern", "SparseJacobian"]
+
+
+MANY = 12
+"""Variables from which on stages are decoupled, and Jacobians may be sparse."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,63 @@ class SparseJacobian:
         J = np.zeros((*self.values.shape[:-1], Q, V, orders))
         J[..., self.equations, self.variables, self.derivatives] = self.values
         return J
+
+
+class Groups:
+    """Equations in groups within which no two depend on one number: a Jacobian follows from the derivatives of the sums
+    of each, and that there are no other entries from those of a sum of all.
+
+    Source: Curtis, Powell, Reid, J. Inst. Math. Appl. 13 (1974) 117.
+
+    Args:
+        J: (..., Q, V, R+1).
+    """
+
+    def __init__(self, J: np.ndarray) -> None:
+        found = SparseJacobian.of(J)
+        self.places = found.equations, found.variables, found.derivatives
+        Q, V, orders = J.shape[-3:]
+        columns = found.variables * orders + found.derivatives
+        at = np.searchsorted(found.equations, np.arange(Q + 1))
+        taken: list[set[int]] = [set() for _ in range(V * orders)]
+        self.of_equation = np.zeros(Q, int)
+        for q in range(Q):
+            own = columns[at[q] : at[q + 1]].tolist()
+            others = set().union(*(taken[i] for i in own))
+            group = next(i for i in range(Q) if i not in others)
+            for i in own:
+                taken[i].add(group)
+            self.of_equation[q] = group
+        self.count = int(self.of_equation.max()) + 1
+        self.weights = np.zeros((self.count + 1, Q))
+        """of each equation in the sum of each group, and in that of all"""
+        self.weights[self.of_equation, np.arange(Q)] = 1.0
+        self.weights[-1] = np.random.default_rng(0).uniform(1.0, 2.0, Q)
+
+    @staticmethod
+    def of(J: np.ndarray) -> Groups | None:
+        """None where they would not be few, or equations are not many."""
+        if J.shape[-3] <= MANY:
+            return None
+        groups = Groups(J)
+        return groups if 4 * groups.count < J.shape[-3] else None
+
+    def jacobian(self, sums: np.ndarray, eps: float) -> SparseJacobian | None:
+        """From the derivatives of the sums, (count + 1, ..., n, V, R+1), in arithmetic that rounds to eps; None if
+        there are other entries."""
+        q, v, r = self.places
+        values = np.moveaxis(sums[self.of_equation[q], ..., v, r], 0, -1)
+        last, weighted = sums[-1], values * self.weights[-1, q]
+        index = v * last.shape[-1] + r
+        order = np.argsort(index, kind="stable")
+        present, first = np.unique(index[order], return_index=True)
+        left = last.reshape(*last.shape[:-2], -1).copy()
+        size = np.zeros_like(left)
+        left[..., present] -= np.add.reduceat(weighted[..., order], first, axis=-1)
+        size[..., present] = np.add.reduceat(np.abs(weighted)[..., order], first, axis=-1)
+        if (np.abs(left) > 1e3 * eps * size.max(axis=-1, keepdims=True)).any():
+            return None
+        return SparseJacobian(q, v, r, values)
 
 
 @cache
@@ -125,11 +186,11 @@ class Pattern:
         factor, solve = get_lapack_funcs(("getrf", "getrs"), (A,))
         return [(*factor(a, overwrite_a=True)[:2], solve) for a in A]
 
-    def solve(self, factor: Any, b: np.ndarray) -> np.ndarray:
-        """The solution for b (V,) with one of these factors."""
+    def solve(self, factor: Any, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+        """The solution for b (V,) with one of these factors, or its transpose."""
         if isinstance(factor, np.ndarray):
-            return factor @ b
+            return (factor.T if transposed else factor) @ b
         lu, pivots, solve = factor
         if self.is_banded:
-            return solve(lu, *self._band, b[self.order], pivots)[0][self.place]
-        return solve(lu, pivots, b)[0]
+            return solve(lu, *self._band, b[self.order], pivots, trans=int(transposed))[0][self.place]
+        return solve(lu, pivots, b, trans=int(transposed))[0]

@@ -17,7 +17,7 @@ from ..engines import collocation as compiled
 from ._arithmetic import NUMPY, Arithmetic
 from ._collocation import Scale, Space
 from ._linear import ConditionRows, Local, Step, Structure, rows_of_conditions
-from ._sparse import Pattern, SparseJacobian
+from ._sparse import MANY, Pattern, SparseJacobian
 
 __all__ = [
     "WINDOW",
@@ -35,8 +35,6 @@ __all__ = [
 
 WINDOW = 16
 """Most intervals of a window of a march."""
-MANY = 12
-"""Variables from which on stages are decoupled."""
 ROUNDING = 1e-5
 """Relative changes that are smaller, and that a new left-hand side does not shorten, are as short as rounding lets them
 be: equations may amplify it."""

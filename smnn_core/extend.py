@@ -64,6 +64,7 @@ than public names do; the changelog says so when they do.
 
 - `increments`, `odd_even`, `pivots`: the rows by increments, one level of elimination, the judgement of pivots.
 - `factor_of_rows`, `Columns`: the factor of rows that are not those of a scheme, and right-hand sides as it takes them.
+  `refined_states`: its solutions, refined; `SETTLING`: a last correction above this is that of a singular system.
 """
 
 from ._arrays import Shape, add, broadcast_shapes, can_look, device_of, is_tracer, owned, sum_to_shape
@@ -82,7 +83,7 @@ from .engines import _odd_even as odd_even
 from .engines import _pivots as pivots
 from .engines._columns import Columns
 from .engines._interface import Engine, Factor
-from .engines._refinement import rows_left
+from .engines._refinement import SETTLING, refined_states, rows_left
 from .engines._statistics import Statistics, pulled_back
 from .engines.array_api import ArrayEngine, factor_of_rows
 from .fitting._parameters import has_parameters
@@ -106,6 +107,7 @@ __all__ = [
     "NO_ROWS",
     "RANKS",
     "SECOND_ORDER",
+    "SETTLING",
     "TREES",
     "UNIT",
     "Arithmetic",
@@ -158,6 +160,7 @@ __all__ = [
     "pushforward",
     "raise_if_singular",
     "refined",
+    "refined_states",
     "rows_left",
     "search",
     "select",

@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 
 from smnn_core import TAYLOR, ArgumentError, Weights
 from smnn_core.extend import (
+    SETTLING,
     UNIT,
     Columns,
     Problem,
@@ -37,6 +38,7 @@ from smnn_core.extend import (
     factor_of_rows,
     odd_even,
     raise_if_singular,
+    refined_states,
     weighted,
 )
 
@@ -44,6 +46,9 @@ from ._bridge import Options
 from ._solve import stated
 
 __all__ = ["central_rows", "central_steps", "central_weight", "check_orders", "smnn_central"]
+
+REFINEMENTS = 20
+"""At most. Elimination in y, not in increments, leaves digits of high derivatives across short steps to them."""
 
 
 def smnn_central(
@@ -188,7 +193,7 @@ class _Pairs:
 
     def __init__(self, problem: Problem) -> None:
         system = problem.system
-        self.system, self.columns = system, Columns(xp, system.batch, problem.batch)
+        self.system, self.columns = system, Columns(xp, system.batch, system.batch)
         batch, T, n, P = system.batch, system.n_steps, system.n, -(-system.n_steps // 2)
         rows = pad(_matrix(system), (0, 0, 0, 0, 0, 0, 0, T % 2))
         if T % 2:
@@ -202,16 +207,27 @@ class _Pairs:
         pairs = replace(system, coefficients=coefficients, n_steps=P + 1, n_initial_steps=0, n_initial_orders=0)
         none, Phi = rows.new_zeros(*batch, P, 0, 2 * n), rows.new_zeros(*batch, P, 2 * n, 2 * n)
         self.factor, noise = factor_of_rows(pairs, none, odd_even.Couplings(self.C, self.D, Phi))
-        self.undetermined = self.factor.undetermined | noise
+        if system.can_look and noise.any():
+            f = torch.arange(self.D.shape[-3:-1].numel(), dtype=self.D.dtype).cos().expand(*batch, -1)
+            _, sizes = self._refined(f.reshape(self.D.shape[:-1]))
+            noise &= ~(sizes <= SETTLING)[..., None]
+        self.columns, self.undetermined = Columns(xp, system.batch, problem.batch), self.factor.undetermined | noise
         raise_if_singular(system, self.undetermined.repeat_interleave(2, dim=-1)[..., :T], False)
 
     def solve(self, d: Tensor) -> Tensor:
-        """argmin |W A y - d| for d of shape (*batch, T, M), refined once: (*batch, T, V, K)."""
-        f = self._in_pairs(d)
-        _, x = self._solve(f, None)
-        x = x + self._solve(f - self._product(x), None)[1]
+        """argmin |W A y - d| for d of shape (*batch, T, M): (*batch, T, V, K)."""
+        y, _ = self._refined(self._in_pairs(d))
         bad = torch.broadcast_to(self.undetermined.any(dim=-1), self.columns.batch)
-        return torch.where(bad[..., None, None, None], torch.nan, self._states(x))
+        return torch.where(bad[..., None, None, None], torch.nan, y)
+
+    def _refined(self, f: Tensor) -> tuple[Tensor, Any]:
+        """y for f in pairs, and the size of its last correction."""
+
+        def states(y: Tensor | None) -> Tensor:
+            left = f if y is None else f - self._product(self._in_pairs(y.flatten(-2)))
+            return self._states(self._solve(left, None)[1])
+
+        return refined_states(self.system, states, most=REFINEMENTS)
 
     def adjoint(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """v = (W A)^+^T g, refined once, (*batch, T, M), and λ = M^-1 g."""

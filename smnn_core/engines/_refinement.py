@@ -89,20 +89,9 @@ def _of_heavy_rows(factor: Solver, v: Rows) -> tuple[Rows, Array]:
 
 def refined_solution(factor: Solver, f: Rows, *, always: bool = True) -> Array:
     """y at the minimum of |f - W A y|; an `AccuracyWarning` where the last correction is not small."""
-    y, sizes = refine_solution(factor, f, always=always)
+    y, sizes = refined_states(factor.system, _states_of(factor, f), always=always)
     _tell(factor.system.xp, sizes)
     return y
-
-
-def refine_solution(factor: Solver, f: Rows, *, always: bool = True) -> tuple[Array, Array | None]:
-    """The same, and the size of the last correction, by batch member: None where values cannot be looked at."""
-    system = factor.system
-
-    def solve(x: tuple[Array, ...] | None) -> tuple[Array, ...]:
-        return (factor.solve_augmented(f if x is None else rows_left(system, f, x[0]), None, rows=False)[1],)
-
-    (y,), sizes = _refine(system, solve, lambda y, dy: change_of_solution(system, y[0], dy[0]), always=always)
-    return y, sizes
 
 
 def is_solved(factor: Solver) -> Array:
@@ -114,8 +103,33 @@ def is_solved(factor: Solver) -> Array:
 
     T = system.n_steps
     d = Rows(wave(T, system.Q), wave(system.n_initial_steps, system.V, system.n_initial_orders), None)
-    sizes: Array = refine_solution(factor, weighted(system.weights, d))[1]
+    sizes: Array = refined_states(system, _states_of(factor, weighted(system.weights, d)))[1]
     return sizes <= SETTLING
+
+
+def _states_of(factor: Solver, f: Rows) -> Callable[[Array | None], Array]:
+    """States that solve v + W A y = f, or what these leave of it."""
+
+    def solve(y: Array | None) -> Array:
+        left = f if y is None else rows_left(factor.system, f, y)
+        return factor.solve_augmented(left, None, rows=False)[1]
+
+    return solve
+
+
+def refined_states(
+    system: System, solve: Callable[[Array | None], Array], *, always: bool = True, most: int = REFINEMENTS
+) -> tuple[Array, Array | None]:
+    """The states solve(None), corrected by solve(y) of what they are, and the size of the last correction, by batch
+    member: None where values cannot be looked at."""
+    (y,), sizes = _refine(
+        system,
+        lambda x: (solve(None if x is None else x[0]),),
+        lambda y, dy: change_of_solution(system, y[0], dy[0]),
+        always=always,
+        most=most,
+    )
+    return y, sizes
 
 
 def refined_multipliers(factor: Solver, g: Array) -> Rows:
@@ -147,6 +161,7 @@ def _refine(
     change: Callable[[tuple[Array, ...], tuple[Array, ...]], Array],
     *,
     always: bool = True,
+    most: int = REFINEMENTS,
 ) -> tuple[tuple[Array, ...], Array | None]:
     """solve(None), corrected by what solve makes of itself until `change`, the size of a correction, is small.
 
@@ -157,7 +172,7 @@ def _refine(
     x = solve(None)
     looks = system.can_look and any(0 not in part.shape for part in x)
     sizes = active = None
-    for _ in range(REFINEMENTS if looks else 2):
+    for _ in range(most if looks else 2):
         dx = solve(x)
         if looks:
             sizes = change(x, dx)

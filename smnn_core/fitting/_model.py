@@ -168,7 +168,7 @@ class Model:
 
     @property
     def _counted(self) -> str:
-        """Where the number of variables comes from."""
+        """The argument that says how many variables there are."""
         return "as data has columns" if self.observe is None else "as variables=, initial= or scale= say"
 
     def _inputs(self, t: Array, who: Array) -> Array | None:

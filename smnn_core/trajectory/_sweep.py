@@ -63,7 +63,7 @@ class Sweep:
 
     @staticmethod
     def serves(problem: Discrete, space: Space) -> bool:
-        """Whether it is for initial values in so many variables."""
+        """True if it is for initial values in so many variables."""
         return MANY < space.V == problem.equations.Q and set(space.orders) == {1}
 
     def _factor(self, J: SparseJacobian, s: np.ndarray) -> None:

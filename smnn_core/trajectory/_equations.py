@@ -55,6 +55,8 @@ class Equations:
         self.calls = 0
         self.entries: int | None = None
         """of J at a point, where it is sparse"""
+        self._places: Any = None
+        """where the last were found to be right"""
 
     def arguments(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> tuple[np.ndarray, ...]:
         """Copies, which the callback may write to."""
@@ -98,6 +100,8 @@ class Equations:
             ShapeError: if entries are at places that there are not, or two at one.
         """
         places = np.stack([J.equations, J.variables, J.derivatives])
+        if (seen := (sizes, places.tobytes())) == self._places:
+            return
         if (places < 0).any() or (places >= np.array(sizes)[:, None]).any():
             raise ShapeError(
                 f"{self.signature}: J has entries outside of (Q, V, R+1) = {sizes}: the largest equation, variable and "
@@ -105,7 +109,7 @@ class Equations:
             )
         if len(np.unique(np.ravel_multi_index(tuple(places), sizes))) < len(J.equations):
             raise ShapeError(f"{self.signature}: J has two entries of one equation, variable and derivative: add them.")
-        self.entries = len(J.equations)
+        self.entries, self._places = len(J.equations), seen
 
     def called(self, arguments: tuple[Any, ...]) -> Any:
         """The arrays that the callback returns; an error in it says with which shapes it was called."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,11 @@ class Pattern:
             self._band = lower, upper
             self._put(place[columns] * height + lower + upper + below)
 
+    @staticmethod
+    def of(V: int, rows: np.ndarray, columns: np.ndarray) -> Pattern:
+        """One made before, where there is such."""
+        return _known(V, *(np.ascontiguousarray(x, np.intp).tobytes() for x in (rows, columns)))
+
     def _put(self, index: np.ndarray) -> None:
         """Takes where each entry is stored; several may be at one place."""
         self._sorted = np.argsort(index, kind="stable")
@@ -194,3 +199,8 @@ class Pattern:
         if self.is_banded:
             return solve(lu, *self._band, b[self.order], pivots, trans=int(transposed))[0][self.place]
         return solve(lu, pivots, b, trans=int(transposed))[0]
+
+
+@lru_cache(maxsize=16)
+def _known(V: int, rows: bytes, columns: bytes) -> Pattern:
+    return Pattern(V, np.frombuffer(rows, np.intp), np.frombuffer(columns, np.intp))

@@ -77,7 +77,7 @@ class Sweep:
         columns = J.variables[of_y, None, None] * k + point
         slope_rows, slope_columns = (x[~of_y, None] * k + point for x in (J.equations, J.variables))
         stages = of_values[..., None] * (s[..., None, None, None] * A)
-        pattern = Pattern(
+        pattern = Pattern.of(
             space.V * k,
             np.concatenate([np.repeat(rows.ravel(), k), slope_rows.ravel()]),
             np.concatenate([np.repeat(columns, k, axis=1).ravel(), slope_columns.ravel()]),

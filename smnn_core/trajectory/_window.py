@@ -346,7 +346,7 @@ class DecoupledWindow(Window):
         mean = J.values.reshape(*s.shape, self.space.k, -1).mean(axis=2)
         self._J = J.equations[of_y], J.variables[of_y], mean[..., of_y]
         mean = mean.reshape(-1, mean.shape[-1])
-        self._pattern = Pattern(self.space.V, J.equations, J.variables)
+        self._pattern = Pattern.of(self.space.V, J.equations, J.variables)
         self._factors = [
             self._pattern.factor(mean * np.where(of_y, (λ if λ.imag > 0 else λ.real) * s.reshape(-1, 1), 1.0))
             for λ in self._λ

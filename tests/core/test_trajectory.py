@@ -349,6 +349,16 @@ def test_a_march_takes_few_calls_and_small_tolerances_hardly_more():
     assert counts[1] < 1.3 * counts[0]
 
 
+def test_without_compiled_code_a_march_comes_to_the_same(monkeypatch):
+    μ = np.array([[1.0], [30.0]])
+    fast = smnn.solve(van_der_pol(μ, []), [0, 1, 2], [[2.0, 0.0]], tolerance=1e-8, order=2)
+    monkeypatch.setattr(compiled, "is_compiled", False)
+    plain = smnn.solve(van_der_pol(μ, []), [0, 1, 2], [[2.0, 0.0]], tolerance=1e-8, order=2)
+    assert fast.converged.all()
+    assert plain.converged.all()
+    np.testing.assert_allclose(plain([0.5, 2.0])[..., 0], fast([0.5, 2.0])[..., 0], rtol=1e-7)
+
+
 def test_members_of_a_batch_are_solved_as_they_are_alone():
     """Of the three the stiff ones jump on the way: some have to be marched again."""
     μ = np.array([[1.0], [30.0], [1000.0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property, partial
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from smnn_core.extend import (
     warn_unless_converged,
 )
 
+from ._programs import as_program
 from ._solve import solve_ode
 
 Array = Any
@@ -63,8 +64,9 @@ TRACED = Arithmetic(
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one program for each shape, where op by op each operation would be compiled for each."""
-    static = [name for name in ("space", "xp") if name in inspect.signature(function).parameters]
+    """The function as one program for each shape, where op by op each operation would be compiled for each; arguments
+    by name alone are no arrays."""
+    static = [name for name, x in inspect.signature(function).parameters.items() if x.kind is x.KEYWORD_ONLY]
     return jax.jit(function, static_argnames=static)
 
 
@@ -72,11 +74,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _solver(engine: str) -> Callable[..., Array]:
     """One function for each engine, so that programs that hold it are found again."""
     return partial(solve_ode, engine=engine)
-
-
-@partial(jax.jit, static_argnames="space")
-def _inside(x: Array, z: Array, s: Array, θ: Array, *, space: Any) -> Array:
-    return space.inside(jnp, x, z, s, θ)
 
 
 class Solution(DifferentiableSolution):
@@ -89,12 +86,10 @@ class Solution(DifferentiableSolution):
     """
 
     xp: ClassVar[Any] = jnp
+    _compiled = staticmethod(_compiled)
 
     def _like(self, times: Any) -> Array:
         return jnp.asarray(times, dtype=self.t.dtype)
-
-    def _inside(self, space: Any, x: Array, z: Array, s: Array, θ: Array) -> Array:
-        return _inside(x, z, s, θ, space=space)
 
 
 def solve(
@@ -216,7 +211,6 @@ def _searched(
         asarray=partial(jnp.asarray, dtype=like.dtype),
         constant=stop_gradient,
         solve_ode=_solver(options["engine"]),
-        compiled=_compiled,
     )
 
 
@@ -230,37 +224,53 @@ def _on_mesh(
     p = c.shape[-1]
     equations = _TracedEquations(residual, p, like.dtype)
     guess = options["guess"]
+    options["mesh"] = _values("mesh", options["mesh"])
 
     def shape_of_f(shape: tuple[int, ...]) -> tuple[int, ...]:
         given = [jax.ShapeDtypeStruct(x, like.dtype) for x in (shape[:-2], shape, (*shape[:-3], 1, p))]
         return tuple(jax.eval_shape(equations.whole, *given[: 3 if p else 2]).shape)
 
-    run = solve_on_mesh(
-        equations,
-        fixed,
-        _TracedConditions(None, conditions, p > 0 and takes_constants(conditions))
-        if callable(conditions)
-        else _stated(conditions, fixed),
-        shape_of_f,
-        TRACED,
-        _solver(options["engine"]),
-        **options
-        | {
-            "mesh": _values("mesh", options["mesh"]),
-            "constants": stop_gradient(c),
-            "guess": stop_gradient(guess) if is_tracer(guess) else _guess_of_core(guess, like.dtype),
-        },
-    )
-    return differentiable_on_mesh(
-        Solution,
-        run,
-        fixed,
-        residual,
-        conditions,
-        _Members(run.problem.batch, wide),
-        asarray=partial(jnp.asarray, dtype=like.dtype),
-        constant=stop_gradient,
-    )
+    def traced() -> Solution:
+        run = solve_on_mesh(
+            equations,
+            fixed,
+            _TracedConditions(None, conditions, p > 0 and takes_constants(conditions))
+            if callable(conditions)
+            else _stated(conditions, fixed),
+            shape_of_f,
+            TRACED,
+            _solver(options["engine"]),
+            **options
+            | {
+                "constants": stop_gradient(c),
+                "guess": stop_gradient(guess) if is_tracer(guess) else _guess_of_core(guess, like.dtype),
+            },
+        )
+        return differentiable_on_mesh(
+            Solution,
+            run,
+            fixed,
+            residual,
+            conditions,
+            _Members(run.problem.batch, wide),
+            asarray=partial(jnp.asarray, dtype=like.dtype),
+            constant=stop_gradient,
+        )
+
+    return _solution_as_program(traced)
+
+
+def _solution_as_program(traced: Callable[[], Solution]) -> Solution:
+    """The solution whose arrays one program makes; op by op each operation of it would be compiled by itself."""
+    names = "t", "constants", "error", "converged", "iterations", "_states", "_stages"
+    solutions: list[Solution] = []
+
+    def arrays() -> dict[str, Array]:
+        solutions.append(traced())
+        return {name: getattr(solutions[-1], name) for name in names}
+
+    found = as_program(arrays)()
+    return replace(solutions[-1], **found)
 
 
 class _TracedError(ArgumentError):
@@ -273,6 +283,7 @@ class _Equations(ArrayEquations):
     def __init__(self, function: Callable[..., Any], p: int, dtype: Any) -> None:
         super().__init__(function, p, (jax.Array, "jax.Array"), float(jnp.finfo(dtype).eps))
         self.dtype = dtype
+        self.programs: dict[Any, Callable[..., Any]] = {}
 
     def arrays(self, *numbers: Any, cores: Sequence[int] = ()) -> list[Array]:
         return [jnp.asarray(x, dtype=self.dtype) for x in numbers]
@@ -284,7 +295,23 @@ class _Equations(ArrayEquations):
         return _columns(function, x, core)
 
     def value(self, t: np.ndarray, y: np.ndarray, constants: np.ndarray) -> np.ndarray:
-        return super().value(*_filled(t, y), constants)[..., : y.shape[-3], :]
+        self.calls += 1
+        f = _values("residual", self._evaluated(self.f, self.given(*_filled(t, y), constants)))[..., : y.shape[-3], :]
+        return np.broadcast_to(f, (*np.broadcast_shapes(f.shape[:-2], y.shape[:-3]), *f.shape[-2:]))
+
+    def f(self, *arguments: Array) -> Array:
+        return self.checked(arguments)
+
+    def _evaluated(self, function: Callable[..., Any], arguments: list[Array]) -> Any:
+        """The result of a function of the residual, as a program that is traced once for each shape.
+
+        Raises:
+            _TracedError: where the residual holds traced arrays, before anything is compiled.
+        """
+        key = function.__name__, tuple(x.shape for x in arguments)
+        if key not in self.programs:
+            self.programs[key] = as_program(function, *arguments, held=partial(_looked_at, "residual"), lift=True)
+        return self.programs[key](*arguments)
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
@@ -292,20 +319,22 @@ class _Equations(ArrayEquations):
         self.calls += 1
         used = y.shape[-3]
         t, y = _filled(t, y)
-        n = y.shape[-3]
-        τ, Y, *c = self.given(t, y, constants)
-        probe = jax.eval_shape(lambda *a: self.checked(a), τ, Y, *c)
-        batch = np.broadcast_shapes(probe.shape[:-2], y.shape[:-3])
-        Y = jnp.broadcast_to(Y, (*batch, *y.shape[-3:]))
-        others = [jnp.broadcast_to(x, (*batch, n, self.p)) for x in c]
-        f, J, *P = _with_derivatives(
-            lambda *a: jnp.broadcast_to(self.checked((τ, *a)), (*batch, *probe.shape[-2:])), Y, *others
-        )
+
+        def with_derivatives(τ: Array, Y: Array, *c: Array) -> tuple[Array, ...]:
+            probe = jax.eval_shape(lambda *a: self.checked(a), τ, Y, *c)
+            batch = np.broadcast_shapes(probe.shape[:-2], Y.shape[:-3])
+            arguments = [jnp.broadcast_to(Y, (*batch, *Y.shape[-3:]))]
+            arguments += [jnp.broadcast_to(x, (*batch, Y.shape[-3], self.p)) for x in c]
+            return _with_derivatives(
+                lambda *a: jnp.broadcast_to(self.checked((τ, *a)), (*batch, *probe.shape[-2:])), *arguments
+            )
+
+        f, J, *P = self._evaluated(with_derivatives, self.given(t, y, constants))
         f, J, *P = (_values("residual", x) for x in (f, J, *P))
         return (
             f[..., :used, :],
             J[..., :used, :, :, :],
-            P[0][..., :used, :, :] if P else np.zeros((*batch, used, f.shape[-1], 0)),
+            P[0][..., :used, :, :] if P else np.zeros((*f.shape[:-2], used, f.shape[-1], 0)),
         )
 
 
@@ -428,8 +457,15 @@ def _values(name: str, x: Any) -> Any:
             return np.asarray(x, dtype=np.float64)
         except jax.errors.TracerArrayConversionError:  # numbers among which some are traced
             x = jnp.asarray(x)
-    if not isinstance(x, jax.Array):
-        return x
+    return np.asarray(_looked_at(name, x), dtype=np.float64) if isinstance(x, jax.Array) else x
+
+
+def _looked_at(name: str, x: Any) -> Any:
+    """An array without derivatives that has values.
+
+    Raises:
+        _TracedError: of others.
+    """
     x = _constant(x)
     if is_tracer(x):
         raise _TracedError(
@@ -437,7 +473,7 @@ def _values(name: str, x: Any) -> Any:
             "numbers (np.linspace, or jnp.linspace outside of jit), or call it outside of them; a batch is given as "
             "batch axes."
         )
-    return np.asarray(x, dtype=np.float64)
+    return x
 
 
 def _constant(x: Any) -> Any:

@@ -37,6 +37,9 @@ class Members(Protocol):
         """The values (members, n) of an array (B, n); None where it is traced."""
 
 
+Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class DifferentiableSolution:
     """A solution of `solve`: call it with times to have y and its derivatives there, differentiable.
@@ -65,13 +68,12 @@ class DifferentiableSolution:
     _members: Members = field(repr=False)
     xp: ClassVar[Any]
     """The namespace of the arrays"""
+    _compiled: ClassVar[Compiled] = staticmethod(lambda function: function)
+    """Makes faster functions of those whose arguments by name are no arrays"""
 
     @abstractmethod
     def _like(self, times: Any) -> Array:
         """Times as an array like t."""
-
-    def _inside(self, space: Space, x: Array, z: Array, s: Array, θ: Array) -> Array:
-        return space.inside(self.xp, x, z, s, θ)
 
     @property
     def values(self) -> Solution:
@@ -116,16 +118,10 @@ class DifferentiableSolution:
                 f"{tuple(τ.shape)}."
             )
         τ = xp.broadcast_to(τ, (*np.broadcast_shapes(τ.shape[:-1], batch), τ.shape[-1]))
-        B, n = int(np.prod(batch)), τ.shape[-1]
-        member, flat = xp.arange(B, device=device_of(τ))[:, None], xp.reshape(τ, (B, n))
-        t, x, z = (xp.reshape(a, (B, *a.shape[len(batch) :])) for a in (self.t, self._states, self._stages))
+        flat = xp.reshape(τ, (int(np.prod(batch)), τ.shape[-1]))
         i, inside = self._intervals(flat)
-        s = t[member, i + 1] - t[member, i]
-        y = self._inside(self._space, x[member, i], z[member, i], s, (flat - t[member, i]) / s)
-        y = y if inside is None else xp.where(inside[..., None, None], y, xp.nan)
-        y = xp.reshape(y, (*τ.shape, *y.shape[-2:]))
-        solved = xp.all(xp.isfinite(self.error), axis=(-2, -1))
-        y = xp.where(xp.reshape(solved, (*batch, 1, 1, 1)), y, xp.nan)
+        given = self.t, self._states, self._stages, self.error, flat, i, inside
+        y = self._compiled(values_at)(*given, space=self._space, xp=xp)
         return y[..., 0, :, :] if scalar else y
 
     def _intervals(self, τ: Array) -> tuple[Array, Array | None]:
@@ -148,6 +144,22 @@ class DifferentiableSolution:
     def plot(self, axes: Any = None) -> Any:
         """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
         return self.values.plot(axes)
+
+
+def values_at(
+    t: Array, x: Array, z: Array, error: Array, τ: Array, i: Array, inside: Array | None, *, space: Space, xp: Namespace
+) -> Array:
+    """y and its derivatives (..., n, V, R+1) at times τ (B, n) in intervals i (B, n), NaN where a member was not solved,
+    and where they are not `inside`, (B, n)."""
+    batch, (B, n) = tuple(t.shape[:-1]), τ.shape
+    member = xp.arange(B, device=device_of(τ))[:, None]
+    t, x, z = (xp.reshape(a, (B, *a.shape[len(batch) :])) for a in (t, x, z))
+    s = t[member, i + 1] - t[member, i]
+    y = space.inside(xp, x[member, i], z[member, i], s, (τ - t[member, i]) / s)
+    y = y if inside is None else xp.where(inside[..., None, None], y, xp.nan)
+    y = xp.reshape(y, (*batch, n, *y.shape[-2:]))
+    solved = xp.all(xp.isfinite(error), axis=(-2, -1))
+    return xp.where(xp.reshape(solved, (*batch, 1, 1, 1)), y, xp.nan)
 
 
 _S = TypeVar("_S", bound=DifferentiableSolution)
@@ -207,9 +219,6 @@ class Statement:
         return concat(xp, columns, axis=-1)
 
 
-Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
 def differentiable(
     kind: type[_S],
     run: FoundSolution,
@@ -223,7 +232,6 @@ def differentiable(
     constant: Callable[[Array], Array],
     solve_ode: Callable[..., Array],
     follow: bool = True,
-    compiled: Compiled = lambda function: function,
     linear_map: LinearMap | None = None,
 ) -> _S:
     """The result of a search as a solution of an adapter's kind.
@@ -231,7 +239,7 @@ def differentiable(
     Args:
         times: the caller's, in arrays of the framework.
         follow: whether derivatives are wanted.
-        compiled, linear_map: faster functions; see `_implicit.attached`.
+        linear_map: a faster function; see `_implicit.attached`.
         residual, conditions, asarray, constant: see `Statement`.
     """
     xp, ok, found = kind.xp, run.found.followed, run.found
@@ -248,7 +256,15 @@ def differentiable(
     t, x, z, p, error, converged = (stated.shaped(members.of(a)) for a in flat)
     if follow and ok.any():
         now, mesh = attached(
-            run, xp, solve_ode, stated.equations, stated.condition_residuals, times, members.of, compiled, linear_map
+            run,
+            xp,
+            solve_ode,
+            stated.equations,
+            stated.condition_residuals,
+            times,
+            members.of,
+            kind._compiled,
+            linear_map,
         )
         mask = stated.shaped(members.of(ok))
         t, x, z, p = (

@@ -116,8 +116,8 @@ def solve(
     method is a loop of the program then. `s.converged` says whether it ended with an estimate of the error below the
     tolerance; nothing is warned of, members for which Newton's method failed are NaN and have no derivatives. All
     entries of conditions that are traced arrays count as given (in lists `nan` may stand beside traced numbers), and
-    `order` is that of the conditions where it is not given. Put `jit` around `vmap`: else each operation is compiled by
-    itself.
+    `order` is that of the conditions where it is not given. It is one program, compiled in some seconds by the first call
+    and found again by residuals of the same operations, also where they close over other arrays.
 
     **Main arguments**
 
@@ -200,18 +200,27 @@ def _searched(
         run = refined(run, max(16, 1 << (run.found.mesh.N - 1).bit_length()))
     values = solution_of(run, np.dtype(like.dtype))
     warn_unless_converged(values.converged, values.reason, stacklevel=4)
-    return differentiable(
-        Solution,
-        run,
-        values,
-        residual,
-        jnp.asarray(times, dtype=like.dtype),
-        conditions,
-        _Members(run.problem.batch, like.dtype),
-        asarray=partial(jnp.asarray, dtype=like.dtype),
-        constant=stop_gradient,
-        solve_ode=_solver(options["engine"]),
-    )
+    follow = equations.is_traced or any(map(is_tracer, jax.tree.leaves((times, conditions)))) or callable(conditions)
+
+    def derived() -> Solution:
+        return differentiable(
+            Solution,
+            run,
+            values,
+            residual,
+            jnp.asarray(times, dtype=like.dtype),
+            conditions,
+            _Members(run.problem.batch, like.dtype),
+            asarray=partial(jnp.asarray, dtype=like.dtype),
+            constant=stop_gradient,
+            solve_ode=_solver(options["engine"]),
+            follow=follow,
+        )
+
+    if not follow or not run.found.followed.any():
+        return derived()
+    _ = run.linear  # by values, which a traced function has none of
+    return _solution_as_program(derived)
 
 
 def _on_mesh(
@@ -267,7 +276,8 @@ def _solution_as_program(traced: Callable[[], Solution]) -> Solution:
 
     def arrays() -> dict[str, Array]:
         solutions.append(traced())
-        return {name: getattr(solutions[-1], name) for name in names}
+        found = {name: getattr(solutions[-1], name) for name in names}
+        return {name: x for name, x in found.items() if isinstance(x, jax.Array)}
 
     found = as_program(arrays)()
     return replace(solutions[-1], **found)
@@ -284,6 +294,7 @@ class _Equations(ArrayEquations):
         super().__init__(function, p, (jax.Array, "jax.Array"), float(jnp.finfo(dtype).eps))
         self.dtype = dtype
         self.programs: dict[Any, Callable[..., Any]] = {}
+        self.is_traced = False  # whether the residual closes over arrays that derivatives may be wanted of
 
     def arrays(self, *numbers: Any, cores: Sequence[int] = ()) -> list[Array]:
         return [jnp.asarray(x, dtype=self.dtype) for x in numbers]
@@ -302,6 +313,11 @@ class _Equations(ArrayEquations):
     def f(self, *arguments: Array) -> Array:
         return self.checked(arguments)
 
+    def _held(self, x: Any) -> Any:
+        """The values of an array that the residual closes over."""
+        self.is_traced = self.is_traced or is_tracer(x)
+        return _looked_at("residual", x)
+
     def _evaluated(self, function: Callable[..., Any], arguments: list[Array]) -> Any:
         """The result of a function of the residual, as a program that is traced once for each shape.
 
@@ -310,7 +326,7 @@ class _Equations(ArrayEquations):
         """
         key = function.__name__, tuple(x.shape for x in arguments)
         if key not in self.programs:
-            self.programs[key] = as_program(function, *arguments, held=partial(_looked_at, "residual"), lift=True)
+            self.programs[key] = as_program(function, *arguments, held=self._held, lift=True)
         return self.programs[key](*arguments)
 
     def linearize(

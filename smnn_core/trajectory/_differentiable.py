@@ -37,9 +37,6 @@ class Members(Protocol):
         """The values (members, n) of an array (B, n); None where it is traced."""
 
 
-Compiled = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class DifferentiableSolution:
     """A solution of `solve`: call it with times to have y and its derivatives there, differentiable.
@@ -68,8 +65,11 @@ class DifferentiableSolution:
     _members: Members = field(repr=False)
     xp: ClassVar[Any]
     """The namespace of the arrays"""
-    _compiled: ClassVar[Compiled] = staticmethod(lambda function: function)
-    """Makes faster functions of those whose arguments by name are no arrays"""
+
+    @staticmethod
+    def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        """A faster function; arguments by name alone are no arrays."""
+        return function
 
     @abstractmethod
     def _like(self, times: Any) -> Array:
@@ -149,8 +149,8 @@ class DifferentiableSolution:
 def values_at(
     t: Array, x: Array, z: Array, error: Array, τ: Array, i: Array, inside: Array | None, *, space: Space, xp: Namespace
 ) -> Array:
-    """y and its derivatives (..., n, V, R+1) at times τ (B, n) in intervals i (B, n), NaN where a member was not solved,
-    and where they are not `inside`, (B, n)."""
+    """y and its derivatives (..., n, V, R+1) at times τ (B, n) in intervals i (B, n), NaN where a member was not solved
+    and where times are not `inside`, (B, n)."""
     batch, (B, n) = tuple(t.shape[:-1]), τ.shape
     member = xp.arange(B, device=device_of(τ))[:, None]
     t, x, z = (xp.reshape(a, (B, *a.shape[len(batch) :])) for a in (t, x, z))

@@ -25,7 +25,6 @@ from ._arithmetic import INCREMENTS
 from ._collocation import Space
 from ._discrete import Mesh
 from ._linear import Linear, Step
-from ._newton import sizes
 from ._search import FoundSolution
 from ._sweep import LinearMap, Sweep, Swept
 
@@ -153,18 +152,12 @@ def attached(
         compiled: makes of `values_at_points` and `corrected`, whose `space` and `xp` are static, faster functions.
         linear_map: where it is given, initial values in many variables are swept.
     """
-    found, problem = run.found, run.problem
-    space, mesh = found.space, _sound(found.mesh, found.followed)
-    u = found.u
-    ok = found.followed
-    if not ok.all() and ok.any():
-        chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
-        u = type(u)(u.x[chosen], u.z[chosen], u.p[chosen])
+    space, (mesh, u) = run.found.space, run.sound
     A: Frozen | Swept
-    if linear_map is not None and run.is_initial and Sweep.serves(problem, space):
-        A = Swept(xp, Sweep(problem, space, mesh, u), linear_map)
+    if linear_map is not None and run.is_initial and Sweep.serves(run.problem, space):
+        A = Swept(xp, Sweep(run.problem, space, mesh, u), linear_map)
     else:
-        A = frozen(xp, solve_ode, problem.linear(space, mesh, problem.at(space, mesh, u), sizes(space, u)), of)
+        A = frozen(xp, solve_ode, run.linear, of)
     t = _moving(xp, mesh, run.times, times, of)
     start = Step(of(u.x), of(u.z), of(u.p))
     return two_steps(A, space, mesh, start, t, residual, conditions, of, compiled), t
@@ -205,14 +198,6 @@ def _nudge(mesh: Mesh, k: int) -> np.ndarray:
     nudge = np.zeros((*mesh.s.shape, k))
     nudge[..., -1] = np.nextafter(mesh.t[:, 1:], mesh.t[:, :-1]) - mesh.t[:, 1:]
     return nudge
-
-
-def _sound(mesh: Mesh, converged: np.ndarray) -> Mesh:
-    """Meshes of members that failed replaced by that of one that has not."""
-    if converged.all() or not converged.any():
-        return mesh
-    chosen = np.where(converged, np.arange(len(converged)), int(np.argmax(converged)))
-    return Mesh(mesh.t[chosen], mesh.index[chosen])
 
 
 def _moving(xp: Namespace, mesh: Mesh, fixed: np.ndarray, times: Array, of: Callable[[np.ndarray], Array]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from ._collocation import Space, gauss, radau, space_of
 from ._discrete import Discrete, Iterate, Mesh
 from ._equations import Conditions, Equations, as_floats, refuse_coupling
 from ._initial import solve_initial
-from ._linear import Step, Structure
+from ._linear import Linear, Step, Structure
+from ._newton import sizes
 from ._sparse import SparseJacobian
 
 __all__ = ["FoundSolution", "refined", "search"]
@@ -43,6 +45,22 @@ class FoundSolution:
     found: Found
     is_initial: bool
     """whether all conditions stand at the first time, so that it was marched"""
+
+    @cached_property
+    def sound(self) -> tuple[Mesh, Step]:
+        """Meshes and unknowns; in place of members that failed one that has not, so that they contaminate no derivative
+        of what is shared."""
+        mesh, u, ok = self.found.mesh, self.found.u, self.found.followed
+        if ok.all() or not ok.any():
+            return mesh, u
+        chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
+        return Mesh(mesh.t[chosen], mesh.index[chosen]), Step(u.x[chosen], u.z[chosen], u.p[chosen])
+
+    @cached_property
+    def linear(self) -> Linear:
+        """The linear problem there."""
+        space, (mesh, u) = self.found.space, self.sound
+        return self.problem.linear(space, mesh, self.problem.at(space, mesh, u), sizes(space, u))
 
 
 def search(

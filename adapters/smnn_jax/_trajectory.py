@@ -116,8 +116,8 @@ def solve(
     method is a loop of the program then. `s.converged` says whether it ended with an estimate of the error below the
     tolerance; nothing is warned of, members for which Newton's method failed are NaN and have no derivatives. All
     entries of conditions that are traced arrays count as given (in lists `nan` may stand beside traced numbers), and
-    `order` is that of the conditions where it is not given. It is one program, compiled in some seconds by the first call
-    and found again by residuals of the same operations, also where they close over other arrays.
+    `order` is that of the conditions where it is not given. All of it is one program, which the first call compiles in
+    some seconds; residuals of the same operations find it again, whatever arrays they close over.
 
     **Main arguments**
 

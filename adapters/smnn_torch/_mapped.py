@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smnn_core import ArgumentError
+from smnn_core import ArgumentError, DTypeError
 
 __all__ = ["Mapped", "Members", "under_transforms"]
 
@@ -36,6 +36,8 @@ def _plain(x: Tensor) -> tuple[np.ndarray, list[int]]:
         x = functorch.get_unwrapped(x)
         if mapped:  # of the levels, the outermost wrapper is the highest
             x, levels = x.movedim(axis, 0), [level, *levels]
+    if x.is_complex():
+        raise DTypeError("solve takes real numbers, got complex tensors: make real and imaginary parts variables.")
     with torch._C._DisableFuncTorch():
         return x.detach().to(torch.float64).cpu().numpy(), levels
 
@@ -111,4 +113,4 @@ class Members:
     def numbers(self, x: Tensor) -> np.ndarray:
         """The values (members, n) of a tensor (B, n)."""
         values, front = self.mapped.numbers(x, x.ndim - self.mapped.rank), self.whole[: len(self.mapped.sizes)]
-        return np.broadcast_to(values, (*front, *x.shape)).reshape(-1, x.shape[-1])
+        return np.broadcast_to(values, (*front, *x.shape)).reshape(int(np.prod((*front, *x.shape[:-1]))), x.shape[-1])

@@ -25,6 +25,7 @@ from .._arrays import (
 from .._arrays import size as size_of
 from .._errors import ArgumentError, NamespaceError, ShapeError
 from ..fitting._losses import LOSSES, Loss
+from ..fitting._observed import LEAST, MOST
 
 __all__ = ["Grid", "Inputs", "Observations", "observe"]
 
@@ -51,6 +52,8 @@ points."""
 NEAREST = 1e-4
 """Of the median step: times that are nearer to one another are moved apart to that. Weights of smoothness rows grow
 with shorter steps, and rows across much shorter ones would ask for digits that float64 does not have."""
+TELLING, VISIBLE = 100, 3.0
+"""Values from which a variable may be seen to be nothing but noise, and deviations by which it is not."""
 LEAST_POINTS, LEAST_VALUES = 5, 2
 """Of a trajectory or of what lies between gaps; and values of each variable there."""
 
@@ -89,6 +92,9 @@ class Observations:
     """(B, T, V): that over the standard deviation of each value, 0 where missing"""
     estimated: np.ndarray
     """(V,), whether the noise was not given"""
+    visible: np.ndarray
+    """(V,), whether neighbouring values have something in common beyond the mean of their trajectory, or the noise
+    given is small"""
     pieces: list[Piece]
     """what lies between gaps: pieces share the coefficients only"""
     longest_gap: float
@@ -167,9 +173,10 @@ def observe(
     without_derivatives("discover", tuple(arrays.values()))
     if compat.is_jax_array(data):
         raise NamespaceError("discover writes into arrays, and those of JAX cannot be: pass numpy.asarray of them.")
-    if data.ndim < 2 or data.shape[-2] < LEAST_POINTS:
+    if data.ndim < 2 or data.shape[-2] < LEAST_POINTS or not data.shape[-1]:
         raise ShapeError(
-            f"data must have shape (..., T, V) with T >= {LEAST_POINTS} time points; got {tuple(data.shape)}."
+            f"data must have shape (..., T, V) with T >= {LEAST_POINTS} time points and V >= 1; got "
+            f"{tuple(data.shape)}."
         )
     *batch, T, V = data.shape
     values = xp.reshape(xp.astype(data, xp.float64), (-1, T, V))
@@ -177,6 +184,9 @@ def observe(
     if bool(xp.any(xp.isinf(values))):
         raise ArgumentError("data contains infinite values; missing ones are NaN.")
     observed = ~xp.isnan(values)
+    size = abs(as_numpy(values)[as_numpy(observed)])
+    if size.any() and not LEAST < size.max() < MOST:
+        raise ArgumentError(f"data are as large as {size.max():.3g}, whose square is no number: choose other units.")
     values = xp.where(observed, values, xp.zeros_like(values))
     host, seen, s = as_numpy(values), as_numpy(observed), as_numpy(steps)
     _check_count(seen)
@@ -229,6 +239,8 @@ def observe(
         certainty=xp.where(observed, xp.asarray(certainty, device=device_of(values)), xp.zeros_like(values)),
         mean_noise=np.maximum(mean_noise, least),
         estimated=estimated,
+        visible=~estimated & (typical < GIVEN_UP * deviation)
+        | np.array([_visible(host[..., v], usual[..., v]) for v in range(V)]),
         pieces=pieces,
         longest_gap=longest,
         unused=unused,
@@ -351,6 +363,27 @@ def _noise(t: np.ndarray, x: np.ndarray, seen: np.ndarray) -> tuple[float, float
             results.append((np.median(np.abs(differences)) / 0.6745, np.sqrt(np.mean(differences**2))))
     default = 0.1 * x[seen].std()
     return min((a for a, _ in results), default=default), min((b for _, b in results), default=default)
+
+
+def _visible(x: np.ndarray, seen: np.ndarray) -> bool:
+    """True unless the values of all trajectories, (B, T), are independent of their neighbours as far as can be told.
+
+    Means of 2, 4, 8, .. neighbours of independent values have the variance of one over their number; those of a
+    trajectory have more. Sums of squares are compared by their cube roots, which are nearly normal (Wilson, Hilferty,
+    PNAS 17 (1931) 684). Few values tell nothing and count as visible.
+    """
+    rows = [row[mask] - row[mask].mean() for row, mask in zip(x, seen, strict=True) if mask.any()]
+    count = sum(map(len, rows))
+    if count < TELLING:
+        return True
+    variance, size = sum((row**2).sum() for row in rows) / max(count - len(rows), 1), 2
+    while count // size >= TELLING // 4:
+        sums = [row[: len(row) // size * size].reshape(-1, size).sum(1) for row in rows]
+        squares, n = sum((s**2).sum() for s in sums) / (size * variance), sum(map(len, sums))
+        if n and ((squares / n) ** (1 / 3) - 1 + 2 / (9 * n)) / np.sqrt(2 / (9 * n)) > VISIBLE:
+            return True
+        size *= 2
+    return False
 
 
 def _apart(x: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ def discover(
         raise ArgumentError(f"order must be 1 or 2; got {order}.")
     if len(weights) < 2 or not all(0 < a < b for a, b in pairwise(weights)):
         raise ArgumentError(f"weights must be at least two positive numbers in ascending order; got {weights}.")
-    if not significance > 0:
+    if isinstance(significance, str) or not significance > 0:
         raise ArgumentError(f"significance must be positive; got {significance}.")
     variables, of_inputs = _names(names, data.shape[-1], o.n_inputs)
     _check_library(library, o, order, arguments(variables, of_inputs, order))

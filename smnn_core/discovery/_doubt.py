@@ -50,6 +50,11 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             f"the trajectory violates the equations, by {search.violation:.2g} of chi squared per value. A term may "
             "be missing from the library, or a variable unobserved."
         )
+    if hidden := [name for name, seen in zip(result.variables, search.o.visible, strict=True) if not seen]:
+        yield (
+            f"nothing but noise is seen of {', '.join(hidden)}: neighbouring values are independent of each other. "
+            "Sample more often, with less noise, or leave them out of data."
+        )
     estimated = search.o.estimated
     excess = (result.misfit - 1) * np.sqrt(search.dof / 2)
     if not estimated.any() and excess > 5:
@@ -65,7 +70,7 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             "that, so that standard errors are too large and terms may have been left out. Give the noise that the "
             "data have, or none, to have it estimated."
         )
-    share = np.where(estimated, result.noise / search.o.deviation, 0.0)
+    share = np.where(estimated & search.o.visible, result.noise / search.o.deviation, 0.0)
     if large := bool(share.max() > GIVEN_UP):
         yield (
             f"noise of {share.max():.2g} deviations of variable {result.variables[int(np.argmax(share))]} was "
@@ -76,9 +81,9 @@ def reasons_for_doubt(search: Search, result: Discovery) -> Iterator[str]:
             f"the fit leaves {grown:.3g} times the noise that neighbouring values suggest: a term may be missing "
             "from the library, or a variable unobserved."
         )
-    if not result.coefficients.any():
+    if search.o.visible.any() and not result.coefficients.any():
         yield "no term is significant: the data may be too few, or the library wrong."
-    if result.ambiguous:
+    if search.o.visible.any() and result.ambiguous:
         yield (
             "the data leave some terms open, by their significance or since others explain nearly as much: "
             + "; ".join(result.ambiguous)

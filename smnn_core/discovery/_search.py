@@ -104,12 +104,23 @@ class Search:
         self.pool = np.arange(len(self.all))
         self.errors_of_others = np.full(len(self.all), np.inf)
         self.noise = self.begin
-        self.start(np.zeros((len(self.terms), self.V)), self.weights[:-1])
-        self.refine()
-        self.choose()
-        self.revise()
-        self.polish()
+        if self.o.visible.any():
+            self.start(np.zeros((len(self.terms), self.V)), self.weights[:-1])
+            self.refine()
+            self.choose()
+            self.revise()
+            self.polish()
+        else:
+            self.give_up()
         self.finish()
+
+    def give_up(self) -> None:
+        """No terms: where nothing is seen beside noise, constants are as good as anything."""
+        self.noise = np.where(self.o.estimated, self.o.deviation, self.o.noise)
+        self.fit = self.fit_on(1, np.zeros((len(self.terms), self.V)))
+        self.active, self.weight = self.all[:0], self.weights[-1]
+        self.improve(3)
+        self.look_around()
 
     def refine(self, patience: int = 2) -> None:
         """Divides steps as long as that helps: where it does not, the library cannot describe the data."""
@@ -308,9 +319,12 @@ class Search:
 
     @property
     def astray(self) -> bool:
-        """True if the estimate of the noise is none: a variable was given up, or one for another."""
-        noise, growth = self.noise[self.o.estimated], (self.noise / self.o.noise)[self.o.estimated]
-        given_up = (noise > GIVEN_UP * self.o.deviation[self.o.estimated]).any()
+        """True if the estimate of the noise is none: a variable was given up that is more, or one for another."""
+        of = self.o.estimated & self.o.visible
+        if not of.any():
+            return False
+        noise, growth = self.noise[of], (self.noise / self.o.noise)[of]
+        given_up = (noise > GIVEN_UP * self.o.deviation[of]).any()
         return not self.converged or bool(given_up or (growth.min() < 0.2 and growth.max() > 2))
 
     @property

@@ -154,6 +154,7 @@ def fit(
     given = np.broadcast_to(parameters.inner(parameters.start), (*observed.batch, parameters.p))
     φ = np.clip(given.reshape(S, -1), *parameters.bounds())
     starts = check_integer("starts", starts, least=1)
+    check_integer("max_iterations", max_iterations, least=1)
     own = np.repeat(np.arange(S), starts)
     φ = φ[own]
     if starts > 1:

@@ -18,6 +18,8 @@ TRANSFORMS: dict[str, tuple[Any, Any, float]] = {
     "log10": (np.log10, lambda x: 10.0**x, 1 / np.log(10.0)),
 }
 """The function, its inverse, and what the derivative is multiplied by: d log10 x = dx / (x ln 10)."""
+LEAST, MOST = 1e-140, 1e140
+"""The largest value lies between: squares of values and of residuals have to be numbers."""
 EXPERIMENT = "experiment"
 """The column of a data frame that tells experiments apart."""
 
@@ -85,6 +87,11 @@ class Observed:
                 raise ArgumentError(f"times{where} must be finite.")
             if np.isinf(x).any():
                 raise ArgumentError(f"data{where} contains infinite values; missing ones are NaN.")
+            size = np.abs(x[np.isfinite(x) & (x != 0)])
+            if size.size and not (LEAST < size.max() < MOST):
+                raise ArgumentError(
+                    f"data{where} are as large as {size.max():.3g}, whose square is no number: choose other units."
+                )
             if not np.isfinite(x).any():
                 raise ArgumentError(f"data{where} has no finite value: nothing was observed.")
         batch = np.broadcast_shapes(*(x.shape[:-2] for x in sheets), *(t.shape[:-1] for t in clocks))
@@ -116,6 +123,8 @@ class Observed:
         """First and last time of each set and experiment, (S, E, 2)."""
         S, E, _ = self.times.shape
         any_seen = self.seen.any(-1)
+        if t0 is not None and not np.isfinite(np.asarray(t0, float)).all():
+            raise ArgumentError(f"t0 must be finite; got {t0}.")
         first = self.times.min(-1) if t0 is None else np.broadcast_to(np.asarray(t0, float), (S, E))
         last = self.times.max(-1)
         if (np.where(any_seen, self.times, np.inf).min(-1) < first - 1e-12 * np.abs(last)).any():
@@ -194,7 +203,10 @@ def _noise(noise: Any, shape: tuple[int, ...], names: Sequence[str] | None) -> A
         if unknown:
             raise ArgumentError(f"noise names {sorted(unknown)}, which are no observables: {list(names or ())}.")
         noise = [np.nan if noise.get(name) is None else noise[name] for name in names or ()]
-    sd = np.asarray(np.nan if noise is None else noise, float)
+    try:
+        sd = np.asarray(np.nan if noise is None else noise, float)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"noise must be numbers, None or a function; got {noise!r}.") from None
     try:
         sd = np.broadcast_to(sd, shape)
     except ValueError:

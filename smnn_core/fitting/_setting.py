@@ -73,6 +73,12 @@ class Setting:
         """
         S, E, _, m = observed.values.shape
         order = check_integer("order, the highest derivative in the equations,", order, least=1)
+        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.floating, np.integer)):
+            raise TypeError(f"tolerance must be a number, got {type(tolerance).__name__}.")
+        if not 0 < tolerance < 1:
+            raise ArgumentError(
+                f"tolerance must lie between 0 and 1, a relative change of the parameters; got {tolerance}."
+            )
         V = _variables(variables, observe, m, initial, scale, order)
         if inputs is not None:
             inputs = list(inputs) if observed.several else [inputs]
@@ -113,6 +119,8 @@ class Setting:
             known.values[..., 1:], known.weights[..., 1:] = 0.0, np.inf
         if guess is not None and not callable(guess):
             numbers = np.asarray(guess, float)
+            if numbers.shape not in ((V,), (1, V)):
+                raise ShapeError(f"guess must be {(V,)} numbers, or a function of time; got shape {numbers.shape}.")
             guess = lambda t: numbers  # noqa: E731
         known = Initial(np.nan_to_num(known.values), known.weights)
         return Setting(model, observed, span, size, known, loss_of(loss), guess, marks, tolerance)
@@ -346,7 +354,10 @@ def _sizes(observed: Observed, observe: Any, known: Array, scale: Any, V: int) -
     """The size of each variable, (S, V): as given, of the data, of initial values, or that of most others."""
     S, E, n, m = observed.values.shape
     if scale is not None:
-        return np.array(np.broadcast_to(np.asarray(scale, float), (S, V)))
+        size = np.asarray(scale, float)
+        if size.shape not in ((), (V,), (S, V)) or not ((size > 0) & np.isfinite(size)).all():
+            raise ArgumentError(f"scale must be {V} positive sizes, one for each variable; got {scale!r}.")
+        return np.array(np.broadcast_to(size, (S, V)))
     first = np.nan_to_num(np.abs(known[..., 0])).max(1)
     size = np.where(first > 0, first, np.nan)
     if observe is None:

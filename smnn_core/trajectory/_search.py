@@ -299,6 +299,8 @@ def _fitted(given: Conditions, V: int, R: int, orders: tuple[int, ...]) -> Condi
                 )
     values = values[..., :R]
     stated = stated[..., :R]
+    if 0 in stated.shape[:-3]:
+        raise ShapeError(f"conditions have an empty batch, of shape {stated.shape[:-3]}: nothing is to be solved.")
     if not (stated == stated.reshape(-1, *stated.shape[-3:])[0]).all():
         raise ArgumentError(
             "conditions must give the same values (those that are not NaN) in all members of the batch."

@@ -414,7 +414,7 @@ def test_noise_far_above_that_of_the_data_warns():
 
 def test_pure_noise_warns():
     data = np.random.default_rng(0).normal(size=(300, 2))
-    assert "library cannot describe them" in said(data, STEP)
+    assert "nothing but noise is seen of x, y" in said(data, STEP)
 
 
 def test_many_terms_are_looked_for_equation_by_equation(monkeypatch):
@@ -497,6 +497,26 @@ def test_noise_of_one_variable_is_given_that_of_the_other_estimated():
     assert found.noise[0] == 0.02
     np.testing.assert_allclose(found.noise[1], 0.02, rtol=0.15)
     assert found.noise[1] != 0.02
+
+
+@pytest.mark.parametrize("shape", [(3000, 3), (500, 5), (20, 50, 2)])
+def test_nothing_is_found_in_noise_and_that_is_said_at_once(shape):
+    with pytest.warns(smnn.DiscoveryWarning, match=r"nothing but noise is seen of .*x"):
+        found = smnn.discover(np.random.default_rng(0).normal(size=shape), 0.1)
+    assert not found.coefficients.any()
+    assert found.converged
+    np.testing.assert_allclose(found.noise, 1, rtol=0.1)
+    assert len(found.path) < 5
+
+
+def test_a_variable_of_noise_leaves_the_others_alone():
+    rng = np.random.default_rng(1)
+    data = np.concatenate([rotation(400, 0.05), rng.normal(size=(400, 1))], axis=1)
+    with pytest.warns(smnn.DiscoveryWarning, match="nothing but noise is seen of z:"):
+        found = smnn.discover(data, STEP, library=LINEAR)
+    assert not found.coefficients[:, 2].any()
+    np.testing.assert_array_equal(found.coefficients[:3, :2] != 0, TRUE != 0)
+    assert len(found.path) < 20  # (one search)
 
 
 def driven(t: np.ndarray, noise: float) -> np.ndarray:

@@ -363,3 +363,15 @@ def test_graphs_without_breaks_are_refused():
     )
     with pytest.raises(torch._dynamo.exc.Unsupported, match="solve chooses steps by values"):
         end(k)
+
+
+def test_times_may_be_none_and_batches_and_numbers_may_not() -> None:
+    def decay(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y[..., 1] + y[..., 0]
+
+    s = smnn_torch.solve(decay, [0, 1], torch.ones(1, 1, dtype=torch.float64))
+    assert s([]).shape == (0, 1, 2)
+    with pytest.raises(smnn.ShapeError, match=r"conditions have an empty batch, of shape \(0,\)"):
+        smnn_torch.solve(decay, [0, 1], torch.ones(0, 1, 1))
+    with pytest.raises(smnn.DTypeError, match="solve takes real numbers, got complex"):
+        smnn_torch.solve(decay, [0, 1], torch.ones(1, 1, dtype=torch.complex128))

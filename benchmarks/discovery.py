@@ -2,6 +2,7 @@
 
     python -m benchmarks.discovery                          the whole grid: hours on two idle cores
     python -m benchmarks.discovery --points 1000 --noise 0.1 --seeds 1 --budget 600
+    python -m benchmarks.discovery --methods discover --points 1000 --seeds 1 --again --budget 600
     python -m benchmarks.discovery --report                 the tables of what has been run
     python -m benchmarks.discovery --many-variables         8 to 20 variables: terms, time and memory
     python -m benchmarks.discovery --list                   the systems
@@ -133,6 +134,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--again", action="store_true", help="repeat runs that are in the results, in their place")
     parser.add_argument("--report", action="store_true", help="print the tables only")
     parser.add_argument(
         "--many-variables", nargs="*", metavar="SYSTEM", help="systems of 8 to 20 variables in their place"
@@ -148,7 +150,7 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
     The machine must be idle before, and its processes, as many as cores, may then be all that runs.
     """
     names = arguments.systems or list(polynomial_systems())[:: arguments.every]
-    done = {(r["method"].split(",")[0], r["system"], r["points"], r["noise"], r["seed"]) for r in records}
+    done = set() if arguments.again else set(map(task_of, records))
     wanted = [
         (method, name, points, noise, seed)
         for method in arguments.methods
@@ -173,9 +175,14 @@ def measure(arguments: argparse.Namespace, records: list[Record]) -> None:
                 break
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
-                records += future.result()
+                new = future.result()
+                records[:] = [r for r in records if task_of(r) != task_of(new[0])] + new
                 bar.update()
             store.save(arguments.results, records)
+
+
+def task_of(record: Record) -> Task:
+    return record["method"].split(",")[0], record["system"], record["points"], record["noise"], record["seed"]
 
 
 def report(records: list[Record]) -> str:

@@ -14,12 +14,16 @@ from ._collocation import Space
 from ._discrete import Discrete, Mesh
 from ._linear import Step
 from ._mesh import ErrorEstimate, equidistributed, estimate, finer
-from ._newton import robust_newton
+from ._newton import robust_newton, sizes
 
 __all__ = ["MARGIN", "Found", "solve_boundary"]
 
 MARGIN = 0.7
 """The part of the tolerance that the estimate may reach: it is right within some tens of per cent."""
+ALIKE = 1e-2
+"""Relative difference of states up to which iterations have ended at the same place on two meshes."""
+ENDS_ALIKE = 3
+"""Meshes in a row on which they did, each at least twice as fine: those that follow would change nothing."""
 OTHER_START = "a guess= nearer the solution, such as that of an easier problem; or derivatives that you gave are wrong"
 """Advice where Newton's method does not converge."""
 
@@ -110,12 +114,13 @@ def solve_boundary(
     u, held = start(mesh), np.zeros(B, bool)
     error = np.full((B, mesh.N, space.V), np.inf)
     guessed = np.ones(B, bool)
-    reasons = ["not solved"] * B
+    reasons = [""] * B
     inner = inner_tolerance(tolerance)
     iterations = 0
+    ends, alike, hopeless = (mesh, u), np.zeros(B, int), np.zeros(B, bool)
     while True:
         again = None if guessed.all() else lambda mesh=mesh: start(mesh)
-        run = robust_newton(problem, space, mesh, u, held, tolerance=inner, guess=again)
+        run = robust_newton(problem, space, mesh, u, held | hopeless, tolerance=inner, guess=again)
         iterations += run.iterations
         ok = run.converged
         if mesh is first and not ok.any():
@@ -144,7 +149,15 @@ def solve_boundary(
                     f"{OTHER_START}"
                 )
             return Found(space, mesh, u, error, held, reasons, iterations, met=ok | held)
-        if held.all():
+        failed = ~ok & ~held
+        if mesh is first or mesh.N >= 2 * ends[0].N:
+            same = (alike > 0) & _ended_alike(space, *ends, mesh, run.u)
+            ends, alike = (mesh, run.u), np.where(failed, np.where(same, alike + 1, 1), 0)
+            lost = np.flatnonzero(~hopeless & (alike >= ENDS_ALIKE))
+            hopeless[lost] = True
+            for b, reason in zip(lost, _seen(problem, space, mesh, run.u, lost), strict=True):
+                reasons[b] = reason
+        if (held | hopeless).all():
             return Found(space, mesh, u, error, held, reasons, iterations)
         if most_intervals < 2 * mesh.N and not (ok & ~held).any():
             reason, advice = "Newton's method did not converge", f"give {OTHER_START}"
@@ -152,11 +165,10 @@ def solve_boundary(
         if most_intervals <= mesh.N:
             reason, advice = "the mesh would be too fine", "allow more of them by max_intervals, or a larger tolerance"
             return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
-        failed = ~ok & ~held
         new = _next_mesh(space, mesh, found, ok & ~held, allowed, ratio, most_intervals)
         with np.errstate(all="ignore"):
             carried = _carried(space, mesh, new, u, error, held, failed, guessed & ~ok, start)
-        if (carried[2].s == 0).any(axis=1)[~held].all():
+        if (carried[2].s == 0).any(axis=1)[~held & ~hopeless].all():
             reason = "the solution changes within less than the distance of two numbers"
             advice = "let it do so at t = 0, near which they are closer"
             return _given_up(space, mesh, u, error, held, ok, reasons, iterations, reason, advice)
@@ -177,6 +189,47 @@ def _check_start(problem: Discrete, space: Space, mesh: Mesh, u: Step) -> None:
         n, j, q = (int(i) for i in bad[0])
         where = f"in equation {q} at t = {mesh.t[0, n] + mesh.s[0, n] * space.points[j]:.6g}"
     raise ArgumentError(f"the residual is not finite at the first guess, {where}: give a guess at which it is defined.")
+
+
+def _ended_alike(space: Space, before: Mesh, u: Step, mesh: Mesh, v: Step) -> np.ndarray:
+    """Members whose states and constants differ little on two meshes, (B,): what Newton's method does is what it would
+    do on any finer mesh.
+
+    Source: Allgower, Böhmer, Potra, Rheinboldt, SIAM J. Numer. Anal. 23 (1986) 160: mesh independence.
+    """
+    x, _ = space.moved(space, u.x, u.z, before.t, mesh.t)
+    with np.errstate(all="ignore"):
+        states = np.abs(x - v.x).max(axis=1) <= ALIKE * np.abs(v.x).max(axis=1)
+        return states.all(axis=-1) & (np.abs(u.p - v.p) <= ALIKE * np.abs(v.p)).all(axis=-1)
+
+
+def _seen(problem: Discrete, space: Space, mesh: Mesh, u: Step, members: np.ndarray) -> list[str]:
+    """The reason for each of the members whose iterations end at the same place u on one mesh after the other."""
+    if not len(members):
+        return []
+    with np.errstate(all="ignore"):
+        at = problem.at(space, mesh, u)
+        step = problem.solver(space, mesh, at, sizes(space, u)).solve(at.f, at.d, at.conditions.g)
+    meshes = f"{ENDS_ALIKE} meshes, the last of {mesh.N} intervals"
+    points = problem.times_of(space, mesh.t).reshape(*mesh.s.shape, space.k)
+
+    def reason(b: int) -> str:
+        if not np.isfinite(step.x[b]).all():
+            return (
+                f"the linearised equations and conditions have no unique solution, on {meshes}: conditions contradict "
+                f"each other or leave something free; else give {OTHER_START}"
+            )
+        f, g = np.abs(at.f[b]), np.abs(at.conditions.g[b])
+        n, j, q = np.unravel_index(f.argmax(), f.shape)
+        missed = f"equation {q} is off by {f[n, j, q]:.2g} at t = {points[b, n, j]:.4g}"
+        if g.max(initial=0.0) > f[n, j, q]:
+            missed = f"condition {g.argmax()} is off by {g.max():.2g}"
+        return (
+            f"Newton's method ends at the same place on {meshes}, where variables are at most "
+            f"{np.abs(u.x[b]).max():.3g} and {missed}: there may be no solution; else give {OTHER_START}"
+        )
+
+    return [reason(int(b)) for b in members]
 
 
 def inner_tolerance(tolerance: float) -> float:
@@ -205,7 +258,7 @@ def _given_up(
 ) -> Found:
     for b in np.flatnonzero(~held):
         left = "; the estimate of the error is above the tolerance" if ok[b] else ""
-        reasons[b] = f"{reason}, with {mesh.N} intervals{left}: {advice}"
+        reasons[b] = reasons[b] or f"{reason}, with {mesh.N} intervals{left}: {advice}"
     return Found(space, mesh, u, error, held, reasons, iterations)
 
 

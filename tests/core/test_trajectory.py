@@ -212,6 +212,48 @@ def test_layers_narrower_than_numbers_tell_are_refused_with_a_reason():
     assert "distance of two numbers" in s.reason
 
 
+def bratu(strength):
+    """y'' + strength exp(y) = 0, y(0) = y(1) = 0, which has no solution where strength > 3.5138."""
+
+    def residual(t, y):
+        f = strength * np.exp(y[..., 0])
+        J = np.stack([f, np.zeros_like(f), np.ones_like(f)], axis=-1)[..., None, :]
+        return y[..., 2] + f, J
+
+    return residual
+
+
+@pytest.mark.parametrize("strength", [3.6, 4.0, 100.0])
+def test_problems_without_a_solution_end_on_coarse_meshes_with_what_was_seen(strength):
+    with pytest.warns(smnn.ConvergenceWarning):
+        s = smnn.solve(bratu(strength), [0, 1], {0: [[0, np.nan]], 1: [[0, np.nan]]})
+    assert not s.converged
+    assert s.t.size <= 513
+    assert "same place on 3 meshes" in s.reason
+    assert "equation 0 is off by" in s.reason
+
+
+def test_conditions_that_leave_a_value_free_are_said_to():
+    """y'' = 1, y'(0) = y'(1) = 0."""
+
+    def residual(t, y):
+        return y[..., 2] - 1, np.broadcast_to([0.0, 0.0, 1.0], (*t.shape, 1, 1, 3))
+
+    with pytest.warns(smnn.ConvergenceWarning, match="conditions contradict each other or leave something free"):
+        smnn.solve(residual, [0, 1], {0: [[np.nan, 0]], 1: [[np.nan, 0]]})
+
+
+def test_a_member_without_a_solution_touches_no_other():
+    conditions = {0: [[0, np.nan]], 1: [[0, np.nan]]}
+    with pytest.warns(smnn.ConvergenceWarning, match="2 of 3"):
+        s = smnn.solve(bratu(np.array([4.0, 3.0, 5.0])[:, None, None]), [0, 1], conditions, tolerance=1e-9)
+    alone = smnn.solve(bratu(3.0), [0, 1], conditions, tolerance=1e-9)
+    assert s.converged.tolist() == [False, True, False]
+    assert np.isnan(s([0.5])[[0, 2]]).all()
+    assert np.allclose(s([0.5])[1], alone([0.5]), rtol=1e-8)
+    assert all("there may be no solution" in s.reason[b] for b in (0, 2))
+
+
 def test_an_eigenvalue():
     """Mathieu: y'' + (λ - 10 cos 2t) y = 0, λ = -5.800046020852 (Abramowitz, Stegun, table 20.1)."""
 

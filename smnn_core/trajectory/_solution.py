@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,8 @@ class Solution:
         )
 
     def plot(self, axes: Any = None) -> Any:
-        """Pictures of the variables with the mesh, and of the estimated error below (matplotlib). The two axes."""
+        """Pictures of the variables with the mesh, and of the estimated error below (matplotlib); of a solution that
+        was not found the mesh alone, under the reason. The two axes."""
         from matplotlib import pyplot as plt
 
         if self.batch:
@@ -103,13 +105,17 @@ class Solution:
             _, axes = plt.subplots(2, 1, sharex=True, height_ratios=(3, 1), layout="constrained")
         t = np.asarray(self.t, float)
         fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], 400)]))
-        y = np.asarray(self(fine))[..., 0]
+        y, error = np.asarray(self(fine))[..., 0], np.asarray(self.error, float)
+        error = np.where(np.isfinite(error), error, np.nan)
         for v in range(self.variables):
             (line,) = axes[0].plot(fine, y[:, v])
             axes[0].annotate(f"y{v}", (fine[-1], y[-1, v]), (4, 0), textcoords="offset points", color=line.get_color())
-            axes[1].stairs(np.asarray(self.error)[:, v], t, baseline=None, color=line.get_color())
+            axes[1].stairs(error[:, v], t, baseline=None, color=line.get_color())
         axes[0].plot(t, np.full_like(t, axes[0].get_ylim()[0]), "|", color="grey")
-        axes[1].set_yscale("log")
+        if not self.converged:
+            axes[0].set_title(fill(self.reason, 90), fontsize="small", loc="left")
+        if (error > 0).any():
+            axes[1].set_yscale("log")
         axes[1].set_ylabel("estimated error")
         axes[1].set_xlabel("t")
         return axes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from copy import deepcopy
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -231,6 +232,16 @@ def test_problems_without_a_solution_end_on_coarse_meshes_with_what_was_seen(str
     assert s.t.size <= 513
     assert "same place on 3 meshes" in s.reason
     assert "equation 0 is off by" in s.reason
+
+
+def test_the_picture_of_what_was_not_found_says_why():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    with pytest.warns(smnn.ConvergenceWarning):
+        s = smnn.solve(bratu(4.0), [0, 1], {0: [[0, np.nan]], 1: [[0, np.nan]]})
+    above, _ = s.plot()
+    assert above.get_title(loc="left").startswith("Newton's method ends at the same place")
+    above.figure.savefig(BytesIO())  # where there is no error to show on a scale of logarithms
 
 
 def test_conditions_that_leave_a_value_free_are_said_to():

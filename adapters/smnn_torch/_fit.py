@@ -16,6 +16,8 @@ from smnn_core import ArgumentError, Fitted, Network
 from smnn_core import fit as core_fit
 from smnn_core.extend import has_parameters
 
+from ._mapped import FORWARD_MODE
+
 __all__ = ["fit"]
 
 SMALL = 1 << 21
@@ -275,7 +277,7 @@ class _Function:
             return out
 
         flat = flat.movedim(-1, 0).contiguous().movedim(0, -1)  # (what callbacks select lies together in memory)
-        with torch.no_grad(), _one_thread(flat.numel() * flat.shape[-1]):
+        with FORWARD_MODE, torch.no_grad(), _one_thread(flat.numel() * flat.shape[-1]):
             if weights:
                 out, slope, in_weights = _with_weights(values, t, flat, others, weights)
                 slope = torch.cat([slope, *in_weights], -1)
@@ -289,7 +291,8 @@ class _Function:
 def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Values (..., m) and derivatives (..., m, k) of a function of each point's x (..., k), in forward mode."""
     basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    slope = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1])(basis)
+    with FORWARD_MODE:
+        slope = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1])(basis)
     return function(x), slope.movedim(0, -1)  # (out_dims=-1 is another axis for what does not depend on v)
 
 

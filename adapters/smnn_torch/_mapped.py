@@ -9,6 +9,7 @@ that `vmap` maps over. PyTorch has no public functions for that; those used here
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from smnn_core import ArgumentError, DTypeError
 
-__all__ = ["Mapped", "Members", "under_transforms"]
+__all__ = ["FORWARD_MODE", "Mapped", "Members", "under_transforms"]
 
 functorch = torch._C._functorch
+FORWARD_MODE = RLock()
+"""Held while forward mode is on: PyTorch has its level once for all threads (`torch.autograd.forward_ad`)."""
 
 
 def under_transforms() -> bool:

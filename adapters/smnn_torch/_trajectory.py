@@ -28,7 +28,7 @@ from smnn_core.extend import (
 )
 
 from ._bridge import is_legacy_batched
-from ._mapped import Mapped, Members, under_transforms
+from ._mapped import FORWARD_MODE, Mapped, Members, under_transforms
 from ._ops import LIBRARY
 from ._solve import solve_ode
 
@@ -341,7 +341,8 @@ class _Equations(ArrayEquations):
 def _columns(function: Callable[[Tensor], Tensor], x: Tensor, core: int) -> Tensor:
     shape = x.shape[-core:]
     basis = torch.eye(shape.numel(), dtype=x.dtype, device=x.device).reshape(-1, *shape)
-    J = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
+    with FORWARD_MODE:
+        J = vmap(lambda v: jvp(function, (x,), (v.expand(x.shape),))[1], out_dims=-1)(basis)
     return J.reshape(*J.shape[:-1], *shape)
 
 

@@ -127,7 +127,7 @@ class Linearized:
         X = own.shape[-1]
         flat = np.moveaxis(own, -1, 2).reshape(1, own.shape[1], -1, own.shape[3])  # X variables of each kind
         y = evaluate(t, flat, times[None], orders)[0]
-        y = y.reshape(len(times), X, -1, orders) * self.setting.size[0][:, None]
+        y = y.reshape(len(times), X, self.setting.model.V, orders) * self.setting.size[0][:, None]
         return np.moveaxis(y, 1, -1)
 
     def log_evidence(self) -> float:

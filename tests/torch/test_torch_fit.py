@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -198,3 +199,19 @@ def test_gradients_that_would_be_lost_are_refused(name):
         st.fit(residual, t, **arguments)
     with torch.no_grad():
         st.fit(residual, t, **arguments)
+
+
+def test_threads_fit_and_solve_side_by_side() -> None:
+    t = np.linspace(0, 5, 20)
+    data = np.exp(-t) + 0.01 * np.random.default_rng(0).normal(size=20)
+    start = torch.ones(1, 1, dtype=torch.float64)
+
+    def both(k: float) -> tuple[float, float]:
+        r = st.fit(lambda t, y, k: y[..., 1] + k * y[..., 0], t, data, [k])
+        s = st.solve(lambda t, y: y[..., 1] + k * y[..., 0] ** 2, [0, 1], start)
+        return float(r.parameters[0]), float(s(1.0)[0, 0]) * (1 + k)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = np.array(list(pool.map(both, np.linspace(0.5, 1.5, 12))))
+    np.testing.assert_allclose(found[:, 0], found[0, 0], rtol=1e-3)
+    np.testing.assert_allclose(found[:, 1], 1.0, rtol=1e-5)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from smnn_core import ArgumentError
+from smnn_core import ArgumentError, SparseJacobian
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
     INCREMENTS,
@@ -23,6 +23,7 @@ from smnn_core.extend import (
     ArrayEquations,
     Conditions,
     DifferentiableSolution,
+    Groups,
     checked_times,
     differentiable,
     differentiable_on_mesh,
@@ -68,6 +69,24 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     by name alone are no arrays."""
     static = [name for name, x in inspect.signature(function).parameters.items() if x.kind is x.KEYWORD_ONLY]
     return jax.jit(function, static_argnames=static)
+
+
+def _linear_map(function: _VectorFunction, transposed: _VectorFunction, x: Array) -> Array:
+    """function(x), linear, from vectors to others as long, on NumPy arrays in float64: the solution of a linear problem
+    that nothing which is differentiated enters but its right-hand side."""
+
+    def called(function: _VectorFunction) -> Callable[..., Array]:
+        def on_numbers(x: Any) -> np.ndarray:
+            return function(np.asarray(x, np.float64)).astype(x.dtype)
+
+        return lambda _, x: jax.pure_callback(
+            on_numbers, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential"
+        )
+
+    return jax.lax.custom_linear_solve(lambda x: x, x, called(function), called(transposed))
+
+
+_VectorFunction = Callable[[np.ndarray], np.ndarray]
 
 
 @cache
@@ -215,11 +234,12 @@ def _searched(
             constant=stop_gradient,
             solve_ode=_solver(options["engine"]),
             follow=follow,
+            linear_map=_linear_map,
         )
 
     if not follow or not run.found.followed.any():
         return derived()
-    _ = run.linear  # by values, which a traced function has none of
+    _ = run.sweep or run.linear  # by values, which a traced function has none of
     return _solution_as_program(derived)
 
 
@@ -295,6 +315,7 @@ class _Equations(ArrayEquations):
         self.dtype = dtype
         self.programs: dict[Any, Callable[..., Any]] = {}
         self.is_traced = False  # whether the residual closes over arrays that derivatives may be wanted of
+        self.groups: Groups | None = None
 
     def arrays(self, *numbers: Any, cores: Sequence[int] = ()) -> list[Array]:
         return [jnp.asarray(x, dtype=self.dtype) for x in numbers]
@@ -331,22 +352,36 @@ class _Equations(ArrayEquations):
 
     def linearize(
         self, t: np.ndarray, y: np.ndarray, constants: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | SparseJacobian, np.ndarray]:
         self.calls += 1
         used = y.shape[-3]
         t, y = _filled(t, y)
 
-        def with_derivatives(τ: Array, Y: Array, *c: Array) -> tuple[Array, ...]:
+        def whole(τ: Array, Y: Array, *c: Array) -> tuple[Any, ...]:
+            """The residual for all members as a function of arguments in the shape of all, and these."""
             probe = jax.eval_shape(lambda *a: self.checked(a), τ, Y, *c)
             batch = np.broadcast_shapes(probe.shape[:-2], Y.shape[:-3])
             arguments = [jnp.broadcast_to(Y, (*batch, *Y.shape[-3:]))]
             arguments += [jnp.broadcast_to(x, (*batch, Y.shape[-3], self.p)) for x in c]
-            return _with_derivatives(
-                lambda *a: jnp.broadcast_to(self.checked((τ, *a)), (*batch, *probe.shape[-2:])), *arguments
-            )
+            return lambda *a: jnp.broadcast_to(self.checked((τ, *a)), (*batch, *probe.shape[-2:])), *arguments
 
-        f, J, *P = self._evaluated(with_derivatives, self.given(t, y, constants))
-        f, J, *P = (_values("residual", x) for x in (f, J, *P))
+        def with_derivatives(*given: Array) -> tuple[Array, ...]:
+            return _with_derivatives(*whole(*given))
+
+        def of_sums(weights: Array, *given: Array) -> tuple[Array, Array]:
+            function, Y = whole(*given)
+            return _of_sums(function, weights, Y)
+
+        given = self.given(t, y, constants)
+        if self.groups is not None:
+            result = self._evaluated(of_sums, [jnp.asarray(self.groups.weights, self.dtype), *given])
+            f, sums = (_values("residual", x) for x in result)
+            sparse = self.groups.jacobian(sums[..., :used, :, :], self.eps)
+            if sparse is not None:
+                return f[..., :used, :], sparse, np.zeros((*f.shape[:-2], used, 0))
+        f, J, *P = (_values("residual", x) for x in self._evaluated(with_derivatives, given))
+        self.groups = None if self.p else Groups.of(J)
+        self.entries = None if self.groups is None else len(self.groups.places[0])
         return (
             f[..., :used, :],
             J[..., :used, :, :, :],
@@ -360,6 +395,13 @@ def _with_derivatives(function: Callable[..., Array], *arguments: Array) -> tupl
     Q = f.shape[-1]
     unit = jnp.eye(Q, dtype=f.dtype).reshape(Q, *(1,) * (f.ndim - 1), Q)
     return f, *jax.vmap(pull, out_axes=f.ndim - 1)(jnp.broadcast_to(unit, (Q, *f.shape)))
+
+
+def _of_sums(function: Callable[..., Array], weights: Array, x: Array) -> tuple[Array, Array]:
+    """f, (..., n, Q), and derivatives of weighted sums of equations, (m, Q): (m, ..., n, core axes)."""
+    f, pull = jax.vjp(function, x)
+    weights = weights.astype(f.dtype).reshape(len(weights), *(1,) * (f.ndim - 1), f.shape[-1])
+    return f, jax.vmap(pull)(jnp.broadcast_to(weights, (len(weights), *f.shape)))[0]
 
 
 class _Frozen:

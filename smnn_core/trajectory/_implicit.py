@@ -26,7 +26,7 @@ from ._collocation import Space
 from ._discrete import Mesh
 from ._linear import Linear, Step
 from ._search import FoundSolution
-from ._sweep import LinearMap, Sweep, Swept
+from ._sweep import LinearMap, Swept
 
 __all__ = ["Frozen", "attached", "frozen"]
 
@@ -154,8 +154,8 @@ def attached(
     """
     space, (mesh, u) = run.found.space, run.sound
     A: Frozen | Swept
-    if linear_map is not None and run.is_initial and Sweep.serves(run.problem, space):
-        A = Swept(xp, Sweep(run.problem, space, mesh, u), linear_map)
+    if linear_map is not None and (sweep := run.sweep) is not None:
+        A = Swept(xp, sweep, linear_map)
     else:
         A = frozen(xp, solve_ode, run.linear, of)
     t = _moving(xp, mesh, run.times, times, of)
@@ -183,7 +183,8 @@ def two_steps(
         points = points + of(_nudge(mesh, space.k))
     points = xp.reshape(points, (B, N * space.k))
     member, index = xp.arange(B, device=device_of(t))[:, None], of(mesh.index)
-    values, correction = compiled(values_at_points), compiled(corrected)
+    values = compiled(values_at_points)
+    correction = corrected if isinstance(A, Swept) else compiled(corrected)
 
     def step(now: Step) -> Step:
         y, d = values(now, s, space=space, xp=xp)

@@ -22,6 +22,7 @@ from ._initial import solve_initial
 from ._linear import Linear, Step, Structure
 from ._newton import sizes
 from ._sparse import SparseJacobian
+from ._sweep import Sweep
 
 __all__ = ["FoundSolution", "refined", "search"]
 
@@ -55,6 +56,14 @@ class FoundSolution:
             return mesh, u
         chosen = np.where(ok, np.arange(len(ok)), int(np.argmax(ok)))
         return Mesh(mesh.t[chosen], mesh.index[chosen]), Step(u.x[chosen], u.z[chosen], u.p[chosen])
+
+    @cached_property
+    def sweep(self) -> Sweep | None:
+        """The linear problem there, of initial values in many variables of order one."""
+        space, (mesh, u) = self.found.space, self.sound
+        if not (self.is_initial and Sweep.serves(self.problem, space)):
+            return None
+        return Sweep(self.problem, space, mesh, u)
 
     @cached_property
     def linear(self) -> Linear:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -235,7 +236,7 @@ def _may_have_missing(u: Tensor) -> bool:
     while torch._C._functorch.is_functorch_wrapped_tensor(u):
         u = torch._C._functorch.get_unwrapped(u)
     with torch._C._DisableFuncTorch():
-        return bool(u.isnan().any())
+        return math.isnan(float(u.sum()))  # (that of infinities of both signs, too)
 
 
 def _across_steps(scheme: Scheme, c: Tensor, s: Tensor, w: Any) -> Any:

@@ -17,7 +17,6 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -92,22 +91,17 @@ def _small_pivot(w: np.ndarray) -> float:
     return SMALL_PIVOT * 10.0 ** min(int(np.log10(spread) / 2), 5)
 
 
-def _outweighs(system: System, y: np.ndarray) -> np.ndarray | None:
+def _outweighs(system: System, y: np.ndarray, s: float, heaviest: float) -> np.ndarray | None:
     """Batch members, (*batch,), None if there are none, where terms of equations, w c y, are so heavy that those of
     smoothness rows, w s^r y, are light beside them.
 
     Rotations take both into one another, and light ones lose as many digits: of a variable, all but nine, of a
-    derivative, all but four.
+    derivative, all but four. s: the shortest step, or 1; heaviest: the largest norm of an equation, |w c|.
     """
-    c, w, s = system.coefficients, system.weights, float(np.abs(system.step_sizes).min(initial=np.inf))
+    c, w = system.coefficients, system.weights
     tie = np.abs(w.smoothness)
     lightest = float(tie.min(initial=np.inf)) or float(tie.min(where=tie > 0, initial=np.inf))
-    least = HEAVY * lightest * min(1.0, s) ** (system.K - 1)
-    # (a norm is read in less time than the largest entry, which it bounds)
-    if 0 in y.shape or not float(np.vdot(c, c)) * float(np.vdot(w.equation, w.equation)) >= least * least:
-        return None
-    heaviest = float(max(c.max(), -c.min())) * float(np.abs(w.equation).max())
-    if not heaviest >= least:
+    if 0 in y.shape or not heaviest >= HEAVY * lightest * s ** (system.K - 1):
         return None
     with np.errstate(all="ignore"):
         values = np.maximum(y.max(axis=-3), -y.min(axis=-3))
@@ -205,6 +199,8 @@ class CpuFactor(CompiledFactor):
     """what was solved with it first"""
     is_judged: bool = True
     """whether `undetermined` is known; else the first moments see to it"""
+    extremes: tuple[float, float] = (1.0, 0.0)
+    """the shortest step, or 1, and the largest norm of an equation, |w c|, as a sweep found them"""
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what the kernels kept stays behind, and is made again where it is wanted."""
@@ -225,7 +221,7 @@ class CpuFactor(CompiledFactor):
         """The solution y, in float64, corrected where one elimination does not give it nine digits."""
         if self.has_small_pivots:
             y = refined_solution(*self._wide(d), always=False)
-        light = _outweighs(self.system, y)
+        light = _outweighs(self.system, y, *self.extremes)
         if self.has_small_pivots or light is not None:
             self.has_tiny_entries = _has_tiny_entries(self.system)
         return y if light is None else np.where(members(light, y), least_squares(*self._wide(d))[1], y)
@@ -242,7 +238,8 @@ class CpuFactor(CompiledFactor):
         batch = system.batch_with(d)
         smoothness = None if d.smoothness is None else d.smoothness @ triangular_rows(system.scheme, system.K)[1]
         y = _states(system, batch)
-        _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
+        _, _, *extremes = _kernels.solve(_spec(system, batch, d.equation, d.initial, smoothness), y)
+        self.extremes = tuple(extremes)
         return self._masked(y)
 
     def _augmented(self, f: Rows | None, g: Array | None) -> tuple[Rows, Array]:
@@ -272,20 +269,14 @@ class CpuFactor(CompiledFactor):
         inputs = inputs_by_field(problem.system, problem.rhs, problem.initial_values)
         gradients = [_empty(x.shape) if take else None for x, take in zip(inputs, by_field(wanted), strict=True)]
 
-        small_pivot = _kernels.adjoint(solved.spec, kept, _wide(y), _wide(g), tuple(gradients))
-        overflows = self._are_nan(gradients) and np.isfinite(y).all() and np.isfinite(g).all()
+        small_pivot, any_nan = _kernels.adjoint(solved.spec, kept, _wide(y), _wide(g), tuple(gradients))
+        overflows = any_nan and np.isfinite(y).all() and np.isfinite(g).all()
         if overflows or (small_pivot and _has_tiny_entries(problem.system)):
             return self._by_array_api.adjoint(problem, y, g, wanted)
         undetermined = _undetermined(problem.system) if small_pivot or self.undetermined is not None else None
         result = from_fields([x if x is None else _rounded(x, g.dtype) for x in gradients])
         _mask_gradients(problem, result, undetermined)
         return result
-
-    @staticmethod
-    def _are_nan(gradients: Sequence[np.ndarray | None]) -> bool:
-        """Looks at one number of each: those of a batch member are all NaN, or none is."""
-        found = [(x, rank) for x, rank in zip(gradients, RANKS, strict=True) if x is not None and x.size]
-        return any(np.isnan(x[(..., *(0,) * min(rank, x.ndim))]).any() for x, rank in found)  # type: ignore[arg-type]
 
     def log_determinant(self) -> Array:
         if not are_compiled(self.system):
@@ -338,12 +329,12 @@ class CpuFactor(CompiledFactor):
         if wanted.of_minimum.coefficients or wanted.of_minimum.step_sizes:
             y = _states(system, batch)
             _kernels.solve(spec, y)
-        small_pivot, zero_step = _kernels.moments(spec, tuple(found[:5]), y, tuple(found[5:12]), tuple(found[12:]))
+        small_pivot, shortest = _kernels.moments(spec, tuple(found[:5]), y, tuple(found[5:12]), tuple(found[12:]))
         if not self.is_judged:
             self.is_judged = True
             if 0 in batch:
                 self.system.check_values()  # (kernels look at what they solve)
-            if zero_step:
+            if shortest == 0:
                 raise ArgumentError(ZERO_STEP)
             if small_pivot:
                 self.undetermined = _undetermined(self.system)
@@ -472,10 +463,11 @@ def _eliminated(system: System, spec: Any, batch: Shape, y: np.ndarray | None, r
     """The factor; the solution goes into y."""
     if 0 in batch:
         system.check_values()  # (kernels look at what they solve)
-    kept, small_pivot, zero_step = _kernels.solve(spec, y, recompute)
-    if zero_step:
+    kept, small_pivot, *extremes = _kernels.solve(spec, y, recompute)
+    if extremes[0] == 0:
         raise ArgumentError(ZERO_STEP)
-    return CpuFactor(system, _undetermined(system) if small_pivot else None, kept, small_pivot)
+    undetermined = _undetermined(system) if small_pivot else None
+    return CpuFactor(system, undetermined, kept, small_pivot, extremes=tuple(extremes))
 
 
 def _solution(spec: Any, problem: Problem) -> np.ndarray:

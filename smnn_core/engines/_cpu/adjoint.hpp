@@ -283,6 +283,10 @@ struct Adjoint : LanePass<P, Size, Chunked> {
         smnn::SMNN_LEVEL::contract(
             size, job.scheme_rows, rows, t0, t1, block.y + job.n, block.lambda + job.n, of_set(both, 1), of_set(both, 0), to
         );
+        if (t0 == 0) {  // (all numbers of a system are NaN, or none is)
+            const P sum = block.lambda[job.n] + both.equation[0] + both.equation[both.equation_step];
+            if (any(sum != sum)) __atomic_store_n(job.any_nan, 1, __ATOMIC_RELAXED);
+        }
         if (rows.initial_ && (job.gradient[U].data || job.gradient[W_INITIAL].data)) contract_initial(rows, t0, t1, both);
         gradients.flush(t0, t1, group.length);
     }

@@ -177,7 +177,7 @@ bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& 
     return plan.any_undetermined();
 }
 
-bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients) {
+Found adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients) {
     factor = fitting(factor, problem);
     if (factor && !factor->checkpoints.data()) factor = nullptr;
     Plan plan(problem, factor ? factor->C : 0);
@@ -186,7 +186,7 @@ bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, co
     std::vector<GradientOf> out = gradients_of(plan, gradients, plan.job.gradient);
     solve_normal(plan, factor, true);
     for (GradientOf& gradient : out) gradient.finish();
-    return plan.any_undetermined();
+    return {plan.any_undetermined(), plan.any_nan()};
 }
 
 namespace {

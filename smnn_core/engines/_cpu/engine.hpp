@@ -43,7 +43,7 @@ struct Factor {
 struct Outcome {
     std::shared_ptr<Factor> factor;  // null where nothing is kept: recomputing is cheaper, or asked for
     bool any_small_pivot;
-    bool any_zero_step;              // the results are of no use then
+    double shortest_step, heaviest_equation;  // see `Extreme`; where a step is zero, the results are of no use
 };
 
 // y = argmin |W (A y - d)|, (batch, T, V, K) contiguous; without y: elimination alone, for a factor that is kept whole.
@@ -58,8 +58,13 @@ bool find_undetermined(const ProblemSpec& problem, unsigned char* undetermined);
 // x = M^-1 g, (batch, T, V, K) contiguous. Returns whether some pivot is small, where it eliminates to find out.
 bool normal_solve(const ProblemSpec& problem, const Factor* factor, const View& g, void* x);
 
-// The gradients of L, from y and g = dL/dy, and what a solve of the same problem has kept. Returns as `normal_solve`.
-bool adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients);
+// The result of an adjoint beside its gradients.
+struct Found {
+    bool any_small_pivot, any_nan;  // the former where it eliminates to find out
+};
+
+// The gradients of L, from y and g = dL/dy, and what a solve of the same problem has kept.
+Found adjoint(const ProblemSpec& problem, const Factor* factor, const View& y, const View& g, const Gradients& gradients);
 
 // Blocks of M^-1, log det M and the minimum, as far as they are wanted, and gradients by field, null where not wanted:
 // they have all axes of the batch, and behind these those of their field or axes of length 1. Arrays are contiguous. y: the

@@ -56,6 +56,9 @@ constexpr int MULTIPLIERS = 2;
 // from g at its last point and at the left separator, and those of `rest` there.
 enum Passed { BEFORE, LEFT, REST, REST_LEFT, PASSED };
 
+// Of the rows of a group: the shortest step |s|, or 1 where none is shorter, and the largest norm of an equation, |w c|.
+enum Extreme { SHORTEST_STEP, HEAVIEST_EQUATION, EXTREMES };
+
 struct Job {
     // sizes
     int V, K, Q, n, T, T_init, R_init;
@@ -91,7 +94,8 @@ struct Job {
     void* x;                 // (batch, T, n): solution of a solve or a normal solve; null: not wanted
     unsigned char* undetermined;  // bool, (batch, T); null: it is enough to know whether there are any
     int* any_undetermined;
-    int* any_zero_step;
+    int* any_nan;            // an adjoint is not a number
+    double* extremes;        // (groups, EXTREMES): of the rows that a sweep reads
 
     // Buffers that outlive a run of a group; null: its scratch memory. In packs, group after group.
     void* factor;            // (groups, points kept, entries)

@@ -270,7 +270,7 @@ struct LaneSweep : Segments<P, Size, Chunked> {
             if (partial) copy(saved, state, carried_entries);
             if (partial && sums) copy(saved + carried_entries, sums, job.m);
             StagedRows<P> rows = staged<Rhs>(t0, t1);
-            if (!again) rows.mark_zero_steps(t1);
+            if (!again && !job.contracts) rows.find_extremes(size, t1);
             const int before_ = t0 > 0 ? t0 - 1 : 0;
             // the first rows that a block makes final are those of the point before it
             const Index skip = t0 > 0 ? 0 : 1;

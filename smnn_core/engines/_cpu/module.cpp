@@ -202,7 +202,7 @@ nb::tuple solve(const Problem& problem, nb::handle y, bool recompute) {
     Held out;
     void* const to = out.hold_result(y, problem.shape_of_solution());
     const smnn::Outcome solved = without_lock([&] { return smnn::solve(problem.spec, to, recompute); });
-    return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.any_zero_step);
+    return nb::make_tuple(solved.factor, solved.any_small_pivot, solved.shortest_step, solved.heaviest_equation);
 }
 
 bool find_undetermined(const Problem& problem, nb::handle undetermined) {
@@ -218,7 +218,7 @@ bool normal_solve(const Problem& problem, std::shared_ptr<Factor> factor, nb::ha
     return without_lock([&] { return smnn::normal_solve(problem.spec, factor.get(), in.view, to); });
 }
 
-bool adjoint(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients) {
+nb::tuple adjoint(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle y, nb::handle g, nb::tuple gradients) {
     Held in_y, in_g;
     in_y.hold(y, false);
     in_g.hold(g, false);
@@ -229,7 +229,8 @@ bool adjoint(const Problem& problem, std::shared_ptr<Factor> factor, nb::handle 
         const View& like = problem.spec.arrays[f];
         if (held[f].hold_result(gradients[f], {like.shape, like.shape + like.rank})) out[f] = held[f].view;
     }
-    return without_lock([&] { return smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out); });
+    const smnn::Found found = without_lock([&] { return smnn::adjoint(problem.spec, factor.get(), in_y.view, in_g.view, out); });
+    return nb::make_tuple(found.any_small_pivot, found.any_nan);
 }
 
 // The gradients to write, by field, None where they are not wanted: (batch..., as many numbers as the field has, or fewer).
@@ -293,7 +294,7 @@ nb::tuple moments(const Problem& problem, nb::tuple results, nb::handle y, nb::t
     }
     const smnn::Outcome solved =
         without_lock([&] { return smnn::moments(spec, wanted, solution.view, determinant.views, minimum.views); });
-    return nb::make_tuple(solved.any_small_pivot, solved.any_zero_step);
+    return nb::make_tuple(solved.any_small_pivot, solved.shortest_step);
 }
 
 // A matrix of any strides, or None: none.

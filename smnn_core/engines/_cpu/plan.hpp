@@ -173,16 +173,25 @@ class Plan {
         const int lanes = chunked() ? kernels.lanes_in_chunks : kernels.lanes;
         job.groups = (job.lanes + lanes - 1) / lanes;
         job.any_undetermined = &any_undetermined_;
-        job.any_zero_step = &any_zero_step_;
+        job.any_nan = &any_nan_;
+        extremes_.resize(size_t(job.groups * EXTREMES));
+        for (Index i = 0; i < job.groups; ++i) extremes_[size_t(i * EXTREMES + SHORTEST_STEP)] = 1;
+        job.extremes = extremes_.data();
     }
     Plan(const Plan&) = delete;
     Plan& operator=(const Plan&) = delete;
 
     Outcome solved(std::shared_ptr<Factor> factor) const {
-        return {std::move(factor), any_undetermined(), any_zero_step_ != 0};
+        double shortest = 1, heaviest = 0;
+        for (Index i = 0; i < job.groups; ++i) {
+            shortest = std::min(shortest, job.extremes[i * EXTREMES + SHORTEST_STEP]);
+            heaviest = std::max(heaviest, job.extremes[i * EXTREMES + HEAVIEST_EQUATION]);
+        }
+        return {std::move(factor), any_undetermined(), shortest, heaviest};
     }
     bool chunked() const { return job.C > 1; }
     bool any_undetermined() const { return any_undetermined_ != 0; }
+    bool any_nan() const { return any_nan_ != 0; }
 
     void run(int phases) {
         const size_t scratch = kernels.sizes(job, phases).scratch;
@@ -227,8 +236,8 @@ class Plan {
     Numbers numbers;
 
    private:
-    std::vector<double> scheme_norm2_;
-    int any_undetermined_ = 0, any_zero_step_ = 0;
+    std::vector<double> scheme_norm2_, extremes_;
+    int any_undetermined_ = 0, any_nan_ = 0;
 
     // Systems that share left-hand sides: system r of left-hand side k is number lhs[k] + repeat[r] of the batch.
     struct SharedLhs {

@@ -72,12 +72,28 @@ struct StagedRows {
     }
     SMNN_INLINE const P& w_initial(int t, int v, int r) const { return number(W_INITIAL, t, v * job->R_init + r); }
 
-    // Looks at the steps into the points of the block, up to t1. (That into the first point of a system is staged as any.)
-    SMNN_OUTLINE void mark_zero_steps(int t1) const {
-        const P zero = splat<P>(0);
-        auto found = s(t0) == zero;
-        for (int t = t0 + 1; t < t1; ++t) found = found | (s(t) == zero);
-        if (any(found)) __atomic_store_n(job->any_zero_step, 1, __ATOMIC_RELAXED);
+    // Looks at the points of the block, up to t1, and the steps into them, for `extremes`. (NaN is passed over; the step into
+    // the first point of a system is staged as 1.)
+    template <class Size>
+    SMNN_OUTLINE void find_extremes(const Size& size, int t1) const {
+        P shortest = splat<P>(1), heaviest2 = splat<P>(0);
+        for (int t = t0; t < t1; ++t) {
+            const P step = magnitude(s(t));
+            shortest = select(step < shortest, step, shortest);
+            repeat(size.Q, [&](auto q) SMNN_LAMBDA {
+                const P *const entries = &c(t, q, 0), w = w_equation(t, q);
+                P norm2 = splat<P>(0);
+                repeat(size.n, [&](auto j) SMNN_LAMBDA { norm2 += entries[j] * entries[j]; });
+                norm2 *= w * w;
+                heaviest2 = select(heaviest2 < norm2, norm2, heaviest2);
+            });
+        }
+        const P heaviest = root(heaviest2);
+        double* const found = job->extremes + group->number * EXTREMES;
+        for (int l = 0; l < W; ++l) {
+            if (shortest.get(l) < found[SHORTEST_STEP]) found[SHORTEST_STEP] = shortest.get(l);
+            if (heaviest.get(l) > found[HEAVIEST_EQUATION]) found[HEAVIEST_EQUATION] = heaviest.get(l);
+        }
     }
 
     // In a chunk the last point is a separator: its pivots are tested in the reduced problem.

@@ -243,6 +243,34 @@ def test_right_hand_sides_are_solved_side_by_side_as_one_by_one(lhs, T, sizes, n
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-11 * np.abs(alone).max())
 
 
+@pytest.mark.parametrize(("batch", "T"), [((), 2), ((3, 11), 20), ((2,), 1003)])
+@pytest.mark.parametrize(("V", "K", "Q"), [(1, 3, 1), (2, 3, 2)])
+def test_sweeps_find_the_shortest_step_and_the_heaviest_equation(
+    batch: tuple[int, ...], T: int, V: int, K: int, Q: int
+) -> None:
+    rng = np.random.default_rng(12)
+    weights = smnn.Weights(equation=rng.uniform(-2, 2, (*batch, T, Q)))
+    problem = random_problem(rng, batch, T, V, K, Q, weights=weights)
+    system = problem.system
+    shortest, heaviest = ENGINE.solve_problem(problem)[1].extremes
+    norms = np.abs(system.weights.equation) * np.sqrt((system.coefficients**2).sum(axis=(-2, -1)))
+    assert shortest == np.abs(system.step_sizes).min(initial=1.0)
+    np.testing.assert_allclose(heaviest, norms.max(), rtol=10 * EPS)
+
+
+@pytest.mark.parametrize("T", [20, 1003])
+def test_an_adjoint_says_whether_a_member_of_the_batch_is_nan(T: int) -> None:
+    problem = random_problem(np.random.default_rng(13), (11,), T, 1, 3, 1)
+    y, _ = ENGINE.solve_problem(problem)
+    for member in (None, 10):
+        g = np.ones_like(y)
+        if member is not None:
+            g[member] = np.nan
+        gradients = (np.empty_like(problem.system.coefficients), *[None] * 6)
+        _, any_nan = cpu._kernels.adjoint(cpu._spec_of(problem), None, y, g, gradients)
+        assert any_nan == np.isnan(gradients[0]).any() == (member is not None)
+
+
 def test_one_of_several_shared_left_hand_sides_is_singular_or_has_a_zero_step() -> None:
     rng = np.random.default_rng(10)
     regular = random_problem(rng, (3, 1), 20, 1, 3, 1).system

@@ -137,7 +137,8 @@ def lorenz(x: Any, θ: Any, lib: Any) -> list[Any]:
 
 def repressilator(x: Any, θ: Any, lib: Any) -> list[Any]:
     """Messengers and proteins, each gene with rates of its own; Elowitz, Leibler, Nature 403 (2000) 335."""
-    (m1, m2, m3, p1, p2, p3), (a1, a2, a3, a0, h, b1, b2, b3, d1, d2) = x, θ
+    (m1, m2, m3, p1, p2, p3), (a1, a2, a3, a0, h, b1, b2, b3, d1, d2, *more) = x, θ
+    d3 = more[0] if more else 1.0
 
     def repressed(p: Any) -> Any:
         return 1 / (1 + lib.exp(h * lib.log(abs(p) + 1e-9)))
@@ -145,11 +146,15 @@ def repressilator(x: Any, θ: Any, lib: Any) -> list[Any]:
     return [
         -d1 * m1 + a1 * repressed(p3) + a0,
         -d2 * m2 + a2 * repressed(p1) + a0,
-        -m3 + a3 * repressed(p2) + a0,
+        -d3 * m3 + a3 * repressed(p2) + a0,
         -b1 * (p1 - m1),
         -b2 * (p2 - m2),
         -b3 * (p3 - m3),
     ]
+
+
+def only_proteins(data: Array) -> None:
+    data[..., :3] = np.nan
 
 
 def absorbed(x: Any, θ: Any, lib: Any) -> list[Any]:
@@ -224,6 +229,16 @@ HIDDEN = (
         np.linspace(0, 30, 61),
         None,
         0.05,
+    ),
+    HiddenProblem(
+        "Repressilator, 11 parameters, proteins alone",
+        repressilator,
+        (216.0, 180.0, 250.0, 0.5, 2.0, 5.0, 4.0, 6.0, 1.0, 1.1, 0.9),
+        (1.0, 2, 3, 10, 5, 2),
+        np.linspace(0, 30, 61),
+        None,
+        0.05,
+        seen=only_proteins,
     ),
     HiddenProblem(
         "Michaelis-Menten, product alone, rates 1000, 1, 1",

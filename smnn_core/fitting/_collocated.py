@@ -305,7 +305,7 @@ class Discretization:
             equations = (f**2).sum((1, 2))
             if e.rest is not None:
                 equations = equations + ((AT_REST * w.equations[:, None] * e.rest.value) ** 2).sum((1, 2))
-        initial = (((z[:, 0, :, : self.model.q] - e.initial) * self.exact.weights) ** 2).sum((1, 2))
+            initial = (((z[:, 0, :, : self.model.q] - e.initial) * self.exact.weights) ** 2).sum((1, 2))
         data, equations, initial = (np.where(np.isfinite(x), x, np.inf) for x in (data, equations, initial))
         return data, equations, initial
 
@@ -385,7 +385,8 @@ class Discretization:
         """
         M, N, V, K = z.shape
         q, p = self.model.q, e.data.in_φ.shape[-1] if columns else 0
-        c, b = self.rows(z, e, w, p)
+        with np.errstate(all="ignore"):  # of members that overflow, which end there
+            c, b = self.rows(z, e, w, p)
         if shifts is not None:
             b = np.concatenate([b, -self.in_rows(b, shifts[0])], axis=-1)
         C = b.shape[-1]

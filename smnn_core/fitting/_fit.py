@@ -56,7 +56,9 @@ def fit(
     Minimises the sum of squares of everything that is known, in standard deviations: data, initial values and priors,
     under the equations, by Gauss-Newton iterations over trajectories and parameters together (collocation with variable
     projection). Trajectories first follow the data and are then made to obey the equations, so that neither initial
-    values nor good starts are needed. Meshes are the library's: refined until parameters stand still.
+    values nor good starts are needed. Meshes are the library's: refined until parameters stand still. Data sets none of
+    whose ends is sound (converged, without a misfit) are tried once more by shooting from the start given, unless in a
+    steady state at first or with networks; the better end is kept.
 
     Main arguments:
         residual: (t, y, θ[, u]) -> (f, J, P) for t (M, n), y (M, n, V, order+1) and θ, (M, 1, p) or a dict of names to

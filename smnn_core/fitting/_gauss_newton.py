@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -107,6 +108,26 @@ class State:
     def take(self, sets: Array, members: Array) -> State:
         """Some sets."""
         return State(**{k: v[members if k in self.OF_MEMBERS else sets].copy() for k, v in vars(self).items()})
+
+
+class Proposal(NamedTuple):
+    """A step before it is tried."""
+
+    d: Discretization
+    w: RowWeights
+    cost: Array
+    """(S, 4): where it starts"""
+    Δ: Array
+    """(M, N, V, K): of trajectories"""
+    δ: Array
+    """(S, c): along directions"""
+    T: Array
+    """(S, p, c): the directions, in φ"""
+    error: Array
+    """(S, c): standard errors along them"""
+    found: Estimate
+    sound: Array
+    """(S,): whether there is one"""
 
 
 class GaussNewton:
@@ -320,7 +341,7 @@ class GaussNewton:
         estimated = self.estimated.any()
         if estimated:
             later = s.level[sets] >= NOISE_FROM
-            change[later] = self._estimate_noise(sets[later])
+            change[later] = self.estimate_noise(sets[later])
         error = np.sqrt(np.maximum(np.diagonal(s.covariance[sets, : self.n, : self.n], axis1=1, axis2=2), 0.0))
         φ, held = s.φ[sets, : self.n], s.held[sets, : self.n]
         change_of_φ = np.abs(φ - before_φ[sets])
@@ -339,19 +360,17 @@ class GaussNewton:
         again = last & (change[~end] >= SAME) & (s.steps[rest] < 200)
         s.level[rest[~again]] += 1
 
-    def _step(self, sets: Array, damping: Array) -> tuple[Array, Array]:
-        """One step of some sets: how far they moved, in standard errors, and which part of the step decreased the cost,
-        0 for none."""
+    def proposal(self, sets: Array, damping: Array) -> Proposal:
+        """The step that the linearised rows of some sets propose, of parameters at most `damping` times their reach."""
         s, E = self.s, self.E
         i = self.members(sets)
         d, e, w = self.d.take(i), self.e.take(i), self.weights(sets)
         z, φ = s.z[i], s.φ[sets]
         cost = self.costs(sets, z, φ, e, w, d)
-        total = cost.sum(-1)
         directions, n = self.directions(sets, d, e, w), self.n
         T = directions.T
         step = d.step(z, e.along(np.repeat(T, E, axis=0)) if self.networks else e, w)
-        p, c = T.shape[1:]
+        c = T.shape[2]
         gram = step.gram.reshape(len(sets), E, 1 + c, 1 + c).sum(1)
         sound = np.isfinite(gram).all((1, 2)) & np.isfinite(step.solutions).all((1, 2, 3, 4)).reshape(-1, E).all(1)
         s.failed[sets[~sound]] = True
@@ -362,7 +381,7 @@ class GaussNewton:
             pull[:, 0, 0] = 0.0
             gram += pull
         gram[:, np.arange(1, 1 + c), np.arange(1, 1 + c)] += ~T.any(1)  # (columns of sets with fewer directions)
-        found = self._estimate(gram, φ, sets, damping[sets])
+        found = self._estimate(gram, φ, sets, damping)
         s.held[sets, :n], s.determined[sets] = found.held[:, :n], found.determined
         s.covariance[sets] = directions.of_all(found.covariance)
         δ = np.where(sound[:, None], found.change, 0.0)
@@ -370,6 +389,16 @@ class GaussNewton:
         Δ = Y[:, 0] + np.einsum("mp,mptvr->mtvr", np.repeat(δ, E, axis=0), Y[:, 1:]) - z
         Δ[~np.repeat(sound, E)] = 0.0
         error = np.sqrt(np.maximum(np.diagonal(found.covariance, axis1=1, axis2=2), 1e-300))
+        return Proposal(d, w, cost, Δ, δ, T, error, found, sound)
+
+    def _step(self, sets: Array, damping: Array) -> tuple[Array, Array]:
+        """One step of some sets: how far they moved, in standard errors, and which part of the step decreased the cost,
+        0 for none."""
+        s, E, n = self.s, self.E, self.n
+        i = self.members(sets)
+        z, φ = s.z[i], s.φ[sets]
+        d, w, cost, Δ, δ, T, error, found, sound = self.proposal(sets, damping[sets])
+        total, p = cost.sum(-1), T.shape[1]
         ω = self._relaxation(sets, np.where(found.held, 0.0, δ / error)[:, :n])
         Δ *= np.repeat(ω, E)[:, None, None, None]
         δ *= ω[:, None]
@@ -472,7 +501,7 @@ class GaussNewton:
         variance = np.diagonal(self.s.covariance[sets, n:, n:], axis1=1, axis2=2)
         return n + (1 - variance / self.d.model.parameters.deviations[n:] ** 2).sum(-1)
 
-    def _estimate_noise(self, sets: Array) -> Array:
+    def estimate_noise(self, sets: Array) -> Array:
         """From what fits leave and the degrees of freedom left; by how much it changes, relatively, (len(sets),)."""
         if not len(sets):
             return np.zeros(0)

@@ -12,7 +12,8 @@ from .._arrays import Array
 from ._collocated import Discretization
 from ._gauss_newton import FINAL, GaussNewton, State
 from ._setting import POINTS, Setting
-from ._taylor import equidistributed, halved, moved
+from ._shooting import of_one_length, shot
+from ._taylor import equidistributed, halved, moved, with_intervals
 
 __all__ = ["Ends", "fitted", "objective"]
 
@@ -75,6 +76,14 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
     if setting.has_hidden:
         _from_solutions(setting, d, first, state, most, options)
     ends = Ends(d.t, state, np.full(S, np.nan), np.zeros(S, bool))
+    _refine(setting, ends, most, options, group)
+    _shoot(setting, ends, first, most, options, group)
+    return ends
+
+
+def _refine(setting: Setting, ends: Ends, most: int, options: dict[str, Any], group: Array) -> None:
+    """Goes on with sets on finer meshes until parameters do not move any more."""
+    S, E = setting.S, setting.E
     for refinement in range(REFINEMENTS):
         behind = objective(setting, ends.state)
         best = np.full(group.max() + 1, np.inf)
@@ -94,7 +103,56 @@ def _fitted(setting: Setting, φ: Array, most: int, report: Callable[[float, int
         d = part.discretization(finer)
         GaussNewton(d, own, free=part.free, refining=True, **options).run(most)
         _put_back(ends, todo, members, finer, own, before, setting.tolerance, setting.model.parameters.single)
-    return ends
+
+
+def _shoot(setting: Setting, ends: Ends, first: State, most: int, options: dict[str, Any], group: Array) -> None:
+    """Shoots from the start of each group of which no end is sound; keeps what is better than its best end.
+
+    Left out: steady states, whose first values follow from equations, networks, and numbers of equations other than
+    that of variables. Estimated noise says nothing of misfit: there it is for what has not converged.
+    """
+    s, E, model = ends.state, setting.E, setting.model
+    sound = s.converged & ends.resolved & ~_misfit(setting, s)
+    leader = np.unique(group, return_index=True)[1]
+    best = np.full(group.max() + 1, np.inf)
+    ended = s.converged & ends.resolved & ~s.failed
+    np.minimum.at(best, group, np.where(ended, objective(setting, s), np.inf))
+    good = np.zeros(group.max() + 1, bool)
+    np.logical_or.at(good, group, sound)
+    poor = np.array([i for i in leader if not good[group[i]] and setting.observed.seen[i].any()], int)
+    if not len(poor) or model.steady or model.parameters.networks or s.equation_size.shape[1] != model.V:
+        return
+    i = (poor[:, None] * E + np.arange(E)).ravel()
+    part, again = setting.take(poor), first.take(poor, i)
+    again.equation_size = s.equation_size[i].copy()
+    t, again = shot(part, again, options["report"])
+    again.level[:] = HEAVY
+    again.costs[:, 1] = 0.0  # (solutions, but for meshes that are brought to one number of intervals)
+    value = np.where(again.failed | ~again.converged | _misfit(part, again), np.inf, objective(part, again))
+    again.failed |= ~(value < best[group[poor]] - SAME)
+    if again.failed.all():
+        return
+    shooting = Ends(t, again, np.full(len(poor), np.nan), np.zeros(len(poor), bool))
+    _refine(part, shooting, most, options, np.arange(len(poor)))
+    again = shooting.state
+    value = np.where(again.failed | ~(again.converged & shooting.resolved), np.inf, objective(part, again))
+    better = np.flatnonzero(value < best[group[poor]] - SAME)
+    if not len(better):
+        return
+    of_one_length(ends, shooting)
+    own = (better[:, None] * E + np.arange(E)).ravel()
+    ends.t[i[own]] = shooting.t[own]
+    for name, x in vars(shooting.state).items():
+        at, of = (i[own], own) if name in State.OF_MEMBERS else (poor[better], better)
+        getattr(ends.state, name)[at] = x[of]
+    ends.error[poor[better]], ends.resolved[poor[better]] = shooting.error[better], shooting.resolved[better]
+
+
+def _misfit(setting: Setting, state: State) -> Array:
+    """Sets whose cost exceeds by five deviations what the observations allow, where their noise is known, (S,)."""
+    number = setting.observed.seen.sum((1, 2, 3))
+    known = setting.model.noise is None and not setting.observed.estimated.any()
+    return (state.costs.sum(-1) - number > DEVIATIONS * np.sqrt(2 * number)) & known
 
 
 def _from_solutions(
@@ -146,7 +204,7 @@ def _put_back(
         while t.shape[1] - 1 < N:
             t = halved(t)
         if t.shape[1] - 1 != N:
-            t = _with_intervals(ends.t, N)
+            t = with_intervals(ends.t, N)
         z = moved(ends.t, ends.state.z, t)
         t[members], z[members] = finer, own.z
         ends.t = t
@@ -170,25 +228,13 @@ def objective(setting: Setting, state: State) -> Array:
     return state.costs.sum(-1) + terms - (weights**2).sum(-1)
 
 
-def _with_intervals(t: Array, N: int) -> Array:
-    """Meshes that contain the old ones, with N intervals: the longest are halved."""
-    rows = []
-    for mesh in t:
-        while len(mesh) - 1 < N:
-            s = np.diff(mesh)
-            some = np.argsort(-s, kind="stable")[: N + 1 - len(mesh)]
-            mesh = np.sort(np.concatenate([mesh, mesh[some] + s[some] / 2]))
-        rows.append(mesh)
-    return np.stack(rows)
-
-
 def _joined(parts: list[Ends]) -> Ends:
     """Parts of a batch as one, on meshes of one number of intervals."""
     N = max(x.t.shape[1] for x in parts) - 1
     n_states = []
     meshes = []
     for x in parts:
-        t = _with_intervals(x.t, N)
+        t = with_intervals(x.t, N)
         n_states.append(replace(x.state, z=moved(x.t, x.state.z, t)))
         meshes.append(t)
     joined = {k: np.concatenate([vars(s)[k] for s in n_states]) for k in vars(n_states[0])}

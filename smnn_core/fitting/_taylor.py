@@ -25,7 +25,17 @@ from .._arrays import Array
 from .._schemes import Scheme
 from ..trajectory._collocation import Space, radau
 
-__all__ = ["continuity", "equidistributed", "evaluate", "halved", "moved", "radau_rule", "taylor", "with_points"]
+__all__ = [
+    "continuity",
+    "equidistributed",
+    "evaluate",
+    "halved",
+    "moved",
+    "radau_rule",
+    "taylor",
+    "with_intervals",
+    "with_points",
+]
 
 
 @lru_cache(maxsize=32)
@@ -120,3 +130,15 @@ def with_points(t: Array, fixed: Array | None) -> Array:
             taken.append(i)
         mesh.sort()
     return t
+
+
+def with_intervals(t: Array, N: int) -> Array:
+    """Meshes that contain the old ones, with N intervals: the longest are halved."""
+    rows = []
+    for mesh in t:
+        while len(mesh) - 1 < N:
+            s = np.diff(mesh)
+            some = np.argsort(-s, kind="stable")[: N + 1 - len(mesh)]
+            mesh = np.sort(np.concatenate([mesh, mesh[some] + s[some] / 2]))
+        rows.append(mesh)
+    return np.stack(rows)

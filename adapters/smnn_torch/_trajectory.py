@@ -77,8 +77,8 @@ def solve(
     parameters, other tensors), in conditions and times: first and second derivatives, in reverse and forward mode and
     with `torch.func`. Under `vmap` members are those of a batch, each with a mesh of its own and all with one number of
     intervals; `reason` and `values` are of all members. Functions under `torch.compile` run it outside of their graphs,
-    with their derivatives, since it looks at values; with fullgraph=True they are refused. The residual may be compiled
-    by itself.
+    with their derivatives, since it looks at values, with `mesh` too: they decide on the steps of Newton's method.
+    With fullgraph=True they are refused, and CUDA graphs do not capture it. The residual may be compiled by itself.
 
     **Main arguments**
 

@@ -219,7 +219,8 @@ def _searched(
         run = refined(run, max(16, 1 << (run.found.mesh.N - 1).bit_length()))
     values = solution_of(run, np.dtype(like.dtype))
     warn_unless_converged(values.converged, values.reason, stacklevel=4)
-    follow = equations.is_traced or any(map(is_tracer, jax.tree.leaves((times, conditions)))) or callable(conditions)
+    stated = [list(x.values()) if isinstance(x, Mapping) else x for x in (times, conditions)]
+    follow = equations.is_traced or callable(conditions) or any(map(is_tracer, jax.tree.leaves(stated)))
 
     def derived() -> Solution:
         return differentiable(

@@ -29,7 +29,7 @@ from ._taylor import moved, with_intervals
 __all__ = ["of_one_length", "shot"]
 
 LOCAL = 1e-6
-"""What an interval may add to the error, relative to the size of each variable."""
+"""Most that an interval may add to the error, relative to the size of each variable."""
 FAINT = 1e-3
 """Part of the size of a variable below which errors are relative to that."""
 MOST_INTERVALS = 2000

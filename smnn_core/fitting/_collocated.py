@@ -75,11 +75,16 @@ class Evaluated:
         """With derivatives along the columns of T (M, p, directions) in place of those in φ."""
 
         def along(x: Linear | None) -> Any:
-            return x and x._replace(in_φ=(x.in_φ.reshape(len(T), -1, T.shape[1]) @ T).reshape(*x.value.shape, -1))
+            return x and x._replace(
+                in_φ=(x.in_φ.reshape(len(T), x.value.size // len(T), T.shape[1]) @ T).reshape(
+                    *x.value.shape, T.shape[2]
+                )
+            )
 
         parts = (along(x) for x in (self.equations, self.data, self.deviations, self.rest))
         equations, data, deviations, rest = parts
-        slope = (self.initial_slope.reshape(len(T), -1, T.shape[1]) @ T).reshape(*self.initial.shape, -1)
+        slope = self.initial_slope.reshape(len(T), self.initial.size // len(T), T.shape[1]) @ T
+        slope = slope.reshape(*self.initial.shape, T.shape[2])
         return replace(
             self, equations=equations, data=data, deviations=deviations, rest=rest, initial_slope=slope
         )  # fmt: skip

@@ -428,7 +428,10 @@ class GaussNewton:
         if d.model.observe is not None:
             parts.append((e.data, np.where(d.seen, 1 / d.standard(e, w)[0], 0.0)))
         S = len(sets)
-        rows = [(x.in_φ.reshape(S, -1, p), np.broadcast_to(w, x.value.shape).reshape(S, -1)) for x, w in parts]
+        rows = [
+            (x.in_φ.reshape(S, x.value.size // S, p), np.broadcast_to(w, x.value.shape).reshape(S, -1))
+            for x, w in parts
+        ]
         return Directions.of(rows, deviation, n, S)
 
     def _relaxation(self, sets: Array, step: Array) -> Array:

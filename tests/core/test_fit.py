@@ -838,3 +838,17 @@ def test_sets_of_networks_with_more_and_fewer_directions_are_determined():
 def test_weights_that_are_none_are_refused(wrong):
     with pytest.raises(smnn.ArgumentError, match="start must be finite numbers of shape"):
         smnn.Network(wrong)
+
+
+def test_without_parameters_a_fit_smooths():
+    def known(t, y):
+        f, J, _ = decay(t, y, np.full((1, 1, 1), 1.3))
+        return f, J
+
+    t = np.linspace(0, 3, 20)
+    data = np.exp(-1.3 * t) + 0.05 * np.random.default_rng(0).normal(size=20)
+    for parameters in (None, {}):
+        r = smnn.fit(known, t, data, parameters, noise=0.05)
+        assert r.converged
+        np.testing.assert_allclose(r.predict(t).value[:, 0], np.exp(-1.3 * t), atol=0.06)
+        assert r.predict([]).value.shape == (0, 1)

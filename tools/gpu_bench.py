@@ -129,8 +129,9 @@ def measure_ours(case: Any, dtype: str, clock: Clock) -> Row:
         Q, V, K = arrays[0].shape[-3:]
         module = host.Signature.of(factor.system).module(chunked=False)
         of_factor, of_tape = host.numbers_of_point(module)  # (in chunks both have some more)
-        tape, products = factor.nbytes * of_tape // of_factor, g.nbytes * (Q + V * K) // (V * K)
-        row["bytes"] = traffic(inputs, g.nbytes, factor.nbytes, tape, products)
+        memory = sum(x.nbytes for x in factor.kept[:-1])
+        tape, products = memory * of_tape // of_factor, g.nbytes * (Q + V * K) // (V * K)
+        row["bytes"] = traffic(inputs, g.nbytes, memory, tape, products)
         row["io_bytes"] = 2 * (inputs + g.nbytes)  # read and written once: inputs and gradients, g and y
         pool = cupy.cuda.MemoryPool()  # of the graph: nobody else may use again what it works in
         try:

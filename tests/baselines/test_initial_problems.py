@@ -13,6 +13,7 @@ from scipy.special import ellipkinc
 
 from benchmarks import initial
 from benchmarks.initial_problems import InitialProblem, batch_field, initial_problems, pendulum, transistor_amplifier
+from smnn_core import SparseJacobian
 
 EXPLICIT = [*initial_problems(20), pendulum(1).explicit]
 ALGEBRAIC = [pendulum(1), pendulum(2), pendulum(3), transistor_amplifier()]
@@ -30,11 +31,17 @@ def somewhere(problem, n=3):
     return rng.uniform(0, problem.end, n), y, rng.normal(size=y.shape) * np.abs(y)
 
 
+def linearized(problem, t, y):
+    """f and J, (n, Q, V, R+1)."""
+    f, J = problem.residual(t, y)
+    return f, J.dense(f.shape[-1], *y.shape[1:]) if isinstance(J, SparseJacobian) else J
+
+
 @pytest.mark.parametrize("problem", EXPLICIT, ids=name)
 def test_derivatives_are_those_of_the_residual(problem):
     t, y, dy = somewhere(problem)
     ahead, back = (problem.residual(t, y + s * dy)[0] for s in (1e-5, -1e-5))
-    terms = problem.residual(t, y)[1] * dy[:, None]
+    terms = linearized(problem, t, y)[1] * dy[:, None]
     size = np.abs(terms).sum((-1, -2))
     assert np.all(np.abs((ahead - back) / 2e-5 - terms.sum((-1, -2))) <= 1e-6 * size + 1e-300)
 
@@ -45,7 +52,7 @@ def test_what_scipy_takes_is_the_same_equation(problem):
     z, V, R = problem.states(y)[0], problem.variables, problem.order
     slopes = np.array(problem.derivatives(t[0], z))
     y[..., R] = slopes[-V:]
-    f, J = problem.residual(t, y)
+    f, J = linearized(problem, t, y)
     assert np.all(np.abs(f) <= 1e-12 * np.abs(J * y[:, None]).sum((-1, -2)) + 1e-300)
     matrix = problem.jacobian_matrix(t[0], z)
     for r in range(R):

@@ -109,7 +109,7 @@ def fit(
         progress: a progress bar, where tqdm is installed.
 
     Returns:
-        `Fitted`, with NumPy arrays.
+        `Fitted`, with NumPy arrays. Its print, and `reason`, state where the data leave far less than the noise given.
 
     Raises:
         ShapeError, ArgumentError: naming the argument; for callbacks that couple times, too.

@@ -106,6 +106,9 @@ class Fitted:
     """(..., N+1), or (..., experiments, N+1): the mesh"""
     messages: tuple[tuple[str, str], ...]
     """what was warned of: kind and text"""
+    reason: str
+    """what speaks against the result, or its errors: the texts of the warnings, and where residuals are far below the
+    noise given; empty where nothing does"""
     _setting: Setting = field(repr=False)
     _ends: Ends = field(repr=False)
     starts: Starts | None
@@ -140,6 +143,8 @@ class Fitted:
             noise = np.full(noise.shape, np.nan)
         total = np.where(s.failed, np.nan, s.costs.sum(-1))
 
+        messages = (*_messages(setting, ends, degrees), *(() if starts is None else starts.messages(errors)))
+
         def shaped(x: Array) -> Array:
             return x.reshape((*batch, *x.shape[1:]))
 
@@ -158,7 +163,8 @@ class Fitted:
             iterations=shaped(s.steps),
             discretization_error=shaped(ends.error),
             t=shaped(t if o.several else t[:, 0]),
-            messages=(*_messages(setting, ends, degrees), *(() if starts is None else starts.messages(errors))),
+            messages=messages,
+            reason="\n".join((*(text for _, text in messages), *_notes(setting, s, degrees))),
             starts=starts,
             networks={name: shaped(x) for name, x in parameters.weights(θ).items()},
             _setting=setting,
@@ -340,7 +346,8 @@ class Fitted:
             known = zip(self._setting.observed.names, self.noise, estimated, strict=True)
             of = ", of all experiments together" if self._setting.E > 1 else ""
             lines.append(f"  noise (estimated{of}): " + ", ".join(f"{n} {x:.3g}" for n, x, own in known if own))
-        lines += [f"  WARNING: {text}" for _, text in self.messages]
+        warned = [text for _, text in self.messages]
+        lines += [f"  {'WARNING' if x in warned else 'NOTE'}: {x}" for x in self.reason.splitlines()]
         return "\n".join(lines)
 
 
@@ -450,6 +457,33 @@ def _messages(setting: Setting, ends: Ends, degrees: Array) -> Any:
             f"{int(stuck.sum())} of {S} fits do not meet their equations: these cost {s.costs[stuck, 1].max():.3g} "
             "where nearly 0 is expected. No solution of them is near the data, or the fit is in a wrong minimum (give "
             "starts=, other start values or bounds)." + at_rest,
+        )
+
+
+def _notes(setting: Setting, state: State, degrees: Array) -> Any:
+    """Statements about results that are far better than the noise given allows, by five deviations.
+
+    The sum of squares of the data alone counts, as priors and errors of initial values are often wide on purpose; each
+    of them, and each weight as far as the data determine it, is taken as a free constant. The cube root of the sum over
+    its expectation is nearly normal (Wilson, Hilferty, PNAS 17 (1931) 684), and never as low for 5 degrees of freedom.
+    """
+    model = setting.model
+    if setting.loss.name != "squares" or model.noise is not None or setting.observed.estimated.any():
+        return
+    weights = setting.known.weights
+    softly = (np.isfinite(weights) & (weights > 0)).sum((1, 2, 3))
+    free = degrees - model.parameters.has_prior[: model.parameters.single].sum() - softly
+    free = np.maximum(free - sum(_determined(state, model.parameters).values()), 1)
+    ratio = state.costs[:, 0] / free
+    below = ~state.failed & (np.cbrt(ratio) < 1 - 2 / (9 * free) - DEVIATIONS * np.sqrt(2 / (9 * free)))
+    if below.any():
+        least = np.sqrt(ratio[below].min())
+        times = f"up to about {1 / least:.2g} times what the data show" if least > 0 else "met by no residual at all"
+        yield (
+            f"{int(below.sum())} of {setting.S} fits leave far less than the noise given, which is {times}: it is too "
+            "large, and standard errors are by that factor, or trajectories follow the data instead of the equations "
+            "(are times and data in the units of the parameters?). Give noise= as the data have it, or None to "
+            "estimate it."
         )
 
 

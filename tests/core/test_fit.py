@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -506,6 +507,33 @@ def test_waterfall():
     r = smnn.fit(decay, t, np.exp(-1.3 * t), {"k": smnn.Parameter(lower=0.1, upper=10, log=True)}, noise=0.1, starts=5)
     figure = r.starts.plot()
     assert len(figure.axes[0].lines[0].get_xdata()) == 5
+
+
+def test_noise_that_is_claimed_too_large_is_stated():
+    """0.02 of noise, of which 0.02, 0.06 and 1 is claimed; with times in other units nothing binds the trajectory."""
+    t = np.linspace(0, 2, 40)
+    data = 3 * np.exp(-1.2 * t) + 0.02 * np.random.default_rng(0).normal(size=40)
+    assert not smnn.fit(decay, t, data, [1.0], noise=0.02).reason
+    assert not smnn.fit(decay, t, data, [1.0]).reason
+    assert not smnn.fit(decay, t[::6], data[::6], [1.0], noise=1.0).reason  # 5 degrees of freedom say nothing
+    for claimed in (0.06, 1.0):
+        r = smnn.fit(decay, t, data, [1.0], noise=claimed)
+        assert not r.messages
+        found = float(re.search(r"up to about (\S+) times what the data show", r.reason)[1])
+        assert abs(found / (claimed / 0.02) - 1) < 0.3
+        assert f"  NOTE: {r.reason}" in str(r)
+    r = smnn.fit(decay, 1e15 * t, data, {"k": smnn.Parameter(1.0, lower=0)}, noise=0.02)
+    assert r.converged
+    assert "trajectories follow the data instead of the equations" in r.reason
+
+
+def test_noise_in_batches_and_of_priors():
+    """One of two sets is claimed too noisy; priors as wide as one likes say nothing of the noise."""
+    t = np.linspace(0, 2, 40)
+    data = 3 * np.exp(-1.2 * t) + [[0.02], [1.0]] * np.random.default_rng(0).normal(size=(2, 40))
+    wide = {"k": smnn.Parameter(1.0, prior=(1.2, 100.0))}
+    assert smnn.fit(decay, t, data[..., None], wide, noise=1.0).reason.startswith("1 of 2 fits leave far less")
+    assert not smnn.fit(decay, t, data[0], wide, noise=0.02).reason
 
 
 def test_misfit_in_whatever_row_warns():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.func import jvp, vmap
 
-from smnn_core import ArgumentError, SparseJacobian
+from smnn_core import ArgumentError, ShapeError, SparseJacobian
 from smnn_core import Solution as CoreSolution
 from smnn_core.extend import (
     ArrayEquations,
@@ -321,6 +321,12 @@ class _Equations(ArrayEquations):
                     "residual(t, y) has no derivative in y: write it with PyTorch's operations on y, without detach(), "
                     "no_grad(), item() or NumPy, and call outside of torch.inference_mode(); no_grad() around the call "
                     "is fine."
+                )
+            if copies.ndim > len(batch) + 3:
+                raise ShapeError(
+                    f"residual(t, y, constants) gives axes of their own to several members: f of shape "
+                    f"{tuple(copies.shape)} for y of shape {tuple(Y.shape)}. Constants have the shape (..., n, p) or "
+                    "(..., 1, p): constants[..., 0] stands beside (..., n), constants[..., :1] beside (..., n, Q)."
                 )
             if copies.shape[0] != m or copies.ndim != len(batch) + 3:
                 copies = copies.expand(m, *batch, n, Q)

@@ -176,7 +176,7 @@ def observe(
     if data.ndim < 2 or data.shape[-2] < LEAST_POINTS or not data.shape[-1]:
         raise ShapeError(
             f"data must have shape (..., T, V) with T >= {LEAST_POINTS} time points and V >= 1; got "
-            f"{tuple(data.shape)}."
+            f"{tuple(data.shape)}." + (" One variable is data[:, None]." if data.ndim == 1 else "")
         )
     *batch, T, V = data.shape
     values = xp.reshape(xp.astype(data, xp.float64), (-1, T, V))
@@ -318,7 +318,10 @@ def _steps(xp: Namespace, step_sizes: Any, batch: tuple[int, ...], T: int, value
     else:
         steps = xp.astype(step_sizes, xp.float64)
         if steps.ndim and steps.shape[-1] not in (1, T - 1):
-            raise ShapeError(f"step_sizes must be a number or (..., {T - 1} or 1); got {tuple(steps.shape)}.")
+            raise ShapeError(
+                f"step_sizes must be a number or (..., {T - 1} or 1); got {tuple(steps.shape)}. They are "
+                "differences of times: numpy.diff(t)."
+            )
         own = tuple(steps.shape[:-1])
         if broadcast_shapes({"data": batch, "step_sizes": own}) != batch:
             raise ShapeError(f"step_sizes have the batch axes {own}, data have {batch}: give as many data sets.")

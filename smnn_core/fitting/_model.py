@@ -202,7 +202,10 @@ class Model:
             raise ArgumentError(f"{name} must return its values and derivatives in y{' and parameters' if p else ''}.")
         value, in_y = (np.asarray(x, float) for x in result[:2])
         if value.shape[:2] != t.shape or value.ndim != 3:
-            raise ShapeError(f"{name} must return values of shape {(*t.shape, 'rows')}; got {value.shape}.")
+            raise ShapeError(
+                f"{name} must return values of shape {(*t.shape, 'rows')}; got {value.shape}."
+                + (" A parameter by name is (M, 1) and stands beside (M, n) as it is." if value.ndim > 3 else "")
+            )
         if in_y.shape[-3:-1] != (value.shape[-1], self.V) or not 1 <= in_y.shape[-1] <= self.q + 1:
             raise ShapeError(
                 f"{name} must return derivatives in y of shape {(*value.shape, self.V, self.q + 1)}; got {in_y.shape}."

@@ -79,6 +79,7 @@ class Setting:
             raise ArgumentError(
                 f"tolerance must lie between 0 and 1, a relative change of the parameters; got {tolerance}."
             )
+        _check_initial(initial)
         V = _variables(variables, observe, m, initial, scale, order)
         if inputs is not None:
             inputs = list(inputs) if observed.several else [inputs]
@@ -253,11 +254,6 @@ class Setting:
 def _known(initial: Any, S: int, E: int, V: int, order: int) -> Initial:
     """Initial values given as numbers, (S, E, V, order), NaN where free, and their inverse standard deviations."""
     values, deviations = initial if isinstance(initial, tuple) and len(initial) == 2 else (initial, 0.0)
-    if not all(_are_numbers(x) for x in (values, deviations)):
-        raise ArgumentError(
-            f"initial must be numbers, (numbers, deviations) or a function of the parameters; got {initial!r}. A "
-            "steady state at the first time is steady=True."
-        )
     each = values if isinstance(values, list) and np.ndim(values[0]) > 0 else [values] * E
     if len(each) != E:
         raise ShapeError(f"initial has {len(each)} experiments, data {E}.")
@@ -271,6 +267,24 @@ def _known(initial: Any, S: int, E: int, V: int, order: int) -> Initial:
     sd = np.broadcast_to(_states(sd, V, order, 0.0) if sd.ndim else sd, shape)
     with np.errstate(divide="ignore"):
         return Initial(known, np.where(np.isfinite(known), 1 / sd, 0.0))
+
+
+def _check_initial(initial: Any) -> None:
+    """
+    Raises:
+        ArgumentError: unless initial values are numbers, alone or with deviations, a function or None.
+        ShapeError: for one number, which says of no variable that it is its value.
+    """
+    if initial is None or callable(initial):
+        return
+    parts = initial if isinstance(initial, tuple) and len(initial) == 2 else (initial,)
+    if not all(_are_numbers(x) for x in parts):
+        raise ArgumentError(
+            f"initial must be numbers, (numbers, deviations) or a function of the parameters; got {initial!r}. A "
+            "steady state at the first time is steady=True; experiments have a list, (V,) for each in their order."
+        )
+    if np.ndim(parts[0]) == 0:
+        raise ShapeError(f"initial must have shape (V,) or (V, order); got the number {initial!r}.")
 
 
 def _are_numbers(x: Any) -> bool:

@@ -132,8 +132,8 @@ class Equations:
             Q = "Q" if self.Q is None else f"Q = {self.Q}, as before"
             raise ShapeError(
                 f"residual must return f of shape (..., n, Q) = (..., {n}, {Q}), the Q equations at each of the n "
-                f"times "
-                f"of t; got {tuple(f.shape)} for y of shape {tuple(y.shape)}."
+                f"times of t; got {tuple(f.shape)} for y of shape {tuple(y.shape)}."
+                + (" A single equation of shape (..., n) is returned as f[..., None]." if f.shape[-1:] == (n,) else "")
             )
         if f.shape[-1] == f.shape[-2] > V * orders:
             raise ShapeError(
@@ -277,7 +277,8 @@ class Conditions:
             if value.ndim < 2:
                 raise ShapeError(
                     f"conditions at {time!r} must have shape (..., V, order), NaN where nothing is given; got "
-                    f"{value.shape}."
+                    f"{value.shape}. Values x of V variables of order 1 are x[:, None] ([[1.0], [2.0]]), those of one "
+                    "variable and its derivatives x[None] ([[1.0, 0.0]])."
                 )
             if np.isinf(value).any():
                 raise ArgumentError(f"conditions at {time!r} are infinite; NaN says that nothing is given.")

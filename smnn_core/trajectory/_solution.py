@@ -89,8 +89,9 @@ class Solution:
         worst = f"{np.max(np.asarray(self.error)):.1e}" if np.size(self.error) else "none"
         count = f"{int(np.sum(np.asarray(self.converged)))} of {max(int(np.prod(self.batch)), 1)} converged"
         of_batch = f", batch {self.batch}, {count}" if self.batch else f", {self.reason}"
+        orders = f"orders {self.orders}" if len(set(self.orders)) > 1 else f"order {self.orders[0]}"
         return (
-            f"Solution(V = {self.variables}, orders {self.orders}, {self.t.shape[-1] - 1} intervals, largest estimated "
+            f"Solution(V = {self.variables}, {orders}, {self.t.shape[-1] - 1} intervals, largest estimated "
             f"error {worst}{of_batch})"
         )
 

@@ -610,3 +610,11 @@ def test_progress_needs_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         smnn.discover(rotation(100, 0.05), STEP, library=LINEAR, progress=True)
+
+
+def test_one_axis_of_data_and_times_for_steps_are_told_what_to_write() -> None:
+    t = np.linspace(0, 1, 50)
+    with pytest.raises(smnn.ShapeError, match=r"data\[:, None\]"):
+        smnn.discover(t, 0.02)
+    with pytest.raises(smnn.ShapeError, match=r"numpy.diff\(t\)"):
+        smnn.discover(t[:, None], t)

@@ -215,3 +215,20 @@ def test_threads_fit_and_solve_side_by_side() -> None:
         found = np.array(list(pool.map(both, np.linspace(0.5, 1.5, 12))))
     np.testing.assert_allclose(found[:, 0], found[0, 0], rtol=1e-3)
     np.testing.assert_allclose(found[:, 1], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("initial", [{"a": [1.0]}, 1.0])
+def test_initial_values_that_are_no_arrays_are_refused_where_variables_are_counted(initial: object) -> None:
+    t = torch.linspace(0, 1, 20)
+
+    def observe(t: torch.Tensor, y: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return y[..., 0]
+
+    with pytest.raises(ValueError, match="initial must"):
+        st.fit(lambda t, y, k: y[..., 1] + k * y[..., 0], t, t, [1.0], observe=observe, initial=initial)
+
+
+def test_a_parameter_with_an_axis_too_many_is_told_its_shape() -> None:
+    t = torch.linspace(0, 1, 20)
+    with pytest.raises(smnn.ShapeError, match=r"is \(M, 1\)"):
+        st.fit(lambda t, y, θ: y[..., 1] + θ["k"][..., None, None] * y[..., 0], t, t, {"k": 1.0})

@@ -375,3 +375,26 @@ def test_times_may_be_none_and_batches_and_numbers_may_not() -> None:
         smnn_torch.solve(decay, [0, 1], torch.ones(0, 1, 1))
     with pytest.raises(smnn.DTypeError, match="solve takes real numbers, got complex"):
         smnn_torch.solve(decay, [0, 1], torch.ones(1, 1, dtype=torch.complex128))
+
+
+def test_constants_with_an_axis_too_many_are_refused_with_their_shape() -> None:
+    def residual(t: torch.Tensor, y: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return y[..., 1] - c[..., None, :1]
+
+    with pytest.raises(smnn.ShapeError, match=r"Constants have the shape \(..., n, p\)"):
+        smnn_torch.solve(residual, [0, 1], {0: [[0.0]], 1: [[2.0]]}, order=1, constants=[1.0])
+
+
+def test_values_without_an_axis_of_equations_are_told_of_it() -> None:
+    with pytest.raises(smnn.ShapeError, match=r"f\[..., None\]"):
+        smnn_torch.solve(lambda t, y: y[..., 0, 1] + y[..., 0, 0], [0, 1], [[1.0]])
+
+
+def test_conditions_with_one_axis_are_told_of_both_readings() -> None:
+    with pytest.raises(smnn.ShapeError, match=r"x\[:, None\]"):
+        smnn_torch.solve(lambda t, y: y[..., 1] + y[..., 0], [0, 1], [1.0])
+
+
+def test_the_text_of_many_variables_of_one_order_says_it_once() -> None:
+    s = smnn_torch.solve(lambda t, y: y[..., 1] + y[..., 0], [0, 1], torch.ones(40, 1))
+    assert "V = 40, order 1," in repr(s)

@@ -119,17 +119,16 @@ def as_program(
     function: Callable[..., Any],
     *examples: Any,
     held: Callable[[Any], Any] = lambda x: x,
-    lift: bool = False,
 ) -> Callable[..., Any]:
     """The function for arguments of the shapes and dtypes of the examples, as one program. All derivatives and
-    transforms pass through it, to what it closes over as well.
+    transforms pass through it, to what it closes over as well. Functions that differ in numbers of floating point alone
+    are one program.
 
     Args:
         held: applied to each array that the function closes over.
-        lift: whether functions that differ in numbers alone are the same program.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*examples)
-    closed = _lifted(closed) if lift else closed
+    closed = _lifted(closed)
     program, tree = _program(_Operations(closed.jaxpr)), jax.tree.structure(shape)
     constants = [held(x) for x in closed.consts]
     return lambda *given: jax.tree.unflatten(tree, program(constants, jax.tree.leaves(given)))

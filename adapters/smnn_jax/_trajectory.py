@@ -136,7 +136,7 @@ def solve(
     tolerance; nothing is warned of, members for which Newton's method failed are NaN and have no derivatives. All
     entries of conditions that are traced arrays count as given (in lists `nan` may stand beside traced numbers), and
     `order` is that of the conditions where it is not given. All of it is one program, which the first call compiles in
-    some seconds; residuals of the same operations find it again, whatever arrays they close over.
+    some seconds; residuals of the same operations find it again, whatever arrays and numbers they close over.
 
     **Main arguments**
 
@@ -348,7 +348,7 @@ class _Equations(ArrayEquations):
         """
         key = function.__name__, tuple(x.shape for x in arguments)
         if key not in self.programs:
-            self.programs[key] = as_program(function, *arguments, held=self._held, lift=True)
+            self.programs[key] = as_program(function, *arguments, held=self._held)
         return self.programs[key](*arguments)
 
     def linearize(

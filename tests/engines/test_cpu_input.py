@@ -136,6 +136,20 @@ def test_kernels_refuse_arrays_that_do_not_fit() -> None:
         cpu._kernels.Problem(sizes[:3], (), rows, 1e-15, (c,))
 
 
+def test_kernels_of_collocation_refuse_arrays_that_do_not_fit() -> None:
+    q, first, s = np.ones(1, np.intc), np.zeros(1, np.intc), np.ones((1, 2))
+    given = q, first, s, np.ones((1, 1, 2, 2)), np.ones((1, 2, 2))
+    lu, scale, order, HC, G = (np.ones((1, 2, n)) for n in (1, 1, 1, 1, 1))
+    order = np.full((1, 2, 1), 1_000_000, np.intc)
+    f, J, numbers = np.ones((1, 2, 1, 1)), np.ones((1, 2, 1, 1, 1, 2)), [np.ones(n) for n in (3, 2, 3, 2, 4, 2, 2, 1)]
+    with pytest.raises(ValueError, match="order"):  # that of the first interval, which is solved, is not found again
+        cpu._kernels.window_improve(
+            *given, 3, 1e-12, *np.ones((3, 1)), *numbers, np.ones(1, np.intc), lu, scale, order, HC, G, f, J
+        )
+    with pytest.raises(ValueError, match="P"):
+        cpu._kernels.window_eliminate(*given, J, np.array(1.0), lu, scale, order, HC, G)
+
+
 def test_arrays_without_elements_lie_anywhere() -> None:
     c, b, _, s = arguments(V=2, K=1)
     u = np.zeros((1, 2, 0), [("pad", "u1"), ("value", "f8")])["value"]

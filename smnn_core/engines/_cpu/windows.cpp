@@ -56,6 +56,7 @@ void eliminate(
 ) {
     smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
+    if (P.ndim() < 1) throw nb::value_error("P");
     w.p = int64_t(P.shape(P.ndim() - 1));
     require("P", P.size(), count * n * w.p);
     require("J", J.size(), count * n * w.V * (w.R + 1));
@@ -175,11 +176,8 @@ void improve(
     require("HC", HC.size(), count * n * w.M);
     require("G", G.size(), count * w.M * w.M);
     require("f", f.size(), count * n);
-    if (J.size() != 0) {
-        require("J", J.size(), count * n * w.V * (w.R + 1));
-    } else {
-        require_within("order", order, 0, n - 1);
-    }
+    if (J.size() != 0) require("J", J.size(), count * n * w.V * (w.R + 1));
+    require_within("order", order, 0, n - 1);  // also with J: intervals that are solved keep theirs
     const smnn::Iterates u{
         intervals, rounding, least.data(), offset.data(), limit.data(), dx.data(), dz.data(), x.data(), z.data(), y.data(), d.data(),
         change.data(), rate.data(), solved.data()

@@ -276,7 +276,7 @@ def _orders(equations: Equations, order: Any, V: int, times: np.ndarray, c: np.n
         )
         raise
     J = J if isinstance(J, SparseJacobian) else SparseJacobian.of(J)
-    seen = (J.values != 0).reshape(-1, len(J.equations)).any(axis=0)
+    seen = (J.values != 0).any(axis=tuple(range(J.values.ndim - 1)))
     depends = np.zeros((V, PROBED + 1), bool)
     depends[J.variables[seen], J.derivatives[seen]] = True
     for v in np.flatnonzero(~depends.any(axis=1)):

@@ -345,7 +345,7 @@ class DecoupledWindow(Window):
         s, of_y = self.scale.s, J.derivatives == 0
         mean = J.values.reshape(*s.shape, self.space.k, -1).mean(axis=2)
         self._J = J.equations[of_y], J.variables[of_y], mean[..., of_y]
-        mean = mean.reshape(-1, mean.shape[-1])
+        mean = mean.reshape(s.size, -1)
         self._pattern = Pattern.of(self.space.V, J.equations, J.variables)
         self._factors = [
             self._pattern.factor(mean * np.where(of_y, (λ if λ.imag > 0 else λ.real) * s.reshape(-1, 1), 1.0))
@@ -363,15 +363,17 @@ class DecoupledWindow(Window):
             dx[:, 0] = start
         to_end = space.at_end[0, 1:, 0]
         ends = to_end @ self._back
-        for b in range(B):
-            for n in range(N):
-                moved = np.bincount(rows, entries[b, n] * dx[b, n, columns], V)
-                right = transformed[b, n] - ones[:, None] * moved
-                for i, (λ, factors) in enumerate(zip(self._λ, self._factors, strict=True)):
-                    b_i = right[i] if λ.imag > 0 else right[i].real
-                    stages[b, n, i] = self._pattern.solve(factors[b * N + n], b_i)
-                dx[b, n + 1] = dx[b, n] + self.scale.s[b, n] * (ends @ stages[b, n]).real - d[b, n]
-        return dx, np.ascontiguousarray((self._back @ stages).real.swapaxes(2, 3))
+        with np.errstate(all="ignore"):  # of singular systems
+            for b in range(B):
+                for n in range(N):
+                    moved = np.bincount(rows, entries[b, n] * dx[b, n, columns], V)
+                    right = transformed[b, n] - ones[:, None] * moved
+                    for i, (λ, factors) in enumerate(zip(self._λ, self._factors, strict=True)):
+                        b_i = right[i] if λ.imag > 0 else right[i].real
+                        stages[b, n, i] = self._pattern.solve(factors[b * N + n], b_i)
+                    dx[b, n + 1] = dx[b, n] + self.scale.s[b, n] * (ends @ stages[b, n]).real - d[b, n]
+            z = np.ascontiguousarray((self._back @ stages).real.swapaxes(2, 3))
+        return dx, z
 
 
 class Coupled:

@@ -76,6 +76,19 @@ def test_singular_systems_are_not_finite():
     assert not np.isfinite(pattern.solve(pattern.factor(np.zeros((1, 20)))[0], np.ones(20))).any()
 
 
+@pytest.mark.parametrize("V", [3, 14])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_jacobians_without_entries_are_singular(V, sparse):
+    def residual(t, y):
+        J = np.zeros((*t.shape, V, V, 2))
+        return np.ones((*t.shape, V)), smnn.SparseJacobian.of(J) if sparse else J
+
+    with pytest.warns(smnn.ConvergenceWarning, match="no step from t = 0"):
+        smnn.solve(residual, [0, 1], np.ones((V, 1)), order=1)
+    with pytest.raises(smnn.ArgumentError, match="does not depend on variable 0"):
+        smnn.solve(residual, [0, 1], np.ones((V, 1)))
+
+
 def test_sparse_jacobians_of_boundary_values():
     residual, _, _ = heat(3)
     ends = {0: [[1.0], [np.nan], [1.0]], 0.1: [[np.nan], [0.5], [np.nan]]}

@@ -11,12 +11,13 @@ Source: Chen et al., ICLR 2025, arXiv:2410.06074.
 
 from __future__ import annotations
 
+from typing import Any
+
 import array_api_compat as compat
 
 from smnn_core import _constraints as constraints
 from smnn_core._arrays import Array, Namespace, Shape, powers, size
-from smnn_core._problem import Problem, Rows, System, Weights
-from smnn_core._schemes import TAYLOR, Scheme
+from smnn_core._problem import Problem, Rows, System
 from smnn_core._weighting import weighted_problem
 
 from ._implicit import Method, Solved, solve
@@ -24,38 +25,18 @@ from ._implicit import Method, Solved, solve
 __all__ = ["normal_equations", "smnn_cholesky"]
 
 
-def smnn_cholesky(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
-    *,
-    n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
-    weights: Weights = Weights(),  # noqa: B008  (frozen)
-) -> Array:
+def smnn_cholesky(*arguments: Array, **options: Any) -> Array:
     """The solution of `solve_ode`, as published: block Cholesky on the normal equations, O(T) sequential steps.
 
-    Arguments, result and errors are those of `smnn_core.solve_ode`, except where M is not positive definite in the
-    arithmetic of the dtype, which happens long before the problem is singular: such batch members are NaN on torch
-    tensors, on other arrays the namespace decides (NumPy raises numpy.linalg.LinAlgError).
+    Arguments, result and errors are those of `smnn_core.solve_ode`, with `scheme=TAYLOR` where none is given, except
+    where M is not positive definite in the arithmetic of the dtype, which happens long before the problem is singular:
+    such batch members are NaN on torch tensors, on other arrays the namespace decides (NumPy raises
+    numpy.linalg.LinAlgError).
     """
-    problem = weighted_problem(
-        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights)
-    )
-    return solve(CHOLESKY, problem)
+    return solve(CHOLESKY, weighted_problem(Problem.build(*arguments, **options)))
 
 
-def normal_equations(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
-    *,
-    n_steps: int | None = None,
-    scheme: Scheme = TAYLOR,
-    weights: Weights = Weights(),  # noqa: B008  (frozen)
-) -> tuple[Array, Array, Array]:
+def normal_equations(*arguments: Array, **options: Any) -> tuple[Array, Array, Array]:
     """The block tridiagonal system M y = h with M = A^T W^2 A and h = A^T W^2 d that `smnn_cholesky` factors.
 
     Arguments and errors are those of `smnn_core.solve_ode`.
@@ -64,9 +45,7 @@ def normal_equations(
         D, (T, members, n, n), the diagonal blocks of M; B, (T-1, members, n, n), the blocks below; h, (T, members, n):
         time first, the batch flattened.
     """
-    problem = weighted_problem(
-        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=scheme, weights=weights)
-    )
+    problem = weighted_problem(Problem.build(*arguments, **options))
     system, xp = problem.system, problem.system.xp
     h = _time_first(xp, _transpose_of_right_hand_side(problem), problem.batch, 2)
     return *_normal_blocks(system, problem.batch), xp.reshape(h, (*h.shape[:-2], system.n))

@@ -14,12 +14,13 @@ its two steps, so that masking a step masks it too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import array_api_compat as compat
 
 from smnn_core import _constraints as constraints
 from smnn_core._arrays import Array, Namespace, can_look, size
-from smnn_core._problem import Problem, Rows, Weights
+from smnn_core._problem import Problem, Rows
 from smnn_core._schemes import TAYLOR
 from smnn_core._weighting import weighted_problem
 from smnn_torch._central import central_rows, central_steps, central_weight, check_orders
@@ -29,34 +30,18 @@ from ._implicit import Method, Solved, inputs, solve
 __all__ = ["mnn_conjugate_gradient", "mnn_dense"]
 
 
-def mnn_dense(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
-    *,
-    n_steps: int | None = None,
-    weights: Weights = Weights(),  # noqa: B008  (frozen)
-) -> Array:
+def mnn_dense(*arguments: Array, **options: Any) -> Array:
     """The system with slack variable, by dense Cholesky on the normal equations: O(T^3) time, O(T^2) memory.
 
     Arguments, result and errors are those of `smnn_core.solve_ode`; R must be at least 1, and for R = 1 neighbouring
     steps may not cancel. A matrix that is not positive definite raises the LinAlgError of the namespace.
     """
-    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = _problem(*arguments, **options)
     return _trajectory(problem, solve(DENSE, problem))
 
 
 def mnn_conjugate_gradient(
-    coefficients: Array,
-    rhs: Array,
-    initial_values: Array,
-    step_sizes: Array,
-    *,
-    n_steps: int | None = None,
-    weights: Weights = Weights(),  # noqa: B008  (frozen)
-    max_iterations: int = 200,
-    tolerance: float | None = None,
+    *arguments: Array, max_iterations: int = 200, tolerance: float | None = None, **options: Any
 ) -> Array:
     """The system with slack variable, by conjugate gradients on the normal equations, without forming a matrix.
 
@@ -67,10 +52,10 @@ def mnn_conjugate_gradient(
         tolerance: a system is done when its residual has this size relative to the start; None: the root of the dtype's
             epsilon.
     """
-    problem = _problem(coefficients, rhs, initial_values, step_sizes, n_steps, weights)
+    problem = _problem(*arguments, **options)
     xp = problem.system.xp
     if tolerance is None:
-        tolerance = float(xp.finfo(coefficients.dtype).eps) ** 0.5
+        tolerance = float(xp.finfo(problem.system.dtype).eps) ** 0.5
 
     def solve_iteratively(problem: Problem) -> Solved:
         look = all(can_look(x) for x in inputs(problem))
@@ -86,13 +71,9 @@ def mnn_conjugate_gradient(
     return _trajectory(problem, solve(Method(solve_iteratively, _product, _right_hand_side), problem))
 
 
-def _problem(
-    coefficients: Array, rhs: Array, initial_values: Array, step_sizes: Array, n_steps: int | None, weights: Weights
-) -> Problem:
+def _problem(coefficients: Array, *arguments: Array, **options: Any) -> Problem:
     check_orders(coefficients)
-    return weighted_problem(
-        Problem.build(coefficients, rhs, initial_values, step_sizes, n_steps=n_steps, scheme=TAYLOR, weights=weights)
-    )
+    return weighted_problem(Problem.build(coefficients, *arguments, scheme=TAYLOR, **options))
 
 
 def _trajectory(problem: Problem, x: Array) -> Array:

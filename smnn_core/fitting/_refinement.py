@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -230,13 +230,7 @@ def objective(setting: Setting, state: State) -> Array:
 
 def _joined(parts: list[Ends]) -> Ends:
     """Parts of a batch as one, on meshes of one number of intervals."""
-    N = max(x.t.shape[1] for x in parts) - 1
-    n_states = []
-    meshes = []
-    for x in parts:
-        t = with_intervals(x.t, N)
-        n_states.append(replace(x.state, z=moved(x.t, x.state.z, t)))
-        meshes.append(t)
-    joined = {k: np.concatenate([vars(s)[k] for s in n_states]) for k in vars(n_states[0])}
-    return Ends(np.concatenate(meshes), State(**joined), np.concatenate([x.error for x in parts]),
+    of_one_length(*parts)
+    joined = {k: np.concatenate([vars(x.state)[k] for x in parts]) for k in vars(parts[0].state)}
+    return Ends(np.concatenate([x.t for x in parts]), State(**joined), np.concatenate([x.error for x in parts]),
                 np.concatenate([x.resolved for x in parts]))  # fmt: skip

@@ -40,6 +40,25 @@ smnn::Window window(const Integers& q, const Integers& first, const Constants& s
     return w;
 }
 
+// a factor, without G: lu (B, N, V k, V k), scale (B, N, V k), order (B, N, V k), HC (B, N, V k, M + p)
+template <class Array>
+void require_factor(const smnn::Window& w, const Array& lu, const Array& scale, const Integers& order, const Array& HC) {
+    const int64_t n = w.V * w.k, count = w.B * w.N;
+    require("lu", lu.size(), count * n * n);
+    require("scale", scale.size(), count * n);
+    require("order", order.size(), count * n);
+    require("HC", HC.size(), count * n * (w.M + w.p));
+}
+
+// the same with G (B, N, M, M + p)
+template <class Array>
+void require_factor(
+    const smnn::Window& w, const Array& lu, const Array& scale, const Integers& order, const Array& HC, const Array& G
+) {
+    require_factor(w, lu, scale, order, HC);
+    require("G", G.size(), w.B * w.N * w.M * (w.M + w.p));
+}
+
 void values(Integers q, Integers first, Constants s, Constants W, Constants E, Constants x, Constants z, Numbers y, Numbers d) {
     const smnn::Window w = window(q, first, s, W, E);
     require("x", x.size(), w.B * (w.N + 1) * w.M);
@@ -60,11 +79,7 @@ void eliminate(
     w.p = int64_t(P.shape(P.ndim() - 1));
     require("P", P.size(), count * n * w.p);
     require("J", J.size(), count * n * w.V * (w.R + 1));
-    require("lu", lu.size(), count * n * n);
-    require("scale", scale.size(), count * n);
-    require("order", order.size(), count * n);
-    require("HC", HC.size(), count * n * (w.M + w.p));
-    require("G", G.size(), count * w.M * (w.M + w.p));
+    require_factor(w, lu, scale, order, HC, G);
     nb::gil_scoped_release release;
     smnn::isa().windows.eliminate(w, nullptr, J.data(), P.data(), lu.data(), scale.data(), order.data(), HC.data(), G.data());
 }
@@ -75,11 +90,7 @@ void advance(
 ) {
     const smnn::Window w = window(q, first, s, W, E);
     const int64_t n = w.V * w.k, count = w.B * w.N;
-    require("lu", lu.size(), count * n * n);
-    require("scale", scale.size(), count * n);
-    require("order", order.size(), count * n);
-    require("HC", HC.size(), count * n * w.M);
-    require("G", G.size(), count * w.M * w.M);
+    require_factor(w, lu, scale, order, HC, G);
     require("f", f.size(), count * n);
     require("d", d.size(), count * w.M);
     require("dx", dx.size(), w.B * (w.N + 1) * w.M);
@@ -127,10 +138,7 @@ void solve(
     smnn::Window w = window(q, first, s, W, E);
     const smnn::Coupling c = coupling(w, p, at, rows, size);
     const int64_t n = w.V * w.k, intervals = w.B * w.N, points = w.B * (w.N + 1), most = c.most(w.M);
-    require("lu", lu.size(), intervals * n * n);
-    require("scale", scale.size(), intervals * n);
-    require("order", order.size(), intervals * n);
-    require("HC", HC.size(), intervals * n * (w.M + p));
+    require_factor(w, lu, scale, order, HC);
     require("R", R.size(), points * most * most);
     require("tau", tau.size(), points * (w.M + c.c));
     require("count", count.size(), points);
@@ -170,11 +178,7 @@ void improve(
     require("change", change.size(), count);
     require("rate", rate.size(), w.B);
     require("solved", solved.size(), w.B);
-    require("lu", lu.size(), count * n * n);
-    require("scale", scale.size(), count * n);
-    require("order", order.size(), count * n);
-    require("HC", HC.size(), count * n * w.M);
-    require("G", G.size(), count * w.M * w.M);
+    require_factor(w, lu, scale, order, HC, G);
     require("f", f.size(), count * n);
     if (J.size() != 0) require("J", J.size(), count * n * w.V * (w.R + 1));
     require_within("order", order, 0, n - 1);  // also with J: intervals that are solved keep theirs
